@@ -1,0 +1,44 @@
+"""The C extension: MCAST_FAST_BUILD=yes insists on it, =no leaves it out, unset goes on without it, loudly."""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+WANTED = os.environ.get("MCAST_FAST_BUILD", "")
+if WANTED not in ("", "yes", "no"):
+    raise SystemExit(f"MCAST_FAST_BUILD={WANTED!r} is not one of: yes, no (or leave it unset)")
+FAST = Path("src/mcast_fast/_core/fast")
+HEADERS = Path("src/mcast_fast/_core/c")
+FLAGS = ["-O3", "-g0", *os.environ.get("MCAST_FAST_CFLAGS", "").split()]
+SAY = """
+*** mcast-fast: THE FAST BACKEND WAS NOT BUILT: {}
+*** The pure Python backend is installed: the same behaviour, several times slower.
+*** Install a C compiler and the Python headers, then reinstall with MCAST_FAST_BUILD=yes."""
+
+
+class BuildOrSay(build_ext):
+    """Build the extension; when that fails and nobody insisted, go on without it and say so."""
+
+    def run(self):
+        """Cython to C, C to the extension."""
+        try:
+            from Cython.Build import cythonize
+
+            for extension, made in zip(self.extensions, cythonize(self.extensions, include_path=["src"]), strict=True):
+                extension.sources = made.sources
+            super().run()
+        except Exception as error:
+            if WANTED == "yes":
+                raise
+            self.extensions[:] = []
+            print(SAY.format(error), file=sys.stderr)
+
+
+DEPENDS = [str(path) for path in [*HEADERS.glob("*.h"), *FAST.glob("*.pxd")]]
+OPTIONS = {"include_dirs": [str(HEADERS)], "extra_compile_args": FLAGS, "depends": DEPENDS}
+MODULES = {f"mcast_fast._core.fast.{path.stem}": str(path) for path in sorted(FAST.glob("*.pyx"))}
+EXTENSIONS = [Extension(name, [source], **OPTIONS) for name, source in MODULES.items()]
+setup(ext_modules=[] if WANTED == "no" else EXTENSIONS, cmdclass={"build_ext": BuildOrSay})

@@ -1,0 +1,51 @@
+"""mcast-fast: multicast packets into Python at the rate the kernel can hand them over, with nothing lost that is not
+counted."""
+
+from mcast_fast._core import backend, features
+from mcast_fast._core.layout import FIELDS as RECORD_FIELDS
+from mcast_fast._core.layout import Feature, Flag
+from mcast_fast._version import __version__
+from mcast_fast.batch import Batch
+from mcast_fast.errors import (
+    ArgumentError,
+    ClosedError,
+    FeatureError,
+    GroupError,
+    InterfaceError,
+    MulticastError,
+    MulticastWarning,
+    SendError,
+    SocketError,
+)
+from mcast_fast.groups import Group, Scope, is_multicast
+from mcast_fast.interfaces import Interface, interfaces
+from mcast_fast.receiver import Receiver
+from mcast_fast.sender import Sender
+from mcast_fast.stats import Stats
+
+__all__ = [
+    "RECORD_FIELDS",
+    "ArgumentError",
+    "Batch",
+    "ClosedError",
+    "Feature",
+    "FeatureError",
+    "Flag",
+    "Group",
+    "GroupError",
+    "Interface",
+    "InterfaceError",
+    "MulticastError",
+    "MulticastWarning",
+    "Receiver",
+    "Scope",
+    "SendError",
+    "Sender",
+    "SocketError",
+    "Stats",
+    "__version__",
+    "backend",
+    "features",
+    "interfaces",
+    "is_multicast",
+]

@@ -1,0 +1,61 @@
+"""Chooses the backend, once: `fast` (compiled) when it is there, else `pure`; MCAST_FAST_BACKEND=fast|pure decides
+otherwise.
+
+All other rooms say `_core.slots`, `_core.views`, … and never ask which is in use.
+"""
+
+import importlib
+import os
+import sys
+import warnings
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from mcast_fast._core import layout
+from mcast_fast.errors import MulticastWarning
+
+MODULES = ("views", "slots", "membership", "send")
+BACKENDS = ("fast", "pure")
+
+
+def _load(name: str) -> dict[str, ModuleType]:
+    return {module: importlib.import_module(f"mcast_fast._core.{name}.{module}") for module in MODULES}
+
+
+def _choose(wanted: str) -> tuple[str, dict[str, ModuleType], str]:
+    """The backend's name, its modules, and why it is not the fast one (empty when it is)."""
+    if wanted not in ("", *BACKENDS):
+        raise ValueError(f"MCAST_FAST_BACKEND={wanted!r} is not one of: {', '.join(BACKENDS)} (or leave it unset)")
+    if wanted == "pure":
+        return "pure", _load("pure"), "MCAST_FAST_BACKEND=pure"
+    try:
+        return "fast", _load("fast"), ""
+    except ImportError as error:
+        if wanted == "fast":
+            raise
+        reason = f"the compiled backend is missing ({error})"
+    if sys.implementation.name != "cpython":
+        return "pure", _load("pure"), f"{sys.implementation.name} runs the pure backend"
+    warnings.warn(
+        f"mcast-fast: {reason}; the pure Python backend runs, several times slower. Install a C compiler and "
+        "reinstall with MCAST_FAST_BUILD=yes; MCAST_FAST_BACKEND=pure says that you know",
+        MulticastWarning,
+        stacklevel=2,
+    )
+    return "pure", _load("pure"), reason
+
+
+backend, _modules, _not_fast = _choose(os.environ.get("MCAST_FAST_BACKEND", ""))
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast import membership, send, slots, views
+else:
+    views, slots, membership, send = (_modules[name] for name in MODULES)
+
+
+def features() -> dict[str, layout.Feature]:
+    """Every feature by name: whether it is on, and the reason when it is not."""
+    found = {"fast": layout.Feature(backend == "fast", _not_fast)}
+    found |= layout.option_features(membership.OPTIONS, membership.SYSTEM)
+    found |= slots.FEATURES | send.FEATURES
+    return {name: found[name] for name in layout.FEATURES}

@@ -1,0 +1,36 @@
+/* The one record, as _core/layout.py describes it; slots.pyx checks every offset at import. */
+#ifndef MCAST_RECORD_H
+#define MCAST_RECORD_H
+
+#include <stdint.h>
+#include <string.h>
+
+typedef struct mcast_record {
+    int64_t timestamp;
+    uint32_t offset;
+    uint32_t interface_index; /* `interface` is a macro of the Windows headers */
+    uint32_t dropped;
+    uint16_t length;
+    uint16_t wire_length;
+    uint8_t source[16];
+    uint8_t group[16];
+    uint16_t source_port;
+    uint16_t port;
+    uint16_t flags;
+    uint8_t ttl;
+    uint8_t tos;
+} mcast_record;
+
+enum { MCAST_TRUNCATED = 1, MCAST_TTL = 2, MCAST_TOS = 4 };
+
+static const uint8_t mcast_v4_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+
+/* Four bytes of IPv4 as the sixteen of a v4-mapped IPv6 address (RFC 4291, 2.5.5.2). */
+static inline void
+mcast_map_v4(uint8_t mapped[16], const void *address)
+{
+    memcpy(mapped, mcast_v4_prefix, 12);
+    memcpy(mapped + 12, address, 4);
+}
+
+#endif

@@ -1,0 +1,406 @@
+/* The receiver's core: sockets, the slots they are read into, and the loop that packs what came into a batch.
+ *
+ * Two locks. `turn` is held by the one thread that waits and receives; `state` only while sockets, filters or counters are touched,
+ * never while waiting, so that a join or a look at the counters need not wait for a packet. Neither needs the GIL. */
+#ifndef MCAST_SLOTS_H
+#define MCAST_SLOTS_H
+
+#include "filter.h"
+#include "memory.h"
+#include "platform.h"
+#include <pythread.h>
+#include <time.h>
+
+typedef struct mcast_socket {
+    int fd;
+    mcast_record
+        implied; /* what every packet of this socket has in common: port, and where bound, group and interface */
+    mcast_filter filter;
+    uint32_t overflow; /* the kernel's drop counter, as last told with a packet */
+    uint32_t owed;     /* drops told with packets that were filtered: they belong to the next record */
+} mcast_socket;
+
+typedef struct mcast_counters {
+    uint64_t received;
+    uint64_t bytes;
+    uint64_t truncated;
+    uint64_t filtered;
+    uint64_t batches;
+    uint64_t largest_batch;
+    uint64_t wakeups;
+    uint64_t dropped_memory; /* read from the kernel, and no memory to keep them in */
+} mcast_counters;
+
+typedef struct mcast_batch {
+    mcast_memory records;
+    mcast_memory data;
+} mcast_batch;
+
+typedef struct mcast_slots {
+    PyThread_type_lock turn;
+    PyThread_type_lock state;
+    mcast_pool *pool;
+    mcast_scratch scratch;
+    mcast_poller poller;
+    mcast_socket **sockets; /* by key; NULL where one was removed */
+    size_t keys;
+    size_t open_sockets;
+    mcast_socket *busy; /* the only socket, when it was not drained last time: read it without waiting first */
+    unsigned rotation;  /* which ready socket is read first: none starves behind busy ones */
+    int failure;        /* -errno that a socket answered after packets of others: for the next call */
+    mcast_counters counters;
+    volatile int closed;
+} mcast_slots;
+
+/* What a receive comes to; other negative values are -errno. */
+enum { MCAST_BATCH = 1, MCAST_TIMEOUT = 0, MCAST_CLOSED = -100001, MCAST_INTERRUPTED = -100002 };
+
+static inline int64_t
+mcast_monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static inline size_t
+mcast_batch_count(const mcast_batch *batch)
+{
+    return batch->records.used / sizeof(mcast_record);
+}
+
+static inline void
+mcast_batch_free(mcast_pool *pool, mcast_batch *batch)
+{
+    mcast_pool_give(pool, batch->records.bytes, batch->records.capacity);
+    mcast_pool_give(pool, batch->data.bytes, batch->data.capacity);
+    memset(batch, 0, sizeof *batch);
+}
+
+/* Copies one packet of another batch; 0, or -1 without memory. */
+static inline int
+mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record, const unsigned char *payload)
+{
+    if (mcast_memory_reserve(pool, &batch->records, sizeof *record) != 0 ||
+        mcast_memory_reserve(pool, &batch->data, record->length) != 0)
+        return -1;
+    mcast_record *copy = (mcast_record *)(batch->records.bytes + batch->records.used);
+    *copy = *record;
+    copy->offset = (uint32_t)batch->data.used;
+    memcpy(batch->data.bytes + batch->data.used, payload, record->length);
+    batch->records.used += sizeof *record;
+    batch->data.used += record->length;
+    return 0;
+}
+
+/* Room for what `received` slots hold. A first full round suggests that the batch fills to its limit: make room once. */
+static inline int
+mcast_batch_reserve(mcast_slots *slots, mcast_batch *batch, unsigned received, size_t limit)
+{
+    size_t bytes = 0, factor = 1;
+    for (unsigned i = 0; i < received; i++)
+        bytes += mcast_scratch_length(&slots->scratch, i);
+    if (batch->records.used == 0 && received == slots->scratch.count && limit > received)
+        factor = limit / received < 16 ? limit / received : 16;
+    if (mcast_memory_reserve(slots->pool, &batch->records, received * factor * sizeof(mcast_record)) != 0)
+        return -1;
+    return mcast_memory_reserve(slots->pool, &batch->data, bytes * factor);
+}
+
+/* Packs one slot into the batch, or counts it as filtered. Room is there already. */
+static inline void
+mcast_pack(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, unsigned i)
+{
+    mcast_record *record = (mcast_record *)(batch->records.bytes + batch->records.used);
+    uint32_t overflow = socket->overflow;
+    *record = socket->implied;
+    const unsigned char *payload = mcast_scratch_read(&slots->scratch, i, record, &overflow);
+    uint32_t dropped = overflow - socket->overflow + socket->owed; /* modulo 2^32, as the kernel counts */
+    socket->overflow = overflow;
+    if (!mcast_filter_allows(&socket->filter, record)) {
+        socket->owed = dropped;
+        slots->counters.filtered++;
+        return;
+    }
+    socket->owed = 0;
+    record->dropped = dropped;
+    record->offset = (uint32_t)batch->data.used;
+    memcpy(batch->data.bytes + batch->data.used, payload, record->length);
+    batch->data.used += record->length;
+    batch->records.used += sizeof *record;
+    slots->counters.received++;
+    slots->counters.bytes += record->length;
+    slots->counters.truncated += (record->flags & MCAST_TRUNCATED) != 0;
+}
+
+/* How many more packets the batch may take: by its limit, the slots, and the 4 GiB that an offset can reach. */
+static inline unsigned
+mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
+{
+    size_t room = limit - mcast_batch_count(batch);
+    size_t in_arena = (UINT32_MAX - batch->data.used) / slots->scratch.size;
+    room = room < in_arena ? room : in_arena;
+    return room < slots->scratch.count ? (unsigned)room : slots->scratch.count;
+}
+
+/* Reads one socket until it is drained or the batch is full: 1 when it may hold more, 0 when drained, or -errno. */
+static inline int
+mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t limit)
+{
+    for (;;) {
+        unsigned room = mcast_room(slots, batch, limit);
+        if (room == 0)
+            return 1;
+        int received = mcast_scratch_receive(&slots->scratch, socket->fd, room);
+        if (received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
+            return 0;
+        if (received < 0)
+            return received;
+        if (mcast_batch_reserve(slots, batch, (unsigned)received, limit) != 0) {
+            slots->counters.dropped_memory += (unsigned)received;
+            socket->owed += (uint32_t)received;
+            return -ENOMEM;
+        }
+        for (unsigned i = 0; i < (unsigned)received; i++)
+            mcast_pack(slots, socket, batch, i);
+        if ((unsigned)received < room)
+            return 0;
+        if (slots->open_sockets > 1)
+            return 1; /* the others have their turn first */
+    }
+}
+
+/* An error behind packets waits for the next call: the packets are delivered first. */
+static inline int
+mcast_defer_failure(mcast_slots *slots, const mcast_batch *batch, int status)
+{
+    if (status >= 0 || mcast_batch_count(batch) == 0)
+        return status;
+    slots->failure = status;
+    return 0;
+}
+
+/* Reads the sockets that are ready. */
+static inline int
+mcast_drain_ready(mcast_slots *slots, const uint64_t *keys, int ready, mcast_batch *batch, size_t limit)
+{
+    int status = 0;
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    unsigned first = slots->rotation++;
+    for (unsigned i = 0; i < (unsigned)ready && status >= 0; i++) {
+        uint64_t key = keys[(first + i) % (unsigned)ready];
+        mcast_socket *socket = key < slots->keys ? slots->sockets[key] : NULL;
+        if (!socket)
+            continue;
+        status = mcast_drain(slots, socket, batch, limit);
+        slots->busy = status == 1 && slots->open_sockets == 1 ? socket : NULL;
+    }
+    slots->counters.wakeups += ready > 0;
+    status = mcast_defer_failure(slots, batch, status);
+    PyThread_release_lock(slots->state);
+    return status;
+}
+
+/* Reads the only socket without waiting first, when the last batch left it with packets. */
+static inline int
+mcast_drain_busy(mcast_slots *slots, mcast_batch *batch, size_t limit)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    int status = slots->failure;
+    slots->failure = 0;
+    if (status == 0 && slots->busy)
+        status = mcast_drain(slots, slots->busy, batch, limit);
+    if (status != 1)
+        slots->busy = NULL;
+    status = mcast_defer_failure(slots, batch, status);
+    PyThread_release_lock(slots->state);
+    return status;
+}
+
+static inline int64_t
+mcast_time_left(int64_t deadline)
+{
+    if (deadline < 0)
+        return -1;
+    int64_t left = deadline - mcast_monotonic_ns();
+    return left > 0 ? left : 0;
+}
+
+/* Adds what is there to the batch; waits for something until the deadline when there is nothing. */
+static inline int
+mcast_receive_turn(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline)
+{
+    uint64_t keys[MCAST_READY_MAX];
+    size_t before = mcast_batch_count(batch);
+    for (;;) {
+        if (slots->closed)
+            return MCAST_CLOSED;
+        int status = mcast_drain_busy(slots, batch, limit);
+        if (status >= 0 && mcast_batch_count(batch) == before) {
+            int64_t left = mcast_time_left(deadline);
+            int ready = mcast_poller_wait(&slots->poller, keys, left);
+            if (ready == -EINTR)
+                return MCAST_INTERRUPTED;
+            if (ready < 0)
+                return ready;
+            if (ready == 0 && left == 0)
+                return MCAST_TIMEOUT;
+            status = mcast_drain_ready(slots, keys, ready, batch, limit);
+        }
+        if (status < 0)
+            return status;
+        if (mcast_batch_count(batch) > before)
+            return MCAST_BATCH;
+    }
+}
+
+/* Adds 1 packet or more to the batch, up to limit in all, by the deadline (monotonic ns; < 0 waits for ever): MCAST_BATCH, MCAST_TIMEOUT, MCAST_CLOSED,
+ * MCAST_INTERRUPTED (look at the signals and call again), or -errno. */
+static inline int
+mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline)
+{
+    int64_t left = mcast_time_left(deadline);
+    PyLockStatus turn = PyThread_acquire_lock_timed(slots->turn, left < 0 ? -1 : left / 1000, 1);
+    if (turn != PY_LOCK_ACQUIRED)
+        return turn == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
+    int status = mcast_receive_turn(slots, batch, limit, deadline);
+    PyThread_release_lock(slots->turn);
+    return status;
+}
+
+/* The batch is whole: count it, and keep no more memory than it needs. */
+static inline void
+mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
+{
+    size_t count = mcast_batch_count(batch);
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    slots->counters.batches++;
+    if (count > slots->counters.largest_batch)
+        slots->counters.largest_batch = count;
+    PyThread_release_lock(slots->state);
+    mcast_memory_fit(slots->pool, &batch->records);
+    mcast_memory_fit(slots->pool, &batch->data);
+}
+
+/* ---- opening and changing ---- */
+
+/* 0, or -errno with nothing left open. */
+static inline int
+mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size)
+{
+    memset(slots, 0, sizeof *slots);
+    slots->pool = pool;
+    slots->poller.epoll = slots->poller.wake = -1;
+    slots->turn = PyThread_allocate_lock();
+    slots->state = PyThread_allocate_lock();
+    int status = slots->turn && slots->state ? mcast_poller_open(&slots->poller) : -ENOMEM;
+    return status == 0 ? mcast_scratch_open(&slots->scratch, count, size) : status;
+}
+
+static inline void
+mcast_socket_free(mcast_socket *socket)
+{
+    if (socket)
+        mcast_filter_free(&socket->filter);
+    free(socket);
+}
+
+/* Wakes who waits, waits until that thread has left, and gives all back; the sockets themselves are their opener's. */
+static inline void
+mcast_slots_close(mcast_slots *slots)
+{
+    slots->closed = 1;
+    if (slots->poller.wake >= 0)
+        mcast_poller_signal(&slots->poller);
+    if (!slots->turn || !slots->state)
+        return;
+    PyThread_acquire_lock(slots->turn, WAIT_LOCK);
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    mcast_poller_close(&slots->poller);
+    mcast_scratch_close(&slots->scratch);
+    for (size_t key = 0; key < slots->keys; key++)
+        mcast_socket_free(slots->sockets[key]);
+    free(slots->sockets);
+    slots->sockets = NULL;
+    slots->busy = NULL;
+    slots->keys = slots->open_sockets = 0;
+    PyThread_release_lock(slots->state);
+    PyThread_release_lock(slots->turn);
+}
+
+static inline void
+mcast_slots_free(mcast_slots *slots)
+{
+    mcast_slots_close(slots);
+    if (slots->turn)
+        PyThread_free_lock(slots->turn);
+    if (slots->state)
+        PyThread_free_lock(slots->state);
+    slots->turn = slots->state = NULL;
+}
+
+/* Takes a socket in; its key, or -errno. Nothing passes until a filter is set. */
+static inline int64_t
+mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
+{
+    mcast_socket *socket = calloc(1, sizeof *socket);
+    if (!socket || mcast_filter_open(&socket->filter, 0, 0) != 0) {
+        free(socket);
+        return -ENOMEM;
+    }
+    socket->fd = fd;
+    socket->implied = *implied;
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    mcast_socket **larger = realloc(slots->sockets, (slots->keys + 1) * sizeof *slots->sockets);
+    slots->sockets = larger ? larger : slots->sockets;
+    int64_t key = (int64_t)slots->keys;
+    int status = larger ? mcast_poller_add(&slots->poller, fd, (uint64_t)key) : -ENOMEM;
+    if (status == 0) {
+        slots->sockets[slots->keys++] = socket;
+        slots->open_sockets++;
+        slots->busy = NULL;
+    }
+    PyThread_release_lock(slots->state);
+    if (status != 0)
+        mcast_socket_free(socket);
+    return status == 0 ? key : status;
+}
+
+static inline void
+mcast_slots_remove(mcast_slots *slots, uint64_t key)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    if (key < slots->keys && slots->sockets[key]) {
+        mcast_poller_remove(&slots->poller, slots->sockets[key]->fd);
+        mcast_socket_free(slots->sockets[key]);
+        slots->sockets[key] = NULL;
+        slots->open_sockets--;
+        slots->busy = NULL;
+    }
+    PyThread_release_lock(slots->state);
+}
+
+/* Puts a filter in force for everything received from now on, and takes its memory over. */
+static inline void
+mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    if (key < slots->keys && slots->sockets[key]) {
+        mcast_filter old = slots->sockets[key]->filter;
+        slots->sockets[key]->filter = *filter;
+        *filter = old;
+    }
+    PyThread_release_lock(slots->state);
+    mcast_filter_free(filter);
+}
+
+static inline mcast_counters
+mcast_slots_counters(mcast_slots *slots)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    mcast_counters counters = slots->counters;
+    PyThread_release_lock(slots->state);
+    return counters;
+}
+
+#endif

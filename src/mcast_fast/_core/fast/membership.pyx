@@ -1,0 +1,74 @@
+# cython: language_level=3, freethreading_compatible=True
+"""Membership calls by interface index, and this system's socket options by name."""
+
+import os
+
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef extern from "platform.h":
+    ctypedef struct mcast_option:
+        const char *name
+        int level
+        int number
+    const mcast_option mcast_options[]
+    const char *MCAST_SYSTEM
+    enum:
+        MCAST_JOIN
+        MCAST_LEAVE
+        MCAST_JOIN_SOURCE
+        MCAST_LEAVE_SOURCE
+        MCAST_BLOCK
+        MCAST_UNBLOCK
+    int mcast_membership(int fd, int step, int version, uint32_t interface_index, const uint8_t *group,
+                         const uint8_t *source) nogil
+    int mcast_send_interface(int fd, uint32_t interface_index, const uint8_t *source) nogil
+
+
+cdef dict _options():
+    found = {}
+    cdef int row = 0
+    while mcast_options[row].name != NULL:
+        found[mcast_options[row].name.decode()] = (mcast_options[row].level, mcast_options[row].number)
+        row += 1
+    return found
+
+
+OPTIONS = _options()
+SYSTEM = MCAST_SYSTEM.decode()
+
+
+cdef _step(socket, int step, uint32_t interface, bytes group, bytes source):
+    cdef int fd = socket.fileno(), status
+    cdef int version = 4 if len(group) == 4 else 6
+    if len(group) not in (4, 16) or (source is not None and len(source) != len(group)):
+        raise ValueError("group and source are packed addresses of one family")
+    cdef const uint8_t *the_group = <const uint8_t *><const char *>group
+    cdef const uint8_t *the_source = NULL
+    if source is not None:
+        the_source = <const uint8_t *><const char *>source
+    with nogil:
+        status = mcast_membership(fd, step, version, interface, the_group, the_source)
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
+
+
+def join(socket, interface, group, source=None):
+    """Join a group on an interface, or one source of it (RFC 3678: MCAST_JOIN_GROUP, MCAST_JOIN_SOURCE_GROUP).
+
+    `interface` is an index; addresses are packed, 4 or 16 bytes. Raises OSError as the system gave it."""
+    _step(socket, MCAST_JOIN if source is None else MCAST_JOIN_SOURCE, interface, group, source)
+
+
+def leave(socket, interface, group, source=None):
+    """Leave a group, or one source of it (MCAST_LEAVE_GROUP, MCAST_LEAVE_SOURCE_GROUP)."""
+    _step(socket, MCAST_LEAVE if source is None else MCAST_LEAVE_SOURCE, interface, group, source)
+
+
+def set_send_interface(socket, interface, source):
+    """Send IPv4 multicast by this interface and from this packed source (zeros: the system picks one)."""
+    cdef bytes packed = source
+    if len(packed) != 4:
+        raise ValueError("the source is a packed IPv4 address")
+    cdef int status = mcast_send_interface(socket.fileno(), interface, <const uint8_t *><const char *>packed)
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))

@@ -1,0 +1,257 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+"""The receiver's core: sockets in, blocks out. The loop itself is `mcast_receive` in c/slots.h, and runs without the
+GIL."""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from mcast_fast._core.fast.views cimport Block, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over
+
+import os
+
+from mcast_fast._core.layout import Feature
+from mcast_fast.errors import ClosedError
+
+cdef extern from "slots.h":
+    ctypedef struct mcast_entry:
+        uint8_t group[16]
+        uint32_t interface_index
+        uint32_t exclude
+        uint32_t first_source
+        uint32_t sources
+    ctypedef struct mcast_filter:
+        uint8_t (*sources)[16]
+        uint32_t everything
+    ctypedef struct mcast_counters:
+        uint64_t received
+        uint64_t bytes
+        uint64_t truncated
+        uint64_t filtered
+        uint64_t batches
+        uint64_t largest_batch
+        uint64_t wakeups
+        uint64_t dropped_memory
+    ctypedef struct mcast_batch:
+        mcast_memory records
+        mcast_memory data
+    ctypedef struct mcast_poller:
+        pass
+    ctypedef struct mcast_slots:
+        mcast_pool *pool
+        mcast_poller poller
+        int closed
+    int MCAST_BATCH
+    int MCAST_TIMEOUT
+    int MCAST_CLOSED
+    int MCAST_INTERRUPTED
+    int64_t mcast_monotonic_ns() nogil
+    size_t mcast_batch_count(const mcast_batch *batch) nogil
+    void mcast_batch_free(mcast_pool *pool, mcast_batch *batch) nogil
+    int mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline) nogil
+    int mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record,
+                     const unsigned char *payload) nogil
+    void mcast_finish_batch(mcast_slots *slots, mcast_batch *batch) nogil
+    int mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size) nogil
+    void mcast_slots_close(mcast_slots *slots) nogil
+    void mcast_slots_free(mcast_slots *slots) nogil
+    int64_t mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied) nogil
+    void mcast_slots_remove(mcast_slots *slots, uint64_t key) nogil
+    void mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter) nogil
+    mcast_counters mcast_slots_counters(mcast_slots *slots) nogil
+    int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
+    void mcast_filter_free(mcast_filter *filter) nogil
+    void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
+    void mcast_poller_signal(const mcast_poller *poller) nogil
+    void mcast_poller_clear(const mcast_poller *poller) nogil
+    int mcast_poller_descriptor(const mcast_poller *poller) nogil
+
+FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor")}
+SLOTS = 64  # packets a system call: more gains nothing (measured), and costs memory
+
+
+cdef int check(int64_t status) except -1:
+    """Raises what a C function answered as -errno."""
+    if status == MCAST_CLOSED:
+        raise ClosedError("the receiver is closed")
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
+    return 0
+
+
+cdef int fill_filter(mcast_filter *filter, list rows) except -1:
+    """Copies rows, whose lengths are checked, into a filter that has room for them."""
+    cdef mcast_entry entry
+    cdef bytes group, source
+    cdef uint32_t at = 0
+    for group, interface, exclude, sources in rows:
+        memcpy(entry.group, <const char *>group, 16)
+        entry.interface_index = interface
+        entry.exclude = exclude
+        entry.first_source = at
+        entry.sources = len(sources)
+        for source in sources:
+            memcpy(&filter.sources[at][0], <const char *>source, 16)
+            at += 1
+        mcast_filter_add(filter, &entry)
+    return 0
+
+
+@cython.final
+cdef class Slots:
+    """Sockets that are received from together, and the slots they are read into.
+
+    `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had at opening, and goes with every
+    block."""
+
+    cdef mcast_slots slots
+    cdef dict names
+
+    def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names):
+        memset(&self.slots, 0, sizeof(self.slots))
+        self.names = names
+        cdef int status = mcast_slots_open(&self.slots, shared_pool(), min(batch_size, SLOTS), max_packet_size)
+        if status != 0:
+            self.slots.closed = 1
+        check(status)
+
+    def __dealloc__(self):
+        mcast_slots_free(&self.slots)
+
+    def add(self, socket, int port, bytes group, uint32_t interface):
+        """Receive from this socket too; the key by which it is named from now on.
+
+        Every packet of it has this port; `group` (16 bytes; zeros = told by each packet) and `interface` (0 = told) are
+        what its binding implies."""
+        cdef mcast_record implied
+        if len(group) != 16:
+            raise ValueError("the group is a packed address of 16 bytes")
+        memset(&implied, 0, sizeof(implied))
+        implied.port = port
+        implied.interface_index = interface
+        memcpy(implied.group, <const char *>group, 16)
+        self._check_open()
+        cdef int64_t key = mcast_slots_add(&self.slots, socket.fileno(), &implied)
+        check(key)
+        return key
+
+    def remove(self, uint64_t key):
+        """Receive from this socket no more; it stays open."""
+        mcast_slots_remove(&self.slots, key)
+
+    def accept(self, uint64_t key, entries):
+        """What may be delivered from this socket from now on: None = everything, else rows.
+
+        A row is (group, interface, exclude, sources), each group and interface once; addresses have 16 bytes;
+        interface 0 = any; `exclude` says that the sources are those not wanted."""
+        cdef mcast_filter new
+        cdef list rows = [(group, interface, bool(exclude), list(sources))
+                          for group, interface, exclude, sources in entries or ()]
+        if any(len(address) != 16 for group, _, _, sources in rows for address in (group, *sources)):
+            raise ValueError("groups and sources are packed addresses of 16 bytes")
+        if mcast_filter_open(&new, len(rows), sum(len(sources) for _, _, _, sources in rows)) != 0:
+            raise MemoryError("no memory for a filter")
+        new.everything = entries is None
+        try:
+            fill_filter(&new, rows)
+        except BaseException:
+            mcast_filter_free(&new)
+            raise
+        with nogil:
+            mcast_slots_accept(&self.slots, key, &new)
+
+    def receive(self, Py_ssize_t limit, int64_t timeout_ns):
+        """A block of 1..limit packets, or None when none came in time; timeout_ns < 0 waits for ever.
+
+        Raises ClosedError, or OSError as the system gave it."""
+        cdef mcast_batch batch
+        memset(&batch, 0, sizeof(batch))
+        cdef int status = self._fill(&batch, limit, timeout_ns if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns)
+        return self._finish(&batch) if status == MCAST_BATCH else None
+
+    def collect(self, Py_ssize_t limit, int64_t timeout_ns, Block first=None):
+        """A block of `limit` packets; or of those that came in time or before the close (maybe none).
+
+        The first of them are copied from `first`."""
+        cdef mcast_batch batch
+        memset(&batch, 0, sizeof(batch))
+        if first is not None:
+            self._copy(&batch, first)
+        cdef int status = MCAST_BATCH
+        cdef int64_t deadline = timeout_ns if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns
+        while status == MCAST_BATCH and <Py_ssize_t>mcast_batch_count(&batch) < limit:
+            status = self._fill(&batch, limit, deadline)
+        return self._finish(&batch)
+
+    cdef int _fill(self, mcast_batch *batch, size_t limit, int64_t deadline) except? -1:
+        """One round of the C loop, and Python's signal handlers whenever a signal came."""
+        cdef int status
+        while True:
+            if self.slots.closed:
+                status = MCAST_CLOSED
+            else:
+                with nogil:
+                    status = mcast_receive(&self.slots, batch, limit, deadline)
+            if status == MCAST_BATCH or status == MCAST_TIMEOUT:
+                return status
+            if status == MCAST_CLOSED and mcast_batch_count(batch) > 0:
+                return MCAST_TIMEOUT  # what came before the close is delivered
+            try:
+                if status == MCAST_INTERRUPTED:
+                    PyErr_CheckSignals()
+                else:
+                    check(status)
+            except BaseException:
+                mcast_batch_free(self.slots.pool, batch)
+                raise
+
+    cdef int _copy(self, mcast_batch *batch, Block first) except -1:
+        """Starts a batch with the packets of a block."""
+        cdef Py_ssize_t i
+        cdef const mcast_record *record
+        for i in range(first.count):
+            record = first.first + i
+            if mcast_append(self.slots.pool, batch, record, first.data_memory.bytes + record.offset) != 0:
+                mcast_batch_free(self.slots.pool, batch)
+                raise MemoryError("no memory for a batch")
+        return 0
+
+    cdef Block _finish(self, mcast_batch *batch):
+        mcast_finish_batch(&self.slots, batch)
+        return take_over(&batch.records, &batch.data, self.names)
+
+    def counters(self):
+        """Totals since the opening, by the names of the loss ledger."""
+        return mcast_slots_counters(&self.slots)
+
+    def signal(self):
+        """Make `fileno()` readable until `clear()`, though no socket is."""
+        if not self.slots.closed:
+            mcast_poller_signal(&self.slots.poller)
+
+    def clear(self):
+        """Undo `signal()`."""
+        if not self.slots.closed:
+            mcast_poller_clear(&self.slots.poller)
+
+    def fileno(self):
+        """One descriptor, readable when a receive would not wait."""
+        self._check_open()
+        return mcast_poller_descriptor(&self.slots.poller)
+
+    def close(self):
+        """Wake who receives in another thread, wait until it has left, and give everything back.
+
+        The sockets stay open."""
+        with nogil:
+            mcast_slots_close(&self.slots)
+
+    @property
+    def closed(self):
+        """Whether close() was called."""
+        return bool(self.slots.closed)
+
+    cdef _check_open(self):
+        if self.slots.closed:
+            raise ClosedError("the receiver is closed")

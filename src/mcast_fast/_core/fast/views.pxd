@@ -1,0 +1,43 @@
+"""What the other compiled modules need of a block: how one is made of a filled batch."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+cdef extern from "memory.h":
+    ctypedef struct mcast_pool:
+        void *lock
+    ctypedef struct mcast_memory:
+        unsigned char *bytes
+        size_t used
+        size_t capacity
+    void *mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity) nogil
+    void mcast_pool_give(mcast_pool *pool, void *block, size_t capacity) nogil
+
+cdef extern from "record.h":
+    ctypedef struct mcast_record:
+        int64_t timestamp
+        uint32_t offset
+        uint32_t interface_index
+        uint32_t dropped
+        uint16_t length
+        uint16_t wire_length
+        uint8_t source[16]
+        uint8_t group[16]
+        uint16_t source_port
+        uint16_t port
+        uint16_t flags
+        uint8_t ttl
+        uint8_t tos
+    int MCAST_TRUNCATED
+    int MCAST_TTL
+    int MCAST_TOS
+
+cdef class Block:
+    cdef mcast_memory records_memory
+    cdef mcast_memory data_memory
+    cdef mcast_record *first
+    cdef Py_ssize_t count
+    cdef Block owner
+    cdef readonly dict names
+
+cdef mcast_pool *shared_pool() noexcept nogil
+cdef Block take_over(mcast_memory *records, mcast_memory *data, dict names)

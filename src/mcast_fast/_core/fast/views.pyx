@@ -1,0 +1,356 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+"""Records and arena of a batch, seen from Python: packets that build only what is read, payloads, raw views."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.ref cimport Py_INCREF
+from libc.string cimport memcpy
+
+from mcast_fast._core import layout
+from mcast_fast._core.addresses import address_text, endpoint, interface_text
+
+cdef extern from *:
+    """
+    #include "memory.h"
+    #include "record.h"
+    #include <stddef.h>
+    static mcast_pool mcast_the_pool;
+    #define MCAST_OFFSET(field) offsetof(mcast_record, field)
+    """
+    mcast_pool mcast_the_pool
+    size_t AT_TIMESTAMP "MCAST_OFFSET(timestamp)"
+    size_t AT_OFFSET "MCAST_OFFSET(offset)"
+    size_t AT_INTERFACE "MCAST_OFFSET(interface_index)"
+    size_t AT_DROPPED "MCAST_OFFSET(dropped)"
+    size_t AT_LENGTH "MCAST_OFFSET(length)"
+    size_t AT_WIRE_LENGTH "MCAST_OFFSET(wire_length)"
+    size_t AT_SOURCE "MCAST_OFFSET(source)"
+    size_t AT_GROUP "MCAST_OFFSET(group)"
+    size_t AT_SOURCE_PORT "MCAST_OFFSET(source_port)"
+    size_t AT_PORT "MCAST_OFFSET(port)"
+    size_t AT_FLAGS "MCAST_OFFSET(flags)"
+    size_t AT_TTL "MCAST_OFFSET(ttl)"
+    size_t AT_TOS "MCAST_OFFSET(tos)"
+
+cdef extern from "pythread.h":
+    void *PyThread_allocate_lock()
+
+cdef bytes RECORD_FORMAT = layout.buffer_format().encode()
+C_LAYOUT = {
+    "timestamp": AT_TIMESTAMP, "offset": AT_OFFSET, "interface": AT_INTERFACE, "dropped": AT_DROPPED, "length":
+    AT_LENGTH, "wire_length": AT_WIRE_LENGTH, "source": AT_SOURCE, "group": AT_GROUP, "source_port": AT_SOURCE_PORT,
+    "port": AT_PORT, "flags": AT_FLAGS, "ttl": AT_TTL, "tos": AT_TOS,
+}
+C_FLAGS = {"TRUNCATED": MCAST_TRUNCATED, "TTL": MCAST_TTL, "TOS": MCAST_TOS}
+if C_LAYOUT != layout.offsets() or sizeof(mcast_record) != layout.RECORD_SIZE:
+    raise ImportError(f"the compiled record {C_LAYOUT} is not that of layout.py {layout.offsets()}: rebuild it")
+if C_FLAGS != {flag.name: flag.value for flag in layout.Flag}:
+    raise ImportError("the compiled flags are not those of layout.py: rebuild the extension")
+
+mcast_the_pool.lock = PyThread_allocate_lock()
+if mcast_the_pool.lock == NULL:
+    raise MemoryError("no lock for the pool of arenas")
+
+
+cdef mcast_pool *shared_pool() noexcept nogil:
+    return &mcast_the_pool
+
+
+cdef Block take_over(mcast_memory *records, mcast_memory *data, dict names):
+    """A block that owns this memory from now on."""
+    cdef Block block = Block.__new__(Block)
+    block.records_memory = records[0]
+    block.data_memory = data[0]
+    records.bytes = data.bytes = NULL
+    records.used = records.capacity = data.used = data.capacity = 0
+    block.first = <mcast_record *>block.records_memory.bytes
+    block.count = <Py_ssize_t>(block.records_memory.used // sizeof(mcast_record))
+    block.names = names
+    return block
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(16)
+cdef class Block:
+    """Records and their arena: immutable, and alive as long as anything that was taken from it."""
+
+    def __cinit__(self):
+        self.count = 0
+
+    def __init__(self):
+        raise TypeError("blocks come from a receiver, or from Block.from_bytes")
+
+    @staticmethod
+    def from_bytes(records, data, dict names):
+        """A block of copies: `records` in the record's layout, `data` the arena they point into."""
+        cdef const unsigned char[::1] the_records = records
+        cdef const unsigned char[::1] the_data = data
+        cdef mcast_memory to_records
+        cdef mcast_memory to_data
+        if len(the_records) % sizeof(mcast_record) or not _inside(the_records, len(the_data)):
+            raise ValueError("the records do not fit the data")
+        copy_in(&to_records, the_records)
+        try:
+            copy_in(&to_data, the_data)
+        except MemoryError:
+            mcast_pool_give(&mcast_the_pool, to_records.bytes, to_records.capacity)
+            raise
+        return take_over(&to_records, &to_data, names)
+
+    def __dealloc__(self):
+        if self.owner is None:
+            mcast_pool_give(&mcast_the_pool, self.records_memory.bytes, self.records_memory.capacity)
+            mcast_pool_give(&mcast_the_pool, self.data_memory.bytes, self.data_memory.capacity)
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        cdef Packets packets = Packets.__new__(Packets)
+        packets.block = self
+        packets.position = 0
+        return packets
+
+    def packet(self, Py_ssize_t index):
+        """The packet at `index`, 0 <= index < len."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"packet {index} of a batch of {self.count}")
+        return make_packet(self, index)
+
+    def part(self, Py_ssize_t start, Py_ssize_t stop):
+        """The records from start to stop, sharing this memory."""
+        cdef Block block = Block.__new__(Block)
+        start = min(max(start, 0), self.count)
+        stop = min(max(stop, start), self.count)
+        block.owner = self if self.owner is None else self.owner
+        block.data_memory = self.data_memory
+        block.first = self.first + start
+        block.count = stop - start
+        block.names = self.names
+        return block
+
+    def payloads(self):
+        """Every payload as bytes."""
+        cdef list found = PyList_New(self.count)
+        cdef Py_ssize_t i
+        cdef bytes payload
+        cdef const char *data = <const char *>self.data_memory.bytes
+        for i in range(self.count):
+            payload = PyBytes_FromStringAndSize(data + self.first[i].offset, self.first[i].length)
+            Py_INCREF(payload)
+            PyList_SET_ITEM(found, i, payload)
+        return found
+
+    @property
+    def records(self):
+        """The records as a read-only, one-dimensional memoryview in the format of `layout.buffer_format()`."""
+        cdef Records exporter = Records.__new__(Records)
+        exporter.block = self
+        exporter.shape = self.count
+        exporter.stride = sizeof(mcast_record)
+        return memoryview(exporter)
+
+    @property
+    def data(self):
+        """The arena as a read-only memoryview of bytes."""
+        return memoryview(arena_of(self))
+
+
+cdef int copy_in(mcast_memory *memory, const unsigned char[::1] source) except -1:
+    memory.bytes = <unsigned char *>mcast_pool_take(&mcast_the_pool, len(source), &memory.capacity)
+    if memory.bytes == NULL:
+        raise MemoryError("no memory for a batch")
+    memory.used = <size_t>len(source)
+    if memory.used:
+        memcpy(memory.bytes, &source[0], memory.used)
+    return 0
+
+
+cdef bint _inside(const unsigned char[::1] records, size_t arena):
+    """Whether every payload lies inside the arena."""
+    cdef mcast_record record
+    cdef Py_ssize_t at
+    for at in range(0, len(records), sizeof(mcast_record)):
+        memcpy(&record, &records[at], sizeof(mcast_record))
+        if <size_t>record.offset + record.length > arena:
+            return False
+    return True
+
+
+@cython.final
+@cython.no_gc
+cdef class Records:
+    """Exports a block's records through the buffer protocol."""
+
+    cdef Block block
+    cdef Py_ssize_t shape
+    cdef Py_ssize_t stride
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("a batch is read-only")
+        buffer.obj = self
+        buffer.buf = self.block.first
+        buffer.len = self.shape * self.stride
+        buffer.itemsize = self.stride
+        buffer.readonly = 1
+        buffer.ndim = 1
+        buffer.format = <char *>PyBytes_AsString(RECORD_FORMAT) if flags & PyBUF_FORMAT else NULL
+        buffer.shape = &self.shape if flags & PyBUF_ND else NULL
+        buffer.strides = &self.stride if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+
+
+@cython.final
+@cython.no_gc
+cdef class Arena:
+    """Exports a block's arena through the buffer protocol."""
+
+    cdef Block block
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.block.data_memory.bytes, <Py_ssize_t>self.block.data_memory.used, 1, flags)
+
+
+cdef Arena arena_of(Block block):
+    cdef Arena arena = Arena.__new__(Arena)
+    arena.block = block
+    return arena
+
+
+@cython.final
+@cython.no_gc
+cdef class Packets:
+    """Iterates over the packets of a block."""
+
+    cdef Block block
+    cdef Py_ssize_t position
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.position >= self.block.count:
+            raise StopIteration
+        self.position += 1
+        return make_packet(self.block, self.position - 1)
+
+    def __length_hint__(self):
+        return self.block.count - self.position
+
+
+cdef inline Packet make_packet(Block block, Py_ssize_t index):
+    cdef Packet packet = Packet.__new__(Packet)
+    packet.block = block
+    packet.record = block.first + index
+    return packet
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class Packet:
+    """One received packet; each property is built when it is read."""
+
+    cdef Block block
+    cdef const mcast_record *record
+
+    def __init__(self):
+        raise TypeError("packets come from a batch")
+
+    @property
+    def data(self):
+        """The payload, bytes."""
+        cdef const char *arena = <const char *>self.block.data_memory.bytes
+        return PyBytes_FromStringAndSize(arena + self.record.offset, self.record.length)
+
+    @property
+    def view(self):
+        """The payload as a read-only memoryview, without a copy."""
+        return memoryview(arena_of(self.block))[self.record.offset:self.record.offset + self.record.length]
+
+    @property
+    def timestamp(self):
+        """Arrival, ns since the Unix epoch; 0 when no time was asked for."""
+        return self.record.timestamp
+
+    @property
+    def source(self):
+        """Address of the sender; IPv6 link-local keeps its zone: 'fe80::1%eth0'."""
+        return address_text(self._packed_source(), self.record.interface_index, self.block.names)
+
+    @property
+    def source_port(self):
+        """UDP port of the sender."""
+        return self.record.source_port
+
+    @property
+    def source_address(self):
+        """The sender as `socket.sendto` takes it."""
+        return endpoint(self._packed_source(), self.record.source_port, self.record.interface_index)
+
+    @property
+    def group(self):
+        """The true destination address."""
+        return address_text(PyBytes_FromStringAndSize(<const char *>self.record.group, 16), 0, self.block.names)
+
+    @property
+    def port(self):
+        """UDP port it was sent to."""
+        return self.record.port
+
+    @property
+    def interface(self):
+        """Name of the interface it arrived on; '' when unknown."""
+        return interface_text(self.record.interface_index, self.block.names)
+
+    @property
+    def interface_index(self):
+        """Index of the interface it arrived on; 0 when unknown."""
+        return self.record.interface_index
+
+    @property
+    def dropped(self):
+        """Buffers the kernel dropped just before this packet."""
+        return self.record.dropped
+
+    @property
+    def truncated(self):
+        """Whether the payload was longer than `max_packet_size`."""
+        return bool(self.record.flags & MCAST_TRUNCATED)
+
+    @property
+    def wire_length(self):
+        """Bytes of payload before truncation; 0 when unknown."""
+        return self.record.wire_length
+
+    @property
+    def flags(self):
+        """Bits of `mcast_fast.Flag`."""
+        return layout.Flag(self.record.flags)
+
+    @property
+    def ttl(self):
+        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True."""
+        return self.record.ttl if self.record.flags & MCAST_TTL else None
+
+    @property
+    def tos(self):
+        """TOS or traffic class; None unless the receiver was opened with recv_tos=True."""
+        return self.record.tos if self.record.flags & MCAST_TOS else None
+
+    def __len__(self):
+        return self.record.length
+
+    def __bytes__(self):
+        return self.data
+
+    def __repr__(self):
+        return layout.packet_text(self)
+
+    cdef bytes _packed_source(self):
+        return PyBytes_FromStringAndSize(<const char *>self.record.source, 16)

@@ -1,0 +1,129 @@
+"""The one record: 64 bytes that describe a received packet, whichever path it came by; and the names of the features.
+
+Rules of this room: data only. Both backends, the files and NumPy read the record as it is described here, and the C
+structure is checked against it when the fast backend is imported.
+"""
+
+import struct
+import sys
+from collections.abc import Iterable
+from enum import IntFlag
+from typing import Any, NamedTuple
+
+
+class Field(NamedTuple):
+    """A field of the record: its name, the `struct` letter of one element, how many elements, and what it holds."""
+
+    name: str
+    letter: str
+    size: int
+    meaning: str
+
+
+FIELDS = (
+    Field("timestamp", "q", 1, "arrival, ns since the Unix epoch; 0 = none"),
+    Field("offset", "I", 1, "of the payload in the arena, bytes"),
+    Field("interface", "I", 1, "index of the interface it arrived on; 0 = unknown"),
+    Field("dropped", "I", 1, "buffers the kernel dropped just before this one"),
+    Field("length", "H", 1, "of the payload in the arena, bytes"),
+    Field("wire_length", "H", 1, "of the payload before truncation, bytes; 0 = unknown"),
+    Field("source", "B", 16, "address of the sender; IPv4 is v4-mapped"),
+    Field("group", "B", 16, "true destination address; IPv4 is v4-mapped"),
+    Field("source_port", "H", 1, "UDP port of the sender"),
+    Field("port", "H", 1, "UDP port of the destination"),
+    Field("flags", "H", 1, "bits of Flag"),
+    Field("ttl", "B", 1, "TTL or hop limit, when Flag.TTL is set"),
+    Field("tos", "B", 1, "TOS or traffic class, when Flag.TOS is set"),
+)
+
+
+class Flag(IntFlag):
+    """Bits of the record's `flags`."""
+
+    TRUNCATED = 1  # the payload was longer than max_packet_size
+    TTL = 2  # `ttl` was told by the kernel
+    TOS = 4  # `tos` was told by the kernel
+
+
+RECORD = struct.Struct("=" + "".join(f.letter if f.size == 1 else f"{f.size}s" for f in FIELDS))
+RECORD_SIZE = RECORD.size
+
+ARENA_LIMIT = 2**32 - 1  # offsets are 32 bits wide
+MAX_PACKET_SIZE = 65_535
+
+V4_MAPPED = bytes(10) + b"\xff\xff"
+
+
+def buffer_format(byte_order: str = "<" if sys.byteorder == "little" else ">") -> str:
+    """The record in the format language of PEP 3118, as `memoryview.format` shows it."""
+    elements = (("" if f.size == 1 else f"({f.size})") + byte_order + f.letter + f":{f.name}:" for f in FIELDS)
+    # ctypes, which exports the pure records, names one-byte elements with the byte order too.
+    return "T{" + "".join(elements) + "}"
+
+
+def offsets() -> dict[str, int]:
+    """Where each field starts in the record, bytes."""
+    letters = ["="]
+    found = {}
+    for field in FIELDS:
+        found[field.name] = struct.calcsize("".join(letters))
+        letters.append(f"{field.size}{field.letter}")
+    return found
+
+
+# What a backend or an operating system may lack: name -> what it gives. `mcast_fast.features()` says which are on.
+FEATURES = {
+    "fast": "the compiled backend",
+    "batched_receive": "many packets a system call (recvmmsg)",
+    "batched_send": "many packets a system call (sendmmsg)",
+    "destination": "the true destination and interface of each packet (pktinfo)",
+    "kernel_timestamps": "arrival times in ns by the kernel (SO_TIMESTAMPNS)",
+    "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
+    "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
+    "multicast_all_off": "the kernel keeps other processes' groups away (IP_MULTICAST_ALL)",
+    "bind_to_device": "a socket hears one interface only (SO_BINDTODEVICE)",
+    "source_filters": "full-state source filters (RFC 3678)",
+    "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
+    "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
+    "wire_length": "the length before truncation (MSG_TRUNC)",
+    "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
+}
+
+FEATURE_OPTIONS = {
+    "destination": "IP_PKTINFO",
+    "kernel_timestamps": "SO_TIMESTAMPNS",
+    "drop_gaps": "SO_RXQ_OVFL",
+    "drop_totals": "SO_MEMINFO",
+    "multicast_all_off": "IP_MULTICAST_ALL",
+    "bind_to_device": "SO_BINDTODEVICE",
+    "source_filters": "MCAST_MSFILTER",
+    "receive_ttl": "IP_RECVTTL",
+    "receive_tos": "IP_RECVTOS",
+}
+
+
+class Feature(NamedTuple):
+    """Whether a feature is on, and the reason when it is not."""
+
+    on: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.on
+
+
+def option_features(options: Iterable[str], platform: str) -> dict[str, Feature]:
+    """The features that are on because the operating system has an option."""
+    have = set(options)
+    return {
+        feature: Feature(option in have, "" if option in have else f"{platform} has no {option}")
+        for feature, option in FEATURE_OPTIONS.items()
+    }
+
+
+def packet_text(packet: Any) -> str:
+    """How a packet of either backend shows itself."""
+    return (
+        f"<Packet {packet.source}:{packet.source_port} > {packet.group}:{packet.port} on {packet.interface or '?'}, "
+        f"{packet.wire_length or len(packet)} bytes{', truncated' if packet.truncated else ''}>"
+    )

@@ -1,0 +1,367 @@
+"""The receiver's core on the standard library: the twin of fast/slots.pyx."""
+
+import contextlib
+import dataclasses
+import selectors
+import socket as socket_module
+import struct
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from mcast_fast._core.layout import ARENA_LIMIT, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
+from mcast_fast._core.pure.tables import SYSTEM
+from mcast_fast._core.pure.views import Block, take_over
+from mcast_fast.errors import ClosedError
+
+_HAS_RECVMSG = hasattr(socket_module.socket, "recvmsg_into")
+_HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
+
+FEATURES = {
+    "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
+    "wire_length": Feature(_HAS_RECVMSG, "" if _HAS_RECVMSG else "this Python has no socket.recvmsg_into"),
+    "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
+}
+
+Row = tuple[bytes, int, bool, Iterable[bytes]]
+
+_CONTROL_SIZE = 256
+_COUNTERS = ("received", "bytes", "truncated", "filtered", "batches", "largest_batch", "wakeups", "dropped_memory")
+_DROP_MODULUS = 2**32
+
+
+class _Filter:
+    """What a socket may deliver: (group, interface) -> sources to include or exclude (RFC 3678); None = everything."""
+
+    def __init__(self, rows: Iterable[Row] | None) -> None:
+        self.everything = rows is None
+        self.entries = {
+            (group, index): (bool(exclude), frozenset(sources)) for group, index, exclude, sources in rows or ()
+        }
+
+    def allows(self, group: bytes, interface: int, source: bytes) -> bool:
+        """Whether the group, interface and source of a packet were asked for."""
+        if self.everything:
+            return True
+        entry = self.entries.get((group, interface)) or self.entries.get((group, 0))
+        if entry is None:
+            return False
+        exclude, sources = entry
+        return (source in sources) != exclude
+
+
+@dataclasses.dataclass
+class _Socket:
+    socket: socket_module.socket
+    port: int
+    group: bytes
+    interface: int
+    filter: _Filter
+    overflow: int = 0  # the kernel's drop counter, as last told with a packet
+    owed: int = 0  # drops told with packets that were filtered: they belong to the next record
+
+
+@dataclasses.dataclass
+class _Told:
+    """What the control messages of one packet tell."""
+
+    group: bytes
+    interface: int
+    overflow: int
+    timestamp: int = 0
+    flags: int = 0
+    ttl: int = 0
+    tos: int = 0
+
+    def time(self, value: bytes) -> None:
+        if len(value) >= 8:
+            seconds, nanoseconds = struct.unpack_from("=qq" if len(value) >= 16 else "=ii", value)
+            self.timestamp = seconds * 1_000_000_000 + nanoseconds
+
+    def overflow_total(self, value: bytes) -> None:
+        if len(value) >= 4:
+            (self.overflow,) = struct.unpack_from("=I", value)
+
+    def pktinfo4(self, value: bytes) -> None:
+        if len(value) >= 12:
+            self.interface, address = struct.unpack_from("=I4x4s", value)
+            self.group = V4_MAPPED + address
+
+    def pktinfo6(self, value: bytes) -> None:
+        if len(value) >= 20:
+            self.group, self.interface = struct.unpack_from("=16sI", value)
+
+    def hops(self, value: bytes) -> None:
+        if value:
+            self.ttl = _byte(value)
+            self.flags |= Flag.TTL
+
+    def service(self, value: bytes) -> None:
+        if value:
+            self.tos = _byte(value)
+            self.flags |= Flag.TOS
+
+
+_READERS = {
+    "time": _Told.time,
+    "overflow": _Told.overflow_total,
+    "pktinfo4": _Told.pktinfo4,
+    "pktinfo6": _Told.pktinfo6,
+    "ttl": _Told.hops,
+    "tos": _Told.service,
+}
+
+
+def _byte(value: bytes) -> int:
+    """An int-sized value that some systems send as one byte."""
+    number: int = struct.unpack_from("=i", value)[0] & 0xFF if len(value) >= 4 else value[0]
+    return number
+
+
+class Slots:
+    """Sockets that are received from together, and the slots they are read into.
+
+    `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had at opening, and goes with every
+    block."""
+
+    def __init__(self, batch_size: int, max_packet_size: int, names: dict[int, str]) -> None:
+        self._names = names
+        self._buffer = bytearray(max_packet_size)
+        self._sockets: dict[int, _Socket] = {}
+        self._next_key = 0
+        self._rotation = 0
+        self._counters = dict.fromkeys(_COUNTERS, 0)
+        self._failure: OSError | None = None
+        self._closed = False
+        # `turn` is held by the one thread that waits and receives (re-entrant: a signal handler may close), `state`
+        # while sockets, filters or counters are touched, never while waiting.
+        self._turn = threading.RLock()
+        self._state = threading.Lock()
+        self._depth = 0
+        self._selector = selectors.DefaultSelector()
+        self._wake, self._waker = socket_module.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._wake, selectors.EVENT_READ, None)
+
+    def add(self, socket: socket_module.socket, port: int, group: bytes, interface: int) -> int:
+        """Receive from this socket too; the key by which it is named from now on.
+
+        Every packet of it has this port; `group` (16 bytes; zeros = told by each packet) and `interface` (0 = told) are
+        what its binding implies."""
+        if len(group) != 16:
+            raise ValueError("the group is a packed address of 16 bytes")
+        self._check_open()
+        with self._state:
+            key = self._next_key
+            self._next_key += 1
+            self._selector.register(socket, selectors.EVENT_READ, key)
+            self._sockets[key] = _Socket(socket, port, group, interface, _Filter(()))
+            return key
+
+    def remove(self, key: int) -> None:
+        """Receive from this socket no more; it stays open."""
+        with self._state:
+            gone = self._sockets.pop(key, None)
+            if gone is not None:
+                self._selector.unregister(gone.socket)
+
+    def accept(self, key: int, entries: Iterable[Row] | None) -> None:
+        """What may be delivered from this socket from now on: None = everything, else rows.
+
+        A row is (group, interface, exclude, sources), each group and interface once; addresses have 16 bytes;
+        interface 0 = any; `exclude` says that the sources are those not wanted."""
+        new = _Filter(entries)
+        with self._state:
+            if key in self._sockets:
+                self._sockets[key].filter = new
+
+    def receive(self, limit: int, timeout_ns: int) -> Block | None:
+        """A block of 1..limit packets, or None when none came in time; timeout_ns < 0 waits for ever.
+
+        Raises ClosedError, or OSError as the system gave it."""
+        records, data = bytearray(), bytearray()
+        self._fill(records, data, limit, _deadline(timeout_ns))
+        return self._finish(records, data) if records else None
+
+    def collect(self, limit: int, timeout_ns: int, first: Block | None = None) -> Block:
+        """A block of `limit` packets; or of those that came in time or before the close (maybe none).
+
+        The first of them are copied from `first`."""
+        records, data = bytearray(), bytearray()
+        for packet in first or ():
+            records += RECORD.pack(*packet.moved(len(data)))
+            data += packet.view
+        deadline = _deadline(timeout_ns)
+        more = True
+        while more and len(records) < limit * RECORD_SIZE:
+            try:
+                more = self._fill(records, data, limit, deadline)
+            except ClosedError:
+                if not records:
+                    raise
+                more = False
+        return self._finish(records, data)
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the opening, by the names of the loss ledger."""
+        with self._state:
+            return dict(self._counters)
+
+    def signal(self) -> None:
+        """Make `fileno()` readable until `clear()`, though no socket is."""
+        if not self._closed:
+            self._signal()
+
+    def clear(self) -> None:
+        """Undo `signal()`."""
+        if not self._closed:
+            try:
+                while self._wake.recv(64):
+                    pass
+            except BlockingIOError:
+                pass
+
+    def fileno(self) -> int:
+        """One descriptor, readable when a receive would not wait."""
+        self._check_open()
+        number: int = self._selector.fileno()  # type: ignore[attr-defined,unused-ignore]
+        return number
+
+    def close(self) -> None:
+        """Wake who receives in another thread, wait until it has left, and give everything back.
+
+        The sockets stay open."""
+        if self._closed:
+            return
+        self._closed = True
+        self._signal()
+        with self._turn:
+            if self._depth == 0:
+                self._tear_down()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._closed
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the receiver is closed")
+
+    def _signal(self) -> None:
+        with contextlib.suppress(OSError):  # full means signalled already
+            self._waker.send(b"!")
+
+    def _tear_down(self) -> None:
+        with self._state:
+            self._sockets.clear()
+            self._selector.close()
+            self._wake.close()
+            self._waker.close()
+
+    def _fill(self, records: bytearray, data: bytearray, limit: int, deadline: float | None) -> bool:
+        """One turn of waiting and receiving: True when packets came, False when the time was over."""
+        left = _time_left(deadline)
+        if not self._turn.acquire(timeout=-1 if left is None else left):
+            return False
+        try:
+            self._depth += 1
+            return self._fill_in_turn(records, data, limit, deadline)
+        finally:
+            self._depth -= 1
+            if self._closed and self._depth == 0:
+                self._tear_down()  # a signal handler closed us in the middle; harmless when done already
+            self._turn.release()
+
+    def _fill_in_turn(self, records: bytearray, data: bytearray, limit: int, deadline: float | None) -> bool:
+        before = len(records)
+        while True:
+            self._check_open()
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+            left = _time_left(deadline)
+            ready = self._selector.select(left)
+            self._check_open()
+            if not ready and left == 0:
+                return False
+            self._drain_ready([key.data for key, _ in ready if key.data is not None], records, data, limit)
+            if len(records) > before:
+                return True
+
+    def _drain_ready(self, keys: list[int], records: bytearray, data: bytearray, limit: int) -> None:
+        """Reads the sockets that are ready, each in its turn first, so that none starves behind busy ones."""
+        with self._state:
+            self._counters["wakeups"] += 1
+            self._rotation += 1
+            start = self._rotation % len(keys) if keys else 0
+            try:
+                for key in keys[start:] + keys[:start]:
+                    if key in self._sockets:
+                        self._drain(self._sockets[key], records, data, limit)
+            except OSError as error:
+                if not records:
+                    raise
+                self._failure = error  # the packets are delivered first
+
+    def _drain(self, one: _Socket, records: bytearray, data: bytearray, limit: int) -> None:
+        while len(records) < limit * RECORD_SIZE and len(data) + len(self._buffer) <= ARENA_LIMIT:
+            try:
+                received = one.socket.recvmsg_into(
+                    [self._buffer], _CONTROL_SIZE, socket_module.MSG_DONTWAIT | socket_module.MSG_TRUNC
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            self._pack(one, received, records, data)
+
+    def _pack(self, one: _Socket, received: Any, records: bytearray, data: bytearray) -> None:
+        """Packs one packet into the batch, or counts it as filtered."""
+        wire, control, flags, name = received
+        length = min(wire, len(self._buffer))
+        told = _Told(one.group, one.interface, one.overflow)
+        for level, kind, value in control:
+            field = SYSTEM.control.get((level, kind))
+            if field is not None:
+                _READERS[field](told, value)
+        dropped = (told.overflow - one.overflow) % _DROP_MODULUS + one.owed
+        one.overflow = told.overflow
+        source = _packed_source(one.socket.family, name)
+        counters = self._counters
+        if not one.filter.allows(told.group, told.interface, source):
+            one.owed = dropped
+            counters["filtered"] += 1
+            return
+        one.owed = 0
+        told.flags |= Flag.TRUNCATED if flags & socket_module.MSG_TRUNC else 0
+        records += RECORD.pack(
+            told.timestamp, len(data), told.interface, dropped, length, wire, source, told.group, name[1], one.port,
+            told.flags, told.ttl, told.tos,
+        )  # fmt: skip
+        data += memoryview(self._buffer)[:length]
+        counters["received"] += 1
+        counters["bytes"] += length
+        counters["truncated"] += bool(flags & socket_module.MSG_TRUNC)
+
+    def _finish(self, records: bytearray, data: bytearray) -> Block:
+        """The batch is whole: count it."""
+        block = take_over(records, data, self._names)
+        with self._state:
+            self._counters["batches"] += 1
+            self._counters["largest_batch"] = max(self._counters["largest_batch"], len(block))
+        return block
+
+
+def _packed_source(family: int, name: tuple[Any, ...]) -> bytes:
+    host = name[0].partition("%")[0]
+    packed = socket_module.inet_pton(family, host)
+    return V4_MAPPED + packed if len(packed) == 4 else packed
+
+
+def _deadline(timeout_ns: int) -> float | None:
+    return None if timeout_ns < 0 else time.monotonic() + timeout_ns / 1e9
+
+
+def _time_left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,0 +1,116 @@
+"""Every exception and warning of mcast-fast; each message names the thing, what the OS answered, and the remedy.
+
+Rules of this room: no I/O, no imports of ours; every other room may import it.
+"""
+
+import errno as errno_module
+import os
+
+
+class MulticastError(Exception):
+    """Base of every exception that mcast-fast raises itself (a timeout is the built-in TimeoutError)."""
+
+
+class GroupError(MulticastError, ValueError):
+    """A text or value is not a multicast group in the grammar of `Group.parse`."""
+
+
+class InterfaceError(MulticastError, ValueError):
+    """An interface does not exist, or cannot do what was asked of it."""
+
+
+class ArgumentError(MulticastError, ValueError):
+    """An argument is out of range, or does not go with another one."""
+
+
+class ClosedError(MulticastError, ValueError):
+    """The receiver or sender was closed before or during the call."""
+
+
+class FeatureError(MulticastError, NotImplementedError):
+    """This backend or operating system cannot do it; `mcast_fast.features()` says why."""
+
+
+class SocketError(MulticastError, OSError):
+    """The operating system refused an operation: `errno` as the OS gave it, `operation` what was tried."""
+
+    def __init__(self, errno: int, message: str, operation: str = "") -> None:
+        super().__init__(errno, message)
+        self.operation = operation
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class SendError(SocketError):
+    """Sending stopped early: `sent` datagrams had left before the operating system refused."""
+
+    def __init__(self, errno: int, message: str, sent: int = 0) -> None:
+        super().__init__(errno, message, "send")
+        self.sent = sent
+
+
+class MulticastWarning(UserWarning):
+    """Something works less well than was asked: a clipped buffer, an ambiguous interface, a missing extension."""
+
+
+# What to do about an answer of the OS: (operation, errno name) -> remedy. "" stands for every operation. The operations
+# are those of the sockets room: open, bind, buffer, join, leave, filter, receive, send.
+REMEDIES: dict[tuple[str, str], str] = {
+    ("", "EMFILE"): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
+    ("", "ENFILE"): "the system is out of descriptors; raise fs.file-max",
+    ("", "ENOMEM"): "the system is short of memory for sockets",
+    ("", "EPERM"): "a firewall rule or a missing privilege forbids it",
+    ("", "EACCES"): "the process lacks the privilege",
+    ("bind", "EADDRINUSE"): "another socket holds the port without address reuse; find it with `ss -ulpn`",
+    ("bind", "EACCES"): "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; use a higher port",
+    ("bind", "ENODEV"): "the interface has gone; list them with `mcast-fast interfaces`",
+    ("bind", "EPERM"): "binding to a device needs Linux 5.7 or CAP_NET_RAW",
+    ("join", "ENOBUFS"): "a membership limit is reached; raise net.ipv4.igmp_max_memberships or igmp_max_msf (sources; "
+    "IPv6: net.ipv6.mld_max_msf), and net.core.optmem_max beyond 2,000 groups",
+    ("join", "ENOMEM"): "the socket's option memory is used up; raise net.core.optmem_max",
+    ("join", "ENODEV"): "the interface has gone or is down; list them with `mcast-fast interfaces`",
+    ("join", "EADDRNOTAVAIL"): "the interface cannot take this group; check that it is up and has the MULTICAST flag",
+    ("join", "EADDRINUSE"): "the socket holds this group already",
+    ("join", "EINVAL"): "the group and the source must be of one family, and the interface multicast-capable",
+    ("leave", "EADDRNOTAVAIL"): "the socket does not hold this group",
+    ("filter", "ENOBUFS"): "too many sources; raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
+    ("send", "ENETUNREACH"): "no route for the group on this interface; name another with %interface, or add a route",
+    ("send", "EHOSTUNREACH"): "no route to the destination; check `ip route get`",
+    ("send", "EMSGSIZE"): "the datagram is larger than the socket or the path takes; send at most 65,507 bytes "
+    "(IPv6: 65,527)",
+    ("send", "EPERM"): "a firewall rule drops the output; look at `nft list ruleset`",
+    ("send", "ENOBUFS"): "the interface's queue is full; send more slowly or raise txqueuelen",
+    ("send", "ENODEV"): "the interface has gone; list them with `mcast-fast interfaces`",
+    ("send", "ENETDOWN"): "the interface is down; `ip link set … up`",
+    ("send", "EADDRNOTAVAIL"): "the interface has no address to send from",
+    ("receive", "ENETDOWN"): "the interface went down",
+}
+
+
+def remedy(operation: str, errno: int) -> str:
+    """What a user can do about `errno` from `operation`; empty when nothing better is known than the OS's text."""
+    name = errno_module.errorcode.get(errno, "")
+    return REMEDIES.get((operation, name)) or REMEDIES.get(("", name), "")
+
+
+def os_text(errno: int) -> str:
+    """The OS's own words and number: 'No buffer space available (105)'."""
+    return f"{os.strerror(errno)} ({errno})"
+
+
+def explain(operation: str, subject: str, errno: int) -> str:
+    """One line: what was asked, what the OS answered, what to do.
+
+    >>> explain("join", "239.1.1.1 on eth0", 19)
+    'join 239.1.1.1 on eth0: No such device (19); the interface has gone or is down; list them with `mcast-fast
+    interfaces`'
+    """
+    advice = remedy(operation, errno)
+    return f"{operation} {subject}: {os_text(errno)}" + (f"; {advice}" if advice else "")
+
+
+def socket_error(operation: str, subject: str, error: OSError) -> SocketError:
+    """`error`, raised by `operation` on `subject`, as ours."""
+    errno = error.errno or 0
+    return SocketError(errno, explain(operation, subject, errno), operation)

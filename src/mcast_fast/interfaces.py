@@ -1,0 +1,521 @@
+"""Network interfaces: list them, find one, and name the one that a group belongs to.
+
+Rules of this room: nothing is cached, so that every answer is that of the calling thread's network namespace, now;
+nothing is ever sent; an interface is identified by its index, for names change and addresses are shared.
+"""
+
+import difflib
+import ipaddress
+import logging
+import os
+import socket
+import struct
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
+from typing import TYPE_CHECKING, NamedTuple
+
+from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, os_text, socket_error
+
+if TYPE_CHECKING:
+    import ifaddr
+
+logger = logging.getLogger("mcast_fast")
+
+SYSTEM = sys.platform.rstrip("0123456789.")  # "linux", "darwin", "win", and "freebsd" out of "freebsd14"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface as it was when it was listed.
+
+    `addresses`: as text, IPv4 before IPv6, each family in the OS's order; an IPv6 link-local address has no zone.
+    `is_multicast`: the MULTICAST flag; `lo` of Linux lacks it and carries multicast all the same when it is named.
+    `has_carrier`: IFF_RUNNING, a link is there (netdevice(7)); taken to be there where the OS does not say.
+    """
+
+    name: str
+    index: int
+    addresses: tuple[str, ...]
+    is_up: bool
+    is_multicast: bool
+    is_loopback: bool
+    has_carrier: bool = True
+
+    @property
+    def ipv4(self) -> str | None:
+        """The first IPv4 address, None without one."""
+        return next((address for address in self.addresses if ":" not in address), None)
+
+    @property
+    def ipv6(self) -> str | None:
+        """The first IPv6 address, None without one."""
+        return next((address for address in self.addresses if ":" in address), None)
+
+
+# Listing -------------------------------------------------------------------------------------------------------------
+
+
+class FlagCall(NamedTuple):
+    """How an OS is asked for an interface's flags: SIOCGIFFLAGS, and the value of IFF_MULTICAST in its answer."""
+
+    request: int
+    multicast: int
+
+
+# netdevice(7) on Linux; netintro(4) and <sys/sockio.h> elsewhere: _IOWR('i', 17, struct ifreq), where ifreq has 144
+# bytes on NetBSD and 32 on the others. An OS without a row is asked in other ways (`_guessed_flags`).
+FLAG_CALLS: dict[str, FlagCall] = {
+    "linux": FlagCall(0x8913, 0x1000),
+    "android": FlagCall(0x8913, 0x1000),
+    "darwin": FlagCall(0xC0206911, 0x8000),
+    "freebsd": FlagCall(0xC0206911, 0x8000),
+    "dragonfly": FlagCall(0xC0206911, 0x8000),
+    "openbsd": FlagCall(0xC0206911, 0x8000),
+    "netbsd": FlagCall(0xC0906911, 0x8000),
+}
+
+# The same values on all of them.
+IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
+IFF_RUNNING = 0x40
+
+IFREQ_NAME = 16  # IFNAMSIZ: the flags, a short, follow the name
+IFREQ_SIZE = 256  # more than any OS's struct ifreq
+
+VANISHED = frozenset({ENODEV, ENXIO})  # Linux, BSD
+
+
+class Flags(NamedTuple):
+    """The flags of one interface, in the order and with the names of `Interface`."""
+
+    is_up: bool
+    is_multicast: bool
+    is_loopback: bool
+    has_carrier: bool
+
+
+def interfaces() -> list[Interface]:
+    """Every interface of the calling thread's network namespace, sorted by index, also those without an address.
+
+    Alias labels (`eth0:1`) are addresses of their interface, not interfaces. One that vanishes meanwhile is left out.
+    Raises `SocketError` when the OS gives no list, as in a process out of descriptors. See netdevice(7), getifaddrs(3).
+    """
+    call = FLAG_CALLS.get(SYSTEM)
+    try:
+        addresses = _addresses_by_index()
+        if call is None:
+            # Not if_nameindex(): on Windows it lists dozens of filter drivers that are no interfaces to a user.
+            return [
+                Interface(interface_name(index), index, addresses[index], *_guessed_flags(addresses[index], index))
+                for index in sorted(addresses)
+            ]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            return [
+                Interface(name, index, addresses.get(index, ()), *flags)
+                for index, name in sorted(socket.if_nameindex())
+                if (flags := _flags(asked, name, call)) is not None
+            ]
+    except OSError as error:
+        raise socket_error("list", "interfaces", error) from error
+
+
+def interface_name(index: int) -> str:
+    """The name of the interface with this index, as if_indextoname(3) knows it; the number as text when it has gone."""
+    try:
+        return socket.if_indextoname(index)
+    except (OSError, OverflowError):
+        return str(index)
+
+
+def _flags(asked: socket.socket, name: str, call: FlagCall) -> Flags | None:
+    """What SIOCGIFFLAGS says of `name`; None when there is no such interface any more."""
+    import fcntl  # not on Windows, which has no row in FLAG_CALLS
+
+    request = os.fsencode(name)[: IFREQ_NAME - 1].ljust(IFREQ_SIZE, b"\0")
+    try:
+        answer = fcntl.ioctl(asked, call.request, request)
+    except OSError as error:
+        if error.errno in VANISHED:
+            return None
+        raise
+    (bits,) = struct.unpack_from("=H", answer, IFREQ_NAME)
+    return Flags(
+        is_up=bool(bits & IFF_UP),
+        is_multicast=bool(bits & call.multicast),
+        is_loopback=bool(bits & IFF_LOOPBACK),
+        has_carrier=bool(bits & IFF_RUNNING),
+    )
+
+
+def _guessed_flags(addresses: Sequence[str], index: int) -> Flags:
+    """Flags for an OS that has no SIOCGIFFLAGS: up is what lets a socket be bound to one of its addresses.
+
+    Windows keeps 169.254.x addresses on interfaces that are down (tsduck#1722) and refuses to bind them (10049).
+    """
+    is_up = any(_can_bind(address, index) for address in addresses)
+    is_loopback = any(ipaddress.ip_address(address).is_loopback for address in addresses)
+    return Flags(is_up=is_up, is_multicast=True, is_loopback=is_loopback, has_carrier=is_up)
+
+
+def _can_bind(address: str, index: int) -> bool:
+    is_ipv6 = ":" in address
+    zone = index if is_ipv6 and ipaddress.ip_address(address).is_link_local else 0
+    try:
+        with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0, 0, zone) if is_ipv6 else (address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _adapters() -> Iterable["ifaddr.Adapter"]:
+    """Interfaces as ifaddr gives them: one a *label* (`eth0` and `eth0:1` are two, with one index)."""
+    import ifaddr
+
+    try:
+        return ifaddr.get_adapters(include_unconfigured=True)
+    except (ValueError, AssertionError) as error:
+        # ifaddr 0.2.0 asserts that every address has a netmask and that names are UTF-8; Linux promises neither.
+        message = f"the addresses of the interfaces are unknown: ifaddr fails: {error}; look them up by name or index"
+        warnings.warn(message, MulticastWarning, stacklevel=2)
+        return ()
+
+
+def _addresses_by_index() -> dict[int, tuple[str, ...]]:
+    """The addresses of each interface, IPv4 first; an interface without one may be missing, or be there with none."""
+    found: dict[int, list[str]] = {}
+    for adapter in _adapters():
+        if adapter.index:  # None: it vanished meanwhile
+            texts = (_address_text(ip.ip, adapter.index) for ip in adapter.ips)
+            found.setdefault(adapter.index, []).extend(texts)
+    return {index: tuple(sorted(dict.fromkeys(texts), key=lambda text: ":" in text)) for index, texts in found.items()}
+
+
+def _address_text(ip: str | tuple[str, int, int], index: int) -> str:
+    """ifaddr's address, text or (text, flow, scope), in the shortest form and without a zone."""
+    if isinstance(ip, str):
+        return ip
+    packed = ipaddress.IPv6Address(ip[0].partition("%")[0]).packed
+    if packed[:2] == b"\xfe\x80" and packed[2:4] == struct.pack("!H", index & 0xFFFF):
+        # The KAME stack of BSD and macOS keeps the zone in bytes 2 and 3, which RFC 4291, 2.5.6 has zero.
+        packed = packed[:2] + b"\0\0" + packed[4:]
+    return str(ipaddress.IPv6Address(packed))
+
+
+# Finding -------------------------------------------------------------------------------------------------------------
+
+SHOWN = 20  # a container host has hundreds of interfaces, and an error is one line
+
+
+def find_interface(wanted: str | int, known: Sequence[Interface] | None = None) -> Interface:
+    """The interface that `wanted` names: a name, an index (also as text), or one of its addresses.
+
+    A name wins over an index of the same digits. IPv6 addresses may carry a zone (`fe80::1%eth0`), and must where
+    several interfaces have the same one. Without `known` the machine is asked, and then also an alias label, an
+    alternative name (ip-link(8)) and Windows' own names (`Ethernet 2`) will do.
+    Raises `InterfaceError` when none or several are meant, with what there is.
+    """
+    listed = interfaces() if known is None else known
+    text = str(wanted)
+    found = (
+        [interface for interface in listed if interface.name == wanted]
+        or [interface for interface in listed if str(interface.index) == text]
+        or _with_address(text, listed)
+    )
+    if not found and known is None and (index := _index_of_other_name(text)):
+        found = [interface for interface in listed if interface.index == index]
+    if not found:
+        raise InterfaceError(_missing(wanted, listed))
+    if len(found) > 1:
+        names = [interface.name for interface in found]
+        zone = f", or add the zone as in {text}%{names[0]}" if ":" in text else ""
+        raise InterfaceError(f"interface {wanted!r} is ambiguous: {_enumerate(names)} have it; name one{zone}")
+    return found[0]
+
+
+def multicast_interfaces(
+    known: Sequence[Interface] | None = None,
+) -> tuple[list[Interface], list[tuple[Interface, str]]]:
+    """What `all` means: every interface that is up and multicast-capable, and those skipped, each with the reason.
+
+    Loopback is skipped (it is there when it is named), and an interface without a carrier is not: its membership
+    takes effect when the link comes.
+    """
+    taken: list[Interface] = []
+    skipped: list[tuple[Interface, str]] = []
+    for interface in interfaces() if known is None else known:
+        reason = _unfit(interface)
+        if reason:
+            skipped.append((interface, reason))
+        else:
+            taken.append(interface)
+    return taken, skipped
+
+
+def _unfit(interface: Interface) -> str:
+    """Why `interface` is not taken by whoever does not name it; empty when it is."""
+    if interface.is_loopback:
+        return "is loopback, used only when it is named"
+    if not interface.is_up:
+        return "is down"
+    return "" if interface.is_multicast else "has no MULTICAST flag"
+
+
+def _with_address(text: str, listed: Sequence[Interface]) -> list[Interface]:
+    """The interfaces that have the address `text`; a zone narrows them to the interface it names."""
+    bare, _, zone = text.partition("%")
+    try:
+        address = str(ipaddress.ip_address(bare))
+    except ValueError:
+        return []
+    return [
+        interface
+        for interface in listed
+        if address in interface.addresses and zone in ("", interface.name, str(interface.index))
+    ]
+
+
+def _index_of_other_name(text: str) -> int | None:
+    """The index of the interface that the OS knows by `text` too: a label, an alternative or a friendly name."""
+    for adapter in _adapters():
+        if text in {adapter.name, adapter.nice_name, *(ip.nice_name for ip in adapter.ips)}:
+            return adapter.index
+    if ":" in text:
+        return None  # Linux drops what follows a colon: `eth0:5000`, a slip of the pen, would be eth0
+    try:
+        return socket.if_nametoindex(text)
+    except (OSError, ValueError):  # ValueError: not a text that the OS can take
+        return None
+
+
+def _missing(wanted: str | int, listed: Sequence[Interface]) -> str:
+    """The message for an interface that is not there: what is, and what was probably meant."""
+    text = str(wanted)
+    if isinstance(wanted, int) or text.isdecimal():
+        there = [f"{interface.index} ({interface.name})" for interface in listed]
+        return f"interface index {text} does not exist; this machine has: {_shorten(there)}"
+    if _is_address(text):
+        there = [f"{interface.name} ({', '.join(interface.addresses)})" for interface in listed if interface.addresses]
+        return f"no interface has the address {text}; this machine has: {_shorten(there)}"
+    names = [interface.name for interface in listed]
+    near = difflib.get_close_matches(text, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"interface {text!r} does not exist; this machine has: {_shorten(names)}{hint}"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shorten(texts: Sequence[str]) -> str:
+    rest = len(texts) - SHOWN
+    return (", ".join(texts[:SHOWN]) or "none") + (f" and {rest} more" if rest > 0 else "")
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+# The interface of a group --------------------------------------------------------------------------------------------
+
+GroupAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The OS's answer to "where would this go?": the index of an interface, or 0 and perhaps an error number.
+
+    `is_automatic`: the kernel gave every interface that route alike (IPv6: `ff00::/8`, metric 256, one an interface,
+    by addrconf_add_mroute() in net/ipv6/addrconf.c), so it says what the kernel happened to take and not what anyone
+    chose.
+    """
+
+    index: int
+    is_automatic: bool = False
+    errno: int = 0
+
+
+def default_interface(group: str, known: Sequence[Interface] | None = None) -> Interface:
+    """The interface for a group when none is named: the one that the routing table names for it.
+
+    Without a route, or with nothing but IPv6's automatic ones, it is the best of the interfaces that are up,
+    multicast-capable and not loopback: a carrier counts first, then an address of the group's family. Several of the
+    same rank: what the kernel would take when it is one of them, else the lowest index, and a `MulticastWarning`.
+    Raises `InterfaceError` when there is none, `GroupError` when `group` is no multicast address. See rtnetlink(7).
+    """
+    address = _group_address(group)
+    listed = interfaces() if known is None else known
+    if zone := getattr(address, "scope_id", None):
+        return find_interface(zone, listed)
+    route = _route(address, listed)
+    named = next((interface for interface in listed if interface.index == route.index), None)
+    if named and not route.is_automatic:
+        return named
+    candidates = _best_candidates(address, listed)
+    if not candidates:
+        if named:
+            return named
+        raise InterfaceError(_no_interface(address, route, listed))
+    chosen = named if named in candidates else candidates[0]
+    if len(candidates) > 1:
+        names = _enumerate([candidate.name for candidate in candidates])
+        warnings.warn(
+            f"{address}: no route names an interface, and {names} are equally good; taking {chosen.name}; "
+            f"choose with {address}%{chosen.name} or interface={chosen.name!r}",
+            MulticastWarning,
+            stacklevel=2,
+        )
+    return chosen
+
+
+def _group_address(group: str) -> GroupAddress:
+    try:
+        address = ipaddress.ip_address(group)
+    except ValueError:
+        address = None
+    if address is None or not address.is_multicast:
+        raise GroupError(f"{group!r} is not an IPv4 or IPv6 multicast address")
+    return address
+
+
+def _best_candidates(address: GroupAddress, listed: Sequence[Interface]) -> list[Interface]:
+    """The interfaces fit for the group that share the highest rank, lowest index first."""
+    ranks: dict[tuple[bool, bool], list[Interface]] = {}
+    for interface in sorted(listed, key=lambda interface: interface.index):
+        has_address = (interface.ipv4 if address.version == 4 else interface.ipv6) is not None
+        # IPv4 is joined by index and needs no address; an interface without any for IPv6 has IPv6 switched off.
+        if not _unfit(interface) and (has_address or address.version == 4):
+            ranks.setdefault((interface.has_carrier, has_address), []).append(interface)
+    return ranks[max(ranks)] if ranks else []
+
+
+def _no_interface(address: GroupAddress, route: Route, listed: Sequence[Interface]) -> str:
+    """The message for a group that no interface would carry, with the OS's answer, the reasons and the remedy."""
+    answer = f"the routing table answers {os_text(route.errno)}" if route.errno else "no route names one"
+    reasons = [f"{interface.name} {_unfit(interface) or 'has no IPv6 address'}" for interface in listed]
+    remedy = "bring one up with `ip link set … up`, or name one as in %eth0"
+    loopback = next((interface.name for interface in listed if interface.is_loopback and interface.is_up), None)
+    if loopback and address.version == 4:
+        # Not for IPv6: sending over `lo` answers ENETUNREACH until root adds a multicast route.
+        remedy += f"; for tests on this machine alone name loopback, {address}%{loopback}"
+    return f"no interface for {address}: {answer}, and none is fit ({_shorten(reasons)}); {remedy}"
+
+
+def _route(address: GroupAddress, listed: Sequence[Interface]) -> Route:
+    """Where the OS would send to `address`, without sending."""
+    if SYSTEM in ("linux", "android"):
+        try:
+            return _route_by_netlink(address)
+        except OSError as error:  # a sandbox without netlink sockets
+            logger.debug("route for %s: no answer over netlink: %s", address, error)
+    return _route_by_connect(address, listed)
+
+
+DISCARD_PORT = 9  # RFC 863; nothing is sent to it
+EXHAUSTED = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
+
+
+def _route_by_connect(address: GroupAddress, listed: Sequence[Interface]) -> Route:
+    """The interface whose address a UDP socket gets when it is connected to the group; connect(2) sends nothing.
+
+    Less exact than netlink: an interface without an address lends another's, and Linux wants a zone for link-local
+    groups (EINVAL).
+    """
+    is_ipv6 = address.version == 6
+    try:
+        with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), DISCARD_PORT))
+            local = probe.getsockname()
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise socket_error("open", f"a socket to find the route for {address}", error) from error
+        return Route(0, errno=error.errno or 0)
+    if is_ipv6 and local[3]:
+        return Route(local[3], is_automatic=True)
+    owners = _with_address(local[0], listed)
+    return Route(owners[0].index if owners else 0, is_automatic=is_ipv6)
+
+
+# The routing table over netlink: netlink(7), rtnetlink(7), <linux/rtnetlink.h>. All integers are of native order.
+
+NLMSGHDR = struct.Struct("=IHHII")  # length with this header, type, flags, sequence, port
+NLMSGERR = struct.Struct("=i")  # 0 or a negative error number
+RTMSG = struct.Struct("=8BI")  # family, dst_len (bits), src_len, tos, table, protocol, scope, type; flags
+RTATTR = struct.Struct("=HH")  # length with this header, type
+U32 = struct.Struct("=I")
+
+NLMSG_ERROR = 2
+NLM_F_REQUEST = 1
+RTM_NEWROUTE = 24
+RTM_GETROUTE = 26
+RTA_DST = 1
+RTA_OIF = 4
+RTA_TYPE_MASK = 0x3FFF  # the two bits above are NLA_F_NESTED and NLA_F_NET_BYTEORDER
+RTPROT_KERNEL = 2
+
+NETLINK_SEQUENCE = 1  # any number: the socket asks once
+NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within send(2), so this only guards against imitations of it
+NETLINK_REPLY = 65_536  # bytes
+
+
+def _route_by_netlink(address: GroupAddress) -> Route:
+    """Ask the kernel's routing tables and rules, as `ip route get` does; needs no privilege."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
+        asked.settimeout(NETLINK_TIMEOUT)
+        asked.connect((0, 0))  # from now on only the kernel, port 0, can answer
+        asked.send(_route_request(family, address.packed))
+        return _parse_route(asked.recv(NETLINK_REPLY))
+
+
+def _route_request(family: int, destination: bytes) -> bytes:
+    message = RTMSG.pack(family, len(destination) * 8, 0, 0, 0, 0, 0, 0, 0)
+    message += RTATTR.pack(RTATTR.size + len(destination), RTA_DST) + destination
+    length = NLMSGHDR.size + len(message)
+    return NLMSGHDR.pack(length, RTM_GETROUTE, NLM_F_REQUEST, NETLINK_SEQUENCE, 0) + message
+
+
+def _parse_route(reply: bytes) -> Route:
+    """The first answer in `reply`; Route(0) when there is none. Takes any bytes and never raises."""
+    for kind, body in _messages(memoryview(reply)):
+        if kind == NLMSG_ERROR and len(body) >= NLMSGERR.size:
+            (error,) = NLMSGERR.unpack_from(body)
+            return Route(0, errno=-error & 0x7FFF_FFFF)
+        if kind == RTM_NEWROUTE and len(body) >= RTMSG.size:
+            protocol = RTMSG.unpack_from(body)[5]
+            for attribute, value in _attributes(body[RTMSG.size :]):
+                if attribute == RTA_OIF and len(value) == U32.size:
+                    return Route(U32.unpack(value)[0], is_automatic=protocol == RTPROT_KERNEL)
+    return Route(0)
+
+
+def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Type and body of each netlink message that answers our request, up to the first that is cut short."""
+    while len(data) >= NLMSGHDR.size:
+        length, kind, _, sequence, _ = NLMSGHDR.unpack_from(data)
+        if not NLMSGHDR.size <= length <= len(data):
+            return
+        if sequence == NETLINK_SEQUENCE:
+            yield kind, data[NLMSGHDR.size : length]
+        data = data[_aligned(length) :]
+
+
+def _attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Type and value of each route attribute, up to the first that is cut short."""
+    while len(data) >= RTATTR.size:
+        length, kind = RTATTR.unpack_from(data)
+        if not RTATTR.size <= length <= len(data):
+            return
+        yield kind & RTA_TYPE_MASK, data[RTATTR.size : length]
+        data = data[_aligned(length) :]
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3  # NLMSG_ALIGNTO, RTA_ALIGNTO

@@ -1,0 +1,316 @@
+"""Receiver: multicast in, batches out."""
+
+import collections
+import contextlib
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from mcast_fast import _core
+from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast.batch import Batch
+from mcast_fast.errors import ArgumentError, ClosedError, MulticastError, socket_error
+from mcast_fast.groups import Group
+from mcast_fast.membership import Channel, Defaults, SourceFilter, Wanted, subscribe, wanted_by
+from mcast_fast.sockets import NOWHERE, OpenSocket, Options, join, open_socket, plan, require
+from mcast_fast.stats import Stats
+from mcast_fast.units import UNSET, Unset, size_in_bytes, wait_in_ns, whole_number
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Block, Packet
+
+TIMESTAMPS = ("kernel", None)
+
+
+class Receiver:
+    """Receives the packets of multicast groups, and of nothing else.
+
+    `groups`: texts in the grammar of `Group.parse`, or Groups; `port`, `interface`, `source` fill in what a group
+    leaves out. `interface`: a name, an index, an address, or "all"; by default the one that the routing table names for
+    the group.
+
+    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most. `max_packet_size`:
+    bytes of payload; what is longer is truncated and flagged. `buffer_size`: the kernel's buffer a socket, bytes or
+    "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel" (ns, by the system's clock) or
+    None. `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`:
+    let other sockets share the port.
+
+    Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
+    SocketError.
+    """
+
+    def __init__(
+        self,
+        *groups: str | Group,
+        port: int | None = None,
+        interface: str | int | None = None,
+        source: str | None = None,
+        timeout: float | None = None,
+        batch_size: int = 256,
+        max_packet_size: int = MAX_PACKET_SIZE,
+        buffer_size: int | str | None = None,
+        timestamps: str | None = "kernel",
+        recv_ttl: bool = False,
+        recv_tos: bool = False,
+        reuse: bool = True,
+    ) -> None:
+        self._closed = True  # until everything is open
+        if not groups:
+            raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
+        self._timeout = timeout
+        self._timeout_ns = wait_in_ns(timeout)
+        self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
+        whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
+        options = _options(buffer_size, timestamps, recv_ttl, recv_tos, reuse)
+        subscriptions = subscribe(groups, Defaults(port, interface, source))
+        self._names = {one.index: one.name for subscription in subscriptions for one in subscription.interfaces}
+        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, self._names)
+        self._leftovers = _Leftovers(self._slots)
+        self._sockets: list[OpenSocket] = []
+        self._final_drops: int | None = None
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._close_all)
+            self._open(wanted_by(subscriptions), options)
+            undo.pop_all()
+        self._closed = False
+
+    def _open(self, wanted: Wanted, options: Options) -> None:
+        for place, groups in plan(wanted):
+            one = open_socket(place, groups[0] if len(groups) == 1 else NOWHERE, self._names, options)
+            self._sockets.append(one)
+            one.key = self._slots.add(one.socket, place.port, one.group, one.interface)
+            filters = {group: wanted[Channel(place, group)] for group in groups}
+            self._slots.accept(one.key, _rows(one, filters))
+            for group, sources in filters.items():
+                join(one, group, sources, self._names)
+
+    # ---- receiving ----
+
+    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> Batch:
+        """What is there, as a Batch of 1..max_packets (default batch_size) packets; waits for the first one only.
+
+        `timeout` in seconds: left out = the receiver's, None = for ever, 0 = does not wait. Raises TimeoutError when
+        none came in time, ClosedError when the receiver is closed, SocketError when the system refuses to receive."""
+        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, 2**31)
+        if self._leftovers:
+            block = self._leftovers.take(limit)
+            if block is not None:
+                return Batch(block)
+        return Batch(self._receive(limit, timeout))
+
+    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
+        """One packet. `timeout` and errors as `recv_batch`."""
+        block = self._leftovers.take(1)
+        if block is None:
+            received = self._receive(self._batch_size, timeout)
+            block = received.part(0, 1)
+            if len(received) > 1:
+                self._leftovers.put(received.part(1, len(received)))
+        return block.packet(0)
+
+    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> Batch:
+        """One large Batch of `max_packets` packets, or of what came in time: it may be empty.
+
+        `timeout` and errors as `recv_batch`, but that no TimeoutError is raised."""
+        limit = whole_number(max_packets, "max_packets", 1, 2**31)
+        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
+        try:
+            return Batch(self._slots.collect(limit, timeout_ns, self._leftovers.take(limit)))
+        except OSError as error:
+            raise self._receive_error(error) from error
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
+        while True:
+            try:
+                batch = self.recv_batch()
+            except ClosedError:
+                return
+            yield batch
+
+    def _receive(self, limit: int, timeout: float | Unset | None) -> "Block":
+        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
+        try:
+            block = self._slots.receive(limit, timeout_ns)
+        except OSError as error:
+            raise self._receive_error(error) from error
+        if block is None:
+            raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
+        return block
+
+    def _receive_error(self, error: OSError) -> Exception:
+        if isinstance(error, MulticastError):
+            return error
+        ports = sorted({one.place.port for one in self._sockets})
+        return socket_error("receive", f"on port {', '.join(map(str, ports))}", error)
+
+    # ---- answering ----
+
+    def reply(self, packet: "Packet", payload: bytes | bytearray | memoryview) -> None:
+        """Send a unicast datagram to the source of a packet, from the port and interface that it came to; SocketError,
+        ClosedError."""
+        one = self._socket_of(packet)
+        try:
+            one.socket.sendto(payload, packet.source_address)
+        except OSError as error:
+            if self._closed:
+                raise ClosedError("the receiver is closed") from None
+            subject = f"{memoryview(payload).nbytes} bytes to {packet.source} port {packet.source_port}"
+            raise socket_error("send", subject, error) from error
+
+    def _socket_of(self, packet: "Packet") -> OpenSocket:
+        self._check_open()
+        version = 4 if len(packet.source_address) == 2 else 6
+        best = [one for one in self._sockets if (one.place.version, one.place.port) == (version, packet.port)]
+        if not best:
+            raise ArgumentError(
+                f"{packet!r} did not come from this receiver: it has no IPv{version} socket on port {packet.port}"
+            )
+        return next((one for one in best if one.place.interface == packet.interface_index), best[0])
+
+    # ---- state ----
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that a receive waits when it is not told otherwise; None = for ever."""
+        return self._timeout
+
+    @timeout.setter
+    def timeout(self, value: float | None) -> None:
+        self._timeout_ns = wait_in_ns(value)
+        self._timeout = value
+
+    @property
+    def batch_size(self) -> int:
+        """Packets in a batch at most."""
+        return self._batch_size
+
+    @property
+    def stats(self) -> Stats:
+        """The loss ledger so far; after close(), the final one."""
+        counters = dict(self._slots.counters())
+        lost = counters.pop("dropped_memory")
+        dropped = self._final_drops if self._closed else _sum_drops(self._sockets)
+        return Stats(**counters, dropped_socket=dropped, dropped_background=lost)
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._closed
+
+    def fileno(self) -> int:
+        """A descriptor for select, poll or an event loop: readable when a receive would not wait (leftovers of recv()
+        included).
+
+        Do not read it or close it. FeatureError where the system has no such descriptor."""
+        self._check_open()
+        require("descriptor", "fileno()")
+        self._leftovers.expose()
+        return self._slots.fileno()
+
+    def close(self) -> None:
+        """Wake every thread that receives here (they get ClosedError; iterations end), leave the groups, and close the
+        sockets.
+
+        From any thread, also a signal handler; closing again does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._final_drops = _sum_drops(self._sockets)
+        self._leftovers.drop()
+        self._close_all()
+
+    def _close_all(self) -> None:
+        self._slots.close()
+        for one in self._sockets:
+            one.socket.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the receiver is closed")
+
+    def __enter__(self) -> "Receiver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        held = sum(len(one.held) for one in self._sockets)
+        return f"<Receiver of {held} memberships on {len(self._sockets)} sockets{', closed' if self._closed else ''}>"
+
+
+class _Leftovers:
+    """What recv() received beyond its one packet: the next receive delivers it first."""
+
+    def __init__(self, slots: "_core.slots.Slots") -> None:
+        self._slots = slots
+        self._blocks: collections.deque[Block] = collections.deque()
+        self._lock = threading.Lock()
+        self._exposed = False
+
+    def __bool__(self) -> bool:
+        return bool(self._blocks)
+
+    def put(self, block: "Block") -> None:
+        """Keep a block for later."""
+        with self._lock:
+            self._blocks.append(block)
+            self._show()
+
+    def take(self, limit: int) -> "Block | None":
+        """At most `limit` packets of the oldest block, or None."""
+        if not self._blocks:
+            return None
+        with self._lock:
+            if not self._blocks:
+                return None
+            block = self._blocks.popleft()
+            if len(block) > limit:
+                self._blocks.appendleft(block.part(limit, len(block)))
+                block = block.part(0, limit)
+            self._show()
+            return block
+
+    def drop(self) -> None:
+        """Forget all: the receiver is closed."""
+        with self._lock:
+            self._blocks.clear()
+
+    def expose(self) -> None:
+        """From now on the descriptor shows whether something is left."""
+        with self._lock:
+            self._exposed = True
+            self._show()
+
+    def _show(self) -> None:
+        if self._exposed and self._blocks:
+            self._slots.signal()
+        elif self._exposed:
+            self._slots.clear()
+
+
+def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, tos: bool, reuse: bool) -> Options:
+    """The arguments about sockets, checked."""
+    if timestamps not in TIMESTAMPS:
+        raise ArgumentError(f"timestamps {timestamps!r} is not one of: {', '.join(map(repr, TIMESTAMPS))}")
+    if ttl:
+        require("receive_ttl", "recv_ttl=True")
+    if tos:
+        require("receive_tos", "recv_tos=True")
+    asked = {"drops": True, "time": timestamps == "kernel", "ttl": ttl, "tos": tos}
+    size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
+    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse)
+
+
+def _rows(one: OpenSocket, filters: dict[bytes, SourceFilter]) -> list[tuple[bytes, int, bool, list[bytes]]]:
+    """A socket's filters as the slots take them."""
+    return [(group, one.place.interface, wanted.exclude, sorted(wanted.sources)) for group, wanted in filters.items()]
+
+
+def _sum_drops(sockets: list[OpenSocket]) -> int | None:
+    drops = [one.read_drops() for one in sockets]
+    return None if None in drops else sum(known for known in drops if known is not None)

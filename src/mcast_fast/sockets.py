@@ -1,0 +1,220 @@
+"""Sockets: opened, bound and joined whole, or not at all; and which group goes to which socket.
+
+One socket an interface and port, for both families: an IPv6 membership is not per interface, so that only a socket that
+is bound to its device hears one interface alone (facts tried on Linux 6.18); and replies then leave by the interface
+the question came from.
+"""
+
+import contextlib
+import errno
+import socket
+import struct
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mcast_fast import _core
+from mcast_fast._core.addresses import native, plain_text
+from mcast_fast._core.layout import Feature
+from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
+from mcast_fast.membership import Channel, Place, SourceFilter, Wanted, channel_text
+
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+NOWHERE = bytes(16)
+
+# What a receiving socket is asked to tell with each packet: what for -> option by IP version.
+METADATA = {
+    "destination": {4: "IP_PKTINFO", 6: "IPV6_RECVPKTINFO"},
+    "time": {4: "SO_TIMESTAMPNS", 6: "SO_TIMESTAMPNS"},
+    "drops": {4: "SO_RXQ_OVFL", 6: "SO_RXQ_OVFL"},
+    "ttl": {4: "IP_RECVTTL", 6: "IPV6_RECVHOPLIMIT"},
+    "tos": {4: "IP_RECVTOS", 6: "IPV6_RECVTCLASS"},
+}
+# Linux gives a socket every group that any process joined, unless told otherwise (ip(7)).
+MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
+
+# How several sockets share a port. Where SO_REUSEPORT exists beside SO_REUSEADDR on Linux it would balance, not share.
+REUSE = ("SO_REUSEADDR",) if sys.platform.startswith(("linux", "win")) else ("SO_REUSEADDR", "SO_REUSEPORT")
+
+DEFAULT_BUFFER = 4 << 20
+MEMINFO = struct.Struct("=9I")
+MEMINFO_DROPS = 8
+MEMBERSHIPS_A_SOCKET = {4: Path("/proc/sys/net/ipv4/igmp_max_memberships")}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the sockets of one receiver are opened; sizes in bytes."""
+
+    buffer_size: int | None = None
+    metadata: frozenset[str] = frozenset({"time", "drops"})
+    reuse: bool = True
+
+
+@dataclass(slots=True)
+class OpenSocket:
+    """A socket, what its binding implies (zeros: told by each packet), what it holds, and its key in the slots."""
+
+    socket: socket.socket
+    place: Place
+    group: bytes = NOWHERE
+    interface: int = 0
+    held: dict[bytes, SourceFilter] = field(default_factory=dict)
+    key: int = -1
+    drops: int = 0
+
+    def read_drops(self) -> int | None:
+        """How many buffers the kernel dropped here since the opening (SO_MEMINFO wraps at 2^32); None where it cannot
+        say."""
+        if "SO_MEMINFO" not in _core.membership.OPTIONS:
+            return None
+        told = self.socket.getsockopt(*_core.membership.OPTIONS["SO_MEMINFO"], MEMINFO.size)
+        if len(told) < MEMINFO.size:
+            return None
+        self.drops += (MEMINFO.unpack(told)[MEMINFO_DROPS] - self.drops) % 2**32
+        return self.drops
+
+
+def set_option(sock: socket.socket, name: str, value: int) -> bool:
+    """Set an integer option by name; False where this system has no such option."""
+    option = _core.membership.OPTIONS.get(name)
+    if option is None:
+        return False
+    try:
+        sock.setsockopt(*option, value)
+    except OSError as error:
+        if error.errno in (errno.ENOPROTOOPT, errno.EINVAL, errno.EOPNOTSUPP):
+            return False
+        raise
+    return True
+
+
+def open_datagram(version: int, reuse: bool) -> socket.socket:
+    """A UDP socket of one family that never waits; SocketError."""
+    try:
+        sock = socket.socket(FAMILIES[version], socket.SOCK_DGRAM, socket.IPPROTO_UDP)
+    except OSError as error:
+        raise socket_error("open", f"an IPv{version} UDP socket", error) from error
+    sock.setblocking(False)
+    if version == 6:
+        set_option(sock, "IPV6_V6ONLY", 1)
+    for name in REUSE if reuse else ():
+        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), 1)
+    return sock
+
+
+def set_buffer(sock: socket.socket, wanted: int | None) -> None:
+    """Make room for `wanted` bytes of packets, beyond rmem_max when privileged; warn when the system clips it.
+
+    Linux doubles what is asked for its own bookkeeping (socket(7)), and shows the double. None: as much as there is up
+    to 4 MiB."""
+    asked = DEFAULT_BUFFER if wanted is None else wanted
+    with contextlib.suppress(OSError):
+        if not _force_buffer(sock, asked):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
+    doubled = 2 if sys.platform.startswith("linux") else 1
+    got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // doubled
+    if wanted is not None and got < asked:
+        warnings.warn(
+            f"receive buffer: asked for {asked} bytes, got {got}; "
+            f"raise it with `sysctl -w net.core.rmem_max={asked}`, or run with CAP_NET_ADMIN",
+            MulticastWarning,
+            stacklevel=2,
+        )
+
+
+def _force_buffer(sock: socket.socket, size: int) -> bool:
+    try:
+        return set_option(sock, "SO_RCVBUFFORCE", size)
+    except PermissionError:
+        return False
+
+
+def bind_device(sock: socket.socket, name: str) -> bool:
+    """Hear one interface only; False where the system cannot, or older than Linux 5.7 will not without a privilege."""
+    option = _core.membership.OPTIONS.get("SO_BINDTODEVICE")
+    if option is None:
+        return False
+    try:
+        sock.setsockopt(*option, name.encode() + b"\0")
+    except PermissionError:
+        return False
+    return True
+
+
+def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> None:
+    """Have the kernel tell these with each packet."""
+    for name in wanted:
+        set_option(sock, METADATA[name][version], 1)
+
+
+def bind_address(group: bytes, place: Place) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Where to bind: the group itself filters in the kernel; the wildcard when the socket is to hold several."""
+    wildcard = "0.0.0.0" if place.version == 4 else "::"
+    host = wildcard if group == NOWHERE else plain_text(group)
+    return (host, place.port) if place.version == 4 else (host, place.port, 0, place.interface)
+
+
+def open_socket(place: Place, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
+    """A bound socket that holds no group yet; `group` is bound when it is to be the only one. SocketError, with nothing
+    left open."""
+    sock = open_datagram(place.version, options.reuse)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        subject = f"port {place.port} on {names.get(place.interface, place.interface)}"
+        try:
+            set_option(sock, MULTICAST_ALL[place.version], 0)
+            on_device = bind_device(sock, names[place.interface])
+            implied = on_device and group != NOWHERE
+            ask_metadata(sock, place.version, options.metadata | (set() if implied else {"destination"}))
+            set_buffer(sock, options.buffer_size)
+            sock.bind(bind_address(group, place))
+        except OSError as error:
+            raise socket_error("bind", subject, error) from error
+        undo.pop_all()
+    return OpenSocket(sock, place, group, place.interface if on_device else 0)
+
+
+def join(one: OpenSocket, group: bytes, sources: SourceFilter, names: dict[int, str]) -> None:
+    """Bring a group to a socket that does not hold it; SocketError names the group and the interface."""
+    address, index = native(group), one.place.interface
+    subject = channel_text(Channel(one.place, group), names)
+    try:
+        if sources.exclude:
+            _core.membership.join(one.socket, index, address)
+        else:
+            for source in sorted(sources.sources):
+                subject = f"{plain_text(source)}@{channel_text(Channel(one.place, group), names)}"
+                _core.membership.join(one.socket, index, address, native(source))
+    except OSError as error:
+        raise socket_error("join", subject, error) from error
+    one.held[group] = sources
+
+
+def memberships_a_socket(version: int) -> int:
+    """How many groups one socket may hold (Linux limits IPv4 only); a large number where nothing limits it."""
+    try:
+        return max(1, int(MEMBERSHIPS_A_SOCKET[version].read_text()))
+    except (KeyError, OSError, ValueError):
+        return 1_000
+
+
+def plan(wanted: Wanted) -> list[tuple[Place, list[bytes]]]:
+    """Which groups go to which socket: one an interface and port, and more where a socket may not hold them all."""
+    by_place: dict[Place, list[bytes]] = {}
+    for channel in wanted:
+        by_place.setdefault(channel.place, []).append(channel.group)
+    sockets = []
+    for place, groups in by_place.items():
+        most = memberships_a_socket(place.version)
+        sockets += [(place, groups[at : at + most]) for at in range(0, len(groups), most)]
+    return sockets
+
+
+def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:
+    """FeatureError when a feature that was asked for is off."""
+    feature = features()[name]
+    if not feature:
+        raise FeatureError(f"{asked}: {feature.reason}; mcast_fast.features() lists what there is")

@@ -1,0 +1,35 @@
+"""The loss ledger of a receiver.
+
+    sent = received + filtered + dropped_socket + dropped_ring + dropped_background + dropped_nic + fragments
+
+Rules of this room: no I/O. What cannot be known is None, never a silent zero.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What became of the packets so far; counts since the receiver was opened.
+
+    `received`: packets taken into batches; `bytes`: their payload; `truncated`: those of them that were longer than
+    `max_packet_size`. `filtered`: arrived at a socket of ours and not asked for (another group, interface or source).
+    `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
+    `dropped_background`: dropped by ourselves. `batches`, `largest_batch` (packets) and `wakeups` (returns from
+    waiting) tell how well receiving is batched.
+    """
+
+    received: int = 0
+    bytes: int = 0
+    truncated: int = 0
+    filtered: int = 0
+    dropped_socket: int | None = None
+    dropped_background: int = 0
+    batches: int = 0
+    largest_batch: int = 0
+    wakeups: int = 0
+
+    @property
+    def dropped(self) -> int | None:
+        """All drops together; None when one of them is unknown."""
+        return None if self.dropped_socket is None else self.dropped_socket + self.dropped_background

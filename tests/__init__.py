@@ -1,0 +1,1 @@
+"""The test suite: one file a module, every behaviour on both backends."""

@@ -1,0 +1,141 @@
+"""The fixture that runs every behaviour on both backends, and a network of the session's own where the machine allows one.
+
+As root the whole session moves into a fresh network namespace, so that nothing it sends can leave this machine; elsewhere the tests use
+the loopback as it is.
+"""
+
+import importlib
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcast_fast import _core
+from mcast_fast.interfaces import Interface, interfaces
+from tests import lab
+
+IN_CI = os.environ.get("CI") == "true"
+WANTED = os.environ.get("MCAST_FAST_BACKEND", "")
+
+# A pair of ends for IPv6, which has no multicast route on `lo`; both stay in the session's namespace.
+OWN_NETWORK = """
+link set lo up
+link add mcast0 type veth peer name mcast1
+addr add 10.78.0.1/24 dev mcast0
+addr add 10.78.0.2/24 dev mcast1
+link set mcast0 up
+link set mcast1 up
+"""
+
+
+def has_fast() -> str:
+    """Empty when the compiled backend can be imported, else the reason."""
+    try:
+        importlib.import_module("mcast_fast._core.fast.slots")
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+BACKENDS = [WANTED] if WANTED else ["fast", "pure"]
+
+
+def own_network() -> None:
+    """Move this process, while it has one thread, into a network namespace of its own."""
+    if lab.available() or threading.active_count() > 1:
+        return
+    lab.unshare_network()
+    accept_dad = "/proc/sys/net/ipv6/conf/default/accept_dad"
+    Path(accept_dad).write_text("0")
+    subprocess.run(["ip", "-batch", "-"], input=OWN_NETWORK, text=True, check=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.option.collectonly:
+        own_network()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A lab test that cannot run is skipped by the feature's name; in CI that is a failure."""
+    reason = lab.available()
+    if not reason or IN_CI:
+        return
+    for item in items:
+        if item.get_closest_marker("lab"):
+            item.add_marker(pytest.mark.skip(reason=f"network namespaces: {reason}"))
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each backend in turn: all rooms say `_core.slots`, so that putting other modules there changes all of them."""
+    name: str = request.param
+    if name == "fast" and (missing := has_fast()):
+        if IN_CI:
+            pytest.fail(f"the compiled backend is missing: {missing}")
+        pytest.skip(f"feature fast: {missing}")
+    for module in _core.MODULES:
+        monkeypatch.setattr(_core, module, importlib.import_module(f"mcast_fast._core.{name}.{module}"))
+    monkeypatch.setattr(_core, "backend", name)
+    return name
+
+
+def multicast_ipv6() -> Interface | None:
+    """An interface that loops IPv6 multicast back: up, multicast-capable, and with an IPv6 address."""
+    fit = [one for one in interfaces() if one.is_up and one.is_multicast and not one.is_loopback and one.ipv6]
+    return fit[0] if fit else None
+
+
+@pytest.fixture(params=[4, 6])
+def place(request: pytest.FixtureRequest) -> "Place":
+    """Where a test can send to itself, for each family."""
+    if request.param == 4:
+        loopback = next((one for one in interfaces() if one.is_loopback and one.is_up), None)
+        if loopback is None:
+            pytest.skip("feature loopback: no loopback interface is up")
+        return Place(4, loopback.name)
+    interface = multicast_ipv6()
+    if interface is None:
+        pytest.skip("feature IPv6 multicast: no interface is up, multicast-capable and has an IPv6 address")
+    return Place(6, interface.name)
+
+
+class Place:
+    """An interface that loops one family's multicast back, with ports nobody uses."""
+
+    def __init__(self, version: int, interface: str) -> None:
+        self.version = version
+        self.interface = interface
+
+    def group(self, number: int = 1, port: int | None = None) -> str:
+        """The text of a group here; interface-local in IPv6, so that it stays on this machine."""
+        port = port or free_port()
+        return (
+            f"239.1.1.{number}%{self.interface}:{port}"
+            if self.version == 4
+            else f"[ff11::{number:x}%{self.interface}]:{port}"
+        )
+
+
+def free_port() -> int:
+    """A UDP port that nobody is bound to now."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.bind(("::", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def descriptors() -> int:
+    """How many descriptors this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.fixture
+def no_leak() -> Iterator[None]:
+    """The test leaves as many descriptors open as it found."""
+    before = descriptors()
+    yield
+    assert descriptors() == before
