@@ -1,11 +1,11 @@
 """mcast-fast: multicast packets into Python at the rate the kernel can hand them over, with nothing lost that is not
 counted."""
 
+from mcast_fast import _core
 from mcast_fast._core import backend, features
 from mcast_fast._core.layout import FIELDS as RECORD_FIELDS
 from mcast_fast._core.layout import Feature, Flag
 from mcast_fast._version import __version__
-from mcast_fast.batch import Batch
 from mcast_fast.errors import (
     ArgumentError,
     ClosedError,
@@ -23,6 +23,9 @@ from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
 from mcast_fast.stats import Stats
 
+Batch = _core.views.Batch
+Packet = _core.views.Packet
+
 __all__ = [
     "RECORD_FIELDS",
     "ArgumentError",
@@ -37,6 +40,7 @@ __all__ = [
     "InterfaceError",
     "MulticastError",
     "MulticastWarning",
+    "Packet",
     "Receiver",
     "Scope",
     "SendError",

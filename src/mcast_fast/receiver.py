@@ -1,16 +1,13 @@
 """Receiver: multicast in, batches out."""
 
-import collections
 import contextlib
-import threading
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core.layout import MAX_PACKET_SIZE
-from mcast_fast.batch import Batch
-from mcast_fast.errors import ArgumentError, ClosedError, MulticastError, socket_error
+from mcast_fast.errors import ArgumentError, ClosedError, socket_error
 from mcast_fast.groups import Group
 from mcast_fast.membership import Channel, Defaults, SourceFilter, Wanted, subscribe, wanted_by
 from mcast_fast.sockets import NOWHERE, OpenSocket, Options, join, open_socket, plan, require
@@ -18,9 +15,10 @@ from mcast_fast.stats import Stats
 from mcast_fast.units import UNSET, Unset, size_in_bytes, wait_in_ns, whole_number
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.views import Block, Packet
+    from mcast_fast._core.fast.views import Batch, Packet
 
 TIMESTAMPS = ("kernel", None)
+MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
 class Receiver:
@@ -58,15 +56,14 @@ class Receiver:
         self._closed = True  # until everything is open
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
-        self._timeout = timeout
-        self._timeout_ns = wait_in_ns(timeout)
+        wait_in_ns(timeout)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         options = _options(buffer_size, timestamps, recv_ttl, recv_tos, reuse)
         subscriptions = subscribe(groups, Defaults(port, interface, source))
         self._names = {one.index: one.name for subscription in subscriptions for one in subscription.interfaces}
-        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, self._names)
-        self._leftovers = _Leftovers(self._slots)
+        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, self._names, "the receiver")
+        self.timeout = timeout
         self._sockets: list[OpenSocket] = []
         self._final_drops: int | None = None
         with contextlib.ExitStack() as undo:
@@ -87,63 +84,31 @@ class Receiver:
 
     # ---- receiving ----
 
-    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> Batch:
+    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> "Batch":
         """What is there, as a Batch of 1..max_packets (default batch_size) packets; waits for the first one only.
 
         `timeout` in seconds: left out = the receiver's, None = for ever, 0 = does not wait. Raises TimeoutError when
         none came in time, ClosedError when the receiver is closed, SocketError when the system refuses to receive."""
-        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, 2**31)
-        if self._leftovers:
-            block = self._leftovers.take(limit)
-            if block is not None:
-                return Batch(block)
-        return Batch(self._receive(limit, timeout))
+        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        return self._slots.receive(limit, self._wait(timeout))
 
     def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
         """One packet. `timeout` and errors as `recv_batch`."""
-        block = self._leftovers.take(1)
-        if block is None:
-            received = self._receive(self._batch_size, timeout)
-            block = received.part(0, 1)
-            if len(received) > 1:
-                self._leftovers.put(received.part(1, len(received)))
-        return block.packet(0)
+        return self._slots.receive_one(self._wait(timeout))
 
-    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> Batch:
+    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
         """One large Batch of `max_packets` packets, or of what came in time: it may be empty.
 
         `timeout` and errors as `recv_batch`, but that no TimeoutError is raised."""
-        limit = whole_number(max_packets, "max_packets", 1, 2**31)
-        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        try:
-            return Batch(self._slots.collect(limit, timeout_ns, self._leftovers.take(limit)))
-        except OSError as error:
-            raise self._receive_error(error) from error
+        limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        return self._slots.collect(limit, self._wait(timeout))
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator["Batch"]:
         """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
-        while True:
-            try:
-                batch = self.recv_batch()
-            except ClosedError:
-                return
-            yield batch
+        return iter(self._slots)
 
-    def _receive(self, limit: int, timeout: float | Unset | None) -> "Block":
-        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        try:
-            block = self._slots.receive(limit, timeout_ns)
-        except OSError as error:
-            raise self._receive_error(error) from error
-        if block is None:
-            raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
-        return block
-
-    def _receive_error(self, error: OSError) -> Exception:
-        if isinstance(error, MulticastError):
-            return error
-        ports = sorted({one.place.port for one in self._sockets})
-        return socket_error("receive", f"on port {', '.join(map(str, ports))}", error)
+    def _wait(self, timeout: float | Unset | None) -> int:
+        return self._slots.timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     # ---- answering ----
 
@@ -178,7 +143,7 @@ class Receiver:
 
     @timeout.setter
     def timeout(self, value: float | None) -> None:
-        self._timeout_ns = wait_in_ns(value)
+        self._slots.timeout_ns = wait_in_ns(value)
         self._timeout = value
 
     @property
@@ -206,7 +171,6 @@ class Receiver:
         Do not read it or close it. FeatureError where the system has no such descriptor."""
         self._check_open()
         require("descriptor", "fileno()")
-        self._leftovers.expose()
         return self._slots.fileno()
 
     def close(self) -> None:
@@ -218,7 +182,6 @@ class Receiver:
             return
         self._closed = True
         self._final_drops = _sum_drops(self._sockets)
-        self._leftovers.drop()
         self._close_all()
 
     def _close_all(self) -> None:
@@ -241,56 +204,6 @@ class Receiver:
     def __repr__(self) -> str:
         held = sum(len(one.held) for one in self._sockets)
         return f"<Receiver of {held} memberships on {len(self._sockets)} sockets{', closed' if self._closed else ''}>"
-
-
-class _Leftovers:
-    """What recv() received beyond its one packet: the next receive delivers it first."""
-
-    def __init__(self, slots: "_core.slots.Slots") -> None:
-        self._slots = slots
-        self._blocks: collections.deque[Block] = collections.deque()
-        self._lock = threading.Lock()
-        self._exposed = False
-
-    def __bool__(self) -> bool:
-        return bool(self._blocks)
-
-    def put(self, block: "Block") -> None:
-        """Keep a block for later."""
-        with self._lock:
-            self._blocks.append(block)
-            self._show()
-
-    def take(self, limit: int) -> "Block | None":
-        """At most `limit` packets of the oldest block, or None."""
-        if not self._blocks:
-            return None
-        with self._lock:
-            if not self._blocks:
-                return None
-            block = self._blocks.popleft()
-            if len(block) > limit:
-                self._blocks.appendleft(block.part(limit, len(block)))
-                block = block.part(0, limit)
-            self._show()
-            return block
-
-    def drop(self) -> None:
-        """Forget all: the receiver is closed."""
-        with self._lock:
-            self._blocks.clear()
-
-    def expose(self) -> None:
-        """From now on the descriptor shows whether something is left."""
-        with self._lock:
-            self._exposed = True
-            self._show()
-
-    def _show(self) -> None:
-        if self._exposed and self._blocks:
-            self._slots.signal()
-        elif self._exposed:
-            self._slots.clear()
 
 
 def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, tos: bool, reuse: bool) -> Options:

@@ -82,7 +82,7 @@ class Sender:
         subscriptions = subscribe(groups, Defaults(port, interface, source))
         self.groups = tuple(one.group for one in subscriptions)
         names = {one.index: one.name for subscription in subscriptions for one in subscription.interfaces}
-        self._replies = _core.slots.Slots(1, MAX_PACKET_SIZE, names)
+        self._replies = _core.slots.Slots(1, MAX_PACKET_SIZE, names, "the sender")
         self._sockets: dict[tuple[int, int, str | None], socket.socket] = {}
         self._destinations: list[Destination] = []
         with contextlib.ExitStack() as undo:
@@ -158,13 +158,7 @@ class Sender:
 
         Raises TimeoutError, ClosedError, SocketError."""
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        try:
-            block = self._replies.receive(1, timeout_ns)
-        except OSError as error:
-            raise socket_error("receive", "an answer", error) from error
-        if block is None:
-            raise TimeoutError(f"no answer came within {timeout_ns / 1e9:g} s")
-        return block.packet(0)
+        return self._replies.receive_one(timeout_ns)
 
     def fileno(self) -> int:
         """A descriptor for select, poll or an event loop: readable when an answer is there. Do not read it or close

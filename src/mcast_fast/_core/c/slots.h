@@ -46,6 +46,7 @@ typedef struct mcast_slots {
     size_t keys;
     size_t open_sockets;
     mcast_socket *busy; /* the only socket, when it was not drained last time: read it without waiting first */
+    size_t expected;      /* packets in the last batch: the next one is likely as large */
     unsigned rotation;  /* which ready socket is read first: none starves behind busy ones */
     int failure;        /* -errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
@@ -93,18 +94,20 @@ mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record, c
     return 0;
 }
 
-/* Room for what `received` slots hold. A first full round suggests that the batch fills to its limit: make room once. */
+/* Room for what `received` slots hold; and when they were all full, for as many packets as the last batch had. */
 static inline int
 mcast_batch_reserve(mcast_slots *slots, mcast_batch *batch, unsigned received, size_t limit)
 {
-    size_t bytes = 0, factor = 1;
+    size_t bytes = 0, packets = received;
     for (unsigned i = 0; i < received; i++)
         bytes += mcast_scratch_length(&slots->scratch, i);
-    if (batch->records.used == 0 && received == slots->scratch.count && limit > received)
-        factor = limit / received < 16 ? limit / received : 16;
-    if (mcast_memory_reserve(slots->pool, &batch->records, received * factor * sizeof(mcast_record)) != 0)
+    if (batch->records.used == 0 && received == slots->scratch.count && slots->expected > received)
+        packets = slots->expected < limit ? slots->expected : limit;
+    if (mcast_memory_reserve(slots->pool, &batch->records, packets * sizeof(mcast_record)) != 0)
         return -1;
-    return mcast_memory_reserve(slots->pool, &batch->data, bytes * factor);
+    if (packets > received)
+        bytes += bytes / received * (packets - received);
+    return mcast_memory_reserve(slots->pool, &batch->data, bytes);
 }
 
 /* Packs one slot into the batch, or counts it as filtered. Room is there already. */
@@ -275,6 +278,7 @@ mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
     size_t count = mcast_batch_count(batch);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     slots->counters.batches++;
+    slots->expected = count < 4096 ? count : 4096;
     if (count > slots->counters.largest_batch)
         slots->counters.largest_batch = count;
     PyThread_release_lock(slots->state);

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""The receiver's core: sockets in, blocks out. The loop itself is `mcast_receive` in c/slots.h, and runs without the
+"""The receiver's core: sockets in, batches out. The loop itself is `mcast_receive` in c/slots.h, and runs without the
 GIL."""
 
 cimport cython
@@ -7,12 +7,14 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from mcast_fast._core.fast.views cimport Block, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over
+from mcast_fast._core.fast.views cimport (
+    Batch, make_packet, make_part, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over,
+)
 
 import os
 
 from mcast_fast._core.layout import Feature
-from mcast_fast.errors import ClosedError
+from mcast_fast.errors import ClosedError, socket_error
 
 cdef extern from "slots.h":
     ctypedef struct mcast_entry:
@@ -71,15 +73,6 @@ FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length
 SLOTS = 64  # packets a system call: more gains nothing (measured), and costs memory
 
 
-cdef int check(int64_t status) except -1:
-    """Raises what a C function answered as -errno."""
-    if status == MCAST_CLOSED:
-        raise ClosedError("the receiver is closed")
-    if status < 0:
-        raise OSError(-status, os.strerror(-status))
-    return 0
-
-
 cdef int fill_filter(mcast_filter *filter, list rows) except -1:
     """Copies rows, whose lengths are checked, into a filter that has room for them."""
     cdef mcast_entry entry
@@ -98,23 +91,37 @@ cdef int fill_filter(mcast_filter *filter, list rows) except -1:
     return 0
 
 
+cdef int64_t deadline_of(int64_t timeout_ns):
+    """The moment until which to wait, by the monotonic clock; -1 for ever."""
+    return -1 if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns
+
+
 @cython.final
 cdef class Slots:
-    """Sockets that are received from together, and the slots they are read into.
+    """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
 
-    `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had at opening, and goes with every
-    block."""
+    `batch_size` packets a batch, `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had
+    at opening, and goes with every batch; `subject` is what errors call the receiver. `timeout_ns` is how long an
+    iteration waits, < 0 for ever."""
 
     cdef mcast_slots slots
     cdef dict names
+    cdef str subject
+    cdef Py_ssize_t batch_size
+    cdef Batch leftover  # what receive_one received beyond its one packet
+    cdef bint exposed  # somebody polls the descriptor: it shows whether something is left over
+    cdef public int64_t timeout_ns
 
-    def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names):
+    def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject):
         memset(&self.slots, 0, sizeof(self.slots))
         self.names = names
+        self.subject = subject
+        self.batch_size = batch_size
+        self.timeout_ns = -1
         cdef int status = mcast_slots_open(&self.slots, shared_pool(), min(batch_size, SLOTS), max_packet_size)
         if status != 0:
             self.slots.closed = 1
-        check(status)
+            self._refuse("open", status)
 
     def __dealloc__(self):
         mcast_slots_free(&self.slots)
@@ -133,7 +140,8 @@ cdef class Slots:
         memcpy(implied.group, <const char *>group, 16)
         self._check_open()
         cdef int64_t key = mcast_slots_add(&self.slots, socket.fileno(), &implied)
-        check(key)
+        if key < 0:
+            self._refuse("open", key)
         return key
 
     def remove(self, uint64_t key):
@@ -162,52 +170,73 @@ cdef class Slots:
             mcast_slots_accept(&self.slots, key, &new)
 
     def receive(self, Py_ssize_t limit, int64_t timeout_ns):
-        """A block of 1..limit packets, or None when none came in time; timeout_ns < 0 waits for ever.
+        """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
 
-        Raises ClosedError, or OSError as the system gave it."""
+        Raises TimeoutError when none came in time, ClosedError, SocketError."""
+        if self.leftover is not None and not self.slots.closed:
+            return self._take(limit)
         cdef mcast_batch batch
         memset(&batch, 0, sizeof(batch))
-        cdef int status = self._fill(&batch, limit, timeout_ns if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns)
-        return self._finish(&batch) if status == MCAST_BATCH else None
+        if self._fill(&batch, limit, deadline_of(timeout_ns)) != MCAST_BATCH:
+            raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
+        return self._finish(&batch)
 
-    def collect(self, Py_ssize_t limit, int64_t timeout_ns, Block first=None):
-        """A block of `limit` packets; or of those that came in time or before the close (maybe none).
+    def receive_one(self, int64_t timeout_ns):
+        """One packet; what came with it is left over for the next call. Errors as `receive`."""
+        if self.leftover is not None and not self.slots.closed:
+            return make_packet(self._take(1), 0)
+        cdef Batch batch = self.receive(self.batch_size, timeout_ns)
+        if batch.count > 1:
+            self.leftover = make_part(batch, 1, batch.count)
+            self._show()
+        return make_packet(batch, 0)
 
-        The first of them are copied from `first`."""
+    def collect(self, Py_ssize_t limit, int64_t timeout_ns):
+        """A batch of `limit` packets; or of those that came in time or before the close (maybe none)."""
         cdef mcast_batch batch
         memset(&batch, 0, sizeof(batch))
-        if first is not None:
-            self._copy(&batch, first)
         cdef int status = MCAST_BATCH
-        cdef int64_t deadline = timeout_ns if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns
+        cdef int64_t deadline = deadline_of(timeout_ns)
+        self._check_open()
+        if self.leftover is not None:
+            self._copy(&batch, self._take(limit))
         while status == MCAST_BATCH and <Py_ssize_t>mcast_batch_count(&batch) < limit:
             status = self._fill(&batch, limit, deadline)
         return self._finish(&batch)
 
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return self.receive(self.batch_size, self.timeout_ns)
+        except ClosedError:
+            raise StopIteration from None
+
     cdef int _fill(self, mcast_batch *batch, size_t limit, int64_t deadline) except? -1:
         """One round of the C loop, and Python's signal handlers whenever a signal came."""
-        cdef int status
-        while True:
+        cdef int status = MCAST_INTERRUPTED
+        while status == MCAST_INTERRUPTED:
             if self.slots.closed:
                 status = MCAST_CLOSED
-            else:
-                with nogil:
-                    status = mcast_receive(&self.slots, batch, limit, deadline)
-            if status == MCAST_BATCH or status == MCAST_TIMEOUT:
-                return status
-            if status == MCAST_CLOSED and mcast_batch_count(batch) > 0:
-                return MCAST_TIMEOUT  # what came before the close is delivered
-            try:
-                if status == MCAST_INTERRUPTED:
+                break
+            with nogil:
+                status = mcast_receive(&self.slots, batch, limit, deadline)
+            if status == MCAST_INTERRUPTED:
+                try:
                     PyErr_CheckSignals()
-                else:
-                    check(status)
-            except BaseException:
-                mcast_batch_free(self.slots.pool, batch)
-                raise
+                except BaseException:
+                    mcast_batch_free(self.slots.pool, batch)
+                    raise
+        if status == MCAST_CLOSED and mcast_batch_count(batch) > 0:
+            return MCAST_TIMEOUT  # what came before the close is delivered
+        if status < 0:
+            mcast_batch_free(self.slots.pool, batch)
+            self._refuse("receive", status)
+        return status
 
-    cdef int _copy(self, mcast_batch *batch, Block first) except -1:
-        """Starts a batch with the packets of a block."""
+    cdef int _copy(self, mcast_batch *batch, Batch first) except -1:
+        """Starts a batch with the packets of another."""
         cdef Py_ssize_t i
         cdef const mcast_record *record
         for i in range(first.count):
@@ -217,27 +246,34 @@ cdef class Slots:
                 raise MemoryError("no memory for a batch")
         return 0
 
-    cdef Block _finish(self, mcast_batch *batch):
+    cdef Batch _finish(self, mcast_batch *batch):
         mcast_finish_batch(&self.slots, batch)
         return take_over(&batch.records, &batch.data, self.names)
+
+    cdef Batch _take(self, Py_ssize_t limit):
+        """At most `limit` packets of what is left over."""
+        cdef Batch left = self.leftover
+        cdef Batch taken = make_part(left, 0, min(limit, left.count))
+        self.leftover = None if taken.count == left.count else make_part(left, taken.count, left.count)
+        self._show()
+        return taken
+
+    cdef _show(self):
+        """Make the descriptor readable as long as something is left over."""
+        if self.exposed and self.leftover is not None:
+            mcast_poller_signal(&self.slots.poller)
+        elif self.exposed:
+            mcast_poller_clear(&self.slots.poller)
 
     def counters(self):
         """Totals since the opening, by the names of the loss ledger."""
         return mcast_slots_counters(&self.slots)
 
-    def signal(self):
-        """Make `fileno()` readable until `clear()`, though no socket is."""
-        if not self.slots.closed:
-            mcast_poller_signal(&self.slots.poller)
-
-    def clear(self):
-        """Undo `signal()`."""
-        if not self.slots.closed:
-            mcast_poller_clear(&self.slots.poller)
-
     def fileno(self):
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
+        self.exposed = True
+        self._show()
         return mcast_poller_descriptor(&self.slots.poller)
 
     def close(self):
@@ -246,12 +282,20 @@ cdef class Slots:
         The sockets stay open."""
         with nogil:
             mcast_slots_close(&self.slots)
+        self.leftover = None
 
     @property
     def closed(self):
         """Whether close() was called."""
         return bool(self.slots.closed)
 
-    cdef _check_open(self):
+    cdef int _check_open(self) except -1:
         if self.slots.closed:
-            raise ClosedError("the receiver is closed")
+            raise ClosedError(f"{self.subject} is closed")
+        return 0
+
+    cdef int _refuse(self, str operation, int64_t status) except -1:
+        """Raises what a C function answered: MCAST_CLOSED or -errno."""
+        if status == MCAST_CLOSED:
+            raise ClosedError(f"{self.subject} is closed")
+        raise socket_error(operation, f"by {self.subject}", OSError(-status, os.strerror(-status)))

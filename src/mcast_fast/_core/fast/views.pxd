@@ -1,4 +1,4 @@
-"""What the other compiled modules need of a block: how one is made of a filled batch."""
+"""What the other compiled modules need of a batch: how one is made of filled memory."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
@@ -31,13 +31,20 @@ cdef extern from "record.h":
     int MCAST_TTL
     int MCAST_TOS
 
-cdef class Block:
+cdef class Batch:
     cdef mcast_memory records_memory
     cdef mcast_memory data_memory
     cdef mcast_record *first
     cdef Py_ssize_t count
-    cdef Block owner
+    cdef Batch owner
     cdef readonly dict names
 
+cdef class Packet:
+    cdef Batch batch
+    cdef const mcast_record *record
+    cdef bytes _packed_source(self)
+
 cdef mcast_pool *shared_pool() noexcept nogil
-cdef Block take_over(mcast_memory *records, mcast_memory *data, dict names)
+cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names)
+cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop)
+cdef Packet make_packet(Batch batch, Py_ssize_t index)

@@ -7,13 +7,13 @@ import socket as socket_module
 import struct
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mcast_fast._core.layout import ARENA_LIMIT, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
 from mcast_fast._core.pure.tables import SYSTEM
-from mcast_fast._core.pure.views import Block, take_over
-from mcast_fast.errors import ClosedError
+from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, take_over
+from mcast_fast.errors import ClosedError, MulticastError, socket_error
 
 _HAS_RECVMSG = hasattr(socket_module.socket, "recvmsg_into")
 _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
@@ -120,12 +120,18 @@ def _byte(value: bytes) -> int:
 
 
 class Slots:
-    """Sockets that are received from together, and the slots they are read into.
+    """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
 
-    `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had at opening, and goes with every
-    block."""
+    `batch_size` packets a batch, `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had
+    at opening, and goes with every batch; `subject` is what errors call the receiver. `timeout_ns` is how long an
+    iteration waits, < 0 for ever."""
 
-    def __init__(self, batch_size: int, max_packet_size: int, names: dict[int, str]) -> None:
+    def __init__(self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str) -> None:
+        self.timeout_ns = -1
+        self._batch_size = batch_size
+        self._subject = subject
+        self._leftover: Batch | None = None  # what receive_one received beyond its one packet
+        self._exposed = False  # somebody polls the descriptor: it shows whether something is left over
         self._names = names
         self._buffer = bytearray(max_packet_size)
         self._sockets: dict[int, _Socket] = {}
@@ -177,24 +183,37 @@ class Slots:
             if key in self._sockets:
                 self._sockets[key].filter = new
 
-    def receive(self, limit: int, timeout_ns: int) -> Block | None:
-        """A block of 1..limit packets, or None when none came in time; timeout_ns < 0 waits for ever.
+    def receive(self, limit: int, timeout_ns: int) -> Batch:
+        """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
 
-        Raises ClosedError, or OSError as the system gave it."""
+        Raises TimeoutError when none came in time, ClosedError, SocketError."""
+        if self._leftover is not None and not self._closed:
+            return self._take(self._leftover, limit)
         records, data = bytearray(), bytearray()
-        self._fill(records, data, limit, _deadline(timeout_ns))
-        return self._finish(records, data) if records else None
+        if not self._fill(records, data, limit, _deadline(timeout_ns)):
+            raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
+        return self._finish(records, data)
 
-    def collect(self, limit: int, timeout_ns: int, first: Block | None = None) -> Block:
-        """A block of `limit` packets; or of those that came in time or before the close (maybe none).
+    def receive_one(self, timeout_ns: int) -> Packet:
+        """One packet; what came with it is left over for the next call. Errors as `receive`."""
+        if self._leftover is not None and not self._closed:
+            return make_packet(self._take(self._leftover, 1), 0)
+        batch = self.receive(self._batch_size, timeout_ns)
+        if len(batch) > 1:
+            self._leftover = make_part(batch, 1, len(batch))
+            self._show()
+        return make_packet(batch, 0)
 
-        The first of them are copied from `first`."""
+    def collect(self, limit: int, timeout_ns: int) -> Batch:
+        """A batch of `limit` packets; or of those that came in time or before the close (maybe none)."""
         records, data = bytearray(), bytearray()
-        for packet in first or ():
-            records += RECORD.pack(*packet.moved(len(data)))
-            data += packet.view
         deadline = _deadline(timeout_ns)
         more = True
+        self._check_open()
+        if self._leftover is not None:
+            for packet in self._take(self._leftover, limit):
+                records += RECORD.pack(*packet.moved(len(data)))
+                data += packet.view
         while more and len(records) < limit * RECORD_SIZE:
             try:
                 more = self._fill(records, data, limit, deadline)
@@ -204,28 +223,25 @@ class Slots:
                 more = False
         return self._finish(records, data)
 
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        try:
+            return self.receive(self._batch_size, self.timeout_ns)
+        except ClosedError:
+            raise StopIteration from None
+
     def counters(self) -> dict[str, int]:
         """Totals since the opening, by the names of the loss ledger."""
         with self._state:
             return dict(self._counters)
 
-    def signal(self) -> None:
-        """Make `fileno()` readable until `clear()`, though no socket is."""
-        if not self._closed:
-            self._signal()
-
-    def clear(self) -> None:
-        """Undo `signal()`."""
-        if not self._closed:
-            try:
-                while self._wake.recv(64):
-                    pass
-            except BlockingIOError:
-                pass
-
     def fileno(self) -> int:
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
+        self._exposed = True
+        self._show()
         number: int = self._selector.fileno()  # type: ignore[attr-defined,unused-ignore]
         return number
 
@@ -236,6 +252,7 @@ class Slots:
         if self._closed:
             return
         self._closed = True
+        self._leftover = None
         self._signal()
         with self._turn:
             if self._depth == 0:
@@ -248,7 +265,23 @@ class Slots:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("the receiver is closed")
+            raise ClosedError(f"{self._subject} is closed")
+
+    def _take(self, left: Batch, limit: int) -> Batch:
+        """At most `limit` packets of what is left over."""
+        taken = make_part(left, 0, min(limit, len(left)))
+        self._leftover = None if len(taken) == len(left) else make_part(left, len(taken), len(left))
+        self._show()
+        return taken
+
+    def _show(self) -> None:
+        """Make the descriptor readable as long as something is left over."""
+        if self._exposed and self._leftover is not None:
+            self._signal()
+        elif self._exposed:
+            with contextlib.suppress(BlockingIOError):
+                while self._wake.recv(64):
+                    pass
 
     def _signal(self) -> None:
         with contextlib.suppress(OSError):  # full means signalled already
@@ -269,6 +302,10 @@ class Slots:
         try:
             self._depth += 1
             return self._fill_in_turn(records, data, limit, deadline)
+        except OSError as error:
+            if isinstance(error, MulticastError):
+                raise
+            raise socket_error("receive", f"by {self._subject}", error) from error
         finally:
             self._depth -= 1
             if self._closed and self._depth == 0:
@@ -344,13 +381,13 @@ class Slots:
         counters["bytes"] += length
         counters["truncated"] += bool(flags & socket_module.MSG_TRUNC)
 
-    def _finish(self, records: bytearray, data: bytearray) -> Block:
+    def _finish(self, records: bytearray, data: bytearray) -> Batch:
         """The batch is whole: count it."""
-        block = take_over(records, data, self._names)
+        batch = take_over(records, data, self._names)
         with self._state:
             self._counters["batches"] += 1
-            self._counters["largest_batch"] = max(self._counters["largest_batch"], len(block))
-        return block
+            self._counters["largest_batch"] = max(self._counters["largest_batch"], len(batch))
+        return batch
 
 
 def _packed_source(family: int, name: tuple[Any, ...]) -> bytes:
