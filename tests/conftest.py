@@ -1,7 +1,7 @@
-"""The fixture that runs every behaviour on both backends, and a network of the session's own where the machine allows one.
+"""The fixture that runs every behaviour on both backends, and a network of the session's own where one can be made.
 
-As root the whole session moves into a fresh network namespace, so that nothing it sends can leave this machine; elsewhere the tests use
-the loopback as it is.
+As root the whole session moves into a fresh network namespace, so that nothing it sends can leave this machine;
+elsewhere the tests use the loopback as it is.
 """
 
 import importlib
@@ -29,6 +29,7 @@ addr add 10.78.0.1/24 dev mcast0
 addr add 10.78.0.2/24 dev mcast1
 link set mcast0 up
 link set mcast1 up
+route add 224.0.0.0/4 dev mcast0
 """
 
 

@@ -23,6 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcast_fast import netlink
 from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, SocketError, os_text
 from mcast_fast.interfaces import (
     Interface,
@@ -388,18 +389,18 @@ def test_where_netlink_is_forbidden_a_connected_socket_tells(monkeypatch: pytest
 
 def netlink_message(kind: int, body: bytes, sequence: int = room.NETLINK_SEQUENCE) -> bytes:
     padding = b"\0" * (-len(body) % 4)
-    return room.NLMSGHDR.pack(room.NLMSGHDR.size + len(body), kind, 0, sequence, 0) + body + padding
+    return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), kind, 0, sequence, 0) + body + padding
 
 
 def new_route(index: int, protocol: int = 3, *before: bytes) -> bytes:
-    head = room.RTMSG.pack(socket.AF_INET, 32, 0, 0, 254, protocol, 0, 1, 0)
+    head = netlink.RTMSG.pack(socket.AF_INET, 32, 0, 0, 254, protocol, 0, 1, 0)
     return netlink_message(
-        room.RTM_NEWROUTE, head + b"".join(before) + attribute(room.RTA_OIF, struct.pack("=I", index))
+        netlink.RTM_NEWROUTE, head + b"".join(before) + attribute(netlink.RTA_OIF, struct.pack("=I", index))
     )
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    return room.RTATTR.pack(room.RTATTR.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
+    return netlink.RTATTR.pack(netlink.RTATTR.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 
 @pytest.mark.parametrize(
@@ -407,19 +408,19 @@ def attribute(kind: int, value: bytes) -> bytes:
     [
         (b"", room.Route(0)),
         (new_route(4), room.Route(4)),
-        (new_route(4, room.RTPROT_KERNEL), room.Route(4, is_automatic=True)),
+        (new_route(4, netlink.RTPROT_KERNEL), room.Route(4, is_automatic=True)),
         (new_route(4, 3, attribute(15, b"\1"), attribute(1, b"odd")), room.Route(4)),
         (new_route(4)[:-1], room.Route(0)),
-        (netlink_message(room.NLMSG_ERROR, struct.pack("=i", -errno.ENETUNREACH)), UNREACHABLE),
-        (netlink_message(room.NLMSG_ERROR, b"\xff\xff"), room.Route(0)),
-        (netlink_message(room.NLMSG_ERROR, struct.pack("=i", -(2**31))), room.Route(0)),
+        (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -errno.ENETUNREACH)), UNREACHABLE),
+        (netlink_message(netlink.NLMSG_ERROR, b"\xff\xff"), room.Route(0)),
+        (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -(2**31))), room.Route(0)),
         (netlink_message(3, b"") + new_route(4), room.Route(4)),
-        (netlink_message(room.RTM_NEWROUTE, b"", 7) + new_route(4), room.Route(4)),  # another's answer
-        (netlink_message(room.RTM_NEWROUTE, b"\0" * 11) + new_route(4), room.Route(4)),
-        (room.NLMSGHDR.pack(0, 24, 0, 1, 0) + new_route(4), room.Route(0)),  # a length of 0 must not loop
-        (netlink_message(24, room.RTMSG.pack(*[0] * 9) + b"\0\0\4\0" * 4), room.Route(0)),
-        (netlink_message(24, room.RTMSG.pack(*[0] * 9) + attribute(room.RTA_OIF, b"\1\2\3")), room.Route(0)),
-        (netlink_message(24, room.RTMSG.pack(*[0] * 9) + b"\x0c\0\4\0\1\0\0\0"), room.Route(0)),  # cut short
+        (netlink_message(netlink.RTM_NEWROUTE, b"", 7) + new_route(4), room.Route(4)),  # another's answer
+        (netlink_message(netlink.RTM_NEWROUTE, b"\0" * 11) + new_route(4), room.Route(4)),
+        (netlink.NLMSGHDR.pack(0, 24, 0, 1, 0) + new_route(4), room.Route(0)),  # a length of 0 must not loop
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\0\0\4\0" * 4), room.Route(0)),
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + attribute(netlink.RTA_OIF, b"\1\2\3")), room.Route(0)),
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\x0c\0\4\0\1\0\0\0"), room.Route(0)),  # cut short
     ],
 )
 def test_netlink_answers(reply: bytes, route: "room.Route") -> None:

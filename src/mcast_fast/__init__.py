@@ -16,12 +16,14 @@ from mcast_fast.errors import (
     MulticastWarning,
     SendError,
     SocketError,
+    SsmWarning,
 )
 from mcast_fast.groups import Group, Scope, is_multicast
 from mcast_fast.interfaces import Interface, interfaces
 from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
-from mcast_fast.stats import Stats
+from mcast_fast.stats import Event, Stats
+from mcast_fast.subscriptions import Membership
 
 Batch = _core.views.Batch
 Packet = _core.views.Packet
@@ -31,6 +33,7 @@ __all__ = [
     "ArgumentError",
     "Batch",
     "ClosedError",
+    "Event",
     "Feature",
     "FeatureError",
     "Flag",
@@ -38,6 +41,7 @@ __all__ = [
     "GroupError",
     "Interface",
     "InterfaceError",
+    "Membership",
     "MulticastError",
     "MulticastWarning",
     "Packet",
@@ -46,6 +50,7 @@ __all__ = [
     "SendError",
     "Sender",
     "SocketError",
+    "SsmWarning",
     "Stats",
     "__version__",
     "backend",

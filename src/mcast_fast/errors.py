@@ -54,6 +54,10 @@ class MulticastWarning(UserWarning):
     """Something works less well than was asked: a clipped buffer, an ambiguous interface, a missing extension."""
 
 
+class SsmWarning(MulticastWarning):
+    """Source-specific joins reach the network as any-source ones, for an older IGMP or MLD is spoken there."""
+
+
 # What to do about an answer of the OS: (operation, errno name) -> remedy. "" stands for every operation. The operations
 # are those of the sockets room: open, bind, buffer, join, leave, filter, receive, send.
 REMEDIES: dict[tuple[str, str], str] = {
@@ -64,6 +68,7 @@ REMEDIES: dict[tuple[str, str], str] = {
     ("", "EACCES"): "the process lacks the privilege",
     ("bind", "EADDRINUSE"): "another socket holds the port without address reuse; find it with `ss -ulpn`",
     ("bind", "EACCES"): "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; use a higher port",
+    ("bind", "EADDRNOTAVAIL"): "the address must be one of this machine's; list them with `mcast-fast interfaces`",
     ("bind", "ENODEV"): "the interface has gone; list them with `mcast-fast interfaces`",
     ("bind", "EPERM"): "binding to a device needs Linux 5.7 or CAP_NET_RAW",
     ("join", "ENOBUFS"): "a membership limit is reached; raise net.ipv4.igmp_max_memberships or igmp_max_msf (sources; "

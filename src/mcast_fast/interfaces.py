@@ -12,11 +12,12 @@ import socket
 import struct
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
+from mcast_fast import netlink
 from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, os_text, socket_error
 
 if TYPE_CHECKING:
@@ -443,22 +444,7 @@ def _route_by_connect(address: GroupAddress, listed: Sequence[Interface]) -> Rou
     return Route(owners[0].index if owners else 0, is_automatic=is_ipv6)
 
 
-# The routing table over netlink: netlink(7), rtnetlink(7), <linux/rtnetlink.h>. All integers are of native order.
-
-NLMSGHDR = struct.Struct("=IHHII")  # length with this header, type, flags, sequence, port
-NLMSGERR = struct.Struct("=i")  # 0 or a negative error number
-RTMSG = struct.Struct("=8BI")  # family, dst_len (bits), src_len, tos, table, protocol, scope, type; flags
-RTATTR = struct.Struct("=HH")  # length with this header, type
-U32 = struct.Struct("=I")
-
-NLMSG_ERROR = 2
-NLM_F_REQUEST = 1
-RTM_NEWROUTE = 24
-RTM_GETROUTE = 26
-RTA_DST = 1
-RTA_OIF = 4
-RTA_TYPE_MASK = 0x3FFF  # the two bits above are NLA_F_NESTED and NLA_F_NET_BYTEORDER
-RTPROT_KERNEL = 2
+# The routing table over netlink, rtnetlink(7).
 
 NETLINK_SEQUENCE = 1  # any number: the socket asks once
 NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within send(2), so this only guards against imitations of it
@@ -476,46 +462,22 @@ def _route_by_netlink(address: GroupAddress) -> Route:
 
 
 def _route_request(family: int, destination: bytes) -> bytes:
-    message = RTMSG.pack(family, len(destination) * 8, 0, 0, 0, 0, 0, 0, 0)
-    message += RTATTR.pack(RTATTR.size + len(destination), RTA_DST) + destination
-    length = NLMSGHDR.size + len(message)
-    return NLMSGHDR.pack(length, RTM_GETROUTE, NLM_F_REQUEST, NETLINK_SEQUENCE, 0) + message
+    body = netlink.RTMSG.pack(family, len(destination) * 8, 0, 0, 0, 0, 0, 0, 0)
+    body += netlink.RTATTR.pack(netlink.RTATTR.size + len(destination), netlink.RTA_DST) + destination
+    return netlink.request(netlink.RTM_GETROUTE, NETLINK_SEQUENCE, body)
 
 
 def _parse_route(reply: bytes) -> Route:
     """The first answer in `reply`; Route(0) when there is none. Takes any bytes and never raises."""
-    for kind, body in _messages(memoryview(reply)):
-        if kind == NLMSG_ERROR and len(body) >= NLMSGERR.size:
-            (error,) = NLMSGERR.unpack_from(body)
+    for kind, sequence, body in netlink.messages(memoryview(reply)):
+        if sequence != NETLINK_SEQUENCE:
+            continue
+        if kind == netlink.NLMSG_ERROR and len(body) >= netlink.NLMSGERR.size:
+            (error,) = netlink.NLMSGERR.unpack_from(body)
             return Route(0, errno=-error & 0x7FFF_FFFF)
-        if kind == RTM_NEWROUTE and len(body) >= RTMSG.size:
-            protocol = RTMSG.unpack_from(body)[5]
-            for attribute, value in _attributes(body[RTMSG.size :]):
-                if attribute == RTA_OIF and len(value) == U32.size:
-                    return Route(U32.unpack(value)[0], is_automatic=protocol == RTPROT_KERNEL)
+        if kind == netlink.RTM_NEWROUTE and len(body) >= netlink.RTMSG.size:
+            protocol = netlink.RTMSG.unpack_from(body)[5]
+            for attribute, value in netlink.attributes(body[netlink.RTMSG.size :]):
+                if attribute == netlink.RTA_OIF and len(value) == netlink.U32.size:
+                    return Route(netlink.U32.unpack(value)[0], is_automatic=protocol == netlink.RTPROT_KERNEL)
     return Route(0)
-
-
-def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Type and body of each netlink message that answers our request, up to the first that is cut short."""
-    while len(data) >= NLMSGHDR.size:
-        length, kind, _, sequence, _ = NLMSGHDR.unpack_from(data)
-        if not NLMSGHDR.size <= length <= len(data):
-            return
-        if sequence == NETLINK_SEQUENCE:
-            yield kind, data[NLMSGHDR.size : length]
-        data = data[_aligned(length) :]
-
-
-def _attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Type and value of each route attribute, up to the first that is cut short."""
-    while len(data) >= RTATTR.size:
-        length, kind = RTATTR.unpack_from(data)
-        if not RTATTR.size <= length <= len(data):
-            return
-        yield kind & RTA_TYPE_MASK, data[RTATTR.size : length]
-        data = data[_aligned(length) :]
-
-
-def _aligned(length: int) -> int:
-    return (length + 3) & ~3  # NLMSG_ALIGNTO, RTA_ALIGNTO

@@ -45,6 +45,14 @@ class SourceFilter:
     exclude: bool = True
     sources: frozenset[bytes] = frozenset()
 
+    def without(self, source: bytes) -> "SourceFilter":
+        """The same but for one source that is not wanted any more."""
+        return SourceFilter(self.exclude, self.sources | {source} if self.exclude else self.sources - {source})
+
+    def within(self, source: bytes) -> "SourceFilter":
+        """The same and one source that is wanted."""
+        return SourceFilter(self.exclude, self.sources - {source} if self.exclude else self.sources | {source})
+
     def union(self, other: "SourceFilter") -> "SourceFilter":
         """Whom one of both listens to."""
         if self.exclude and other.exclude:
@@ -62,12 +70,27 @@ Wanted = dict[Channel, SourceFilter]
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """A group that was not joined on an interface of "all", and why."""
+
+    group: str
+    interface: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a user asked for, looked up: the groups, the interfaces, and the sources."""
+    """What a user asked for, looked up: the groups, the interfaces, and the sources; and what of "all" is not fit."""
 
     group: Group
     interfaces: tuple[Interface, ...]
     sources: SourceFilter
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def optional(self) -> bool:
+        """Whether one of its interfaces may fail: one dead interface of "all" never aborts the rest."""
+        return self.group.interface == ALL_INTERFACES
 
     def channels(self) -> Iterable[Channel]:
         """Every (place, group) of it."""
@@ -86,56 +109,54 @@ class Defaults:
 
 
 def complete(value: str | Group, defaults: Defaults) -> Group:
-    """The group with the defaults filled in; GroupError when it has no port then.
-
-    The interface is not filled in: as an argument it may be what the grammar has no room for (an IPv6 address)."""
+    """The group with the defaults filled in; GroupError when it has no port then."""
     group = Group.coerce(value)
     if group.port is None and defaults.port is not None:
         group = replace(group, port=defaults.port)
     if group.source is None and defaults.source is not None:
         group = replace(group, source=defaults.source)
+    if group.interface is None and defaults.interface == ALL_INTERFACES:
+        group = replace(group, interface=ALL_INTERFACES)
     if group.port is None:
         brackets = f"[{group.address}]" if group.version == 6 else group.address
         raise GroupError(f"group {str(value)!r} has no port; write {brackets}:5000, or pass port=5000")
     return group
 
 
-def wanted_interfaces(group: Group, default: str | int | None, known: Sequence[Interface]) -> tuple[Interface, ...]:
-    """The interfaces a group is to be joined on: its own, the default's, every one (`all`), or the routing table's
-    choice."""
+def sources_of(group: Group) -> SourceFilter:
+    """Whom a group's text listens to."""
+    return ANY_SOURCE if group.source is None else SourceFilter(False, frozenset([map_address(group.source)]))
+
+
+def look_up(group: Group, default: str | int | None, known: Sequence[Interface]) -> Subscription:
+    """The interfaces a group is to be joined on: its own, the default's, every one (`all`), or the routing table's.
+
+    The default may be what the grammar has no room for: an IPv6 address."""
+    sources = sources_of(group)
     wanted = group.interface if group.interface is not None else default
-    if wanted is None:
-        return (default_interface(group.address),)
     if wanted != ALL_INTERFACES:
-        return (find_interface(wanted),)
-    fit, skipped = multicast_interfaces(known)
+        one = default_interface(group.address) if wanted is None else find_interface(wanted)
+        return Subscription(group, (one,), sources)
+    fit, unfit = multicast_interfaces(known)
     if not fit:
-        reasons = "; ".join(f"{interface.name}: {reason}" for interface, reason in skipped)
+        reasons = "; ".join(f"{interface.name}: {reason}" for interface, reason in unfit)
         raise InterfaceError(
             f"group {group}: no interface is up and multicast-capable ({reasons}); name one with %interface"
         )
-    return tuple(fit)
+    skipped = tuple(Skipped(str(group), interface.name, reason) for interface, reason in unfit)
+    return Subscription(group, tuple(fit), sources, skipped)
 
 
 def subscribe(groups: Iterable[str | Group], defaults: Defaults) -> list[Subscription]:
     """Look up what the texts of a user mean; GroupError, InterfaceError."""
     known = interfaces()
-    found = []
-    for value in groups:
-        group = complete(value, defaults)
-        sources = ANY_SOURCE if group.source is None else SourceFilter(False, frozenset([map_address(group.source)]))
-        found.append(Subscription(group, wanted_interfaces(group, defaults.interface, known), sources))
-    return found
+    return [look_up(complete(value, defaults), defaults.interface, known) for value in groups]
 
 
-def wanted_by(subscriptions: Iterable[Subscription]) -> Wanted:
-    """The desired state: a channel that several ask for listens to the sources of each."""
-    wanted: Wanted = {}
-    for subscription in subscriptions:
-        for channel in subscription.channels():
-            before = wanted.get(channel)
-            wanted[channel] = subscription.sources if before is None else before.union(subscription.sources)
-    return wanted
+def add_to(wanted: Wanted, channel: Channel, sources: SourceFilter) -> None:
+    """A channel that is asked for again listens to the sources of both."""
+    before = wanted.get(channel)
+    wanted[channel] = sources if before is None else before.union(sources)
 
 
 def channel_text(channel: Channel, names: dict[int, str]) -> str:

@@ -1,7 +1,8 @@
 """Receiver: multicast in, batches out."""
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,13 @@ from mcast_fast import _core
 from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast.errors import ArgumentError, ClosedError, socket_error
 from mcast_fast.groups import Group
-from mcast_fast.membership import Channel, Defaults, SourceFilter, Wanted, subscribe, wanted_by
-from mcast_fast.sockets import NOWHERE, OpenSocket, Options, join, open_socket, plan, require
+from mcast_fast.joins import Joins, drop_totals
+from mcast_fast.membership import Defaults
+from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats
+from mcast_fast.subscriptions import Membership, Subscriptions
 from mcast_fast.units import UNSET, Unset, size_in_bytes, wait_in_ns, whole_number
+from mcast_fast.watch import Watch
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -32,7 +36,8 @@ class Receiver:
     bytes of payload; what is longer is truncated and flagged. `buffer_size`: the kernel's buffer a socket, bytes or
     "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel" (ns, by the system's clock) or
     None. `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`:
-    let other sockets share the port.
+    let other sockets share the port. `spread`: hold more groups and sources than the system allows a socket by taking
+    more sockets. `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
 
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
@@ -52,6 +57,8 @@ class Receiver:
         recv_ttl: bool = False,
         recv_tos: bool = False,
         reuse: bool = True,
+        spread: bool = True,
+        watch: bool = False,
     ) -> None:
         self._closed = True  # until everything is open
         if not groups:
@@ -60,27 +67,21 @@ class Receiver:
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         options = _options(buffer_size, timestamps, recv_ttl, recv_tos, reuse)
-        subscriptions = subscribe(groups, Defaults(port, interface, source))
-        self._names = {one.index: one.name for subscription in subscriptions for one in subscription.interfaces}
+        self._names: dict[int, str] = {}
         self._slots = _core.slots.Slots(self._batch_size, max_packet_size, self._names, "the receiver")
         self.timeout = timeout
-        self._sockets: list[OpenSocket] = []
-        self._final_drops: int | None = None
+        self._joins = Joins(self._slots, self._names, options, spread)
+        self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
+        self._watch: Watch | None = None
+        self._final_stats: Stats | None = None
+        self._closing = threading.RLock()
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_all)
-            self._open(wanted_by(subscriptions), options)
+            self._subscriptions.start(groups)
+            if watch:
+                self._watch = Watch(self._subscriptions.indexes, self._subscriptions.told)
             undo.pop_all()
         self._closed = False
-
-    def _open(self, wanted: Wanted, options: Options) -> None:
-        for place, groups in plan(wanted):
-            one = open_socket(place, groups[0] if len(groups) == 1 else NOWHERE, self._names, options)
-            self._sockets.append(one)
-            one.key = self._slots.add(one.socket, place.port, one.group, one.interface)
-            filters = {group: wanted[Channel(place, group)] for group in groups}
-            self._slots.accept(one.key, _rows(one, filters))
-            for group, sources in filters.items():
-                join(one, group, sources, self._names)
 
     # ---- receiving ----
 
@@ -110,6 +111,47 @@ class Receiver:
     def _wait(self, timeout: float | Unset | None) -> int:
         return self._slots.timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
+    # ---- membership ----
+
+    def join(self, group: str | Group) -> bool:
+        """Receive a group too, or one more source of it; False when that was so already.
+
+        A group that names no port means the only one that this receiver has. GroupError, InterfaceError, SocketError
+        (with everything as it was before), ClosedError."""
+        return self._subscriptions.join(group)
+
+    def leave(self, group: str | Group) -> bool:
+        """Receive a group, or one source of it, no more; False when it was not joined.
+
+        Without port or interface: on all of them. When this returns, nothing of it is delivered any more. GroupError,
+        SocketError, ClosedError."""
+        return self._subscriptions.leave(group)
+
+    def block(self, group: str | Group, source: str) -> bool:
+        """Receive one source of a joined group no more; False when that was so already.
+
+        Where only some sources are received, this one is taken out (RFC 3678). When this returns, nothing of it is
+        delivered any more. GroupError when the group is not joined, SocketError, ClosedError."""
+        return self._subscriptions.block(group, source)
+
+    def unblock(self, group: str | Group, source: str) -> bool:
+        """Receive one source of a joined group again; False when that was so already. Errors as `block`."""
+        return self._subscriptions.unblock(group, source)
+
+    def set_sources(
+        self, group: str | Group, *, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
+    ) -> bool:
+        """Receive only the `include`d sources of a joined group, or all but the `exclude`d; False when it was so.
+
+        `include=[]` receives nothing of it, `exclude=[]` every source. One step for the system wherever it can:
+        sources that stay wanted are not interrupted. Errors as `block`, and ArgumentError."""
+        return self._subscriptions.set_sources(group, include, exclude)
+
+    @property
+    def memberships(self) -> list[Membership]:
+        """Every group on every interface: what is wanted, what the system holds, what of "all" was skipped and why."""
+        return self._subscriptions.memberships()
+
     # ---- answering ----
 
     def reply(self, packet: "Packet", payload: bytes | bytearray | memoryview) -> None:
@@ -127,7 +169,7 @@ class Receiver:
     def _socket_of(self, packet: "Packet") -> OpenSocket:
         self._check_open()
         version = 4 if len(packet.source_address) == 2 else 6
-        best = [one for one in self._sockets if (one.place.version, one.place.port) == (version, packet.port)]
+        best = [one for one in self._joins.sockets() if one.place[:2] == (version, packet.port)]
         if not best:
             raise ArgumentError(
                 f"{packet!r} did not come from this receiver: it has no IPv{version} socket on port {packet.port}"
@@ -154,10 +196,18 @@ class Receiver:
     @property
     def stats(self) -> Stats:
         """The loss ledger so far; after close(), the final one."""
-        counters = dict(self._slots.counters())
-        lost = counters.pop("dropped_memory")
-        dropped = self._final_drops if self._closed else _sum_drops(self._sockets)
-        return Stats(**counters, dropped_socket=dropped, dropped_background=lost)
+        with self._closing:
+            if self._final_stats is not None:
+                return self._final_stats
+            counters = dict(self._slots.counters())
+            lost = counters.pop("dropped_memory")
+            dropped = drop_totals(self._joins.sockets())
+            return Stats(
+                **counters,
+                dropped_socket=None if dropped is None else dropped + self._joins.closed_drops,
+                dropped_background=lost,
+                events=tuple(self._subscriptions.events),
+            )
 
     @property
     def closed(self) -> bool:
@@ -178,16 +228,19 @@ class Receiver:
         sockets.
 
         From any thread, also a signal handler; closing again does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._final_drops = _sum_drops(self._sockets)
-        self._close_all()
+        with self._closing:
+            if self._closed:
+                return
+            self._final_stats = self.stats
+            self._closed = True
+            self._close_all()
 
     def _close_all(self) -> None:
+        self._subscriptions.close()
+        if self._watch is not None:
+            self._watch.close()
         self._slots.close()
-        for one in self._sockets:
-            one.socket.close()
+        self._joins.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -202,8 +255,9 @@ class Receiver:
         self.close()
 
     def __repr__(self) -> str:
-        held = sum(len(one.held) for one in self._sockets)
-        return f"<Receiver of {held} memberships on {len(self._sockets)} sockets{', closed' if self._closed else ''}>"
+        groups = len(self._joins.wanted)
+        sockets = len(self._joins.sockets())
+        return f"<Receiver of {groups} memberships on {sockets} sockets{', closed' if self._closed else ''}>"
 
 
 def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, tos: bool, reuse: bool) -> Options:
@@ -217,13 +271,3 @@ def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, t
     asked = {"drops": True, "time": timestamps == "kernel", "ttl": ttl, "tos": tos}
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
     return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse)
-
-
-def _rows(one: OpenSocket, filters: dict[bytes, SourceFilter]) -> list[tuple[bytes, int, bool, list[bytes]]]:
-    """A socket's filters as the slots take them."""
-    return [(group, one.place.interface, wanted.exclude, sorted(wanted.sources)) for group, wanted in filters.items()]
-
-
-def _sum_drops(sockets: list[OpenSocket]) -> int | None:
-    drops = [one.read_drops() for one in sockets]
-    return None if None in drops else sum(known for known in drops if known is not None)

@@ -79,7 +79,8 @@ class Sender:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         whole_number(ttl, "ttl", 0, 255)
         self._timeout_ns = wait_in_ns(timeout)
-        subscriptions = subscribe(groups, Defaults(port, interface, source))
+        # An address to send from names the interface too.
+        subscriptions = subscribe(groups, Defaults(port, source if interface is None else interface, source))
         self.groups = tuple(one.group for one in subscriptions)
         names = {one.index: one.name for subscription in subscriptions for one in subscription.interfaces}
         self._replies = _core.slots.Slots(1, MAX_PACKET_SIZE, names, "the sender")

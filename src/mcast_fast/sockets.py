@@ -1,4 +1,4 @@
-"""Sockets: opened, bound and joined whole, or not at all; and which group goes to which socket.
+"""Sockets: opened and bound whole, or not at all.
 
 One socket an interface and port, for both families: an IPv6 membership is not per interface, so that only a socket that
 is bound to its device hears one interface alone (facts tried on Linux 6.18); and replies then leave by the interface
@@ -12,14 +12,13 @@ import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from mcast_fast import _core
-from mcast_fast._core.addresses import native, plain_text
+from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
-from mcast_fast.membership import Channel, Place, SourceFilter, Wanted, channel_text
+from mcast_fast.membership import Place
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
@@ -39,9 +38,9 @@ MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
 REUSE = ("SO_REUSEADDR",) if sys.platform.startswith(("linux", "win")) else ("SO_REUSEADDR", "SO_REUSEPORT")
 
 DEFAULT_BUFFER = 4 << 20
+LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
 MEMINFO_DROPS = 8
-MEMBERSHIPS_A_SOCKET = {4: Path("/proc/sys/net/ipv4/igmp_max_memberships")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +54,22 @@ class Options:
 
 @dataclass(slots=True)
 class OpenSocket:
-    """A socket, what its binding implies (zeros: told by each packet), what it holds, and its key in the slots."""
+    """A socket, what its binding implies (zeros: told by each packet), and its key in the slots."""
 
     socket: socket.socket
     place: Place
     group: bytes = NOWHERE
     interface: int = 0
-    held: dict[bytes, SourceFilter] = field(default_factory=dict)
     key: int = -1
     drops: int = 0
+
+    def is_empty(self) -> bool:
+        """Whether nothing is queued here."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
+        return False
 
     def read_drops(self) -> int | None:
         """How many buffers the kernel dropped here since the opening (SO_MEMINFO wraps at 2^32); None where it cannot
@@ -111,9 +117,10 @@ def set_buffer(sock: socket.socket, wanted: int | None) -> None:
     Linux doubles what is asked for its own bookkeeping (socket(7)), and shows the double. None: as much as there is up
     to 4 MiB."""
     asked = DEFAULT_BUFFER if wanted is None else wanted
+    within = min(asked, LARGEST_BUFFER)
     with contextlib.suppress(OSError):
-        if not _force_buffer(sock, asked):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
+        if not _force_buffer(sock, within):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, within)
     doubled = 2 if sys.platform.startswith("linux") else 1
     got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // doubled
     if wanted is not None and got < asked:
@@ -175,42 +182,6 @@ def open_socket(place: Place, group: bytes, names: dict[int, str], options: Opti
             raise socket_error("bind", subject, error) from error
         undo.pop_all()
     return OpenSocket(sock, place, group, place.interface if on_device else 0)
-
-
-def join(one: OpenSocket, group: bytes, sources: SourceFilter, names: dict[int, str]) -> None:
-    """Bring a group to a socket that does not hold it; SocketError names the group and the interface."""
-    address, index = native(group), one.place.interface
-    subject = channel_text(Channel(one.place, group), names)
-    try:
-        if sources.exclude:
-            _core.membership.join(one.socket, index, address)
-        else:
-            for source in sorted(sources.sources):
-                subject = f"{plain_text(source)}@{channel_text(Channel(one.place, group), names)}"
-                _core.membership.join(one.socket, index, address, native(source))
-    except OSError as error:
-        raise socket_error("join", subject, error) from error
-    one.held[group] = sources
-
-
-def memberships_a_socket(version: int) -> int:
-    """How many groups one socket may hold (Linux limits IPv4 only); a large number where nothing limits it."""
-    try:
-        return max(1, int(MEMBERSHIPS_A_SOCKET[version].read_text()))
-    except (KeyError, OSError, ValueError):
-        return 1_000
-
-
-def plan(wanted: Wanted) -> list[tuple[Place, list[bytes]]]:
-    """Which groups go to which socket: one an interface and port, and more where a socket may not hold them all."""
-    by_place: dict[Place, list[bytes]] = {}
-    for channel in wanted:
-        by_place.setdefault(channel.place, []).append(channel.group)
-    sockets = []
-    for place, groups in by_place.items():
-        most = memberships_a_socket(place.version)
-        sockets += [(place, groups[at : at + most]) for at in range(0, len(groups), most)]
-    return sockets
 
 
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:

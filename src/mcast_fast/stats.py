@@ -6,6 +6,28 @@ Rules of this room: no I/O. What cannot be known is None, never a silent zero.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class What(StrEnum):
+    """What happened to an interface."""
+
+    GONE = "gone"  # deleted
+    BACK = "back"  # there again, under a new index, and joined
+    DOWN = "down"  # set down, or lost its carrier
+    UP = "up"  # up with a carrier again, and joined afresh
+    RENAMED = "renamed"
+    ADDRESS = "address"  # an address came or went
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a joined interface: when (ns since the epoch), what, to whom, and a word more."""
+
+    time: int
+    what: What
+    interface: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,8 +37,8 @@ class Stats:
     `received`: packets taken into batches; `bytes`: their payload; `truncated`: those of them that were longer than
     `max_packet_size`. `filtered`: arrived at a socket of ours and not asked for (another group, interface or source).
     `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
-    `dropped_background`: dropped by ourselves. `batches`, `largest_batch` (packets) and `wakeups` (returns from
-    waiting) tell how well receiving is batched.
+    `dropped_background`: dropped by ourselves. `events`: what happened to the interfaces (`watch=True`). `batches`,
+    `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
     """
 
     received: int = 0
@@ -28,6 +50,7 @@ class Stats:
     batches: int = 0
     largest_batch: int = 0
     wakeups: int = 0
+    events: tuple[Event, ...] = ()
 
     @property
     def dropped(self) -> int | None:

@@ -5,6 +5,7 @@ number in a text would mislead somebody.
 """
 
 import re
+from fractions import Fraction
 
 from mcast_fast.errors import ArgumentError
 
@@ -17,7 +18,7 @@ SIZE_UNITS = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
-_SIZE = re.compile(rf"([0-9]+(?:\.[0-9]+)?)\s*({'|'.join(SIZE_UNITS)})", re.ASCII)
+_SIZE = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(SIZE_UNITS)})", re.ASCII)
 
 NANOSECONDS = 1_000_000_000
 LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits for ever
@@ -43,7 +44,7 @@ def size_in_bytes(value: int | str, what: str) -> int:
         match = _SIZE.fullmatch(size.strip())
         if match is None:
             raise ArgumentError(f"{what} {value!r} is not a size; give a number and a unit: {', '.join(SIZE_UNITS)}")
-        size = int(float(match[1]) * SIZE_UNITS[match[2]])
+        size = int(Fraction(match[1]) * SIZE_UNITS[match[2]])
     if size < 0:
         raise ArgumentError(f"{what} {value!r} is negative")
     return size

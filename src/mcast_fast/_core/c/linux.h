@@ -6,6 +6,7 @@
 #include "record.h"
 #include <errno.h>
 #include <netinet/in.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -106,6 +107,57 @@ mcast_membership(int fd, int step, int version, uint32_t interface_index, const 
         mcast_sockaddr(&plain.gr_group, version, group);
     }
     return setsockopt(fd, level, mcast_membership_options[step], request, size) == 0 ? 0 : -errno;
+}
+
+static inline size_t
+mcast_filter_request_size(size_t sources)
+{
+    return GROUP_FILTER_SIZE(sources > 1 ? sources : 1);
+}
+
+/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.2); `sources` packed, one behind the other. */
+static inline int
+mcast_set_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int exclude,
+                 const uint8_t *sources, size_t count)
+{
+    size_t width = version == 4 ? 4 : 16, size = mcast_filter_request_size(count);
+    struct group_filter *request = calloc(1, size);
+    if (!request)
+        return -ENOMEM;
+    request->gf_interface = interface_index;
+    mcast_sockaddr(&request->gf_group, version, group);
+    request->gf_fmode = exclude ? MCAST_EXCLUDE : MCAST_INCLUDE;
+    request->gf_numsrc = (uint32_t)count;
+    for (size_t i = 0; i < count; i++)
+        mcast_sockaddr(&request->gf_slist[i], version, sources + i * width);
+    int level = version == 4 ? IPPROTO_IP : IPPROTO_IPV6;
+    int status = setsockopt(fd, level, MCAST_MSFILTER, request, (socklen_t)GROUP_FILTER_SIZE(count));
+    status = status == 0 ? 0 : -errno;
+    free(request);
+    return status;
+}
+
+/* Reads the filter of a group back: how many sources there are (at most `room` of them are stored), or -errno. */
+static inline int
+mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int *exclude, uint8_t *sources,
+                 size_t room)
+{
+    size_t width = version == 4 ? 4 : 16,
+           at = version == 4 ? offsetof(struct sockaddr_in, sin_addr) : offsetof(struct sockaddr_in6, sin6_addr);
+    socklen_t size = (socklen_t)mcast_filter_request_size(room);
+    struct group_filter *request = calloc(1, size);
+    if (!request)
+        return -ENOMEM;
+    request->gf_interface = interface_index;
+    mcast_sockaddr(&request->gf_group, version, group);
+    request->gf_numsrc = (uint32_t)room;
+    int status = getsockopt(fd, version == 4 ? IPPROTO_IP : IPPROTO_IPV6, MCAST_MSFILTER, request, &size);
+    status = status == 0 ? (int)request->gf_numsrc : -errno;
+    *exclude = request->gf_fmode == MCAST_EXCLUDE;
+    for (size_t i = 0; status > 0 && i < (size_t)status && i < room; i++)
+        memcpy(sources + i * width, (const uint8_t *)&request->gf_slist[i] + at, width);
+    free(request);
+    return status;
 }
 
 /* The interface and source address that multicast leaves by (IPv4; an address alone is ambiguous, see ip(7)). */

@@ -34,6 +34,7 @@ typedef struct mcast_counters {
 typedef struct mcast_batch {
     mcast_memory records;
     mcast_memory data;
+    uint64_t epoch; /* of the filters that its first packet passed */
 } mcast_batch;
 
 typedef struct mcast_slots {
@@ -46,7 +47,8 @@ typedef struct mcast_slots {
     size_t keys;
     size_t open_sockets;
     mcast_socket *busy; /* the only socket, when it was not drained last time: read it without waiting first */
-    size_t expected;      /* packets in the last batch: the next one is likely as large */
+    uint64_t epoch;     /* counts the changes of filters */
+    size_t expected;    /* packets in the last batch: the next one is likely as large */
     unsigned rotation;  /* which ready socket is read first: none starves behind busy ones */
     int failure;        /* -errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
@@ -54,7 +56,19 @@ typedef struct mcast_slots {
 } mcast_slots;
 
 /* What a receive comes to; other negative values are -errno. */
-enum { MCAST_BATCH = 1, MCAST_TIMEOUT = 0, MCAST_CLOSED = -100001, MCAST_INTERRUPTED = -100002 };
+enum {
+    MCAST_BATCH = 1,
+    MCAST_TIMEOUT = 0,
+    MCAST_CLOSED = -100001,
+    MCAST_INTERRUPTED = -100002,
+    MCAST_WOKEN = -100003,
+    MCAST_MORE = -100004
+};
+
+enum {
+    MCAST_ONE_GO = 1024,          /* packets that are read without looking at the clock while none is wanted */
+    MCAST_GRACE_NS = 10 * 1000000 /* beyond the deadline, to find what is wanted behind what is not */
+};
 
 static inline int64_t
 mcast_monotonic_ns(void)
@@ -146,11 +160,46 @@ mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
     return room < slots->scratch.count ? (unsigned)room : slots->scratch.count;
 }
 
-/* Reads one socket until it is drained or the batch is full: 1 when it may hold more, 0 when drained, or -errno. */
+/* Whether a socket of this port may deliver the record, by the filters of now. */
+static inline int
+mcast_slots_want(mcast_slots *slots, const mcast_record *record)
+{
+    for (size_t key = 0; key < slots->keys; key++) {
+        mcast_socket *socket = slots->sockets[key];
+        if (socket && socket->implied.port == record->port && mcast_filter_allows(&socket->filter, record))
+            return 1;
+    }
+    return 0;
+}
+
+/* Takes out what is no longer wanted: the filters changed after the packets had passed them. The payloads stay where they are. */
+static inline size_t
+mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
+{
+    size_t kept = 0;
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    for (size_t i = 0; i < count; i++) {
+        if (mcast_slots_want(slots, &records[i])) {
+            records[kept++] = records[i];
+            continue;
+        }
+        slots->counters.received--;
+        slots->counters.bytes -= records[i].length;
+        slots->counters.truncated -= (records[i].flags & MCAST_TRUNCATED) != 0;
+        slots->counters.filtered++;
+    }
+    PyThread_release_lock(slots->state);
+    return kept;
+}
+
+/* Reads one socket until it is drained, the batch is full or a flood of what is not wanted has gone on for long enough to look at
+ * the clock: 1 when it may hold more, 0 when drained, or -errno. */
 static inline int
 mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t limit)
 {
-    for (;;) {
+    if (mcast_batch_count(batch) == 0)
+        batch->epoch = slots->epoch;
+    for (unsigned packets = 0; packets < MCAST_ONE_GO || mcast_batch_count(batch) > 0;) {
         unsigned room = mcast_room(slots, batch, limit);
         if (room == 0)
             return 1;
@@ -170,7 +219,9 @@ mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t
             return 0;
         if (slots->open_sockets > 1)
             return 1; /* the others have their turn first */
+        packets += (unsigned)received;
     }
+    return 1;
 }
 
 /* An error behind packets waits for the next call: the packets are delivered first. */
@@ -229,36 +280,50 @@ mcast_time_left(int64_t deadline)
     return left > 0 ? left : 0;
 }
 
+/* Waits until the deadline for something to read, and reads it: the status of a drain, or how the waiting ended. */
+static inline int
+mcast_wait_and_drain(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline)
+{
+    uint64_t keys[MCAST_READY_MAX];
+    int64_t left = mcast_time_left(deadline);
+    int ready = mcast_poller_wait(&slots->poller, keys, left);
+    if (ready == -EINTR)
+        return MCAST_INTERRUPTED;
+    if (ready < 0)
+        return ready;
+    if (ready == 0)
+        return left == 0 ? MCAST_TIMEOUT : MCAST_MORE;
+    size_t before = mcast_batch_count(batch);
+    int status = mcast_drain_ready(slots, keys, ready, batch, limit);
+    if (status < 0 || mcast_batch_count(batch) > before)
+        return status < 0 ? status : MCAST_BATCH;
+    for (int i = 0; i < ready; i++)
+        if (keys[i] == MCAST_WAKE)
+            return slots->closed ? MCAST_CLOSED : MCAST_WOKEN;
+    return deadline >= 0 && mcast_monotonic_ns() > deadline + MCAST_GRACE_NS ? MCAST_TIMEOUT : MCAST_MORE;
+}
+
 /* Adds what is there to the batch; waits for something until the deadline when there is nothing. */
 static inline int
 mcast_receive_turn(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline)
 {
-    uint64_t keys[MCAST_READY_MAX];
     size_t before = mcast_batch_count(batch);
-    for (;;) {
+    int status = MCAST_MORE;
+    while (status == MCAST_MORE) {
         if (slots->closed)
             return MCAST_CLOSED;
-        int status = mcast_drain_busy(slots, batch, limit);
-        if (status >= 0 && mcast_batch_count(batch) == before) {
-            int64_t left = mcast_time_left(deadline);
-            int ready = mcast_poller_wait(&slots->poller, keys, left);
-            if (ready == -EINTR)
-                return MCAST_INTERRUPTED;
-            if (ready < 0)
-                return ready;
-            if (ready == 0 && left == 0)
-                return MCAST_TIMEOUT;
-            status = mcast_drain_ready(slots, keys, ready, batch, limit);
-        }
+        status = mcast_drain_busy(slots, batch, limit);
         if (status < 0)
             return status;
         if (mcast_batch_count(batch) > before)
             return MCAST_BATCH;
+        status = mcast_wait_and_drain(slots, batch, limit, deadline);
     }
+    return status;
 }
 
 /* Adds 1 packet or more to the batch, up to limit in all, by the deadline (monotonic ns; < 0 waits for ever): MCAST_BATCH, MCAST_TIMEOUT, MCAST_CLOSED,
- * MCAST_INTERRUPTED (look at the signals and call again), or -errno. */
+ * MCAST_INTERRUPTED (look at the signals and call again), MCAST_WOKEN (look at what is left over, and call again), or -errno. */
 static inline int
 mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline)
 {
@@ -271,10 +336,13 @@ mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t dead
     return status;
 }
 
-/* The batch is whole: count it, and keep no more memory than it needs. */
+/* The batch is whole: check it again when the filters changed meanwhile, count it, and keep no more memory than it needs. */
 static inline void
 mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
 {
+    if (batch->epoch != slots->epoch)
+        batch->records.used = sizeof(mcast_record) *
+                              mcast_refilter(slots, (mcast_record *)batch->records.bytes, mcast_batch_count(batch));
     size_t count = mcast_batch_count(batch);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     slots->counters.batches++;
@@ -370,15 +438,30 @@ mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
     return status == 0 ? key : status;
 }
 
+/* What is still queued at a socket that goes was not asked for any more: count it. Bounded, for its port may be talked to. */
+static inline void
+mcast_discard(mcast_slots *slots, mcast_socket *socket)
+{
+    for (int rounds = 0; rounds < 100000; rounds++) {
+        int received = mcast_scratch_receive(&slots->scratch, socket->fd, slots->scratch.count);
+        if (received <= 0)
+            return;
+        slots->counters.filtered += (unsigned)received;
+    }
+}
+
 static inline void
 mcast_slots_remove(mcast_slots *slots, uint64_t key)
 {
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    if (key < slots->keys && slots->sockets[key]) {
-        mcast_poller_remove(&slots->poller, slots->sockets[key]->fd);
-        mcast_socket_free(slots->sockets[key]);
+    mcast_socket *socket = key < slots->keys ? slots->sockets[key] : NULL;
+    if (socket) {
+        mcast_poller_remove(&slots->poller, socket->fd);
+        mcast_discard(slots, socket);
+        mcast_socket_free(socket);
         slots->sockets[key] = NULL;
         slots->open_sockets--;
+        slots->epoch++;
         slots->busy = NULL;
     }
     PyThread_release_lock(slots->state);
@@ -392,6 +475,7 @@ mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter)
     if (key < slots->keys && slots->sockets[key]) {
         mcast_filter old = slots->sockets[key]->filter;
         slots->sockets[key]->filter = *filter;
+        slots->epoch++;
         *filter = old;
     }
     PyThread_release_lock(slots->state);

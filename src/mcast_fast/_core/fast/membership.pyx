@@ -21,7 +21,15 @@ cdef extern from "platform.h":
         MCAST_UNBLOCK
     int mcast_membership(int fd, int step, int version, uint32_t interface_index, const uint8_t *group,
                          const uint8_t *source) nogil
+    int mcast_set_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int exclude,
+                         const uint8_t *sources, size_t count) nogil
+    int mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int *exclude,
+                         uint8_t *sources, size_t room) nogil
     int mcast_send_interface(int fd, uint32_t interface_index, const uint8_t *source) nogil
+
+
+cdef enum:
+    MOST_SOURCES = 4096  # that are read back: more than a system lets one socket hold
 
 
 cdef dict _options():
@@ -62,6 +70,53 @@ def join(socket, interface, group, source=None):
 def leave(socket, interface, group, source=None):
     """Leave a group, or one source of it (MCAST_LEAVE_GROUP, MCAST_LEAVE_SOURCE_GROUP)."""
     _step(socket, MCAST_LEAVE if source is None else MCAST_LEAVE_SOURCE, interface, group, source)
+
+
+def block(socket, interface, group, source):
+    """Hear this source of a joined group no more (MCAST_BLOCK_SOURCE)."""
+    _step(socket, MCAST_BLOCK, interface, group, source)
+
+
+def unblock(socket, interface, group, source):
+    """Hear a blocked source of a joined group again (MCAST_UNBLOCK_SOURCE)."""
+    _step(socket, MCAST_UNBLOCK, interface, group, source)
+
+
+def set_filter(socket, interface, group, exclude, sources):
+    """Set the whole filter of a group that the socket holds, in one step (MCAST_MSFILTER, RFC 3678 5.2.2)."""
+    cdef int fd = socket.fileno(), version = 4 if len(group) == 4 else 6, mode = bool(exclude), status
+    cdef uint32_t index = interface
+    cdef bytes the_group = group
+    cdef bytes packed = b"".join(sources)
+    cdef size_t count = len(packed) // (4 if version == 4 else 16)
+    if len(the_group) not in (4, 16) or any(len(source) != len(the_group) for source in sources):
+        raise ValueError("group and source are packed addresses of one family")
+    cdef const uint8_t *group_bytes = <const uint8_t *><const char *>the_group
+    cdef const uint8_t *source_bytes = <const uint8_t *><const char *>packed
+    with nogil:
+        status = mcast_set_filter(fd, version, index, group_bytes, mode, source_bytes, count)
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
+
+
+def get_filter(socket, interface, group):
+    """(exclude, sources) as the system holds them for a group of this socket (MCAST_MSFILTER); sources packed, sorted.
+
+    Raises OSError: EADDRNOTAVAIL when the socket does not hold the group."""
+    cdef int fd = socket.fileno(), version = 4 if len(group) == 4 else 6, exclude = 0, told
+    cdef uint32_t index = interface
+    cdef bytes the_group = group
+    if len(the_group) not in (4, 16):
+        raise ValueError("the group is a packed address")
+    cdef Py_ssize_t width = len(the_group), at
+    cdef uint8_t sources[MOST_SOURCES * 16]
+    cdef const uint8_t *group_bytes = <const uint8_t *><const char *>the_group
+    with nogil:
+        told = mcast_get_filter(fd, version, index, group_bytes, &exclude, sources, MOST_SOURCES)
+    if told < 0:
+        raise OSError(-told, os.strerror(-told))
+    found = [(<const char *>sources)[at * width:(at + 1) * width] for at in range(min(told, MOST_SOURCES))]
+    return bool(exclude), tuple(sorted(found))
 
 
 def set_send_interface(socket, interface, source):

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+# cython: language_level=3, freethreading_compatible=True
 """Many datagrams a system call, without the GIL."""
 
 import os
@@ -33,7 +33,7 @@ def send_batch(socket, payloads, Py_ssize_t start, bytes group, int port, uint32
     (sendmmsg(2)). Raises OSError as the system gave it when not even one left (BlockingIOError: the send buffer is
     full)."""
     cdef int fd = socket.fileno(), version = 4 if len(group) == 4 else 6, sent = 0
-    cdef unsigned count = min(<Py_ssize_t>MCAST_SEND_MAX, len(payloads) - start), held = 0
+    cdef unsigned count = max(0, min(<Py_ssize_t>MCAST_SEND_MAX, len(payloads) - start)), held = 0
     cdef Py_buffer buffers[256]
     cdef iovec vectors[256]
     cdef sockaddr_storage address

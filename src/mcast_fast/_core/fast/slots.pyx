@@ -38,6 +38,7 @@ cdef extern from "slots.h":
     ctypedef struct mcast_batch:
         mcast_memory records
         mcast_memory data
+        uint64_t epoch
     ctypedef struct mcast_poller:
         pass
     ctypedef struct mcast_slots:
@@ -48,12 +49,15 @@ cdef extern from "slots.h":
     int MCAST_TIMEOUT
     int MCAST_CLOSED
     int MCAST_INTERRUPTED
+    int MCAST_WOKEN
     int64_t mcast_monotonic_ns() nogil
     size_t mcast_batch_count(const mcast_batch *batch) nogil
     void mcast_batch_free(mcast_pool *pool, mcast_batch *batch) nogil
+    unsigned mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit) nogil
     int mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline) nogil
     int mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record,
                      const unsigned char *payload) nogil
+    size_t mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count) nogil
     void mcast_finish_batch(mcast_slots *slots, mcast_batch *batch) nogil
     int mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size) nogil
     void mcast_slots_close(mcast_slots *slots) nogil
@@ -108,8 +112,7 @@ cdef class Slots:
     cdef dict names
     cdef str subject
     cdef Py_ssize_t batch_size
-    cdef Batch leftover  # what receive_one received beyond its one packet
-    cdef bint exposed  # somebody polls the descriptor: it shows whether something is left over
+    cdef list leftovers  # batches: what receive_one received beyond its one packet, the oldest first
     cdef public int64_t timeout_ns
 
     def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject):
@@ -118,6 +121,7 @@ cdef class Slots:
         self.subject = subject
         self.batch_size = batch_size
         self.timeout_ns = -1
+        self.leftovers = []
         cdef int status = mcast_slots_open(&self.slots, shared_pool(), min(batch_size, SLOTS), max_packet_size)
         if status != 0:
             self.slots.closed = 1
@@ -145,8 +149,10 @@ cdef class Slots:
         return key
 
     def remove(self, uint64_t key):
-        """Receive from this socket no more; it stays open."""
-        mcast_slots_remove(&self.slots, key)
+        """Receive from this socket no more; what is queued there counts as filtered. The socket stays open."""
+        with nogil:
+            mcast_slots_remove(&self.slots, key)
+        self._recheck()
 
     def accept(self, uint64_t key, entries):
         """What may be delivered from this socket from now on: None = everything, else rows.
@@ -168,40 +174,51 @@ cdef class Slots:
             raise
         with nogil:
             mcast_slots_accept(&self.slots, key, &new)
+        self._recheck()
 
     def receive(self, Py_ssize_t limit, int64_t timeout_ns):
         """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
-        if self.leftover is not None and not self.slots.closed:
-            return self._take(limit)
         cdef mcast_batch batch
+        cdef int64_t deadline = deadline_of(timeout_ns)
+        cdef Batch whole = None
+        cdef int status
         memset(&batch, 0, sizeof(batch))
-        if self._fill(&batch, limit, deadline_of(timeout_ns)) != MCAST_BATCH:
-            raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
-        return self._finish(&batch)
+        while whole is None or whole.count == 0:  # none is left where the filters changed meanwhile
+            if self.leftovers and not self.slots.closed:
+                return self._take(limit)
+            status = self._fill(&batch, limit, deadline)
+            if status == MCAST_TIMEOUT:
+                raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
+            if status == MCAST_BATCH:
+                whole = self._finish(&batch)
+        return whole
 
     def receive_one(self, int64_t timeout_ns):
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
-        if self.leftover is not None and not self.slots.closed:
+        if self.leftovers and not self.slots.closed:
             return make_packet(self._take(1), 0)
         cdef Batch batch = self.receive(self.batch_size, timeout_ns)
         if batch.count > 1:
-            self.leftover = make_part(batch, 1, batch.count)
+            self.leftovers.append(make_part(batch, 1, batch.count))
             self._show()
         return make_packet(batch, 0)
 
     def collect(self, Py_ssize_t limit, int64_t timeout_ns):
-        """A batch of `limit` packets; or of those that came in time or before the close (maybe none)."""
+        """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
+
+        It ends early when the 4 GiB of its arena are full."""
         cdef mcast_batch batch
-        memset(&batch, 0, sizeof(batch))
         cdef int status = MCAST_BATCH
         cdef int64_t deadline = deadline_of(timeout_ns)
+        memset(&batch, 0, sizeof(batch))
         self._check_open()
-        if self.leftover is not None:
-            self._copy(&batch, self._take(limit))
-        while status == MCAST_BATCH and <Py_ssize_t>mcast_batch_count(&batch) < limit:
-            status = self._fill(&batch, limit, deadline)
+        while status != MCAST_TIMEOUT and mcast_room(&self.slots, &batch, limit) > 0:
+            if self.leftovers:
+                self._copy(&batch, self._take(limit - <Py_ssize_t>mcast_batch_count(&batch)))
+            else:
+                status = self._fill(&batch, limit, deadline)
         return self._finish(&batch)
 
     def __iter__(self):
@@ -230,7 +247,7 @@ cdef class Slots:
                     raise
         if status == MCAST_CLOSED and mcast_batch_count(batch) > 0:
             return MCAST_TIMEOUT  # what came before the close is delivered
-        if status < 0:
+        if status < 0 and status != MCAST_WOKEN:
             mcast_batch_free(self.slots.pool, batch)
             self._refuse("receive", status)
         return status
@@ -252,17 +269,30 @@ cdef class Slots:
 
     cdef Batch _take(self, Py_ssize_t limit):
         """At most `limit` packets of what is left over."""
-        cdef Batch left = self.leftover
+        cdef Batch left = self.leftovers.pop(0)
         cdef Batch taken = make_part(left, 0, min(limit, left.count))
-        self.leftover = None if taken.count == left.count else make_part(left, taken.count, left.count)
+        if taken.count < left.count:
+            self.leftovers.insert(0, make_part(left, taken.count, left.count))
         self._show()
         return taken
 
+    cdef _recheck(self):
+        """Take out of what is left over what is no longer wanted."""
+        cdef Batch left
+        if not self.leftovers:
+            return
+        for left in self.leftovers:
+            left.count = <Py_ssize_t>mcast_refilter(&self.slots, left.first, left.count)
+        self.leftovers = [left for left in self.leftovers if left.count]
+        self._show()
+
     cdef _show(self):
-        """Make the descriptor readable as long as something is left over."""
-        if self.exposed and self.leftover is not None:
+        """Make the descriptor readable, and wake who waits, as long as something is left over."""
+        if self.slots.closed:
+            return
+        if self.leftovers:
             mcast_poller_signal(&self.slots.poller)
-        elif self.exposed:
+        else:
             mcast_poller_clear(&self.slots.poller)
 
     def counters(self):
@@ -272,8 +302,6 @@ cdef class Slots:
     def fileno(self):
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
-        self.exposed = True
-        self._show()
         return mcast_poller_descriptor(&self.slots.poller)
 
     def close(self):
@@ -282,7 +310,7 @@ cdef class Slots:
         The sockets stay open."""
         with nogil:
             mcast_slots_close(&self.slots)
-        self.leftover = None
+        self.leftovers = []
 
     @property
     def closed(self):
@@ -298,4 +326,5 @@ cdef class Slots:
         """Raises what a C function answered: MCAST_CLOSED or -errno."""
         if status == MCAST_CLOSED:
             raise ClosedError(f"{self.subject} is closed")
-        raise socket_error(operation, f"by {self.subject}", OSError(-status, os.strerror(-status)))
+        subject = f"by {self.subject}" if operation == "receive" else self.subject
+        raise socket_error(operation, subject, OSError(-status, os.strerror(-status)))

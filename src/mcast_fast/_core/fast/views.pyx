@@ -11,6 +11,8 @@ from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.string cimport memcpy
 
+from operator import index as as_index
+
 from mcast_fast._core import layout
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 
@@ -123,17 +125,15 @@ cdef class Batch:
         return packets
 
     def __getitem__(self, index):
-        cdef Py_ssize_t at
         if isinstance(index, slice):
             start, stop, step = index.indices(self.count)
             if step != 1:
                 raise ValueError("a batch is sliced with step 1 only; for others there is np.asarray(batch)[...]")
             return make_part(self, start, max(start, stop))
-        at = index
-        at += self.count if at < 0 else 0
-        if not 0 <= at < self.count:
+        index = as_index(index)
+        if not -self.count <= index < self.count:
             raise IndexError(f"packet {index} of a batch of {self.count}")
-        return make_packet(self, at)
+        return make_packet(self, index + self.count if index < 0 else index)
 
     def payloads(self):
         """Every payload as bytes, in the order of arrival."""

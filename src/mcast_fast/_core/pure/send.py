@@ -29,7 +29,8 @@ def send_batch(
     host, *_ = endpoint(V4_MAPPED + group if len(group) == 4 else group, port, 0)
     address = (host, port) if len(group) == 4 else (host, port, 0, interface)
     sent = 0
-    for payload in payloads[start : start + _AT_MOST]:
+    # All of them are looked at before one leaves, so that a wrong one stops all.
+    for payload in list(map(_as_buffer, payloads[start : start + _AT_MOST])):
         try:
             socket.sendto(payload, socket_module.MSG_DONTWAIT, address)
         except OSError:
@@ -38,3 +39,13 @@ def send_batch(
             raise
         sent += 1
     return sent
+
+
+def _as_buffer(payload: object) -> memoryview:
+    try:
+        view = memoryview(payload)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"a bytes-like object is required, not {type(payload).__name__!r}") from None
+    if not view.c_contiguous:
+        raise BufferError("memoryview: underlying buffer is not C-contiguous")
+    return view

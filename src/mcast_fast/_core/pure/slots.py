@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from mcast_fast._core.layout import ARENA_LIMIT, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
+from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
 from mcast_fast._core.pure.tables import SYSTEM
-from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, take_over
+from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, row_at, take_over
 from mcast_fast.errors import ClosedError, MulticastError, socket_error
 
 _HAS_RECVMSG = hasattr(socket_module.socket, "recvmsg_into")
@@ -29,6 +29,15 @@ Row = tuple[bytes, int, bool, Iterable[bytes]]
 _CONTROL_SIZE = 256
 _COUNTERS = ("received", "bytes", "truncated", "filtered", "batches", "largest_batch", "wakeups", "dropped_memory")
 _DROP_MODULUS = 2**32
+_ONE_GO = 256  # packets of a socket that are read without looking at the clock
+_LONGEST_WAIT = 86_400.0  # seconds
+_GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
+# Plain integers: arithmetic with enum members costs a sixth of the time a packet takes here.
+_TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
+_MSG_TRUNC = int(socket_module.MSG_TRUNC)
+_RECEIVE = int(socket_module.MSG_DONTWAIT) | _MSG_TRUNC if hasattr(socket_module, "MSG_DONTWAIT") else 0
+_DISCARD_AT_MOST = 10_000_000  # bounded, for the port of a socket that goes may be talked to
+_AT = {field.name: i for i, field in enumerate(FIELDS)}
 
 
 class _Filter:
@@ -95,12 +104,12 @@ class _Told:
     def hops(self, value: bytes) -> None:
         if value:
             self.ttl = _byte(value)
-            self.flags |= Flag.TTL
+            self.flags |= _TTL
 
     def service(self, value: bytes) -> None:
         if value:
             self.tos = _byte(value)
-            self.flags |= Flag.TOS
+            self.flags |= _TOS
 
 
 _READERS = {
@@ -130,23 +139,29 @@ class Slots:
         self.timeout_ns = -1
         self._batch_size = batch_size
         self._subject = subject
-        self._leftover: Batch | None = None  # what receive_one received beyond its one packet
-        self._exposed = False  # somebody polls the descriptor: it shows whether something is left over
+        self._leftovers: list[Batch] = []  # what receive_one received beyond its one packet, the oldest first
         self._names = names
         self._buffer = bytearray(max_packet_size)
         self._sockets: dict[int, _Socket] = {}
         self._next_key = 0
         self._rotation = 0
         self._counters = dict.fromkeys(_COUNTERS, 0)
+        self._epoch = 0  # counts the changes of filters
+        self._batch_epoch = 0  # of the filters that the first packet of the batch at work passed
         self._failure: OSError | None = None
         self._closed = False
-        # `turn` is held by the one thread that waits and receives (re-entrant: a signal handler may close), `state`
-        # while sockets, filters or counters are touched, never while waiting.
+        # `turn` is held by the one thread that waits and receives, `state` while sockets, filters or counters are
+        # touched, never while waiting. Both can be taken again: a signal handler may close in the middle of either.
         self._turn = threading.RLock()
-        self._state = threading.Lock()
+        self._state = threading.RLock()
         self._depth = 0
-        self._selector = selectors.DefaultSelector()
-        self._wake, self._waker = socket_module.socketpair()
+        with contextlib.ExitStack() as undo:
+            try:
+                self._selector = undo.enter_context(selectors.DefaultSelector())
+                self._wake, self._waker = socket_module.socketpair()
+            except OSError as error:
+                raise socket_error("open", subject, error) from error
+            undo.pop_all()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
@@ -167,11 +182,14 @@ class Slots:
             return key
 
     def remove(self, key: int) -> None:
-        """Receive from this socket no more; it stays open."""
+        """Receive from this socket no more; what is queued there counts as filtered. The socket stays open."""
         with self._state:
             gone = self._sockets.pop(key, None)
             if gone is not None:
                 self._selector.unregister(gone.socket)
+                self._discard(gone)
+                self._epoch += 1
+        self._recheck_leftovers()
 
     def accept(self, key: int, entries: Iterable[Row] | None) -> None:
         """What may be delivered from this socket from now on: None = everything, else rows.
@@ -182,45 +200,54 @@ class Slots:
         with self._state:
             if key in self._sockets:
                 self._sockets[key].filter = new
+                self._epoch += 1
+        self._recheck_leftovers()
 
     def receive(self, limit: int, timeout_ns: int) -> Batch:
         """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
-        if self._leftover is not None and not self._closed:
-            return self._take(self._leftover, limit)
         records, data = bytearray(), bytearray()
-        if not self._fill(records, data, limit, _deadline(timeout_ns)):
-            raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
+        deadline = _deadline(timeout_ns)
+        while not records:  # none is left where the filters changed meanwhile
+            if self._leftovers and not self._closed:
+                return self._take(limit)
+            if not self._fill(records, data, limit, deadline):
+                raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
+            self._recheck(records)
         return self._finish(records, data)
 
     def receive_one(self, timeout_ns: int) -> Packet:
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
-        if self._leftover is not None and not self._closed:
-            return make_packet(self._take(self._leftover, 1), 0)
+        if self._leftovers and not self._closed:
+            return make_packet(self._take(1), 0)
         batch = self.receive(self._batch_size, timeout_ns)
         if len(batch) > 1:
-            self._leftover = make_part(batch, 1, len(batch))
+            self._leftovers.append(make_part(batch, 1, len(batch)))
             self._show()
         return make_packet(batch, 0)
 
     def collect(self, limit: int, timeout_ns: int) -> Batch:
-        """A batch of `limit` packets; or of those that came in time or before the close (maybe none)."""
+        """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
+
+        It ends early when the 4 GiB of its arena are full."""
         records, data = bytearray(), bytearray()
         deadline = _deadline(timeout_ns)
         more = True
         self._check_open()
-        if self._leftover is not None:
-            for packet in self._take(self._leftover, limit):
-                records += RECORD.pack(*packet.moved(len(data)))
-                data += packet.view
-        while more and len(records) < limit * RECORD_SIZE:
+        while more and self._has_room(records, data, limit):
+            if self._leftovers:
+                for packet in self._take(limit - len(records) // RECORD_SIZE):
+                    records += RECORD.pack(*row_at(packet, len(data)))
+                    data += packet.view
+                continue
             try:
                 more = self._fill(records, data, limit, deadline)
             except ClosedError:
                 if not records:
                     raise
                 more = False
+        self._recheck(records)
         return self._finish(records, data)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -240,8 +267,6 @@ class Slots:
     def fileno(self) -> int:
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
-        self._exposed = True
-        self._show()
         number: int = self._selector.fileno()  # type: ignore[attr-defined,unused-ignore]
         return number
 
@@ -252,7 +277,7 @@ class Slots:
         if self._closed:
             return
         self._closed = True
-        self._leftover = None
+        self._leftovers = []
         self._signal()
         with self._turn:
             if self._depth == 0:
@@ -267,19 +292,68 @@ class Slots:
         if self._closed:
             raise ClosedError(f"{self._subject} is closed")
 
-    def _take(self, left: Batch, limit: int) -> Batch:
+    def _take(self, limit: int) -> Batch:
         """At most `limit` packets of what is left over."""
+        left = self._leftovers.pop(0)
         taken = make_part(left, 0, min(limit, len(left)))
-        self._leftover = None if len(taken) == len(left) else make_part(left, len(taken), len(left))
+        if len(taken) < len(left):
+            self._leftovers.insert(0, make_part(left, len(taken), len(left)))
         self._show()
         return taken
 
+    def _wants(self, row: tuple[Any, ...]) -> bool:
+        """Whether a socket of this port may deliver the record, by the filters of now."""
+        group, interface, source, port = (row[_AT[name]] for name in ("group", "interface", "source", "port"))
+        return any(one.port == port and one.filter.allows(group, interface, source) for one in self._sockets.values())
+
+    def _recheck(self, records: bytearray) -> None:
+        """Check a whole batch again when the filters changed meanwhile."""
+        if self._batch_epoch != self._epoch:
+            self._refilter(records)
+
+    def _refilter(self, records: bytearray) -> None:
+        """Take out what is no longer wanted: the filters changed after the packets had passed them."""
+        with self._state:
+            kept = bytearray()
+            for row in RECORD.iter_unpack(records):
+                if self._wants(row):
+                    kept += RECORD.pack(*row)
+                    continue
+                self._counters["received"] -= 1
+                self._counters["bytes"] -= row[_AT["length"]]
+                self._counters["truncated"] -= bool(row[_AT["flags"]] & _TRUNCATED)
+                self._counters["filtered"] += 1
+            records[:] = kept
+
+    def _recheck_leftovers(self) -> None:
+        """Take out of what is left over what is no longer wanted."""
+        rest = []
+        for left in self._leftovers:
+            records = bytearray(left.records.tobytes())
+            self._refilter(records)
+            if records:
+                rest.append(take_over(records, bytearray(left.data), self._names))
+        if self._leftovers:
+            self._leftovers = rest
+            self._show()
+
+    def _discard(self, gone: _Socket) -> None:
+        """What is still queued at a socket that goes was not asked for any more: count it."""
+        for _ in range(_DISCARD_AT_MOST):
+            try:
+                gone.socket.recv_into(self._buffer, 0, socket_module.MSG_DONTWAIT)
+            except OSError:
+                return
+            self._counters["filtered"] += 1
+
     def _show(self) -> None:
-        """Make the descriptor readable as long as something is left over."""
-        if self._exposed and self._leftover is not None:
+        """Make the descriptor readable, and wake who waits, as long as something is left over."""
+        if self._closed:
+            return
+        if self._leftovers:
             self._signal()
-        elif self._exposed:
-            with contextlib.suppress(BlockingIOError):
+        else:
+            with contextlib.suppress(OSError):  # empty; or closed meanwhile by a signal handler
                 while self._wake.recv(64):
                     pass
 
@@ -295,7 +369,7 @@ class Slots:
             self._waker.close()
 
     def _fill(self, records: bytearray, data: bytearray, limit: int, deadline: float | None) -> bool:
-        """One turn of waiting and receiving: True when packets came, False when the time was over."""
+        """One turn of waiting and receiving: True when packets came or are left over, False when the time was over."""
         left = _time_left(deadline)
         if not self._turn.acquire(timeout=-1 if left is None else left):
             return False
@@ -305,6 +379,7 @@ class Slots:
         except OSError as error:
             if isinstance(error, MulticastError):
                 raise
+            self._check_open()  # a signal handler closed it meanwhile
             raise socket_error("receive", f"by {self._subject}", error) from error
         finally:
             self._depth -= 1
@@ -316,22 +391,24 @@ class Slots:
         before = len(records)
         while True:
             self._check_open()
-            if self._failure is not None:
+            if self._failure is not None and not records:
                 failure, self._failure = self._failure, None
                 raise failure
             left = _time_left(deadline)
-            ready = self._selector.select(left)
+            keys = [key.data for key, _ in self._selector.select(left)]
             self._check_open()
-            if not ready and left == 0:
+            if not keys and left == 0:
                 return False
-            self._drain_ready([key.data for key, _ in ready if key.data is not None], records, data, limit)
-            if len(records) > before:
+            self._drain_ready([key for key in keys if key is not None], records, data, limit)
+            if len(records) > before or None in keys:  # packets came, or somebody left some over
                 return True
+            if deadline is not None and time.monotonic() > deadline + _GRACE:
+                return False
 
     def _drain_ready(self, keys: list[int], records: bytearray, data: bytearray, limit: int) -> None:
         """Reads the sockets that are ready, each in its turn first, so that none starves behind busy ones."""
         with self._state:
-            self._counters["wakeups"] += 1
+            self._counters["wakeups"] += bool(keys)
             self._rotation += 1
             start = self._rotation % len(keys) if keys else 0
             try:
@@ -344,14 +421,19 @@ class Slots:
                 self._failure = error  # the packets are delivered first
 
     def _drain(self, one: _Socket, records: bytearray, data: bytearray, limit: int) -> None:
-        while len(records) < limit * RECORD_SIZE and len(data) + len(self._buffer) <= ARENA_LIMIT:
+        if not records:
+            self._batch_epoch = self._epoch
+        for _ in range(_ONE_GO):
+            if not self._has_room(records, data, limit):
+                return
             try:
-                received = one.socket.recvmsg_into(
-                    [self._buffer], _CONTROL_SIZE, socket_module.MSG_DONTWAIT | socket_module.MSG_TRUNC
-                )
+                received = one.socket.recvmsg_into([self._buffer], _CONTROL_SIZE, _RECEIVE)
             except (BlockingIOError, InterruptedError):
                 return
             self._pack(one, received, records, data)
+
+    def _has_room(self, records: bytearray, data: bytearray, limit: int) -> bool:
+        return len(records) < limit * RECORD_SIZE and len(data) + len(self._buffer) <= ARENA_LIMIT
 
     def _pack(self, one: _Socket, received: Any, records: bytearray, data: bytearray) -> None:
         """Packs one packet into the batch, or counts it as filtered."""
@@ -371,7 +453,7 @@ class Slots:
             counters["filtered"] += 1
             return
         one.owed = 0
-        told.flags |= Flag.TRUNCATED if flags & socket_module.MSG_TRUNC else 0
+        told.flags |= _TRUNCATED if flags & _MSG_TRUNC else 0
         records += RECORD.pack(
             told.timestamp, len(data), told.interface, dropped, length, wire, source, told.group, name[1], one.port,
             told.flags, told.ttl, told.tos,
@@ -379,7 +461,7 @@ class Slots:
         data += memoryview(self._buffer)[:length]
         counters["received"] += 1
         counters["bytes"] += length
-        counters["truncated"] += bool(flags & socket_module.MSG_TRUNC)
+        counters["truncated"] += bool(flags & _MSG_TRUNC)
 
     def _finish(self, records: bytearray, data: bytearray) -> Batch:
         """The batch is whole: count it."""
@@ -401,4 +483,5 @@ def _deadline(timeout_ns: int) -> float | None:
 
 
 def _time_left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    """Seconds to wait now: a day at most, for longer ones overflow what the system takes."""
+    return None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)

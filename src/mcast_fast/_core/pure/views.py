@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
+from operator import index as as_index
 from typing import Any, overload
 
 from mcast_fast._core import layout
@@ -64,10 +65,10 @@ class Batch:
             if step != 1:
                 raise ValueError("a batch is sliced with step 1 only; for others there is np.asarray(batch)[...]")
             return make_part(self, start, max(start, stop))
-        at = index + (self._count if index < 0 else 0)
-        if not 0 <= at < self._count:
+        index = as_index(index)
+        if not -self._count <= index < self._count:
             raise IndexError(f"packet {index} of a batch of {self._count}")
-        return make_packet(self, at)
+        return make_packet(self, index + self._count if index < 0 else index)
 
     def payloads(self) -> list[bytes]:
         """Every payload as bytes, in the order of arrival."""
@@ -226,11 +227,6 @@ class Packet:
     def __repr__(self) -> str:
         return layout.packet_text(self)
 
-    def moved(self, offset: int) -> tuple[Any, ...]:
-        """The record's values for a copy of the payload at another offset."""
-        at = _POSITIONS["offset"]
-        return (*self._row[:at], offset, *self._row[at + 1 :])
-
     def _field(self, name: str) -> int:
         value: int = self._row[_POSITIONS[name]]
         return value
@@ -241,3 +237,9 @@ def make_packet(batch: Batch, index: int) -> Packet:
     packet._batch = batch
     packet._row = layout.RECORD.unpack_from(batch._records, (batch._first + index) * layout.RECORD_SIZE)
     return packet
+
+
+def row_at(packet: Packet, offset: int) -> tuple[Any, ...]:
+    """The values of a packet's record for a copy of the payload at another offset."""
+    at = _POSITIONS["offset"]
+    return (*packet._row[:at], offset, *packet._row[at + 1 :])

@@ -1,0 +1,83 @@
+"""Compiles reference.c on the spot and calls it: the C receive loop, and the GSO sender."""
+
+import ctypes
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.network import Place
+
+SOURCE = Path(__file__).with_name("reference.c")
+COMMAND = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC")
+
+
+@contextmanager
+def compiled() -> Iterator[Path]:
+    """The shared library, for as long as the block lasts."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise OSError("the C reference needs a C compiler: install gcc or clang, or set CC")
+    with tempfile.TemporaryDirectory(prefix="mcast-benchmarks-") as directory:
+        library = Path(directory, "reference.so")
+        subprocess.run([compiler, *COMMAND, "-o", library, SOURCE], check=True)
+        yield library
+
+
+def load(library: str | Path) -> ctypes.CDLL:
+    functions = ctypes.CDLL(str(library))
+    functions.reference_open.argtypes = [ctypes.c_uint32, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint]
+    functions.reference_open.restype = ctypes.c_void_p
+    functions.reference_close.argtypes = [ctypes.c_void_p]
+    functions.reference_close.restype = None
+    functions.reference_receive.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_int64,
+        ctypes.POINTER(ctypes.c_uint64),
+    ]
+    functions.reference_receive.restype = ctypes.c_int64
+    functions.reference_batches.argtypes = [ctypes.c_void_p]
+    functions.reference_batches.restype = ctypes.c_int64
+    functions.reference_send.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
+    functions.reference_send.restype = ctypes.c_int64
+    return functions
+
+
+def checked(answer: int, operation: str) -> int:
+    """The C functions answer -errno."""
+    if answer < 0:
+        raise OSError(-answer, f"{operation}: {os.strerror(-answer)}")
+    return answer
+
+
+class Loop:
+    """The recvmmsg loop over a socket that is already bound and joined, `slots` packets to a system call."""
+
+    def __init__(self, library: str, sock: socket.socket, place: Place, slots: int) -> None:
+        self._functions = load(library)
+        self._socket = sock
+        address = int.from_bytes(socket.inet_aton(place.group), "little")
+        self._receiver = self._functions.reference_open(address, place.port, place.index, slots)
+        if not self._receiver:
+            raise MemoryError("no memory for the C receiver")
+
+    def receive(self, limit: int) -> tuple[int, int, int]:
+        """Packets, system calls and bytes: until the limit, or until the socket was quiet."""
+        total = ctypes.c_uint64()
+        packets = self._functions.reference_receive(self._receiver, self._socket.fileno(), limit, ctypes.byref(total))
+        checked(packets, "recvmmsg")
+        return packets, self._functions.reference_batches(self._receiver), total.value
+
+    def close(self) -> None:
+        self._functions.reference_close(self._receiver)
+        self._socket.close()
+
+
+def send(library: str, sock: socket.socket, count: int, size: int, segments: int) -> int:
+    """Nanoseconds that sending `count` datagrams took, `segments` to a system call."""
+    return checked(load(library).reference_send(sock.fileno(), count, size, segments), "send")

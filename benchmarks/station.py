@@ -1,0 +1,130 @@
+"""What a process of the benchmark does: `python -m benchmarks.station ROLE ORDER`, commanded by process.py.
+
+A receiving station holds one contender for its whole life. `prefilled` fills its socket's buffer over loopback and
+times the drain; `follow` receives a live stream until it is quiet. A sending station sends with the C sender, UDP GSO.
+"""
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from benchmarks import network, reference
+from benchmarks.contenders import CONTENDERS, Received, Setting
+from benchmarks.network import Place
+
+SEQUENCE_BYTES = 8
+NO_LIMIT = 1 << 62
+
+
+def say(**answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+def cpu_nanoseconds() -> int:
+    """User and system time of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return int((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+class ReceivingStation:
+    def __init__(self, order: dict[str, Any]) -> None:
+        place = Place(**order["place"])
+        setting = Setting(place, order["library"], tuple(order["control_messages"]))
+        self._place = place
+        self._contender = CONTENDERS[order["contender"]].opens(setting)
+        self._kernel = network.own_socket(place.port)
+
+    def ready(self) -> dict[str, Any]:
+        library = sys.modules.get("mcast_fast")
+        return {
+            "port": self._place.port,
+            "asked_for": network.asked_for(self._kernel),
+            "receive_buffer": self._kernel.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+            "backend": library and library.backend,
+        }
+
+    def prefilled(self, count: int, size: int) -> None:
+        last = self._fill(count, size)
+        cpu, start = cpu_nanoseconds(), time.perf_counter_ns()
+        received = self._contender.receive(count)
+        end, cpu = time.perf_counter_ns(), cpu_nanoseconds() - cpu
+        self._verify(received, count, size, last)
+        say(wall=(end - start) / count, cpu=cpu / count)
+
+    def _fill(self, count: int, size: int) -> bytes:
+        """By this process itself, so that no contender pays for another core's caches. Returns the last payload."""
+        payload = b""
+        rest = bytes(size - SEQUENCE_BYTES)
+        with network.sending_socket(self._place.port, self._place.interface, "127.0.0.1") as sock:
+            for sequence in range(count):
+                payload = sequence.to_bytes(SEQUENCE_BYTES, sys.byteorder) + rest
+                sock.send(payload)
+        dropped = network.memory_info(self._kernel)[1]
+        if dropped:
+            raise RuntimeError(
+                f"the buffer does not hold {count} packets: {dropped} dropped; run as root or lower --count"
+            )
+        return payload
+
+    def _verify(self, received: Received, count: int, size: int, last: bytes) -> None:
+        queued = network.memory_info(self._kernel)[0]
+        if (received.packets, received.total or count * size, received.last or last, queued) != (
+            count,
+            count * size,
+            last,
+            0,
+        ):
+            raise RuntimeError(f"sent {count} x {size} bytes, but received {received}; {queued} bytes still queued")
+
+    def follow(self) -> None:
+        dropped = network.memory_info(self._kernel)[1]
+        cpu = cpu_nanoseconds()
+        say(listening=True)
+        received = self._contender.receive(NO_LIMIT)
+        cpu = cpu_nanoseconds() - cpu
+        say(
+            packets=received.packets,
+            batches=received.batches,
+            bytes=received.total,
+            cpu=cpu,
+            dropped=network.memory_info(self._kernel)[1] - dropped,
+        )
+
+
+class SendingStation:
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._order = order
+
+    def ready(self) -> dict[str, Any]:
+        return {}
+
+    def send(self, port: int, count: int, size: int, segments: int) -> None:
+        with network.sending_socket(port, self._order["interface"], self._order["address"]) as sock:
+            say(nanoseconds=reference.send(self._order["library"], sock, count, size, segments))
+
+
+STATIONS = {"receive": ReceivingStation, "send": SendingStation}
+
+
+def main() -> None:
+    role, order = sys.argv[1], json.loads(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the commanding process; here the end of input follows
+    try:
+        if order.get("core") is not None:
+            os.sched_setaffinity(0, {order["core"]})
+        station = STATIONS[role](order)
+        say(**station.ready())
+        for line in sys.stdin:
+            arguments = json.loads(line)
+            getattr(station, arguments.pop("verb"))(**arguments)
+    except Exception as error:  # told to the commanding process, whatever it is
+        say(error=f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

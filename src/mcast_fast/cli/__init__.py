@@ -1,0 +1,65 @@
+"""The command line: one file a verb, printing only.
+
+Exit codes: 0 ok · 1 runtime error, or a packet of the demo was lost · 2 usage · 4 nothing came before the timeout.
+"""
+
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from mcast_fast import _core
+from mcast_fast._version import __version__
+from mcast_fast.cli import demo, interfaces, receive, send
+from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
+from mcast_fast.errors import MulticastError, os_text
+
+VERBS = (demo.command, receive.command, send.command, interfaces.command)
+
+
+class Program(click.Group):
+    """A group of verbs whose errors and warnings are one line each on standard error."""
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        """Run the program; what a verb raises decides the exit code."""
+        with warnings.catch_warnings():
+            one_line_warnings()
+            try:
+                return super().main(*arguments, **named)
+            except USAGE_ERRORS as error:
+                complain(str(error))
+                sys.exit(2)
+            except MulticastError as error:
+                complain(str(error))
+                sys.exit(1)
+            except OSError as error:  # of writing: the library makes its own of all others. Click handles EPIPE alone.
+                discard_output()
+                complain(f"standard output: {os_text(error.errno)}" if error.errno else str(error))
+                sys.exit(1)
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"mcast-fast {__version__}, {_core.backend} backend")
+        ctx.exit()
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version and backend."
+)
+def program() -> None:
+    """Multicast packets at the rate the kernel can hand them over, with nothing lost that is not counted.
+
+    \b
+    A group is written [SOURCE@]GROUP[%INTERFACE][:PORT][+N]:
+      239.1.1.1:5000                  any source, the routing table's interface
+      10.0.0.5@232.1.1.1%eth0:5000    one source, on eth0
+      [ff15::1%eth0]:5000             IPv6, in brackets when a port follows
+      239.1.1.1%all:5000+16           16 consecutive groups on every interface
+    """
+
+
+for verb in VERBS:
+    program.add_command(verb)

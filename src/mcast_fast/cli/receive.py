@@ -1,0 +1,113 @@
+"""mcast-fast receive: packets as lines."""
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from mcast_fast.cli.output import LINES, SUMMARY, WHOLE_LEDGER, complain, ledger_text, rendered, write_whole
+from mcast_fast.errors import ClosedError
+from mcast_fast.receiver import Receiver
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch
+
+NOTHING_CAME = 4
+FORMS = (*LINES, "raw", "none")
+
+
+@click.command("receive", short_help="Print the packets of groups.")
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
+@click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
+@click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
+@click.option("--source", help="Take packets of this source only, for groups that name none.")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="End after so many packets.")
+@click.option("-t", "--timeout", type=float, help="End when nothing comes for so many seconds.")
+@click.option("-o", "--output", type=click.Choice(FORMS), default="text", show_default=True, help="How to print.")
+@click.option("--ttl", is_flag=True, help="Tell the TTL or hop limit of each packet.")
+@click.option("--buffer-size", metavar="SIZE", help="The kernel's buffer a socket, such as 4MiB.")
+@click.option("--stats", is_flag=True, help="End with the whole ledger instead of a summary.")
+def command(
+    groups: tuple[str, ...],
+    interface: str | None,
+    port: int | None,
+    source: str | None,
+    count: int | None,
+    timeout: float | None,
+    output: str,
+    ttl: bool,
+    buffer_size: str | None,
+    stats: bool,
+) -> None:
+    """Join groups and print their packets until Ctrl-C; a summary goes to standard error.
+
+    \b
+    --output  text  time (UTC), source > group, interface, length, start of the payload
+              hex   the same with the whole payload as a hex dump
+              json  an object a line, payload in hexadecimal, timestamp in ns
+              raw   the payloads alone, one behind the other
+              none  nothing but the summary
+
+    Exits 0, also after Ctrl-C; 1 on an error; 2 on a wrong usage; 4 when nothing came before --timeout.
+    """
+    receiver = Receiver(
+        *groups,
+        port=port,
+        interface=interface,
+        source=source,
+        timeout=timeout,
+        buffer_size=buffer_size,
+        recv_ttl=ttl,
+    )
+    came = 0
+    with _signals_call(receiver.close):
+        try:
+            for batch in _batches(receiver, count):
+                came += len(batch)
+                write_whole(rendered(batch, output))
+        finally:
+            ended = receiver.closed  # by a signal
+            receiver.close()
+            complain(ledger_text(receiver.stats, WHOLE_LEDGER if stats else SUMMARY))
+    if not came and not ended:
+        complain(f"nothing came within {timeout:g} s")
+        raise click.exceptions.Exit(NOTHING_CAME)
+
+
+def _batches(receiver: Receiver, count: int | None) -> Iterator["Batch"]:
+    """Batches of `count` packets together, or until the receiver times out or is closed."""
+    left = count
+    while left is None or left > 0:
+        try:
+            batch = receiver.recv_batch(None if left is None else min(left, receiver.batch_size))
+        except (TimeoutError, ClosedError):
+            return
+        yield batch
+        left = None if left is None else left - len(batch)
+
+
+@contextlib.contextmanager
+def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop` once; a second one aborts, for standard output may be what is stuck."""
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        restore()
+        stop()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()

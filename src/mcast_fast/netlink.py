@@ -1,0 +1,66 @@
+"""Messages of rtnetlink, taken apart: what the kernel tells of routes, links and addresses. netlink(7), rtnetlink(7).
+
+Rules of this room: no I/O. Any bytes can be given: what is cut short or makes no sense ends the reading, and nothing is
+raised. All integers are of native order.
+"""
+
+import struct
+from collections.abc import Iterator
+
+NLMSGHDR = struct.Struct("=IHHII")  # length with this header, type, flags, sequence, port
+NLMSGERR = struct.Struct("=i")  # 0 or a negative error number
+RTMSG = struct.Struct("=8BI")  # family, dst_len (bits), src_len, tos, table, protocol, scope, type; flags
+IFINFOMSG = struct.Struct("=BxHiII")  # family, device type, index, flags, changed flags
+IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+RTATTR = struct.Struct("=HH")  # length with this header, type
+U32 = struct.Struct("=I")
+
+NLMSG_ERROR = 2
+NLM_F_REQUEST = 1
+
+RTM_NEWLINK = 16
+RTM_DELLINK = 17
+RTM_NEWADDR = 20
+RTM_DELADDR = 21
+RTM_NEWROUTE = 24
+RTM_GETROUTE = 26
+
+RTA_DST = 1
+RTA_OIF = 4
+IFLA_IFNAME = 3
+RTA_TYPE_MASK = 0x3FFF  # the two bits above are NLA_F_NESTED and NLA_F_NET_BYTEORDER
+RTPROT_KERNEL = 2
+
+# Groups of events to bind to.
+RTMGRP_LINK = 1
+RTMGRP_IPV4_IFADDR = 0x10
+RTMGRP_IPV6_IFADDR = 0x100
+
+
+def request(kind: int, sequence: int, body: bytes) -> bytes:
+    """A message to the kernel."""
+    return NLMSGHDR.pack(NLMSGHDR.size + len(body), kind, NLM_F_REQUEST, sequence, 0) + body
+
+
+def messages(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
+    """Type, sequence and body of each message, up to the first that is cut short."""
+    while len(data) >= NLMSGHDR.size:
+        length, kind, _, sequence, _ = NLMSGHDR.unpack_from(data)
+        if not NLMSGHDR.size <= length <= len(data):
+            return
+        yield kind, sequence, data[NLMSGHDR.size : length]
+        data = data[_aligned(length) :]
+
+
+def attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Type and value of each attribute, up to the first that is cut short."""
+    while len(data) >= RTATTR.size:
+        length, kind = RTATTR.unpack_from(data)
+        if not RTATTR.size <= length <= len(data):
+            return
+        yield kind & RTA_TYPE_MASK, data[RTATTR.size : length]
+        data = data[_aligned(length) :]
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3  # NLMSG_ALIGNTO, RTA_ALIGNTO

@@ -1,0 +1,115 @@
+"""Sizes and times as people write them: each is read exactly, or refused with an error that names the argument."""
+
+import math
+import string
+from fractions import Fraction
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mcast_fast.errors import ArgumentError
+from mcast_fast.units import LONGEST_WAIT, NANOSECONDS, SIZE_UNITS, size_in_bytes, wait_in_ns, whole_number
+
+SIZES = {
+    0: 0,
+    65_536: 65_536,
+    "0B": 0,
+    "1B": 1,
+    "1kB": 1_000,
+    "1KiB": 1_024,
+    "4MiB": 4 << 20,
+    "1.5KiB": 1_536,
+    "2 GiB": 2 << 30,
+    " 7MB ": 7_000_000,
+    "1GB": 10**9,
+}
+
+
+@pytest.mark.parametrize(("written", "size"), SIZES.items())
+def test_a_size_is_bytes(written, size):
+    assert size_in_bytes(written, "buffer_size") == size
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["", "4", "MiB", "4mib", "4M", "-4MiB", "4MiB4", "4,5MiB", "\uff11MiB", "1e3B", ".5MiB", "4MiB\0", "0x10B"],
+)
+def test_a_text_that_is_no_size_is_refused_with_the_units(written):
+    with pytest.raises(ArgumentError, match="buffer_size") as caught:
+        size_in_bytes(written, "buffer_size")
+    assert all(unit in str(caught.value) for unit in SIZE_UNITS)
+
+
+@pytest.mark.parametrize("value", [True, None, 1.5, b"4MiB", [], object()])
+def test_a_value_of_another_type_is_no_size(value):
+    with pytest.raises(ArgumentError, match="buffer_size"):
+        size_in_bytes(value, "buffer_size")
+
+
+def test_a_negative_size_is_refused():
+    with pytest.raises(ArgumentError, match=r"buffer_size -1\b.*negative"):
+        size_in_bytes(-1, "buffer_size")
+
+
+@given(st.integers(0, 2**80), st.sampled_from(sorted(SIZE_UNITS)))
+@example(9_007_199_254_740_993, "B")  # 2**53 + 1, which a float cannot hold
+def test_a_whole_number_of_units_is_exact(number, unit):
+    assert size_in_bytes(f"{number}{unit}", "size") == number * SIZE_UNITS[unit]
+
+
+@given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from(sorted(SIZE_UNITS)))
+def test_a_fraction_of_units_is_rounded_down(whole, thousandths, unit):
+    exact = (whole + Fraction(thousandths, 1000)) * SIZE_UNITS[unit]
+    assert size_in_bytes(f"{whole}.{thousandths:03}{unit}", "size") == math.floor(exact)
+
+
+SIZE_LIKE = st.text(alphabet=string.digits + ".-+ kKMGiBe", max_size=12)
+
+
+@given(st.text() | SIZE_LIKE)
+@example("9" * 400 + "MiB")  # more than a float can hold
+@example("1" * 5000 + "B")  # more digits than int() reads (sys.set_int_max_str_digits)
+def test_any_text_is_a_size_or_refused(text):
+    try:
+        size = size_in_bytes(text, "size")
+    except ArgumentError:
+        return
+    assert size >= 0
+
+
+WAITS = {None: -1, 0: 0, 1: NANOSECONDS, 0.5: NANOSECONDS // 2, 1e-9: 1, math.inf: -1, 10**30: -1}
+
+
+@pytest.mark.parametrize(("seconds", "nanoseconds"), WAITS.items())
+def test_a_wait_is_nanoseconds(seconds, nanoseconds):
+    assert wait_in_ns(seconds) == nanoseconds
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.001, math.nan, -math.inf, True, "1", b"1", [1], object()])
+def test_what_is_no_wait_is_refused_by_name(seconds):
+    with pytest.raises(ArgumentError, match="ring_latency"):
+        wait_in_ns(seconds, "ring_latency")
+
+
+@given(st.floats() | st.integers())
+def test_any_number_is_a_wait_or_refused(seconds):
+    try:
+        nanoseconds = wait_in_ns(seconds)
+    except ArgumentError:
+        nanoseconds = None
+    if not seconds >= 0:
+        assert nanoseconds is None
+    else:
+        assert nanoseconds == -1 or 0 <= nanoseconds <= LONGEST_WAIT
+
+
+@pytest.mark.parametrize("value", [1, 2, 255])
+def test_a_number_in_the_range_is_itself(value):
+    assert whole_number(value, "ttl", 1, 255) == value
+
+
+@pytest.mark.parametrize("value", [0, 256, -1, True, 1.0, "1", None, 10**100])
+def test_a_number_out_of_range_is_refused_with_the_range(value):
+    with pytest.raises(ArgumentError, match=r"ttl .* 1 to 255"):
+        whole_number(value, "ttl", 1, 255)
