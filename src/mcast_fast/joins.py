@@ -199,9 +199,10 @@ class Joins:
         for channel in channels:
             plan.change(channel, wanted.get(channel))
         with contextlib.ExitStack() as undo:
+            undo.callback(setattr, self, "_seats", self._seats)
+            self._seats = plan.seats
             self._carry_out(list(plan.touched()), undo)
             undo.pop_all()
-        self._seats = plan.seats
         for seat, planned in list(plan.touched()):
             seat.shares = planned
         self.wanted = dict(wanted)
@@ -220,7 +221,7 @@ class Joins:
         self._seats = {place: those for place, those in self._seats.items() if place.interface != old}
         try:
             self.bring_about(moved)
-        except SocketError:
+        except BaseException:
             self._seats |= there
             self.wanted = before
             raise
@@ -242,20 +243,25 @@ class Joins:
             one.socket.close()
 
     def _carry_out(self, changes: list[tuple[Seat, Shares]], undo: contextlib.ExitStack) -> None:
-        """Open, let pass, join, and last leave: so that what stays wanted is held by somebody at every moment."""
+        """Open, let pass what was or will be wanted, join, change, leave; and last let pass no more than is wanted.
+
+        So what stays wanted is held by somebody at every moment. A source that has to move from one socket to another
+        may be heard by both for that moment."""
         for seat, planned in changes:
             if seat.opened is None:
-                seat.opened = open_socket(seat.place, seat.bound, self.names, self._options)
-                undo.callback(self._close, seat)
-                seat.opened.key = self._slots.add(
-                    seat.opened.socket, seat.place.port, seat.bound, seat.opened.interface
-                )
-            self._accept(seat, planned)
+                self._open(seat, undo)
             undo.callback(self._accept, seat, seat.shares)
-        steps = [step for seat, planned in changes for step in self._steps(seat, planned)]
-        for step in sorted(steps, key=lambda step: step.after is None):
+            self._accept(seat, _either(seat.shares, planned))
+        for step in sorted((step for change in changes for step in self._steps(*change)), key=Step.turn):
             step.take(self.names)
             undo.callback(step.take_back, self.names)
+        for seat, planned in changes:
+            self._accept(seat, planned)
+
+    def _open(self, seat: Seat, undo: contextlib.ExitStack) -> None:
+        seat.opened = one = open_socket(seat.place, seat.bound, self.names, self._options)
+        undo.callback(self._close, seat)
+        one.key = self._slots.add(one.socket, seat.place.port, seat.bound, one.interface)
 
     def _accept(self, seat: Seat, shares: Shares) -> None:
         if seat.opened is not None:
@@ -273,7 +279,8 @@ class Joins:
 
     def _close(self, seat: Seat) -> None:
         if seat.opened is not None:
-            self._slots.remove(seat.opened.key)
+            if seat.opened.key >= 0:
+                self._slots.remove(seat.opened.key)
             self.closed_drops += seat.opened.read_drops() or 0
             seat.opened.socket.close()
             seat.opened = None
@@ -305,14 +312,29 @@ class Step:
     before: SourceFilter | None
     after: SourceFilter | None
 
+    def turn(self) -> int:
+        """Joins come first, then changes, then leaves."""
+        return 0 if self.before is None else 2 if self.after is None else 1
+
     def take(self, names: dict[int, str]) -> None:
-        """Do it; SocketError names the group, the interface and the source."""
-        self._go(self.before, self.after, names)
+        """Do it; SocketError names the group, the interface and the source, with all as it was before."""
+        try:
+            self._go(self.before, self.after, names)
+        except SocketError:
+            self._restore()
+            raise
 
     def take_back(self, names: dict[int, str]) -> None:
         """Undo it, as far as the system lets us."""
         with contextlib.suppress(SocketError):
             self._go(self.after, self.before, names)
+
+    def _restore(self) -> None:
+        """Half of it may be done: hold anew what was held. One system call that is refused has changed nothing."""
+        if self.before is not None and "MCAST_MSFILTER" not in _core.membership.OPTIONS:
+            with contextlib.suppress(OSError):
+                self._leave()
+                self._join(self.before)
 
     def _go(self, before: SourceFilter | None, after: SourceFilter | None, names: dict[int, str]) -> None:
         where = channel_text(Channel(self.one.place, self.group), names)
@@ -340,7 +362,9 @@ class Step:
             self._call(_core.membership.join, native(sources[0]))
         if sources[0 if after.exclude else 1 :]:
             try:
-                self._change(SourceFilter(after.exclude, after.sources if not after.exclude else frozenset()), after)
+                self._change(
+                    SourceFilter(after.exclude, frozenset() if after.exclude else frozenset(sources[:1])), after
+                )
             except OSError:
                 self._leave()
                 raise
@@ -377,6 +401,14 @@ class Step:
             self._call(add, native(source))
         for source in sorted(before.sources - after.sources):
             self._call(remove, native(source))
+
+
+def _either(before: Shares, after: Shares) -> Shares:
+    """Lets pass what one of both lets pass."""
+    both = dict(before) | after
+    for group in before.keys() & after.keys():
+        both[group] = Share(after[group].kernel, before[group].accepted.union(after[group].accepted))
+    return both
 
 
 def _with_source(where: str, after: SourceFilter) -> str:

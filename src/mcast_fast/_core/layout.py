@@ -121,28 +121,13 @@ def option_features(options: Iterable[str], platform: str) -> dict[str, Feature]
     }
 
 
-class _NumpyRecords:
-    """Records as a NumPy array; its type is made when it is first needed, for NumPy is never required."""
+def numpy_dtype() -> Any:
+    """The record as a NumPy type; NumPy is imported when this is first called, for it is never required."""
+    import numpy as np
 
-    def __init__(self) -> None:
-        self._dtype: Any = None
-        self._frombuffer: Any = None
-
-    def __call__(self, records: Any) -> Any:
-        if self._dtype is None:
-            self._load()
-        return self._frombuffer(records, self._dtype)
-
-    def _load(self) -> None:
-        import numpy as np
-
-        letters = {"B": "u1"}
-        types = [(f.name, letters.get(f.letter, "=" + f.letter), f.size) for f in FIELDS]
-        self._dtype = np.dtype([(name, kind) if size == 1 else (name, kind, (size,)) for name, kind, size in types])
-        self._frombuffer = np.frombuffer
-
-
-numpy_records = _NumpyRecords()
+    letters = {"B": "u1"}
+    types = [(f.name, letters.get(f.letter, "=" + f.letter), f.size) for f in FIELDS]
+    return np.dtype([(name, kind) if size == 1 else (name, kind, (size,)) for name, kind, size in types])
 
 
 def packet_text(packet: Any) -> str:

@@ -42,6 +42,8 @@ typedef struct mcast_slots {
     PyThread_type_lock state;
     mcast_pool *pool;
     mcast_scratch scratch;
+    unsigned slot_count; /* of the scratch, also after it was given back */
+    size_t slot_size;
     mcast_poller poller;
     mcast_socket **sockets; /* by key; NULL where one was removed */
     size_t keys;
@@ -66,8 +68,8 @@ enum {
 };
 
 enum {
-    MCAST_ONE_GO = 1024,          /* packets that are read without looking at the clock while none is wanted */
-    MCAST_GRACE_NS = 10 * 1000000 /* beyond the deadline, to find what is wanted behind what is not */
+    MCAST_ONE_GO = 1024,           /* packets that are read without looking at the clock while none is wanted */
+    MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
 };
 
 static inline int64_t
@@ -154,10 +156,12 @@ mcast_pack(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, unsigne
 static inline unsigned
 mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
 {
+    if (slots->closed)
+        return 0;
     size_t room = limit - mcast_batch_count(batch);
-    size_t in_arena = (UINT32_MAX - batch->data.used) / slots->scratch.size;
+    size_t in_arena = (UINT32_MAX - batch->data.used) / slots->slot_size;
     room = room < in_arena ? room : in_arena;
-    return room < slots->scratch.count ? (unsigned)room : slots->scratch.count;
+    return room < slots->slot_count ? (unsigned)room : slots->slot_count;
 }
 
 /* Whether a socket of this port may deliver the record, by the filters of now. */
@@ -362,6 +366,8 @@ mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t si
 {
     memset(slots, 0, sizeof *slots);
     slots->pool = pool;
+    slots->slot_count = count;
+    slots->slot_size = size;
     slots->poller.epoll = slots->poller.wake = -1;
     slots->turn = PyThread_allocate_lock();
     slots->state = PyThread_allocate_lock();

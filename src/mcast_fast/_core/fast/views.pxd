@@ -31,7 +31,32 @@ cdef extern from "record.h":
     int MCAST_TTL
     int MCAST_TOS
 
+cdef extern from *:
+    """
+    /* What numpy.asarray asks for first: https://numpy.org/doc/stable/reference/arrays.interface.html */
+    typedef struct {
+        int two, nd;
+        char typekind;
+        int itemsize, flags;
+        Py_intptr_t *shape, *strides;
+        void *data;
+        PyObject *descr;
+    } mcast_array_interface;
+    """
+    ctypedef struct mcast_array_interface:
+        int two
+        int nd
+        char typekind
+        int itemsize
+        int flags
+        Py_ssize_t *shape
+        Py_ssize_t *strides
+        void *data
+        void *descr
+
 cdef class Batch:
+    cdef mcast_array_interface array
+    cdef Py_ssize_t stride
     cdef mcast_memory records_memory
     cdef mcast_memory data_memory
     cdef mcast_record *first

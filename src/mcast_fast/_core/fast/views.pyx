@@ -8,7 +8,8 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_New, PyList_SET_ITEM
-from cpython.ref cimport Py_INCREF
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_SetContext
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memcpy
 
 from operator import index as as_index
@@ -42,7 +43,7 @@ cdef extern from *:
 cdef extern from "pythread.h":
     void *PyThread_allocate_lock()
 
-cdef object numpy_records = layout.numpy_records
+cdef object record_dtype = None  # of NumPy: made when it is first needed
 cdef bytes RECORD_FORMAT = layout.buffer_format().encode()
 C_LAYOUT = {
     "timestamp": AT_TIMESTAMP, "offset": AT_OFFSET, "interface": AT_INTERFACE, "dropped": AT_DROPPED, "length":
@@ -162,15 +163,43 @@ cdef class Batch:
         It holds all payloads, one behind the other; those of the whole batch also where this is a slice of one."""
         return memoryview(arena_of(self))
 
-    def __array__(self, dtype=None, copy=None):
-        """The records as a structured NumPy array, read-only and without a copy."""
-        array = numpy_records(records_of(self))
-        if dtype is not None and dtype != array.dtype:
-            return array.astype(dtype)
-        return array.copy() if copy else array
+    @property
+    def __array_struct__(self):
+        if record_dtype is None:
+            find_numpy()
+        self.stride = sizeof(mcast_record)
+        self.array.two = 2
+        self.array.nd = 1
+        self.array.typekind = b"V"
+        self.array.itemsize = sizeof(mcast_record)
+        self.array.flags = CONTIGUOUS | ALIGNED | NOT_SWAPPED | HAS_DESCRIPTOR  # and not writeable
+        self.array.shape = &self.count
+        self.array.strides = &self.stride
+        self.array.data = self.first if self.count else <void *>self
+        self.array.descr = <void *>record_dtype
+        capsule = PyCapsule_New(&self.array, NULL, release_array)
+        Py_INCREF(self)
+        PyCapsule_SetContext(capsule, <void *>self)
+        return capsule
 
     def __repr__(self):
         return f"<Batch of {self.count} packets>"
+
+
+cdef enum:  # of numpy/ndarraytypes.h
+    CONTIGUOUS = 0x1
+    ALIGNED = 0x100
+    NOT_SWAPPED = 0x200
+    HAS_DESCRIPTOR = 0x800
+
+
+cdef void release_array(object capsule) noexcept:
+    Py_DECREF(<object>PyCapsule_GetContext(capsule))
+
+
+cdef find_numpy():
+    global record_dtype
+    record_dtype = layout.numpy_dtype()
 
 
 cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):

@@ -210,8 +210,9 @@ class Slots:
         records, data = bytearray(), bytearray()
         deadline = _deadline(timeout_ns)
         while not records:  # none is left where the filters changed meanwhile
-            if self._leftovers and not self._closed:
-                return self._take(limit)
+            left = self._take(limit)
+            if left is not None:
+                return left
             if not self._fill(records, data, limit, deadline):
                 raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
             self._recheck(records)
@@ -219,12 +220,14 @@ class Slots:
 
     def receive_one(self, timeout_ns: int) -> Packet:
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
-        if self._leftovers and not self._closed:
-            return make_packet(self._take(1), 0)
+        left = self._take(1)
+        if left is not None:
+            return make_packet(left, 0)
         batch = self.receive(self._batch_size, timeout_ns)
         if len(batch) > 1:
-            self._leftovers.append(make_part(batch, 1, len(batch)))
-            self._show()
+            with self._state:
+                self._leftovers.append(make_part(batch, 1, len(batch)))
+                self._show()
         return make_packet(batch, 0)
 
     def collect(self, limit: int, timeout_ns: int) -> Batch:
@@ -236,8 +239,9 @@ class Slots:
         more = True
         self._check_open()
         while more and self._has_room(records, data, limit):
-            if self._leftovers:
-                for packet in self._take(limit - len(records) // RECORD_SIZE):
+            left = self._take(limit - len(records) // RECORD_SIZE)
+            if left is not None:
+                for packet in left:
                     records += RECORD.pack(*row_at(packet, len(data)))
                     data += packet.view
                 continue
@@ -292,14 +296,19 @@ class Slots:
         if self._closed:
             raise ClosedError(f"{self._subject} is closed")
 
-    def _take(self, limit: int) -> Batch:
-        """At most `limit` packets of what is left over."""
-        left = self._leftovers.pop(0)
-        taken = make_part(left, 0, min(limit, len(left)))
-        if len(taken) < len(left):
-            self._leftovers.insert(0, make_part(left, len(taken), len(left)))
-        self._show()
-        return taken
+    def _take(self, limit: int) -> Batch | None:
+        """At most `limit` packets of what is left over; None when nothing is."""
+        if not self._leftovers or self._closed:
+            return None
+        with self._state:
+            if not self._leftovers:
+                return None
+            left = self._leftovers.pop(0)
+            taken = make_part(left, 0, min(limit, len(left)))
+            if len(taken) < len(left):
+                self._leftovers.insert(0, make_part(left, len(taken), len(left)))
+            self._show()
+            return taken
 
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
@@ -327,15 +336,16 @@ class Slots:
 
     def _recheck_leftovers(self) -> None:
         """Take out of what is left over what is no longer wanted."""
-        rest = []
-        for left in self._leftovers:
-            records = bytearray(left.records.tobytes())
-            self._refilter(records)
-            if records:
-                rest.append(take_over(records, bytearray(left.data), self._names))
-        if self._leftovers:
-            self._leftovers = rest
-            self._show()
+        with self._state:
+            rest = []
+            for left in self._leftovers:
+                records = bytearray(left.records.tobytes())
+                self._refilter(records)
+                if records:
+                    rest.append(take_over(records, bytearray(left.data), self._names))
+            if self._leftovers:
+                self._leftovers = rest
+                self._show()
 
     def _discard(self, gone: _Socket) -> None:
         """What is still queued at a socket that goes was not asked for any more: count it."""

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
+from functools import cache
 from operator import index as as_index
 from typing import Any, overload
 
@@ -11,6 +12,9 @@ from mcast_fast._core.layout import Flag
 
 _TYPES = {"q": ctypes.c_int64, "I": ctypes.c_uint32, "H": ctypes.c_uint16, "B": ctypes.c_uint8}
 _POSITIONS = {field.name: i for i, field in enumerate(layout.FIELDS)}
+
+
+_numpy_dtype = cache(layout.numpy_dtype)
 
 
 class Record(ctypes.Structure):
@@ -94,7 +98,9 @@ class Batch:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """The records as a structured NumPy array, read-only and without a copy."""
-        array = layout.numpy_records(self.records)
+        import numpy as np
+
+        array = np.frombuffer(self.records, _numpy_dtype())
         if dtype is not None and dtype != array.dtype:
             return array.astype(dtype)
         return array.copy() if copy else array
