@@ -49,11 +49,21 @@ def test_the_warning_is_a_user_warning():
 OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send"}
 
 
-@pytest.mark.parametrize(("operation", "name"), REMEDIES)
-def test_a_remedy_belongs_to_an_operation_and_an_errno(operation, name):
+@pytest.mark.parametrize(("operation", "name", "system"), REMEDIES)
+def test_a_remedy_belongs_to_an_operation_an_errno_and_a_system(operation, name, system):
     assert operation in OPERATIONS
-    assert isinstance(getattr(errno, name), int)
-    assert remedy(operation, getattr(errno, name)) == REMEDIES[operation, name]
+    assert system in ("", "linux", "darwin", "win32")
+    if name.startswith("WSA"):  # numbers of Windows, which other systems do not name
+        assert system == "win32"
+        return
+    assert remedy(operation, getattr(errno, name), system) == REMEDIES[operation, name, system]
+
+
+def test_what_is_said_of_this_system_goes_before_what_is_said_of_all():
+    assert "ss -ulpn" in remedy("bind", errno.EADDRINUSE, "linux")
+    assert "ss -ulpn" not in remedy("bind", errno.EADDRINUSE, "darwin")
+    assert "reuse" in remedy("bind", errno.EADDRINUSE, "darwin")
+    assert "sysctl" not in remedy("join", errno.ENOBUFS, "win32")
 
 
 def test_an_operation_without_a_remedy_of_its_own_gets_the_general_one():

@@ -5,6 +5,7 @@ Rules of this room: no I/O, no imports of ours; every other room may import it.
 
 import errno as errno_module
 import os
+import sys
 
 
 class MulticastError(Exception):
@@ -58,45 +59,71 @@ class SsmWarning(MulticastWarning):
     """Source-specific joins reach the network as any-source ones, for an older IGMP or MLD is spoken there."""
 
 
-# What to do about an answer of the OS: (operation, errno name) -> remedy. "" stands for every operation. The operations
-# are those of the sockets room: open, bind, buffer, join, leave, filter, receive, send.
-REMEDIES: dict[tuple[str, str], str] = {
-    ("", "EMFILE"): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
-    ("", "ENFILE"): "the system is out of descriptors; raise fs.file-max",
-    ("", "ENOMEM"): "the system is short of memory for sockets",
-    ("", "EPERM"): "a firewall rule or a missing privilege forbids it",
-    ("", "EACCES"): "the process lacks the privilege",
-    ("bind", "EADDRINUSE"): "another socket holds the port without address reuse; find it with `ss -ulpn`",
-    ("bind", "EACCES"): "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; use a higher port",
-    ("bind", "EADDRNOTAVAIL"): "the address must be one of this machine's; list them with `mcast-fast interfaces`",
-    ("bind", "ENODEV"): "the interface has gone; list them with `mcast-fast interfaces`",
-    ("bind", "EPERM"): "binding to a device needs Linux 5.7 or CAP_NET_RAW",
-    ("join", "ENOBUFS"): "a membership limit is reached; raise net.ipv4.igmp_max_memberships or igmp_max_msf (sources; "
-    "IPv6: net.ipv6.mld_max_msf), and net.core.optmem_max beyond 2,000 groups",
-    ("join", "ENOMEM"): "the socket's option memory is used up; raise net.core.optmem_max",
-    ("join", "ENODEV"): "the interface has gone or is down; list them with `mcast-fast interfaces`",
-    ("join", "EADDRNOTAVAIL"): "the interface cannot take this group; check that it is up and has the MULTICAST flag",
-    ("join", "EADDRINUSE"): "the socket holds this group already",
-    ("join", "EINVAL"): "the group and the source must be of one family, and the interface multicast-capable",
-    ("leave", "EADDRNOTAVAIL"): "the socket does not hold this group",
-    ("filter", "ENOBUFS"): "too many sources; raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf)",
-    ("send", "ENETUNREACH"): "no route for the group on this interface; name another with %interface, or add a route",
-    ("send", "EHOSTUNREACH"): "no route to the destination; check `ip route get`",
-    ("send", "EMSGSIZE"): "the datagram is larger than the socket or the path takes; send at most 65,507 bytes "
+# What to do about an answer of the OS: (operation, errno name, sys.platform) -> remedy. "" stands for every operation,
+# or every system; what is more special is looked for first. The operations are those that the rooms name: open, bind,
+# join, leave, filter, receive, send.
+REMEDIES: dict[tuple[str, str, str], str] = {
+    ("", "EMFILE", ""): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
+    ("", "ENFILE", "linux"): "the system is out of descriptors; raise fs.file-max",
+    ("", "ENOMEM", ""): "the system is short of memory for sockets",
+    ("", "EPERM", ""): "a firewall rule or a missing privilege forbids it",
+    ("", "EACCES", ""): "the process lacks the privilege",
+    (
+        "bind",
+        "EADDRINUSE",
+        "",
+    ): "another socket holds the port without address reuse; open with reuse=True on both sides",
+    ("bind", "EADDRINUSE", "linux"): "another socket holds the port without address reuse; find it with `ss -ulpn`",
+    ("bind", "EACCES", "linux"): "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; "
+    "use a higher port",
+    ("bind", "EADDRNOTAVAIL", ""): "the address must be one of this machine's; list them with `mcast-fast interfaces`",
+    ("bind", "WSAEADDRNOTAVAIL", "win32"): "Windows binds no group address; bind the interface",
+    ("bind", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
+    ("bind", "EPERM", "linux"): "binding to a device needs Linux 5.7 or CAP_NET_RAW",
+    ("join", "ENOBUFS", "linux"): "a membership limit is reached; raise net.ipv4.igmp_max_memberships or igmp_max_msf "
+    "(sources; IPv6: net.ipv6.mld_max_msf), and net.core.optmem_max beyond 2,000 groups; or let spread=True use more "
+    "sockets",
+    ("join", "ENOBUFS", ""): "a membership limit of the system is reached; let spread=True use more sockets",
+    ("join", "ENOMEM", "linux"): "the socket's option memory is used up; raise net.core.optmem_max",
+    ("join", "ENOMEM", "darwin"): "macOS answers so now and then; try again",
+    ("join", "ENODEV", ""): "the interface has gone or is down; list them with `mcast-fast interfaces`",
+    (
+        "join",
+        "EADDRNOTAVAIL",
+        "",
+    ): "the interface cannot take this group; check that it is up and has the MULTICAST flag",
+    ("join", "EADDRINUSE", ""): "the socket holds this group already",
+    ("join", "EINVAL", ""): "the group and the source must be of one family, and the interface multicast-capable",
+    ("join", "WSAEINVAL", "win32"): "the socket holds this group already, or the interface has gone",
+    ("leave", "EADDRNOTAVAIL", ""): "the socket does not hold this group",
+    (
+        "filter",
+        "ENOBUFS",
+        "linux",
+    ): "too many sources; raise net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf), or let "
+    "spread=True use more sockets",
+    (
+        "send",
+        "ENETUNREACH",
+        "",
+    ): "no route for the group on this interface; name another with %interface, or add a route",
+    ("send", "EHOSTUNREACH", "linux"): "no route to the destination; check `ip route get`",
+    ("send", "EMSGSIZE", ""): "the datagram is larger than the socket or the path takes; send at most 65,507 bytes "
     "(IPv6: 65,527)",
-    ("send", "EPERM"): "a firewall rule drops the output; look at `nft list ruleset`",
-    ("send", "ENOBUFS"): "the interface's queue is full; send more slowly or raise txqueuelen",
-    ("send", "ENODEV"): "the interface has gone; list them with `mcast-fast interfaces`",
-    ("send", "ENETDOWN"): "the interface is down; `ip link set … up`",
-    ("send", "EADDRNOTAVAIL"): "the interface has no address to send from",
-    ("receive", "ENETDOWN"): "the interface went down",
+    ("send", "EPERM", "linux"): "a firewall rule drops the output; look at `nft list ruleset`",
+    ("send", "ENOBUFS", "linux"): "the interface's queue is full; send more slowly or raise txqueuelen",
+    ("send", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
+    ("send", "ENETDOWN", "linux"): "the interface is down; `ip link set … up`",
+    ("send", "EADDRNOTAVAIL", ""): "the interface has no address to send from",
+    ("receive", "ENETDOWN", ""): "the interface went down",
 }
 
 
-def remedy(operation: str, errno: int) -> str:
+def remedy(operation: str, errno: int, system: str = sys.platform) -> str:
     """What a user can do about `errno` from `operation`; empty when nothing better is known than the OS's text."""
     name = errno_module.errorcode.get(errno, "")
-    return REMEDIES.get((operation, name)) or REMEDIES.get(("", name), "")
+    keys = ((operation, name, system), (operation, name, ""), ("", name, system), ("", name, ""))
+    return next((REMEDIES[key] for key in keys if key in REMEDIES), "")
 
 
 def os_text(errno: int) -> str:
