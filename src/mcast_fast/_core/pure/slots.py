@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
@@ -60,18 +61,19 @@ class _Filter:
         return (source in sources) != exclude
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Socket:
     socket: socket_module.socket
     port: int
     group: bytes
     interface: int
     filter: _Filter
+    family: int
     overflow: int = 0  # the kernel's drop counter, as last told with a packet
     owed: int = 0  # drops told with packets that were filtered: they belong to the next record
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Told:
     """What the control messages of one packet tell."""
 
@@ -122,6 +124,10 @@ _READERS = {
 }
 
 
+# Control messages of this system: (level, type) -> what reads it.
+_CONTROL = {message: _READERS[field] for message, field in SYSTEM.control.items()}
+
+
 def _byte(value: bytes) -> int:
     """An int-sized value that some systems send as one byte."""
     number: int = struct.unpack_from("=i", value)[0] & 0xFF if len(value) >= 4 else value[0]
@@ -142,6 +148,7 @@ class Slots:
         self._leftovers: list[Batch] = []  # what receive_one received beyond its one packet, the oldest first
         self._names = names
         self._buffer = bytearray(max_packet_size)
+        self._view = memoryview(self._buffer)
         self._sockets: dict[int, _Socket] = {}
         self._next_key = 0
         self._rotation = 0
@@ -178,7 +185,7 @@ class Slots:
             key = self._next_key
             self._next_key += 1
             self._selector.register(socket, selectors.EVENT_READ, key)
-            self._sockets[key] = _Socket(socket, port, group, interface, _Filter(()))
+            self._sockets[key] = _Socket(socket, port, group, interface, _Filter(()), int(socket.family))
             return key
 
     def remove(self, key: int) -> None:
@@ -451,12 +458,12 @@ class Slots:
         length = min(wire, len(self._buffer))
         told = _Told(one.group, one.interface, one.overflow)
         for level, kind, value in control:
-            field = SYSTEM.control.get((level, kind))
-            if field is not None:
-                _READERS[field](told, value)
+            read = _CONTROL.get((level, kind))
+            if read is not None:
+                read(told, value)
         dropped = (told.overflow - one.overflow) % _DROP_MODULUS + one.owed
         one.overflow = told.overflow
-        source = _packed_source(one.socket.family, name)
+        source = _packed_source(one.family, name[0])
         counters = self._counters
         if not one.filter.allows(told.group, told.interface, source):
             one.owed = dropped
@@ -468,7 +475,7 @@ class Slots:
             told.timestamp, len(data), told.interface, dropped, length, wire, source, told.group, name[1], one.port,
             told.flags, told.ttl, told.tos,
         )  # fmt: skip
-        data += memoryview(self._buffer)[:length]
+        data += self._view[:length]
         counters["received"] += 1
         counters["bytes"] += length
         counters["truncated"] += bool(flags & _MSG_TRUNC)
@@ -482,9 +489,9 @@ class Slots:
         return batch
 
 
-def _packed_source(family: int, name: tuple[Any, ...]) -> bytes:
-    host = name[0].partition("%")[0]
-    packed = socket_module.inet_pton(family, host)
+@lru_cache(maxsize=4096)
+def _packed_source(family: int, host: str) -> bytes:
+    packed = socket_module.inet_pton(family, host.partition("%")[0])
     return V4_MAPPED + packed if len(packed) == 4 else packed
 
 
