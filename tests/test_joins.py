@@ -39,7 +39,7 @@ def passes(sources: SourceFilter | None, source: bytes) -> bool:
     return sources is not None and (source in sources.sources) != sources.exclude
 
 
-class Refused(OSError):
+class RefusedError(OSError):
     """What the model answers when it is told to fail."""
 
 
@@ -60,7 +60,7 @@ class Kernel:
     def _called(self, name: str) -> None:
         self.calls.append(name)
         if self.fail_at == len(self.calls) - 1:
-            raise Refused(errno.EPERM, os.strerror(errno.EPERM))
+            raise RefusedError(errno.EPERM, os.strerror(errno.EPERM))
 
     # ---- opening ----
 

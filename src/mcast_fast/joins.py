@@ -22,13 +22,6 @@ from mcast_fast.sockets import NOWHERE, OpenSocket, Options, open_socket
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
 
-NO_LIMIT = 1_000_000
-# Where Linux tells how much one socket may hold: by IP version. IPv6 has no limit of groups but net.core.optmem_max.
-GROUPS_A_SOCKET = {4: Path("/proc/sys/net/ipv4/igmp_max_memberships")}
-SOURCES_A_GROUP = {4: Path("/proc/sys/net/ipv4/igmp_max_msf"), 6: Path("/proc/sys/net/ipv6/mld_max_msf")}
-GROUPS_WITHIN_OPTMEM = 250  # of 20 KiB, the least that net.core.optmem_max was ever set to by default
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How many groups a socket of one IP version may hold, and how many sources a group."""
@@ -37,13 +30,21 @@ class Limits:
     sources: int
 
 
+NO_LIMIT = 1_000_000
+# Where Linux tells how much one socket may hold, by IP version; and what it is by default, for the sysctl of IPv6 does
+# not show in a network namespace. IPv6 has no limit of groups but net.core.optmem_max: of 20 KiB, its least default.
+GROUPS_A_SOCKET = {4: Path("/proc/sys/net/ipv4/igmp_max_memberships")}
+SOURCES_A_GROUP = {4: Path("/proc/sys/net/ipv4/igmp_max_msf"), 6: Path("/proc/sys/net/ipv6/mld_max_msf")}
+USUAL = {4: Limits(20, 10), 6: Limits(250, 64)}
+
+
 def limits(version: int, spread: bool) -> Limits:
     """What the system allows now; no limit of ours where spreading is off, so that the system's own error comes."""
     if not spread:
         return Limits(NO_LIMIT, NO_LIMIT)
     return Limits(
-        _read_number(GROUPS_A_SOCKET.get(version), GROUPS_WITHIN_OPTMEM),
-        _read_number(SOURCES_A_GROUP.get(version), NO_LIMIT),
+        _read_number(GROUPS_A_SOCKET.get(version), USUAL[version].groups),
+        _read_number(SOURCES_A_GROUP.get(version), USUAL[version].sources),
     )
 
 

@@ -58,4 +58,5 @@ def features() -> dict[str, layout.Feature]:
     found = {"fast": layout.Feature(backend == "fast", _not_fast)}
     found |= layout.option_features(membership.OPTIONS, membership.SYSTEM)
     found |= slots.FEATURES | send.FEATURES
-    return {name: found[name] for name in layout.FEATURES}
+    unknown = layout.Feature(False, "this build does not know it yet: reinstall")
+    return {name: found.get(name, unknown) for name in layout.FEATURES}

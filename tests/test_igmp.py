@@ -1,0 +1,83 @@
+"""Which IGMP or MLD version stands in the way of source filters, as Linux tells it."""
+
+import pytest
+
+from mcast_fast import igmp
+
+TABLE = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
+1\tlo        :     1      V3
+\t\t\t\t010000E0     1 0:00000000\t\t0
+2\teth0      :     2      V2
+\t\t\t\t010101EF     1 0:00000000\t\t0
+3\teth1      :     1      V1
+"""
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """Where the module looks: settings that a test writes, and a table of memberships."""
+    table = tmp_path / "igmp"
+    table.write_text(TABLE)
+    monkeypatch.setattr(igmp, "MEMBERSHIPS", table)
+    monkeypatch.setattr(igmp, "SETTINGS", tmp_path)
+
+    def write(setting, value):
+        path = tmp_path / setting
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{value}\n")
+
+    return write
+
+
+def test_nothing_in_the_way(told):
+    assert igmp.obstacle(4, "lo") == ""
+    assert igmp.obstacle(6, "eth0") == ""
+    assert igmp.obstacle(4, "gone0") == ""
+
+
+@pytest.mark.parametrize(("interface", "heard"), [("eth0", "IGMPv2"), ("eth1", "IGMPv1")])
+def test_an_old_querier(told, interface, heard):
+    assert heard in igmp.obstacle(4, interface)
+    assert interface in igmp.obstacle(4, interface)
+
+
+@pytest.mark.parametrize("scope", ["lo", "all"])
+@pytest.mark.parametrize(
+    ("version", "setting", "value", "name"),
+    [
+        (4, "ipv4/conf/{}/force_igmp_version", 1, "IGMPv1"),
+        (4, "ipv4/conf/{}/force_igmp_version", 2, "IGMPv2"),
+        (6, "ipv6/conf/{}/force_mld_version", 1, "MLDv1"),
+    ],
+)
+def test_an_old_version_that_is_forced(told, scope, version, setting, value, name):
+    told(setting.format(scope), value)
+    text = igmp.obstacle(version, "lo")
+    assert f"{name} is forced" in text
+    assert "sysctl -w net." + setting.format(scope).replace("/", ".") + "=0" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "setting", "value"),
+    [
+        (4, "ipv4/conf/lo/force_igmp_version", 3),
+        (6, "ipv6/conf/lo/force_mld_version", 2),
+        (4, "ipv4/conf/lo/force_igmp_version", 0),
+    ],
+)
+def test_a_version_that_knows_sources(told, version, setting, value):
+    told(setting, value)
+    assert igmp.obstacle(version, "lo") == ""
+
+
+@pytest.mark.parametrize("value", ["", "many", "-1"])
+def test_a_setting_that_is_no_version_is_passed_over(told, value):
+    told("ipv4/conf/lo/force_igmp_version", value)
+    assert igmp.obstacle(4, "lo") == ""
+
+
+def test_a_table_in_another_form_is_passed_over(told):
+    igmp.MEMBERSHIPS.write_text("nonsense\n2 eth0\n:::\n")
+    assert igmp.obstacle(4, "eth0") == ""
+    igmp.MEMBERSHIPS.unlink()
+    assert igmp.obstacle(4, "eth0") == ""
