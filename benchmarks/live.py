@@ -76,12 +76,13 @@ def run(options: argparse.Namespace) -> Report:
 
 
 @contextmanager
-def link() -> Iterator[tuple[End, End]]:
-    """The sender's and the receiver's end, between which the packets of a GSO sender travel one by one."""
+def link(*, whole: bool = False) -> Iterator[tuple[End, End]]:
+    """The sender's and the receiver's end, between which the packets of a GSO sender travel one by one; or `whole`."""
     try:
         with Lab(("a", "b")) as lab:
             sending, receiving = lab.link("a", "b")
-            sending.single_packets()
+            if not whole:
+                sending.single_packets()
             yield sending, receiving
     except (LabError, FileNotFoundError) as error:
         raise BenchmarkError(f"{error}; network namespaces need root, iproute2 and ethtool") from error

@@ -82,6 +82,14 @@ def sending_socket(port: int, interface: str, address: str) -> socket.socket:
     return sock
 
 
+def open_sending_socket(interface: str) -> socket.socket:
+    """An unconnected socket that sends multicast by the interface."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    outgoing = membership("0.0.0.0", "0.0.0.0", socket.if_nametoindex(interface))
+    sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, outgoing)
+    return sock
+
+
 def set_receive_buffer(sock: socket.socket, size: int) -> None:
     """socket(7): SO_RCVBUFFORCE goes beyond net.core.rmem_max with CAP_NET_ADMIN; the kernel doubles either."""
     try:

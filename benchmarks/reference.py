@@ -17,14 +17,14 @@ COMMAND = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC")
 
 
 @contextmanager
-def compiled() -> Iterator[Path]:
+def compiled(source: Path = SOURCE) -> Iterator[Path]:
     """The shared library, for as long as the block lasts."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise OSError("the C reference needs a C compiler: install gcc or clang, or set CC")
     with tempfile.TemporaryDirectory(prefix="mcast-benchmarks-") as directory:
         library = Path(directory, "reference.so")
-        subprocess.run([compiler, *COMMAND, "-o", library, SOURCE], check=True)
+        subprocess.run([compiler, *COMMAND, "-o", library, source], check=True)
         yield library
 
 

@@ -586,6 +586,66 @@ def test_send_tells_what_left_before_an_error(backend):
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_send_lines(listener):
+    result = invoke("send", listener.text, "--stdin-lines", input=b"one\n\ntwo\r\nlast")
+    assert (result.exit_code, result.stdout) == (0, "sent 4\n")
+    assert listener.collect(4).payloads() == [b"one", b"", b"two", b"last"]
+
+
+@pytest.mark.parametrize(("options", "size"), [((), 1316), (("--size", 1000), 1000)])
+def test_send_a_file(listener, tmp_path, options, size):
+    content = os.urandom(5000)
+    file = tmp_path / "feed.ts"
+    file.write_bytes(content)
+    pieces = [content[at : at + size] for at in range(0, 5000, size)]
+    result = invoke("send", listener.text, "--file", file, "--count", 2, *options)
+    assert (result.exit_code, result.stdout) == (0, f"sent {2 * len(pieces)}\n")
+    assert listener.collect(2 * len(pieces)).payloads() == pieces * 2
+
+
+@pytest.mark.parametrize("option", [("--rate", "200/s"), ("--interval", "0.005")])
+def test_send_at_a_rate(listener, option):
+    assert invoke("send", listener.text, "--size", 10, "--count", 21, *option).stdout == "sent 21\n"
+    times = [packet.timestamp for packet in listener.collect(21)]
+    assert 0.09 < (times[-1] - times[0]) / 1e9 < 1
+
+
+def test_send_tells_its_progress(listener, monkeypatch):
+    monkeypatch.setattr(sys.modules["mcast_fast.cli.send"], "PROGRESS_NS", 10_000_000)
+    result = invoke("send", listener.text, "x", "--count", 10, "--rate", "100/s", "--progress")
+    assert result.stdout == "sent 10\n"
+    assert re.fullmatch(r"(mcast-fast: sent \d+\n)+", result.stderr)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("x", "--rate", "1/s", "--interval", "1"),
+        ("x", "--interval", "0"),
+        ("x", "--rate", "5"),
+        ("x", "--dscp", "64"),
+        ("--stdin-lines", "--count", "2"),
+        ("--stdin-lines", "--file", "/dev/null"),
+    ],
+)
+def test_send_with_options_that_do_not_fit_exits_2(backend, options):
+    assert invoke("send", "239.1.1.1%lo:5000", *options).exit_code == 2
+
+
+def test_a_signal_ends_send_with_the_true_count(program_backend, place):
+    group = place.group()
+    command = [sys.executable, "-m", "mcast_fast", "send", group, "--size", "8", "--count", "100000", "--rate", "200/s"]
+    with mcast.Receiver(group, timeout=10) as receiver:
+        process = subprocess.Popen(
+            command, env=environment(program_backend), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        receiver.collect(5)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+        came = 5 + len(receiver.collect(100_000, timeout=0.2))
+    assert (process.returncode, out.decode(), err) == (130, f"sent {came}\n", b"")
+
+
 # ---- interfaces ----
 
 

@@ -29,7 +29,8 @@ sockets         : _core _core.layout _core.addresses membership
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
 receiver        : _core _core.layout _core.addresses groups joins membership sockets stats subscriptions units watch
-sender          : _core _core.layout _core.addresses groups interfaces membership sockets units
+sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
+aio             : _core _core.layout groups receiver sender stats subscriptions units
 cli             : _version _core _core.layout groups interfaces receiver sender stats units
 __main__        : cli
 __init__        : _version _core _core.layout groups interfaces receiver sender stats subscriptions
@@ -40,6 +41,7 @@ FOR_TYPES = """
 joins           : _core.fast
 receiver        : _core.fast
 sender          : _core.fast
+aio             : _core.fast
 cli             : _core.fast
 """
 

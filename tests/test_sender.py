@@ -3,6 +3,7 @@
 import array
 import errno
 import select
+import signal
 import socket
 import threading
 import time
@@ -44,6 +45,13 @@ WRONG = {
     "ttl too large": (("239.1.1.1%lo:5000",), {"ttl": 256}, ArgumentError, ["ttl", "256", "0 to 255"]),
     "ttl negative": (("239.1.1.1%lo:5000",), {"ttl": -1}, ArgumentError, ["ttl", "0 to 255"]),
     "ttl of a text": (("239.1.1.1%lo:5000",), {"ttl": "1"}, ArgumentError, ["ttl", "'1'"]),
+    "source_port": (("239.1.1.1%lo:5000",), {"source_port": 0}, ArgumentError, ["source_port", "1 to 65535"]),
+    "dscp": (("239.1.1.1%lo:5000",), {"dscp": 64}, ArgumentError, ["dscp", "0 to 63"]),
+    "rate of nothing": (("239.1.1.1%lo:5000",), {"rate": 0}, ArgumentError, ["rate", "more than 0"]),
+    "rate without a unit": (("239.1.1.1%lo:5000",), {"rate": "50k"}, ArgumentError, ["rate", "'50k'", "Mbit/s"]),
+    "burst": (("239.1.1.1%lo:5000",), {"rate": 10, "burst": 0}, ArgumentError, ["burst"]),
+    "pacing": (("239.1.1.1%lo:5000",), {"pacing": "fast"}, ArgumentError, ["'fast'", "sender, kernel"]),
+    "kernel pacing in datagrams": (("239.1.1.1%lo:5000",), {"pacing": "kernel", "rate": "1k/s"}, ArgumentError, ["bits"]),
     "timeout": (("239.1.1.1%lo:5000",), {"timeout": -1}, ArgumentError, ["timeout"]),
     "source of another host": (("239.1.1.1%lo:5000",), {"source": "203.0.113.9"}, SocketError, ["203.0.113.9", "lo"]),
     "source of the other family": (("239.1.1.1%lo:5000",), {"source": "::1"}, GroupError, ["::1"]),
@@ -233,30 +241,155 @@ def test_a_full_send_buffer_is_waited_for_and_everything_leaves(backend, group, 
     count, size = 300, 1400
     payloads = [number.to_bytes(2, "big") * (size // 2) for number in range(count)]
     with mcast.Receiver(group, timeout=5, buffer_size="2MiB") as rx, mcast.Sender(group, ttl=0) as tx:
-        for sock in tx._sockets.values():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        for outlet in tx._outlets.values():
+            outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         sent = tx.send_batch(payloads) if way == "list" else tx.send_batch(b"".join(payloads), size=size)
         assert sent == count
         assert rx.collect(count).payloads() == payloads
 
 
-def test_a_close_ends_a_sender_that_waits_for_room(backend, group, monkeypatch):
-    """A send buffer that never gets room: the wait looks for the close again and again."""
-    from mcast_fast import _core
-
-    tx = mcast.Sender(group, ttl=0)
-
-    def full(*_):
-        raise BlockingIOError(errno.EAGAIN, "the send buffer is full")
-
-    monkeypatch.setattr(_core.send, "send_batch", full)
+def test_a_close_ends_a_sender_that_waits_for_its_turn(backend, group):
+    tx = mcast.Sender(group, ttl=0, rate="1/s")
     timer = threading.Timer(0.05, tx.close)
     timer.start()
     before = time.monotonic()
     with pytest.raises(ClosedError, match="sender is closed"):
-        tx.send(b"a")
-    assert time.monotonic() - before < 2
+        tx.send_batch([b"a"] * 10)
+    assert time.monotonic() - before < 0.5
+    assert tx.stats.datagrams == 1
     timer.join()
+
+
+# ---- rows of arrays, batches, other groups ----
+
+
+def test_rows_of_an_array_of_two_dimensions(rx, tx):
+    np = pytest.importorskip("numpy")
+    rows = np.arange(60, dtype="u2").reshape(12, 5)
+    assert tx.send_batch(rows) == 12
+    assert rx.collect(12).payloads() == [row.tobytes() for row in rows]
+    assert tx.send_batch(rows[:0]) == 0
+    assert tx.send_batch(rows[:3, :0]) == 3
+    assert rx.collect(3).payloads() == [b""] * 3
+    with pytest.raises(ArgumentError, match="contiguous"):
+        tx.send_batch(rows[:, 1:3])
+
+
+def test_a_batch_is_sent_on_without_a_copy_in_python(rx, tx):
+    assert tx.send_batch(MIXED) == len(MIXED)
+    batch = rx.collect(len(MIXED))
+    assert tx.send_batch(batch) == len(MIXED)
+    assert rx.collect(len(MIXED)).payloads() == batch.payloads()
+    assert tx.send_batch(batch[2:4]) == 2
+    assert rx.collect(2).payloads() == batch.payloads()[2:4]
+
+
+def test_records_that_point_outside_are_refused(backend, tx):
+    from mcast_fast import _core
+    from mcast_fast._core.layout import FIELDS, RECORD
+
+    values = [bytes(field.size) if field.size > 1 else 0 for field in FIELDS]
+    values[1], values[4] = 90, 20
+    record = memoryview(RECORD.pack(*values))
+    for records, data in ((record, bytes(100)), (record[:60], bytes(200))):
+        with pytest.raises(ValueError, match="do not fit"):
+            tx._transmitter.send_records(tx._route, records, memoryview(data))
+    assert tx._transmitter.send_records(tx._route, record, memoryview(bytes(110))) == (1, 0)
+    assert _core.backend == backend
+
+
+def test_another_group_by_the_same_socket(backend, tx, place):
+    other = place.group(7)
+    with mcast.Receiver(other, timeout=5) as rx:
+        assert [tx.send_to(b"there", other) for _ in range(3)] == [1] * 3
+        packets = [rx.recv() for _ in range(3)]
+    assert [packet.data for packet in packets] == [b"there"] * 3
+    assert {packet.source_port for packet in packets} == {tx.local_addresses[0][1]}
+    assert tx.stats.datagrams == 3
+
+
+@pytest.mark.parametrize(("other", "kind"), [("10.0.0.1:1", GroupError), ("239.1.1.1%nope0:1", InterfaceError)])
+def test_another_group_that_cannot_be_reached(tx, other, kind):
+    with pytest.raises(kind):
+        tx.send_to(b"a", other)
+
+
+def test_the_source_port_is_the_one_asked_for(backend, rx, group):
+    port = free_port()
+    with mcast.Sender(group, ttl=0, source_port=port) as tx:
+        assert tx.send(b"a") == 1
+        assert rx.recv().source_port == port
+        with pytest.raises(SocketError, match="ss -ulpn"):
+            mcast.Sender(group, ttl=0, source_port=port)
+
+
+# ---- counting and pacing ----
+
+
+def test_the_statistics_count_what_left(rx, tx):
+    assert tx.stats.datagrams == tx.stats.bytes == tx.stats.system_calls == 0
+    tx.send_batch([b"abc"] * 10)
+    tx.send_batch(bytes(100), size=30)
+    stats = tx.stats
+    assert (stats.datagrams, stats.bytes, stats.would_blocks, stats.retries) == (14, 130, 0, 0)
+    assert (stats.rate, stats.rate_error) == (None, None)
+    assert 1 <= stats.system_calls <= 14
+    tx.close()
+    assert tx.stats == stats
+
+
+def test_the_statistics_are_exact_after_an_error(rx, tx):
+    with pytest.raises(SendError) as caught:
+        tx.send_batch([b"a"] * 300 + [bytes(70_000)] + [b"a"] * 300)
+    assert (caught.value.sent, tx.stats.datagrams) == (300, 300)
+
+
+@pytest.mark.parametrize(("rate", "size", "count"), [(2000, 10, 200), ("2k/s", 10, 200), ("1.6Mbit/s", 100, 200)])
+def test_a_rate_is_kept_by_absolute_deadlines(backend, rx, group, rate, size, count):
+    with mcast.Sender(group, ttl=0, rate=rate) as tx:
+        before = time.monotonic()
+        tx.send_batch(bytes(count * size // 2), size=size)
+        tx.send_batch([bytes(size)] * (count // 2))
+        taken = time.monotonic() - before
+        assert (count - 1) / 2000 <= taken < 1
+        assert tx.stats.rate_error is not None
+    assert len(rx.collect(count)) == count
+
+
+def test_a_burst_leaves_together(backend, rx, group):
+    with mcast.Sender(group, ttl=0, rate=100, burst=5) as tx:
+        tx.send_batch([b"a"] * 15)
+    times = [packet.timestamp for packet in rx.collect(15)]
+    assert times[5] - times[0] > 40_000_000
+    assert times[10] - times[5] > 40_000_000
+    assert times[4] - times[0] < times[5] - times[4]
+
+
+def test_a_pause_is_no_credit(backend, group):
+    with mcast.Sender(group, ttl=0, rate=100) as tx:
+        tx.send(b"a")
+        time.sleep(0.1)
+        before = time.monotonic()
+        tx.send_batch([b"a"] * 6)
+        assert time.monotonic() - before > 0.045
+
+
+def test_a_signal_ends_a_paced_send_and_the_count_is_exact(backend, group):
+    with mcast.Sender(group, ttl=0, rate=10) as tx:
+        main = threading.get_ident()
+        timer = threading.Timer(0.15, signal.pthread_kill, (main, signal.SIGINT))
+        timer.start()
+        before = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            tx.send_batch([b"a"] * 100)
+        assert time.monotonic() - before < 1
+        assert 1 <= tx.stats.datagrams <= 10
+        timer.join()
+
+
+def test_times_that_were_not_asked_for_are_an_error(tx):
+    with pytest.raises(ArgumentError, match="transmit_times=True"):
+        tx.transmit_times()
 
 
 # ---- answers ----
@@ -320,6 +453,8 @@ CLOSED_CALLS = {
     "nothing": lambda tx: tx.send_batch([]),
     "recv": lambda tx: tx.recv(),
     "recv at once": lambda tx: tx.recv(timeout=0),
+    "send_to": lambda tx: tx.send_to(b"a", "239.1.1.1%lo:5000"),
+    "transmit_times": lambda tx: tx.transmit_times(),
     "fileno": lambda tx: tx.fileno(),
     "local_addresses": lambda tx: tx.local_addresses,
 }

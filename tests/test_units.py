@@ -9,7 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mcast_fast.errors import ArgumentError
-from mcast_fast.units import LONGEST_WAIT, NANOSECONDS, SIZE_UNITS, size_in_bytes, wait_in_ns, whole_number
+from mcast_fast.units import (
+    LONGEST_WAIT,
+    NANOSECONDS,
+    RATE_UNITS,
+    SIZE_UNITS,
+    rate_of,
+    size_in_bytes,
+    wait_in_ns,
+    whole_number,
+)
 
 SIZES = {
     0: 0,
@@ -113,3 +122,34 @@ def test_a_number_in_the_range_is_itself(value):
 def test_a_number_out_of_range_is_refused_with_the_range(value):
     with pytest.raises(ArgumentError, match=r"ttl .* 1 to 255"):
         whole_number(value, "ttl", 1, 255)
+
+
+RATES = {
+    10: (10, False),
+    0.5: (0.5, False),
+    "10/s": (10, False),
+    "50k/s": (50_000, False),
+    "1.5M/s": (1_500_000, False),
+    "800Mbit/s": (800_000_000, True),
+    " 2 Gbit/s ": (2_000_000_000, True),
+    "64kbit/s": (64_000, True),
+}
+
+
+@pytest.mark.parametrize(("written", "rate"), RATES.items())
+def test_a_rate_is_datagrams_or_bits_a_second(written, rate):
+    assert rate_of(written) == rate
+    assert rate_of(written).ns_per_unit == pytest.approx(1e9 / rate[0])
+
+
+@pytest.mark.parametrize("written", ["", "10", "k/s", "10K/s", "-1/s", "1e3/s", "10 per s", "8MB/s", "\uff11/s"])
+def test_a_text_that_is_no_rate_is_refused_with_the_units(written):
+    with pytest.raises(ArgumentError, match="rate") as caught:
+        rate_of(written)
+    assert all(unit in str(caught.value) for unit in RATE_UNITS)
+
+
+@pytest.mark.parametrize("value", [0, -1, "0/s", math.nan, math.inf, 10**13, True, None, [], b"1/s"])
+def test_a_rate_out_of_range_or_of_another_type_is_refused(value):
+    with pytest.raises(ArgumentError, match="rate"):
+        rate_of(value)

@@ -22,7 +22,7 @@ from mcast_fast.groups import Group, Scope, is_multicast
 from mcast_fast.interfaces import Interface, interfaces
 from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
-from mcast_fast.stats import Event, Stats
+from mcast_fast.stats import Event, SenderStats, Stats, TransmitTime
 from mcast_fast.subscriptions import Membership
 
 Batch = _core.views.Batch
@@ -49,9 +49,11 @@ __all__ = [
     "Scope",
     "SendError",
     "Sender",
+    "SenderStats",
     "SocketError",
     "SsmWarning",
     "Stats",
+    "TransmitTime",
     "__version__",
     "backend",
     "features",

@@ -114,6 +114,7 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("send", "ENOBUFS", "linux"): "the interface's queue is full; send more slowly or raise txqueuelen",
     ("send", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
     ("send", "ENETDOWN", "linux"): "the interface is down; `ip link set … up`",
+    ("send", "EINVAL", ""): "the group and the address to send from must fit the interface; leave source= out",
     ("send", "EADDRNOTAVAIL", ""): "the interface has no address to send from",
     ("receive", "ENETDOWN", ""): "the interface went down",
 }

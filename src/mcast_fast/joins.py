@@ -22,6 +22,7 @@ from mcast_fast.sockets import NOWHERE, OpenSocket, Options, open_socket
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
 
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How many groups a socket of one IP version may hold, and how many sources a group."""

@@ -1,4 +1,4 @@
-"""The loss ledger of a receiver.
+"""The loss ledger of a receiver, and what a sender has done.
 
     sent = received + filtered + dropped_socket + dropped_ring + dropped_background + dropped_nic + fragments
 
@@ -56,3 +56,36 @@ class Stats:
     def dropped(self) -> int | None:
         """All drops together; None when one of them is unknown."""
         return None if self.dropped_socket is None else self.dropped_socket + self.dropped_background
+
+
+@dataclass(frozen=True, slots=True)
+class SenderStats:
+    """What left so far; counts since the sender was opened.
+
+    `datagrams`, and `bytes` of their payload: taken by the system to send. `system_calls` that send; `would_blocks`:
+    those that found the send buffer full, and waited; `retries`: those tried again because the interface's queue was
+    full (ENOBUFS), or because segmentation was refused. `rate`: what pacing achieved, in datagrams or bits of payload a
+    second as it was asked for, and `rate_error`: how far that is from what was asked for (0.001 is 0.1 % too fast);
+    None when not paced, or before the second departure. `segmentation`: whether datagrams of one size leave as packets
+    that the kernel cuts apart (udp(7), UDP_SEGMENT); `segmentation_reason`: why not, or not always.
+    """
+
+    datagrams: int = 0
+    bytes: int = 0
+    system_calls: int = 0
+    would_blocks: int = 0
+    retries: int = 0
+    rate: float | None = None
+    rate_error: float | None = None
+    segmentation: bool = False
+    segmentation_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TransmitTime:
+    """When a datagram left: `time` in ns since the epoch, as the kernel handed it to the device `interface`; `number`
+    counts, from 0 and modulo 2^32, the datagrams sent from the same socket."""
+
+    time: int
+    interface: str
+    number: int

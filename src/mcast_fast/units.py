@@ -6,6 +6,7 @@ number in a text would mislead somebody.
 
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 from mcast_fast.errors import ArgumentError
 
@@ -20,8 +21,32 @@ SIZE_UNITS = {
 }
 _SIZE = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(SIZE_UNITS)})", re.ASCII)
 
+RATE_UNITS = {
+    "/s": (1, False),
+    "k/s": (10**3, False),
+    "M/s": (10**6, False),
+    "bit/s": (1, True),
+    "kbit/s": (10**3, True),
+    "Mbit/s": (10**6, True),
+    "Gbit/s": (10**9, True),
+}
+_RATE = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(RATE_UNITS)})", re.ASCII)
+FASTEST = 10**12  # a second; 1 Tbit/s
+
 NANOSECONDS = 1_000_000_000
 LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits for ever
+
+
+class Rate(NamedTuple):
+    """How many units a second: datagrams, or bits of payload."""
+
+    per_second: float
+    by_bits: bool
+
+    @property
+    def ns_per_unit(self) -> float:
+        """Nanoseconds from one unit to the next."""
+        return NANOSECONDS / self.per_second
 
 
 class Unset:
@@ -48,6 +73,29 @@ def size_in_bytes(value: int | str, what: str) -> int:
     if size < 0:
         raise ArgumentError(f"{what} {value!r} is negative")
     return size
+
+
+def rate_of(value: float | str, what: str = "rate") -> Rate:
+    """A rate from a number of datagrams a second, or from text: datagrams ('50k/s') or bits of payload ('800Mbit/s');
+    ArgumentError names `what`.
+
+    >>> rate_of("50k/s")
+    Rate(per_second=50000.0, by_bits=False)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ArgumentError(f"{what} {value!r} is not a rate; give datagrams a second, or text such as '800Mbit/s'")
+    rate = Rate(value, False) if not isinstance(value, str) else _rate_of_text(value, what)
+    if not 0 < rate.per_second <= FASTEST:
+        raise ArgumentError(f"{what} {value!r} is out of range; use more than 0, up to {FASTEST:,} a second")
+    return rate
+
+
+def _rate_of_text(text: str, what: str) -> Rate:
+    match = _RATE.fullmatch(text.strip())
+    if match is None:
+        raise ArgumentError(f"{what} {text!r} is not a rate; give a number and a unit: {', '.join(RATE_UNITS)}")
+    factor, by_bits = RATE_UNITS[match[2]]
+    return Rate(float(Fraction(match[1]) * factor), by_bits)
 
 
 def wait_in_ns(timeout: float | None, what: str = "timeout") -> int:

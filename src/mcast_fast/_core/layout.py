@@ -76,6 +76,9 @@ FEATURES = {
     "fast": "the compiled backend",
     "batched_receive": "many packets a system call (recvmmsg)",
     "batched_send": "many packets a system call (sendmmsg)",
+    "send_segmentation": "many datagrams of one size as one packet that the kernel cuts apart (UDP_SEGMENT)",
+    "pacing": "sending at a rate, by absolute deadlines on the monotonic clock",
+    "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",
     "destination": "the true destination and interface of each packet (pktinfo)",
     "kernel_timestamps": "arrival times in ns by the kernel (SO_TIMESTAMPNS)",
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
@@ -99,6 +102,7 @@ FEATURE_OPTIONS = {
     "source_filters": "MCAST_MSFILTER",
     "receive_ttl": "IP_RECVTTL",
     "receive_tos": "IP_RECVTOS",
+    "transmit_times": "SO_TIMESTAMPING",
 }
 
 

@@ -3,16 +3,22 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import BinaryIO
 
 import click
 
 from mcast_fast.cli.output import complain, text_line
-from mcast_fast.errors import GroupError, SendError
+from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
 from mcast_fast.sender import LARGEST_PAYLOAD, Sender
+from mcast_fast.units import NANOSECONDS, rate_of
 
 AT_ONCE = 256  # payloads handed over together
 NOTHING_CAME = 4
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 
 
 @click.command("send", short_help="Send datagrams to groups.")
@@ -20,45 +26,93 @@ NOTHING_CAME = 4
 @click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
 @click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
 @click.option("--source", help="Send from this address of this machine.")
+@click.option("--source-port", type=int, help="Send from this UDP port.")
 @click.option("-c", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many times.")
 @click.option("--size", type=click.IntRange(0, LARGEST_PAYLOAD[6]), help="Send so many bytes instead of a PAYLOAD.")
+@click.option("--file", type=click.File("rb"), help="Send a file's bytes instead, in datagrams of --size (1316).")
+@click.option("--stdin-lines", is_flag=True, help="Send each line of standard input instead, without its end.")
+@click.option("--rate", help="So many a second: '50k/s' datagrams, or '800Mbit/s' of payload, over all groups.")
+@click.option("--interval", type=click.FloatRange(min=0, min_open=True), help="Seconds from one datagram to the next.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
+@click.option("--dscp", type=int, help="Class of service, 0 to 63.")
 @click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
 @click.option("--wait", type=click.FloatRange(min=0), help="Print the answers that come within so many seconds.")
+@click.option("--progress", is_flag=True, help="A line a second on standard error, also when that is no terminal.")
 def command(
     arguments: tuple[str, ...],
     interface: str | None,
     port: int | None,
     source: str | None,
+    source_port: int | None,
     count: int,
     size: int | None,
+    file: BinaryIO | None,
+    stdin_lines: bool,
+    rate: str | None,
+    interval: float | None,
     ttl: int,
+    dscp: int | None,
     no_loopback: bool,
     wait: float | None,
+    progress: bool,
 ) -> None:
     """Send PAYLOAD (a text; - reads it from standard input) to every GROUP, and print how many datagrams left.
 
-    Exits 0; 1 on an error; 2 on a wrong usage; 4 when no answer came within --wait.
+    Exits 0; 1 on an error; 2 on a wrong usage; 4 when no answer came within --wait; 130 on Ctrl-C, after the count.
     """
-    groups, payload = _what_to_send(arguments, size)
-    with Sender(*groups, port=port, interface=interface, source=source, ttl=ttl, loopback=not no_loopback) as sender:
-        _send(sender, payload, count)
+    groups, payloads = _what_to_send(arguments, size, file, stdin_lines, count)
+    wanted_rate = _rate(rate, interval)
+    at_once = _at_once(wanted_rate, stdin_lines)
+    with Sender(
+        *groups,
+        port=port,
+        interface=interface,
+        source=source,
+        source_port=source_port,
+        ttl=ttl,
+        dscp=dscp,
+        loopback=not no_loopback,
+        rate=wanted_rate,
+    ) as sender:
+        _send(sender, payloads, at_once, progress or sys.stderr.isatty())
         if wait is not None and not _print_answers(sender, wait):
             complain(f"no answer came within {wait:g} s")
             raise click.exceptions.Exit(NOTHING_CAME)
 
 
-def _what_to_send(arguments: tuple[str, ...], size: int | None) -> tuple[tuple[str, ...], bytes]:
-    """The groups, and the payload: the last argument, unless a size stands for it."""
+def _what_to_send(
+    arguments: tuple[str, ...], size: int | None, file: BinaryIO | None, stdin_lines: bool, count: int
+) -> tuple[tuple[str, ...], Iterator[bytes]]:
+    """The groups, and the payloads `count` times: by the options, or the last argument."""
+    if file is not None and stdin_lines:
+        raise click.UsageError("--file and --stdin-lines exclude each other")
+    if file is not None:
+        return arguments, _pieces(file, size or 1316, count)
+    if stdin_lines:
+        if count != 1 or size is not None:
+            raise click.UsageError("--stdin-lines sends each line once; leave --count and --size out")
+        return arguments, (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
     if size is not None:
-        return arguments, (bytes(range(256)) * (size // 256 + 1))[:size]
+        return arguments, _times((bytes(range(256)) * (size // 256 + 1))[:size], count)
     *groups, text = arguments
     if not groups or _is_group(text):
         raise click.UsageError(f"no payload after {text}; give a text, - for standard input, or --size")
-    if text == "-":
-        # One byte more than fits is enough for the system to refuse it.
-        return tuple(groups), sys.stdin.buffer.read(LARGEST_PAYLOAD[6] + 1)
-    return tuple(groups), os.fsencode(text)
+    # One byte more than fits is enough for the system to refuse it.
+    payload = sys.stdin.buffer.read(LARGEST_PAYLOAD[6] + 1) if text == "-" else os.fsencode(text)
+    return tuple(groups), _times(payload, count)
+
+
+def _times(payload: bytes, count: int) -> Iterator[bytes]:
+    return (payload for _ in range(count))
+
+
+def _pieces(file: BinaryIO, size: int, count: int) -> Iterator[bytes]:
+    """The file in pieces of `size` bytes, from its beginning each time."""
+    for turn in range(count):
+        if turn:
+            file.seek(0)
+        while piece := file.read(size):
+            yield piece
 
 
 def _is_group(text: str) -> bool:
@@ -69,17 +123,36 @@ def _is_group(text: str) -> bool:
     return True
 
 
-def _send(sender: Sender, payload: bytes, count: int) -> None:
-    """Send it `count` times; how many left is printed whatever happens."""
-    sent = 0
+def _rate(rate: str | None, interval: float | None) -> float | str | None:
+    if rate is not None and interval is not None:
+        raise click.UsageError("--rate and --interval exclude each other")
+    return rate if interval is None else 1 / interval
+
+
+def _at_once(rate: float | str | None, stdin_lines: bool) -> int:
+    """How many payloads to hand over together: a tenth of a second's, and a line as soon as it is there."""
+    if stdin_lines:
+        return 1
+    if rate is None:
+        return AT_ONCE
+    wanted = rate_of(rate)
+    a_second = wanted.per_second / (8 * LARGEST_PAYLOAD[6]) if wanted.by_bits else wanted.per_second
+    return max(1, min(AT_ONCE, int(a_second / 10)))
+
+
+def _send(sender: Sender, payloads: Iterator[bytes], at_once: int, progress: bool) -> None:
+    """Send them all; how many left is printed whatever happens."""
+    shown = time.monotonic_ns()
     try:
-        for at in range(0, count, AT_ONCE):
-            sent += sender.send_batch([payload] * min(AT_ONCE, count - at))
-    except SendError as error:
-        sent += error.sent
-        raise
+        while batch := list(islice(payloads, at_once)):
+            sender.send_batch(batch)
+            if progress and time.monotonic_ns() - shown >= PROGRESS_NS:
+                shown = time.monotonic_ns()
+                complain(f"sent {sender.stats.datagrams}")
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
-        click.echo(f"sent {sent}")
+        click.echo(f"sent {sender.stats.datagrams}")
 
 
 def _print_answers(sender: Sender, wait: float) -> int:

@@ -6,13 +6,16 @@
 #include "record.h"
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MCAST_SYSTEM "Linux"
@@ -21,8 +24,10 @@
 enum {
     LINUX_SO_RCVBUFFORCE = 33,
     LINUX_SO_TIMESTAMPNS = 35,
+    LINUX_SO_TIMESTAMPING = 37,
     LINUX_SO_RXQ_OVFL = 40,
     LINUX_SO_BUSY_POLL = 46,
+    LINUX_SO_MAX_PACING_RATE = 47,
     LINUX_SO_MEMINFO = 55,
     LINUX_IP_MULTICAST_ALL = 49,
     LINUX_IPV6_MULTICAST_ALL = 29,
@@ -34,8 +39,10 @@ static const mcast_option mcast_options[] = {
     {"SO_BINDTODEVICE", SOL_SOCKET, SO_BINDTODEVICE},
     {"SO_RCVBUFFORCE", SOL_SOCKET, LINUX_SO_RCVBUFFORCE},
     {"SO_TIMESTAMPNS", SOL_SOCKET, LINUX_SO_TIMESTAMPNS},
+    {"SO_TIMESTAMPING", SOL_SOCKET, LINUX_SO_TIMESTAMPING},
     {"SO_RXQ_OVFL", SOL_SOCKET, LINUX_SO_RXQ_OVFL},
     {"SO_BUSY_POLL", SOL_SOCKET, LINUX_SO_BUSY_POLL},
+    {"SO_MAX_PACING_RATE", SOL_SOCKET, LINUX_SO_MAX_PACING_RATE},
     {"SO_MEMINFO", SOL_SOCKET, LINUX_SO_MEMINFO},
     {"IP_PKTINFO", IPPROTO_IP, IP_PKTINFO},
     {"IP_RECVTTL", IPPROTO_IP, IP_RECVTTL},
@@ -45,6 +52,7 @@ static const mcast_option mcast_options[] = {
     {"IP_MULTICAST_TTL", IPPROTO_IP, IP_MULTICAST_TTL},
     {"IP_MULTICAST_LOOP", IPPROTO_IP, IP_MULTICAST_LOOP},
     {"IP_TOS", IPPROTO_IP, IP_TOS},
+    {"IP_RECVERR", IPPROTO_IP, IP_RECVERR},
     {"IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY},
     {"IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_RECVPKTINFO},
     {"IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_RECVHOPLIMIT},
@@ -54,6 +62,8 @@ static const mcast_option mcast_options[] = {
     {"IPV6_MULTICAST_HOPS", IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
     {"IPV6_MULTICAST_LOOP", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
     {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS},
+    {"IPV6_RECVERR", IPPROTO_IPV6, IPV6_RECVERR},
+    {"UDP_SEGMENT", IPPROTO_UDP, LINUX_UDP_SEGMENT},
     {"MCAST_JOIN_GROUP", IPPROTO_IP, MCAST_JOIN_GROUP},
     {"MCAST_MSFILTER", IPPROTO_IP, MCAST_MSFILTER},
     {NULL, 0, 0},
@@ -458,6 +468,107 @@ mcast_send_many(int fd, const struct sockaddr_storage *address, socklen_t size, 
     }
     int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT);
     return sent >= 0 ? sent : -errno;
+}
+
+/* A train: what one sendmmsg takes. A message is one datagram, or a super-packet of up to 64 that the kernel cuts apart (udp(7),
+ * UDP_SEGMENT). */
+enum {
+    MCAST_TRAIN_MESSAGES = 256,
+    MCAST_TRAIN_VECTORS = 1024, /* also what one message may gather (UIO_MAXIOV) */
+    MCAST_SEGMENTS_MAX = 64,    /* UDP_MAX_SEGMENTS before Linux 6.9 */
+    MCAST_SUPER_MAX = 65507,
+};
+
+typedef struct mcast_train {
+    unsigned messages;
+    unsigned vectors;
+    struct mmsghdr headers[MCAST_TRAIN_MESSAGES];
+    struct iovec pieces[MCAST_TRAIN_VECTORS];
+    unsigned datagrams[MCAST_TRAIN_MESSAGES]; /* in each message */
+    _Alignas(struct cmsghdr) unsigned char controls[MCAST_TRAIN_MESSAGES][CMSG_SPACE(sizeof(uint16_t))];
+} mcast_train;
+
+/* Whether a message of so many datagrams more has room. */
+static inline int
+mcast_train_has_room(const mcast_train *train, unsigned datagrams)
+{
+    return train->messages < MCAST_TRAIN_MESSAGES && train->vectors + datagrams <= MCAST_TRAIN_VECTORS;
+}
+
+static inline void
+mcast_train_begin(mcast_train *train, const struct sockaddr_storage *address, socklen_t size)
+{
+    struct msghdr *header = &train->headers[train->messages].msg_hdr;
+    memset(header, 0, sizeof *header);
+    header->msg_name = (void *)address;
+    header->msg_namelen = size;
+    header->msg_iov = &train->pieces[train->vectors];
+    train->datagrams[train->messages++] = 0;
+}
+
+/* One datagram more in the last message; neighbours in memory become one piece. */
+static inline void
+mcast_train_add(mcast_train *train, struct iovec payload)
+{
+    struct msghdr *header = &train->headers[train->messages - 1].msg_hdr;
+    struct iovec *last = header->msg_iovlen ? &header->msg_iov[header->msg_iovlen - 1] : NULL;
+    train->datagrams[train->messages - 1]++;
+    if (last && (unsigned char *)last->iov_base + last->iov_len == payload.iov_base) {
+        last->iov_len += payload.iov_len;
+        return;
+    }
+    header->msg_iov[header->msg_iovlen++] = payload;
+    train->vectors++;
+}
+
+/* The kernel cuts the last message into segments of so many bytes. */
+static inline void
+mcast_train_segment(mcast_train *train, uint16_t size)
+{
+    struct msghdr *header = &train->headers[train->messages - 1].msg_hdr;
+    struct cmsghdr *message = (struct cmsghdr *)train->controls[train->messages - 1];
+    header->msg_control = message;
+    header->msg_controllen = CMSG_SPACE(sizeof size);
+    message->cmsg_level = IPPROTO_UDP;
+    message->cmsg_type = LINUX_UDP_SEGMENT;
+    message->cmsg_len = CMSG_LEN(sizeof size);
+    memcpy(CMSG_DATA(message), &size, sizeof size);
+}
+
+/* Sends without waiting; how many messages left, or -errno when none did. */
+static inline int
+mcast_train_send(mcast_train *train, int fd)
+{
+    int sent = sendmmsg(fd, train->headers, train->messages, MSG_DONTWAIT);
+    return sent >= 0 ? sent : -errno;
+}
+
+/* Waits until the send buffer has room, for so long at the most. An error queue that holds something answers at once (poll(2),
+ * POLLERR), so that a moment is slept then. */
+static inline void
+mcast_wait_writable(int fd, int milliseconds)
+{
+    struct pollfd one = {.fd = fd, .events = POLLOUT};
+    if (poll(&one, 1, milliseconds) > 0 && !(one.revents & POLLOUT))
+        usleep(100);
+}
+
+/* Sleeps until a moment of the monotonic clock, clock_nanosleep(2); a signal ends it. */
+static inline void
+mcast_sleep_until(int64_t moment)
+{
+    struct timespec until = {.tv_sec = moment / 1000000000, .tv_nsec = moment % 1000000000};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
+/* Lets this thread wake as late as `slack` ns after its time, instead of the 50 us that are usual (prctl(2), PR_SET_TIMERSLACK);
+ * returns what it was before. */
+static inline long
+mcast_timer_slack(long slack)
+{
+    int before = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    prctl(PR_SET_TIMERSLACK, slack, 0, 0, 0);
+    return before;
 }
 
 #endif

@@ -1,14 +1,269 @@
-"""Many datagrams, one system call each: the twin of fast/send.pyx."""
+"""Many datagrams, one system call each: the twin of fast/send.pyx and c/send.h."""
 
+import contextlib
+import errno
+import select
 import socket as socket_module
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from mcast_fast._core.addresses import endpoint
-from mcast_fast._core.layout import V4_MAPPED, Feature
+from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature
+from mcast_fast.errors import ClosedError
 
-FEATURES = {"batched_send": Feature(False, "the pure backend sends one datagram a system call")}
+_ONE_EACH = "the pure backend sends one datagram a system call"
+FEATURES = {
+    "batched_send": Feature(False, _ONE_EACH),
+    "send_segmentation": Feature(False, _ONE_EACH),
+    "pacing": Feature(True, ""),
+}
 
 _AT_MOST = 256
+_SLICE_NS = 50_000_000  # a thread that sends lets another have its turn
+_NAP_NS = 20_000_000  # close() is seen within it
+_SPIN_NS = 150_000  # before a departure, the clock is watched instead of slept by
+_CREDIT_NS = 10_000_000  # who comes later than this to a call begins a new schedule
+_RETRY_FIRST_NS = 50_000  # after ENOBUFS; doubled each time
+_RETRY_LAST_NS = 5_000_000  # but no longer than this
+_RETRIES_MAX = 100  # without one datagram leaving: half a second
+_OFFSET, _LENGTH = ([field.name for field in FIELDS].index(name) for name in ("offset", "length"))
+
+Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where every payload of a call goes, in this order; made by `Transmitter.route`."""
+
+    targets: list[tuple[socket_module.socket, Address]]
+
+
+@dataclass(slots=True)
+class _Pace:
+    """The schedule: unit number u is due at start + u * ns_per_unit. A unit is a datagram, or a bit of payload."""
+
+    ns_per_unit: float
+    by_bits: bool
+    burst: int
+    in_burst: int = 0
+    start: int = 0
+    units: int = 0
+    last: int = 0
+    before_last: int = 0
+    past_units: int = 0
+    past_ns: int = 0
+
+    def begin(self, now: int) -> None:
+        """A call begins: goes on with the schedule when it is in time, else starts another."""
+        if self.start and now - self.due <= _CREDIT_NS:
+            return
+        self.past_units += self.before_last
+        self.past_ns += self.last - self.start
+        self.start = self.last = now
+        self.units = self.before_last = self.in_burst = 0
+
+    @property
+    def due(self) -> int:
+        return self.start + int(self.units * self.ns_per_unit)
+
+    def account(self, size: int, now: int) -> None:
+        self.before_last = self.units
+        self.last = now
+        self.units += size * 8 if self.by_bits else 1
+        self.in_burst = (self.in_burst + 1) % self.burst
+
+    @property
+    def rate(self) -> float:
+        """What was achieved, units a second; 0.0 when nothing can be said yet."""
+        taken = self.past_ns + self.last - self.start
+        return (self.past_units + self.before_last) / taken * 1e9 if taken > 0 else 0.0
+
+
+@dataclass(slots=True)
+class _Errand:
+    """One call of a user: every payload to every target, payload after payload."""
+
+    targets: list[tuple[socket_module.socket, Address]]
+    payload: Callable[[int], memoryview]
+    total: int
+    sent: int = 0
+    retries: int = 0
+    begun: bool = False
+
+
+@dataclass(slots=True)
+class _Counters:
+    datagrams: int = 0
+    bytes: int = 0
+    system_calls: int = 0
+    would_blocks: int = 0
+    retries: int = 0
+
+
+class Transmitter:
+    """What the sockets of one sender have in common: the schedule, the counters, and one turn at a time.
+
+    `ns_per_unit` is the time between two units, 0 for as fast as it goes; a unit is a datagram or (`by_bits`) a bit of
+    payload. `burst` datagrams leave together. `subject` is what errors call the sender."""
+
+    def __init__(self, subject: str, ns_per_unit: float, by_bits: bool, burst: int) -> None:
+        if burst < 1 or not ns_per_unit >= 0:
+            raise ValueError("a burst is at least 1, and the time between two units at least 0")
+        self._subject = subject
+        self._pace = _Pace(ns_per_unit, by_bits, burst)
+        self._counters = _Counters()
+        self._turn = threading.RLock()  # a signal's handler may close the sender whose turn it is
+        self._sockets: list[tuple[socket_module.socket, int]] = []
+        self._closed = False
+
+    def add(self, socket: socket_module.socket, segment_limit: int) -> int:
+        """The key of a socket; segments of at most so many bytes may be cut by the kernel, 0 for none."""
+        self._sockets.append((socket, segment_limit))
+        return len(self._sockets) - 1
+
+    def route(self, targets: list[tuple[int, bytes, int, int]]) -> Route:
+        """Targets are (key, packed group, port, interface index)."""
+        found: list[tuple[socket_module.socket, Address]] = []
+        for key, group, port, scope in targets:
+            if len(group) not in (4, 16):
+                raise ValueError("the group is a packed address")
+            if not 0 <= key < len(self._sockets):
+                raise IndexError(f"no socket has the key {key}")
+            found.append((self._sockets[key][0], _address(group, port, scope)))
+        return Route(found)
+
+    def send(self, route: Route, payloads: Iterable[Any]) -> tuple[int, int]:
+        """Send bytes-like objects, each to every target of the route: (how many datagrams left, errno that stopped it
+        or 0).
+
+        Waits while a send buffer is full or the next is not due. Raises ClosedError, TypeError before anything left,
+        and what a handler of signals raises."""
+        views = list(map(_as_buffer, payloads))
+        return self._run(_Errand(route.targets, views.__getitem__, len(views) * len(route.targets)))
+
+    def send_rows(self, route: Route, buffer: Any, size: int) -> tuple[int, int]:
+        """As `send`, in rows of `size` bytes of one contiguous buffer, of which the last may be shorter."""
+        if size == 0:
+            raise ValueError("a row is at least one byte")
+        view = _as_buffer(buffer).cast("B")
+        rows = -(-len(view) // size)
+        return self._run(
+            _Errand(route.targets, lambda i: view[i * size : (i + 1) * size], rows * len(route.targets)),
+        )
+
+    def send_records(self, route: Route, records: memoryview, data: memoryview) -> tuple[int, int]:
+        """As `send`, the payloads that records describe: each must lie within `data`, else ValueError."""
+        if records.nbytes % RECORD_SIZE:
+            raise ValueError("the records do not fit the data")
+        spans = [(row[_OFFSET], row[_OFFSET] + row[_LENGTH]) for row in RECORD.iter_unpack(bytes(records))]
+        if any(end > len(data) for _, end in spans):
+            raise ValueError("the records do not fit the data")
+        return self._run(_Errand(route.targets, lambda i: data[slice(*spans[i])], len(spans) * len(route.targets)))
+
+    def _run(self, errand: _Errand) -> tuple[int, int]:
+        """Slice by slice, so that other threads have their turn."""
+        while True:
+            with self._turn:
+                status = self._slice(errand)
+            if status and self._closed:
+                raise ClosedError(f"{self._subject} is closed")
+            if status is not None:
+                return errand.sent, status
+
+    def _slice(self, errand: _Errand) -> int | None:
+        """Sends for a slice: 0 when all has left, None when the slice is over, or an errno."""
+        now = time.monotonic_ns()
+        end = now + _SLICE_NS
+        if self._pace.ns_per_unit and not errand.begun:
+            self._pace.begin(now)
+        errand.begun = True
+        while errand.sent < errand.total:
+            if self._closed:
+                raise ClosedError(f"{self._subject} is closed")
+            if now >= end:
+                return None
+            if not self._pace.ns_per_unit or self._is_due(now):
+                status = self._send_one(errand)
+                if status:
+                    return status
+            now = time.monotonic_ns()
+        return 0
+
+    def _is_due(self, now: int) -> bool:
+        """Whether the next may leave, after waiting for it for a nap at the most."""
+        due = self._pace.due
+        if self._pace.in_burst or due <= now:
+            return True
+        if due - now > _SPIN_NS:
+            time.sleep(min(due - now - _SPIN_NS, _NAP_NS) / 1e9)
+        while 0 < due - now <= _SPIN_NS:
+            now = time.monotonic_ns()
+        return due <= now
+
+    def _send_one(self, errand: _Errand) -> int:
+        """0, also when it has to be tried again; or an errno."""
+        position, target = divmod(errand.sent, len(errand.targets))
+        socket, address = errand.targets[target]
+        payload = errand.payload(position)
+        self._counters.system_calls += 1
+        now = time.monotonic_ns()
+        try:
+            socket.sendto(payload, socket_module.MSG_DONTWAIT, address)
+        except OSError as error:
+            return self._refused(socket, errand, error.errno or 0)
+        errand.sent += 1
+        errand.retries = 0
+        self._counters.datagrams += 1
+        self._counters.bytes += payload.nbytes
+        self._pace.account(payload.nbytes, now)
+        return 0
+
+    def _refused(self, socket: socket_module.socket, errand: _Errand, number: int) -> int:
+        """What to do about an errno: 0 to try again, or that errno."""
+        if number in (errno.EAGAIN, errno.EWOULDBLOCK):
+            self._counters.would_blocks += 1
+            with contextlib.suppress(ValueError):  # closed meanwhile
+                select.select([], [socket], [], _NAP_NS / 1e9)
+            return 0
+        if number == errno.ENOBUFS and errand.retries < _RETRIES_MAX:
+            time.sleep(min(_RETRY_FIRST_NS << min(errand.retries, 8), _RETRY_LAST_NS) / 1e9)
+            errand.retries += 1
+            self._counters.retries += 1
+            return 0
+        return number
+
+    def counters(self) -> tuple[int, int, int, int, int, float]:
+        """So far: datagrams, bytes, system calls, would-blocks, retries; and the achieved rate, units a second (0.0:
+        not known yet)."""
+        told = self._counters
+        return (
+            told.datagrams,
+            told.bytes,
+            told.system_calls,
+            told.would_blocks,
+            told.retries,
+            self._pace.rate,
+        )
+
+    def refusal(self, key: int) -> tuple[int, int]:
+        """What a socket's path has refused to cut apart: (largest segment that is still tried, errno or 0)."""
+        if not 0 <= key < len(self._sockets):
+            raise IndexError(f"no socket has the key {key}")
+        return self._sockets[key][1], 0
+
+    def close(self) -> None:
+        """Ends who sends (ClosedError); when it returns, the sockets may be closed."""
+        self._closed = True
+        with self._turn:
+            pass
+
+
+def _address(group: bytes, port: int, interface: int) -> Address:
+    host, *_ = endpoint(V4_MAPPED + group if len(group) == 4 else group, port, 0)
+    return (host, port) if len(group) == 4 else (host, port, 0, interface)
 
 
 def send_batch(
@@ -26,8 +281,7 @@ def send_batch(
     full)."""
     if len(group) not in (4, 16):
         raise ValueError("the group is a packed address")
-    host, *_ = endpoint(V4_MAPPED + group if len(group) == 4 else group, port, 0)
-    address = (host, port) if len(group) == 4 else (host, port, 0, interface)
+    address = _address(group, port, interface)
     sent = 0
     # All of them are looked at before one leaves, so that a wrong one stops all.
     for payload in list(map(_as_buffer, payloads[start : start + _AT_MOST])):

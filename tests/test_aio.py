@@ -1,0 +1,618 @@
+"""asyncio: what is awaited gives what the blocking calls give, and leaves nothing behind."""
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import itertools
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import ArgumentError, ClosedError, aio
+from tests.conftest import free_port
+
+
+class NoReaders(asyncio.SelectorEventLoop):
+    """A loop that cannot watch descriptors, as the proactor of Windows."""
+
+    def add_reader(self, fd, callback, *args):
+        raise NotImplementedError
+
+
+def uvloop_loop():
+    return importlib.import_module("uvloop").new_event_loop()
+
+
+LOOPS = {"selector": asyncio.SelectorEventLoop, "thread": NoReaders, "uvloop": uvloop_loop}
+
+
+@pytest.fixture(params=LOOPS)
+def run(request):
+    """asyncio.run in each kind of loop, in debug mode, where whatever the loop complains of fails the test."""
+    if request.param == "uvloop":
+        try:
+            importlib.import_module("uvloop")
+        except ImportError:
+            pytest.skip("feature uvloop: not installed")
+
+    def run(main):
+        complaints = []
+        with asyncio.Runner(debug=True, loop_factory=LOOPS[request.param]) as runner:
+            runner.get_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+            result = runner.run(asyncio.wait_for(main, 30))
+        gc.collect()
+        assert complaints == []
+        return result
+
+    return run
+
+
+@pytest.fixture
+def group(place):
+    return place.group()
+
+
+@pytest.fixture
+def tx(backend, group):
+    with mcast.Sender(group, ttl=0) as sender:
+        yield sender
+
+
+def numbered(count):
+    return [number.to_bytes(4, "big") for number in range(count)]
+
+
+def readers(rx):
+    """What the loop watches for us, and its timers: () when nothing is left there."""
+    watch = rx._turns._watch
+    waiting = [name for name in ("_queue", "_deadlines", "_timer") if getattr(rx._turns, name)]
+    return (*waiting, *(["_watch"] if watch is not None and watch._started else []))
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def cancelled(task):
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+# ---- receiving ----
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 256])
+def test_an_iteration_gives_every_packet_once_and_in_order(run, tx, group, batch_size):
+    async def main():
+        received = []
+        async with aio.Receiver(group, batch_size=batch_size, timeout=5) as rx:
+            tx.send_batch(numbered(500))
+            async for batch in rx:
+                assert 1 <= len(batch) <= batch_size
+                received += batch.payloads()
+                if len(received) == 500:
+                    break
+            assert (rx.stats.received, rx.batch_size, rx.timeout) == (500, batch_size, 5)
+        assert rx.closed
+        return received
+
+    assert run(main()) == numbered(500)
+
+
+def test_a_packet_at_a_time(run, tx, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx:
+            tx.send_batch(numbered(700))
+            return [(await rx.recv()).data for _ in range(700)]
+
+    assert run(main()) == numbered(700)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 300])
+def test_a_batch_has_no_more_packets_than_asked_for(run, tx, group, limit):
+    async def main():
+        received = []
+        async with aio.Receiver(group, timeout=5) as rx:
+            tx.send_batch(numbered(100))
+            while len(received) < 100:
+                batch = await rx.recv_batch(limit)
+                assert 1 <= len(batch) <= limit
+                received += batch.payloads()
+        return received
+
+    assert run(main()) == numbered(100)
+
+
+def test_a_packet_that_comes_later_wakes_the_task(run, tx, group):
+    async def main():
+        async with aio.Receiver(group) as rx:
+            for payload in numbered(20):
+                task = asyncio.ensure_future(rx.recv())
+                await until(lambda: rx._turns._queue)
+                tx.send(payload)
+                assert (await task).data == payload
+
+    run(main())
+
+
+def test_a_collect_is_one_batch_of_all(run, tx, group):
+    async def main():
+        sent = [bytes([number % 256]) * (number % 50) for number in range(1000)]
+        async with aio.Receiver(group, batch_size=64) as rx:
+            task = asyncio.ensure_future(rx.collect(1000, timeout=10))
+            for start in range(0, 1000, 100):
+                await until(lambda: rx._turns._queue)
+                tx.send_batch(sent[start : start + 100])
+            batch = await task
+            assert batch.payloads() == sent
+            assert {packet.port for packet in batch} == {int(group.rpartition(":")[2])}
+            tx.send_batch(sent[:5])
+            assert (await rx.collect(6, timeout=0.05)).payloads() == sent[:5]
+            assert len(await rx.collect(6, timeout=0)) == 0
+
+    run(main())
+
+
+def test_what_a_cancelled_collect_had_is_received_next(run, tx, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx:
+            tx.send_batch(numbered(10))
+            task = asyncio.ensure_future(rx.collect(20))
+            await until(lambda: rx.stats.received == 10 and rx._turns._queue)
+            await cancelled(task)
+            tx.send_batch(numbered(12)[10:])
+            assert (await rx.recv()).data == numbered(1)[0]
+            assert (await rx.recv_batch(4)).payloads() == numbered(5)[1:]
+            assert (await rx.collect(7)).payloads() == numbered(12)[5:]
+
+    run(main())
+
+
+def test_after_leave_nothing_of_a_cancelled_collect_is_delivered(run, tx, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx:
+            tx.send_batch(numbered(10))
+            task = asyncio.ensure_future(rx.collect(20))
+            await until(lambda: rx.stats.received == 10 and rx._turns._queue)
+            await cancelled(task)
+            assert rx.leave(group)
+            with pytest.raises(TimeoutError):
+                await rx.recv(timeout=0)
+
+    run(main())
+
+
+def test_several_tasks_get_each_packet_exactly_once(run, tx, group):
+    async def main():
+        received = []
+
+        async def consume(rx, many):
+            while len(received) < 2000:
+                received.extend((await rx.recv_batch(3)).payloads() if many else [(await rx.recv()).data])
+
+        async with aio.Receiver(group, timeout=5) as rx:
+            tasks = [asyncio.ensure_future(consume(rx, number % 2)) for number in range(6)]
+            for start in range(0, 2000, 200):
+                tx.send_batch(numbered(2000)[start : start + 200])
+                await until(lambda end=start + 200: len(received) >= end)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert readers(rx) == ()
+        return received
+
+    assert sorted(run(main())) == numbered(2000)
+
+
+# ---- timeouts ----
+
+CALLS = {
+    "recv": lambda rx, **timeout: rx.recv(**timeout),
+    "recv_batch": lambda rx, **timeout: rx.recv_batch(**timeout),
+    "iteration": lambda rx, **timeout: rx.__anext__(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_timeout_is_the_error_of_the_blocking_call(run, backend, group, call):
+    async def main():
+        loop = asyncio.get_running_loop()
+        async with aio.Receiver(group, timeout=0.05) as rx:
+            for _ in range(2):
+                start = loop.time()
+                with pytest.raises(TimeoutError, match=r"^no packet came within 0.05 s$"):
+                    await CALLS[call](rx)
+                assert 0.045 <= loop.time() - start < 5
+                assert readers(rx) == ()
+            rx.timeout = 0
+            with pytest.raises(TimeoutError, match=r"^no packet came within 0 s$"):
+                await CALLS[call](rx)
+
+    run(main())
+
+
+def test_each_task_has_its_own_timeout(run, tx, group):
+    async def main():
+        async with aio.Receiver(group) as rx:
+            patient = asyncio.ensure_future(rx.recv(timeout=5))
+            with pytest.raises(TimeoutError):
+                await rx.recv(timeout=0.02)
+            with pytest.raises(TimeoutError):
+                await rx.recv(timeout=0.01)
+            assert not patient.done()
+            tx.send(b"at last")
+            assert (await patient).data == b"at last"
+
+    run(main())
+
+
+def test_a_timeout_of_0_takes_what_is_there_and_lets_others_run(run, tx, group):
+    async def main():
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with aio.Receiver(group) as rx:
+            task = asyncio.ensure_future(other())
+            for _ in range(100):
+                with pytest.raises(TimeoutError):
+                    await rx.recv(timeout=0)
+            assert turns >= 99
+            await cancelled(task)
+            tx.send(b"x")
+            received = None
+            while received is None:
+                with contextlib.suppress(TimeoutError):
+                    received = await rx.recv(timeout=0)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("argument", "value"), [("timeout", -1), ("timeout", "1"), ("max_packets", 0)])
+def test_wrong_arguments_are_refused_as_by_the_blocking_calls(run, backend, group, argument, value):
+    async def main():
+        async with aio.Receiver(group) as rx:
+            with pytest.raises(ArgumentError, match=argument):
+                await rx.recv_batch(**{argument: value})
+
+    run(main())
+    with pytest.raises(ArgumentError, match="timeout"):
+        aio.Receiver(group, timeout=-1)
+
+
+# ---- fairness ----
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_a_flood_lets_other_tasks_run(run, tx, group, many):
+    """Of 20 batches' worth that are there already, none is taken without others having had a turn."""
+
+    async def main():
+        turns = []
+
+        async def other():
+            while True:
+                turns.append(rx.stats.received)
+                await asyncio.sleep(0)
+
+        async with aio.Receiver(group, batch_size=10, timeout=5) as rx:
+            tx.send_batch(numbered(1000))
+            task = asyncio.ensure_future(other())
+            received = 0
+            while received < 1000:
+                received += len(await rx.recv_batch()) if many else bool(await rx.recv())
+            await cancelled(task)
+        assert max(after - before for before, after in itertools.pairwise(turns)) <= 300
+        assert len(turns) >= 3, turns
+
+    run(main())
+
+
+def test_a_consumer_that_waits_elsewhere_pauses_the_watch(run, tx, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx:
+            tx.send(b"1")
+            await rx.recv_batch()
+            tx.send_batch([b"2", b"3"])
+            await until(lambda: readers(rx) == ())  # the loop does not spin for what nobody takes
+            assert (await rx.recv_batch()).payloads() == [b"2", b"3"]
+
+    run(main())
+
+
+# ---- cancelling ----
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_cancelling_a_wait_leaves_nothing_in_the_loop(run, tx, group, call):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx:
+            for _ in range(3):
+                task = asyncio.ensure_future(CALLS[call](rx))
+                await until(lambda: rx._turns._queue)
+                await cancelled(task)
+                assert readers(rx) == ()
+            tx.send(b"still here")
+            assert (await rx.recv()).data == b"still here"
+
+    run(main())
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_cancelling_at_any_moment_loses_no_packet(run, tx, group, call):
+    """The task is cancelled after 0, 1, 2, ... passes of the loop from the sending on."""
+
+    async def main():
+        received = []
+
+        async def consume(rx):
+            while True:
+                got = await CALLS[call](rx)
+                received.extend([got.data] if call == "recv" else got.payloads())
+
+        async with aio.Receiver(group, timeout=5) as rx:
+            for number, payload in enumerate(numbered(60)):
+                task = asyncio.ensure_future(consume(rx))
+                if number % 2:
+                    await until(lambda: rx._turns._queue)
+                tx.send(payload)
+                for _ in range(number % 6):
+                    await asyncio.sleep(0)
+                await cancelled(task)
+            while len(received) < 60:
+                received.append((await rx.recv()).data)
+            with pytest.raises(TimeoutError):
+                await rx.recv(timeout=0)
+        return received
+
+    assert run(main()) == numbered(60)
+
+
+def test_a_timeout_of_asyncio_is_a_cancelled_wait(run, tx, group):
+    async def main():
+        async with aio.Receiver(group) as rx:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(rx.recv(), 0.02)
+            assert readers(rx) == ()
+            tx.send(b"x")
+            assert (await rx.recv()).data == b"x"
+
+    run(main())
+
+
+# ---- closing ----
+
+
+def ways_to_close():
+    async def here(rx):
+        rx.close()
+
+    async def from_a_thread(rx):
+        thread = threading.Thread(target=rx.close)
+        thread.start()
+        await until(lambda: not thread.is_alive())
+
+    return {"here": here, "from a thread": from_a_thread}
+
+
+@pytest.mark.parametrize("way", ways_to_close())
+def test_closing_wakes_all_who_wait(run, backend, group, no_leak, way):
+    async def main():
+        async def iterate(rx):
+            return [batch async for batch in rx]
+
+        rx = aio.Receiver(group)
+        calls = [rx.recv(), rx.recv_batch(), rx.collect(5), rx.recv(timeout=20)]
+        tasks = [asyncio.ensure_future(call) for call in [*calls, iterate(rx)]]
+        await until(lambda: len(rx._turns._queue) == 5)
+        await ways_to_close()[way](rx)
+        *errors, ended = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(error) for error in errors] == [ClosedError] * 4
+        assert ended == []
+        for call in (rx.recv(), rx.recv_batch(timeout=0), rx.collect(1), rx.recv(timeout=1)):
+            with pytest.raises(ClosedError, match="the receiver is closed"):
+                await call
+        assert [batch async for batch in rx] == []
+        rx.close()
+        await until(lambda: rx._turns._watch is None)
+
+    run(main())
+    wait_for_threads()
+
+
+def wait_for_threads():
+    for thread in threading.enumerate():
+        if thread.name.startswith("mcast_fast.aio"):
+            thread.join(5)
+
+
+def test_a_collect_that_the_close_ends_is_what_came(run, tx, group):
+    async def main():
+        async with aio.Receiver(group) as rx:
+            tx.send_batch(numbered(3))
+            task = asyncio.ensure_future(rx.collect(9))
+            await until(lambda: rx.stats.received == 3 and rx._turns._queue)
+            rx.close()
+            return (await task).payloads()
+
+    assert run(main()) == numbered(3)
+
+
+def test_leaving_the_block_by_an_error_closes(run, backend, group, no_leak):
+    async def main():
+        with pytest.raises(KeyError):
+            async with aio.Receiver(group) as rx:
+                with contextlib.suppress(TimeoutError):
+                    await rx.recv(timeout=0.01)
+                raise KeyError
+        assert rx.closed
+
+    run(main())
+    wait_for_threads()
+
+
+def test_a_loop_that_is_closed_first_leaves_no_descriptor(run, tx, group, no_leak):
+    """And the receiver goes on in the next loop."""
+
+    async def receive(rx):
+        tx.send(b"x")
+        return (await rx.recv()).data
+
+    rx = aio.Receiver(group, timeout=5)
+    assert run(receive(rx)) == b"x"
+    assert run(receive(rx)) == b"x"
+    rx.close()
+    wait_for_threads()
+
+
+def test_a_second_loop_at_the_same_time_is_refused(backend, group):
+    async def wait(rx):
+        with contextlib.suppress(TimeoutError):
+            await rx.recv(timeout=0.001)
+
+    first = asyncio.new_event_loop()
+    with contextlib.closing(first), contextlib.closing(aio.Receiver(group)) as rx:
+        first.run_until_complete(wait(rx))
+        with pytest.raises(RuntimeError, match="one loop at a time"):
+            asyncio.run(wait(rx))
+
+
+def test_a_receiver_that_is_forgotten_warns_of_its_sockets_only(backend, group):
+    async def main():
+        rx = aio.Receiver(group)
+        with contextlib.suppress(TimeoutError):
+            await rx.recv(timeout=0.001)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    assert {warning.category for warning in caught} <= {ResourceWarning}
+    assert all("socket.socket" in str(warning.message) for warning in caught)
+
+
+# ---- the rest of a receiver ----
+
+
+def test_membership_and_statistics_are_those_of_the_receiver(run, backend, place):
+    port = free_port()
+    first, second = place.group(1, port), place.group(2, port)
+
+    async def main():
+        async with aio.Receiver(first, timeout=5) as rx:
+            assert rx.join(second)
+            assert len(rx.memberships) == 2
+            assert rx.leave(second)
+            source = "10.9.9.9" if place.version == 4 else "fd00::9"
+            assert rx.block(first, source)
+            assert rx.unblock(first, source)
+            assert not rx.set_sources(first, exclude=[])
+            assert [one.mode for one in rx.memberships] == ["exclude"]
+            assert repr(rx) == "<aio <Receiver of 1 memberships on 1 sockets>>"
+            assert rx.stats.received == 0
+
+    run(main())
+
+
+def test_the_package_does_not_import_asyncio():
+    code = "import sys, mcast_fast; assert 'asyncio' not in sys.modules; from mcast_fast import aio"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- sending ----
+
+
+def test_question_and_answer(run, backend, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx, aio.Sender(group, ttl=0, timeout=5) as tx:
+
+            async def answer():
+                question = await rx.recv()
+                rx.reply(question, b"pong to " + question.data)
+
+            task = asyncio.ensure_future(answer())
+            assert await tx.send(b"ping") == 1
+            assert (await tx.recv()).data == b"pong to ping"
+            await task
+            with pytest.raises(TimeoutError, match=r"^no packet came within 0.01 s$"):
+                await tx.recv(timeout=0.01)
+
+    run(main())
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
+def test_all_that_is_sent_arrives(run, backend, group, count):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx, aio.Sender(group, ttl=0) as tx:
+            assert await tx.send_batch(numbered(count)) == count
+            assert await tx.send_batch(b"".join(numbered(count)), size=4) == count
+            assert await tx.drain() == 2 * count
+            return (await rx.collect(2 * count)).payloads() if count else []
+
+    assert run(main()) == numbered(count) * 2
+
+
+def test_what_several_tasks_send_arrives_whole(run, backend, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx, aio.Sender(group, ttl=0) as tx:
+            counts = await asyncio.gather(*(tx.send_batch(numbered(100)) for _ in range(5)), tx.send(b"last"))
+            assert counts == [100] * 5 + [1]
+            return (await rx.collect(501)).payloads()
+
+    assert run(main()) == numbered(100) * 5 + [b"last"]
+
+
+def test_after_a_cancelled_send_the_count_is_exact(run, backend, group):
+    async def main():
+        async with aio.Receiver(group, buffer_size="16MiB", timeout=5) as rx, aio.Sender(group, ttl=0) as tx:
+            tasks = [asyncio.ensure_future(tx.send_batch(numbered(2000))) for _ in range(3)]
+            await until(lambda: tx._handed)
+            for task in tasks:
+                await cancelled(task)
+            left = await tx.drain()
+            assert left in (0, 2000, 4000, 6000)
+            await tx.send(b"last")
+            assert len(await rx.collect(left + 1)) == left + 1
+            assert await tx.drain() == left + 1
+
+    run(main())
+
+
+def test_a_send_that_is_refused_says_how_many_left(run, backend, group):
+    async def main():
+        async with aio.Sender(group, ttl=0) as tx:
+            too_long = [b"good"] * 70 + [bytes(70_000)]
+            with pytest.raises(mcast.SendError) as caught:
+                await tx.send_batch(too_long)
+            assert caught.value.sent == 70
+            assert await tx.drain() == 70
+
+    run(main())
+
+
+def test_a_closed_sender_wakes_who_waits(run, backend, group, no_leak):
+    async def main():
+        tx = aio.Sender(group, ttl=0)
+        await tx.send_batch(numbered(100))
+        task = asyncio.ensure_future(tx.recv())
+        await until(lambda: tx._turns._queue)
+        tx.close()
+        for call in (task, tx.send(b"x"), tx.send_batch([b"x"] * 100), tx.recv()):
+            with pytest.raises(ClosedError, match="the sender is closed"):
+                await call
+        assert tx.closed
+
+    run(main())
+    wait_for_threads()

@@ -1,0 +1,291 @@
+"""What send_batch says left is what arrives, byte for byte, whatever refuses in between."""
+
+import errno
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import SendError
+from tests import lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("backend")]
+
+Ends = tuple[lab.End, lab.End]
+
+PORT = 5000
+GROUPS = ("239.1.1.1", "ff15::1")
+SO_NO_CHECK = 11
+SIZES = (0, 1, 1452, 1453, 1472, 1473, 9000, 65_507)
+
+
+@pytest.fixture(params=GROUPS)
+def group(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with lab.Lab() as made:
+        yield made.link("a", "b")
+
+
+@pytest.fixture
+def tx(ends, group) -> Iterator[mcast.Sender]:
+    with sender(ends[0], group) as made:
+        yield made
+
+
+@pytest.fixture
+def rx(ends, group) -> Iterator[mcast.Receiver]:
+    with ends[1].host.enter():
+        receiver = mcast.Receiver(feed(group, ends[1]), buffer_size="64MiB", timeout=5)
+    with receiver:
+        yield receiver
+
+
+def feed(group: str, end: lab.End) -> str:
+    zoned = f"{group}%{end.interface}"
+    return f"[{zoned}]:{PORT}" if ":" in group else f"{zoned}:{PORT}"
+
+
+def sender(end: lab.End, group: str, **options) -> mcast.Sender:
+    with end.host.enter():
+        return mcast.Sender(feed(group, end), **options)
+
+
+def numbered(size: int, count: int) -> list[bytes]:
+    """Payloads of one size that differ where they have room."""
+    make = random.Random(size)
+    return [(number.to_bytes(4, "big") + make.randbytes(64) * (size // 64 + 1))[:size] for number in range(count)]
+
+
+def segments(tx: mcast.Sender) -> bool:
+    """Whether this backend has the kernel cut datagrams apart."""
+    return mcast.features()["send_segmentation"].on
+
+
+# ---- everything arrives ----
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_list_of_any_size_arrives_byte_for_byte(tx, rx, size):
+    payloads = numbered(size, 200)
+    assert tx.send_batch(payloads) == 200
+    assert rx.collect(200).payloads() == payloads
+    assert rx.stats.dropped_socket == 0
+    assert (tx.stats.datagrams, tx.stats.bytes) == (200, 200 * size)
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+def test_rows_of_any_size_arrive_byte_for_byte(tx, rx, size):
+    payloads = numbered(size, 150)
+    buffer = b"".join(payloads)[: -(size // 2) or None]
+    wanted = [buffer[at : at + size] for at in range(0, len(buffer), size)]
+    assert tx.send_batch(buffer, size=size) == len(wanted)
+    assert rx.collect(len(wanted)).payloads() == wanted
+
+
+def test_mixed_sizes_arrive_in_order(tx, rx):
+    make = random.Random(5)
+    payloads = [make.randbytes(size) for size in make.choices([*SIZES, 100, 100, 100, 200], k=1000)]
+    assert tx.send_batch(payloads) == 1000
+    assert rx.collect(1000).payloads() == payloads
+
+
+def test_a_million_in_rows(tx, rx):
+    count = 1_000_000 if segments(tx) else 50_000
+    numbers = np.arange(count, dtype=">u8").reshape(-1, 1)
+    came = []
+
+    def follow() -> None:
+        with suppress(TimeoutError):
+            while len(came) < count:
+                came.extend(rx.recv_batch().payloads())
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    sent = sum(tx.send_batch(part) for part in np.array_split(numbers, count // 10_000) if not_too_far(came, part))
+    thread.join()
+    assert sent == count
+    assert rx.stats.dropped_socket == 0
+    assert b"".join(came) == numbers.tobytes()
+
+
+def not_too_far(came: list[bytes], part: np.ndarray) -> bool:
+    """Wait until the receiver is at most 40,000 datagrams behind: its buffer holds more."""
+    first = int(part[0, 0])
+    deadline = time.monotonic() + 30
+    while first - len(came) > 40_000 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return True
+
+
+def test_a_batch_goes_on_as_it_came(tx, rx):
+    """Also a part of one, whose arena holds more than its own payloads."""
+    payloads = numbered(100, 50) + numbered(300, 50)
+    tx.send_batch(payloads)
+    batch = rx.collect(100)
+    assert tx.send_batch(batch) == 100
+    assert rx.collect(100).payloads() == payloads
+    assert tx.send_batch(batch[30:70]) == 40
+    assert rx.collect(40).payloads() == payloads[30:70]
+
+
+# ---- segmentation ----
+
+
+def test_one_size_needs_few_system_calls(tx, rx):
+    if not segments(tx):
+        pytest.skip("feature send_segmentation: " + mcast.features()["send_segmentation"].reason)
+    assert tx.send_batch(bytes(64_000), size=1000) == 64
+    assert tx.stats.system_calls == 1
+    assert (tx.stats.segmentation, tx.stats.segmentation_reason) == (True, "")
+    assert len(rx.collect(64)) == 64
+
+
+def test_segments_beyond_the_mtu_are_given_up_with_a_reason(tx, rx, ends, group):
+    if not segments(tx):
+        pytest.skip("feature send_segmentation: " + mcast.features()["send_segmentation"].reason)
+    assert tx.send_batch([bytes(1473)] * 100) == 100
+    assert len(rx.collect(100)) == 100
+    assert "segments above 1472 bytes: Message too long" in tx.stats.segmentation_reason
+    assert ends[0].interface in tx.stats.segmentation_reason
+    before = tx.stats.system_calls
+    assert tx.send_batch([bytes(1400)] * 64) == 64
+    assert tx.stats.system_calls == before + 1
+
+
+def test_a_device_without_segmentation_gets_them_singly(ends, tx, rx):
+    ends[0].single_packets()
+    payloads = numbered(700, 300)
+    assert tx.send_batch(payloads) == 300
+    assert rx.collect(300).payloads() == payloads
+
+
+def test_a_device_without_checksums_gets_everything_all_the_same(ends, tx, rx):
+    """Before Linux 6.12 it refuses segments (EIO), udp(7)."""
+    ends[0].host.run("ethtool", "-K", ends[0].interface, "tx-checksum-ip-generic", "off")
+    payloads = numbered(700, 300)
+    assert tx.send_batch(payloads) == 300
+    assert rx.collect(300).payloads() == payloads
+
+
+def test_a_refusal_switches_segmentation_off_and_is_no_error(ends, rx, group):
+    """The kernel cuts nothing apart that has no checksum (EINVAL)."""
+    if ":" in group:
+        pytest.skip("SO_NO_CHECK is of IPv4")
+    payloads = numbered(700, 300)
+    with sender(ends[0], group) as tx:
+        for outlet in tx._outlets.values():
+            outlet.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        assert tx.send_batch(payloads) == 300
+        assert rx.collect(300).payloads() == payloads
+        if segments(tx):
+            assert tx.stats.retries == 1
+            assert "segments above 699 bytes: Invalid argument (22)" in tx.stats.segmentation_reason
+
+
+# ---- what refuses ----
+
+
+def test_an_interface_that_goes_down_ends_the_batch_with_the_exact_count(ends, group, rx):
+    count, size = 20_000, 200
+    with sender(ends[0], group, rate="20k/s") as tx:
+        down = threading.Timer(0.2, ends[0].host.run, ["ip", "link", "set", ends[0].interface, "down"])
+        down.start()
+        with pytest.raises(SendError) as caught:
+            tx.send_batch(b"".join(numbered(size, count)), size=size)
+        down.join()
+    assert caught.value.errno in (errno.ENETDOWN, errno.ENETUNREACH, errno.ENODEV, errno.EADDRNOTAVAIL, errno.ENOBUFS)
+    assert 0 < caught.value.sent < count
+    assert tx.stats.datagrams == caught.value.sent
+    came = rx.collect(count, timeout=0.5).payloads()
+    assert came == numbered(size, len(came))
+    # Its queue takes what comes while it goes down, and the system says that it has left (NET_XMIT_CN).
+    assert 0 <= caught.value.sent - len(came) <= 100
+    assert ends[0].interface in str(caught.value)
+
+
+def test_a_firewall_that_drops_everything_is_an_error_with_nothing_sent(ends, group, tx, rx):
+    rule = f"add table inet t; add chain inet t o {{ type filter hook output priority 0; }}; add rule inet t o udp dport {PORT} drop"
+    ends[0].host.run("nft", "-f", "-", stdin=rule)
+    for send in (
+        lambda: tx.send(b"a"),
+        lambda: tx.send_batch(numbered(100, 300)),
+        lambda: tx.send_batch(bytes(1000), size=10),
+    ):
+        with pytest.raises(SendError, match="firewall") as caught:
+            send()
+        assert (caught.value.errno, caught.value.sent) == (errno.EPERM, 0)
+    assert tx.stats.datagrams == 0
+    with pytest.raises(TimeoutError):
+        rx.recv(timeout=0.1)
+
+
+def test_a_firewall_that_drops_one_kind_stops_there(ends, group, tx, rx):
+    rule = "add table inet t; add chain inet t o { type filter hook output priority 0; }; add rule inet t o udp length 308 drop"
+    ends[0].host.run("nft", "-f", "-", stdin=rule)
+    payloads = [*numbered(100, 100), bytes(300), *numbered(400, 100)]
+    with pytest.raises(SendError, match="300 bytes to") as caught:
+        tx.send_batch(payloads)
+    assert caught.value.sent == 100
+    assert rx.collect(101, timeout=0.2).payloads() == payloads[:100]
+
+
+def test_a_send_buffer_of_4_kib_is_waited_for(ends, group, tx, rx):
+    for outlet in tx._outlets.values():
+        outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    payloads = numbered(1400, 500) + numbered(20, 500)
+    assert tx.send_batch(payloads) == 1000
+    assert rx.collect(1000).payloads() == payloads
+
+
+# ---- what the wire shows ----
+
+
+@pytest.mark.parametrize("dscp", [None, 0, 46, 63])
+def test_the_class_of_service_is_in_the_packet(ends, group, dscp):
+    with ends[1].host.enter():
+        rx = mcast.Receiver(feed(group, ends[1]), recv_tos=True, timeout=5)
+    with rx, sender(ends[0], group, dscp=dscp) as tx:
+        tx.send(b"a")
+        assert rx.recv().tos == (dscp or 0) << 2
+
+
+def test_transmit_times_are_those_of_each_datagram(ends, group, rx):
+    with sender(ends[0], group, transmit_times=True) as tx:
+        before = time.time_ns()
+        assert tx.send_batch([b"x" * 100] * 50) == 50
+        times = []
+        with suppress(StopIteration):
+            for _ in range(100):
+                times += tx.transmit_times()
+                if len(times) >= 50:
+                    raise StopIteration
+                time.sleep(0.01)
+        assert [one.number for one in times] == list(range(50))
+        assert {one.interface for one in times} == {ends[0].interface}
+        assert before - 10**9 < times[0].time <= times[-1].time < time.time_ns() + 10**9
+        assert not tx.stats.segmentation
+        assert "transmit_times" in tx.stats.segmentation_reason or not segments(tx)
+        arrivals = [packet.timestamp for packet in rx.collect(50)]
+        assert all(abs(one.time - arrival) < 10**9 for one, arrival in zip(times, arrivals, strict=True))
+
+
+def test_paced_departures_keep_their_schedule(ends, group, rx):
+    """Loosely: the machine is shared. `benchmarks pace` has the figures."""
+    with sender(ends[0], group, rate="5k/s") as tx:
+        assert tx.send_batch(bytes(2500 * 8), size=8) == 2500
+        stats = tx.stats
+    arrivals = np.asarray(rx.collect(2500))["timestamp"].astype(np.int64)
+    assert len(arrivals) == 2500
+    assert abs((arrivals[-1] - arrivals[0]) / 1e9 - 0.5) < 0.1
+    assert stats.rate == pytest.approx(5000, rel=0.1)
+    assert stats.rate_error == pytest.approx(stats.rate / 5000 - 1)
