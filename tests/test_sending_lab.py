@@ -279,13 +279,13 @@ def test_transmit_times_are_those_of_each_datagram(ends, group, rx):
         assert all(abs(one.time - arrival) < 10**9 for one, arrival in zip(times, arrivals, strict=True))
 
 
-def test_paced_departures_keep_their_schedule(ends, group, rx):
-    """Loosely: the machine is shared. `benchmarks pace` has the figures."""
+def test_paced_departures_are_never_ahead_of_their_schedule(ends, group, rx):
+    """How late they may be is for `benchmarks pace`: the machine is shared."""
     with sender(ends[0], group, rate="5k/s") as tx:
         assert tx.send_batch(bytes(2500 * 8), size=8) == 2500
         stats = tx.stats
     arrivals = np.asarray(rx.collect(2500))["timestamp"].astype(np.int64)
     assert len(arrivals) == 2500
-    assert abs((arrivals[-1] - arrivals[0]) / 1e9 - 0.5) < 0.1
-    assert stats.rate == pytest.approx(5000, rel=0.1)
+    assert (arrivals[-1] - arrivals[0]) / 1e9 > 0.5 * 0.9
+    assert 0 < stats.rate < 5000 * 1.1
     assert stats.rate_error == pytest.approx(stats.rate / 5000 - 1)
