@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mcast_fast import _core, joins
@@ -342,8 +342,14 @@ def test_a_refusal_undoes_call_by_call_too(before: SourceFilter, after: SourceFi
                 return
 
 
+ONE = Channel(PLACES[0], GROUPS[0])
+SPREAD_AND_BACK = [("set", ONE, sources, SOURCES[0]) for sources in (include(0, 1, 2, 3, 4), exclude(6), include(0, 4))]
+
+
 @settings(max_examples=200, deadline=None)
 @given(changes=st.lists(operations, min_size=2, max_size=10))
+@example(changes=SPREAD_AND_BACK)
+@example(changes=SPREAD_AND_BACK[1:] + SPREAD_AND_BACK)
 def test_what_stays_wanted_is_heard_at_every_moment(changes: list[Any]) -> None:
     """After every single call, whoever is wanted before and after the change is held by a socket that lets him pass."""
     with Model() as model:
