@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
-from mcast_fast import netlink, watch
+from mcast_fast import joins, netlink, watch
 from mcast_fast.stats import What
 from tests import lab
 from tests.conftest import descriptors
@@ -132,6 +132,49 @@ def test_another_address(backend, made, group):
         receiving.host.run("ip", "address", "add", other, "dev", receiving.interface)
         wait_for_event(rx, What.ADDRESS)
         heard_within(rx, sending, group, BACK_WITHIN)
+
+
+@pytest.mark.lab
+def test_one_more_address_interrupts_nobody(backend, made, monkeypatch):
+    """A rejoin would miss packets, and DHCP renews an address every so often."""
+    refreshed = []
+    monkeypatch.setattr(joins.Joins, "refresh", lambda _self, *arguments: refreshed.append(arguments))
+    _, receiving = made.link("a", "b")
+    with open_watched(receiving, text(GROUPS[0], receiving.interface)) as rx:
+        for address in ("10.77.0.78/24", "fd00:77::78/64"):
+            receiving.host.run("ip", "address", "add", address, "dev", receiving.interface)
+        wait_for_event(rx, What.ADDRESS)
+        receiving.host.run("ip", "link", "set", receiving.interface, "down")
+        wait_for_event(rx, What.DOWN)
+    assert refreshed == []
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_is_gone_is_not_joined(backend, made, group):
+    _, receiving = made.link("a", "b")
+    with open_watched(receiving, text(group, receiving.interface)) as rx:
+        assert rx.memberships[0].joined
+        receiving.host.run("ip", "link", "del", receiving.interface)
+        wait_for_event(rx, What.GONE)
+        (held,) = rx.memberships
+        assert (held.joined, held.kernel_mode, held.reason) == (False, None, "the interface is gone")
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_a_gone_interface_has_queued_is_not_delivered_after_leave(backend, made, group):
+    sending, receiving = made.link("a", "b", number=7)
+    with open_watched(receiving, text(group, receiving.interface)) as rx:
+        heard_within(rx, sending, group, BACK_WITHIN)
+        with sending.host.enter(), mcast.Sender(text(group, sending.interface)) as tx:
+            tx.send(b"queued")
+        receiving.host.run("ip", "link", "del", receiving.interface)
+        wait_for_event(rx, What.GONE)
+        made.link("a", "b", number=7)
+        wait_for_event(rx, What.BACK)
+        assert rx.leave(group)
+        assert len(rx.collect(10, timeout=0.05)) == 0
 
 
 @pytest.mark.lab

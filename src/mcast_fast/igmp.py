@@ -22,7 +22,8 @@ def obstacle(version: int, interface: str) -> str:
     for scope in (interface, "all"):
         number = _forced(SETTINGS / setting.format(scope))
         if 0 < number <= newest:
-            sysctl = "net." + setting.format(scope).replace("/", ".")
+            # sysctl(8): a dot in an interface's name is written as a slash
+            sysctl = "net." + setting.replace("/", ".").format(scope.replace(".", "/"))
             return f"{name.format(number)} is forced; `sysctl -w {sysctl}=0` lifts that"
     if version == 4 and (heard := _querier(interface)) in ("V1", "V2"):
         return f"the querier on {interface} speaks IGMP{heard.lower()}; it must speak IGMPv3"

@@ -7,7 +7,7 @@ filter (more excluded sources than it takes) is filtered by the slots, and count
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -179,12 +179,12 @@ class Joins:
         self._options = options
         self._spread = spread
         self._seats: dict[Place, list[Seat]] = {}
-        self._retired: list[OpenSocket] = []
+        self._retired: list[tuple[OpenSocket, int]] = []  # and the index under which its interface is there again
 
     def sockets(self) -> list[OpenSocket]:
         """Every open socket, the retired ones too."""
         seated = [seat.opened for those in self._seats.values() for seat in those if seat.opened is not None]
-        return seated + self._retired
+        return seated + [one for one, _ in self._retired]
 
     def seats(self) -> Iterator[Seat]:
         """Every seat that has a socket."""
@@ -209,7 +209,19 @@ class Joins:
             seat.shares = planned
         self.wanted = dict(wanted)
         self._close_unused()
+        self._narrow_retired()
         return True
+
+    def _narrow_retired(self) -> None:
+        """What a retired socket has queued is delivered only as long as it is wanted."""
+        for one, index in self._retired:
+            place = one.place._replace(interface=index)
+            rows = [
+                (channel.group, one.place.interface, sources.exclude, tuple(sources.sources))
+                for channel, sources in self.wanted.items()
+                if channel.place == place
+            ]
+            self._slots.accept(one.key, rows)
 
     def move(self, old: int, new: int) -> None:
         """An interface is there again under another index: hold there what was held. SocketError when it is not ready.
@@ -227,19 +239,21 @@ class Joins:
             self._seats |= there
             self.wanted = before
             raise
-        self._retired += [seat.opened for those in there.values() for seat in those if seat.opened is not None]
+        self._retired = [(one, new if index == old else index) for one, index in self._retired]
+        self._retired += [(seat.opened, new) for those in there.values() for seat in those if seat.opened is not None]
 
-    def refresh(self, index: int) -> None:
+    def refresh(self, index: int, versions: Collection[int] = (4, 6)) -> None:
         """Join afresh what is held on an interface, so that the network hears of it; SocketError."""
         for seat in list(self.seats()):
-            if seat.place.interface == index and seat.opened is not None:
+            if seat.place.interface == index and seat.place.version in versions and seat.opened is not None:
                 for group, share in seat.shares.items():
                     Step(seat.opened, group, share.kernel, None).take(self.names)
                     Step(seat.opened, group, None, share.kernel).take(self.names)
 
     def _close_retired(self) -> None:
-        for one in [one for one in self._retired if one.is_empty()]:
-            self._retired.remove(one)
+        for retired in [retired for retired in self._retired if retired[0].is_empty()]:
+            one, _ = retired
+            self._retired.remove(retired)
             self._slots.remove(one.key)
             self.closed_drops += one.read_drops() or 0
             one.socket.close()

@@ -10,7 +10,7 @@ from mcast_fast import _core
 from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast.errors import ArgumentError, ClosedError, socket_error
 from mcast_fast.groups import Group
-from mcast_fast.joins import Joins, drop_totals
+from mcast_fast.joins import Joins
 from mcast_fast.membership import Defaults
 from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats
@@ -201,10 +201,9 @@ class Receiver:
                 return self._final_stats
             counters = dict(self._slots.counters())
             lost = counters.pop("dropped_memory")
-            dropped = drop_totals(self._joins.sockets())
             return Stats(
                 **counters,
-                dropped_socket=None if dropped is None else dropped + self._joins.closed_drops,
+                dropped_socket=self._subscriptions.drops(),
                 dropped_background=lost,
                 events=tuple(self._subscriptions.events),
             )

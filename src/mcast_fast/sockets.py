@@ -40,6 +40,8 @@ REUSE = ("SO_REUSEADDR",) if sys.platform.startswith(("linux", "win")) else ("SO
 DEFAULT_BUFFER = 4 << 20
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
+SIOCGIFNAME = 0x8910  # netdevice(7)
+IFREQ_INDEX = struct.Struct("=16xi20x")
 MEMINFO_DROPS = 8
 
 
@@ -62,6 +64,20 @@ class OpenSocket:
     interface: int = 0
     key: int = -1
     drops: int = 0
+
+    def has_interface(self) -> bool:
+        """Whether its interface is still there, in the namespace of the socket; True where nobody can say.
+
+        The kernel keeps the membership of an interface that is gone, and still answers for it."""
+        if not sys.platform.startswith("linux"):
+            return True
+        import fcntl  # Windows has none
+
+        try:
+            fcntl.ioctl(self.socket.fileno(), SIOCGIFNAME, IFREQ_INDEX.pack(self.place.interface))
+        except OSError:
+            return False
+        return True
 
     def is_empty(self) -> bool:
         """Whether nothing is queued here."""

@@ -12,7 +12,7 @@ from mcast_fast._core.addresses import map_address, native, plain_text
 from mcast_fast.errors import ArgumentError, ClosedError, GroupError, SocketError, SsmWarning
 from mcast_fast.groups import Group
 from mcast_fast.interfaces import find_interface, interfaces
-from mcast_fast.joins import Joins
+from mcast_fast.joins import Joins, drop_totals
 from mcast_fast.membership import (
     ALL_INTERFACES,
     Channel,
@@ -64,8 +64,9 @@ class Subscriptions:
         self.events: list[Event] = []
         self._joins = joins
         self._defaults = defaults
-        self._skipped: list[Skipped] = []
+        self._skipped: dict[tuple[str, str], Skipped] = {}  # by group and interface
         self._warned: set[tuple[int, str]] = set()
+        self._without_address: set[int] = set()  # interfaces that had no IPv4 address when last looked at
         self._lock = threading.RLock()
         self._closed = False
 
@@ -147,12 +148,14 @@ class Subscriptions:
         """Join what must be joined as a whole, then what may fail (`all`) one interface at a time."""
         wanted = dict(self._joins.wanted)
         for one in subscriptions:
-            self._joins.names.update({interface.index: interface.name for interface in one.interfaces})
+            for interface in one.interfaces:
+                self._joins.names[interface.index] = interface.name
+                self._note_address(interface.index, interface.ipv4 is not None)
             for channel in () if one.optional else one.channels():
                 add_to(wanted, channel, one.sources)
         changed = self._bring_about(wanted)
         for one in subscriptions:
-            self._skipped += one.skipped
+            self._skip(*one.skipped)
             if one.optional:
                 changed |= self._add_optional(one)
         return changed
@@ -167,7 +170,7 @@ class Subscriptions:
                 changed |= self._bring_about(wanted)
                 joined = True
             except SocketError as error:
-                self._skipped.append(Skipped(str(subscription.group), interface.name, str(error)))
+                self._skip(Skipped(str(subscription.group), interface.name, str(error)))
                 failure = error
         if failure is not None and not joined:
             raise failure
@@ -204,19 +207,30 @@ class Subscriptions:
 
     # ---- telling ----
 
+    def drops(self) -> int | None:
+        """How many buffers the kernel dropped at our sockets so far, the closed ones too; None where it cannot say."""
+        with self._lock:
+            known = drop_totals(self._joins.sockets())
+            return None if known is None else known + self._joins.closed_drops
+
     def memberships(self) -> list[Membership]:
         """What is wanted and what is held, and what of "all" was skipped and why."""
         with self._lock:
             held = [self._membership(channel, wanted) for channel, wanted in self._joins.wanted.items()]
-            skipped = [self._skipped_membership(one) for one in self._skipped]
-            return held + skipped
+            there = {(one.group, one.port) for one in held}
+            skipped = [self._skipped_membership(one) for one in self._skipped.values()]
+            return held + [one for one in skipped if (one.group, one.port) in there]
+
+    def _skip(self, *skipped: Skipped) -> None:
+        self._skipped |= {(one.group, one.interface): one for one in skipped}
 
     def _membership(self, channel: Channel, wanted: SourceFilter) -> Membership:
         place = channel.place
         holders = [seat for seat in self._joins.seats() if seat.place == place and channel.group in seat.shares]
         told = [_core_filter(seat.opened.socket, channel) for seat in holders if seat.opened is not None]
-        known = [one for one in told if one is not None]
-        reason = "" if known or not told else "the system does not hold it: the interface is gone"
+        gone = any(not seat.opened.has_interface() for seat in holders if seat.opened is not None)
+        known = [] if gone else [one for one in told if one is not None]
+        reason = "the interface is gone" if gone else "" if known or not told else "the system does not hold it"
         if not holders:
             reason = "no source is wanted"
         return Membership(
@@ -227,7 +241,7 @@ class Subscriptions:
             tuple(map(plain_text, sorted(wanted.sources))),
             bool(holders) and not reason,
             MODES[known[0][0]] if known else None,
-            tuple(sorted((str(ip_address(source)) for _, sources in known for source in sources))) if known else None,
+            _in_order(source for _, sources in known for source in sources) if known else None,
             len(holders),
             reason,
         )
@@ -247,8 +261,8 @@ class Subscriptions:
             key = (channel.place.version, self._joins.names.get(channel.place.interface, ""))
             if sources.exclude or key in self._warned:
                 continue
-            self._warned.add(key)
             if obstacle := igmp.obstacle(*key):
+                self._warned.add(key)
                 text = f"source-specific joins on {key[1]} ask the network for any source: {obstacle}"
                 warnings.warn(text, SsmWarning, stacklevel=2)
 
@@ -287,10 +301,14 @@ class Subscriptions:
         return True
 
     def _refresh_unreported(self, index: int) -> None:
-        """The first address came: what was reported without one, switches may have ignored (RFC 4541, 2.1.1)."""
-        addresses = [one.addresses for one in interfaces() if one.index == index]
-        if addresses and len([text for text in addresses[0] if ":" not in text]) == 1:
-            self._joins.refresh(index)
+        """The first IPv4 address came: what was reported without one, switches may have ignored (RFC 4541, 2.1.1)."""
+        has_address = any(one.index == index and one.ipv4 is not None for one in interfaces())
+        if has_address and index in self._without_address:
+            self._joins.refresh(index, (4,))
+        self._note_address(index, has_address)
+
+    def _note_address(self, index: int, has_address: bool) -> None:
+        (self._without_address.discard if has_address else self._without_address.add)(index)
 
     # ---- the end ----
 
@@ -307,6 +325,10 @@ class Subscriptions:
 def _source_of(group: Group, text: str) -> bytes:
     """A source of this group, checked as the grammar checks it."""
     return map_address(replace(group, source=text).source or "")
+
+
+def _in_order(packed: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(str(ip_address(source)) for source in sorted(packed))
 
 
 def _core_filter(sock: object, channel: Channel) -> tuple[bool, tuple[bytes, ...]] | None:

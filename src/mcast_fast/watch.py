@@ -3,6 +3,7 @@
 Rules of this room: it tells, and changes nothing. It hears the network namespace of the thread that opened it.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -19,6 +20,7 @@ from mcast_fast.stats import Event, What
 
 IFF_UP = 0x1
 IFF_RUNNING = 0x40
+AF_BRIDGE = 7
 GROUPS = netlink.RTMGRP_LINK | netlink.RTMGRP_IPV4_IFADDR | netlink.RTMGRP_IPV6_IFADDR
 LARGEST_MESSAGE = 1 << 16
 RETRY = 0.1  # seconds between tries to join an interface that is back, and not ready yet
@@ -44,7 +46,9 @@ def parse(data: bytes) -> list[tuple[int, int, int, str]]:
     found = []
     for kind, _, body in netlink.messages(memoryview(data)):
         if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK) and len(body) >= netlink.IFINFOMSG.size:
-            _, _, index, flags, _ = netlink.IFINFOMSG.unpack_from(body)
+            family, _, index, flags, _ = netlink.IFINFOMSG.unpack_from(body)
+            if family == AF_BRIDGE:  # of a bridge's port, which stays when the bridge lets it go
+                continue
             named = dict(netlink.attributes(body[netlink.IFINFOMSG.size :])).get(netlink.IFLA_IFNAME, memoryview(b""))
             found.append((kind, index, flags, bytes(named).partition(b"\0")[0].decode(errors="replace")))
         elif kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR) and len(body) >= netlink.IFADDRMSG.size:
@@ -62,15 +66,18 @@ class Watch:
             raise FeatureError("watch=True: this system has no rtnetlink to hear of interfaces by")
         self._indexes = indexes
         self._told = told
-        self._links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
         self._gone: dict[str, int] = {}  # name -> the index it had
         self._pending: dict[str, int] = {}  # name -> new index, to be joined
-        try:
-            self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-            self._news.bind((0, GROUPS))
-            self._wake, self._waker = os.pipe()
-        except OSError as error:
-            raise socket_error("open", "the kernel's news of interfaces", error) from error
+        with contextlib.ExitStack() as undo:
+            try:
+                self._news = undo.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
+                self._news.bind((0, GROUPS))
+                self._wake, self._waker = os.pipe()
+            except OSError as error:
+                raise socket_error("open", "the kernel's news of interfaces", error) from error
+            undo.pop_all()
+        # Listed after the news are bound to, so that no change falls between.
+        self._links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
         self._thread = threading.Thread(target=self._run, name="mcast-fast watch", daemon=True)
         self._thread.start()
 

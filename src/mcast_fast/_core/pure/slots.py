@@ -134,6 +134,12 @@ def _byte(value: bytes) -> int:
     return number
 
 
+class _Records(bytearray):
+    """The records of a batch at work."""
+
+    epoch = 0  # of the filters that its first packet passed
+
+
 class Slots:
     """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
 
@@ -154,7 +160,6 @@ class Slots:
         self._rotation = 0
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._epoch = 0  # counts the changes of filters
-        self._batch_epoch = 0  # of the filters that the first packet of the batch at work passed
         self._failure: OSError | None = None
         self._closed = False
         # `turn` is held by the one thread that waits and receives, `state` while sockets, filters or counters are
@@ -214,7 +219,7 @@ class Slots:
         """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
-        records, data = bytearray(), bytearray()
+        records, data = _Records(), bytearray()
         deadline = _deadline(timeout_ns)
         while not records:  # none is left where the filters changed meanwhile
             left = self._take(limit)
@@ -234,14 +239,14 @@ class Slots:
         if len(batch) > 1:
             with self._state:
                 self._leftovers.append(make_part(batch, 1, len(batch)))
-                self._show()
+            self._recheck_leftovers()  # the filters may have changed since it was received
         return make_packet(batch, 0)
 
     def collect(self, limit: int, timeout_ns: int) -> Batch:
         """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
 
         It ends early when the 4 GiB of its arena are full."""
-        records, data = bytearray(), bytearray()
+        records, data = _Records(), bytearray()
         deadline = _deadline(timeout_ns)
         more = True
         self._check_open()
@@ -322,9 +327,9 @@ class Slots:
         group, interface, source, port = (row[_AT[name]] for name in ("group", "interface", "source", "port"))
         return any(one.port == port and one.filter.allows(group, interface, source) for one in self._sockets.values())
 
-    def _recheck(self, records: bytearray) -> None:
+    def _recheck(self, records: _Records) -> None:
         """Check a whole batch again when the filters changed meanwhile."""
-        if self._batch_epoch != self._epoch:
+        if records.epoch != self._epoch:
             self._refilter(records)
 
     def _refilter(self, records: bytearray) -> None:
@@ -385,7 +390,7 @@ class Slots:
             self._wake.close()
             self._waker.close()
 
-    def _fill(self, records: bytearray, data: bytearray, limit: int, deadline: float | None) -> bool:
+    def _fill(self, records: _Records, data: bytearray, limit: int, deadline: float | None) -> bool:
         """One turn of waiting and receiving: True when packets came or are left over, False when the time was over."""
         left = _time_left(deadline)
         if not self._turn.acquire(timeout=-1 if left is None else left):
@@ -404,7 +409,7 @@ class Slots:
                 self._tear_down()  # a signal handler closed us in the middle; harmless when done already
             self._turn.release()
 
-    def _fill_in_turn(self, records: bytearray, data: bytearray, limit: int, deadline: float | None) -> bool:
+    def _fill_in_turn(self, records: _Records, data: bytearray, limit: int, deadline: float | None) -> bool:
         before = len(records)
         while True:
             self._check_open()
@@ -422,7 +427,7 @@ class Slots:
             if deadline is not None and time.monotonic() > deadline + _GRACE:
                 return False
 
-    def _drain_ready(self, keys: list[int], records: bytearray, data: bytearray, limit: int) -> None:
+    def _drain_ready(self, keys: list[int], records: _Records, data: bytearray, limit: int) -> None:
         """Reads the sockets that are ready, each in its turn first, so that none starves behind busy ones."""
         with self._state:
             self._counters["wakeups"] += bool(keys)
@@ -437,9 +442,9 @@ class Slots:
                     raise
                 self._failure = error  # the packets are delivered first
 
-    def _drain(self, one: _Socket, records: bytearray, data: bytearray, limit: int) -> None:
+    def _drain(self, one: _Socket, records: _Records, data: bytearray, limit: int) -> None:
         if not records:
-            self._batch_epoch = self._epoch
+            records.epoch = self._epoch
         for _ in range(_ONE_GO):
             if not self._has_room(records, data, limit):
                 return
@@ -449,7 +454,7 @@ class Slots:
                 return
             self._pack(one, received, records, data)
 
-    def _has_room(self, records: bytearray, data: bytearray, limit: int) -> bool:
+    def _has_room(self, records: _Records, data: bytearray, limit: int) -> bool:
         return len(records) < limit * RECORD_SIZE and len(data) + len(self._buffer) <= ARENA_LIMIT
 
     def _pack(self, one: _Socket, received: Any, records: bytearray, data: bytearray) -> None:
