@@ -467,6 +467,21 @@ def test_a_move_to_another_index_holds_the_same_there(sources: SourceFilter) -> 
         assert model.kernel.held == {}
 
 
+def test_who_was_retired_is_still_wanted_after_a_second_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ModelSocket, "recv", lambda *_: b"queued")
+    old = Channel(PLACES[0], GROUPS[0])
+    with Model() as model:
+        model.want({old: ANY_SOURCE})
+        (first,) = model.joins.sockets()
+        model.joins.move(1, 7)
+        model.joins.move(7, 8)
+        assert first in model.joins.sockets()
+        assert set(model.kernel.let_pass[first.key]) == {old.group}
+        model.want({})
+        assert model.kernel.let_pass[first.key] == {}
+        model.joins.close()
+
+
 # ---- the system's limits --------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,6 @@ import contextlib
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -233,13 +232,14 @@ class Joins:
         kept = {channel: sources for channel, sources in self.wanted.items() if channel.place.interface != old}
         before, self.wanted = self.wanted, kept
         self._seats = {place: those for place, those in self._seats.items() if place.interface != old}
+        retired = self._retired  # who was retired for the old index follows to the new one, still wanted
+        self._retired = [(one, new if index == old else index) for one, index in retired]
         try:
             self.bring_about(moved)
         except BaseException:
             self._seats |= there
-            self.wanted = before
+            self.wanted, self._retired = before, retired
             raise
-        self._retired = [(one, new if index == old else index) for one, index in self._retired]
         self._retired += [(seat.opened, new) for those in there.values() for seat in those if seat.opened is not None]
 
     def refresh(self, index: int, versions: Collection[int] = (4, 6)) -> None:
@@ -404,9 +404,8 @@ class Step:
         """Where there is no full-state filter: source by source, and a new membership where the mode changes."""
         if before.exclude != after.exclude:
             self._leave()
-            fresh = partial(self._call, _core.membership.join)
             if after.exclude:
-                fresh()
+                self._call(_core.membership.join)
             before = SourceFilter(after.exclude)
         add, remove = (
             (_core.membership.block, _core.membership.unblock)

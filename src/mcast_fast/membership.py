@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from mcast_fast._core.addresses import map_address, native, plain_text
+from mcast_fast._core.addresses import map_address, plain_text
 from mcast_fast.errors import GroupError, InterfaceError
 from mcast_fast.groups import Group
 from mcast_fast.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
@@ -31,11 +31,6 @@ class Channel(NamedTuple):
 
     place: Place
     group: bytes
-
-    @property
-    def native_group(self) -> bytes:
-        """The four or sixteen bytes that the operating system takes."""
-        return native(self.group)
 
 
 @dataclass(frozen=True, slots=True)
