@@ -325,7 +325,8 @@ class Slots:
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
         group, interface, source, port = (row[_AT[name]] for name in ("group", "interface", "source", "port"))
-        return any(one.port == port and one.filter.allows(group, interface, source) for one in self._sockets.values())
+        sockets = list(self._sockets.values())  # a signal's handler may close in the middle
+        return any(one.port == port and one.filter.allows(group, interface, source) for one in sockets)
 
     def _recheck(self, records: _Records) -> None:
         """Check a whole batch again when the filters changed meanwhile."""
