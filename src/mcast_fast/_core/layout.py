@@ -43,6 +43,7 @@ class Flag(IntFlag):
     TRUNCATED = 1  # the payload was longer than max_packet_size
     TTL = 2  # `ttl` was told by the kernel
     TOS = 4  # `tos` was told by the kernel
+    COALESCED = 8  # came in one piece with its neighbours, and shares their time
 
 
 RECORD = struct.Struct("=" + "".join(f.letter if f.size == 1 else f"{f.size}s" for f in FIELDS))

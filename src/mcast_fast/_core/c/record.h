@@ -21,7 +21,7 @@ typedef struct mcast_record {
     uint8_t tos;
 } mcast_record;
 
-enum { MCAST_TRUNCATED = 1, MCAST_TTL = 2, MCAST_TOS = 4 };
+enum { MCAST_TRUNCATED = 1, MCAST_TTL = 2, MCAST_TOS = 4, MCAST_COALESCED = 8 };
 
 static const uint8_t mcast_v4_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 

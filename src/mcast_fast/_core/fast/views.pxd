@@ -30,6 +30,7 @@ cdef extern from "record.h":
     int MCAST_TRUNCATED
     int MCAST_TTL
     int MCAST_TOS
+    int MCAST_COALESCED
 
 cdef extern from *:
     """
