@@ -10,22 +10,23 @@ SOURCE = Path(__file__).parent.parent / "src" / "mcast_fast"
 
 # Room -> the rooms it may import; `errors` may be imported by all. A new room needs a row here.
 ROOMS = """
-errors          :
+systems         :
+errors          : systems
 _version        :
 units           :
 groups          :
 igmp            :
 netlink         :
 stats           :
-interfaces      : netlink groups
-watch           : interfaces netlink stats
+interfaces      : netlink groups systems
+watch           : interfaces netlink stats systems
 _core.layout    :
 _core.addresses : _core.layout
 _core.fast      : _core.layout _core.addresses
-_core.pure      : _core.layout _core.addresses
-_core           : _core.layout _core.fast _core.pure
+_core.pure      : _core.layout _core.addresses systems
+_core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
-sockets         : _core _core.layout _core.addresses membership
+sockets         : _core _core.layout _core.addresses membership systems
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
 receiver        : _core _core.layout _core.addresses groups joins membership sockets stats subscriptions units watch
@@ -192,3 +193,8 @@ def test_numpy_and_ifaddr_are_imported_when_first_needed():
             else:
                 continue
             assert not names & {"numpy", "ifaddr"}, path
+
+
+def test_only_the_table_of_systems_asks_which_one_this_is():
+    asking = {str(path.relative_to(SOURCE)) for path in SOURCES if re.search(r"sys\.platform\b(?!`)", path.read_text())}
+    assert asking == {"systems.py"}

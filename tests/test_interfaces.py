@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcast_fast import netlink
+from mcast_fast import netlink, systems
 from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, SocketError, os_text
 from mcast_fast.interfaces import (
     Interface,
@@ -63,7 +63,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, route: "room.Route") -> None:
 
 IP = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
 needs_ip = pytest.mark.skipif(IP is None, reason="the ip program is not here")
-needs_flag_call = pytest.mark.skipif(room.SYSTEM not in room.FLAG_CALLS, reason="no SIOCGIFFLAGS here")
+needs_flag_call = pytest.mark.skipif(room.SYSTEM.flag_call is None, reason="no SIOCGIFFLAGS here")
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
@@ -170,7 +170,7 @@ def test_a_failing_ifaddr_costs_only_the_addresses(monkeypatch: pytest.MonkeyPat
 def test_without_a_flag_call_flags_come_from_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     if not loopback().addresses:
         pytest.skip("loopback has no address here")
-    monkeypatch.setattr(room, "SYSTEM", "win")
+    monkeypatch.setattr(room, "SYSTEM", systems.WINDOWS)
     found = loopback()
     assert (found.is_up, found.is_loopback) == (True, True)
     assert found.name == socket.if_indextoname(found.index)

@@ -6,7 +6,7 @@ structure is checked against it when the fast backend is imported.
 
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntFlag
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ FEATURES = {
     "pacing": "sending at a rate, by absolute deadlines on the monotonic clock",
     "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",
     "destination": "the true destination and interface of each packet (pktinfo)",
-    "kernel_timestamps": "arrival times in ns by the kernel (SO_TIMESTAMPNS)",
+    "kernel_timestamps": "arrival times by the kernel (SO_TIMESTAMPNS; SO_TIMESTAMP: microseconds)",
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
     "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
     "multicast_all_off": "the kernel keeps other processes' groups away (IP_MULTICAST_ALL)",
@@ -91,19 +91,22 @@ FEATURES = {
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
     "wire_length": "the length before truncation (MSG_TRUNC)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
+    "watch": "interfaces that go and come back are joined again (rtnetlink)",
+    "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",
 }
 
+# Feature -> the options that give it, each by itself.
 FEATURE_OPTIONS = {
-    "destination": "IP_PKTINFO",
-    "kernel_timestamps": "SO_TIMESTAMPNS",
-    "drop_gaps": "SO_RXQ_OVFL",
-    "drop_totals": "SO_MEMINFO",
-    "multicast_all_off": "IP_MULTICAST_ALL",
-    "bind_to_device": "SO_BINDTODEVICE",
-    "source_filters": "MCAST_MSFILTER",
-    "receive_ttl": "IP_RECVTTL",
-    "receive_tos": "IP_RECVTOS",
-    "transmit_times": "SO_TIMESTAMPING",
+    "destination": ("IP_PKTINFO", "IP_RECVDSTADDR"),
+    "kernel_timestamps": ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING"),
+    "drop_gaps": ("SO_RXQ_OVFL",),
+    "drop_totals": ("SO_MEMINFO",),
+    "multicast_all_off": ("IP_MULTICAST_ALL",),
+    "bind_to_device": ("SO_BINDTODEVICE",),
+    "source_filters": ("MCAST_MSFILTER",),
+    "receive_ttl": ("IP_RECVTTL",),
+    "receive_tos": ("IP_RECVTOS",),
+    "transmit_times": ("SO_TIMESTAMPING",),
 }
 
 
@@ -117,12 +120,14 @@ class Feature(NamedTuple):
         return self.on
 
 
-def option_features(options: Iterable[str], platform: str) -> dict[str, Feature]:
-    """The features that are on because the operating system has an option."""
+def option_features(options: Iterable[str], platform: str, missing: Mapping[str, str]) -> dict[str, Feature]:
+    """The features that are on because the operating system has an option; `missing`: better reasons than that."""
     have = set(options)
     return {
-        feature: Feature(option in have, "" if option in have else f"{platform} has no {option}")
-        for feature, option in FEATURE_OPTIONS.items()
+        feature: Feature(True, "")
+        if have.intersection(any_of)
+        else Feature(False, missing.get(feature, f"{platform} has no {' or '.join(any_of)}"))
+        for feature, any_of in FEATURE_OPTIONS.items()
     }
 
 

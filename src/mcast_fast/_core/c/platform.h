@@ -1,7 +1,8 @@
 /* The only ladder of systems: includes the one header that speaks for this one.
  *
- * Such a header offers: mcast_options (its socket options), mcast_scratch (slots that a system call fills), mcast_poller (waiting,
- * and being woken), mcast_membership (joins by interface index) and mcast_send_many. */
+ * Such a header offers: mcast_options (its socket options), mcast_missing_features, mcast_descriptor (what a socket is received from
+ * by), mcast_scratch (slots that a system call fills), mcast_poller (waiting, and being woken), mcast_membership (joins by interface
+ * index), mcast_send_many, mcast_train (many datagrams at once), mcast_monotonic_ns and mcast_sleep_until. */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H
 
@@ -12,6 +13,12 @@ typedef struct mcast_option {
     int level;
     int number;
 } mcast_option;
+
+/* A feature of _core/layout.py that the compiled backend lacks on this system, and why. */
+typedef struct mcast_missing {
+    const char *feature;
+    const char *reason;
+} mcast_missing;
 
 enum {
     MCAST_JOIN,
@@ -24,6 +31,12 @@ enum {
 
 #if defined(__linux__)
 #include "linux.h"
+#elif defined(__APPLE__)
+#include "darwin.h"
+#elif defined(_WIN32)
+#include "win32.h"
+#elif defined(__FreeBSD__)
+#include "posix.h"
 #else
 #error "no header for this system yet: the pure backend runs here (MCAST_FAST_BUILD=no)"
 #endif

@@ -9,10 +9,9 @@
 #include "memory.h"
 #include "platform.h"
 #include <pythread.h>
-#include <time.h>
 
 typedef struct mcast_socket {
-    int fd;
+    mcast_descriptor fd;
     mcast_record
         implied; /* what every packet of this socket has in common: port, and where bound, group and interface */
     mcast_filter filter;
@@ -71,14 +70,6 @@ enum {
     MCAST_ONE_GO = 1024,           /* packets that are read without looking at the clock while none is wanted */
     MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
 };
-
-static inline int64_t
-mcast_monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static inline size_t
 mcast_batch_count(const mcast_batch *batch)
@@ -368,7 +359,7 @@ mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t si
     slots->pool = pool;
     slots->slot_count = count;
     slots->slot_size = size;
-    slots->poller.epoll = slots->poller.wake = -1;
+    mcast_poller_init(&slots->poller);
     slots->turn = PyThread_allocate_lock();
     slots->state = PyThread_allocate_lock();
     int status = slots->turn && slots->state ? mcast_poller_open(&slots->poller) : -ENOMEM;
@@ -388,10 +379,9 @@ static inline void
 mcast_slots_close(mcast_slots *slots)
 {
     slots->closed = 1;
-    if (slots->poller.wake >= 0)
-        mcast_poller_signal(&slots->poller);
     if (!slots->turn || !slots->state)
         return;
+    mcast_poller_signal(&slots->poller);
     PyThread_acquire_lock(slots->turn, WAIT_LOCK);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_poller_close(&slots->poller);
@@ -426,13 +416,14 @@ mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
         free(socket);
         return -ENOMEM;
     }
-    socket->fd = fd;
     socket->implied = *implied;
+    int status = mcast_descriptor_open(&socket->fd, fd);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_socket **larger = realloc(slots->sockets, (slots->keys + 1) * sizeof *slots->sockets);
     slots->sockets = larger ? larger : slots->sockets;
     int64_t key = (int64_t)slots->keys;
-    int status = larger ? mcast_poller_add(&slots->poller, fd, (uint64_t)key) : -ENOMEM;
+    if (status == 0)
+        status = larger ? mcast_poller_add(&slots->poller, socket->fd, (uint64_t)key) : -ENOMEM;
     if (status == 0) {
         slots->sockets[slots->keys++] = socket;
         slots->open_sockets++;

@@ -10,10 +10,8 @@ from libc.string cimport memset
 
 from mcast_fast._core.fast.views cimport mcast_record
 
-import os
-
-from mcast_fast._core.layout import Feature
-from mcast_fast.errors import ClosedError
+from mcast_fast._core.fast.membership import features_of
+from mcast_fast.errors import ClosedError, os_error
 
 cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
@@ -80,7 +78,7 @@ cdef extern from "send.h":
     void mcast_transmitter_close(mcast_transmitter *transmitter) nogil
     void mcast_transmitter_free(mcast_transmitter *transmitter) nogil
 
-FEATURES = {name: Feature(True, "") for name in ("batched_send", "send_segmentation", "pacing")}
+FEATURES = features_of("batched_send", "send_segmentation", "pacing")
 cdef enum:
     AT_ONCE = 256  # payloads of a sequence that are held together
 
@@ -305,5 +303,5 @@ def send_batch(socket, payloads, Py_ssize_t start, bytes group, int port, uint32
             held -= 1
             PyBuffer_Release(&buffers[held])
     if sent < 0:
-        raise OSError(-sent, os.strerror(-sent))
+        raise os_error(-sent)
     return sent

@@ -11,10 +11,8 @@ from mcast_fast._core.fast.views cimport (
     Batch, make_packet, make_part, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over,
 )
 
-import os
-
-from mcast_fast._core.layout import Feature
-from mcast_fast.errors import ClosedError, socket_error
+from mcast_fast._core.fast.membership import features_of
+from mcast_fast.errors import ClosedError, os_error, socket_error
 
 cdef extern from "slots.h":
     ctypedef struct mcast_entry:
@@ -73,7 +71,7 @@ cdef extern from "slots.h":
     void mcast_poller_clear(const mcast_poller *poller) nogil
     int mcast_poller_descriptor(const mcast_poller *poller) nogil
 
-FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor")}
+FEATURES = features_of("batched_receive", "wire_length", "descriptor")
 cdef enum:
     SLOTS = 128  # packets a system call; 64 KiB each at the most, of which only what packets reach is ever touched
 
@@ -331,4 +329,4 @@ cdef class Slots:
         if status == MCAST_CLOSED:
             raise ClosedError(f"{self.subject} is closed")
         subject = f"by {self.subject}" if operation == "receive" else self.subject
-        raise socket_error(operation, subject, OSError(-status, os.strerror(-status)))
+        raise socket_error(operation, subject, os_error(-status))

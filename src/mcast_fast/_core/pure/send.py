@@ -23,6 +23,8 @@ FEATURES = {
     "pacing": Feature(True, ""),
 }
 
+# Windows has no such flag: the sockets themselves do not wait.
+_NOWAIT = int(getattr(socket_module, "MSG_DONTWAIT", 0))
 _AT_MOST = 256
 _SLICE_NS = 50_000_000  # a thread that sends lets another have its turn
 _NAP_NS = 20_000_000  # close() is seen within it
@@ -214,7 +216,7 @@ class Transmitter:
         now = time.monotonic_ns()
         try:
             # In one go of C, so that no handler of a signal comes between a departure and its being counted.
-            departure = starmap(socket.sendto, ((payload, socket_module.MSG_DONTWAIT, address),))
+            departure = starmap(socket.sendto, ((payload, _NOWAIT, address),))
             next(zip(departure, self._departed, strict=False))
         except OSError as error:
             return self._refused(socket, errand, error.errno or 0)
@@ -289,7 +291,7 @@ def send_batch(
     # All of them are looked at before one leaves, so that a wrong one stops all.
     for payload in list(map(_as_buffer, payloads[start : start + _AT_MOST])):
         try:
-            socket.sendto(payload, socket_module.MSG_DONTWAIT, address)
+            socket.sendto(payload, _NOWAIT, address)
         except OSError:
             if sent:
                 break

@@ -21,7 +21,10 @@ _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
 
 FEATURES = {
     "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
-    "wire_length": Feature(_HAS_RECVMSG, "" if _HAS_RECVMSG else "this Python has no socket.recvmsg_into"),
+    "wire_length": Feature(
+        SYSTEM.tells_wire_length,
+        "" if SYSTEM.tells_wire_length else f"{SYSTEM.name} tells that a packet was truncated, not how long it was",
+    ),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
 }
 
@@ -36,7 +39,11 @@ _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what
 # Plain integers: arithmetic with enum members costs a sixth of the time a packet takes here.
 _TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
 _MSG_TRUNC = int(socket_module.MSG_TRUNC)
-_RECEIVE = int(socket_module.MSG_DONTWAIT) | _MSG_TRUNC if hasattr(socket_module, "MSG_DONTWAIT") else 0
+_NOWAIT = int(getattr(socket_module, "MSG_DONTWAIT", 0))  # Windows has none: the sockets themselves do not wait
+_RECEIVE = _NOWAIT | _MSG_TRUNC
+_LARGEST = 65_536  # more than any datagram
+# Nothing interrupts select() on Windows: signals are looked at between slices. Seconds.
+_SLICE = None if _HAS_DESCRIPTOR else 0.05
 _DISCARD_AT_MOST = 10_000_000  # bounded, for the port of a socket that goes may be talked to
 _AT = {field.name: i for i, field in enumerate(FIELDS)}
 
@@ -90,6 +97,19 @@ class _Told:
             seconds, nanoseconds = struct.unpack_from("=qq" if len(value) >= 16 else "=ii", value)
             self.timestamp = seconds * 1_000_000_000 + nanoseconds
 
+    def timeval(self, value: bytes) -> None:
+        if len(value) >= 12:  # struct timeval: a long, and microseconds in four bytes (macOS) or eight
+            seconds, microseconds = struct.unpack_from("=qq" if len(value) >= 16 else "=qi", value)
+            self.timestamp = seconds * 1_000_000_000 + (microseconds & 0xFFFF_FFFF) * 1000
+
+    def destination(self, value: bytes) -> None:
+        if len(value) >= 4:
+            self.group = V4_MAPPED + value[:4]
+
+    def arrived_on(self, value: bytes) -> None:
+        if len(value) >= 4:  # struct sockaddr_dl: length, family, index
+            (self.interface,) = struct.unpack_from("=2xH", value)
+
     def overflow_total(self, value: bytes) -> None:
         if len(value) >= 4:
             (self.overflow,) = struct.unpack_from("=I", value)
@@ -116,6 +136,9 @@ class _Told:
 
 _READERS = {
     "time": _Told.time,
+    "timeval": _Told.timeval,
+    "destination": _Told.destination,
+    "interface": _Told.arrived_on,
     "overflow": _Told.overflow_total,
     "pktinfo4": _Told.pktinfo4,
     "pktinfo6": _Told.pktinfo6,
@@ -153,7 +176,9 @@ class Slots:
         self._subject = subject
         self._leftovers: list[Batch] = []  # what receive_one received beyond its one packet, the oldest first
         self._names = names
-        self._buffer = bytearray(max_packet_size)
+        self._size = max_packet_size
+        # Without recvmsg nothing tells that a packet was truncated, so that none is until it is here.
+        self._buffer = bytearray(max_packet_size if _HAS_RECVMSG else _LARGEST)
         self._view = memoryview(self._buffer)
         self._sockets: dict[int, _Socket] = {}
         self._next_key = 0
@@ -364,7 +389,7 @@ class Slots:
         """What is still queued at a socket that goes was not asked for any more: count it."""
         for _ in range(_DISCARD_AT_MOST):
             try:
-                gone.socket.recv_into(self._buffer, 0, socket_module.MSG_DONTWAIT)
+                gone.socket.recv_into(self._buffer, 0, _NOWAIT)
             except OSError:
                 return
             self._counters["filtered"] += 1
@@ -418,7 +443,8 @@ class Slots:
                 failure, self._failure = self._failure, None
                 raise failure
             left = _time_left(deadline)
-            keys = [key.data for key, _ in self._selector.select(left)]
+            wait = left if _SLICE is None else _SLICE if left is None else min(left, _SLICE)
+            keys = [key.data for key, _ in self._selector.select(wait)]
             self._check_open()
             if not keys and left == 0:
                 return False
@@ -450,18 +476,29 @@ class Slots:
             if not self._has_room(records, data, limit):
                 return
             try:
-                received = one.socket.recvmsg_into([self._buffer], _CONTROL_SIZE, _RECEIVE)
+                received = self._receive_from(one.socket)
             except (BlockingIOError, InterruptedError):
                 return
+            except ConnectionResetError:  # Windows: an ICMP answer to what was sent from here
+                continue
             self._pack(one, received, records, data)
 
+    def _receive_from(self, socket: socket_module.socket) -> tuple[int, Any, int, Any]:
+        """As `socket.recvmsg_into`: the length, the control messages, flags and the source."""
+        if _HAS_RECVMSG:
+            return socket.recvmsg_into([self._buffer], _CONTROL_SIZE, _RECEIVE)
+        wire, name = socket.recvfrom_into(self._buffer)
+        return wire, (), _MSG_TRUNC if wire > self._size else 0, name
+
     def _has_room(self, records: _Records, data: bytearray, limit: int) -> bool:
-        return len(records) < limit * RECORD_SIZE and len(data) + len(self._buffer) <= ARENA_LIMIT
+        return len(records) < limit * RECORD_SIZE and len(data) + self._size <= ARENA_LIMIT
 
     def _pack(self, one: _Socket, received: Any, records: bytearray, data: bytearray) -> None:
         """Packs one packet into the batch, or counts it as filtered."""
         wire, control, flags, name = received
-        length = min(wire, len(self._buffer))
+        length = min(wire, self._size)
+        if flags & _MSG_TRUNC and wire <= length:
+            wire = 0  # not known: macOS and BSD tell the length after truncation
         told = _Told(one.group, one.interface, one.overflow)
         for level, kind, value in control:
             read = _CONTROL.get((level, kind))
