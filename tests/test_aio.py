@@ -16,6 +16,8 @@ import mcast_fast as mcast
 from mcast_fast import ArgumentError, ClosedError, aio
 from tests.conftest import free_port
 
+pytestmark = pytest.mark.needs("descriptor")
+
 
 class NoReaders(asyncio.SelectorEventLoop):
     """A loop that cannot watch descriptors, as the proactor of Windows."""

@@ -169,7 +169,7 @@ def test_the_backends_do_not_know_each_other(other):
 
 
 def test_only_the_core_reads_the_choice_of_backend():
-    naming = {str(path.relative_to(SOURCE)) for path in SOURCES if "MCAST_FAST_BACKEND" in path.read_text()}
+    naming = {path.relative_to(SOURCE).as_posix() for path in SOURCES if "MCAST_FAST_BACKEND" in path.read_text()}
     assert naming == {"_core/__init__.py"}
 
 
@@ -196,5 +196,7 @@ def test_numpy_and_ifaddr_are_imported_when_first_needed():
 
 
 def test_only_the_table_of_systems_asks_which_one_this_is():
-    asking = {str(path.relative_to(SOURCE)) for path in SOURCES if re.search(r"sys\.platform\b(?!`)", path.read_text())}
+    asking = {
+        path.relative_to(SOURCE).as_posix() for path in SOURCES if re.search(r"sys\.platform\b(?!`)", path.read_text())
+    }
     assert asking == {"systems.py"}

@@ -126,6 +126,7 @@ def test_an_interface_that_vanishes_meanwhile_is_skipped(monkeypatch: pytest.Mon
     assert interfaces() == before
 
 
+@pytest.mark.needs("answers of Linux")
 def test_alias_labels_are_addresses_of_their_interface(monkeypatch: pytest.MonkeyPatch) -> None:
     index = loopback().index
     labels: list[tuple[str, Any]] = [
@@ -167,6 +168,7 @@ def test_a_failing_ifaddr_costs_only_the_addresses(monkeypatch: pytest.MonkeyPat
     assert listed == {}
 
 
+@pytest.mark.needs("own addresses only")
 def test_without_a_flag_call_flags_come_from_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     if not loopback().addresses:
         pytest.skip("loopback has no address here")
@@ -178,6 +180,7 @@ def test_without_a_flag_call_flags_come_from_the_addresses(monkeypatch: pytest.M
     assert room._guessed_flags(["192.0.2.77"], found.index).is_up is False
 
 
+@pytest.mark.needs("answers of Linux")
 def test_running_out_of_descriptors_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*arguments: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")

@@ -139,9 +139,10 @@ def os_words(errno: int) -> str:
     if errno >= WINSOCK:
         import ctypes
 
-        words = getattr(ctypes, "FormatError", None)  # on Windows only
-        if words is not None:
-            return str(words(errno)).strip().rstrip(".")
+        format_error = getattr(ctypes, "FormatError", None)  # on Windows only
+        words = str(format_error(errno)).strip().rstrip(".") if format_error else ""
+        if words and not words.startswith("<"):  # "<no description>"
+            return words
     return os.strerror(errno)
 
 

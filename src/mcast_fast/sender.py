@@ -25,7 +25,7 @@ from mcast_fast.errors import (
 from mcast_fast.groups import Group
 from mcast_fast.interfaces import Interface
 from mcast_fast.membership import Defaults, Subscription, subscribe
-from mcast_fast.sockets import NOWHERE, ask_metadata, open_datagram, require, set_option
+from mcast_fast.sockets import NOWHERE, ask_metadata, open_datagram, require, set_option, tells_destination
 from mcast_fast.stats import SenderStats, TransmitTime
 from mcast_fast.units import UNSET, Rate, Unset, rate_of, wait_in_ns, whole_number
 
@@ -181,7 +181,8 @@ class Sender:
         sock = open_sending(group, interface, self._options)
         try:
             self._names[interface.index] = interface.name
-            self._replies.accept(self._replies.add(sock, sock.getsockname()[1], NOWHERE, 0), None)
+            implied = 0 if tells_destination() else interface.index
+            self._replies.accept(self._replies.add(sock, sock.getsockname()[1], NOWHERE, implied), None)
             reason = _segmentation(sock, self._options)
             return Outlet(sock, self._transmitter.add(sock, 0 if reason else LARGEST_SEGMENT), interface, reason)
         except BaseException:

@@ -58,8 +58,10 @@ V4_MAPPED = bytes(10) + b"\xff\xff"
 def buffer_format(byte_order: str = "<" if sys.byteorder == "little" else ">") -> str:
     """The record in the format language of PEP 3118, as `memoryview.format` shows it."""
     elements = (("" if f.size == 1 else f"({f.size})") + byte_order + f.letter + f":{f.name}:" for f in FIELDS)
-    # ctypes, which exports the pure records, names one-byte elements with the byte order too.
-    return "T{" + "".join(elements) + "}"
+    # ctypes, which exports the pure records, names one-byte elements with the byte order too; and what is a long there
+    # as well as an int (Windows) it calls a long.
+    text = "T{" + "".join(elements) + "}"
+    return text.replace(byte_order + "I", byte_order + "L") if struct.calcsize("@l") == 4 else text
 
 
 def offsets() -> dict[str, int]:

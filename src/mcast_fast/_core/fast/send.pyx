@@ -10,7 +10,8 @@ from libc.string cimport memset
 
 from mcast_fast._core.fast.views cimport mcast_record
 
-from mcast_fast._core.fast.membership import features_of
+from mcast_fast._core.fast.membership import OPTIONS, SYSTEM, features_of
+from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, os_error
 
 cdef extern from "pythread.h":
@@ -79,6 +80,8 @@ cdef extern from "send.h":
     void mcast_transmitter_free(mcast_transmitter *transmitter) nogil
 
 FEATURES = features_of("batched_send", "send_segmentation", "pacing")
+if FEATURES["send_segmentation"] and not {"UDP_SEGMENT", "UDP_SEND_MSG_SIZE"} & OPTIONS.keys():
+    FEATURES["send_segmentation"] = Feature(False, f"{SYSTEM} of this version has no UDP_SEND_MSG_SIZE")
 cdef enum:
     AT_ONCE = 256  # payloads of a sequence that are held together
 
