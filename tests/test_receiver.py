@@ -311,7 +311,7 @@ def test_a_receive_without_a_timeout_of_its_own_takes_the_receivers(rx, call):
     before = time.monotonic()
     with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
         call(rx)
-    assert 0.05 <= time.monotonic() - before < 2
+    assert 0.049 < time.monotonic() - before < 2  # clocks of milliseconds are rounded
 
 
 @pytest.mark.parametrize("name", ["recv", "recv_batch"])
