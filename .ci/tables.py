@@ -1,5 +1,6 @@
-"""Prints C that compiles only where the pure backend's table of a system (argument 1) agrees with the system's headers."""
+"""Prints C that compiles only where the pure table of a system (argument 1) agrees with the system's headers."""
 
+import struct
 import sys
 
 from mcast_fast import systems
@@ -47,15 +48,15 @@ def claims(name: str) -> dict[str, int]:
     found |= {OLD_STEPS[step]: number for step, number in table.old_steps.items()}
     if table.filters_by_library or name == "Linux":
         found |= {"MCAST_EXCLUDE": table.modes["exclude"], "MCAST_INCLUDE": table.modes["include"]}
-    request, with_source = ("GROUP_REQ", "GROUP_SOURCE_REQ") if name == "Windows" else ("struct group_req", "struct group_source_req")
+    request, with_source = (
+        ("GROUP_REQ", "GROUP_SOURCE_REQ") if name == "Windows" else ("struct group_req", "struct group_source_req")
+    )
     storage = table.sockaddr(GROUP)
     found["sizeof(struct sockaddr_storage)"] = len(storage)
     found["offsetof(struct sockaddr_in, sin_addr)"] = storage.index(GROUP)
     found["offsetof(struct sockaddr_in6, sin6_addr)"] = table.sockaddr(GROUP6).index(GROUP6)
     found["AF_INET6"] = table.sockaddr(GROUP6)[1 if table.filters_by_library else 0]
-    # The index goes before the address with the padding that the table gives it; that of this machine for "@".
-    import struct
-
+    # The index goes before the address with the padding that the table gives it; "@" means this machine.
     head = struct.calcsize(table.index_format)
     found[f"offsetof({request}, gr_group)"] = head
     found[f"sizeof({with_source})"] = head + 2 * len(storage)
