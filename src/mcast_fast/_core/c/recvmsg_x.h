@@ -27,6 +27,16 @@ mcast_private_api(void)
     return wanted;
 }
 
+/* Whether a row of mcast_missing_features holds: with the private calls, many packets go by one call. */
+static inline int
+mcast_is_missing(const mcast_missing *row)
+{
+    int by_private_call = strcmp(row->feature, "batched_receive") == 0 ? recvmsg_x != NULL
+                          : strcmp(row->feature, "batched_send") == 0  ? sendmsg_x != NULL
+                                                                       : 0;
+    return !(by_private_call && mcast_private_api());
+}
+
 /* Messages by one call each, until nothing more is there: how many, or -errno when not even one came. */
 static inline int
 mcast_receive_singly(int fd, mcast_message *messages, unsigned count)

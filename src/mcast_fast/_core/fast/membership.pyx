@@ -19,6 +19,7 @@ cdef extern from "platform.h":
         const char *feature
         const char *reason
     const mcast_missing mcast_missing_features[]
+    int mcast_is_missing(const mcast_missing *row) nogil
     enum:
         MCAST_JOIN
         MCAST_LEAVE
@@ -57,7 +58,8 @@ cdef dict _missing():
     found = {}
     cdef int row = 0
     while mcast_missing_features[row].feature != NULL:
-        found[mcast_missing_features[row].feature.decode()] = mcast_missing_features[row].reason.decode()
+        if mcast_is_missing(&mcast_missing_features[row]):
+            found[mcast_missing_features[row].feature.decode()] = mcast_missing_features[row].reason.decode()
         row += 1
     return found
 
