@@ -6,10 +6,6 @@ the order turns every round. `python -m benchmarks.aio ROLE ORDER` is what runs 
 
 import argparse
 import asyncio
-import json
-import os
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -20,9 +16,10 @@ from benchmarks import machine, network, reference, station
 from benchmarks.contenders import BATCH_SIZE, CONTENDERS, FAST, Batches, Received, Row, Setting
 from benchmarks.live import inside, link
 from benchmarks.network import Place
-from benchmarks.process import ROOT, BenchmarkError, Process
+from benchmarks.process import BenchmarkError, Process
 from benchmarks.report import Bar, Direction, Report, Table, ratio
 
+MODULE = "benchmarks.aio"  # which knows the rows and the sender of this file
 ROUNDS = 5
 COUNT = 200_000
 RATE = 100_000
@@ -188,27 +185,6 @@ def wait_until(moment: float) -> None:
         pass
 
 
-class Station(Process):
-    """A process that knows the rows and the sender of this file."""
-
-    def __init__(self, role: str, order: dict[str, Any], prefix: tuple[str, ...], environment: dict[str, str]) -> None:
-        self.name = f"{role} {order.get('contender', '')}".strip()
-        self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "benchmarks.aio", role, json.dumps(order)],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        try:
-            self.ready = self.answer()
-        except BaseException:
-            self.close()
-            raise
-
-
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--count", type=int, default=COUNT, help="packets a stream (%(default)s)")
     options.add_argument("--rate", type=int, default=RATE, help="packets a second (%(default)s)")
@@ -233,13 +209,15 @@ def run(options: argparse.Namespace) -> Report:
             place = Place(receiving.interface, BUFFER_BYTES, QUIET_MS, network.free_port())
             order = {"contender": name, "place": asdict(place), "library": library, "control_messages": ()}
             try:
-                process = Station("receive", order, inside(receiving), ROWS[name].environment)
+                process = Process(
+                    "receive", order, prefix=inside(receiving), environment=ROWS[name].environment, module=MODULE
+                )
             except BenchmarkError as error:
                 report.notes.append(f"left out: {error}")
                 continue
             receivers[name] = stack.enter_context(process)
         order = {"interface": sending.interface, "address": sending.ipv4, "library": library}
-        sender = stack.enter_context(Station("send", order, inside(sending), {}))
+        sender = stack.enter_context(Process("send", order, prefix=inside(sending), module=MODULE))
         report.samples = measure(receivers, sender, options)
     report.series = {name: [sample["cpu"] for sample in taken] for name, taken in report.samples.items()}
     report.tables = [table(report, burst) for burst in options.bursts]

@@ -24,7 +24,7 @@ class BenchmarkError(Exception):
 
 
 class Process:
-    """`python -m benchmarks.station ROLE`, perhaps in another network namespace; `ready` is its first answer."""
+    """`python -m MODULE ROLE`, perhaps in another network namespace; `ready` is its first answer."""
 
     def __init__(
         self,
@@ -33,9 +33,10 @@ class Process:
         *,
         prefix: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        module: str = "benchmarks.station",
     ) -> None:
         self.name = f"{role} {order.get('contender', '')}".strip()
-        command = [*prefix, sys.executable, "-m", "benchmarks.station", role, json.dumps(order)]
+        command = [*prefix, sys.executable, "-m", module, role, json.dumps(order)]
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,

@@ -30,7 +30,8 @@ joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
 receiver        : _core _core.layout _core.addresses groups joins membership sockets stats subscriptions units watch
 sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
-aio             : _core _core.layout groups receiver sender stats subscriptions units
+waiting         : units
+aio             : _core groups receiver sender stats subscriptions units waiting
 cli             : _version _core _core.layout groups interfaces receiver sender stats units
 __main__        : cli
 __init__        : _version _core _core.layout groups interfaces receiver sender stats subscriptions

@@ -414,6 +414,61 @@ def test_the_descriptor_wakes_a_poll(rx, tx):
 # ---- payloads and fields ----
 
 
+def test_a_wait_tells_whether_there_is_something_and_takes_nothing(rx, tx):
+    assert rx.wait(0) is False
+    assert rx.wait(0.01) is False
+    tx.send_batch([b"1", b"2"])
+    assert rx.wait(5)
+    assert rx.wait(0)
+    assert rx.recv(timeout=5).data == b"1"
+    assert rx.wait(0)  # what came with it is left over
+    assert rx.recv(timeout=5).data == b"2"
+    assert rx.wait(0) is False
+
+
+def test_a_wait_and_a_receive_in_two_threads_disturb_each_other_not(rx, tx):
+    received = []
+    thread = threading.Thread(target=lambda: received.extend(rx.collect(2, timeout=5).payloads()))
+    thread.start()
+    assert rx.wait(0.02) is False
+    tx.send_batch([b"1", b"2"])
+    thread.join(10)
+    assert received == [b"1", b"2"]
+
+
+def test_what_is_given_back_comes_first_and_once(rx, tx):
+    sent = [bytes([number]) for number in range(9)]
+    tx.send_batch(sent[:6])
+    first, second = rx.collect(2, timeout=5), rx.collect(4, timeout=5)
+    tx.send_batch(sent[6:])
+    rx.give_back([first, second[:3]])
+    rx.give_back([])
+    assert select.select([rx], [], [], 5)[0]
+    assert rx.recv_batch(3, timeout=0).payloads() == sent[:3]
+    assert rx.collect(5, timeout=5).payloads() == [*sent[3:5], *sent[6:]]
+    assert (first.payloads(), second.payloads()) == (sent[:2], sent[2:6])
+    assert rx.stats.received == 9
+
+
+def test_what_is_given_back_and_no_longer_wanted_does_not_come(rx, tx, group):
+    tx.send_batch([b"1", b"2"])
+    batch = rx.collect(2, timeout=5)
+    rx.leave(group)
+    rx.give_back([batch])
+    with pytest.raises(TimeoutError):
+        rx.recv(timeout=0.02)
+    assert batch.payloads() == [b"1", b"2"]
+    assert (rx.stats.received, rx.stats.filtered) == (0, 2)
+
+
+def test_nothing_is_given_back_to_a_closed_receiver(rx, tx):
+    tx.send(b"1")
+    batch = rx.recv_batch(timeout=5)
+    rx.close()
+    with pytest.raises(ClosedError):
+        rx.give_back([batch])
+
+
 def test_an_empty_payload_is_a_packet(rx, tx):
     tx.send_batch([b"", b"a", b""])
     batch = rx.collect(3)
@@ -702,6 +757,7 @@ WAITS = {
     "recv": lambda rx: rx.recv(timeout=None),
     "recv_batch": lambda rx: rx.recv_batch(timeout=None),
     "collect": lambda rx: rx.collect(10, timeout=None),
+    "wait": lambda rx: rx.wait(timeout=None),
 }
 
 

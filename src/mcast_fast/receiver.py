@@ -104,6 +104,16 @@ class Receiver:
         limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.collect(limit, self._wait(timeout))
 
+    def wait(self, timeout: float | Unset | None = UNSET) -> bool:
+        """Whether there is something to receive within `timeout` (as `recv_batch`); takes nothing, so that it may turn
+        out to be of another group. Another thread may receive meanwhile. ClosedError, SocketError."""
+        return self._slots.wait(self._wait(timeout))
+
+    def give_back(self, batches: "Iterable[Batch]") -> None:
+        """Have batches that were received here delivered once more, before anything else, as far as their packets are
+        still wanted; ClosedError."""
+        self._slots.give_back(batches)
+
     def __iter__(self) -> Iterator["Batch"]:
         """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
         return iter(self._slots)

@@ -437,8 +437,6 @@ mcast_poller_descriptor(const mcast_poller *poller)
 
 /* ---- sending ---- */
 
-enum { MCAST_SEND_MAX = 256 };
-
 /* Where a datagram goes; a scope only where the system takes one. Returns the size of the address. */
 static inline socklen_t
 mcast_destination(struct sockaddr_storage *address, const uint8_t *packed, int version, int port, uint32_t scope)
@@ -451,23 +449,6 @@ mcast_destination(struct sockaddr_storage *address, const uint8_t *packed, int v
     ((struct sockaddr_in6 *)address)->sin6_port = htons((uint16_t)port);
     ((struct sockaddr_in6 *)address)->sin6_scope_id = scope;
     return sizeof(struct sockaddr_in6);
-}
-
-/* Sends up to MCAST_SEND_MAX payloads to one address without waiting; how many left, or -errno when none did. */
-static inline int
-mcast_send_many(int fd, const struct sockaddr_storage *address, socklen_t size, const struct iovec *payloads,
-                unsigned count)
-{
-    struct mmsghdr messages[MCAST_SEND_MAX];
-    memset(messages, 0, sizeof *messages * count);
-    for (unsigned i = 0; i < count; i++) {
-        messages[i].msg_hdr.msg_name = (void *)address;
-        messages[i].msg_hdr.msg_namelen = size;
-        messages[i].msg_hdr.msg_iov = (struct iovec *)&payloads[i];
-        messages[i].msg_hdr.msg_iovlen = 1;
-    }
-    int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT);
-    return sent >= 0 ? sent : -errno;
 }
 
 /* A train: what one sendmmsg takes. A message is one datagram, or a super-packet of up to 64 that the kernel cuts apart (udp(7),

@@ -1,7 +1,8 @@
 /* The receiver's core: sockets, the slots they are read into, and the loop that packs what came into a batch.
  *
- * Two locks. `turn` is held by the one thread that waits and receives; `state` only while sockets, filters or counters are touched,
- * never while waiting, so that a join or a look at the counters need not wait for a packet. Neither needs the GIL. */
+ * Three locks. `turn` is held by the one thread that waits and receives, `look` by one that only waits; `state` only while sockets,
+ * filters or counters are touched, never while waiting, so that a join or a look at the counters need not wait for a packet. None needs
+ * the GIL. */
 #ifndef MCAST_SLOTS_H
 #define MCAST_SLOTS_H
 
@@ -39,6 +40,7 @@ typedef struct mcast_batch {
 
 typedef struct mcast_slots {
     PyThread_type_lock turn;
+    PyThread_type_lock look;
     PyThread_type_lock state;
     mcast_pool *pool;
     mcast_scratch scratch;
@@ -340,6 +342,25 @@ mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t dead
     return status;
 }
 
+/* Waits until the deadline for something to receive, and takes nothing: MCAST_BATCH, MCAST_TIMEOUT, MCAST_CLOSED, MCAST_INTERRUPTED, or -errno.
+ * Another thread may receive meanwhile. */
+static inline int
+mcast_wait(mcast_slots *slots, int64_t deadline)
+{
+    uint64_t keys[MCAST_READY_MAX];
+    int64_t left = mcast_time_left(deadline);
+    PyLockStatus look = PyThread_acquire_lock_timed(slots->look, left < 0 ? -1 : left / 1000, 1);
+    if (look != PY_LOCK_ACQUIRED)
+        return look == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
+    int ready = slots->closed ? 0 : mcast_poller_wait(&slots->poller, keys, mcast_time_left(deadline));
+    PyThread_release_lock(slots->look);
+    if (slots->closed)
+        return MCAST_CLOSED;
+    if (ready == -EINTR)
+        return MCAST_INTERRUPTED;
+    return ready > 0 ? MCAST_BATCH : ready;
+}
+
 /* The batch is whole: check it again when the filters changed meanwhile, count it, and keep no more memory than it needs. */
 static inline void
 mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
@@ -370,8 +391,9 @@ mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t si
     slots->slot_size = size;
     slots->poller.epoll = slots->poller.wake = -1;
     slots->turn = PyThread_allocate_lock();
+    slots->look = PyThread_allocate_lock();
     slots->state = PyThread_allocate_lock();
-    int status = slots->turn && slots->state ? mcast_poller_open(&slots->poller) : -ENOMEM;
+    int status = slots->turn && slots->look && slots->state ? mcast_poller_open(&slots->poller) : -ENOMEM;
     return status == 0 ? mcast_scratch_open(&slots->scratch, count, size) : status;
 }
 
@@ -390,9 +412,10 @@ mcast_slots_close(mcast_slots *slots)
     slots->closed = 1;
     if (slots->poller.wake >= 0)
         mcast_poller_signal(&slots->poller);
-    if (!slots->turn || !slots->state)
+    if (!slots->turn || !slots->look || !slots->state)
         return;
     PyThread_acquire_lock(slots->turn, WAIT_LOCK);
+    PyThread_acquire_lock(slots->look, WAIT_LOCK);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_poller_close(&slots->poller);
     mcast_scratch_close(&slots->scratch);
@@ -403,6 +426,7 @@ mcast_slots_close(mcast_slots *slots)
     slots->busy = NULL;
     slots->keys = slots->open_sockets = 0;
     PyThread_release_lock(slots->state);
+    PyThread_release_lock(slots->look);
     PyThread_release_lock(slots->turn);
 }
 
@@ -412,9 +436,11 @@ mcast_slots_free(mcast_slots *slots)
     mcast_slots_close(slots);
     if (slots->turn)
         PyThread_free_lock(slots->turn);
+    if (slots->look)
+        PyThread_free_lock(slots->look);
     if (slots->state)
         PyThread_free_lock(slots->state);
-    slots->turn = slots->state = NULL;
+    slots->turn = slots->look = slots->state = NULL;
 }
 
 /* Takes a socket in; its key, or -errno. Nothing passes until a filter is set. */

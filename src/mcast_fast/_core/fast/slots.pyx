@@ -55,6 +55,7 @@ cdef extern from "slots.h":
     void mcast_batch_free(mcast_pool *pool, mcast_batch *batch) nogil
     unsigned mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit) nogil
     int mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline) nogil
+    int mcast_wait(mcast_slots *slots, int64_t deadline) nogil
     int mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record,
                      const unsigned char *payload) nogil
     size_t mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count) nogil
@@ -224,6 +225,27 @@ cdef class Slots:
             else:
                 status = self._fill(&batch, limit, deadline)
         return self._finish(&batch)
+
+    def wait(self, int64_t timeout_ns):
+        """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
+
+        Another thread may receive meanwhile."""
+        cdef int64_t deadline = deadline_of(timeout_ns)
+        cdef int status = MCAST_INTERRUPTED
+        while status == MCAST_INTERRUPTED:
+            with nogil:
+                status = mcast_wait(&self.slots, deadline)
+            if status == MCAST_INTERRUPTED:
+                PyErr_CheckSignals()
+        if status < 0:
+            self._refuse("receive", status)
+        return status != MCAST_TIMEOUT
+
+    def give_back(self, batches):
+        """Batches that were received here come once more, before anything else, as far as they are still wanted."""
+        self._check_open()
+        self.leftovers.insert(0, Batch.concatenate(batches))
+        self._recheck()
 
     def __iter__(self):
         return self

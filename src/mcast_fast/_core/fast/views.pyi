@@ -1,6 +1,6 @@
 """The contract of the views: what both backends offer over records and arena."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, overload
 
 from mcast_fast._core.layout import Flag
@@ -11,6 +11,8 @@ class Batch:
     def from_bytes(
         records: bytes | bytearray | memoryview, data: bytes | bytearray | memoryview, names: dict[int, str]
     ) -> Batch: ...
+    @staticmethod
+    def concatenate(batches: Iterable[Batch]) -> Batch: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Packet]: ...
     @overload

@@ -111,6 +111,33 @@ cdef class Batch:
             raise ValueError("the records do not fit the data")
         return batch
 
+    @staticmethod
+    def concatenate(batches):
+        """One batch with copies of all their packets, in order; ValueError beyond the 4 GiB that an arena can have."""
+        cdef Batch part
+        cdef list parts = list(batches)
+        if not all(isinstance(one, Batch) for one in parts):
+            raise TypeError("only batches can be put together")
+        cdef mcast_memory records
+        cdef mcast_memory data
+        cdef size_t count = 0, size = 0
+        cdef dict names = {}
+        for part in parts:
+            count += <size_t>part.count
+            size += payload_bytes(part)
+            names |= part.names
+        if size > layout.ARENA_LIMIT:
+            raise ValueError(f"{size} bytes of payload are more than an arena of {layout.ARENA_LIMIT} bytes can hold")
+        make_room(&records, count * sizeof(mcast_record))
+        try:
+            make_room(&data, size)
+        except BaseException:
+            mcast_pool_give(&mcast_the_pool, records.bytes, records.capacity)
+            raise
+        for part in parts:
+            copy_packets(&records, &data, part)
+        return take_over(&records, &data, names)
+
     def __dealloc__(self):
         if self.owner is None:
             mcast_pool_give(&mcast_the_pool, self.records_memory.bytes, self.records_memory.capacity)
@@ -213,18 +240,46 @@ cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
     return part
 
 
+cdef int make_room(mcast_memory *memory, size_t size) except -1:
+    """Empty memory of the pool, with room for so many bytes."""
+    memory.used = 0
+    memory.bytes = <unsigned char *>mcast_pool_take(&mcast_the_pool, size, &memory.capacity)
+    if memory.bytes == NULL:
+        raise MemoryError("no memory for a batch")
+    return 0
+
+
 cdef int copy_in(mcast_memory *memory, source) except -1:
     """Copies a contiguous buffer into memory of the pool."""
     cdef Py_buffer view
     PyObject_GetBuffer(source, &view, PyBUF_SIMPLE)
-    memory.used = <size_t>view.len
-    memory.bytes = <unsigned char *>mcast_pool_take(&mcast_the_pool, memory.used, &memory.capacity)
-    if memory.bytes != NULL:
-        memcpy(memory.bytes, view.buf, memory.used)
-    PyBuffer_Release(&view)
-    if memory.bytes == NULL:
-        raise MemoryError("no memory for a batch")
+    try:
+        make_room(memory, <size_t>view.len)
+        memcpy(memory.bytes, view.buf, <size_t>view.len)
+        memory.used = <size_t>view.len
+    finally:
+        PyBuffer_Release(&view)
     return 0
+
+
+cdef size_t payload_bytes(Batch batch):
+    cdef size_t size = 0
+    cdef Py_ssize_t i
+    for i in range(batch.count):
+        size += batch.first[i].length
+    return size
+
+
+cdef void copy_packets(mcast_memory *records, mcast_memory *data, Batch batch):
+    """Adds the packets of a batch to memory that has room for them."""
+    cdef Py_ssize_t i
+    cdef mcast_record *record = <mcast_record *>(records.bytes + records.used)
+    for i in range(batch.count):
+        record[i] = batch.first[i]
+        record[i].offset = <uint32_t>data.used
+        memcpy(data.bytes + data.used, batch.data_memory.bytes + batch.first[i].offset, record[i].length)
+        data.used += record[i].length
+    records.used += <size_t>batch.count * sizeof(mcast_record)
 
 
 cdef bint is_whole(Batch batch):

@@ -162,9 +162,11 @@ class Slots:
         self._epoch = 0  # counts the changes of filters
         self._failure: OSError | None = None
         self._closed = False
-        # `turn` is held by the one thread that waits and receives, `state` while sockets, filters or counters are
-        # touched, never while waiting. Both can be taken again: a signal handler may close in the middle of either.
+        # `turn` is held by the one thread that waits and receives, `look` by one that only waits, `state` while
+        # sockets, filters or counters are touched, never while waiting. All can be taken again: a signal handler may
+        # close in the middle of any.
         self._turn = threading.RLock()
+        self._look = threading.RLock()
         self._state = threading.RLock()
         self._depth = 0
         with contextlib.ExitStack() as undo:
@@ -266,6 +268,32 @@ class Slots:
         self._recheck(records)
         return self._finish(records, data)
 
+    def wait(self, timeout_ns: int) -> bool:
+        """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
+
+        Another thread may receive meanwhile."""
+        deadline = _deadline(timeout_ns)
+        left = _time_left(deadline)
+        if not self._look.acquire(timeout=-1 if left is None else left):
+            return False
+        try:
+            self._check_open()
+            ready = self._selector.select(_time_left(deadline))
+        except (OSError, ValueError):
+            self._check_open()  # a signal handler closed it meanwhile
+            raise
+        finally:
+            self._look.release()
+        self._check_open()
+        return bool(ready)
+
+    def give_back(self, batches: Iterable[Batch]) -> None:
+        """Batches that were received here come once more, before anything else, as far as they are still wanted."""
+        self._check_open()
+        with self._state:
+            self._leftovers.insert(0, Batch.concatenate(batches))
+        self._recheck_leftovers()
+
     def __iter__(self) -> Iterator[Batch]:
         return self
 
@@ -295,7 +323,7 @@ class Slots:
         self._closed = True
         self._leftovers = []
         self._signal()
-        with self._turn:
+        with self._turn, self._look:
             if self._depth == 0:
                 self._tear_down()
 

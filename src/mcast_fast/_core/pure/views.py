@@ -1,7 +1,7 @@
 """Records and arena of a batch on the standard library: the twin of fast/views.pyx."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from operator import index as as_index
 from typing import Any, overload
@@ -52,6 +52,24 @@ class Batch:
         ):
             raise ValueError("the records do not fit the data")
         return take_over(bytearray(records), bytearray(data), names)
+
+    @staticmethod
+    def concatenate(batches: "Iterable[Batch]") -> "Batch":
+        """One batch with copies of all their packets, in order; ValueError beyond the 4 GiB that an arena can have."""
+        parts = list(batches)
+        if not all(isinstance(one, Batch) for one in parts):
+            raise TypeError("only batches can be put together")
+        size = sum(len(packet) for part in parts for packet in part)
+        if size > layout.ARENA_LIMIT:
+            raise ValueError(f"{size} bytes of payload are more than an arena of {layout.ARENA_LIMIT} bytes can hold")
+        records, data = bytearray(), bytearray()
+        names: dict[int, str] = {}
+        for part in parts:
+            for packet in part:
+                records += layout.RECORD.pack(*row_at(packet, len(data)))
+                data += packet.view
+            names |= part.names
+        return take_over(records, data, names)
 
     def __len__(self) -> int:
         return self._count
