@@ -35,9 +35,11 @@ class Receiver:
     `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most. `max_packet_size`:
     bytes of payload; what is longer is truncated and flagged. `buffer_size`: the kernel's buffer a socket, bytes or
     "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel" (ns, by the system's clock) or
-    None. `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`:
-    let other sockets share the port. `spread`: hold more groups and sources than the system allows a socket by taking
-    more sockets. `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
+    None. `gro`: let the kernel hand over many packets of one sender as one, which is far faster; they share one arrival
+    time, so that it is on by default only with `timestamps=None`, and with "kernel" such packets have `Flag.COALESCED`.
+    `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`: let
+    other sockets share the port. `spread`: hold more groups and sources than the system allows a socket by taking more
+    sockets. `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
 
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
@@ -54,6 +56,7 @@ class Receiver:
         max_packet_size: int = MAX_PACKET_SIZE,
         buffer_size: int | str | None = None,
         timestamps: str | None = "kernel",
+        gro: bool | None = None,
         recv_ttl: bool = False,
         recv_tos: bool = False,
         reuse: bool = True,
@@ -66,9 +69,12 @@ class Receiver:
         wait_in_ns(timeout)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
-        options = _options(buffer_size, timestamps, recv_ttl, recv_tos, reuse)
+        options = _options(buffer_size, timestamps, gro, recv_ttl, recv_tos, reuse)
+        self._coalesced = options.coalesced
         self._names: dict[int, str] = {}
-        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, self._names, "the receiver")
+        self._slots = _core.slots.Slots(
+            self._batch_size, max_packet_size, self._names, "the receiver", options.coalesced
+        )
         self.timeout = timeout
         self._joins = Joins(self._slots, self._names, options, spread)
         self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
@@ -211,10 +217,12 @@ class Receiver:
                 return self._final_stats
             counters = dict(self._slots.counters())
             lost = counters.pop("dropped_memory")
+            dropped = self._subscriptions.drops()
             return Stats(
                 **counters,
-                dropped_socket=self._subscriptions.drops(),
+                dropped_socket=dropped,
                 dropped_background=lost,
+                drops_exact=not (self._coalesced and (dropped or counters["buffers"] < counters["received"])),
                 events=tuple(self._subscriptions.events),
             )
 
@@ -269,7 +277,9 @@ class Receiver:
         return f"<Receiver of {groups} memberships on {sockets} sockets{', closed' if self._closed else ''}>"
 
 
-def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, tos: bool, reuse: bool) -> Options:
+def _options(
+    buffer_size: int | str | None, timestamps: str | None, gro: bool | None, ttl: bool, tos: bool, reuse: bool
+) -> Options:
     """The arguments about sockets, checked."""
     if timestamps not in TIMESTAMPS:
         raise ArgumentError(f"timestamps {timestamps!r} is not one of: {', '.join(map(repr, TIMESTAMPS))}")
@@ -278,5 +288,9 @@ def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, t
     if tos:
         require("receive_tos", "recv_tos=True")
     asked = {"drops": True, "time": timestamps == "kernel", "ttl": ttl, "tos": tos}
+    if gro:
+        require("receive_coalescing", "gro=True")
+    if gro is None:
+        gro = timestamps is None and bool(_core.features()["receive_coalescing"])
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
-    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse)
+    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro)

@@ -52,6 +52,7 @@ class Options:
     buffer_size: int | None = None
     metadata: frozenset[str] = frozenset({"time", "drops"})
     reuse: bool = True
+    coalesced: bool = False
 
 
 @dataclass(slots=True)
@@ -193,6 +194,8 @@ def open_socket(place: Place, group: bytes, names: dict[int, str], options: Opti
             implied = on_device and group != NOWHERE
             ask_metadata(sock, place.version, options.metadata | (set() if implied else {"destination"}))
             set_buffer(sock, options.buffer_size)
+            if options.coalesced:
+                set_option(sock, "UDP_GRO", 1)
             sock.bind(bind_address(group, place))
         except OSError as error:
             raise socket_error("bind", subject, error) from error

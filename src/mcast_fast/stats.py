@@ -34,11 +34,14 @@ class Event:
 class Stats:
     """What became of the packets so far; counts since the receiver was opened.
 
-    `received`: packets taken into batches; `bytes`: their payload; `truncated`: those of them that were longer than
+    `received`: packets taken into batches; `bytes`: their payload; `buffers`: in how many pieces the kernel handed them
+    over, fewer where packets were coalesced (`gro`); `truncated`: those of them that were longer than
     `max_packet_size`. `filtered`: arrived at a socket of ours and not asked for (another group, interface or source).
     `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
-    `dropped_background`: dropped by ourselves. `events`: what happened to the interfaces (`watch=True`). `batches`,
-    `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
+    `dropped_background`: dropped by ourselves. `drops_exact`: False where a buffer that the kernel dropped may have
+    held several packets, so that the drops are a lower bound. `events`: what happened to the interfaces
+    (`watch=True`). `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is
+    batched.
     """
 
     received: int = 0
@@ -47,6 +50,8 @@ class Stats:
     filtered: int = 0
     dropped_socket: int | None = None
     dropped_background: int = 0
+    drops_exact: bool = True
+    buffers: int = 0
     batches: int = 0
     largest_batch: int = 0
     wakeups: int = 0

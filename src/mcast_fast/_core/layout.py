@@ -89,6 +89,7 @@ FEATURES = {
     "source_filters": "full-state source filters (RFC 3678)",
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
+    "receive_coalescing": "many packets of one sender handed over as one (UDP_GRO)",
     "wire_length": "the length before truncation (MSG_TRUNC)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
 }
@@ -104,6 +105,7 @@ FEATURE_OPTIONS = {
     "receive_ttl": "IP_RECVTTL",
     "receive_tos": "IP_RECVTOS",
     "transmit_times": "SO_TIMESTAMPING",
+    "receive_coalescing": "UDP_GRO",
 }
 
 

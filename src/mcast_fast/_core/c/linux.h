@@ -64,6 +64,7 @@ static const mcast_option mcast_options[] = {
     {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS},
     {"IPV6_RECVERR", IPPROTO_IPV6, IPV6_RECVERR},
     {"UDP_SEGMENT", IPPROTO_UDP, LINUX_UDP_SEGMENT},
+    {"UDP_GRO", IPPROTO_UDP, LINUX_UDP_GRO},
     {"MCAST_JOIN_GROUP", IPPROTO_IP, MCAST_JOIN_GROUP},
     {"MCAST_MSFILTER", IPPROTO_IP, MCAST_MSFILTER},
     {NULL, 0, 0},
@@ -183,11 +184,11 @@ mcast_send_interface(int fd, uint32_t interface_index, const uint8_t *source)
 
 /* ---- slots that recvmmsg fills ---- */
 
-/* Source, time, pktinfo of the larger family, overflow, TTL and TOS. */
+/* Source, time, pktinfo of the larger family, overflow, TTL, TOS and segment size. */
 enum {
     MCAST_CONTROL_SIZE = 256,
 };
-_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(2 * sizeof(int64_t)) + 4 * CMSG_SPACE(sizeof(int)) <=
+_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(2 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
                    MCAST_CONTROL_SIZE,
                "every control message that is asked for has room");
 
@@ -214,12 +215,13 @@ mcast_scratch_close(mcast_scratch *scratch)
     memset(scratch, 0, sizeof *scratch);
 }
 
-/* `count` slots of `size` bytes; pages that no packet reaches are never touched. 0, or -errno. */
+/* `count` slots of `size` bytes; pages that no packet reaches are never touched. They lie an odd number of cache lines apart: at a power
+ * of two all their first lines would share one set of the cache. 0, or -errno. */
 static inline int
 mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
 {
     memset(scratch, 0, sizeof *scratch);
-    size_t stride = (size + 63) / 64 * 64;
+    size_t stride = ((size + 63) / 64 | 1) * 64;
     scratch->mapped = stride * count;
     void *mapping = mmap(NULL, scratch->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     scratch->payloads = mapping == MAP_FAILED ? NULL : mapping;
@@ -292,16 +294,24 @@ mcast_read_pktinfo6(const struct cmsghdr *message, mcast_record *record)
     record->interface_index = info.ipi6_ifindex;
 }
 
-/* What one control message says of the packet. The drop counter is the caller's: it is a total, not of this packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t *overflow)
+mcast_read_segment(const struct cmsghdr *message, mcast_told *told)
+{
+    int size;
+    if (mcast_cmsg_value(message, &size, sizeof size) && size > 0)
+        told->segment = (uint32_t)size;
+}
+
+/* What one control message says of the packet. */
+static inline void
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
 {
     int type = message->cmsg_type;
     if (message->cmsg_level == SOL_SOCKET) {
         if (type == LINUX_SO_TIMESTAMPNS)
             mcast_read_time(message, record);
         else if (type == LINUX_SO_RXQ_OVFL)
-            mcast_cmsg_value(message, overflow, sizeof *overflow);
+            mcast_cmsg_value(message, &told->overflow, sizeof told->overflow);
     } else if (message->cmsg_level == IPPROTO_IP) {
         if (type == IP_PKTINFO)
             mcast_read_pktinfo4(message, record);
@@ -316,6 +326,8 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t
             record->flags |= MCAST_TTL;
         else if (type == IPV6_TCLASS && mcast_cmsg_byte(message, &record->tos))
             record->flags |= MCAST_TOS;
+    } else if (message->cmsg_level == IPPROTO_UDP && type == LINUX_UDP_GRO) {
+        mcast_read_segment(message, told);
     }
 }
 
@@ -340,10 +352,10 @@ mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
     return wire < scratch->size ? wire : scratch->size;
 }
 
-/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, updates the cumulative drop counter
- * when the kernel told it, and returns the payload, of record->length bytes. */
+/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and to what was told before; returns
+ * the payload, of record->length bytes. */
 static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, uint32_t *overflow)
+mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
 {
     struct msghdr *header = &scratch->messages[i].msg_hdr;
     record->length = (uint16_t)mcast_scratch_length(scratch, i);
@@ -351,7 +363,7 @@ mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *recor
     record->flags = header->msg_flags & MSG_TRUNC ? MCAST_TRUNCATED : 0;
     mcast_read_source(header->msg_name, header->msg_namelen, record);
     for (struct cmsghdr *message = CMSG_FIRSTHDR(header); message; message = CMSG_NXTHDR(header, message))
-        mcast_read_control(message, record, overflow);
+        mcast_read_control(message, record, told);
     return scratch->vectors[i].iov_base;
 }
 

@@ -30,6 +30,7 @@ typedef struct mcast_counters {
     uint64_t largest_batch;
     uint64_t wakeups;
     uint64_t dropped_memory; /* read from the kernel, and no memory to keep them in */
+    uint64_t buffers;        /* what the kernel handed over for `received`: fewer when packets were coalesced */
 } mcast_counters;
 
 typedef struct mcast_batch {
@@ -46,6 +47,8 @@ typedef struct mcast_slots {
     mcast_scratch scratch;
     unsigned slot_count; /* of the scratch, also after it was given back */
     size_t slot_size;
+    size_t packet_limit; /* bytes of payload that are kept */
+    unsigned segments;   /* packets in a slot, at the most, when slots were last filled */
     mcast_poller poller;
     mcast_socket **sockets; /* by key; NULL where one was removed */
     size_t keys;
@@ -128,39 +131,94 @@ mcast_batch_reserve(mcast_slots *slots, mcast_batch *batch, unsigned received, s
     return mcast_memory_reserve(slots->pool, &batch->data, bytes);
 }
 
-/* Packs one slot into the batch, or counts it as filtered. Room is there already. */
+/* A slot with several packets that the kernel coalesced, each of `segment` bytes but the last: makes a record for each of the one that
+ * describes them all, which stands behind those used. How many, or 0 without memory. */
+static inline unsigned
+mcast_split(mcast_slots *slots, mcast_batch *batch, uint32_t segment)
+{
+    mcast_record *first = (mcast_record *)(batch->records.bytes + batch->records.used), whole = *first;
+    unsigned count = (whole.length + segment - 1) / segment;
+    size_t room = count + slots->slot_count; /* for the slots that follow, too */
+    if (mcast_memory_reserve(slots->pool, &batch->records, room * sizeof whole) != 0)
+        return 0;
+    first = (mcast_record *)(batch->records.bytes + batch->records.used);
+    for (unsigned i = 0; i < count; i++) {
+        first[i] = whole;
+        first[i].offset = whole.offset + i * segment;
+        first[i].wire_length = (uint16_t)(i + 1 < count ? segment : whole.length - i * segment);
+        first[i].length = first[i].wire_length;
+        first[i].dropped = i == 0 ? whole.dropped : 0;
+        first[i].flags |= MCAST_COALESCED;
+    }
+    slots->segments = count > slots->segments ? count : slots->segments;
+    return count;
+}
+
+/* Keeps no more of a packet than was asked for. */
+static inline void
+mcast_truncate(const mcast_slots *slots, mcast_record *record)
+{
+    if (record->length > slots->packet_limit) {
+        record->length = (uint16_t)slots->packet_limit;
+        record->flags |= MCAST_TRUNCATED;
+    }
+}
+
+/* Takes the `count` records of one slot, which stand behind those used, into the batch. */
+static inline void
+mcast_take_in(mcast_slots *slots, mcast_batch *batch, unsigned count)
+{
+    mcast_record *first = (mcast_record *)(batch->records.bytes + batch->records.used);
+    for (unsigned i = 0; i < count; i++) {
+        mcast_truncate(slots, &first[i]);
+        slots->counters.bytes += first[i].length;
+        slots->counters.truncated += (first[i].flags & MCAST_TRUNCATED) != 0;
+    }
+    slots->counters.received += count;
+    slots->counters.buffers++;
+    batch->records.used += count * sizeof *first;
+}
+
+/* Packs one slot into the batch, or counts it as filtered. Room is there already, but for what was coalesced. */
 static inline void
 mcast_pack(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, unsigned i)
 {
     mcast_record *record = (mcast_record *)(batch->records.bytes + batch->records.used);
-    uint32_t overflow = socket->overflow;
+    mcast_told told = {socket->overflow, 0};
     *record = socket->implied;
-    const unsigned char *payload = mcast_scratch_read(&slots->scratch, i, record, &overflow);
-    uint32_t dropped = overflow - socket->overflow + socket->owed; /* modulo 2^32, as the kernel counts */
-    socket->overflow = overflow;
+    const unsigned char *payload = mcast_scratch_read(&slots->scratch, i, record, &told);
+    uint32_t dropped = told.overflow - socket->overflow + socket->owed; /* modulo 2^32, as the kernel counts */
+    size_t size = record->length;
+    int several = told.segment && told.segment < size;
+    socket->overflow = told.overflow;
+    socket->owed = dropped;
     if (!mcast_filter_allows(&socket->filter, record)) {
-        socket->owed = dropped;
-        slots->counters.filtered++;
+        slots->counters.filtered += several ? (size + told.segment - 1) / told.segment : 1;
+        return;
+    }
+    record->dropped = dropped;
+    record->offset = (uint32_t)batch->data.used;
+    unsigned count = several ? mcast_split(slots, batch, told.segment) : 1;
+    if (count == 0) {
+        slots->counters.dropped_memory += (size + told.segment - 1) / told.segment;
+        socket->owed++;
         return;
     }
     socket->owed = 0;
-    record->dropped = dropped;
-    record->offset = (uint32_t)batch->data.used;
-    memcpy(batch->data.bytes + batch->data.used, payload, record->length);
-    batch->data.used += record->length;
-    batch->records.used += sizeof *record;
-    slots->counters.received++;
-    slots->counters.bytes += record->length;
-    slots->counters.truncated += (record->flags & MCAST_TRUNCATED) != 0;
+    memcpy(batch->data.bytes + batch->data.used, payload, size);
+    batch->data.used += size;
+    mcast_take_in(slots, batch, count);
 }
 
-/* How many more packets the batch may take: by its limit, the slots, and the 4 GiB that an offset can reach. */
+/* How many more slots the batch may take: by its limit, the slots there are, and the 4 GiB that an offset can reach. Where packets are
+ * coalesced the batch may become larger than its limit. */
 static inline unsigned
 mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
 {
-    if (slots->closed)
+    size_t count = mcast_batch_count(batch);
+    if (slots->closed || count >= limit)
         return 0;
-    size_t room = limit - mcast_batch_count(batch);
+    size_t room = (limit - count + slots->segments - 1) / slots->segments;
     size_t in_arena = (UINT32_MAX - batch->data.used) / slots->slot_size;
     room = room < in_arena ? room : in_arena;
     return room < slots->slot_count ? (unsigned)room : slots->slot_count;
@@ -219,6 +277,7 @@ mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t
             socket->owed += (uint32_t)received;
             return -ENOMEM;
         }
+        slots->segments = 1;
         for (unsigned i = 0; i < (unsigned)received; i++)
             mcast_pack(slots, socket, batch, i);
         if ((unsigned)received < room)
@@ -381,12 +440,14 @@ mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
 
 /* ---- opening and changing ---- */
 
-/* 0, or -errno with nothing left open. */
+/* `count` slots of `size` bytes, of which `packet_limit` are kept of a packet: 0, or -errno with nothing left open. */
 static inline int
-mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size)
+mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit)
 {
     memset(slots, 0, sizeof *slots);
     slots->pool = pool;
+    slots->packet_limit = packet_limit;
+    slots->segments = 1;
     slots->slot_count = count;
     slots->slot_size = size;
     slots->poller.epoll = slots->poller.wake = -1;

@@ -13,6 +13,7 @@ from mcast_fast._core.fast.views cimport (
 
 import os
 
+from mcast_fast._core import layout
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, socket_error
 
@@ -35,6 +36,7 @@ cdef extern from "slots.h":
         uint64_t largest_batch
         uint64_t wakeups
         uint64_t dropped_memory
+        uint64_t buffers
     ctypedef struct mcast_batch:
         mcast_memory records
         mcast_memory data
@@ -60,7 +62,7 @@ cdef extern from "slots.h":
                      const unsigned char *payload) nogil
     size_t mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count) nogil
     void mcast_finish_batch(mcast_slots *slots, mcast_batch *batch) nogil
-    int mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size) nogil
+    int mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit) nogil
     void mcast_slots_close(mcast_slots *slots) nogil
     void mcast_slots_free(mcast_slots *slots) nogil
     int64_t mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied) nogil
@@ -76,7 +78,8 @@ cdef extern from "slots.h":
 
 FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor")}
 cdef enum:
-    SLOTS = 128  # packets a system call; 64 KiB each at the most, of which only what packets reach is ever touched
+    SLOTS = 128  # a system call fills at the most
+    SLOTS_BYTES = 6 << 20  # all of them together; only what packets reach is ever touched
 
 
 cdef int fill_filter(mcast_filter *filter, list rows) except -1:
@@ -106,25 +109,29 @@ cdef int64_t deadline_of(int64_t timeout_ns):
 cdef class Slots:
     """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
 
-    `batch_size` packets a batch, `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had
-    at opening, and goes with every batch; `subject` is what errors call the receiver. `timeout_ns` is how long an
-    iteration waits, < 0 for ever."""
+    `batch_size` packets a batch, of `max_packet_size` bytes at the most; `coalesced`: the kernel may hand over several
+    packets as one (UDP_GRO). `names` maps interface indexes to the names they had at opening, and goes with every
+    batch; `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever."""
 
     cdef mcast_slots slots
     cdef dict names
     cdef str subject
     cdef Py_ssize_t batch_size
-    cdef list leftovers  # batches: what receive_one received beyond its one packet, the oldest first
+    cdef list leftovers  # batches: what was received beyond what was asked for, the oldest first
+    cdef bint shown  # the descriptor is readable because of them
     cdef public int64_t timeout_ns
 
-    def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject):
+    def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject,
+                  bint coalesced=False):
+        cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalesced else max_packet_size
+        cdef Py_ssize_t count = max(1, min(batch_size, SLOTS, SLOTS_BYTES // size))
         memset(&self.slots, 0, sizeof(self.slots))
         self.names = names
         self.subject = subject
         self.batch_size = batch_size
         self.timeout_ns = -1
         self.leftovers = []
-        cdef int status = mcast_slots_open(&self.slots, shared_pool(), min(batch_size, SLOTS), max_packet_size)
+        cdef int status = mcast_slots_open(&self.slots, shared_pool(), count, size, max_packet_size)
         if status != 0:
             self.slots.closed = 1
             self._refuse("open", status)
@@ -198,17 +205,14 @@ cdef class Slots:
                 raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
             if status == MCAST_BATCH:
                 whole = self._finish(&batch)
-        return whole
+        return self._cut(whole, limit)
 
     def receive_one(self, int64_t timeout_ns):
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
         if self.leftovers and not self.slots.closed:
             return make_packet(self._take(1), 0)
         cdef Batch batch = self._receive(self.batch_size, timeout_ns)
-        if batch.count > 1:
-            self.leftovers.append(make_part(batch, 1, batch.count))
-            self._show()
-        return make_packet(batch, 0)
+        return make_packet(self._cut(batch, 1), 0)
 
     def collect(self, Py_ssize_t limit, int64_t timeout_ns):
         """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
@@ -224,7 +228,7 @@ cdef class Slots:
                 self._copy(&batch, self._take(limit - <Py_ssize_t>mcast_batch_count(&batch)))
             else:
                 status = self._fill(&batch, limit, deadline)
-        return self._finish(&batch)
+        return self._cut(self._finish(&batch), limit)
 
     def wait(self, int64_t timeout_ns):
         """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
@@ -295,12 +299,17 @@ cdef class Slots:
 
     cdef Batch _take(self, Py_ssize_t limit):
         """At most `limit` packets of what is left over."""
-        cdef Batch left = self.leftovers.pop(0)
-        cdef Batch taken = make_part(left, 0, min(limit, left.count))
-        if taken.count < left.count:
-            self.leftovers.insert(0, make_part(left, taken.count, left.count))
+        cdef Batch taken = self._cut(self.leftovers.pop(0), limit)
         self._show()
         return taken
+
+    cdef Batch _cut(self, Batch batch, Py_ssize_t limit):
+        """The first `limit` packets of a batch; what is beyond is left over."""
+        if batch.count <= limit:
+            return batch
+        self.leftovers.insert(0, make_part(batch, limit, batch.count))
+        self._show()
+        return make_part(batch, 0, limit)
 
     cdef _recheck(self):
         """Take out of what is left over what is no longer wanted."""
@@ -314,9 +323,10 @@ cdef class Slots:
 
     cdef _show(self):
         """Make the descriptor readable, and wake who waits, as long as something is left over."""
-        if self.slots.closed:
+        if self.slots.closed or self.shown == bool(self.leftovers):
             return
-        if self.leftovers:
+        self.shown = not self.shown
+        if self.shown:
             mcast_poller_signal(&self.slots.poller)
         else:
             mcast_poller_clear(&self.slots.poller)

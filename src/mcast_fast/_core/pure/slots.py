@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
+from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, row_at, take_over
 from mcast_fast.errors import ClosedError, MulticastError, socket_error
@@ -28,13 +28,23 @@ FEATURES = {
 Row = tuple[bytes, int, bool, Iterable[bytes]]
 
 _CONTROL_SIZE = 256
-_COUNTERS = ("received", "bytes", "truncated", "filtered", "batches", "largest_batch", "wakeups", "dropped_memory")
+_COUNTERS = (
+    "received",
+    "bytes",
+    "truncated",
+    "filtered",
+    "batches",
+    "largest_batch",
+    "wakeups",
+    "dropped_memory",
+    "buffers",
+)
 _DROP_MODULUS = 2**32
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
 _LONGEST_WAIT = 86_400.0  # seconds
 _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
 # Plain integers: arithmetic with enum members costs a sixth of the time a packet takes here.
-_TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
+_TRUNCATED, _TTL, _TOS, _COALESCED = map(int, (Flag.TRUNCATED, Flag.TTL, Flag.TOS, Flag.COALESCED))
 _MSG_TRUNC = int(socket_module.MSG_TRUNC)
 _RECEIVE = int(socket_module.MSG_DONTWAIT) | _MSG_TRUNC if hasattr(socket_module, "MSG_DONTWAIT") else 0
 _DISCARD_AT_MOST = 10_000_000  # bounded, for the port of a socket that goes may be talked to
@@ -84,6 +94,7 @@ class _Told:
     flags: int = 0
     ttl: int = 0
     tos: int = 0
+    segment: int = 0  # bytes of each packet but the last one, when several were coalesced
 
     def time(self, value: bytes) -> None:
         if len(value) >= 8:
@@ -113,6 +124,10 @@ class _Told:
             self.tos = _byte(value)
             self.flags |= _TOS
 
+    def segment_size(self, value: bytes) -> None:
+        if len(value) >= 4:
+            self.segment = max(0, struct.unpack_from("=i", value)[0])
+
 
 _READERS = {
     "time": _Told.time,
@@ -121,6 +136,7 @@ _READERS = {
     "pktinfo6": _Told.pktinfo6,
     "ttl": _Told.hops,
     "tos": _Told.service,
+    "segment": _Told.segment_size,
 }
 
 
@@ -143,17 +159,20 @@ class _Records(bytearray):
 class Slots:
     """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
 
-    `batch_size` packets a batch, `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had
-    at opening, and goes with every batch; `subject` is what errors call the receiver. `timeout_ns` is how long an
-    iteration waits, < 0 for ever."""
+    `batch_size` packets a batch, of `max_packet_size` bytes at the most; `coalesced`: the kernel may hand over several
+    packets as one (UDP_GRO). `names` maps interface indexes to the names they had at opening, and goes with every
+    batch; `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever."""
 
-    def __init__(self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str) -> None:
+    def __init__(
+        self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str, coalesced: bool = False
+    ) -> None:
         self.timeout_ns = -1
+        self._packet_limit = max_packet_size
         self._batch_size = batch_size
         self._subject = subject
-        self._leftovers: list[Batch] = []  # what receive_one received beyond its one packet, the oldest first
+        self._leftovers: list[Batch] = []  # what was received beyond what was asked for, the oldest first
         self._names = names
-        self._buffer = bytearray(max_packet_size)
+        self._buffer = bytearray(MAX_PACKET_SIZE if coalesced else max_packet_size)
         self._view = memoryview(self._buffer)
         self._sockets: dict[int, _Socket] = {}
         self._next_key = 0
@@ -230,19 +249,14 @@ class Slots:
             if not self._fill(records, data, limit, deadline):
                 raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
             self._recheck(records)
-        return self._finish(records, data)
+        return self._cut(self._finish(records, data), limit)
 
     def receive_one(self, timeout_ns: int) -> Packet:
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
         left = self._take(1)
         if left is not None:
             return make_packet(left, 0)
-        batch = self.receive(self._batch_size, timeout_ns)
-        if len(batch) > 1:
-            with self._state:
-                self._leftovers.append(make_part(batch, 1, len(batch)))
-            self._recheck_leftovers()  # the filters may have changed since it was received
-        return make_packet(batch, 0)
+        return make_packet(self._cut(self.receive(self._batch_size, timeout_ns), 1), 0)
 
     def collect(self, limit: int, timeout_ns: int) -> Batch:
         """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
@@ -266,7 +280,7 @@ class Slots:
                     raise
                 more = False
         self._recheck(records)
-        return self._finish(records, data)
+        return self._cut(self._finish(records, data), limit)
 
     def wait(self, timeout_ns: int) -> bool:
         """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
@@ -343,12 +357,18 @@ class Slots:
         with self._state:
             if not self._leftovers:
                 return None
-            left = self._leftovers.pop(0)
-            taken = make_part(left, 0, min(limit, len(left)))
-            if len(taken) < len(left):
-                self._leftovers.insert(0, make_part(left, len(taken), len(left)))
+            taken = self._cut(self._leftovers.pop(0), limit)
             self._show()
             return taken
+
+    def _cut(self, batch: Batch, limit: int) -> Batch:
+        """The first `limit` packets of a batch; what is beyond is left over."""
+        if len(batch) <= limit:
+            return batch
+        with self._state:
+            self._leftovers.insert(0, make_part(batch, limit, len(batch)))
+        self._recheck_leftovers()  # the filters may have changed since it was received
+        return make_part(batch, 0, limit)
 
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
@@ -487,7 +507,8 @@ class Slots:
         return len(records) < limit * RECORD_SIZE and len(data) + len(self._buffer) <= ARENA_LIMIT
 
     def _pack(self, one: _Socket, received: Any, records: bytearray, data: bytearray) -> None:
-        """Packs one packet into the batch, or counts it as filtered."""
+        """Packs what was received into the batch, or counts it as filtered: one packet, or several of one size that the
+        kernel coalesced."""
         wire, control, flags, name = received
         length = min(wire, len(self._buffer))
         told = _Told(one.group, one.interface, one.overflow)
@@ -498,21 +519,31 @@ class Slots:
         dropped = (told.overflow - one.overflow) % _DROP_MODULUS + one.owed
         one.overflow = told.overflow
         source = _packed_source(one.family, name[0])
-        counters = self._counters
+        several = 0 < told.segment < length
         if not one.filter.allows(told.group, told.interface, source):
             one.owed = dropped
-            counters["filtered"] += 1
+            self._counters["filtered"] += -(-length // told.segment) if several else 1
             return
         one.owed = 0
         told.flags |= _TRUNCATED if flags & _MSG_TRUNC else 0
-        records += RECORD.pack(
-            told.timestamp, len(data), told.interface, dropped, length, wire, source, told.group, name[1], one.port,
-            told.flags, told.ttl, told.tos,
-        )  # fmt: skip
+        pieces = [(0, wire)]
+        if several:
+            told.flags |= _COALESCED
+            pieces = [(at, min(told.segment, length - at)) for at in range(0, length, told.segment)]
+        base = len(data)
+        for at, size in pieces:
+            kept = min(size, self._packet_limit)
+            cut = _TRUNCATED if kept < size else 0
+            records += RECORD.pack(
+                told.timestamp, base + at, told.interface, dropped, kept, size, source, told.group, name[1], one.port,
+                told.flags | cut, told.ttl, told.tos,
+            )  # fmt: skip
+            dropped = 0
+            self._counters["bytes"] += kept
+            self._counters["truncated"] += bool(told.flags & _TRUNCATED or cut)
         data += self._view[:length]
-        counters["received"] += 1
-        counters["bytes"] += length
-        counters["truncated"] += bool(flags & _MSG_TRUNC)
+        self._counters["received"] += len(pieces)
+        self._counters["buffers"] += 1
 
     def _finish(self, records: bytearray, data: bytearray) -> Batch:
         """The batch is whole: count it."""

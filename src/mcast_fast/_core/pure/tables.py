@@ -44,6 +44,7 @@ LINUX_OPTIONS = {
     "IPV6_TCLASS": (_IPV6, 67),
     "IPV6_RECVERR": (_IPV6, 25),
     "UDP_SEGMENT": (socket.IPPROTO_UDP, 103),
+    "UDP_GRO": (socket.IPPROTO_UDP, 104),
     "MCAST_JOIN_GROUP": (_IP, 42),
     "MCAST_MSFILTER": (_IP, 48),
 }
@@ -85,6 +86,7 @@ LINUX = System(
         (_IPV6, 50): "pktinfo6",
         (_IPV6, 52): "ttl",
         (_IPV6, 67): "tos",
+        (socket.IPPROTO_UDP, 104): "segment",
     },
 )
 
