@@ -7,7 +7,7 @@ packets or when `place.quiet_ms` passed without one, and does for each packet wh
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from benchmarks import network, reference
 from benchmarks.network import IP_PKTINFO, SO_RXQ_OVFL, SO_TIMESTAMPNS, Place
@@ -149,7 +149,9 @@ class SmallReference(Reference):
 
 
 class Ours:
-    """What the three ways of reading our batches have in common."""
+    """What the three ways of reading our batches have in common; `options` of the receiver beyond the usual."""
+
+    options: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, setting: Setting) -> None:
         import mcast_fast
@@ -160,6 +162,7 @@ class Ours:
             batch_size=BATCH_SIZE,
             buffer_size=place.buffer_bytes,
             timeout=place.quiet_ms / 1000,
+            **self.options,
         )
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ class ReceivingStation:
         place = Place(**order["place"])
         setting = Setting(place, order["library"], tuple(order["control_messages"]))
         self._place = place
+        self._sender = order.get("sender", order["library"])
         self._contender = CONTENDERS[order["contender"]].opens(setting)
         self._kernel = network.own_socket(place.port)
 
@@ -48,28 +49,24 @@ class ReceivingStation:
             "backend": library and library.backend,
         }
 
-    def prefilled(self, count: int, size: int) -> None:
-        last = self._fill(count, size)
+    def prefilled(self, count: int, size: int, segments: int = 1) -> None:
+        last = self._fill(count, size, segments)
         cpu, start = cpu_nanoseconds(), time.perf_counter_ns()
         received = self._contender.receive(count)
         end, cpu = time.perf_counter_ns(), cpu_nanoseconds() - cpu
         self._verify(received, count, size, last)
         say(wall=(end - start) / count, cpu=cpu / count)
 
-    def _fill(self, count: int, size: int) -> bytes:
+    def _fill(self, count: int, size: int, segments: int) -> bytes:
         """By this process itself, so that no contender pays for another core's caches. Returns the last payload."""
-        payload = b""
-        rest = bytes(size - SEQUENCE_BYTES)
         with network.sending_socket(self._place.port, self._place.interface, "127.0.0.1") as sock:
-            for sequence in range(count):
-                payload = sequence.to_bytes(SEQUENCE_BYTES, sys.byteorder) + rest
-                sock.send(payload)
+            reference.send(self._sender, sock, count, size, segments)
         dropped = network.memory_info(self._kernel)[1]
         if dropped:
             raise RuntimeError(
                 f"the buffer does not hold {count} packets: {dropped} dropped; run as root or lower --count"
             )
-        return payload
+        return (count - 1).to_bytes(SEQUENCE_BYTES, sys.byteorder) + bytes(size - SEQUENCE_BYTES)
 
     def _verify(self, received: Received, count: int, size: int, last: bytes) -> None:
         queued = network.memory_info(self._kernel)[0]
