@@ -1,5 +1,4 @@
-"""ns a packet to drain a pre-filled socket buffer, where the sender's packets are coalesced (UDP GSO and GRO), and where
-none are.
+"""ns a packet to drain a pre-filled socket buffer: packets coalesced by UDP GSO and GRO, and packets that are not.
 
 As `receive`, but that nobody asks for times: 64 packets leave in one system call and, where the receiver lets the
 kernel, come in one. What the kernel is not let to coalesce it cuts apart before it is queued.

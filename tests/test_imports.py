@@ -17,6 +17,8 @@ groups          :
 igmp            :
 netlink         :
 stats           :
+nic             : netlink
+hardware        :
 interfaces      : netlink groups
 watch           : interfaces netlink stats
 _core.layout    :
@@ -25,10 +27,10 @@ _core.fast      : _core.layout _core.addresses
 _core.pure      : _core.layout _core.addresses
 _core           : _core.layout _core.fast _core.pure
 membership      : _core.addresses groups interfaces
-sockets         : _core _core.layout _core.addresses membership
+sockets         : _core _core.layout _core.addresses hardware membership
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
-receiver        : _core _core.layout _core.addresses groups joins membership sockets stats subscriptions units watch
+receiver        : _core _core.layout _core.addresses groups joins membership nic sockets stats subscriptions units watch
 sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
 waiting         : units
 aio             : _core groups receiver sender stats subscriptions units waiting

@@ -1,6 +1,7 @@
 """Receiver: multicast in, batches out."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -12,6 +13,7 @@ from mcast_fast.errors import ArgumentError, ClosedError, socket_error
 from mcast_fast.groups import Group
 from mcast_fast.joins import Joins
 from mcast_fast.membership import Defaults
+from mcast_fast.nic import NicDrops
 from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats
 from mcast_fast.subscriptions import Membership, Subscriptions
@@ -21,7 +23,8 @@ from mcast_fast.watch import Watch
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
-TIMESTAMPS = ("kernel", None)
+TIMESTAMPS = ("kernel", "hardware", None)
+BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
@@ -34,12 +37,16 @@ class Receiver:
 
     `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most. `max_packet_size`:
     bytes of payload; what is longer is truncated and flagged. `buffer_size`: the kernel's buffer a socket, bytes or
-    "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel" (ns, by the system's clock) or
-    None. `gro`: let the kernel hand over many packets of one sender as one, which is far faster; they share one arrival
-    time, so that it is on by default only with `timestamps=None`, and with "kernel" such packets have `Flag.COALESCED`.
-    `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`: let
-    other sockets share the port. `spread`: hold more groups and sources than the system allows a socket by taking more
-    sockets. `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
+    "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel" (ns, by the system's clock),
+    "hardware" (by the network card's clock where it has one, with `Flag.HARDWARE`; else the kernel's, with a warning)
+    or None. `gro`: let the kernel hand over many packets of one sender as one, which is far faster; they share one
+    arrival time, so that it is on by default only with `timestamps=None`, and with "kernel" such packets have
+    `Flag.COALESCED`. `background`: receive in a thread of its own, so that packets wait in up to so many bytes of
+    memory ("256MiB" for True) while Python is busy; `background_cpu` is the processor it runs on. `busy_poll`:
+    microseconds that the kernel looks at the device itself before it sleeps (SO_BUSY_POLL). `recv_ttl`, `recv_tos`:
+    have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`: let other sockets share the
+    port. `spread`: hold more groups and sources than the system allows a socket by taking more sockets. `watch`: join
+    again when an interface comes back, and tell in `stats.events` (Linux).
 
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
@@ -57,6 +64,9 @@ class Receiver:
         buffer_size: int | str | None = None,
         timestamps: str | None = "kernel",
         gro: bool | None = None,
+        background: bool | int | str | None = None,
+        background_cpu: int | None = None,
+        busy_poll: int | None = None,
         recv_ttl: bool = False,
         recv_tos: bool = False,
         reuse: bool = True,
@@ -69,7 +79,8 @@ class Receiver:
         wait_in_ns(timeout)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
-        options = _options(buffer_size, timestamps, gro, recv_ttl, recv_tos, reuse)
+        memory = _background(background, background_cpu)
+        options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
         self._coalesced = options.coalesced
         self._names: dict[int, str] = {}
         self._slots = _core.slots.Slots(
@@ -79,11 +90,15 @@ class Receiver:
         self._joins = Joins(self._slots, self._names, options, spread)
         self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
         self._watch: Watch | None = None
+        self._nic = NicDrops()
         self._final_stats: Stats | None = None
         self._closing = threading.RLock()
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_all)
+            if memory:
+                self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
             self._subscriptions.start(groups)
+            self._nic.total(self._subscriptions.indexes())
             if watch:
                 self._watch = Watch(self._subscriptions.indexes, self._subscriptions.told)
             undo.pop_all()
@@ -222,6 +237,7 @@ class Receiver:
                 **counters,
                 dropped_socket=dropped,
                 dropped_background=lost,
+                dropped_nic=self._nic.total(self._subscriptions.indexes()),
                 drops_exact=not (self._coalesced and (dropped or counters["buffers"] < counters["received"])),
                 events=tuple(self._subscriptions.events),
             )
@@ -258,6 +274,7 @@ class Receiver:
             self._watch.close()
         self._slots.close()
         self._joins.close()
+        self._nic.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -277,8 +294,30 @@ class Receiver:
         return f"<Receiver of {groups} memberships on {sockets} sockets{', closed' if self._closed else ''}>"
 
 
+def _background(wanted: bool | int | str | None, cpu: int | None) -> int:
+    """Bytes that may wait for the consumer; 0 without a thread."""
+    if wanted is None or wanted is False:
+        if cpu is not None:
+            raise ArgumentError("background_cpu needs background=True, or a size such as background='256MiB'")
+        return 0
+    require("background", f"background={wanted!r}")
+    if cpu is not None and cpu not in os.sched_getaffinity(0):
+        raise ArgumentError(
+            f"background_cpu {cpu!r} is none of those this process may run on: see os.sched_getaffinity(0)"
+        )
+    return whole_number(
+        BACKGROUND if wanted is True else size_in_bytes(wanted, "background"), "background", LEAST_BACKGROUND, 1 << 40
+    )
+
+
 def _options(
-    buffer_size: int | str | None, timestamps: str | None, gro: bool | None, ttl: bool, tos: bool, reuse: bool
+    buffer_size: int | str | None,
+    timestamps: str | None,
+    gro: bool | None,
+    busy_poll: int | None,
+    ttl: bool,
+    tos: bool,
+    reuse: bool,
 ) -> Options:
     """The arguments about sockets, checked."""
     if timestamps not in TIMESTAMPS:
@@ -287,10 +326,23 @@ def _options(
         require("receive_ttl", "recv_ttl=True")
     if tos:
         require("receive_tos", "recv_tos=True")
-    asked = {"drops": True, "time": timestamps == "kernel", "ttl": ttl, "tos": tos}
+    asked = {
+        "drops": True,
+        "time": timestamps == "kernel",
+        "hardware": timestamps == "hardware",
+        "ttl": ttl,
+        "tos": tos,
+    }
+    if timestamps == "hardware":
+        require("hardware_timestamps", 'timestamps="hardware"')
     if gro:
         require("receive_coalescing", "gro=True")
+        if timestamps == "hardware":
+            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
+    if busy_poll is not None:
+        require("busy_poll", "busy_poll")
+        whole_number(busy_poll, "busy_poll", 1, 1_000_000)
     if gro is None:
         gro = timestamps is None and bool(_core.features()["receive_coalescing"])
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
-    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro)
+    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro, busy_poll)

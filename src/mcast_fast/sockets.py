@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mcast_fast import _core
+from mcast_fast import _core, hardware
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
@@ -27,10 +27,13 @@ NOWHERE = bytes(16)
 METADATA = {
     "destination": {4: "IP_PKTINFO", 6: "IPV6_RECVPKTINFO"},
     "time": {4: "SO_TIMESTAMPNS", 6: "SO_TIMESTAMPNS"},
+    "hardware": {4: "SO_TIMESTAMPING", 6: "SO_TIMESTAMPING"},
     "drops": {4: "SO_RXQ_OVFL", 6: "SO_RXQ_OVFL"},
     "ttl": {4: "IP_RECVTTL", 6: "IPV6_RECVHOPLIMIT"},
     "tos": {4: "IP_RECVTOS", 6: "IPV6_RECVTCLASS"},
 }
+# Receive times by the card and by the kernel, and both told as they are (linux/net_tstamp.h, SOF_TIMESTAMPING_*).
+HARDWARE_TIMES = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6
 # Linux gives a socket every group that any process joined, unless told otherwise (ip(7)).
 MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
 
@@ -53,6 +56,7 @@ class Options:
     metadata: frozenset[str] = frozenset({"time", "drops"})
     reuse: bool = True
     coalesced: bool = False
+    busy_poll: int | None = None  # microseconds
 
 
 @dataclass(slots=True)
@@ -171,7 +175,22 @@ def bind_device(sock: socket.socket, name: str) -> bool:
 def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> None:
     """Have the kernel tell these with each packet."""
     for name in wanted:
-        set_option(sock, METADATA[name][version], 1)
+        set_option(sock, METADATA[name][version], HARDWARE_TIMES if name == "hardware" else 1)
+
+
+def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
+    """What is asked of the way up from the device: coalescing, polling, the card's clock."""
+    if options.coalesced:
+        set_option(sock, "UDP_GRO", 1)
+    if options.busy_poll is not None:
+        set_option(sock, "SO_BUSY_POLL", options.busy_poll)
+    if "hardware" in options.metadata and (reason := hardware.switch_on(sock, interface)):
+        warnings.warn(
+            f"{interface} takes no hardware times ({reason}): the kernel's times are told, without Flag.HARDWARE; "
+            "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN",
+            MulticastWarning,
+            stacklevel=2,
+        )
 
 
 def bind_address(group: bytes, place: Place) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -194,8 +213,7 @@ def open_socket(place: Place, group: bytes, names: dict[int, str], options: Opti
             implied = on_device and group != NOWHERE
             ask_metadata(sock, place.version, options.metadata | (set() if implied else {"destination"}))
             set_buffer(sock, options.buffer_size)
-            if options.coalesced:
-                set_option(sock, "UDP_GRO", 1)
+            _ask_device(sock, names[place.interface], options)
             sock.bind(bind_address(group, place))
         except OSError as error:
             raise socket_error("bind", subject, error) from error

@@ -38,10 +38,11 @@ class Stats:
     over, fewer where packets were coalesced (`gro`); `truncated`: those of them that were longer than
     `max_packet_size`. `filtered`: arrived at a socket of ours and not asked for (another group, interface or source).
     `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
-    `dropped_background`: dropped by ourselves. `drops_exact`: False where a buffer that the kernel dropped may have
-    held several packets, so that the drops are a lower bound. `events`: what happened to the interfaces
-    (`watch=True`). `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is
-    batched.
+    `dropped_background`: dropped by ourselves, for `background` was full. `dropped_nic`: lost by the interfaces before
+    any socket, packets of others included (rx_dropped and rx_missed_errors, RTM_GETSTATS). `drops_exact`: False where a
+    buffer that the kernel dropped may have held several packets, so that the drops are a lower bound. `events`: what
+    happened to the interfaces (`watch=True`). `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting)
+    tell how well receiving is batched.
     """
 
     received: int = 0
@@ -50,6 +51,7 @@ class Stats:
     filtered: int = 0
     dropped_socket: int | None = None
     dropped_background: int = 0
+    dropped_nic: int | None = None
     drops_exact: bool = True
     buffers: int = 0
     batches: int = 0
@@ -59,7 +61,7 @@ class Stats:
 
     @property
     def dropped(self) -> int | None:
-        """All drops together; None when one of them is unknown."""
+        """All drops of our own packets together; None when one of them is unknown."""
         return None if self.dropped_socket is None else self.dropped_socket + self.dropped_background
 
 

@@ -44,6 +44,7 @@ class Flag(IntFlag):
     TTL = 2  # `ttl` was told by the kernel
     TOS = 4  # `tos` was told by the kernel
     COALESCED = 8  # came in one piece with its neighbours, and shares their time
+    HARDWARE = 16  # `timestamp` is by the clock of the network card
 
 
 RECORD = struct.Struct("=" + "".join(f.letter if f.size == 1 else f"{f.size}s" for f in FIELDS))
@@ -81,6 +82,7 @@ FEATURES = {
     "pacing": "sending at a rate, by absolute deadlines on the monotonic clock",
     "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",
     "destination": "the true destination and interface of each packet (pktinfo)",
+    "hardware_timestamps": "arrival times by the clock of the network card (SO_TIMESTAMPING)",
     "kernel_timestamps": "arrival times in ns by the kernel (SO_TIMESTAMPNS)",
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
     "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
@@ -90,12 +92,15 @@ FEATURES = {
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
     "receive_coalescing": "many packets of one sender handed over as one (UDP_GRO)",
+    "busy_poll": "the kernel looks at the device itself before it sleeps (SO_BUSY_POLL)",
+    "background": "a thread that receives while Python is busy",
     "wire_length": "the length before truncation (MSG_TRUNC)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
 }
 
 FEATURE_OPTIONS = {
     "destination": "IP_PKTINFO",
+    "hardware_timestamps": "SO_TIMESTAMPING",
     "kernel_timestamps": "SO_TIMESTAMPNS",
     "drop_gaps": "SO_RXQ_OVFL",
     "drop_totals": "SO_MEMINFO",
@@ -106,6 +111,7 @@ FEATURE_OPTIONS = {
     "receive_tos": "IP_RECVTOS",
     "transmit_times": "SO_TIMESTAMPING",
     "receive_coalescing": "UDP_GRO",
+    "busy_poll": "SO_BUSY_POLL",
 }
 
 

@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -188,7 +191,7 @@ mcast_send_interface(int fd, uint32_t interface_index, const uint8_t *source)
 enum {
     MCAST_CONTROL_SIZE = 256,
 };
-_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(2 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
+_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
                    MCAST_CONTROL_SIZE,
                "every control message that is asked for has room");
 
@@ -274,6 +277,19 @@ mcast_read_time(const struct cmsghdr *message, mcast_record *record)
         record->timestamp = narrow[0] * (int64_t)1000000000 + narrow[1];
 }
 
+/* SO_TIMESTAMPING: the kernel's time, an old one, and the card's (timestamping documentation, 2.1). */
+static inline void
+mcast_read_times(const struct cmsghdr *message, mcast_record *record)
+{
+    long times[3][2];
+    if (!mcast_cmsg_value(message, times, sizeof times))
+        return;
+    int hardware = times[2][0] != 0 || times[2][1] != 0;
+    const long *time = times[hardware ? 2 : 0];
+    record->timestamp = time[0] * (int64_t)1000000000 + time[1];
+    record->flags |= hardware ? MCAST_HARDWARE : 0;
+}
+
 static inline void
 mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
 {
@@ -310,6 +326,8 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_to
     if (message->cmsg_level == SOL_SOCKET) {
         if (type == LINUX_SO_TIMESTAMPNS)
             mcast_read_time(message, record);
+        else if (type == LINUX_SO_TIMESTAMPING)
+            mcast_read_times(message, record);
         else if (type == LINUX_SO_RXQ_OVFL)
             mcast_cmsg_value(message, &told->overflow, sizeof told->overflow);
     } else if (message->cmsg_level == IPPROTO_IP) {
@@ -552,6 +570,21 @@ mcast_sleep_until(int64_t moment)
 {
     struct timespec until = {.tv_sec = moment / 1000000000, .tv_nsec = moment % 1000000000};
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
+/* A thread that is not Python's: signals are for the others, which can handle them; `cpu` is where it runs, -1 anywhere. */
+static inline void
+mcast_thread_begin(int cpu)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    if (cpu >= 0 && cpu < CPU_SETSIZE) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+        sched_setaffinity(0, sizeof set, &set);
+    }
 }
 
 /* Lets this thread wake as late as `slack` ns after its time, instead of the 50 us that are usual (prctl(2), PR_SET_TIMERSLACK);

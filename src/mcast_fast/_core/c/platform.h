@@ -1,7 +1,7 @@
 /* The only ladder of systems: includes the one header that speaks for this one.
  *
  * Such a header offers: mcast_options (its socket options), mcast_scratch (slots that a system call fills), mcast_poller (waiting,
- * and being woken), mcast_membership (joins by interface index) and mcast_train (what one call sends). */
+ * and being woken), mcast_membership (joins by interface index), mcast_train (what one call sends) and mcast_thread_begin. */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H
 

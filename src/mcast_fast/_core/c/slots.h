@@ -236,6 +236,15 @@ mcast_slots_want(mcast_slots *slots, const mcast_record *record)
     return 0;
 }
 
+/* Takes a packet that is not delivered after all out of the books; with `state` held. */
+static inline void
+mcast_uncount(mcast_slots *slots, const mcast_record *record)
+{
+    slots->counters.received--;
+    slots->counters.bytes -= record->length;
+    slots->counters.truncated -= (record->flags & MCAST_TRUNCATED) != 0;
+}
+
 /* Takes out what is no longer wanted: the filters changed after the packets had passed them. The payloads stay where they are. */
 static inline size_t
 mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
@@ -247,9 +256,7 @@ mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
             records[kept++] = records[i];
             continue;
         }
-        slots->counters.received--;
-        slots->counters.bytes -= records[i].length;
-        slots->counters.truncated -= (records[i].flags & MCAST_TRUNCATED) != 0;
+        mcast_uncount(slots, &records[i]);
         slots->counters.filtered++;
     }
     PyThread_release_lock(slots->state);
@@ -401,23 +408,29 @@ mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t dead
     return status;
 }
 
-/* Waits until the deadline for something to receive, and takes nothing: MCAST_BATCH, MCAST_TIMEOUT, MCAST_CLOSED, MCAST_INTERRUPTED, or -errno.
- * Another thread may receive meanwhile. */
+/* Waits until the deadline for a poller to tell something, and takes nothing: MCAST_BATCH, MCAST_TIMEOUT, MCAST_CLOSED,
+ * MCAST_INTERRUPTED, or -errno. Another thread may receive meanwhile. */
 static inline int
-mcast_wait(mcast_slots *slots, int64_t deadline)
+mcast_wait_for(mcast_slots *slots, const mcast_poller *poller, int64_t deadline)
 {
     uint64_t keys[MCAST_READY_MAX];
     int64_t left = mcast_time_left(deadline);
     PyLockStatus look = PyThread_acquire_lock_timed(slots->look, left < 0 ? -1 : left / 1000, 1);
     if (look != PY_LOCK_ACQUIRED)
         return look == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
-    int ready = slots->closed ? 0 : mcast_poller_wait(&slots->poller, keys, mcast_time_left(deadline));
+    int ready = slots->closed ? 0 : mcast_poller_wait(poller, keys, mcast_time_left(deadline));
     PyThread_release_lock(slots->look);
     if (slots->closed)
         return MCAST_CLOSED;
     if (ready == -EINTR)
         return MCAST_INTERRUPTED;
     return ready > 0 ? MCAST_BATCH : ready;
+}
+
+static inline int
+mcast_wait(mcast_slots *slots, int64_t deadline)
+{
+    return mcast_wait_for(slots, &slots->poller, deadline);
 }
 
 /* The batch is whole: check it again when the filters changed meanwhile, count it, and keep no more memory than it needs. */

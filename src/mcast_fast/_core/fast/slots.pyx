@@ -17,7 +17,7 @@ from mcast_fast._core import layout
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, socket_error
 
-cdef extern from "slots.h":
+cdef extern from "background.h":
     ctypedef struct mcast_entry:
         uint8_t group[16]
         uint32_t interface_index
@@ -72,11 +72,22 @@ cdef extern from "slots.h":
     int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
     void mcast_filter_free(mcast_filter *filter) nogil
     void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
+    ctypedef struct mcast_background:
+        mcast_slots *slots
+        mcast_poller ready
+    int mcast_background_open(mcast_background *background, mcast_slots *slots, size_t limit, size_t batch_size,
+                              int cpu) nogil
+    int mcast_background_receive(mcast_background *background, mcast_batch *batch, int64_t deadline) nogil
+    int mcast_background_wait(mcast_background *background, int64_t deadline) nogil
+    void mcast_background_leave_over(mcast_background *background, int left_over) nogil
+    uint64_t mcast_background_dropped(mcast_background *background) nogil
+    void mcast_background_close(mcast_background *background) nogil
+    void mcast_background_free(mcast_background *background) nogil
     void mcast_poller_signal(const mcast_poller *poller) nogil
     void mcast_poller_clear(const mcast_poller *poller) nogil
     int mcast_poller_descriptor(const mcast_poller *poller) nogil
 
-FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor")}
+FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor", "background")}
 cdef enum:
     SLOTS = 128  # a system call fills at the most
     SLOTS_BYTES = 6 << 20  # all of them together; only what packets reach is ever touched
@@ -114,6 +125,7 @@ cdef class Slots:
     batch; `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever."""
 
     cdef mcast_slots slots
+    cdef mcast_background background  # its slots are NULL without a thread
     cdef dict names
     cdef str subject
     cdef Py_ssize_t batch_size
@@ -126,6 +138,7 @@ cdef class Slots:
         cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalesced else max_packet_size
         cdef Py_ssize_t count = max(1, min(batch_size, SLOTS, SLOTS_BYTES // size))
         memset(&self.slots, 0, sizeof(self.slots))
+        memset(&self.background, 0, sizeof(self.background))
         self.names = names
         self.subject = subject
         self.batch_size = batch_size
@@ -137,7 +150,16 @@ cdef class Slots:
             self._refuse("open", status)
 
     def __dealloc__(self):
+        mcast_background_free(&self.background)
         mcast_slots_free(&self.slots)
+
+    def run_in_background(self, size_t limit, int cpu):
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for who receives here; before
+        anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
+        self._check_open()
+        cdef int status = mcast_background_open(&self.background, &self.slots, limit, self.batch_size, cpu)
+        if status != 0:
+            self._refuse("open", status)
 
     def add(self, socket, int port, bytes group, uint32_t interface):
         """Receive from this socket too; the key by which it is named from now on.
@@ -238,7 +260,10 @@ cdef class Slots:
         cdef int status = MCAST_INTERRUPTED
         while status == MCAST_INTERRUPTED:
             with nogil:
-                status = mcast_wait(&self.slots, deadline)
+                if self.background.slots != NULL:
+                    status = mcast_background_wait(&self.background, deadline)
+                else:
+                    status = mcast_wait(&self.slots, deadline)
             if status == MCAST_INTERRUPTED:
                 PyErr_CheckSignals()
         if status < 0:
@@ -268,7 +293,10 @@ cdef class Slots:
                 status = MCAST_CLOSED
                 break
             with nogil:
-                status = mcast_receive(&self.slots, batch, limit, deadline)
+                if self.background.slots != NULL:
+                    status = mcast_background_receive(&self.background, batch, deadline)
+                else:
+                    status = mcast_receive(&self.slots, batch, limit, deadline)
             if status == MCAST_INTERRUPTED:
                 try:
                     PyErr_CheckSignals()
@@ -326,25 +354,34 @@ cdef class Slots:
         if self.slots.closed or self.shown == bool(self.leftovers):
             return
         self.shown = not self.shown
-        if self.shown:
+        if self.background.slots != NULL:
+            mcast_background_leave_over(&self.background, self.shown)
+        elif self.shown:
             mcast_poller_signal(&self.slots.poller)
         else:
             mcast_poller_clear(&self.slots.poller)
 
     def counters(self):
         """Totals since the opening, by the names of the loss ledger."""
-        return mcast_slots_counters(&self.slots)
+        cdef dict counters = mcast_slots_counters(&self.slots)
+        if self.background.slots != NULL:
+            counters["dropped_memory"] += mcast_background_dropped(&self.background)
+        return counters
 
     def fileno(self):
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
+        if self.background.slots != NULL:
+            return mcast_poller_descriptor(&self.background.ready)
         return mcast_poller_descriptor(&self.slots.poller)
 
     def close(self):
         """Wake who receives in another thread, wait until it has left, and give everything back.
 
         The sockets stay open."""
+        self.slots.closed = 1  # with the GIL: nobody is in the middle of _show
         with nogil:
+            mcast_background_close(&self.background)
             mcast_slots_close(&self.slots)
         self.leftovers = []
 

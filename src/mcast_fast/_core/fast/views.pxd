@@ -31,6 +31,7 @@ cdef extern from "record.h":
     int MCAST_TTL
     int MCAST_TOS
     int MCAST_COALESCED
+    int MCAST_HARDWARE
 
 cdef extern from *:
     """

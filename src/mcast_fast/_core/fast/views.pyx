@@ -50,7 +50,8 @@ C_LAYOUT = {
     AT_LENGTH, "wire_length": AT_WIRE_LENGTH, "source": AT_SOURCE, "group": AT_GROUP, "source_port": AT_SOURCE_PORT,
     "port": AT_PORT, "flags": AT_FLAGS, "ttl": AT_TTL, "tos": AT_TOS,
 }
-C_FLAGS = {"TRUNCATED": MCAST_TRUNCATED, "TTL": MCAST_TTL, "TOS": MCAST_TOS, "COALESCED": MCAST_COALESCED}
+C_FLAGS = {"TRUNCATED": MCAST_TRUNCATED, "TTL": MCAST_TTL, "TOS": MCAST_TOS, "COALESCED": MCAST_COALESCED,
+           "HARDWARE": MCAST_HARDWARE}
 if C_LAYOUT != layout.offsets() or sizeof(mcast_record) != layout.RECORD_SIZE:
     raise ImportError(f"the compiled record {C_LAYOUT} is not that of layout.py {layout.offsets()}: rebuild it")
 if C_FLAGS != {flag.name: flag.value for flag in layout.Flag}:

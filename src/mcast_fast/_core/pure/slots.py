@@ -14,13 +14,14 @@ from typing import Any
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, row_at, take_over
-from mcast_fast.errors import ClosedError, MulticastError, socket_error
+from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 
 _HAS_RECVMSG = hasattr(socket_module.socket, "recvmsg_into")
 _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
 
 FEATURES = {
     "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
+    "background": Feature(False, "the pure backend has no thread that receives without Python"),
     "wire_length": Feature(_HAS_RECVMSG, "" if _HAS_RECVMSG else "this Python has no socket.recvmsg_into"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
 }
@@ -39,12 +40,13 @@ _COUNTERS = (
     "dropped_memory",
     "buffers",
 )
+_TIMES = struct.Struct("@6l")
 _DROP_MODULUS = 2**32
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
 _LONGEST_WAIT = 86_400.0  # seconds
 _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
 # Plain integers: arithmetic with enum members costs a sixth of the time a packet takes here.
-_TRUNCATED, _TTL, _TOS, _COALESCED = map(int, (Flag.TRUNCATED, Flag.TTL, Flag.TOS, Flag.COALESCED))
+_TRUNCATED, _TTL, _TOS, _COALESCED, _HARDWARE = map(int, Flag)
 _MSG_TRUNC = int(socket_module.MSG_TRUNC)
 _RECEIVE = int(socket_module.MSG_DONTWAIT) | _MSG_TRUNC if hasattr(socket_module, "MSG_DONTWAIT") else 0
 _DISCARD_AT_MOST = 10_000_000  # bounded, for the port of a socket that goes may be talked to
@@ -101,6 +103,14 @@ class _Told:
             seconds, nanoseconds = struct.unpack_from("=qq" if len(value) >= 16 else "=ii", value)
             self.timestamp = seconds * 1_000_000_000 + nanoseconds
 
+    def times(self, value: bytes) -> None:
+        """SO_TIMESTAMPING: the kernel's time, an old one, and the card's."""
+        if len(value) >= _TIMES.size:
+            seconds, nanoseconds, _, _, *card = _TIMES.unpack_from(value)
+            if any(card):
+                (seconds, nanoseconds), self.flags = card, self.flags | _HARDWARE
+            self.timestamp = seconds * 1_000_000_000 + nanoseconds
+
     def overflow_total(self, value: bytes) -> None:
         if len(value) >= 4:
             (self.overflow,) = struct.unpack_from("=I", value)
@@ -131,6 +141,7 @@ class _Told:
 
 _READERS = {
     "time": _Told.time,
+    "times": _Told.times,
     "overflow": _Told.overflow_total,
     "pktinfo4": _Told.pktinfo4,
     "pktinfo6": _Told.pktinfo6,
@@ -198,6 +209,11 @@ class Slots:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
+
+    def run_in_background(self, limit: int, cpu: int) -> None:
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for who receives here; before
+        anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
+        raise FeatureError(FEATURES["background"].reason)
 
     def add(self, socket: socket_module.socket, port: int, group: bytes, interface: int) -> int:
         """Receive from this socket too; the key by which it is named from now on.

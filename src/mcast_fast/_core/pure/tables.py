@@ -79,6 +79,7 @@ LINUX = System(
     index_format="@I0L",
     control={
         (_SOL, 35): "time",
+        (_SOL, 37): "times",
         (_SOL, 40): "overflow",
         (_IP, 8): "pktinfo4",
         (_IP, 2): "ttl",
