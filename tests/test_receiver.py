@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -207,6 +208,50 @@ def test_a_buffer_holds_as_much_as_was_asked_for(backend, group, tx, size, holds
 def test_a_buffer_larger_than_any_system_has_is_clipped_with_a_warning(backend, group, no_leak):
     with pytest.warns(MulticastWarning, match="asked for 8589934592 bytes.*rmem_max"):
         mcast.Receiver(group, buffer_size="8GiB").close()
+
+
+MEMORY = """
+import mcast_fast as mcast
+from pathlib import Path
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+group = "239.1.1.1%lo:{port}"
+with mcast.Sender(group, ttl=0) as tx, mcast.Receiver(group, timeout=0.2, buffer_size="32MiB", **{options}) as rx:
+    tx.send(bytes(10))
+    rx.recv()
+    before = resident()
+    for _ in range(5):
+        tx.send_batch([bytes({size})] * 200)
+        try:
+            for batch in rx:
+                del batch
+        except TimeoutError:
+            pass
+    print(resident() - before, rx.stats.received)
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"timestamps": None}], ids=str)
+@pytest.mark.parametrize("size", [256, 9000, 65_507])
+def test_a_receiver_holds_at_most_8_mib(backend, size, options):
+    """Whatever the size of its packets, and although each may have 64 KiB."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("feature /proc: the memory of a process is not told there")
+    code = MEMORY.format(port=free_port(), options=options, size=size)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        env=os.environ | {"MCAST_FAST_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    grown, received = map(int, done.stdout.split())
+    assert received > 0
+    assert grown < 8 << 20
 
 
 def test_a_receiver_says_what_it_is(backend, place):

@@ -49,6 +49,7 @@ typedef struct mcast_slots {
     size_t slot_size;
     size_t packet_limit; /* bytes of payload that are kept */
     unsigned segments;   /* packets in a slot, at the most, when slots were last filled */
+    size_t filled;       /* bytes in a slot, on the average, when slots were last filled */
     mcast_poller poller;
     mcast_socket **sockets; /* by key; NULL where one was removed */
     size_t keys;
@@ -74,6 +75,7 @@ enum {
 
 enum {
     MCAST_ONE_GO = 1024,           /* packets that are read without looking at the clock while none is wanted */
+    MCAST_GO_BYTES = 1 << 20,      /* that are read in one go: so large a batch is worth handing over */
     MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
 };
 
@@ -115,13 +117,14 @@ mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record, c
     return 0;
 }
 
-/* Room for what `received` slots hold; and when they were all full, for as many packets as the last batch had. */
+/* Room for what `received` slots hold; and when all slots were full, for as many packets as the last batch had. */
 static inline int
 mcast_batch_reserve(mcast_slots *slots, mcast_batch *batch, unsigned received, size_t limit)
 {
     size_t bytes = 0, packets = received;
     for (unsigned i = 0; i < received; i++)
         bytes += mcast_scratch_length(&slots->scratch, i);
+    slots->filled = bytes / received + 1;
     if (batch->records.used == 0 && received == slots->scratch.count && slots->expected > received)
         packets = slots->expected < limit ? slots->expected : limit;
     if (mcast_memory_reserve(slots->pool, &batch->records, packets * sizeof(mcast_record)) != 0)
@@ -210,8 +213,8 @@ mcast_pack(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, unsigne
     mcast_take_in(slots, batch, count);
 }
 
-/* How many more slots the batch may take: by its limit, the slots there are, and the 4 GiB that an offset can reach. Where packets are
- * coalesced the batch may become larger than its limit. */
+/* How many more slots the batch may take: by its limit, the slots there are, the bytes of one go, and the 4 GiB that an offset can reach.
+ * Where packets are coalesced the batch may become larger than its limit. */
 static inline unsigned
 mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
 {
@@ -220,7 +223,9 @@ mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
         return 0;
     size_t room = (limit - count + slots->segments - 1) / slots->segments;
     size_t in_arena = (UINT32_MAX - batch->data.used) / slots->slot_size;
+    size_t in_one_go = MCAST_GO_BYTES / slots->filled + 1;
     room = room < in_arena ? room : in_arena;
+    room = room < in_one_go ? room : in_one_go;
     return room < slots->slot_count ? (unsigned)room : slots->slot_count;
 }
 
@@ -270,12 +275,13 @@ mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t
 {
     if (mcast_batch_count(batch) == 0)
         batch->epoch = slots->epoch;
+    size_t enough = batch->data.used + MCAST_GO_BYTES;
     for (unsigned packets = 0; packets < MCAST_ONE_GO || mcast_batch_count(batch) > 0;) {
         unsigned room = mcast_room(slots, batch, limit);
         if (room == 0)
             return 1;
         int received = mcast_scratch_receive(&slots->scratch, socket->fd, room);
-        if (received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
+        if (received == 0 || received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
             return 0;
         if (received < 0)
             return received;
@@ -289,8 +295,8 @@ mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t
             mcast_pack(slots, socket, batch, i);
         if ((unsigned)received < room)
             return 0;
-        if (slots->open_sockets > 1)
-            return 1; /* the others have their turn first */
+        if (slots->open_sockets > 1 || batch->data.used >= enough)
+            return 1; /* the others have their turn first, and who waits has enough */
         packets += (unsigned)received;
     }
     return 1;
@@ -461,6 +467,7 @@ mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t si
     slots->pool = pool;
     slots->packet_limit = packet_limit;
     slots->segments = 1;
+    slots->filled = size;
     slots->slot_count = count;
     slots->slot_size = size;
     slots->poller.epoll = slots->poller.wake = -1;

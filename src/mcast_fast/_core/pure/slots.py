@@ -43,6 +43,7 @@ _COUNTERS = (
 _TIMES = struct.Struct("@6l")
 _DROP_MODULUS = 2**32
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
+_GO_BYTES = 1 << 20  # that are read in one go: so large a batch is worth handing over
 _LONGEST_WAIT = 86_400.0  # seconds
 _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
 # Plain integers: arithmetic with enum members costs a sixth of the time a packet takes here.
@@ -510,8 +511,9 @@ class Slots:
     def _drain(self, one: _Socket, records: _Records, data: bytearray, limit: int) -> None:
         if not records:
             records.epoch = self._epoch
+        enough = len(data) + _GO_BYTES
         for _ in range(_ONE_GO):
-            if not self._has_room(records, data, limit):
+            if not self._has_room(records, data, limit) or len(data) >= enough:
                 return
             try:
                 received = one.socket.recvmsg_into([self._buffer], _CONTROL_SIZE, _RECEIVE)
