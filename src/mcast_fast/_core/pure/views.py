@@ -245,6 +245,13 @@ def make_packet(batch: Batch, index: int) -> Packet:
     return packet
 
 
+def packets_of(batch: Batch, start: int) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+    """(the values of the record, payload) of each packet from `start` on."""
+    for index in range(start, len(batch)):
+        packet = make_packet(batch, index)
+        yield packet._row, packet.data
+
+
 def row_at(packet: Packet, offset: int) -> tuple[Any, ...]:
     """The values of a packet's record for a copy of the payload at another offset."""
     at = _POSITIONS["offset"]
