@@ -120,6 +120,8 @@ typedef struct mcast_decoder {
     int filtered;       /* by `filter`, whose entries have (port << 16 | name) for an interface */
     unsigned key_kinds; /* bits of MCAST_KEY_*: which of them the filter holds */
     mcast_filter filter;
+    mcast_record latest; /* the last one that the filter let pass: most packets are like it */
+    uint32_t latest_name; /* MCAST_ANY_NAME: none yet */
     mcast_decode_counters counters;
     uint64_t needed;
     int failure;
@@ -236,7 +238,9 @@ mcast_interface_time(const mcast_interface *interface, uint64_t ticks)
     if (seconds > (uint64_t)most || interface->time_offset > most || interface->time_offset < -most)
         return 0;
     int64_t since_epoch = (int64_t)seconds + interface->time_offset;
-    if (since_epoch > 9223372035 || since_epoch < -9223372036)
+    if (since_epoch > 9223372036 || since_epoch < -9223372036)
+        return 0;
+    if (since_epoch == 9223372036 && nanoseconds > 854775807)
         return 0;
     return since_epoch * 1000000000 + (int64_t)nanoseconds;
 }
@@ -253,16 +257,22 @@ mcast_is_multicast(const uint8_t address[16])
 static inline int
 mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t name)
 {
+    const size_t first = offsetof(mcast_record, source), size = offsetof(mcast_record, flags) - first;
     if (!decoder->filtered)
         return !decoder->multicast_only || mcast_is_multicast(record->group);
+    if (decoder->latest_name == name && memcmp((char *)&decoder->latest + first, (char *)record + first, size) == 0)
+        return 1;
     for (unsigned open = 0; open < MCAST_KEY_KINDS; open++) {
         if (!(decoder->key_kinds >> open & 1))
             continue;
         uint32_t port = open & 2 ? 0 : record->port;
         uint32_t key = port << 16 | (open & 1 ? MCAST_ANY_NAME : name);
         const mcast_entry *entry = mcast_filter_place(&decoder->filter, record->group, key);
-        if (entry->exclude != MCAST_UNUSED && mcast_entry_allows(&decoder->filter, entry, record->source))
+        if (entry->exclude != MCAST_UNUSED && mcast_entry_allows(&decoder->filter, entry, record->source)) {
+            decoder->latest = *record;
+            decoder->latest_name = name;
             return 1;
+        }
     }
     return 0;
 }

@@ -20,7 +20,7 @@ _OTHER = ">" if _NATIVE == "<" else "<"
 _TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
 _LARGEST_COUNT = 2**32 - 1  # of dropped packets, in a record
 _MOST_SECONDS = 2**62
-_FIRST_SECOND, _LAST_SECOND = -9_223_372_036, 9_223_372_035  # what 64 bits of ns hold
+_FIRST_SECOND, _LAST_TIME = -9_223_372_036, 2**63 - 1  # whole seconds and ns that 64 bits of ns hold
 _SECOND = 1_000_000_000
 
 _MULTICAST_V4 = 0xE0
@@ -53,9 +53,8 @@ class _Interface:
         if seconds > _MOST_SECONDS or abs(self.time_offset) > _MOST_SECONDS:
             return 0
         since_epoch = seconds + self.time_offset
-        if not _FIRST_SECOND <= since_epoch <= _LAST_SECOND:
-            return 0
-        return since_epoch * _SECOND + rest * _SECOND // units
+        time = since_epoch * _SECOND + rest * _SECOND // units
+        return time if since_epoch >= _FIRST_SECOND and time <= _LAST_TIME else 0
 
     def told(self) -> blocks.CapturedOn:
         """What a user sees of it."""

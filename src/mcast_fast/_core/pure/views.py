@@ -105,6 +105,12 @@ class Batch:
             return array.astype(dtype)
         return array.copy() if copy else array
 
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
+        from mcast_fast._core.arrow import export
+
+        return export(self)
+
     def __repr__(self) -> str:
         return f"<Batch of {self._count} packets>"
 
