@@ -22,8 +22,9 @@ watch           : interfaces netlink stats
 _core.layout    :
 _core.addresses : _core.layout
 _core.blocks    :
-_core.fast      : _core.blocks _core.layout _core.addresses
-_core.pure      : _core.blocks _core.layout _core.addresses
+_core.arrow     : _core.layout _core.addresses
+_core.fast      : _core.arrow _core.blocks _core.layout _core.addresses
+_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses
 _core           : _core.layout _core.fast _core.pure
 membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses membership
@@ -31,10 +32,12 @@ joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
 streams         :
 pcapng          : _version _core _core.blocks groups membership stats streams units
+captures        : _core.blocks pcapng stats streams units
+conversion      : _core _core.addresses _core.layout pcapng streams
 receiver        : _core _core.layout _core.addresses groups joins membership sockets stats subscriptions units watch
 sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
 aio             : _core _core.layout groups receiver sender stats subscriptions units
-cli             : _version _core _core.layout groups interfaces receiver sender stats units
+cli             : _version _core _core.layout captures conversion groups interfaces pcapng receiver sender stats units
 __main__        : cli
 __init__        : _version _core _core.layout groups interfaces pcapng receiver sender stats subscriptions
 """
@@ -43,6 +46,8 @@ __init__        : _version _core _core.layout groups interfaces pcapng receiver 
 FOR_TYPES = """
 joins           : _core.fast
 pcapng          : _core.fast
+captures        : _core.fast
+conversion      : _core.fast
 receiver        : _core.fast
 sender          : _core.fast
 aio             : _core.fast

@@ -70,9 +70,10 @@ class _Column(NamedTuple):
 
 def _cut(flat: memoryview, letter: str, field: str) -> bytes:
     """The values of a field of all records, one behind the other."""
-    size = memoryview(b"").cast(letter).itemsize
-    strided = flat.cast(letter)[offsets()[field] // size :: RECORD_SIZE // size]
-    return strided.tobytes()
+    values: Any = flat.cast(letter)  # type: ignore[call-overload]
+    size = values.itemsize
+    cut: bytes = values[offsets()[field] // size :: RECORD_SIZE // size].tobytes()
+    return cut
 
 
 def _validity(known: Iterable[object], count: int) -> tuple[bytes | None, int]:
@@ -163,18 +164,11 @@ def _columns(batch: Any) -> list[_Column]:
 
 # ---- structures ----
 
-# What exported structures point to, until their consumer releases them: address of the structure -> all of it.
+# What exported structures point to, until their consumer releases them: number -> all of it.
 _kept: dict[int, Any] = {}
-
-
-@_ReleaseSchema
-def _release_schema(schema: Any) -> None:
-    _release_one(schema.contents, _ReleaseSchema)
-
-
-@_ReleaseArray
-def _release_array(array: Any) -> None:
-    _release_one(array.contents, _ReleaseArray)
+# The structures that capsules hold, until those die: a consumer moves the content out, and may release it earlier.
+_exported: dict[int, Any] = {}
+_numbers_given = itertools.count(1)
 
 
 def _release_one(structure: Any, kind: Any) -> None:
@@ -190,11 +184,14 @@ def _release_one(structure: Any, kind: Any) -> None:
     _kept.pop(key, None)
 
 
+_release_schema = _ReleaseSchema(lambda schema: _release_one(schema.contents, _ReleaseSchema))
+_release_array = _ReleaseArray(lambda array: _release_one(array.contents, _ReleaseArray))
+
+
 def _keep(structure: Any, *things: Any) -> None:
-    """Keeps a structure and what it points to alive, under a number that moves with it."""
-    key = id(structure)
-    structure.private_data = key
-    _kept[key] = structure, things
+    """Keeps what a structure points to alive, under a number that moves with it."""
+    structure.private_data = next(_numbers_given)
+    _kept[structure.private_data] = things
 
 
 def _schema_of(column: _Column, children: Sequence[_Column] = ()) -> Any:
@@ -205,10 +202,11 @@ def _schema_of(column: _Column, children: Sequence[_Column] = ()) -> Any:
     schema.format, schema.name, schema.flags = column.format, name, _NULLABLE if column.missing else 0
     if column.format in (b"tsn:UTC", b"S", b"C") and column.name in ("timestamp", "wire_length", "ttl", "tos"):
         schema.flags = _NULLABLE  # in every batch alike, so that batches go into one table
-    schema.n_children = len(below)
-    schema.children = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(_Schema))) if below else None
+    schema.n_children = len(children)
+    schema.children = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(_Schema))) if children else None
     if column.dictionary is not None:
-        schema.dictionary = ctypes.pointer(_schema_of(column.dictionary))
+        below.append(_schema_of(column.dictionary))
+        schema.dictionary = ctypes.pointer(below[-1])
     schema.release = _release_schema
     _keep(schema, name, below, pointers)
     return schema
@@ -248,11 +246,17 @@ def _array_of(column: _Column, length: int, children: Sequence[_Column] = ()) ->
     pointers = (ctypes.POINTER(_Array) * len(below))(*map(ctypes.pointer, below))
     places = [_address_of(buffer) for buffer in column.buffers]
     buffers = (ctypes.c_void_p * len(places))(*(address for address, _ in places))
-    array.length, array.null_count, array.n_buffers, array.n_children = length, column.missing, len(places), len(below)
+    array.length, array.null_count, array.n_buffers, array.n_children = (
+        length,
+        column.missing,
+        len(places),
+        len(children),
+    )
     array.buffers = ctypes.cast(buffers, ctypes.POINTER(ctypes.c_void_p))
-    array.children = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(_Array))) if below else None
+    array.children = ctypes.cast(pointers, ctypes.POINTER(ctypes.POINTER(_Array))) if children else None
     if column.dictionary is not None:
-        array.dictionary = ctypes.pointer(_array_of(column.dictionary, column.dictionary.length))
+        below.append(_array_of(column.dictionary, column.dictionary.length))
+        array.dictionary = ctypes.pointer(below[-1])
     array.release = _release_array
     _keep(array, below, pointers, places, buffers)
     return array
@@ -281,9 +285,11 @@ def _destroyer(name: bytes, structure: type[ctypes.Structure]) -> Any:
 
     def destroy(capsule: int) -> None:
         if _capsule_is(capsule, name):
-            found: Any = ctypes.cast(_capsule_pointer(capsule, name), ctypes.POINTER(structure))
+            place = _capsule_pointer(capsule, name)
+            found: Any = ctypes.cast(place, ctypes.POINTER(structure))
             if found.contents.release:
                 found.contents.release(found)
+            _exported.pop(place, None)
 
     return _Destructor(destroy)
 
@@ -300,7 +306,10 @@ def export(batch: Any) -> tuple[Any, Any]:
     columns = _columns(batch)
     whole = _Column("", b"+s", [None])
     schema, array = _schema_of(whole, columns), _array_of(whole, len(batch), columns)
-    return (
-        _new_capsule(ctypes.addressof(schema), b"arrow_schema", _destroy_schema),
-        _new_capsule(ctypes.addressof(array), b"arrow_array", _destroy_array),
-    )
+    return _capsule(schema, b"arrow_schema", _destroy_schema), _capsule(array, b"arrow_array", _destroy_array)
+
+
+def _capsule(structure: Any, name: bytes, destroy: Any) -> Any:
+    place = ctypes.addressof(structure)
+    _exported[place] = structure
+    return _new_capsule(place, name, destroy)
