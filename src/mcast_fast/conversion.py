@@ -112,7 +112,8 @@ class CsvReader:
                 self._check_columns()
                 record, payload = record_of(row, len(data), self._index(row["interface"]))
             except Exception as wrong:  # csv.Error, UnicodeDecodeError, struct.error, ValueError, TypeError: a bad row
-                error = CaptureError(self._subject, 0, f"line {self._rows.line_num}: {wrong}")
+                line = self._rows.line_num + isinstance(wrong, csv.Error)  # which comes before the line is counted
+                error = CaptureError(self._subject, 0, f"line {line}: {wrong}")
                 break
             records += record
             data += payload

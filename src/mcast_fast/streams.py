@@ -5,6 +5,7 @@ Rules of this room: no formats; every refusal of the system is a FileError.
 
 import gzip
 import importlib
+import io
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -59,14 +60,22 @@ def _decoded(raw: IO[bytes], subject: str, mode: str) -> IO[bytes]:
     return Both(stream, raw)  # type: ignore[return-value]
 
 
-class Both:
+class Both(io.RawIOBase):
     """A compressed stream and the file below it, closed together; its broken or torn data is an OSError."""
 
     def __init__(self, stream: Any, raw: IO[bytes]) -> None:
         self._stream = stream
         self._raw = raw
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readable(self) -> bool:
+        """Whether it was opened to read."""
+        return self._raw.readable()
+
+    def writable(self) -> bool:
+        """Whether it was opened to write."""
+        return self._raw.writable()
+
+    def readinto(self, buffer: Any) -> int:
         """Bytes put into the buffer; 0 at the end."""
         try:
             count: int = self._stream.readinto(buffer)
@@ -76,18 +85,22 @@ class Both:
             raise OSError(str(error)) from error
         return count
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: Any) -> int:
         """Bytes taken to compress."""
         count: int = self._stream.write(data)
         return count
 
     def flush(self) -> None:
         """Compress what is there, and write it."""
-        self._stream.flush()
+        if not self.closed and self.writable():
+            self._stream.flush()
 
     def close(self) -> None:
         """Close both, whatever happens."""
+        if self.closed:
+            return
         try:
+            super().close()  # which flushes
             self._stream.close()
         finally:
             self._raw.close()
