@@ -108,6 +108,8 @@ typedef struct mcast_decoder {
     mcast_pool *pool;
     mcast_memory records; /* of the batch at work */
     mcast_memory data;
+    size_t expected_records; /* bytes of the batch before: the next one is mostly as large */
+    size_t expected_data;
     mcast_interface *interfaces;
     uint32_t described; /* interfaces, of all sections */
     uint32_t room;
@@ -120,7 +122,7 @@ typedef struct mcast_decoder {
     int filtered;       /* by `filter`, whose entries have (port << 16 | name) for an interface */
     unsigned key_kinds; /* bits of MCAST_KEY_*: which of them the filter holds */
     mcast_filter filter;
-    mcast_record latest; /* the last one that the filter let pass: most packets are like it */
+    mcast_record latest;  /* the last one that the filter let pass: most packets are like it */
     uint32_t latest_name; /* MCAST_ANY_NAME: none yet */
     mcast_decode_counters counters;
     uint64_t needed;

@@ -334,11 +334,35 @@ mcast_decoder_count(const mcast_decoder *decoder)
     return decoder->records.used / sizeof(mcast_record);
 }
 
+/* Room for a batch as large as the one before; without memory it is tried again packet by packet. */
+static inline void
+mcast_decoder_expect(mcast_decoder *decoder)
+{
+    if (decoder->records.bytes || decoder->expected_records == 0)
+        return;
+    mcast_memory_reserve(decoder->pool, &decoder->records, decoder->expected_records);
+    mcast_memory_reserve(decoder->pool, &decoder->data, decoder->expected_data);
+}
+
+/* The batch is whole: gives back what it does not need. */
+static inline void
+mcast_decoder_finish(mcast_decoder *decoder)
+{
+    if (decoder->records.used == 0)
+        return;
+    decoder->counters.batches++;
+    decoder->expected_records = decoder->records.used;
+    decoder->expected_data = decoder->data.used;
+    mcast_memory_fit(decoder->pool, &decoder->records);
+    mcast_memory_fit(decoder->pool, &decoder->data);
+}
+
 /* Reads whole blocks of `bytes` until `limit` packets are in the batch; *used bytes are done with. An error behind packets waits:
  * *used stands before its block, and the next call finds it again. */
 static inline int
 mcast_decode(mcast_decoder *decoder, const unsigned char *bytes, size_t size, size_t limit, size_t *used)
 {
+    mcast_decoder_expect(decoder);
     for (*used = 0;;) {
         if (mcast_decoder_count(decoder) >= limit || decoder->data.used > UINT32_MAX - UINT16_MAX)
             break;

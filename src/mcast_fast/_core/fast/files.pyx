@@ -74,6 +74,7 @@ cdef extern from "capture_read.h":
     int MCAST_LONGEST_NAME
     int mcast_decode(mcast_decoder *decoder, const unsigned char *bytes, size_t size, size_t limit,
                      size_t *used) nogil
+    void mcast_decoder_finish(mcast_decoder *decoder) nogil
     void mcast_decoder_free(mcast_decoder *decoder) nogil
     int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
     void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
@@ -189,7 +190,7 @@ cdef class Decoder:
 
     def take(self):
         """The packets that were read since the last call, as a batch; it may be empty."""
-        self.decoder.counters.batches += self.decoder.records.used != 0
+        mcast_decoder_finish(&self.decoder)
         return take_over(&self.decoder.records, &self.decoder.data, self.names)
 
     @property
