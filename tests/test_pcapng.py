@@ -657,6 +657,39 @@ def test_a_full_disk_leaves_a_file_that_every_program_reads(backend, tmp_path):
         assert sum(len(batch) for batch in reader) == caught.value.packets
 
 
+def test_nothing_is_written_behind_half_a_block(backend, tmp_path):
+    """Ctrl-C in the middle of a write leaves whole blocks, and a writer that writes no more."""
+    path = tmp_path / "feed.pcapng"
+    writer = mcast.Writer(path)
+    write = writer._file.write
+
+    class Interrupted:
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+        def write(self, data):
+            write(data[:1000])
+            raise KeyboardInterrupt
+
+    writer.write(some(3))
+    writer.flush()
+    file, writer._file = writer._file, Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(some(300))
+    with pytest.raises(mcast.FileError, match="interrupted; 3 packets"):
+        writer.write(some(1))
+    writer.close()
+    assert len(read(path.read_bytes())) == writer.stats.packets == 3
+
+
+def test_an_error_that_is_kept_does_not_keep_the_writer_from_growing(backend):
+    with mcast.Writer(io.BytesIO()) as writer:
+        with pytest.raises(mcast.ArgumentError) as caught:
+            writer.write(batch_of((record(b"good"), b"good"), (record(bytes(65_508)), bytes(65_508))))
+        assert writer.write(some(500, 1000)) == 500
+        assert "packet 1" in str(caught.value)
+
+
 def test_a_writer_that_is_closed_says_so(backend, no_leak, tmp_path):
     writer = mcast.Writer(tmp_path / "a.pcapng")
     writer.close()

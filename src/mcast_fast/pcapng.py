@@ -4,6 +4,7 @@ Both speak pcapng (draft-ietf-opsawg-pcapng) and classic pcap; blocks with packe
 others are made here.
 """
 
+import errno
 import os
 import platform
 import struct
@@ -21,7 +22,7 @@ from mcast_fast.errors import ArgumentError, CaptureError, ClosedError, FileErro
 from mcast_fast.groups import Group
 from mcast_fast.membership import ALL_INTERFACES, SourceFilter, sources_of
 from mcast_fast.stats import ReaderStats, Stats, WriterStats
-from mcast_fast.streams import PathOrFile, open_input, open_output, plain_suffix, subject_of
+from mcast_fast.streams import PathOrFile, is_compressed, open_input, open_output, plain_suffix, subject_of
 from mcast_fast.units import UNSET, Unset, wait_in_ns, whole_number
 
 if TYPE_CHECKING:
@@ -347,8 +348,8 @@ class Writer:
     `filter_text`: what was asked for, kept in the file (if_filter). `application` and `hardware` tell who wrote it.
 
     Small batches are gathered: `flush` writes them. When the system refuses to write, FileError says how many packets
-    stand in the file, and what of the next one had been written is cut off, where the file can be cut. Raises
-    ArgumentError, FeatureError, FileError.
+    stand in the file, and what of the next one had been written is cut off, where the file can be cut. Bytes are
+    counted before compression. Raises ArgumentError, FeatureError, FileError.
     """
 
     def __init__(
@@ -393,7 +394,8 @@ class Writer:
                 self._accepted += stop - at
                 if stop == len(batch):
                     self._batch_ends.append(self._accepted)
-                self._gather(piece, stop - at)
+                with piece:  # or who keeps an exception would keep the encoder's memory from growing
+                    self._gather(piece, stop - at)
                 at = stop
             return at
 
@@ -488,15 +490,19 @@ class Writer:
     def _write_piece(self, piece: bytes | memoryview, packets: int) -> None:
         """Writes whole blocks; where that ends early, counts the packets that stand in the file."""
         rest = memoryview(piece)
-        while rest:
-            try:
+        try:
+            while rest:
                 rest = rest[self._file.write(rest) :]
-            except OSError as error:
-                written = len(piece) - len(rest)
-                whole, packets = self._whole_blocks(memoryview(piece)[:written])
-                self._cut(self._bytes + whole)
-                self._count(whole, packets)
+        except BaseException as error:  # Ctrl-C too: nothing may be written behind half a block
+            whole, packets = self._whole_blocks(memoryview(piece)[: len(piece) - len(rest)])
+            self._cut(self._bytes + whole)
+            self._count(whole, packets)
+            if isinstance(error, OSError):
                 self._fail(error)
+            self._failure = FileError(
+                errno.EINTR, f"write {self._subject}: interrupted; {self._told()}", self._packets, self._bytes
+            )
+            raise
         self._count(len(piece), packets)
 
     def _count(self, size: int, packets: int) -> None:
@@ -524,7 +530,7 @@ class Writer:
     def _cut(self, size: int) -> None:
         """Leaves whole blocks only, where the file can be cut: a reader would refuse the rest."""
         try:
-            if self._owned and not hasattr(self._file, "_stream"):
+            if self._owned and not is_compressed(self._subject):
                 self._file.truncate(size)
         except OSError:
             pass  # a pipe or a device
@@ -536,12 +542,13 @@ class Writer:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
-        errno = error.errno or 0
-        told = f"{self._packets} packets, {self._bytes} bytes are in the file"
-        self._failure = FileError(
-            errno, f"{explain('write', self._subject, errno)}; {told}", self._packets, self._bytes
-        )
+        number = error.errno or 0
+        message = f"{explain('write', self._subject, number)}; {self._told()}"
+        self._failure = FileError(number, message, self._packets, self._bytes)
         raise self._failure from error
+
+    def _told(self) -> str:
+        return f"{self._packets} packets, {self._bytes} bytes are in the file"
 
     def _check_open(self) -> None:
         if self._closed:

@@ -165,7 +165,11 @@ take_batch(mcast_decoder *decoder)
     packets += mcast_decoder_count(decoder);
     if (mcast_decoder_count(decoder) && chance(4) == 0)
         check_writer(decoder);
-    decoder->records.used = decoder->data.used = 0;
+    mcast_decoder_finish(decoder);
+    mcast_pool_give(&pool, decoder->records.bytes, decoder->records.capacity);
+    mcast_pool_give(&pool, decoder->data.bytes, decoder->data.capacity);
+    memset(&decoder->records, 0, sizeof decoder->records);
+    memset(&decoder->data, 0, sizeof decoder->data);
 }
 
 /* Reads a whole file, piece by piece as a pipe would bring it. */
