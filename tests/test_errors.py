@@ -17,7 +17,9 @@ BUILT_IN = {
     "GroupError": ValueError,
     "InterfaceError": ValueError,
     "ArgumentError": ValueError,
+    "CaptureError": ValueError,
     "ClosedError": ValueError,
+    "FileError": OSError,
     "FeatureError": NotImplementedError,
     "SocketError": OSError,
     "SendError": OSError,
@@ -46,7 +48,7 @@ def test_the_warning_is_a_user_warning():
     assert not issubclass(errors.MulticastWarning, errors.MulticastError)
 
 
-OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send"}
+OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send", "read", "write"}
 
 
 @pytest.mark.parametrize(("operation", "name", "system"), REMEDIES)

@@ -96,3 +96,37 @@ class TransmitTime:
     time: int
     interface: str
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStats:
+    """What became of the packets of a capture file so far.
+
+    `frames`: packets that the file holds. `received`: those delivered, and `bytes` of their payload; `truncated`: those
+    of them that were captured in part. `filtered`: UDP that was not asked for. `fragments`: datagrams asked for that
+    came in pieces, which nobody puts together here. `skipped`: not UDP over IP, or behind a link of another kind;
+    `broken`: headers that were not captured whole, or contradict each other. `dropped`: what the file tells beside its
+    packets (epb_dropcount). Later pieces of a datagram count as frames alone.
+    """
+
+    frames: int = 0
+    received: int = 0
+    bytes: int = 0
+    truncated: int = 0
+    filtered: int = 0
+    fragments: int = 0
+    skipped: int = 0
+    broken: int = 0
+    dropped: int = 0
+    batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStats:
+    """What stands in a capture file: `packets`, `bytes` in all, and the `batches` of which every packet does;
+    `gathered` packets are not handed over to the system yet."""
+
+    packets: int = 0
+    bytes: int = 0
+    batches: int = 0
+    gathered: int = 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mcast_fast._core import layout
 from mcast_fast.errors import MulticastWarning
 
-MODULES = ("views", "slots", "membership", "send")
+MODULES = ("views", "slots", "membership", "send", "files")
 BACKENDS = ("fast", "pure")
 
 
@@ -48,9 +48,9 @@ def _choose(wanted: str) -> tuple[str, dict[str, ModuleType], str]:
 backend, _modules, _not_fast = _choose(os.environ.get("MCAST_FAST_BACKEND", ""))
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast import membership, send, slots, views
+    from mcast_fast._core.fast import files, membership, send, slots, views
 else:
-    views, slots, membership, send = (_modules[name] for name in MODULES)
+    views, slots, membership, send, files = (_modules[name] for name in MODULES)
 
 
 def features() -> dict[str, layout.Feature]:

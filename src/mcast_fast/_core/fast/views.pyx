@@ -210,6 +210,12 @@ cdef class Batch:
         PyCapsule_SetContext(capsule, <void *>self)
         return capsule
 
+    def __arrow_c_array__(self, requested_schema=None):
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
+        from mcast_fast._core.arrow import export
+
+        return export(self)
+
     def __repr__(self):
         return f"<Batch of {self.count} packets>"
 

@@ -123,6 +123,12 @@ class Batch:
             return array.astype(dtype)
         return array.copy() if copy else array
 
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
+        from mcast_fast._core.arrow import export
+
+        return export(self)
+
     def __repr__(self) -> str:
         return f"<Batch of {self._count} packets>"
 
@@ -261,6 +267,13 @@ def make_packet(batch: Batch, index: int) -> Packet:
     packet._batch = batch
     packet._row = layout.RECORD.unpack_from(batch._records, (batch._first + index) * layout.RECORD_SIZE)
     return packet
+
+
+def packets_of(batch: Batch, start: int) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+    """(the values of the record, payload) of each packet from `start` on."""
+    for index in range(start, len(batch)):
+        packet = make_packet(batch, index)
+        yield packet._row, packet.data
 
 
 def row_at(packet: Packet, offset: int) -> tuple[Any, ...]:
