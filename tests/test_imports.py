@@ -26,9 +26,11 @@ _core.pure      : _core.layout _core.addresses
 _core           : _core.layout _core.fast _core.pure
 membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses membership
+bpf             : _core.addresses
+rings           : bpf sockets units
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
-receiver        : _core _core.layout _core.addresses groups joins membership sockets stats subscriptions units watch
+receiver        : _core _core.layout _core.addresses groups joins membership rings sockets stats subscriptions units watch
 sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
 aio             : _core _core.layout groups receiver sender stats subscriptions units
 cli             : _version _core _core.layout groups interfaces receiver sender stats units
@@ -38,7 +40,8 @@ __init__        : _version _core _core.layout groups interfaces receiver sender 
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.
 FOR_TYPES = """
-joins           : _core.fast
+rings           : _core.fast
+joins           : _core.fast rings
 receiver        : _core.fast
 sender          : _core.fast
 aio             : _core.fast

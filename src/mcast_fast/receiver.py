@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from mcast_fast.errors import ArgumentError, ClosedError, socket_error
 from mcast_fast.groups import Group
 from mcast_fast.joins import Joins
 from mcast_fast.membership import Defaults
+from mcast_fast.rings import RingOptions, Rings, ring_options
 from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats
 from mcast_fast.subscriptions import Membership, Subscriptions
@@ -39,6 +41,12 @@ class Receiver:
     let other sockets share the port. `spread`: hold more groups and sources than the system allows a socket by taking
     more sockets. `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
 
+    `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
+    "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Batches then come when a block is full
+    or `ring_latency` seconds (0.001 to 1) old, and their payloads stay in the ring while there is room: see
+    `Batch.data`. `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
+    interface, each flow going to one of them.
+
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
     """
@@ -59,6 +67,9 @@ class Receiver:
         reuse: bool = True,
         spread: bool = True,
         watch: bool = False,
+        ring: bool | int | str | None = None,
+        ring_latency: float = 0.01,
+        packet_fanout: int | None = None,
     ) -> None:
         self._closed = True  # until everything is open
         if not groups:
@@ -67,10 +78,13 @@ class Receiver:
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         options = _options(buffer_size, timestamps, recv_ttl, recv_tos, reuse)
+        ring_asked = _ring_options(ring, ring_latency, packet_fanout, timestamps)
         self._names: dict[int, str] = {}
         self._slots = _core.slots.Slots(self._batch_size, max_packet_size, self._names, "the receiver")
         self.timeout = timeout
-        self._joins = Joins(self._slots, self._names, options, spread)
+        self._rings = None if ring_asked is None else Rings(self._slots, self._names, ring_asked)
+        options = replace(options, only_holds=ring_asked is not None)
+        self._joins = Joins(self._rings or self._slots, self._names, options, spread)
         self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
         self._watch: Watch | None = None
         self._final_stats: Stats | None = None
@@ -159,7 +173,8 @@ class Receiver:
         ClosedError."""
         one = self._socket_of(packet)
         try:
-            one.socket.sendto(payload, packet.source_address)
+            answering = self._rings.answering(one) if self._rings else one.socket
+            answering.sendto(payload, packet.source_address)
         except OSError as error:
             if self._closed:
                 raise ClosedError("the receiver is closed") from None
@@ -201,8 +216,10 @@ class Receiver:
                 return self._final_stats
             counters = dict(self._slots.counters())
             lost = counters.pop("dropped_memory")
+            dropped_ring = counters.pop("dropped_ring")
             return Stats(
                 **counters,
+                dropped_ring=dropped_ring if self._rings else None,
                 dropped_socket=self._subscriptions.drops(),
                 dropped_background=lost,
                 events=tuple(self._subscriptions.events),
@@ -240,6 +257,8 @@ class Receiver:
             self._watch.close()
         self._slots.close()
         self._joins.close()
+        if self._rings is not None:
+            self._rings.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -270,3 +289,15 @@ def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, t
     asked = {"drops": True, "time": timestamps == "kernel", "ttl": ttl, "tos": tos}
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
     return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse)
+
+
+def _ring_options(
+    ring: bool | int | str | None, latency: float, fanout: int | None, timestamps: str | None
+) -> RingOptions | None:
+    """The arguments about rings, checked; None when none is wanted."""
+    if ring is None or ring is False:
+        if fanout is not None:
+            raise ArgumentError("packet_fanout goes with ring= only")
+        return None
+    require("ring", "ring=")
+    return ring_options(ring, latency, fanout, timestamps == "kernel")

@@ -90,6 +90,7 @@ FEATURES = {
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
     "wire_length": "the length before truncation (MSG_TRUNC)",
+    "ring": "packets from a ring that the kernel maps (AF_PACKET, TPACKET_V3)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
 }
 

@@ -24,6 +24,7 @@ enum {
 
 #if defined(__linux__)
 #include "linux.h"
+#include "ring.h"
 #else
 #error "no header for this system yet: the pure backend runs here (MCAST_FAST_BUILD=no)"
 #endif

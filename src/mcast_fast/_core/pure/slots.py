@@ -14,7 +14,7 @@ from typing import Any
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, row_at, take_over
-from mcast_fast.errors import ClosedError, MulticastError, socket_error
+from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 
 _HAS_RECVMSG = hasattr(socket_module.socket, "recvmsg_into")
 _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
@@ -22,13 +22,17 @@ _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
 FEATURES = {
     "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
     "wire_length": Feature(_HAS_RECVMSG, "" if _HAS_RECVMSG else "this Python has no socket.recvmsg_into"),
+    "ring": Feature(False, "the pure backend has no mapped ring"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
 }
 
 Row = tuple[bytes, int, bool, Iterable[bytes]]
 
 _CONTROL_SIZE = 256
-_COUNTERS = ("received", "bytes", "truncated", "filtered", "batches", "largest_batch", "wakeups", "dropped_memory")
+_COUNTERS = (
+    "received", "bytes", "truncated", "filtered", "fragments", "dropped_ring", "detached", "batches", "largest_batch",
+    "wakeups", "dropped_memory",
+)  # fmt: skip
 _DROP_MODULUS = 2**32
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
 _LONGEST_WAIT = 86_400.0  # seconds
@@ -192,6 +196,25 @@ class Slots:
             self._selector.register(socket, selectors.EVENT_READ, key)
             self._sockets[key] = _Socket(socket, port, group, interface, _Filter(()), int(socket.family))
             return key
+
+    def add_ring(
+        self,
+        socket: socket_module.socket,
+        interface: int,
+        block_size: int,
+        blocks: int,
+        latency_ms: int,
+        times: bool,
+    ) -> int:
+        """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
+
+        Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
+        after its first packet; `times`: whether records tell when packets arrived. Nothing passes before a `listen`."""
+        raise FeatureError(FEATURES["ring"].reason)
+
+    def listen(self, ring: int, port: int) -> int:
+        """Receive from the ring of this key what goes to a port; the key by which to `accept` and `remove` it."""
+        raise FeatureError(FEATURES["ring"].reason)
 
     def remove(self, key: int) -> None:
         """Receive from this socket no more; what is queued there counts as filtered. The socket stays open."""
