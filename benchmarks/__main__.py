@@ -5,10 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import aio, live, pace, receive, send
+from benchmarks import aio, live, pace, receive, ring, send
 from benchmarks.process import BenchmarkError
 
-VERBS = {"receive": receive, "live": live, "aio": aio, "send": send, "pace": pace}
+VERBS = {"receive": receive, "live": live, "aio": aio, "send": send, "pace": pace, "ring": ring}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

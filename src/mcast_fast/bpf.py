@@ -1,8 +1,8 @@
 """The kernel's filter of a ring, as a program of classic BPF: what goes to the joined groups and ports passes.
 
 Rules of this room: no I/O; a program is data. It sees Ethernet frames; bpf(4) of the BSDs describes the machine,
-linux/filter.h has the numbers. Pieces of a datagram behind the first never pass: a fragmented datagram is counted by its
-first piece. Whom a group's packets may come from is not asked here: the slots know.
+linux/filter.h has the numbers. Pieces of a datagram behind the first never pass: a fragmented datagram is counted by
+its first piece. Whom a group's packets may come from is not asked here: the slots know.
 """
 
 import struct

@@ -107,10 +107,9 @@ mcast_ring_slot(const mcast_ring *ring)
     return (uint32_t)((ring->sequence - 1) % ring->count);
 }
 
-/* Detaches whom the kernel will come to next: leases on blocks within a quarter of the ring before those it has filled. A block
- * that is held shows as filled, so that the count ends there. */
+/* Goes on with the count of what the kernel has filled. A block that is held shows as filled, so that the count ends there. */
 static inline void
-mcast_ring_make_room(mcast_ring *ring)
+mcast_ring_count_filled(mcast_ring *ring)
 {
     if (ring->filled < ring->sequence)
         ring->filled = ring->sequence;
@@ -120,9 +119,21 @@ mcast_ring_make_room(mcast_ring *ring)
             break;
         ring->filled++;
     }
-    uint64_t reached = ring->filled + ring->count / 4;
-    if (reached >= ring->count)
-        mcast_ring_detach(ring, reached - ring->count + 1);
+}
+
+/* Detaches the leases that the ring comes near: on blocks within a quarter of the ring before the kernel, and on all more than a
+ * quarter of the ring old, for nobody detaches while the receiver is busy elsewhere, and a burst then has three quarters. The block
+ * before the one just taken is spared: who goes over batches in a loop holds it until this call is over. */
+static inline void
+mcast_ring_make_room(mcast_ring *ring)
+{
+    mcast_ring_count_filled(ring);
+    int64_t quarter = ring->count / 4, taken = (int64_t)ring->sequence;
+    int64_t near = (int64_t)ring->filled + quarter + 1 - ring->count, old = taken - quarter;
+    int64_t bound = near > old ? near : old;
+    bound = bound < taken - 2 ? bound : taken - 2;
+    if (bound > 0)
+        mcast_ring_detach(ring, (uint64_t)bound);
 }
 
 /* Leaves the block that was read to its end. */
