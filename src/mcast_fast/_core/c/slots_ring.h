@@ -7,7 +7,7 @@
 
 enum {
     MCAST_BLOCKS_ONE_GO = 16, /* blocks without anything wanted that are read before looking at the clock */
-    MCAST_PREFETCH = 2,       /* frames ahead: the walk is as fast as memory brings their headers */
+    MCAST_PREFETCH = 4,       /* frames ahead: the walk is as fast as memory brings their headers */
 };
 
 /* Room for one record, and for its payload when it is to be copied; at first for what is left of the block. 0, or -ENOMEM. */

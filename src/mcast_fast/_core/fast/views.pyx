@@ -12,6 +12,7 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_Se
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memcpy
 
+from contextlib import suppress
 from operator import index as as_index
 
 from mcast_fast._core import layout
@@ -209,8 +210,8 @@ cdef class Batch:
     def borrow(self):
         """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block.
 
-        The block is held for so long: a ring that comes round to it drops packets meanwhile. No view of the memory may
-        be left at the end: BufferError, and the block is held until the last one is gone."""
+        The block is held for so long: a ring that comes round to it drops packets meanwhile. Views of the memory that
+        are left at the end stay good, and hold the block until the last one is gone."""
         cdef Loan loan = Loan.__new__(Loan)
         loan.batch = self
         return loan
@@ -342,7 +343,8 @@ cdef class Loan:
         return self.memory
 
     def __exit__(self, *_):
-        self.memory.release()
+        with suppress(BufferError):  # somebody looks at it still
+            self.memory.release()
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         cdef int pinned

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from operator import index as as_index
 from typing import Any, overload
@@ -101,8 +102,8 @@ class Batch:
     def borrow(self) -> "Loan":
         """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block.
 
-        The block is held for so long: a ring that comes round to it drops packets meanwhile. No view of the memory may
-        be left at the end: BufferError, and the block is held until the last one is gone."""
+        The block is held for so long: a ring that comes round to it drops packets meanwhile. Views of the memory that
+        are left at the end stay good, and hold the block until the last one is gone."""
         return Loan(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -132,7 +133,8 @@ class Loan:
         return self._memory
 
     def __exit__(self, *_: object) -> None:
-        self._memory.release()
+        with suppress(BufferError):  # somebody looks at it still
+            self._memory.release()
 
 
 def make_part(whole: Batch, start: int, stop: int) -> Batch:
