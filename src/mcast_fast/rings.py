@@ -28,7 +28,7 @@ LEAST_SIZE = 1 << 20
 # A block is what the kernel hands over at once, full or not: a slow stream fills one in each latency, so that a ring
 # lasts for blocks x latency then. Hence many; but each costs a wake-up and a batch, hence large; and one has to hold
 # the largest frame (64 KiB, a super-packet).
-LEAST_BLOCK, LARGEST_BLOCK, GOOD_BLOCKS = 128 << 10, 1 << 20, 128
+LEAST_BLOCK, LARGEST_BLOCK, GOOD_BLOCKS = 128 << 10, 1 << 20, 256
 LATENCY_MS = (1, 1000)
 
 # linux/if_packet.h, linux/if_arp.h, asm-generic/socket.h, netdevice(7)
@@ -54,7 +54,7 @@ class RingOptions:
 
     @property
     def block_size(self) -> int:
-        """The largest power of two of which the ring holds 128, within bounds."""
+        """The largest power of two of which the ring holds 256, within bounds."""
         share = self.size // GOOD_BLOCKS
         return max(LEAST_BLOCK, min(LARGEST_BLOCK, 1 << (share.bit_length() - 1)))
 
