@@ -22,13 +22,13 @@ ROUNDS = 15
 COUNT = 200_000
 LIVE_COUNT = 3_000_000
 LIVE_ROUNDS = 3
-LIVE_NAMES = ("columns", "c")
+LIVE_NAMES = ("batches", "c")
 SIZE = 256
 RING_BYTES = 256 << 20
 QUIET_MS = 1000
 SEGMENTS = 64
 SOURCE = Path(__file__).with_name("reference_ring.c")
-LOST_LIVE = "columns: lost live"
+LOST_LIVE = "batches: lost live"
 
 BARS = (
     Bar("cypcap", "columns", Direction.AT_LEAST, 4.0),
@@ -36,7 +36,7 @@ BARS = (
     Bar("cypcap", "packets", Direction.AT_LEAST, 1.25),
     Bar("columns", "c", Direction.AT_MOST, 1.5),
     Bar(LOST_LIVE, None, Direction.AT_MOST, 0),
-    Bar("live columns", "live c", Direction.AT_MOST, 1.3),
+    Bar("live batches", "live c", Direction.AT_MOST, 1.3),
 )
 
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> Report:
     if followed:
         report.samples |= followed
         report.series |= {name: [sample["cpu"] for sample in taken] for name, taken in followed.items()}
-        report.counts[LOST_LIVE] = sum(sample["lost"] for sample in followed.get("live columns", []))
+        report.counts[LOST_LIVE] = sum(sample["lost"] for sample in followed.get("live batches", []))
         report.tables.append(live_table(report, followed))
     return report
 

@@ -10,7 +10,7 @@ import struct
 import sys
 
 from benchmarks import network
-from benchmarks.contenders import Columns, Ours, Packets, Payloads, Received, Row, Setting
+from benchmarks.contenders import Batches, Columns, Ours, Packets, Payloads, Received, Row, Setting
 from benchmarks.network import GROUP
 
 ETH_P_ALL = 3
@@ -37,6 +37,10 @@ class OurRing(Ours):
 
     def dropped(self) -> int:
         return self._receiver.stats.dropped_ring
+
+
+class RingBatches(OurRing, Batches):
+    pass
 
 
 class RingColumns(OurRing, Columns):
@@ -161,6 +165,7 @@ FAST = {"MCAST_FAST_BACKEND": "fast"}
 
 CONTENDERS = {
     "cypcap": Row("cypcap (libpcap)", Cypcap),
+    "batches": Row("ours, batches", RingBatches, FAST),
     "columns": Row("ours, columns", RingColumns, FAST),
     "columns 256": Row("ours, columns, batches of 256", SmallColumns, FAST),
     "payloads": Row("ours, payloads()", RingPayloads, FAST),
