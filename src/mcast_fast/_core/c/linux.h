@@ -372,14 +372,6 @@ mcast_poller_add(mcast_poller *poller, int fd, uint64_t key)
     return epoll_ctl(poller->epoll, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
 }
 
-/* Tells of a ring's block once, when the kernel hands it over. */
-static inline int
-mcast_poller_add_once(mcast_poller *poller, int fd, uint64_t key)
-{
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = key}};
-    return epoll_ctl(poller->epoll, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
-}
-
 static inline void
 mcast_poller_remove(mcast_poller *poller, int fd)
 {

@@ -1,7 +1,8 @@
 /* The only ladder of systems: includes the one header that speaks for this one.
  *
  * Such a header offers: mcast_options (its socket options), mcast_scratch (slots that a system call fills), mcast_poller (waiting,
- * and being woken), mcast_membership (joins by interface index) and mcast_send_many. */
+ * and being woken), mcast_membership (joins by interface index) and mcast_send_many. Beside it stands ring.h, or no_ring.h where
+ * the system maps none. */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H
 

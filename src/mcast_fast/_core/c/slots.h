@@ -84,10 +84,10 @@ enum {
     MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
 };
 
-/* slots_ring.h */
+/* slots_ring.h, or no_slots_ring.h */
 static inline int mcast_drain_ring(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, size_t limit);
 static inline int mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit);
-static inline void mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket);
+static inline int mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key);
 static inline void mcast_slots_leave_ring(mcast_slots *slots, mcast_socket *socket);
 static inline void mcast_rings_count(mcast_slots *slots, mcast_counters *counters);
 
@@ -452,10 +452,9 @@ mcast_slots_seat(mcast_slots *slots, mcast_socket *socket)
     slots->sockets = larger ? larger : slots->sockets;
     uint64_t key = slots->keys;
     int status = larger ? 0 : -ENOMEM;
-    if (status == 0 && socket->is_ring)
-        status = mcast_poller_add_once(&slots->poller, socket->fd, key);
-    else if (status == 0 && !socket->ring)
-        status = mcast_poller_add(&slots->poller, socket->fd, key);
+    if (status == 0)
+        status = socket->ring ? mcast_slots_enter_ring(slots, socket, key)
+                              : mcast_poller_add(&slots->poller, socket->fd, key);
     if (status != 0)
         return status;
     slots->sockets[slots->keys++] = socket;
@@ -479,8 +478,6 @@ mcast_slots_enter(mcast_slots *slots, int fd, const mcast_record *implied, mcast
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     socket->is_ring = is_ring;
     int64_t key = mcast_slots_seat(slots, socket);
-    if (key >= 0 && ring)
-        mcast_slots_enter_ring(slots, socket);
     PyThread_release_lock(slots->state);
     if (key < 0) {
         socket->is_ring = 0; /* the ring stays its opener's */
@@ -553,6 +550,6 @@ mcast_slots_counters(mcast_slots *slots)
     return counters;
 }
 
-#include "slots_ring.h"
+#include MCAST_SLOTS_RING
 
 #endif

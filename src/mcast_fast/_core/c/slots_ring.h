@@ -1,4 +1,4 @@
-/* What of a ring goes into a batch. Included by slots.h; where a system has no ring, no_ring.h stands in.
+/* What of a ring goes into a batch. Included by slots.h; where a system maps none, no_slots_ring.h stands in.
  *
  * A batch gets records of its own, and a lease on the block in which its payloads stay (lease.h): so it never holds packets of two
  * blocks. A batch that asks for copies (collect) takes as many blocks as it likes. */
@@ -257,19 +257,24 @@ mcast_slots_listen(mcast_slots *slots, uint64_t ring_key, uint16_t port)
     return ring ? mcast_slots_enter(slots, -1, &implied, ring, 0) : -EBADF;
 }
 
-/* A listener at a ring, or the ring itself, has its key now. The state lock is held. */
-static inline void
-mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket)
+/* Takes in a listener at a ring, or the ring itself, of which the poller tells once for each block: 0, or -errno. The state lock is
+ * held. */
+static inline int
+mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key)
 {
     mcast_ring *ring = socket->ring;
     if (socket->is_ring) {
+        struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = key}};
+        if (epoll_ctl(slots->poller.epoll, EPOLL_CTL_ADD, ring->fd, &event) != 0)
+            return -errno;
         ring->next = slots->rings;
         slots->rings = ring;
-        return;
+        return 0;
     }
     socket->listener.port = socket->implied.port;
     socket->listener.filter = &socket->filter;
     mcast_ring_listen(ring, &socket->listener);
+    return 0;
 }
 
 /* Listeners outlive a ring that is removed: they hear nothing any more. */

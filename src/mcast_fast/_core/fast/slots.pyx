@@ -54,6 +54,7 @@ cdef extern from "slots.h":
         mcast_poller poller
         mcast_ring *rings
         int closed
+    int MCAST_HAS_RING
     int MCAST_BATCH
     int MCAST_TIMEOUT
     int MCAST_CLOSED
@@ -84,7 +85,8 @@ cdef extern from "slots.h":
     void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
     int mcast_poller_descriptor(const mcast_poller *poller) nogil
 
-FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor", "ring")}
+FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor")}
+FEATURES["ring"] = Feature(bool(MCAST_HAS_RING), "" if MCAST_HAS_RING else "this system maps no ring of packets")
 cdef enum:
     SLOTS = 128  # packets a system call; 64 KiB each at the most, of which only what packets reach is ever touched
 
