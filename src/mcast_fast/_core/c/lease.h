@@ -54,6 +54,7 @@ typedef struct mcast_ring {
     /* The cursor, which only one thread moves. */
     uint64_t sequence; /* blocks taken so far: the next one has this number */
     uint64_t filled;   /* blocks found filled so far */
+    const unsigned char *block;
     size_t at;         /* of the frame that is read next, from the start of its block */
     uint32_t left;     /* frames still to be read there; 0: no block is taken */
     size_t segment;    /* bytes of this frame's payload that are read already: a super-packet across two batches */

@@ -158,6 +158,7 @@ mcast_ring_take(mcast_ring *ring)
         const struct tpacket_hdr_v1 *header = mcast_block_header(ring, slot);
         __atomic_store_n(&ring->holds[slot], 1, __ATOMIC_RELAXED);
         ring->owed += __atomic_exchange_n(&ring->gaps[slot], 0, __ATOMIC_RELAXED);
+        ring->block = ring->blocks + slot * ring->block_size;
         ring->at = header->offset_to_first_pkt;
         ring->left = header->num_pkts;
         ring->segment = 0;
@@ -183,8 +184,7 @@ mcast_ring_read(const mcast_ring *ring, mcast_ring_frame *frame)
 {
     if (ring->at > ring->block_size - sizeof(struct tpacket3_hdr) || ring->at % 8 != 0)
         return 0;
-    const unsigned char *block = ring->blocks + mcast_ring_slot(ring) * ring->block_size;
-    const struct tpacket3_hdr *header = (const struct tpacket3_hdr *)(block + ring->at);
+    const struct tpacket3_hdr *header = (const struct tpacket3_hdr *)(ring->block + ring->at);
     size_t room = ring->block_size - ring->at;
     if (header->tp_mac < sizeof *header + sizeof(mcast_vnet_header) || header->tp_mac > room ||
         header->tp_snaplen > room - header->tp_mac)

@@ -7,7 +7,7 @@
 
 enum {
     MCAST_BLOCKS_ONE_GO = 16, /* blocks without anything wanted that are read before looking at the clock */
-    MCAST_PREFETCH = 4,       /* frames ahead: the walk is as fast as memory brings their headers */
+    MCAST_PREFETCH = 6,       /* frames ahead: the walk is as fast as memory brings their headers */
 };
 
 /* Room for one record, and for its payload when it is to be copied; at first for what is left of the block. 0, or -ENOMEM. */
@@ -127,8 +127,9 @@ mcast_ring_pack_block(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, 
             ring->left = 0;
             return 0;
         }
+        const unsigned char *ahead = ring->block + ring->at + frame.step * MCAST_PREFETCH;
         for (int line = 0; line < 3; line++)
-            __builtin_prefetch(frame.bytes - 64 + frame.step * MCAST_PREFETCH + 64 * line);
+            __builtin_prefetch(ahead + 64 * line);
         int status = mcast_ring_pack_frame(slots, ring, batch, limit, &frame);
         if (status <= 0)
             return status;
