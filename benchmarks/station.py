@@ -13,11 +13,12 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import network, reference
+from benchmarks import network, reference, ring_contenders
 from benchmarks.contenders import CONTENDERS, Received, Setting
 from benchmarks.network import Place
 
 SEQUENCE_BYTES = 8
+RETIRED_SECONDS = 0.05  # after which the kernel has handed over the last block of a ring, too
 NO_LIMIT = 1 << 62
 
 
@@ -93,6 +94,37 @@ class ReceivingStation:
         )
 
 
+class RingStation:
+    """A contender of ring_contenders.py: `drain` times the reading of what has filled its ring."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._place = Place(**order["place"])
+        self._contender = ring_contenders.CONTENDERS[order["contender"]].opens(Setting(self._place, order["library"]))
+
+    def ready(self) -> dict[str, Any]:
+        return {"port": self._place.port}
+
+    def drain(self, count: int, size: int) -> None:
+        time.sleep(RETIRED_SECONDS)
+        cpu, start = cpu_nanoseconds(), time.perf_counter_ns()
+        received = self._contender.receive(count)
+        end, cpu = time.perf_counter_ns(), cpu_nanoseconds() - cpu
+        last = (count - 1).to_bytes(SEQUENCE_BYTES, sys.byteorder).ljust(size, b"\0")
+        if (received.packets, received.total or count * size) != (count, count * size):
+            raise RuntimeError(f"sent {count} x {size} bytes, but received {received}")
+        if (received.last or last)[:SEQUENCE_BYTES] != last[:SEQUENCE_BYTES]:
+            raise RuntimeError(f"the last packet is not the last one sent: {received.last!r}")
+        say(wall=(end - start) / count, cpu=cpu / count)
+
+    def follow(self) -> None:
+        dropped, cpu = self._contender.dropped(), cpu_nanoseconds()
+        say(listening=True)
+        received = self._contender.receive(NO_LIMIT)
+        cpu = cpu_nanoseconds() - cpu
+        lost = self._contender.dropped() - dropped
+        say(packets=received.packets, batches=received.batches, cpu=cpu, dropped=lost)
+
+
 class SendingStation:
     def __init__(self, order: dict[str, Any]) -> None:
         self._order = order
@@ -105,7 +137,7 @@ class SendingStation:
             say(nanoseconds=reference.send(self._order["library"], sock, count, size, segments))
 
 
-STATIONS = {"receive": ReceivingStation, "send": SendingStation}
+STATIONS = {"receive": ReceivingStation, "ring": RingStation, "send": SendingStation}
 
 
 def main() -> None:

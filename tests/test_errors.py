@@ -48,7 +48,7 @@ def test_the_warning_is_a_user_warning():
     assert not issubclass(errors.MulticastWarning, errors.MulticastError)
 
 
-OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send", "read", "write"}
+OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send", "ring", "read", "write"}
 
 
 @pytest.mark.parametrize(("operation", "name", "system"), REMEDIES)

@@ -30,13 +30,15 @@ _core.pure      : _core.arrow _core.blocks _core.layout _core.addresses
 _core           : _core.layout _core.fast _core.pure
 membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses hardware membership
+bpf             : _core.addresses
+rings           : bpf sockets units
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
 streams         :
 pcapng          : _version _core _core.blocks groups membership stats streams units
 captures        : _core.blocks pcapng stats streams units
 conversion      : _core _core.addresses _core.layout pcapng streams
-receiver        : _core _core.layout _core.addresses groups joins membership nic sockets stats subscriptions units watch
+receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
 sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
 waiting         : units
 aio             : _core groups receiver sender stats subscriptions units waiting
@@ -47,7 +49,8 @@ __init__        : _version _core _core.layout groups interfaces pcapng receiver 
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.
 FOR_TYPES = """
-joins           : _core.fast
+rings           : _core.fast
+joins           : _core.fast rings
 pcapng          : _core.fast
 captures        : _core.fast
 conversion      : _core.fast

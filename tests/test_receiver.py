@@ -5,6 +5,7 @@ import errno
 import gc
 import itertools
 import os
+import re
 import resource
 import select
 import signal
@@ -22,6 +23,7 @@ import mcast_fast as mcast
 from mcast_fast import (
     ArgumentError,
     ClosedError,
+    FeatureError,
     GroupError,
     InterfaceError,
     MulticastError,
@@ -1115,3 +1117,23 @@ def test_a_reply_of_no_bytes_type_is_a_type_error(rx, tx):
     for wrong in ("text", 5, None):
         with pytest.raises(TypeError):
             rx.reply(packet, wrong)
+
+
+def test_a_ring_is_refused_with_the_reason_where_there_is_none(backend, no_leak, group):
+    feature = mcast.features()["ring"]
+    if feature:
+        pytest.skip("feature ring: it is there")
+    with pytest.raises(FeatureError, match=re.escape(feature.reason)):
+        mcast.Receiver(group, ring=True)
+
+
+def test_a_loan_is_the_arena_for_as_long_as_it_lasts(rx, tx):
+    arrive(rx, tx, b"a", b"bc")
+    batch = rx.collect(2)
+    with batch.borrow() as memory:
+        assert (bytes(memory), memory.readonly) == (b"abc", True)
+    with pytest.raises(ValueError, match="released"):
+        bytes(memory)
+    with batch.borrow() as memory:
+        view = memory[1:]
+    assert bytes(view) == b"bc"

@@ -89,7 +89,7 @@ class SsmWarning(MulticastWarning):
 
 # What to do about an answer of the OS: (operation, errno name, sys.platform) -> remedy. "" stands for every operation,
 # or every system; what is more special is looked for first. The operations are those that the rooms name: open, bind,
-# join, leave, filter, receive, send; and read, write of files.
+# join, leave, filter, receive, send, ring; and read, write of files.
 REMEDIES: dict[tuple[str, str, str], str] = {
     ("", "EMFILE", ""): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
     ("", "ENFILE", "linux"): "the system is out of descriptors; raise fs.file-max",
@@ -151,6 +151,11 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("write", "EPIPE", ""): "whoever reads the pipe has gone",
     ("open", "ENOENT", ""): "there is no such file or directory; check the path",
     ("open", "EISDIR", ""): "name a file in it",
+    ("ring", "ENOMEM", ""): "the system has no room for a ring of this size; ask for a smaller one with ring=",
+    ("ring", "EINVAL", "linux"): "a fanout group has one interface and one kind of member; or the ring is too large",
+    ("ring", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
+    ("ring", "ENOPROTOOPT", "linux"): "a ring needs Linux 4.20",
+    ("ring", "EAFNOSUPPORT", "linux"): "this kernel has no packet sockets (CONFIG_PACKET)",
 }
 
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from mcast_fast.groups import Group
 from mcast_fast.joins import Joins
 from mcast_fast.membership import Defaults
 from mcast_fast.nic import NicDrops
+from mcast_fast.rings import RingOptions, Rings, ring_options
 from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats
 from mcast_fast.subscriptions import Membership, Subscriptions
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 TIMESTAMPS = ("kernel", "hardware", None)
+BATCH, RING_BATCH = 256, 4096
 BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
@@ -35,18 +38,24 @@ class Receiver:
     leaves out. `interface`: a name, an index, an address, or "all"; by default the one that the routing table names for
     the group.
 
-    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most. `max_packet_size`:
-    bytes of payload; what is longer is truncated and flagged. `buffer_size`: the kernel's buffer a socket, bytes or
-    "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel" (ns, by the system's clock),
-    "hardware" (by the network card's clock where it has one, with `Flag.HARDWARE`; else the kernel's, with a warning)
-    or None. `gro`: let the kernel hand over many packets of one sender as one, which is far faster; they share one
-    arrival time, so that it is on by default only with `timestamps=None`, and with "kernel" such packets have
-    `Flag.COALESCED`. `background`: receive in a thread of its own, so that packets wait in up to so many bytes of
-    memory ("256MiB" for True) while Python is busy; `background_cpu` is the processor it runs on. `busy_poll`:
-    microseconds that the kernel looks at the device itself before it sleeps (SO_BUSY_POLL). `recv_ttl`, `recv_tos`:
-    have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`: let other sockets share the
-    port. `spread`: hold more groups and sources than the system allows a socket by taking more sockets. `watch`: join
-    again when an interface comes back, and tell in `stats.events` (Linux).
+    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most, 256 (with a ring
+    4,096) unless told. `max_packet_size`: bytes of payload; what is longer is truncated and flagged. `buffer_size`: the
+    kernel's buffer a socket, bytes or "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel"
+    (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with `Flag.HARDWARE`; else
+    the kernel's, with a warning) or None. `gro`: let the kernel hand over many packets of one sender as one, which is
+    far faster; they share one arrival time, so that it is on by default only with `timestamps=None`, and with "kernel"
+    such packets have `Flag.COALESCED`. `background`: receive in a thread of its own, so that packets wait in up to so
+    many bytes of memory ("256MiB" for True) while Python is busy; `background_cpu` is the processor it runs on.
+    `busy_poll`: microseconds that the kernel looks at the device itself before it sleeps (SO_BUSY_POLL). `recv_ttl`,
+    `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`: let other sockets
+    share the port. `spread`: hold more groups and sources than the system allows a socket by taking more sockets.
+    `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
+
+    `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
+    "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Batches then come when a block is full
+    or `ring_latency` seconds (0.001 to 1) old, and their payloads stay in the ring while there is room: see
+    `Batch.data`. `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
+    interface, each flow going to one of them.
 
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
@@ -59,7 +68,7 @@ class Receiver:
         interface: str | int | None = None,
         source: str | None = None,
         timeout: float | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         buffer_size: int | str | None = None,
         timestamps: str | None = "kernel",
@@ -72,22 +81,32 @@ class Receiver:
         reuse: bool = True,
         spread: bool = True,
         watch: bool = False,
+        ring: bool | int | str | None = None,
+        ring_latency: float = 0.01,
+        packet_fanout: int | None = None,
     ) -> None:
         self._closed = True  # until everything is open
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
+        if batch_size is None:
+            batch_size = RING_BATCH if ring else BATCH
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         memory = _background(background, background_cpu)
         options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
+        ring_asked = _ring_options(ring, ring_latency, packet_fanout, timestamps)
+        if ring_asked is not None:
+            _check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
+            options = replace(options, only_holds=True, coalesced=False)
         self._coalesced = options.coalesced
         self._names: dict[int, str] = {}
         self._slots = _core.slots.Slots(
             self._batch_size, max_packet_size, self._names, "the receiver", options.coalesced
         )
         self.timeout = timeout
-        self._joins = Joins(self._slots, self._names, options, spread)
+        self._rings = None if ring_asked is None else Rings(self._slots, self._names, ring_asked)
+        self._joins = Joins(self._rings or self._slots, self._names, options, spread)
         self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
         self._watch: Watch | None = None
         self._nic = NicDrops()
@@ -190,7 +209,8 @@ class Receiver:
         ClosedError."""
         one = self._socket_of(packet)
         try:
-            one.socket.sendto(payload, packet.source_address)
+            answering = self._rings.answering(one) if self._rings else one.socket
+            answering.sendto(payload, packet.source_address)
         except OSError as error:
             if self._closed:
                 raise ClosedError("the receiver is closed") from None
@@ -233,12 +253,14 @@ class Receiver:
             counters = dict(self._slots.counters())
             lost = counters.pop("dropped_memory")
             dropped = self._subscriptions.drops()
+            dropped_ring = counters.pop("dropped_ring")
             return Stats(
                 **counters,
+                dropped_ring=dropped_ring if self._rings else None,
                 dropped_socket=dropped,
                 dropped_background=lost,
                 dropped_nic=self._nic.total(self._subscriptions.indexes()),
-                drops_exact=not (self._coalesced and (dropped or counters["buffers"] < counters["received"])),
+                drops_exact=counters["buffers"] >= counters["received"] and not (self._coalesced and dropped),
                 events=tuple(self._subscriptions.events),
             )
 
@@ -275,6 +297,8 @@ class Receiver:
         self._slots.close()
         self._joins.close()
         self._nic.close()
+        if self._rings is not None:
+            self._rings.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -346,3 +370,22 @@ def _options(
         gro = timestamps is None and bool(_core.features()["receive_coalescing"])
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
     return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro, busy_poll)
+
+
+def _check_ring_alone(**others: object) -> None:
+    """A ring takes packets before sockets, and is a background of its own."""
+    for name, value in others.items():
+        if value:
+            raise ArgumentError(f"{name}={value!r} is of sockets, and does not go with ring=: leave one of them out")
+
+
+def _ring_options(
+    ring: bool | int | str | None, latency: float, fanout: int | None, timestamps: str | None
+) -> RingOptions | None:
+    """The arguments about rings, checked; None when none is wanted."""
+    if ring is None or ring is False:
+        if fanout is not None:
+            raise ArgumentError("packet_fanout goes with ring= only")
+        return None
+    require("ring", "ring=")
+    return ring_options(ring, latency, fanout, timestamps == "kernel")

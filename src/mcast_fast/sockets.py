@@ -44,6 +44,7 @@ DEFAULT_BUFFER = 4 << 20
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
 SIOCGIFNAME = 0x8910  # netdevice(7)
+IFREQ_NAME = struct.Struct("=15sx24x")
 IFREQ_INDEX = struct.Struct("=16xi20x")
 MEMINFO_DROPS = 8
 
@@ -57,6 +58,7 @@ class Options:
     reuse: bool = True
     coalesced: bool = False
     busy_poll: int | None = None  # microseconds
+    only_holds: bool = False  # memberships: packets come another way, so that the port is not bound
 
 
 @dataclass(slots=True)
@@ -210,6 +212,9 @@ def open_socket(place: Place, group: bytes, names: dict[int, str], options: Opti
         try:
             set_option(sock, MULTICAST_ALL[place.version], 0)
             on_device = bind_device(sock, names[place.interface])
+            if options.only_holds:
+                undo.pop_all()
+                return OpenSocket(sock, place, NOWHERE, place.interface)
             implied = on_device and group != NOWHERE
             ask_metadata(sock, place.version, options.metadata | (set() if implied else {"destination"}))
             set_buffer(sock, options.buffer_size)

@@ -35,25 +35,30 @@ class Stats:
     """What became of the packets so far; counts since the receiver was opened.
 
     `received`: packets taken into batches; `bytes`: their payload; `buffers`: in how many pieces the kernel handed them
-    over, fewer where packets were coalesced (`gro`); `truncated`: those of them that were longer than
-    `max_packet_size`. `filtered`: arrived at a socket of ours and not asked for (another group, interface or source).
-    `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
-    `dropped_background`: dropped by ourselves, for `background` was full. `dropped_nic`: lost by the interfaces before
-    any socket, packets of others included (rx_dropped and rx_missed_errors, RTM_GETSTATS). `drops_exact`: False where a
-    buffer that the kernel dropped may have held several packets, so that the drops are a lower bound. `events`: what
-    happened to the interfaces (`watch=True`). `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting)
-    tell how well receiving is batched.
+    over, fewer where packets were coalesced (`gro`, and rings); `truncated`: those of them that were longer than
+    `max_packet_size`. `filtered`: arrived at a socket or ring of ours and not asked for (another group, interface, port
+    or source), or broken. `fragments`: datagrams in pieces, which a ring does not put together; each counts once, by
+    its first piece. `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
+    `dropped_ring`: because the ring was (PACKET_STATISTICS); None without a ring. `dropped_background`: dropped by
+    ourselves, for `background` was full. `dropped_nic`: lost by the interfaces before any socket, packets of others
+    included (rx_dropped and rx_missed_errors, RTM_GETSTATS). `drops_exact`: False where a buffer that the kernel
+    dropped may have held several packets, so that the drops are a lower bound. `detached`: batches whose payloads were
+    copied out of the ring. `events`: what happened to the interfaces (`watch=True`). `batches`, `largest_batch`
+    (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
     """
 
     received: int = 0
     bytes: int = 0
     truncated: int = 0
     filtered: int = 0
+    fragments: int = 0
     dropped_socket: int | None = None
+    dropped_ring: int | None = None
     dropped_background: int = 0
     dropped_nic: int | None = None
     drops_exact: bool = True
     buffers: int = 0
+    detached: int = 0
     batches: int = 0
     largest_batch: int = 0
     wakeups: int = 0
@@ -61,8 +66,10 @@ class Stats:
 
     @property
     def dropped(self) -> int | None:
-        """All drops of our own packets together; None when one of them is unknown."""
-        return None if self.dropped_socket is None else self.dropped_socket + self.dropped_background
+        """All drops of our own packets together; None when those at the sockets are unknown."""
+        if self.dropped_socket is None:
+            return None
+        return self.dropped_socket + (self.dropped_ring or 0) + self.dropped_background
 
 
 @dataclass(frozen=True, slots=True)

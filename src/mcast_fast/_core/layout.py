@@ -95,6 +95,7 @@ FEATURES = {
     "busy_poll": "the kernel looks at the device itself before it sleeps (SO_BUSY_POLL)",
     "background": "a thread that receives while Python is busy",
     "wire_length": "the length before truncation (MSG_TRUNC)",
+    "ring": "packets from a ring that the kernel maps (AF_PACKET, TPACKET_V3)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
 }
 

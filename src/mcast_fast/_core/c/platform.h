@@ -1,7 +1,8 @@
 /* The only ladder of systems: includes the one header that speaks for this one.
  *
  * Such a header offers: mcast_options (its socket options), mcast_scratch (slots that a system call fills), mcast_poller (waiting,
- * and being woken), mcast_membership (joins by interface index), mcast_train (what one call sends) and mcast_thread_begin. */
+ * and being woken), mcast_membership (joins by interface index), mcast_train (what one call sends) and mcast_thread_begin. Beside it
+ * stands ring.h, or no_ring.h where the system maps none. */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H
 
@@ -24,6 +25,7 @@ enum {
 
 #if defined(__linux__)
 #include "linux.h"
+#include "ring.h"
 #else
 #error "no header for this system yet: the pure backend runs here (MCAST_FAST_BUILD=no)"
 #endif

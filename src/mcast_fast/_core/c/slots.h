@@ -19,6 +19,9 @@ typedef struct mcast_socket {
     mcast_filter filter;
     uint32_t overflow; /* the kernel's drop counter, as last told with a packet */
     uint32_t owed;     /* drops told with packets that were filtered: they belong to the next record */
+    mcast_ring *ring;  /* what it is the descriptor of, or a listener at; NULL: an ordinary socket */
+    int is_ring;
+    mcast_listener listener;
 } mcast_socket;
 
 typedef struct mcast_counters {
@@ -26,6 +29,9 @@ typedef struct mcast_counters {
     uint64_t bytes;
     uint64_t truncated;
     uint64_t filtered;
+    uint64_t fragments;
+    uint64_t dropped_ring;
+    uint64_t detached;
     uint64_t batches;
     uint64_t largest_batch;
     uint64_t wakeups;
@@ -36,7 +42,11 @@ typedef struct mcast_counters {
 typedef struct mcast_batch {
     mcast_memory records;
     mcast_memory data;
-    uint64_t epoch; /* of the filters that its first packet passed */
+    uint64_t epoch;     /* of the filters that its first packet passed */
+    mcast_lease *lease; /* on a ring's block, where the payloads are then */
+    const unsigned char *base;
+    const unsigned char *end;
+    int copies; /* payloads of rings are copied: the batch may take many blocks */
 } mcast_batch;
 
 typedef struct mcast_slots {
@@ -54,10 +64,12 @@ typedef struct mcast_slots {
     mcast_socket **sockets; /* by key; NULL where one was removed */
     size_t keys;
     size_t open_sockets;
+    mcast_ring *rings;
     mcast_socket *busy; /* the only socket, when it was not drained last time: read it without waiting first */
     uint64_t epoch;     /* counts the changes of filters */
     size_t expected;    /* packets in the last batch: the next one is likely as large */
     unsigned rotation;  /* which ready socket is read first: none starves behind busy ones */
+    int shown;          /* whether the poller is readable because of leftovers, or of what a ring holds */
     int failure;        /* -errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
     volatile int closed;
@@ -79,6 +91,13 @@ enum {
     MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
 };
 
+/* slots_ring.h, or no_slots_ring.h */
+static inline int mcast_drain_ring(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, size_t limit);
+static inline int mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit);
+static inline int mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key);
+static inline void mcast_slots_leave_ring(mcast_slots *slots, mcast_socket *socket);
+static inline void mcast_rings_count(mcast_slots *slots, mcast_counters *counters);
+
 static inline int64_t
 mcast_monotonic_ns(void)
 {
@@ -98,6 +117,8 @@ mcast_batch_free(mcast_pool *pool, mcast_batch *batch)
 {
     mcast_pool_give(pool, batch->records.bytes, batch->records.capacity);
     mcast_pool_give(pool, batch->data.bytes, batch->data.capacity);
+    if (batch->lease)
+        mcast_lease_end(batch->lease);
     memset(batch, 0, sizeof *batch);
 }
 
@@ -324,8 +345,9 @@ mcast_drain_ready(mcast_slots *slots, const uint64_t *keys, int ready, mcast_bat
         mcast_socket *socket = key < slots->keys ? slots->sockets[key] : NULL;
         if (!socket)
             continue;
-        status = mcast_drain(slots, socket, batch, limit);
-        slots->busy = status == 1 && slots->open_sockets == 1 ? socket : NULL;
+        status = socket->ring ? mcast_drain_ring(slots, socket->ring, batch, limit)
+                              : mcast_drain(slots, socket, batch, limit);
+        slots->busy = status == 1 && slots->open_sockets == 1 && !socket->ring ? socket : NULL;
     }
     slots->counters.wakeups += ready > 0;
     status = mcast_defer_failure(slots, batch, status);
@@ -333,7 +355,7 @@ mcast_drain_ready(mcast_slots *slots, const uint64_t *keys, int ready, mcast_bat
     return status;
 }
 
-/* Reads the only socket without waiting first, when the last batch left it with packets. */
+/* Reads the only socket without waiting first, when the last batch left it with packets; and rings, for a look at them costs nothing. */
 static inline int
 mcast_drain_busy(mcast_slots *slots, mcast_batch *batch, size_t limit)
 {
@@ -344,6 +366,8 @@ mcast_drain_busy(mcast_slots *slots, mcast_batch *batch, size_t limit)
         status = mcast_drain(slots, slots->busy, batch, limit);
     if (status != 1)
         slots->busy = NULL;
+    if (status == 0 && slots->rings)
+        status = mcast_drain_rings(slots, batch, limit);
     status = mcast_defer_failure(slots, batch, status);
     PyThread_release_lock(slots->state);
     return status;
@@ -483,6 +507,8 @@ mcast_socket_free(mcast_socket *socket)
 {
     if (socket)
         mcast_filter_free(&socket->filter);
+    if (socket && socket->is_ring)
+        mcast_ring_close(socket->ring);
     free(socket);
 }
 
@@ -491,10 +517,12 @@ static inline void
 mcast_slots_close(mcast_slots *slots)
 {
     slots->closed = 1;
-    if (slots->poller.wake >= 0)
-        mcast_poller_signal(&slots->poller);
     if (!slots->turn || !slots->look || !slots->state)
         return;
+    PyThread_acquire_lock(slots->state, WAIT_LOCK); /* nobody is in the middle of showing what is left over */
+    if (slots->poller.wake >= 0)
+        mcast_poller_signal(&slots->poller);
+    PyThread_release_lock(slots->state);
     PyThread_acquire_lock(slots->turn, WAIT_LOCK);
     PyThread_acquire_lock(slots->look, WAIT_LOCK);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
@@ -504,6 +532,7 @@ mcast_slots_close(mcast_slots *slots)
         mcast_socket_free(slots->sockets[key]);
     free(slots->sockets);
     slots->sockets = NULL;
+    slots->rings = NULL;
     slots->busy = NULL;
     slots->keys = slots->open_sockets = 0;
     PyThread_release_lock(slots->state);
@@ -524,9 +553,28 @@ mcast_slots_free(mcast_slots *slots)
     slots->turn = slots->look = slots->state = NULL;
 }
 
-/* Takes a socket in; its key, or -errno. Nothing passes until a filter is set. */
+/* Gives a socket a key, and has the poller watch it; the key, or -errno. The state lock is held. */
 static inline int64_t
-mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
+mcast_slots_seat(mcast_slots *slots, mcast_socket *socket)
+{
+    mcast_socket **larger = realloc(slots->sockets, (slots->keys + 1) * sizeof *slots->sockets);
+    slots->sockets = larger ? larger : slots->sockets;
+    uint64_t key = slots->keys;
+    int status = larger ? 0 : -ENOMEM;
+    if (status == 0)
+        status = socket->ring ? mcast_slots_enter_ring(slots, socket, key)
+                              : mcast_poller_add(&slots->poller, socket->fd, key);
+    if (status != 0)
+        return status;
+    slots->sockets[slots->keys++] = socket;
+    slots->open_sockets++;
+    slots->busy = NULL;
+    return (int64_t)key;
+}
+
+/* Takes a socket in, or a ring's descriptor, or a listener at a ring; its key, or -errno. Nothing passes until a filter is set. */
+static inline int64_t
+mcast_slots_enter(mcast_slots *slots, int fd, const mcast_record *implied, mcast_ring *ring, int is_ring)
 {
     mcast_socket *socket = calloc(1, sizeof *socket);
     if (!socket || mcast_filter_open(&socket->filter, 0, 0) != 0) {
@@ -535,20 +583,22 @@ mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
     }
     socket->fd = fd;
     socket->implied = *implied;
+    socket->ring = ring;
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    mcast_socket **larger = realloc(slots->sockets, (slots->keys + 1) * sizeof *slots->sockets);
-    slots->sockets = larger ? larger : slots->sockets;
-    int64_t key = (int64_t)slots->keys;
-    int status = larger ? mcast_poller_add(&slots->poller, fd, (uint64_t)key) : -ENOMEM;
-    if (status == 0) {
-        slots->sockets[slots->keys++] = socket;
-        slots->open_sockets++;
-        slots->busy = NULL;
-    }
+    socket->is_ring = is_ring;
+    int64_t key = mcast_slots_seat(slots, socket);
     PyThread_release_lock(slots->state);
-    if (status != 0)
+    if (key < 0) {
+        socket->is_ring = 0; /* the ring stays its opener's */
         mcast_socket_free(socket);
-    return status == 0 ? key : status;
+    }
+    return key;
+}
+
+static inline int64_t
+mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
+{
+    return mcast_slots_enter(slots, fd, implied, NULL, 0);
 }
 
 /* What is still queued at a socket that goes was not asked for any more: count it. Bounded, for its port may be talked to. */
@@ -569,8 +619,12 @@ mcast_slots_remove(mcast_slots *slots, uint64_t key)
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_socket *socket = key < slots->keys ? slots->sockets[key] : NULL;
     if (socket) {
-        mcast_poller_remove(&slots->poller, socket->fd);
-        mcast_discard(slots, socket);
+        if (socket->ring) {
+            mcast_slots_leave_ring(slots, socket);
+        } else {
+            mcast_poller_remove(&slots->poller, socket->fd);
+            mcast_discard(slots, socket);
+        }
         mcast_socket_free(socket);
         slots->sockets[key] = NULL;
         slots->open_sockets--;
@@ -600,8 +654,11 @@ mcast_slots_counters(mcast_slots *slots)
 {
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_counters counters = slots->counters;
+    mcast_rings_count(slots, &counters);
     PyThread_release_lock(slots->state);
     return counters;
 }
+
+#include MCAST_SLOTS_RING
 
 #endif

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mcast_fast._core.fast.views cimport (
-    Batch, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over,
+    Batch, arena_in_place, arena_left, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over,
 )
 
 from mcast_fast._core import blocks
@@ -240,12 +240,6 @@ cdef class Decoder:
         return self.decoder.counters
 
 
-cdef const mcast_record *packets_of(Batch batch, const unsigned char **data):
-    """Where the records and the arena of a batch stand: the one place that knows."""
-    data[0] = batch.data_memory.bytes
-    return batch.first
-
-
 @cython.final
 cdef class Encoder:
     """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns)."""
@@ -275,7 +269,8 @@ cdef class Encoder:
         The bytes are good until the next call. ArgumentError when the packet at `start` cannot be written; what stands
         before one that cannot is returned first."""
         cdef const unsigned char *data
-        cdef const mcast_record *records = packets_of(batch, &data)
+        cdef const mcast_record *records = batch.first
+        cdef int pinned
         cdef size_t count = <size_t>(batch.count - start), used = 0, written, room
         if not 0 <= start <= batch.count:
             raise IndexError(f"packet {start} of a batch of {batch.count}")
@@ -285,7 +280,9 @@ cdef class Encoder:
             PyByteArray_Resize(self.memory, <Py_ssize_t>room)
         cdef unsigned char *to = <unsigned char *>PyByteArray_AS_STRING(self.memory)
         with nogil:
+            data = arena_in_place(batch, &pinned)
             written = mcast_encode(&self.encoder, records + start, count, data, to, &used)
+            arena_left(batch, pinned)
         if written == 0 and self.encoder.unfit:
             self._refuse(batch, start)
         return memoryview(self.memory)[:used], start + <Py_ssize_t>written

@@ -4,11 +4,12 @@ GIL."""
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mcast_fast._core.fast.views cimport (
-    Batch, make_packet, make_part, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over,
+    Batch, arena_in_place, arena_left, make_packet, make_part, mcast_lease, mcast_memory, mcast_pool, mcast_record,
+    shared_pool, take_over, take_over_lease,
 )
 
 import os
@@ -32,6 +33,9 @@ cdef extern from "background.h":
         uint64_t bytes
         uint64_t truncated
         uint64_t filtered
+        uint64_t fragments
+        uint64_t dropped_ring
+        uint64_t detached
         uint64_t batches
         uint64_t largest_batch
         uint64_t wakeups
@@ -41,12 +45,18 @@ cdef extern from "background.h":
         mcast_memory records
         mcast_memory data
         uint64_t epoch
+        mcast_lease *lease
+        int copies
+    ctypedef struct mcast_ring:
+        pass
     ctypedef struct mcast_poller:
         pass
     ctypedef struct mcast_slots:
         mcast_pool *pool
         mcast_poller poller
+        mcast_ring *rings
         int closed
+    int MCAST_HAS_RING
     int MCAST_BATCH
     int MCAST_TIMEOUT
     int MCAST_CLOSED
@@ -66,12 +76,17 @@ cdef extern from "background.h":
     void mcast_slots_close(mcast_slots *slots) nogil
     void mcast_slots_free(mcast_slots *slots) nogil
     int64_t mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied) nogil
+    int64_t mcast_slots_add_ring(mcast_slots *slots, int fd, uint32_t interface_index, size_t block_size,
+                                 uint32_t count, unsigned latency_ms, int times) nogil
+    int64_t mcast_slots_listen(mcast_slots *slots, uint64_t ring_key, uint16_t port) nogil
+    void mcast_slots_show(mcast_slots *slots, int leftovers) nogil
     void mcast_slots_remove(mcast_slots *slots, uint64_t key) nogil
     void mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter) nogil
     mcast_counters mcast_slots_counters(mcast_slots *slots) nogil
     int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
     void mcast_filter_free(mcast_filter *filter) nogil
     void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
+    int mcast_poller_descriptor(const mcast_poller *poller) nogil
     ctypedef struct mcast_background:
         mcast_slots *slots
         mcast_poller ready
@@ -83,11 +98,9 @@ cdef extern from "background.h":
     uint64_t mcast_background_dropped(mcast_background *background) nogil
     void mcast_background_close(mcast_background *background) nogil
     void mcast_background_free(mcast_background *background) nogil
-    void mcast_poller_signal(const mcast_poller *poller) nogil
-    void mcast_poller_clear(const mcast_poller *poller) nogil
-    int mcast_poller_descriptor(const mcast_poller *poller) nogil
 
 FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor", "background")}
+FEATURES["ring"] = Feature(bool(MCAST_HAS_RING), "" if MCAST_HAS_RING else "this system maps no ring of packets")
 cdef enum:
     SLOTS = 128  # a system call fills at the most
     SLOTS_BYTES = 6 << 20  # all of them together; only what packets reach is ever touched
@@ -130,7 +143,6 @@ cdef class Slots:
     cdef str subject
     cdef Py_ssize_t batch_size
     cdef list leftovers  # batches: what was received beyond what was asked for, the oldest first
-    cdef bint shown  # the descriptor is readable because of them
     cdef public int64_t timeout_ns
 
     def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject,
@@ -175,6 +187,27 @@ cdef class Slots:
         memcpy(implied.group, <const char *>group, 16)
         self._check_open()
         cdef int64_t key = mcast_slots_add(&self.slots, socket.fileno(), &implied)
+        if key < 0:
+            self._refuse("open", key)
+        return key
+
+    def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms, times):
+        """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
+
+        Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
+        after its first packet; `times`: whether records tell when packets arrived. Nothing passes before a `listen`."""
+        self._check_open()
+        cdef int64_t key = mcast_slots_add_ring(
+            &self.slots, socket.fileno(), interface, block_size, blocks, latency_ms, bool(times)
+        )
+        if key < 0:
+            raise OSError(-key, os.strerror(-key))
+        return key
+
+    def listen(self, uint64_t ring, uint16_t port):
+        """Receive from the ring of this key what goes to a port; the key by which to `accept` and `remove` it."""
+        self._check_open()
+        cdef int64_t key = mcast_slots_listen(&self.slots, ring, port)
         if key < 0:
             self._refuse("open", key)
         return key
@@ -244,6 +277,7 @@ cdef class Slots:
         cdef int status = MCAST_BATCH
         cdef int64_t deadline = deadline_of(timeout_ns)
         memset(&batch, 0, sizeof(batch))
+        batch.copies = True
         self._check_open()
         while status != MCAST_TIMEOUT and mcast_room(&self.slots, &batch, limit) > 0:
             if self.leftovers:
@@ -308,22 +342,33 @@ cdef class Slots:
         if status < 0 and status != MCAST_WOKEN:
             mcast_batch_free(self.slots.pool, batch)
             self._refuse("receive", status)
+        if self.slots.rings != NULL:
+            self._show()
         return status
 
     cdef int _copy(self, mcast_batch *batch, Batch first) except -1:
         """Starts a batch with the packets of another."""
-        cdef Py_ssize_t i
-        cdef const mcast_record *record
-        for i in range(first.count):
-            record = first.first + i
-            if mcast_append(self.slots.pool, batch, record, first.data_memory.bytes + record.offset) != 0:
-                mcast_batch_free(self.slots.pool, batch)
-                raise MemoryError("no memory for a batch")
+        cdef Py_ssize_t i = 0
+        cdef int pinned
+        cdef const unsigned char *data = arena_in_place(first, &pinned)
+        while i < first.count and mcast_append(self.slots.pool, batch, first.first + i,
+                                               data + first.first[i].offset) == 0:
+            i += 1
+        arena_left(first, pinned)
+        if i < first.count:
+            mcast_batch_free(self.slots.pool, batch)
+            raise MemoryError("no memory for a batch")
         return 0
 
     cdef Batch _finish(self, mcast_batch *batch):
         mcast_finish_batch(&self.slots, batch)
-        return take_over(&batch.records, &batch.data, self.names)
+        cdef mcast_lease *lease = batch.lease
+        batch.lease = NULL
+        if lease == NULL:
+            return take_over(&batch.records, &batch.data, self.names)
+        cdef Batch whole = take_over_lease(&batch.records, lease, self.names)
+        memset(batch, 0, sizeof(batch[0]))
+        return whole
 
     cdef Batch _take(self, Py_ssize_t limit):
         """At most `limit` packets of what is left over."""
@@ -350,16 +395,13 @@ cdef class Slots:
         self._show()
 
     cdef _show(self):
-        """Make the descriptor readable, and wake who waits, as long as something is left over."""
-        if self.slots.closed or self.shown == bool(self.leftovers):
-            return
-        self.shown = not self.shown
-        if self.background.slots != NULL:
-            mcast_background_leave_over(&self.background, self.shown)
-        elif self.shown:
-            mcast_poller_signal(&self.slots.poller)
-        else:
-            mcast_poller_clear(&self.slots.poller)
+        """Make the descriptor readable, and wake who waits, as long as something is left over, here or in a ring."""
+        cdef int leftovers = len(self.leftovers) > 0
+        with nogil:
+            if self.background.slots != NULL:
+                mcast_background_leave_over(&self.background, leftovers)
+            else:
+                mcast_slots_show(&self.slots, leftovers)
 
     def counters(self):
         """Totals since the opening, by the names of the loss ledger."""
@@ -379,7 +421,6 @@ cdef class Slots:
         """Wake who receives in another thread, wait until it has left, and give everything back.
 
         The sockets stay open."""
-        self.slots.closed = 1  # with the GIL: nobody is in the middle of _show
         with nogil:
             mcast_background_close(&self.background)
             mcast_slots_close(&self.slots)

@@ -1,6 +1,7 @@
 """The contract of the views: what both backends offer over records and arena."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, overload
 
 from mcast_fast._core.layout import Flag
@@ -20,6 +21,7 @@ class Batch:
     @overload
     def __getitem__(self, index: slice) -> Batch: ...
     def payloads(self) -> list[bytes]: ...
+    def borrow(self) -> AbstractContextManager[memoryview]: ...
     @property
     def records(self) -> memoryview: ...
     @property

@@ -23,6 +23,7 @@ FEATURES = {
     "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
     "background": Feature(False, "the pure backend has no thread that receives without Python"),
     "wire_length": Feature(_HAS_RECVMSG, "" if _HAS_RECVMSG else "this Python has no socket.recvmsg_into"),
+    "ring": Feature(False, "the pure backend has no mapped ring"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
 }
 
@@ -30,16 +31,9 @@ Row = tuple[bytes, int, bool, Iterable[bytes]]
 
 _CONTROL_SIZE = 256
 _COUNTERS = (
-    "received",
-    "bytes",
-    "truncated",
-    "filtered",
-    "batches",
-    "largest_batch",
-    "wakeups",
-    "dropped_memory",
-    "buffers",
-)
+    "received", "bytes", "truncated", "filtered", "fragments", "dropped_ring", "detached", "batches", "largest_batch",
+    "wakeups", "dropped_memory", "buffers",
+)  # fmt: skip
 _TIMES = struct.Struct("@6l")
 _DROP_MODULUS = 2**32
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
@@ -230,6 +224,25 @@ class Slots:
             self._selector.register(socket, selectors.EVENT_READ, key)
             self._sockets[key] = _Socket(socket, port, group, interface, _Filter(()), int(socket.family))
             return key
+
+    def add_ring(
+        self,
+        socket: socket_module.socket,
+        interface: int,
+        block_size: int,
+        blocks: int,
+        latency_ms: int,
+        times: bool,
+    ) -> int:
+        """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
+
+        Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
+        after its first packet; `times`: whether records tell when packets arrived. Nothing passes before a `listen`."""
+        raise FeatureError(FEATURES["ring"].reason)
+
+    def listen(self, ring: int, port: int) -> int:
+        """Receive from the ring of this key what goes to a port; the key by which to `accept` and `remove` it."""
+        raise FeatureError(FEATURES["ring"].reason)
 
     def remove(self, key: int) -> None:
         """Receive from this socket no more; what is queued there counts as filtered. The socket stays open."""
