@@ -679,3 +679,38 @@ def test_stats_of_a_receiver_without_a_ring_know_none(ends):
     with receiver(b, ring=None) as rx:
         assert rx.stats.dropped_ring is None
         assert rx.stats.detached == rx.stats.fragments == 0
+
+
+def test_a_ring_goes_with_nothing_that_is_of_sockets(nothing_left):
+    for options in ({"background": True}, {"gro": True}, {"busy_poll": 50}):
+        with pytest.raises(ArgumentError, match=f"{next(iter(options))}=.* does not go with ring="):
+            mcast.Receiver("239.1.1.1%lo:5000", ring=SMALL, **options)
+
+
+def test_batches_of_a_ring_are_put_together_given_back_and_written(ends, tmp_path):
+    a, b = ends
+    with receiver(b) as rx:
+        a.blast(V4, PORT, count=500).finish()
+        first = rx.recv_batch(100)
+        rest = rx.collect(500 - len(first))
+        whole = _core.views.Batch.concatenate([first, rest])
+        assert numbers(whole.payloads()) == list(range(500))
+        rx.give_back([rest])
+        assert numbers(rx.collect(len(rest)).payloads()) == list(range(len(first), 500))
+        with mcast.Writer(tmp_path / "ring.pcapng") as writer:
+            writer.write(first)
+            writer.write(rest)
+    with mcast.open(tmp_path / "ring.pcapng") as reader:
+        assert numbers(reader.collect(1000).payloads()) == list(range(500))
+
+
+def test_super_packets_count_as_one_buffer_and_make_the_drops_a_bound(ends):
+    a, b = ends
+    with receiver(b) as rx, a.host.enter(), mcast.Sender(f"{V4}%{a.interface}:{PORT}") as tx:
+        tx.send(b"x")
+        rx.recv()
+        assert (rx.stats.buffers, rx.stats.drops_exact) == (1, True)
+        tx.send_batch(bytes(6400), size=100)
+        rx.collect(64)
+        assert rx.stats.received == 65
+        assert rx.stats.drops_exact == (rx.stats.buffers == 65)
