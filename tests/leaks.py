@@ -3,6 +3,7 @@
 `python -m tests.leaks`: as root in a network namespace with `lo` up; the ring is left out without the privilege.
 """
 
+import contextlib
 import gc
 import sys
 
@@ -46,10 +47,8 @@ def main() -> int:
                 tx.send_batch([b"x"] * 20)
                 receive(rx)
                 print(f"{name}: {rx.stats.received} received")
-            try:
+            with contextlib.suppress(ClosedError):
                 rx.recv()
-            except ClosedError:
-                pass
             del rx
             gc.collect()
     return 0
