@@ -7,7 +7,7 @@ packets or when `place.quiet_ms` passed without one, and does for each packet wh
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from benchmarks import network, reference
 from benchmarks.network import IP_PKTINFO, SO_RXQ_OVFL, SO_TIMESTAMPNS, Place
@@ -37,17 +37,25 @@ class Received:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the contender's process is told: the place, the compiled C, and what the C loop is to ask for."""
+    """What the contender's process is told: the place, the compiled C, and what the C loop over a socket asks for."""
 
     place: Place
     library: str
     control_messages: tuple[str, ...] = ALL_METADATA
+    ring_library: str = ""
 
 
 class Contender(Protocol):
     def __init__(self, setting: Setting) -> None: ...
     def receive(self, limit: int) -> Received: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CountsDrops(Protocol):
+    """A contender whose packets come by no UDP socket, so that only itself knows what was dropped since it opened."""
+
+    def dropped(self) -> int: ...
 
 
 class Recvfrom:
@@ -248,6 +256,8 @@ class Row:
     environment: dict[str, str] = field(default_factory=dict)
     asks_as_ours: bool = False
     """Ask for exactly the control messages that our receiver asks for."""
+    heap: int = 0
+    """It needs SPEAD packets, in heaps of so many."""
 
 
 FAST = {"MCAST_FAST_BACKEND": "fast"}

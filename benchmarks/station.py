@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from benchmarks import network, reference
-from benchmarks.contenders import CONTENDERS, Received, Setting
+from benchmarks.contenders import CONTENDERS, CountsDrops, Received, Setting
 from benchmarks.network import Place
 
 SEQUENCE_BYTES = 8
@@ -34,18 +34,20 @@ def cpu_nanoseconds() -> int:
 class ReceivingStation:
     def __init__(self, order: dict[str, Any]) -> None:
         place = Place(**order["place"])
-        setting = Setting(place, order["library"], tuple(order["control_messages"]))
+        setting = Setting(
+            place, order["library"], tuple(order["control_messages"]), ring_library=order.get("ring_library", "")
+        )
         self._place = place
         self._sender = order.get("sender", order["library"])
         self._contender = CONTENDERS[order["contender"]].opens(setting)
-        self._kernel = network.own_socket(place.port)
+        self._kernel = None if isinstance(self._contender, CountsDrops) else network.own_socket(place.port)
 
     def ready(self) -> dict[str, Any]:
         library = sys.modules.get("mcast_fast")
         return {
             "port": self._place.port,
-            "asked_for": network.asked_for(self._kernel),
-            "receive_buffer": self._kernel.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+            "asked_for": self._kernel and network.asked_for(self._kernel),
+            "receive_buffer": self._kernel and self._kernel.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
             "backend": library and library.backend,
         }
 
@@ -79,7 +81,7 @@ class ReceivingStation:
             raise RuntimeError(f"sent {count} x {size} bytes, but received {received}; {queued} bytes still queued")
 
     def follow(self) -> None:
-        dropped = network.memory_info(self._kernel)[1]
+        dropped = self._dropped()
         cpu = cpu_nanoseconds()
         say(listening=True)
         received = self._contender.receive(NO_LIMIT)
@@ -89,8 +91,11 @@ class ReceivingStation:
             batches=received.batches,
             bytes=received.total,
             cpu=cpu,
-            dropped=network.memory_info(self._kernel)[1] - dropped,
+            dropped=self._dropped() - dropped,
         )
+
+    def _dropped(self) -> int:
+        return network.memory_info(self._kernel)[1] if self._kernel else self._contender.dropped()
 
 
 class SendingStation:
@@ -100,9 +105,10 @@ class SendingStation:
     def ready(self) -> dict[str, Any]:
         return {}
 
-    def send(self, port: int, count: int, size: int, segments: int) -> None:
+    def send(self, port: int, count: int, size: int, segments: int, heap: int = 0, rate: float | None = None) -> None:
         with network.sending_socket(port, self._order["interface"], self._order["address"]) as sock:
-            say(nanoseconds=reference.send(self._order["library"], sock, count, size, segments))
+            taken = reference.send(self._order["library"], sock, count, size, segments, heap=heap, rate=rate)
+        say(nanoseconds=taken)
 
 
 STATIONS = {"receive": ReceivingStation, "send": SendingStation}
