@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks import network, reference
@@ -29,6 +30,11 @@ def cpu_nanoseconds() -> int:
     """User and system time of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return int((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+def resident_bytes() -> int:
+    """Of this process: the second number of proc_pid_statm(5), in pages."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 class ReceivingStation:
@@ -58,6 +64,21 @@ class ReceivingStation:
         end, cpu = time.perf_counter_ns(), cpu_nanoseconds() - cpu
         self._verify(received, count, size, last)
         say(wall=(end - start) / count, cpu=cpu / count)
+
+    def resident(self) -> None:
+        say(bytes=resident_bytes())
+
+    def refill(self, times: int, count: int, size: int, segments: int) -> None:
+        """As prefilled, but many times, and memory is what counts."""
+        for _ in range(times):
+            last = self._fill(count, size, segments)
+            self._verify(self._contender.receive(count), count, size, last)
+        self.resident()
+
+    def released(self) -> None:
+        """What is left once the contender is closed: the last that this station can be asked."""
+        self._contender.close()
+        self.resident()
 
     def _fill(self, count: int, size: int, segments: int) -> bytes:
         """By this process itself, so that no contender pays for another core's caches. Returns the last payload."""
