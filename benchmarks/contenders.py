@@ -160,6 +160,7 @@ class Ours:
     """What the three ways of reading our batches have in common; `options` of the receiver beyond the usual."""
 
     options: ClassVar[dict[str, Any]] = {}
+    batch_size = BATCH_SIZE
 
     def __init__(self, setting: Setting) -> None:
         import mcast_fast
@@ -167,7 +168,7 @@ class Ours:
         place = setting.place
         self._receiver = mcast_fast.Receiver(
             f"{place.group}%{place.interface}:{place.port}",
-            batch_size=BATCH_SIZE,
+            batch_size=self.batch_size,
             buffer_size=place.buffer_bytes,
             timeout=place.quiet_ms / 1000,
             **self.options,

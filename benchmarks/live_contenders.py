@@ -15,6 +15,7 @@ from benchmarks.contenders import FAST, RECEIVE_BYTES, Batches, Received, Row, S
 MODULE = "benchmarks.live_contenders"
 HEAP_PACKETS = 64
 HEAPS = 64
+RING_BATCH_SIZE = 4096  # whole blocks, as the C loop takes them
 
 
 class GroBatches(Batches):
@@ -26,6 +27,8 @@ class BackgroundBatches(Batches):
 
 
 class RingBatches(Batches):
+    batch_size = RING_BATCH_SIZE
+
     def __init__(self, setting: Setting) -> None:
         self.options = {"ring": setting.place.ring_bytes}
         super().__init__(setting)
@@ -90,7 +93,7 @@ class Spead2:
 CONTENDERS = contenders.CONTENDERS | {
     "gro": Row("ours, gro, timestamps=None", GroBatches, FAST),
     "background": Row("ours, background=True", BackgroundBatches, FAST),
-    "ring": Row("ours, ring", RingBatches, FAST),
+    "ring": Row("ours, ring, batches of 4096", RingBatches, FAST),
     "aio": Row("ours, async for batch in aio rx", event_loops.AioBatches, FAST),
     "asyncio": Row("asyncio.DatagramProtocol", event_loops.Protocol),
     "uvloop": Row("DatagramProtocol, uvloop", event_loops.ProtocolOnUvloop),

@@ -38,6 +38,15 @@ Sources = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
+class Figure:
+    """One bar."""
+
+    title: str
+    value: float
+    is_lower_bound: bool
+
+
+@dataclass(frozen=True)
 class Panel:
     """One chart of horizontal bars."""
 
@@ -67,7 +76,7 @@ PANELS = (
     ),
     Panel(
         "Highest rate of single packets without loss, live",
-        "packets a second (more is better)",
+        "packets a second (more is better; ≥ all that the sender could send)",
         {"rate": {name: row.title for name, row in live_contenders.CONTENDERS.items()}},
     ),
 )
@@ -81,16 +90,16 @@ def add_options(options: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     try:
         content = json.loads(options.file.read_text())
-        measured = {name: one["measured"] for name, one in content["benchmarks"].items()}
+        picture = draw(content["benchmarks"], content["machine"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(f"{options.file} is not what `all --json` writes: {error!r}") from error
-    options.picture.write_text(draw(measured, content["machine"]))
+    options.picture.write_text(picture, encoding="utf-8")
 
 
-def draw(measured: dict[str, dict[str, float]], machine: dict[str, Any]) -> str:
+def draw(benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
     parts, top = legend(), LEGEND
     for panel in PANELS:
-        bars = figures(panel.sources, measured)
+        bars = figures(panel.sources, benchmarks)
         if bars:
             parts += chart(panel, bars, top)
             top += HEADING + len(bars) * ROW + AXIS
@@ -110,15 +119,15 @@ def draw(measured: dict[str, dict[str, float]], machine: dict[str, Any]) -> str:
     )
 
 
-def figures(sources: Sources, measured: dict[str, dict[str, float]]) -> list[tuple[str, float]]:
-    """Title and value of what was measured, the largest first."""
+def figures(sources: Sources, benchmarks: dict[str, dict[str, Any]]) -> list[Figure]:
+    """What was measured, the largest first."""
     found = [
-        (title, measured[benchmark][key])
+        Figure(title, benchmarks[benchmark]["measured"][key], key in benchmarks[benchmark]["lower_bounds"])
         for benchmark, titles in sources.items()
         for key, title in titles.items()
-        if key in measured.get(benchmark, {})
+        if benchmark in benchmarks and key in benchmarks[benchmark]["measured"]
     ]
-    return sorted(found, key=lambda bar: -bar[1])
+    return sorted(found, key=lambda figure: -figure.value)
 
 
 def legend() -> list[str]:
@@ -129,23 +138,25 @@ def legend() -> list[str]:
     return parts
 
 
-def chart(panel: Panel, bars: list[tuple[str, float]], top: float) -> list[str]:
+def chart(panel: Panel, bars: list[Figure], top: float) -> list[str]:
     left, span = LABELS + MARGIN, WIDTH - LABELS - VALUES - 2 * MARGIN
     first = top + HEADING
     bottom = first + len(bars) * ROW
-    step = tick_step(bars[0][1])
-    scale = span / (step * math.ceil(bars[0][1] / step))
+    step = tick_step(bars[0].value)
+    ticks = math.ceil(bars[0].value / step)
+    scale = span / (step * ticks)
     parts = [text(MARGIN, top + 20, panel.title, "heading")]
-    for number in range(math.ceil(bars[0][1] / step) + 1):
+    for number in range(ticks + 1):
         at = left + number * step * scale
         parts.append(f'<line class="grid" x1="{at:.1f}" y1="{first}" x2="{at:.1f}" y2="{bottom}"/>')
         parts.append(text(at, bottom + 15, f"{number * step:,.0f}", "faint", "middle"))
     parts.append(text(left + span / 2, bottom + 31, panel.axis, "faint", "middle"))
-    for number, (title, value) in enumerate(bars):
+    for number, bar in enumerate(bars):
         y = first + number * ROW + (ROW - BAR) / 2
-        parts.append(text(left - 8, y + 12, title, anchor="end"))
-        parts.append(box(left, y, value * scale, BAR, kind_of(title)))
-        parts.append(text(left + value * scale + 6, y + 12, f"{value:,.0f}"))
+        value = f"{'≥ ' if bar.is_lower_bound else ''}{bar.value:,.0f}"
+        parts.append(text(left - 8, y + 12, bar.title, anchor="end"))
+        parts.append(box(left, y, bar.value * scale, BAR, kind_of(bar.title)))
+        parts.append(text(left + bar.value * scale + 6, y + 12, value))
     return parts
 
 

@@ -99,11 +99,11 @@ def run(options: argparse.Namespace) -> Report:
         report.notes += [f"{CONTENDERS[name].title} lost packets at every rate" for name in held if not held[name]]
         common = COMMON_SHARE * min(rates.values(), default=0)
         at_common = measure({name: receivers[name] for name in rates}, sender, options, common)
-    limited = {name for name in rates if at_limit(report.samples[name])}
-    report.counts = rates | ratios(rates, limited)
+    report.lower_bounds = [name for name in rates if at_limit(report.samples[name])]
+    report.counts = rates | ratios(rates, report.lower_bounds)
     report.samples |= at_common
     report.series = {name: [sample["cpu"] for sample in taken] for name, taken in at_common.items()}
-    report.tables = [table(report, rates, limited, common)]
+    report.tables = [table(report, rates, common)]
     return report
 
 
@@ -185,7 +185,7 @@ def measure(
     return samples
 
 
-def ratios(rates: dict[str, float], limited: set[str]) -> dict[str, float]:
+def ratios(rates: dict[str, float], limited: list[str]) -> dict[str, float]:
     """What the bars look at. Ours at the sender's limit is no worse than another that the sender served faster."""
     pairs = [(ours, other) for ours, other, _ in least_ratios() if ours in rates and other in rates]
     return {
@@ -194,7 +194,7 @@ def ratios(rates: dict[str, float], limited: set[str]) -> dict[str, float]:
     }
 
 
-def table(report: Report, rates: dict[str, float], limited: set[str], common: float) -> Table:
+def table(report: Report, rates: dict[str, float], common: float) -> Table:
     to = report.measured
     rows = []
     for name in sorted(rates, key=rates.__getitem__, reverse=True):
@@ -203,7 +203,7 @@ def table(report: Report, rates: dict[str, float], limited: set[str], common: fl
             (
                 CONTENDERS[name].title,
                 f"{to[name]:,.0f}",
-                "yes" if name in limited else "",
+                "yes" if name in report.lower_bounds else "",
                 ratio(to[name], to.get("c")),
                 f"{to[name] / to['recvfrom']:.2f} x" if "recvfrom" in to else NOTHING,
                 f"{to[cpu_key(name)]:,.0f}",

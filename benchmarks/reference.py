@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from benchmarks.network import Place
@@ -28,6 +29,7 @@ def compiled(source: Path = SOURCE) -> Iterator[Path]:
         yield library
 
 
+@cache
 def load(library: str | Path) -> ctypes.CDLL:
     functions = ctypes.CDLL(str(library))
     functions.reference_open.argtypes = [ctypes.c_uint32, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint]

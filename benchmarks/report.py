@@ -82,6 +82,8 @@ class Report:
     """The one number of each round that contenders are compared by."""
     counts: dict[str, float] = field(default_factory=dict)
     """What a bar looks at that is no median."""
+    lower_bounds: list[str] = field(default_factory=list)
+    """Whose figure would be higher if the benchmark could reach further."""
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -129,6 +131,7 @@ class Report:
             "benchmark": self.benchmark,
             "settings": self.settings,
             "measured": self.measured,
+            "lower_bounds": self.lower_bounds,
             "samples": self.samples,
             "bars": self.bar_results(),
             "notes": self.notes,
