@@ -10,7 +10,7 @@ from benchmarks import aio, gro, live, pace, rate, receive, report, send
 from benchmarks.process import BenchmarkError
 from benchmarks.report import NOTHING, Report, Table
 
-# In this order. A ring is a row between gro and live.
+# In this order; QUICK has a row for each.
 BENCHMARKS: dict[str, ModuleType] = {
     "receive": receive,
     "gro": gro,
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> Reports:
     for name in options.only:
         try:
             reports.told[name] = BENCHMARKS[name].run(own_options(name, quick=options.quick))
-        except BenchmarkError as error:
+        except (BenchmarkError, OSError) as error:
             reports.failed[name] = str(error)
             print(f"benchmarks {name}: {error}")
         else:
