@@ -50,6 +50,8 @@ class Place:
     """A receive ends when nothing came for so long."""
     port: int = 0
     group: str = GROUP
+    ring_bytes: int = 0
+    """What those get that have the kernel fill a ring instead."""
 
     @property
     def index(self) -> int:

@@ -8,6 +8,7 @@ import ctypes
 import socket
 import struct
 import sys
+from dataclasses import replace
 
 from benchmarks import network
 from benchmarks.contenders import Batches, Columns, Ours, Packets, Payloads, Received, Row, Setting
@@ -72,7 +73,9 @@ class Cypcap:
         import cypcap
 
         place = setting.place
-        self._membership = network.receiving_socket(place)
+        self._membership = network.receiving_socket(
+            replace(place, port=0)
+        )  # at another port, so that nothing queues there
         self._quiet = place.quiet_ms / 1000
         self._pcap = cypcap.create(place.interface)
         self._pcap.set_snaplen(65_535)
@@ -109,7 +112,9 @@ class ReferenceRing:
         from mcast_fast._core.addresses import map_address
 
         place = setting.place
-        self._membership = network.receiving_socket(place)
+        self._membership = network.receiving_socket(
+            replace(place, port=0)
+        )  # at another port, so that nothing queues there
         self._quiet_ms = place.quiet_ms
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         program = bpf.exact({map_address(GROUP): {place.port}})

@@ -11,10 +11,11 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks import network, reference, ring_contenders
-from benchmarks.contenders import CONTENDERS, Received, Setting
+from benchmarks.contenders import CONTENDERS, CountsDrops, Received, Setting
 from benchmarks.network import Place
 
 SEQUENCE_BYTES = 8
@@ -32,21 +33,28 @@ def cpu_nanoseconds() -> int:
     return int((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
+def resident_bytes() -> int:
+    """Of this process: the second number of proc_pid_statm(5), in pages."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 class ReceivingStation:
     def __init__(self, order: dict[str, Any]) -> None:
         place = Place(**order["place"])
-        setting = Setting(place, order["library"], tuple(order["control_messages"]))
+        setting = Setting(
+            place, order["library"], tuple(order["control_messages"]), ring_library=order.get("ring_library", "")
+        )
         self._place = place
         self._sender = order.get("sender", order["library"])
         self._contender = CONTENDERS[order["contender"]].opens(setting)
-        self._kernel = network.own_socket(place.port)
+        self._kernel = None if isinstance(self._contender, CountsDrops) else network.own_socket(place.port)
 
     def ready(self) -> dict[str, Any]:
         library = sys.modules.get("mcast_fast")
         return {
             "port": self._place.port,
-            "asked_for": network.asked_for(self._kernel),
-            "receive_buffer": self._kernel.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+            "asked_for": self._kernel and network.asked_for(self._kernel),
+            "receive_buffer": self._kernel and self._kernel.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
             "backend": library and library.backend,
         }
 
@@ -57,6 +65,21 @@ class ReceivingStation:
         end, cpu = time.perf_counter_ns(), cpu_nanoseconds() - cpu
         self._verify(received, count, size, last)
         say(wall=(end - start) / count, cpu=cpu / count)
+
+    def resident(self) -> None:
+        say(bytes=resident_bytes())
+
+    def refill(self, times: int, count: int, size: int, segments: int) -> None:
+        """As prefilled, but many times, and memory is what counts."""
+        for _ in range(times):
+            last = self._fill(count, size, segments)
+            self._verify(self._contender.receive(count), count, size, last)
+        self.resident()
+
+    def released(self) -> None:
+        """What is left once the contender is closed: the last that this station can be asked."""
+        self._contender.close()
+        self.resident()
 
     def _fill(self, count: int, size: int, segments: int) -> bytes:
         """By this process itself, so that no contender pays for another core's caches. Returns the last payload."""
@@ -80,7 +103,7 @@ class ReceivingStation:
             raise RuntimeError(f"sent {count} x {size} bytes, but received {received}; {queued} bytes still queued")
 
     def follow(self) -> None:
-        dropped = network.memory_info(self._kernel)[1]
+        dropped = self._dropped()
         cpu = cpu_nanoseconds()
         say(listening=True)
         received = self._contender.receive(NO_LIMIT)
@@ -90,8 +113,11 @@ class ReceivingStation:
             batches=received.batches,
             bytes=received.total,
             cpu=cpu,
-            dropped=network.memory_info(self._kernel)[1] - dropped,
+            dropped=self._dropped() - dropped,
         )
+
+    def _dropped(self) -> int:
+        return network.memory_info(self._kernel)[1] if self._kernel else self._contender.dropped()
 
 
 class RingStation:
@@ -132,9 +158,10 @@ class SendingStation:
     def ready(self) -> dict[str, Any]:
         return {}
 
-    def send(self, port: int, count: int, size: int, segments: int) -> None:
+    def send(self, port: int, count: int, size: int, segments: int, heap: int = 0, rate: float | None = None) -> None:
         with network.sending_socket(port, self._order["interface"], self._order["address"]) as sock:
-            say(nanoseconds=reference.send(self._order["library"], sock, count, size, segments))
+            taken = reference.send(self._order["library"], sock, count, size, segments, heap=heap, rate=rate)
+        say(nanoseconds=taken)
 
 
 STATIONS = {"receive": ReceivingStation, "ring": RingStation, "send": SendingStation}
