@@ -29,7 +29,7 @@ OLD_STEPS = {
     "unblock": "IP_UNBLOCK_SOURCE",
 }
 LEVELS = {"SO": "SOL_SOCKET", "IP": "IPPROTO_IP", "IPV6": "IPPROTO_IPV6", "UDP": "IPPROTO_UDP", "MCAST": "IPPROTO_IP"}
-LINUX_ONLY = ("SO_", "IP_MULTICAST_ALL", "IPV6_MULTICAST_ALL", "UDP_SEGMENT")  # old headers lack some of these
+LINUX_ONLY = ("SO_", "IP_MULTICAST_ALL", "IPV6_MULTICAST_ALL", "UDP_")  # old headers lack some of these
 GROUP = bytes((239, 1, 2, 3))
 GROUP6 = bytes(range(0xF0, 0x100))
 

@@ -5,10 +5,11 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import aio, live, pace, receive, send
+from benchmarks import everything, memory, plot
 from benchmarks.process import BenchmarkError
 
-VERBS = {"receive": receive, "live": live, "aio": aio, "send": send, "pace": pace}
+BENCHMARKS = everything.BENCHMARKS | {"memory": memory}
+VERBS = BENCHMARKS | {"all": everything, "plot": plot}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -17,10 +18,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, verb in VERBS.items():
         summary = verb.__doc__.splitlines()[0]
         options = verbs.add_parser(name, help=summary, description=summary)
-        options.add_argument("--rounds", type=int, default=verb.ROUNDS, help="interleaved rounds (%(default)s)")
-        options.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
-        options.add_argument("--check", action="store_true", help="exit 1 when a bar is missed or cannot be measured")
-        verb.add_options(options)
+        if name in BENCHMARKS:
+            everything.add_own_options(options, verb)
+        else:
+            verb.add_options(options)
+        if verb is not plot:
+            options.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to FILE")
+            options.add_argument(
+                "--check", action="store_true", help="exit 1 when a bar is missed or cannot be measured"
+            )
     return parser.parse_args(arguments)
 
 
@@ -33,6 +39,8 @@ def main() -> int:
     except BenchmarkError as error:
         print(f"benchmarks {options.verb}: {error}", file=sys.stderr)
         return 2
+    if options.verb == "plot":
+        return 0
     report.print()
     if options.json:
         report.write_json(options.json)

@@ -7,7 +7,7 @@ packets or when `place.quiet_ms` passed without one, and does for each packet wh
 import socket
 import struct
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from benchmarks import network, reference
 from benchmarks.network import IP_PKTINFO, SO_RXQ_OVFL, SO_TIMESTAMPNS, Place
@@ -37,17 +37,25 @@ class Received:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the contender's process is told: the place, the compiled C, and what the C loop is to ask for."""
+    """What the contender's process is told: the place, the compiled C, and what the C loop over a socket asks for."""
 
     place: Place
     library: str
     control_messages: tuple[str, ...] = ALL_METADATA
+    ring_library: str = ""
 
 
 class Contender(Protocol):
     def __init__(self, setting: Setting) -> None: ...
     def receive(self, limit: int) -> Received: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CountsDrops(Protocol):
+    """A contender whose packets come by no UDP socket, so that only itself knows what was dropped since it opened."""
+
+    def dropped(self) -> int: ...
 
 
 class Recvfrom:
@@ -149,7 +157,10 @@ class SmallReference(Reference):
 
 
 class Ours:
-    """What the three ways of reading our batches have in common."""
+    """What the three ways of reading our batches have in common; `options` of the receiver beyond the usual."""
+
+    options: ClassVar[dict[str, Any]] = {}
+    batch_size = BATCH_SIZE
 
     def __init__(self, setting: Setting) -> None:
         import mcast_fast
@@ -157,9 +168,10 @@ class Ours:
         place = setting.place
         self._receiver = mcast_fast.Receiver(
             f"{place.group}%{place.interface}:{place.port}",
-            batch_size=BATCH_SIZE,
+            batch_size=self.batch_size,
             buffer_size=place.buffer_bytes,
             timeout=place.quiet_ms / 1000,
+            **self.options,
         )
 
     def close(self) -> None:
@@ -169,8 +181,10 @@ class Ours:
 class Batches(Ours):
     """Receives and counts, as the C loop and recvfrom do; the ledger tells the bytes."""
 
+    # The ledger's when the last receive ended: a background thread counts before it is asked for anything.
+    _bytes = 0
+
     def receive(self, limit: int) -> Received:
-        before = self._receiver.stats
         packets = batches = 0
         try:
             for batch in self._receiver:
@@ -180,7 +194,8 @@ class Batches(Ours):
                     break
         except TimeoutError:
             pass
-        return Received(packets, batches, self._receiver.stats.bytes - before.bytes)
+        before, self._bytes = self._bytes, self._receiver.stats.bytes
+        return Received(packets, batches, self._bytes - before)
 
 
 class Columns(Ours):
@@ -245,6 +260,8 @@ class Row:
     environment: dict[str, str] = field(default_factory=dict)
     asks_as_ours: bool = False
     """Ask for exactly the control messages that our receiver asks for."""
+    heap: int = 0
+    """It needs SPEAD packets, in heaps of so many."""
 
 
 FAST = {"MCAST_FAST_BACKEND": "fast"}

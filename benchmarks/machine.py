@@ -5,12 +5,15 @@ import platform
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 # More than this of one core, taken by others, shows in the figures of a machine with two.
 TOLERATED_SHARE = 0.05
+PACKAGES = ("mcast-fast", "numpy", "uvloop", "multicast_expert", "spead2", "cypcap", "pcapy-ng")
 
 
 def description() -> dict[str, Any]:
@@ -18,9 +21,31 @@ def description() -> dict[str, Any]:
         "system": platform.system(),
         "release": platform.release(),
         "architecture": platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": versions(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def processor() -> str | None:
+    """As the kernel names it: proc_cpuinfo(5)."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Of everybody who took part and is installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def busy_seconds() -> float:

@@ -20,6 +20,8 @@ SO_RXQ_OVFL = 40
 SO_MEMINFO = 55
 SO_TIMESTAMPNS_NEW = 64
 SO_TIMESTAMPING_NEW = 65
+IPPROTO_UDP = 17
+UDP_GRO = 104
 
 MEMINFO_RMEM_ALLOC, MEMINFO_DROPS, MEMINFO_ITEMS = 0, 8, 9
 
@@ -48,6 +50,8 @@ class Place:
     """A receive ends when nothing came for so long."""
     port: int = 0
     group: str = GROUP
+    ring_bytes: int = 0
+    """What those get that have the kernel fill a ring instead."""
 
     @property
     def index(self) -> int:

@@ -249,7 +249,7 @@ def stream(sender: Contender, receiver: mcast_fast.Receiver, count: int, rate: i
         "p50": float(np.percentile(errors, 50)),
         "p99": float(np.percentile(errors, 99)),
         "worst": float(errors.max()),
-        "rate_error": (len(came) - 1) / came[-1] * 1e9 / rate - 1,
+        "rate_error": float((len(came) - 1) / came[-1] * 1e9 / rate - 1),
     }
 
 

@@ -7,16 +7,20 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from benchmarks import network
-from benchmarks.contenders import ALL_METADATA, CONTENDERS
+from benchmarks.contenders import ALL_METADATA, CONTENDERS, Row
 from benchmarks.network import Place
 
 ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 60
+STATION = "benchmarks.station"
+# Whom the C loop is to ask as: the first of them that could be opened.
+MODELS = ("columns", "batches")
 
 
 class BenchmarkError(Exception):
@@ -24,7 +28,7 @@ class BenchmarkError(Exception):
 
 
 class Process:
-    """`python -m benchmarks.station ROLE`, perhaps in another network namespace; `ready` is its first answer."""
+    """`python -m MODULE ROLE`, perhaps in another network namespace; `ready` is its first answer."""
 
     def __init__(
         self,
@@ -33,9 +37,11 @@ class Process:
         *,
         prefix: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        module: str = STATION,
     ) -> None:
+        self._again = partial(Process, role, order, prefix=prefix, environment=environment, module=module)
         self.name = f"{role} {order.get('contender', '')}".strip()
-        command = [*prefix, sys.executable, "-m", "benchmarks.station", role, json.dumps(order)]
+        command = [*prefix, sys.executable, "-m", module, role, json.dumps(order)]
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -50,6 +56,10 @@ class Process:
         except BaseException:
             self.close()
             raise
+
+    def again(self) -> "Process":
+        """A new process that is told the same as this one was."""
+        return self._again()
 
     def command(self, verb: str, **arguments: Any) -> None:
         try:
@@ -101,36 +111,44 @@ def open_receivers(
     place: Place,
     notes: list[str],
     *,
+    rows: dict[str, Row] = CONTENDERS,
+    module: str = STATION,
+    ring_library: str = "",
     core: int | None = None,
     prefix: tuple[str, ...] = (),
 ) -> dict[str, Process]:
     """A process for each contender; notes what each asks the kernel for, and who could not be opened and why."""
     receivers: dict[str, Process] = {}
     # Those that ask as ours does come last, for the kernel tells what ours asks for once it is open.
-    for name in sorted(names, key=lambda name: CONTENDERS[name].asks_as_ours):
-        row = CONTENDERS[name]
-        asked = receivers["columns"].ready["asked_for"] if row.asks_as_ours and "columns" in receivers else ALL_METADATA
+    for name in sorted(names, key=lambda name: rows[name].asks_as_ours):
+        row = rows[name]
+        models = [receivers[model].ready["asked_for"] for model in MODELS if model in receivers]
+        asked = models[0] if row.asks_as_ours and models else ALL_METADATA
         order = {
             "contender": name,
             "place": asdict(replace(place, port=network.free_port())),
             "library": str(library),
+            "ring_library": ring_library,
             "control_messages": asked,
             "core": core,
         }
         try:
-            receivers[name] = stack.enter_context(Process("receive", order, prefix=prefix, environment=row.environment))
+            process = Process("receive", order, prefix=prefix, environment=row.environment, module=module)
         except BenchmarkError as error:
             notes.append(f"left out: {error}")
+        else:
+            receivers[name] = stack.enter_context(process)
     check_buffers(receivers)
-    notes += [f"{row.title} asks for {asks(receivers[name])}" for name, row in CONTENDERS.items() if name in receivers]
+    notes += [f"{row.title} asks for {asks(receivers[name])}" for name, row in rows.items() if name in receivers]
     return receivers
 
 
 def asks(receiver: Process) -> str:
-    return ", ".join(receiver.ready["asked_for"]) or "no control messages"
+    asked = receiver.ready["asked_for"]
+    return "no UDP socket's packets" if asked is None else ", ".join(asked) or "no control messages"
 
 
 def check_buffers(receivers: dict[str, Process]) -> None:
     buffers = {name: receiver.ready["receive_buffer"] for name, receiver in receivers.items()}
-    if len(set(buffers.values())) > 1:
+    if len({size for size in buffers.values() if size is not None}) > 1:
         raise BenchmarkError(f"the receive buffers differ, so nothing can be compared: {buffers}")

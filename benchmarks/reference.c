@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <endian.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdint.h>
@@ -12,6 +13,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+
+#include "reference_clock.h"
 
 enum {
     MAX_SLOTS = 256,
@@ -21,6 +24,8 @@ enum {
     MAX_SEGMENTS = 64,
     FLAG_TRUNCATED = 1,
     OPTION_UDP_SEGMENT = 103, /* udp(7), Linux 4.18; absent from old headers */
+    SPEAD_WORDS = 6,          /* a header and five item pointers */
+    SPEAD_BYTES = 8 * SPEAD_WORDS,
 };
 
 struct record {
@@ -184,31 +189,57 @@ reference_batches(const struct receiver *r)
     return r->batches;
 }
 
+/* A SPEAD item pointer whose 48 bits are the value itself. */
+static inline uint64_t
+immediate(uint64_t item, uint64_t value)
+{
+    return 1ULL << 63 | item << 48 | value;
+}
+
+/* SPEAD-64-48: magic, version 4, 2 and 6 bytes to an item pointer, the number of items; then heap counter, heap size, offset in the
+ * heap and payload length, and one item that is the whole heap. */
+static inline void
+write_spead(uint8_t *packet, int size, uint64_t number, uint64_t heap)
+{
+    uint64_t payload = (uint64_t)(size - SPEAD_BYTES);
+    const uint64_t words[SPEAD_WORDS] = {
+        0x5304020600000000 | (SPEAD_WORDS - 1), immediate(1, number / heap + 1), immediate(2, heap * payload),
+        immediate(3, number % heap * payload),  immediate(4, payload),           0x1000ULL << 48,
+    };
+    for (int i = 0; i < SPEAD_WORDS; i++) {
+        uint64_t word = htobe64(words[i]);
+        memcpy(packet + 8 * i, &word, sizeof word);
+    }
+}
+
 /* Send `count` datagrams of `size` bytes on a connected socket, `segments` to a system call by UDP GSO (udp(7), UDP_SEGMENT);
- * each begins with its sequence number. Returns nanoseconds taken, or -errno. */
+ * each begins with its sequence number or, with `heap`, is a SPEAD packet of heaps of so many. The `interval`, in ns a datagram, is
+ * kept by absolute deadlines of the system calls; 0: full speed. Returns nanoseconds taken, or -errno. */
 int64_t
-reference_send(int fd, int64_t count, int size, int segments)
+reference_send(int fd, int64_t count, int size, int segments, int heap, double interval)
 {
     static uint8_t buffer[65536];
-    struct timespec start, end;
-    if (segments < 1 || segments > MAX_SEGMENTS || size < 8 || size * segments > 65507)
+    if (segments < 1 || segments > MAX_SEGMENTS || size < (heap ? SPEAD_BYTES : 8) || size * segments > 65507)
         return -EINVAL;
     if (segments > 1 && setsockopt(fd, IPPROTO_UDP, OPTION_UDP_SEGMENT, &size, sizeof size))
         return -errno;
-    clock_gettime(CLOCK_MONOTONIC, &start);
+    set_timer_slack(interval > 0 ? 1 : 0);
+    int64_t start = now_ns();
     for (int64_t sequence = 0; sequence < count;) {
         int now = count - sequence < segments ? (int)(count - sequence) : segments;
         for (int i = 0; i < now; i++) {
             int64_t number = sequence + i;
-            memcpy(buffer + (size_t)i * (size_t)size, &number, sizeof number);
+            if (heap)
+                write_spead(buffer + (size_t)i * (size_t)size, size, (uint64_t)number, (uint64_t)heap);
+            else
+                memcpy(buffer + (size_t)i * (size_t)size, &number, sizeof number);
         }
-        if (send(fd, buffer, (size_t)now * (size_t)size, 0) < 0) {
-            if (errno == EINTR)
-                continue;
+        if (interval > 0)
+            wait_until(start + (int64_t)((double)sequence * interval));
+        if (send(fd, buffer, (size_t)now * (size_t)size, 0) >= 0)
+            sequence += now;
+        else if (errno != EINTR)
             return -errno;
-        }
-        sequence += now;
     }
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    return (end.tv_sec - start.tv_sec) * 1000000000LL + (end.tv_nsec - start.tv_nsec);
+    return now_ns() - start;
 }

@@ -1,4 +1,4 @@
-"""Compiles reference.c on the spot and calls it: the C receive loop, and the GSO sender."""
+"""Compiles reference.c on the spot and calls it: the C receive loop, and the sender, at full speed or at a rate."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from benchmarks.network import Place
@@ -28,6 +29,7 @@ def compiled(source: Path = SOURCE) -> Iterator[Path]:
         yield library
 
 
+@cache
 def load(library: str | Path) -> ctypes.CDLL:
     functions = ctypes.CDLL(str(library))
     functions.reference_open.argtypes = [ctypes.c_uint32, ctypes.c_uint16, ctypes.c_uint32, ctypes.c_uint]
@@ -43,7 +45,7 @@ def load(library: str | Path) -> ctypes.CDLL:
     functions.reference_receive.restype = ctypes.c_int64
     functions.reference_batches.argtypes = [ctypes.c_void_p]
     functions.reference_batches.restype = ctypes.c_int64
-    functions.reference_send.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int, ctypes.c_int]
+    functions.reference_send.argtypes = [ctypes.c_int, ctypes.c_int64, *[ctypes.c_int] * 3, ctypes.c_double]
     functions.reference_send.restype = ctypes.c_int64
     return functions
 
@@ -78,6 +80,11 @@ class Loop:
         self._socket.close()
 
 
-def send(library: str, sock: socket.socket, count: int, size: int, segments: int) -> int:
-    """Nanoseconds that sending `count` datagrams took, `segments` to a system call."""
-    return checked(load(library).reference_send(sock.fileno(), count, size, segments), "send")
+def send(
+    library: str, sock: socket.socket, count: int, size: int, segments: int, *, heap: int = 0, rate: float | None = None
+) -> int:
+    """Nanoseconds that sending `count` datagrams took, `segments` to a system call.
+
+    `heap`: SPEAD packets in heaps of so many. `rate`: datagrams a second; None: full speed."""
+    interval = 1e9 / rate if rate else 0.0
+    return checked(load(library).reference_send(sock.fileno(), count, size, segments, heap, interval), "send")

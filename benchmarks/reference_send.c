@@ -7,27 +7,18 @@
 #include <poll.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <time.h>
+
+#include "reference_clock.h"
 
 enum {
     BATCH = 256,
     MAX_SEGMENTS = 64,
     LARGEST = 65507,
-    SPIN_NS = 80000,
     OPTION_UDP_SEGMENT = 103, /* udp(7), Linux 4.18; absent from old headers */
 };
 
 static uint8_t zeros[65536];
-
-static int64_t
-now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static struct sockaddr_in
 destination(uint32_t group, uint16_t port)
@@ -95,21 +86,15 @@ int64_t
 reference_pace(int fd, uint32_t group, uint16_t port, int64_t count, int size, double interval)
 {
     struct sockaddr_in address = destination(group, port);
-    prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+    set_timer_slack(1);
     int64_t start = now_ns();
     for (int64_t sent = 0; sent < count;) {
-        int64_t due = start + (int64_t)((double)sent * interval), now = now_ns();
-        if (due - now > SPIN_NS) {
-            struct timespec until = {(due - SPIN_NS) / 1000000000, (due - SPIN_NS) % 1000000000};
-            clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
-        }
-        while (now_ns() < due)
-            ;
+        wait_until(start + (int64_t)((double)sent * interval));
         if (sendto(fd, zeros, (size_t)size, MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address) >= 0)
             sent++;
         else if (again(fd) != 0)
             return -errno;
     }
-    prctl(PR_SET_TIMERSLACK, 0, 0, 0, 0); /* the thread's default again */
+    set_timer_slack(0);
     return now_ns() - start;
 }

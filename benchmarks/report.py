@@ -1,6 +1,8 @@
 """What every benchmark prints and writes: a table of medians, the bars, the machine; as text and as JSON."""
 
 import json
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +17,14 @@ NOTHING = "-"
 class Direction(StrEnum):
     AT_MOST = "at most"
     AT_LEAST = "at least"
+    BELOW = "below"
+
+
+HOLDS: dict[Direction, Callable[[float, float], bool]] = {
+    Direction.AT_MOST: operator.le,
+    Direction.AT_LEAST: operator.ge,
+    Direction.BELOW: operator.lt,
+}
 
 
 @dataclass(frozen=True)
@@ -39,9 +49,7 @@ class Bar:
         return measured[self.numerator] / measured[self.denominator] if self.denominator in measured else None
 
     def holds(self, value: float | None) -> bool:
-        if value is None:
-            return False
-        return value <= self.limit if self.direction is Direction.AT_MOST else value >= self.limit
+        return value is not None and HOLDS[self.direction](value, self.limit)
 
 
 @dataclass
@@ -74,6 +82,8 @@ class Report:
     """The one number of each round that contenders are compared by."""
     counts: dict[str, float] = field(default_factory=dict)
     """What a bar looks at that is no median."""
+    lower_bounds: list[str] = field(default_factory=list)
+    """Whose figure would be higher if the benchmark could reach further."""
     tables: list[Table] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -115,17 +125,25 @@ class Report:
             rows.append((result["bar"], number(result["value"]), number(result["paired"]), result["wanted"], verdict))
         return Table("bars", ("", "value", "by rounds", "wanted", "verdict"), rows)
 
-    def write_json(self, path: Path) -> None:
-        content = {
+    def content(self) -> dict[str, Any]:
+        """All of it, as it goes into a file."""
+        return {
             "benchmark": self.benchmark,
-            "machine": machine.description(),
             "settings": self.settings,
             "measured": self.measured,
+            "lower_bounds": self.lower_bounds,
             "samples": self.samples,
             "bars": self.bar_results(),
             "notes": self.notes,
         }
-        path.write_text(json.dumps(content, indent=1) + "\n")
+
+    def write_json(self, path: Path) -> None:
+        write_json(path, self.content())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """With the machine that it was measured on."""
+    path.write_text(json.dumps({"machine": machine.description()} | content, indent=1) + "\n")
 
 
 def spread(values: list[float]) -> str:

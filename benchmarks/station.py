@@ -11,13 +11,15 @@ import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from benchmarks import network, reference
-from benchmarks.contenders import CONTENDERS, Received, Setting
+from benchmarks import network, reference, ring_contenders
+from benchmarks.contenders import CONTENDERS, CountsDrops, Received, Setting
 from benchmarks.network import Place
 
 SEQUENCE_BYTES = 8
+RETIRED_SECONDS = 0.05  # after which the kernel has handed over the last block of a ring, too
 NO_LIMIT = 1 << 62
 
 
@@ -31,45 +33,64 @@ def cpu_nanoseconds() -> int:
     return int((usage.ru_utime + usage.ru_stime) * 1e9)
 
 
+def resident_bytes() -> int:
+    """Of this process: the second number of proc_pid_statm(5), in pages."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 class ReceivingStation:
     def __init__(self, order: dict[str, Any]) -> None:
         place = Place(**order["place"])
-        setting = Setting(place, order["library"], tuple(order["control_messages"]))
+        setting = Setting(
+            place, order["library"], tuple(order["control_messages"]), ring_library=order.get("ring_library", "")
+        )
         self._place = place
+        self._sender = order.get("sender", order["library"])
         self._contender = CONTENDERS[order["contender"]].opens(setting)
-        self._kernel = network.own_socket(place.port)
+        self._kernel = None if isinstance(self._contender, CountsDrops) else network.own_socket(place.port)
 
     def ready(self) -> dict[str, Any]:
         library = sys.modules.get("mcast_fast")
         return {
             "port": self._place.port,
-            "asked_for": network.asked_for(self._kernel),
-            "receive_buffer": self._kernel.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
+            "asked_for": self._kernel and network.asked_for(self._kernel),
+            "receive_buffer": self._kernel and self._kernel.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF),
             "backend": library and library.backend,
         }
 
-    def prefilled(self, count: int, size: int) -> None:
-        last = self._fill(count, size)
+    def prefilled(self, count: int, size: int, segments: int = 1) -> None:
+        last = self._fill(count, size, segments)
         cpu, start = cpu_nanoseconds(), time.perf_counter_ns()
         received = self._contender.receive(count)
         end, cpu = time.perf_counter_ns(), cpu_nanoseconds() - cpu
         self._verify(received, count, size, last)
         say(wall=(end - start) / count, cpu=cpu / count)
 
-    def _fill(self, count: int, size: int) -> bytes:
+    def resident(self) -> None:
+        say(bytes=resident_bytes())
+
+    def refill(self, times: int, count: int, size: int, segments: int) -> None:
+        """As prefilled, but many times, and memory is what counts."""
+        for _ in range(times):
+            last = self._fill(count, size, segments)
+            self._verify(self._contender.receive(count), count, size, last)
+        self.resident()
+
+    def released(self) -> None:
+        """What is left once the contender is closed: the last that this station can be asked."""
+        self._contender.close()
+        self.resident()
+
+    def _fill(self, count: int, size: int, segments: int) -> bytes:
         """By this process itself, so that no contender pays for another core's caches. Returns the last payload."""
-        payload = b""
-        rest = bytes(size - SEQUENCE_BYTES)
         with network.sending_socket(self._place.port, self._place.interface, "127.0.0.1") as sock:
-            for sequence in range(count):
-                payload = sequence.to_bytes(SEQUENCE_BYTES, sys.byteorder) + rest
-                sock.send(payload)
+            reference.send(self._sender, sock, count, size, segments)
         dropped = network.memory_info(self._kernel)[1]
         if dropped:
             raise RuntimeError(
                 f"the buffer does not hold {count} packets: {dropped} dropped; run as root or lower --count"
             )
-        return payload
+        return (count - 1).to_bytes(SEQUENCE_BYTES, sys.byteorder) + bytes(size - SEQUENCE_BYTES)
 
     def _verify(self, received: Received, count: int, size: int, last: bytes) -> None:
         queued = network.memory_info(self._kernel)[0]
@@ -82,7 +103,7 @@ class ReceivingStation:
             raise RuntimeError(f"sent {count} x {size} bytes, but received {received}; {queued} bytes still queued")
 
     def follow(self) -> None:
-        dropped = network.memory_info(self._kernel)[1]
+        dropped = self._dropped()
         cpu = cpu_nanoseconds()
         say(listening=True)
         received = self._contender.receive(NO_LIMIT)
@@ -92,8 +113,42 @@ class ReceivingStation:
             batches=received.batches,
             bytes=received.total,
             cpu=cpu,
-            dropped=network.memory_info(self._kernel)[1] - dropped,
+            dropped=self._dropped() - dropped,
         )
+
+    def _dropped(self) -> int:
+        return network.memory_info(self._kernel)[1] if self._kernel else self._contender.dropped()
+
+
+class RingStation:
+    """A contender of ring_contenders.py: `drain` times the reading of what has filled its ring."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        self._place = Place(**order["place"])
+        self._contender = ring_contenders.CONTENDERS[order["contender"]].opens(Setting(self._place, order["library"]))
+
+    def ready(self) -> dict[str, Any]:
+        return {"port": self._place.port}
+
+    def drain(self, count: int, size: int) -> None:
+        time.sleep(RETIRED_SECONDS)
+        cpu, start = cpu_nanoseconds(), time.perf_counter_ns()
+        received = self._contender.receive(count)
+        end, cpu = time.perf_counter_ns(), cpu_nanoseconds() - cpu
+        last = (count - 1).to_bytes(SEQUENCE_BYTES, sys.byteorder).ljust(size, b"\0")
+        if (received.packets, received.total or count * size) != (count, count * size):
+            raise RuntimeError(f"sent {count} x {size} bytes, but received {received}")
+        if (received.last or last)[:SEQUENCE_BYTES] != last[:SEQUENCE_BYTES]:
+            raise RuntimeError(f"the last packet is not the last one sent: {received.last!r}")
+        say(wall=(end - start) / count, cpu=cpu / count)
+
+    def follow(self) -> None:
+        dropped, cpu = self._contender.dropped(), cpu_nanoseconds()
+        say(listening=True)
+        received = self._contender.receive(NO_LIMIT)
+        cpu = cpu_nanoseconds() - cpu
+        lost = self._contender.dropped() - dropped
+        say(packets=received.packets, batches=received.batches, cpu=cpu, dropped=lost)
 
 
 class SendingStation:
@@ -103,12 +158,13 @@ class SendingStation:
     def ready(self) -> dict[str, Any]:
         return {}
 
-    def send(self, port: int, count: int, size: int, segments: int) -> None:
+    def send(self, port: int, count: int, size: int, segments: int, heap: int = 0, rate: float | None = None) -> None:
         with network.sending_socket(port, self._order["interface"], self._order["address"]) as sock:
-            say(nanoseconds=reference.send(self._order["library"], sock, count, size, segments))
+            taken = reference.send(self._order["library"], sock, count, size, segments, heap=heap, rate=rate)
+        say(nanoseconds=taken)
 
 
-STATIONS = {"receive": ReceivingStation, "send": SendingStation}
+STATIONS = {"receive": ReceivingStation, "ring": RingStation, "send": SendingStation}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import _thread
 import contextlib
 import importlib
 import importlib.util
+import itertools
 import os
 import select
 import signal
@@ -196,12 +197,17 @@ class Place:
         )
 
 
+# Below those that systems give to sockets without a port of their own, so that no sender takes one in between.
+_PORTS = itertools.cycle(range(20_000 + os.getpid() % 5000, 32_000))
+
+
 def free_port() -> int:
-    """A UDP port that nobody is bound to now."""
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        probe.bind(("::", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A UDP port that nobody is bound to now, and that nobody gets by chance; another one each time."""
+    for port in itertools.islice(_PORTS, 12_000):
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.bind(("::", port))
+            return port
+    raise AssertionError("no port from 20,000 to 32,000 is free")
 
 
 # Under wine /proc is there, and tells of wine's own descriptors.

@@ -71,8 +71,8 @@ def numbered(count):
 
 def readers(rx):
     """What the loop watches for us, and its timers: () when nothing is left there."""
-    watch = rx._turns._watch
-    waiting = [name for name in ("_queue", "_deadlines", "_timer") if getattr(rx._turns, name)]
+    watch = rx._line._watch
+    waiting = [name for name in ("_queue", "_timer") if getattr(rx._line, name)]
     return (*waiting, *(["_watch"] if watch is not None and watch._started else []))
 
 
@@ -138,7 +138,7 @@ def test_a_packet_that_comes_later_wakes_the_task(run, tx, group):
         async with aio.Receiver(group) as rx:
             for payload in numbered(20):
                 task = asyncio.ensure_future(rx.recv())
-                await until(lambda: rx._turns._queue)
+                await until(lambda: rx._line._queue)
                 tx.send(payload)
                 assert (await task).data == payload
 
@@ -151,7 +151,7 @@ def test_a_collect_is_one_batch_of_all(run, tx, group):
         async with aio.Receiver(group, batch_size=64) as rx:
             task = asyncio.ensure_future(rx.collect(1000, timeout=10))
             for start in range(0, 1000, 100):
-                await until(lambda: rx._turns._queue)
+                await until(lambda: rx._line._queue)
                 tx.send_batch(sent[start : start + 100])
             batch = await task
             assert batch.payloads() == sent
@@ -168,7 +168,7 @@ def test_what_a_cancelled_collect_had_is_received_next(run, tx, group):
         async with aio.Receiver(group, timeout=5) as rx:
             tx.send_batch(numbered(10))
             task = asyncio.ensure_future(rx.collect(20))
-            await until(lambda: rx.stats.received == 10 and rx._turns._queue)
+            await until(lambda: rx.stats.received == 10 and rx._line._queue)
             await cancelled(task)
             tx.send_batch(numbered(12)[10:])
             assert (await rx.recv()).data == numbered(1)[0]
@@ -183,7 +183,7 @@ def test_after_leave_nothing_of_a_cancelled_collect_is_delivered(run, tx, group)
         async with aio.Receiver(group, timeout=5) as rx:
             tx.send_batch(numbered(10))
             task = asyncio.ensure_future(rx.collect(20))
-            await until(lambda: rx.stats.received == 10 and rx._turns._queue)
+            await until(lambda: rx.stats.received == 10 and rx._line._queue)
             await cancelled(task)
             assert rx.leave(group)
             with pytest.raises(TimeoutError):
@@ -294,6 +294,62 @@ def test_wrong_arguments_are_refused_as_by_the_blocking_calls(run, backend, grou
         aio.Receiver(group, timeout=-1)
 
 
+# ---- gathering ----
+
+
+def test_a_dense_stream_is_gathered_and_complete(run, backend, group):
+    async def main():
+        received, batches = [], 0
+        async with aio.Receiver(group, timeout=5, linger=0.01) as rx:
+            with mcast.Sender(group, ttl=0, rate="10k/s") as tx:
+                thread = threading.Thread(target=tx.send_batch, args=(numbered(4000),))
+                thread.start()
+                while len(received) < 4000:
+                    received += (await rx.recv_batch(5000)).payloads()
+                    batches += 1
+                thread.join()
+            assert readers(rx) == ()
+        assert received == numbered(4000)
+        return batches
+
+    assert run(main()) < 1000  # of 4,000: one by one until the stream is seen to be dense, then 100 at once
+
+
+def test_lone_packets_are_told_at_once(run, tx, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5, linger=0.1) as rx:
+            clock = asyncio.get_running_loop().time
+            start = clock()
+            for payload in numbered(50):
+                task = asyncio.ensure_future(rx.recv_batch())
+                await until(lambda: rx._line._queue)
+                tx.send(payload)
+                await task
+            return clock() - start
+
+    assert run(main()) < 4  # of 5 s if each one had lingered
+
+
+def test_a_timeout_within_a_linger_takes_what_is_there(run, tx, group):
+    async def main():
+        async with aio.Receiver(group, timeout=5, linger=0.1) as rx:
+            rx._line._since = -1000.0  # by the loop's clock: as if a dense stream had just ended
+            rx._line._gathered = 10**9
+            task = asyncio.ensure_future(rx.recv_batch(timeout=0.03))
+            await until(lambda: rx._line._timer)
+            tx.send(b"x")
+            assert (await task).payloads() == [b"x"]
+            assert readers(rx) == ()
+
+    run(main())
+
+
+@pytest.mark.parametrize("linger", [-0.001, 0.2, float("nan")])
+def test_a_wrong_linger_is_refused(backend, group, no_leak, linger):
+    with pytest.raises(ArgumentError, match="linger"):
+        aio.Receiver(group, linger=linger)
+
+
 # ---- fairness ----
 
 
@@ -343,7 +399,7 @@ def test_cancelling_a_wait_leaves_nothing_in_the_loop(run, tx, group, call):
         async with aio.Receiver(group, timeout=5) as rx:
             for _ in range(3):
                 task = asyncio.ensure_future(CALLS[call](rx))
-                await until(lambda: rx._turns._queue)
+                await until(lambda: rx._line._queue)
                 await cancelled(task)
                 assert readers(rx) == ()
             tx.send(b"still here")
@@ -368,7 +424,7 @@ def test_cancelling_at_any_moment_loses_no_packet(run, tx, group, call):
             for number, payload in enumerate(numbered(60)):
                 task = asyncio.ensure_future(consume(rx))
                 if number % 2:
-                    await until(lambda: rx._turns._queue)
+                    await until(lambda: rx._line._queue)
                 tx.send(payload)
                 for _ in range(number % 6):
                     await asyncio.sleep(0)
@@ -418,7 +474,7 @@ def test_closing_wakes_all_who_wait(run, backend, group, no_leak, way):
         rx = aio.Receiver(group)
         calls = [rx.recv(), rx.recv_batch(), rx.collect(5), rx.recv(timeout=20)]
         tasks = [asyncio.ensure_future(call) for call in [*calls, iterate(rx)]]
-        await until(lambda: len(rx._turns._queue) == 5)
+        await until(lambda: len(rx._line._queue) == 5)
         await ways_to_close()[way](rx)
         *errors, ended = await asyncio.gather(*tasks, return_exceptions=True)
         assert [type(error) for error in errors] == [ClosedError] * 4
@@ -428,7 +484,7 @@ def test_closing_wakes_all_who_wait(run, backend, group, no_leak, way):
                 await call
         assert [batch async for batch in rx] == []
         rx.close()
-        await until(lambda: rx._turns._watch is None)
+        await until(lambda: rx._line._watch is None)
 
     run(main())
     wait_for_threads()
@@ -445,7 +501,7 @@ def test_a_collect_that_the_close_ends_is_what_came(run, tx, group):
         async with aio.Receiver(group) as rx:
             tx.send_batch(numbered(3))
             task = asyncio.ensure_future(rx.collect(9))
-            await until(lambda: rx.stats.received == 3 and rx._turns._queue)
+            await until(lambda: rx.stats.received == 3 and rx._line._queue)
             rx.close()
             return (await task).payloads()
 
@@ -609,7 +665,7 @@ def test_a_closed_sender_wakes_who_waits(run, backend, group, no_leak):
         tx = aio.Sender(group, ttl=0)
         await tx.send_batch(numbered(100))
         task = asyncio.ensure_future(tx.recv())
-        await until(lambda: tx._turns._queue)
+        await until(lambda: tx._line._queue)
         tx.close()
         for call in (task, tx.send(b"x"), tx.send_batch([b"x"] * 100), tx.recv()):
             with pytest.raises(ClosedError, match="the sender is closed"):

@@ -41,6 +41,35 @@ def received(backend, place):
         return rx.collect(len(PAYLOADS), timeout=5)
 
 
+# ---- several batches in one ----
+
+
+def test_batches_put_together_are_one_with_copies_of_all(received):
+    parts = [received[3:], received[1:3], received[:0], received]
+    whole = _core.views.Batch.concatenate(parts)
+    assert whole.payloads() == [payload for part in parts for payload in part.payloads()]
+    assert bytes(whole.data) == b"".join(whole.payloads())
+    assert [packet.interface for packet in whole] == [packet.interface for part in parts for packet in part]
+    kept = np.concatenate([np.asarray(part) for part in parts])
+    assert all((np.asarray(whole)[name] == kept[name]).all() for name in kept.dtype.names if name != "offset")
+
+
+@pytest.mark.parametrize("parts", [[], [b""]])
+def test_nothing_put_together_is_an_empty_batch(backend, parts):
+    assert len(_core.views.Batch.concatenate([batch_of([]) for _ in parts])) == 0
+
+
+def test_more_than_an_arena_can_hold_is_refused(backend):
+    large = batch_of([bytes(65_535)])
+    with pytest.raises(ValueError, match="more than an arena"):
+        _core.views.Batch.concatenate([large] * 65_539)
+
+
+def test_only_batches_can_be_put_together(batch):
+    with pytest.raises(TypeError, match="only batches"):
+        _core.views.Batch.concatenate([batch, None])
+
+
 # ---- a sequence of packets ----
 
 

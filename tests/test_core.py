@@ -288,7 +288,8 @@ def test_every_socket_has_its_turn(slots, udp):
 
 def test_counters_add_up(pair):
     assert set(pair.slots.counters()) == {
-        "received", "bytes", "truncated", "filtered", "batches", "largest_batch", "wakeups", "dropped_memory",
+        "received", "bytes", "truncated", "filtered", "fragments", "dropped_ring", "detached", "batches",
+        "largest_batch", "wakeups", "dropped_memory", "buffers",
     }  # fmt: skip
     assert not any(pair.slots.counters().values())
     pair.arrive(b"aa", b"bbb")
@@ -739,87 +740,6 @@ def test_the_sending_interface_is_set_by_index_and_source(backend, udp):
     assert told == SOURCE
     assert raised(_core.membership.set_send_interface, sock, NO_INTERFACE, SOURCE)[1] == errno.EADDRNOTAVAIL
     assert raised(_core.membership.set_send_interface, sock, LO, SIX) == (ValueError, None)
-
-
-# ---- sending ----
-
-
-def send_all(sock, payloads, address, start=0):
-    return _core.send.send_batch(sock, payloads, start, socket.inet_aton(address[0]), address[1], 0)
-
-
-def test_payloads_are_sent_in_order_from_the_start_that_is_named(backend, udp):
-    sender, receiver = udp(), udp()
-    assert send_all(sender, [b"0", bytearray(b"1"), memoryview(b"x2")[1:], b""], receiver.getsockname(), 1) == 3
-    assert select.select([receiver], [], [], 5)[0]
-    assert [receiver.recv(10) for _ in range(3)] == [b"1", b"2", b""]
-
-
-@pytest.mark.parametrize("count", [0, 2])
-def test_nothing_to_send_is_nothing_sent(backend, udp, count):
-    assert send_all(udp(), [b"a"] * count, ("127.0.0.1", free_port()), count) == 0
-
-
-BEYOND_THE_END = """
-import socket
-from mcast_fast import _core
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for start in (3, 1000, 10**9):
-    try:
-        print(_core.send.send_batch(sock, [b"a"] * 2, start, bytes([127, 0, 0, 1]), 9, 0))
-    except IndexError:
-        print(0)
-"""
-
-
-def test_a_start_beyond_the_end_sends_nothing(backend):
-    """A list that another thread makes shorter meanwhile must not be read behind its end."""
-    done = python(BEYOND_THE_END, MCAST_FAST_BACKEND=backend)
-    assert (done.stdout, done.returncode) == ("0\n" * 3, 0), done.stderr
-
-
-def test_the_payloads_before_one_that_fails_leave_and_the_next_call_tells_why(backend, udp):
-    sender, receiver = udp(), udp()
-    payloads = [b"a", b"b", bytes(65_508), b"c"]
-    assert send_all(sender, payloads, receiver.getsockname()) == 2
-    assert raised(send_all, sender, payloads, receiver.getsockname(), 2) == (OSError, errno.EMSGSIZE)
-    assert send_all(sender, payloads, receiver.getsockname(), 3) == 1
-
-
-@pytest.mark.parametrize("wrong", ["text", 5, None, memoryview(bytes(10))[::2]])
-def test_nothing_is_sent_when_a_payload_is_of_a_wrong_type(backend, udp, wrong):
-    sender, receiver = udp(), udp()
-    with pytest.raises((TypeError, BufferError)):
-        send_all(sender, [b"a", wrong], receiver.getsockname())
-    sender.sendto(b"marker", receiver.getsockname())
-    assert select.select([receiver], [], [], 5)[0]
-    assert receiver.recv(10) == b"marker"
-
-
-def test_many_payloads_leave_in_several_calls(backend, udp):
-    sender, receiver = udp(), udp()
-    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)  # 256 at once are more than s390x holds by default
-    payloads, sent = [number.to_bytes(2, "big") for number in range(600)], 0
-    received = []
-    while sent < 600:
-        step = send_all(sender, payloads, receiver.getsockname(), sent)
-        assert 1 <= step <= 600 - sent
-        received += [receiver.recv(10) for _ in range(step) if select.select([receiver], [], [], 5)[0]]
-        sent += step
-    assert received == payloads
-
-
-def test_a_group_that_is_no_packed_address_is_refused(backend, udp):
-    for group in (b"", b"123", bytes(5)):
-        with pytest.raises(ValueError, match="packed"):
-            _core.send.send_batch(udp(), [b"a"], 0, group, 5000, 0)
-
-
-@pytest.mark.needs("answers of Linux")
-def test_sending_on_a_closed_socket_is_an_os_error(backend):
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.close()
-    assert raised(send_all, sock, [b"a"], ("127.0.0.1", 9)) == (OSError, errno.EBADF)
 
 
 # ---- parity ----

@@ -16,7 +16,9 @@ BUILT_IN = {
     "GroupError": ValueError,
     "InterfaceError": ValueError,
     "ArgumentError": ValueError,
+    "CaptureError": ValueError,
     "ClosedError": ValueError,
+    "FileError": OSError,
     "FeatureError": NotImplementedError,
     "SocketError": OSError,
     "SendError": OSError,
@@ -45,7 +47,7 @@ def test_the_warning_is_a_user_warning():
     assert not issubclass(errors.MulticastWarning, errors.MulticastError)
 
 
-OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send"}
+OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send", "ring", "read", "write"}
 
 
 @pytest.mark.parametrize(("operation", "name", "system"), REMEDIES)

@@ -18,28 +18,43 @@ groups          :
 igmp            :
 netlink         :
 stats           :
+nic             : netlink
+hardware        :
 interfaces      : netlink groups systems
 watch           : interfaces netlink stats systems
 _core.layout    :
 _core.addresses : _core.layout
-_core.fast      : _core.layout _core.addresses
-_core.pure      : _core.layout _core.addresses systems
+_core.blocks    :
+_core.arrow     : _core.layout _core.addresses
+_core.fast      : _core.arrow _core.blocks _core.layout _core.addresses
+_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses systems
 _core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
-sockets         : _core _core.layout _core.addresses membership systems
+sockets         : _core _core.layout _core.addresses hardware membership systems
+bpf             : _core.addresses
+rings           : bpf sockets units
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
-receiver        : _core _core.layout _core.addresses groups joins membership sockets stats subscriptions units watch
+streams         :
+pcapng          : _version _core _core.blocks groups membership stats streams units
+captures        : _core.blocks pcapng stats streams units
+conversion      : _core _core.addresses _core.layout pcapng streams
+receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
 sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
-aio             : _core _core.layout groups receiver sender stats subscriptions units
-cli             : _version _core _core.layout groups interfaces receiver sender stats units
+waiting         : units
+aio             : _core groups receiver sender stats subscriptions units waiting
+cli             : _version _core _core.layout captures conversion groups interfaces pcapng receiver sender stats units
 __main__        : cli
-__init__        : _version _core _core.layout groups interfaces receiver sender stats subscriptions
+__init__        : _version _core _core.layout groups interfaces pcapng receiver sender stats subscriptions
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.
 FOR_TYPES = """
-joins           : _core.fast
+rings           : _core.fast
+joins           : _core.fast rings
+pcapng          : _core.fast
+captures        : _core.fast
+conversion      : _core.fast
 receiver        : _core.fast
 sender          : _core.fast
 aio             : _core.fast

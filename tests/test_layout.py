@@ -59,7 +59,13 @@ def test_a_record_is_64_bytes_in_the_order_of_the_design():
 
 
 def test_the_flags_are_single_bits_that_fit_their_field():
-    assert {flag.name: flag.value for flag in Flag} == {"TRUNCATED": 1, "TTL": 2, "TOS": 4, "COALESCED": 8}
+    assert {flag.name: flag.value for flag in Flag} == {
+        "TRUNCATED": 1,
+        "TTL": 2,
+        "TOS": 4,
+        "COALESCED": 8,
+        "HARDWARE": 16,
+    }
 
 
 def test_every_field_says_what_it_holds():

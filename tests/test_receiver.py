@@ -5,6 +5,7 @@ import errno
 import gc
 import itertools
 import os
+import re
 import select
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import mcast_fast as mcast
 from mcast_fast import (
     ArgumentError,
     ClosedError,
+    FeatureError,
     GroupError,
     InterfaceError,
     MulticastError,
@@ -210,6 +213,50 @@ def test_a_buffer_holds_as_much_as_was_asked_for(backend, group, tx, size, holds
 def test_a_buffer_larger_than_any_system_has_is_clipped_with_a_warning(backend, group, no_leak):
     with pytest.warns(MulticastWarning, match="asked for 8589934592 bytes"):
         mcast.Receiver(group, buffer_size="8GiB").close()
+
+
+MEMORY = """
+import mcast_fast as mcast
+from pathlib import Path
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+group = "239.1.1.1%lo:{port}"
+with mcast.Sender(group, ttl=0) as tx, mcast.Receiver(group, timeout=0.2, buffer_size="32MiB", **{options}) as rx:
+    tx.send(bytes(10))
+    rx.recv()
+    before = resident()
+    for _ in range(5):
+        tx.send_batch([bytes({size})] * 200)
+        try:
+            for batch in rx:
+                del batch
+        except TimeoutError:
+            pass
+    print(resident() - before, rx.stats.received)
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"timestamps": None}], ids=str)
+@pytest.mark.parametrize("size", [256, 9000, 65_507])
+def test_a_receiver_holds_at_most_8_mib(backend, size, options):
+    """Whatever the size of its packets, and although each may have 64 KiB."""
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("feature /proc: the memory of a process is not told there")
+    code = MEMORY.format(port=free_port(), options=options, size=size)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        env=os.environ | {"MCAST_FAST_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    grown, received = map(int, done.stdout.split())
+    assert received > 0
+    assert grown < 8 << 20
 
 
 @pytest.mark.needs("destination")
@@ -421,6 +468,61 @@ def test_the_descriptor_wakes_a_poll(rx, tx):
 # ---- payloads and fields ----
 
 
+def test_a_wait_tells_whether_there_is_something_and_takes_nothing(rx, tx):
+    assert rx.wait(0) is False
+    assert rx.wait(0.01) is False
+    tx.send_batch([b"1", b"2"])
+    assert rx.wait(5)
+    assert rx.wait(0)
+    assert rx.recv(timeout=5).data == b"1"
+    assert rx.wait(0)  # what came with it is left over
+    assert rx.recv(timeout=5).data == b"2"
+    assert rx.wait(0) is False
+
+
+def test_a_wait_and_a_receive_in_two_threads_disturb_each_other_not(rx, tx):
+    received = []
+    thread = threading.Thread(target=lambda: received.extend(rx.collect(2, timeout=5).payloads()))
+    thread.start()
+    assert rx.wait(0.02) is False
+    tx.send_batch([b"1", b"2"])
+    thread.join(10)
+    assert received == [b"1", b"2"]
+
+
+def test_what_is_given_back_comes_first_and_once(rx, tx):
+    sent = [bytes([number]) for number in range(9)]
+    tx.send_batch(sent[:6])
+    first, second = rx.collect(2, timeout=5), rx.collect(4, timeout=5)
+    tx.send_batch(sent[6:])
+    rx.give_back([first, second[:3]])
+    rx.give_back([])
+    assert select.select([rx], [], [], 5)[0]
+    assert rx.recv_batch(3, timeout=0).payloads() == sent[:3]
+    assert rx.collect(5, timeout=5).payloads() == [*sent[3:5], *sent[6:]]
+    assert (first.payloads(), second.payloads()) == (sent[:2], sent[2:6])
+    assert rx.stats.received == 9
+
+
+def test_what_is_given_back_and_no_longer_wanted_does_not_come(rx, tx, group):
+    tx.send_batch([b"1", b"2"])
+    batch = rx.collect(2, timeout=5)
+    rx.leave(group)
+    rx.give_back([batch])
+    with pytest.raises(TimeoutError):
+        rx.recv(timeout=0.02)
+    assert batch.payloads() == [b"1", b"2"]
+    assert (rx.stats.received, rx.stats.filtered) == (0, 2)
+
+
+def test_nothing_is_given_back_to_a_closed_receiver(rx, tx):
+    tx.send(b"1")
+    batch = rx.recv_batch(timeout=5)
+    rx.close()
+    with pytest.raises(ClosedError):
+        rx.give_back([batch])
+
+
 def test_an_empty_payload_is_a_packet(rx, tx):
     tx.send_batch([b"", b"a", b""])
     batch = rx.collect(3)
@@ -493,6 +595,46 @@ def test_without_timestamps_the_time_is_0(backend, group, tx):
     with mcast.Receiver(group, timestamps=None, timeout=5) as rx:
         tx.send_batch(numbered(3))
         assert [packet.timestamp for packet in rx.collect(3)] == [0, 0, 0]
+
+
+def test_hardware_times_fall_back_to_the_kernels_with_a_warning(backend, group, tx, place):
+    if not (have := mcast.features()["hardware_timestamps"]):
+        pytest.skip(f"feature hardware_timestamps: {have.reason}")
+    with pytest.warns(MulticastWarning, match=f"{place.interface} takes no hardware times .*kernel's times"):
+        rx = mcast.Receiver(group, timestamps="hardware", timeout=5)
+    with rx:
+        before = time.time_ns()
+        tx.send(b"x")
+        packet = rx.recv()
+    assert before - 10**9 < packet.timestamp < time.time_ns() + 10**9
+    assert not packet.flags & mcast.Flag.HARDWARE
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"timestamps": "hardware", "gro": True}, "coalesced packets have one time"),
+        ({"timestamps": "software"}, "timestamps 'software' is not one of"),
+        ({"busy_poll": 0}, "busy_poll"),
+        ({"busy_poll": "50us"}, "busy_poll"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(backend, group, no_leak, options, told):
+    with pytest.raises(ArgumentError, match=told):
+        mcast.Receiver(group, **options)
+
+
+def test_busy_polling_changes_nothing_that_is_received(backend, group, tx):
+    if not (have := mcast.features()["busy_poll"]):
+        pytest.skip(f"feature busy_poll: {have.reason}")
+    try:
+        rx = mcast.Receiver(group, busy_poll=50, timeout=5)
+    except SocketError as error:
+        assert error.errno == errno.EPERM  # it needs CAP_NET_ADMIN
+        return
+    with rx:
+        tx.send_batch([b"1", b"2"])
+        assert rx.collect(2).payloads() == [b"1", b"2"]
 
 
 @pytest.mark.needs("dscp")
@@ -699,7 +841,8 @@ def test_a_record_tells_how_many_were_dropped_just_before_it(backend, group, tx)
 
 def test_the_statistics_are_exact(backend, group, tx):
     with mcast.Receiver(group, max_packet_size=10, timeout=5) as rx:
-        assert rx.stats == mcast.Stats(dropped_socket=rx.stats.dropped_socket)
+        unknown = {name: getattr(rx.stats, name) for name in ("dropped_socket", "dropped_nic")}
+        assert rx.stats == mcast.Stats(**unknown)
         assert rx.stats.dropped_socket in (0, None)
         tx.send_batch([b"x" * size for size in (1, 10, 11, 0, 500)])
         rx.collect(5)
@@ -709,7 +852,7 @@ def test_the_statistics_are_exact(backend, group, tx):
         rx.recv_batch()
         stats = rx.stats
     assert (stats.received, stats.bytes, stats.truncated, stats.filtered) == (7, 1 + 10 + 10 + 10 + 3 + 2, 2, 0)
-    assert (stats.batches, stats.largest_batch) == (3, 5)
+    assert (stats.batches, stats.largest_batch, stats.buffers, stats.drops_exact) == (3, 5, 7, True)
     assert stats.dropped_background == 0
     assert rx.stats == stats
 
@@ -720,6 +863,7 @@ WAITS = {
     "recv": lambda rx: rx.recv(timeout=None),
     "recv_batch": lambda rx: rx.recv_batch(timeout=None),
     "collect": lambda rx: rx.collect(10, timeout=None),
+    "wait": lambda rx: rx.wait(timeout=None),
 }
 
 
@@ -994,3 +1138,23 @@ def test_a_reply_of_no_bytes_type_is_a_type_error(rx, tx):
     for wrong in ("text", 5, None):
         with pytest.raises(TypeError):
             rx.reply(packet, wrong)
+
+
+def test_a_ring_is_refused_with_the_reason_where_there_is_none(backend, no_leak, group):
+    feature = mcast.features()["ring"]
+    if feature:
+        pytest.skip("feature ring: it is there")
+    with pytest.raises(FeatureError, match=re.escape(feature.reason)):
+        mcast.Receiver(group, ring=True)
+
+
+def test_a_loan_is_the_arena_for_as_long_as_it_lasts(rx, tx):
+    arrive(rx, tx, b"a", b"bc")
+    batch = rx.collect(2)
+    with batch.borrow() as memory:
+        assert (bytes(memory), memory.readonly) == (b"abc", True)
+    with pytest.raises(ValueError, match="released"):
+        bytes(memory)
+    with batch.borrow() as memory:
+        view = memory[1:]
+    assert bytes(view) == b"bc"

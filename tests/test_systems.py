@@ -13,6 +13,7 @@ from mcast_fast._core import layout
 from mcast_fast._core.pure import tables
 from tests.conftest import free_port, loopback
 
+pure_control = importlib.import_module("mcast_fast._core.pure.control")
 pure_membership = importlib.import_module("mcast_fast._core.pure.membership")
 pure_slots = importlib.import_module("mcast_fast._core.pure.slots")
 LO = socket.if_nametoindex(loopback())
@@ -47,7 +48,7 @@ def test_a_platform_without_a_row_can_do_what_every_system_can():
 @pytest.mark.parametrize("table", tables.SYSTEMS.values(), ids=tables.SYSTEMS.keys())
 def test_what_a_table_names_is_known(table):
     assert table.name in {row.name for row in systems.SYSTEMS.values()}
-    assert set(table.control.values()) <= pure_slots._READERS.keys()
+    assert set(table.control.values()) <= pure_control.BY_NAME.keys()
     assert table.missing.keys() <= layout.FEATURES.keys()
     assert {"join", "leave", "join_source", "leave_source", "block", "unblock"} == table.steps.keys()
 

@@ -8,8 +8,10 @@ from mcast_fast._core.layout import Feature, Flag
 from mcast_fast._version import __version__
 from mcast_fast.errors import (
     ArgumentError,
+    CaptureError,
     ClosedError,
     FeatureError,
+    FileError,
     GroupError,
     InterfaceError,
     MulticastError,
@@ -20,9 +22,11 @@ from mcast_fast.errors import (
 )
 from mcast_fast.groups import Group, Scope, is_multicast
 from mcast_fast.interfaces import Interface, interfaces
+from mcast_fast.pcapng import Reader, Writer
+from mcast_fast.pcapng import open_capture as open
 from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
-from mcast_fast.stats import Event, SenderStats, Stats, TransmitTime
+from mcast_fast.stats import Event, ReaderStats, SenderStats, Stats, TransmitTime, WriterStats
 from mcast_fast.subscriptions import Membership
 
 Batch = _core.views.Batch
@@ -32,10 +36,12 @@ __all__ = [
     "RECORD_FIELDS",
     "ArgumentError",
     "Batch",
+    "CaptureError",
     "ClosedError",
     "Event",
     "Feature",
     "FeatureError",
+    "FileError",
     "Flag",
     "Group",
     "GroupError",
@@ -45,6 +51,8 @@ __all__ = [
     "MulticastError",
     "MulticastWarning",
     "Packet",
+    "Reader",
+    "ReaderStats",
     "Receiver",
     "Scope",
     "SendError",
@@ -54,9 +62,12 @@ __all__ = [
     "SsmWarning",
     "Stats",
     "TransmitTime",
+    "Writer",
+    "WriterStats",
     "__version__",
     "backend",
     "features",
     "interfaces",
     "is_multicast",
+    "open",
 ]

@@ -33,12 +33,40 @@ class FeatureError(MulticastError, NotImplementedError):
     """This backend or operating system cannot do it; `mcast_fast.features()` says why."""
 
 
+class CaptureError(MulticastError, ValueError):
+    """A capture file cannot be read any further: `file`, the `offset` of the block at fault in bytes, and `reason`."""
+
+    def __init__(self, file: str, offset: int, reason: str) -> None:
+        super().__init__(file, offset, reason)
+        self.file = file
+        self.offset = offset
+        self.reason = reason
+
+    def __str__(self) -> str:
+        advice = "; `mcast-fast repair` keeps what stands before" if self.offset else ""
+        return f"{self.file}, offset {self.offset}: {self.reason}{advice}"
+
+
 class SocketError(MulticastError, OSError):
     """The operating system refused an operation: `errno` as the OS gave it, `operation` what was tried."""
 
     def __init__(self, errno: int, message: str, operation: str = "") -> None:
         super().__init__(errno, message)
         self.operation = operation
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class FileError(MulticastError, OSError):
+    """The operating system refused to open, read or write a capture file: `errno` as the OS gave it.
+
+    Of a write: `packets` and `bytes` stand in the file, whole; nothing of what came behind them does."""
+
+    def __init__(self, errno: int, message: str, packets: int = 0, bytes: int = 0) -> None:
+        super().__init__(errno, message)
+        self.packets = packets
+        self.bytes = bytes
 
     def __str__(self) -> str:
         return str(self.args[1])
@@ -62,7 +90,7 @@ class SsmWarning(MulticastWarning):
 
 # What to do about an answer of the OS: (operation, errno name, key of the system) -> remedy. "" stands for every
 # operation, or every system; what is more special is looked for first. The operations are those that the rooms name:
-# open, bind, join, leave, filter, receive, send.
+# open, bind, join, leave, filter, receive, send, ring; and read, write of files.
 REMEDIES: dict[tuple[str, str, str], str] = {
     ("", "EMFILE", ""): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
     ("", "ENFILE", "linux"): "the system is out of descriptors; raise fs.file-max",
@@ -118,6 +146,17 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("send", "EINVAL", ""): "the group and the address to send from must fit the interface; leave source= out",
     ("send", "EADDRNOTAVAIL", ""): "the interface has no address to send from",
     ("receive", "ENETDOWN", ""): "the interface went down",
+    ("write", "ENOSPC", ""): "the disk is full; free some of it, or write elsewhere",
+    ("write", "EDQUOT", ""): "the quota is used up; free some of it, or write elsewhere",
+    ("write", "EFBIG", ""): "the file reached the limit of its size; raise `ulimit -f`, or rotate",
+    ("write", "EPIPE", ""): "whoever reads the pipe has gone",
+    ("open", "ENOENT", ""): "there is no such file or directory; check the path",
+    ("open", "EISDIR", ""): "name a file in it",
+    ("ring", "ENOMEM", ""): "the system has no room for a ring of this size; ask for a smaller one with ring=",
+    ("ring", "EINVAL", "linux"): "a fanout group has one interface and one kind of member; or the ring is too large",
+    ("ring", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
+    ("ring", "ENOPROTOOPT", "linux"): "a ring needs Linux 4.20",
+    ("ring", "EAFNOSUPPORT", "linux"): "this kernel has no packet sockets (CONFIG_PACKET)",
 }
 
 
@@ -165,6 +204,12 @@ def explain(operation: str, subject: str, errno: int) -> str:
     """
     advice = remedy(operation, errno)
     return f"{operation} {subject}: {os_text(errno)}" + (f"; {advice}" if advice else "")
+
+
+def file_error(operation: str, subject: str, error: OSError) -> FileError:
+    """`error`, raised by `operation` on the file `subject`, as ours."""
+    errno = error.errno or 0
+    return FileError(errno, explain(operation, subject, errno) if errno else f"{operation} {subject}: {error}")
 
 
 def socket_error(operation: str, subject: str, error: OSError) -> SocketError:

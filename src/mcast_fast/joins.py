@@ -20,6 +20,7 @@ from mcast_fast.sockets import NOWHERE, OpenSocket, Options, open_socket, tells_
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
+    from mcast_fast.rings import Rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ class Plan:
 class Joins:
     """The sockets of a receiver, and what each holds."""
 
-    def __init__(self, slots: "Slots", names: dict[int, str], options: Options, spread: bool) -> None:
+    def __init__(self, slots: "Slots | Rings", names: dict[int, str], options: Options, spread: bool) -> None:
         self.names = names
         self.wanted: Wanted = {}
         self.closed_drops = 0  # of sockets that are closed already

@@ -1,8 +1,10 @@
 """Receiver: multicast in, batches out."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ from mcast_fast.errors import ArgumentError, ClosedError, socket_error
 from mcast_fast.groups import Group
 from mcast_fast.joins import Joins
 from mcast_fast.membership import Defaults
+from mcast_fast.nic import NicDrops
+from mcast_fast.rings import RingOptions, Rings, ring_options
 from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats
 from mcast_fast.subscriptions import Membership, Subscriptions
@@ -21,7 +25,9 @@ from mcast_fast.watch import Watch
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
-TIMESTAMPS = ("kernel", None)
+TIMESTAMPS = ("kernel", "hardware", None)
+BATCH, RING_BATCH = 256, 4096
+BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
@@ -32,12 +38,24 @@ class Receiver:
     leaves out. `interface`: a name, an index, an address, or "all"; by default the one that the routing table names for
     the group.
 
-    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most. `max_packet_size`:
-    bytes of payload; what is longer is truncated and flagged. `buffer_size`: the kernel's buffer a socket, bytes or
-    "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel" (ns, by the system's clock) or
-    None. `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`:
-    let other sockets share the port. `spread`: hold more groups and sources than the system allows a socket by taking
-    more sockets. `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
+    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most, 256 (with a ring
+    4,096) unless told. `max_packet_size`: bytes of payload; what is longer is truncated and flagged. `buffer_size`: the
+    kernel's buffer a socket, bytes or "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel"
+    (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with `Flag.HARDWARE`; else
+    the kernel's, with a warning) or None. `gro`: let the kernel hand over many packets of one sender as one, which is
+    far faster; they share one arrival time, so that it is on by default only with `timestamps=None`, and with "kernel"
+    such packets have `Flag.COALESCED`. `background`: receive in a thread of its own, so that packets wait in up to so
+    many bytes of memory ("256MiB" for True) while Python is busy; `background_cpu` is the processor it runs on.
+    `busy_poll`: microseconds that the kernel looks at the device itself before it sleeps (SO_BUSY_POLL). `recv_ttl`,
+    `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`: let other sockets
+    share the port. `spread`: hold more groups and sources than the system allows a socket by taking more sockets.
+    `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
+
+    `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
+    "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Batches then come when a block is full
+    or `ring_latency` seconds (0.001 to 1) old, and their payloads stay in the ring while there is room: see
+    `Batch.data`. `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
+    interface, each flow going to one of them.
 
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
@@ -50,34 +68,56 @@ class Receiver:
         interface: str | int | None = None,
         source: str | None = None,
         timeout: float | None = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         buffer_size: int | str | None = None,
         timestamps: str | None = "kernel",
+        gro: bool | None = None,
+        background: bool | int | str | None = None,
+        background_cpu: int | None = None,
+        busy_poll: int | None = None,
         recv_ttl: bool = False,
         recv_tos: bool = False,
         reuse: bool = True,
         spread: bool = True,
         watch: bool = False,
+        ring: bool | int | str | None = None,
+        ring_latency: float = 0.01,
+        packet_fanout: int | None = None,
     ) -> None:
         self._closed = True  # until everything is open
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
+        if batch_size is None:
+            batch_size = RING_BATCH if ring else BATCH
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
-        options = _options(buffer_size, timestamps, recv_ttl, recv_tos, reuse)
+        memory = _background(background, background_cpu)
+        options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
+        ring_asked = _ring_options(ring, ring_latency, packet_fanout, timestamps)
+        if ring_asked is not None:
+            _check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
+            options = replace(options, only_holds=True, coalesced=False)
+        self._coalesced = options.coalesced
         self._names: dict[int, str] = {}
-        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, self._names, "the receiver")
+        self._slots = _core.slots.Slots(
+            self._batch_size, max_packet_size, self._names, "the receiver", options.coalesced
+        )
         self.timeout = timeout
-        self._joins = Joins(self._slots, self._names, options, spread)
+        self._rings = None if ring_asked is None else Rings(self._slots, self._names, ring_asked)
+        self._joins = Joins(self._rings or self._slots, self._names, options, spread)
         self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
         self._watch: Watch | None = None
+        self._nic = NicDrops()
         self._final_stats: Stats | None = None
         self._closing = threading.RLock()
         with contextlib.ExitStack() as undo:
             undo.callback(self._close_all)
+            if memory:
+                self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
             self._subscriptions.start(groups)
+            self._nic.total(self._subscriptions.indexes())
             if watch:
                 self._watch = Watch(self._subscriptions.indexes, self._subscriptions.told)
             undo.pop_all()
@@ -103,6 +143,16 @@ class Receiver:
         `timeout` and errors as `recv_batch`, but that no TimeoutError is raised."""
         limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.collect(limit, self._wait(timeout))
+
+    def wait(self, timeout: float | Unset | None = UNSET) -> bool:
+        """Whether there is something to receive within `timeout` (as `recv_batch`); takes nothing, so that it may turn
+        out to be of another group. Another thread may receive meanwhile. ClosedError, SocketError."""
+        return self._slots.wait(self._wait(timeout))
+
+    def give_back(self, batches: "Iterable[Batch]") -> None:
+        """Have batches that were received here delivered once more, before anything else, as far as their packets are
+        still wanted; ClosedError."""
+        self._slots.give_back(batches)
 
     def __iter__(self) -> Iterator["Batch"]:
         """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
@@ -159,7 +209,8 @@ class Receiver:
         ClosedError."""
         one = self._socket_of(packet)
         try:
-            one.socket.sendto(payload, packet.source_address)
+            answering = self._rings.answering(one) if self._rings else one.socket
+            answering.sendto(payload, packet.source_address)
         except OSError as error:
             if self._closed:
                 raise ClosedError("the receiver is closed") from None
@@ -201,10 +252,15 @@ class Receiver:
                 return self._final_stats
             counters = dict(self._slots.counters())
             lost = counters.pop("dropped_memory")
+            dropped = self._subscriptions.drops()
+            dropped_ring = counters.pop("dropped_ring")
             return Stats(
                 **counters,
-                dropped_socket=self._subscriptions.drops(),
+                dropped_ring=dropped_ring if self._rings else None,
+                dropped_socket=dropped,
                 dropped_background=lost,
+                dropped_nic=self._nic.total(self._subscriptions.indexes()),
+                drops_exact=counters["buffers"] >= counters["received"] and not (self._coalesced and dropped),
                 events=tuple(self._subscriptions.events),
             )
 
@@ -240,6 +296,9 @@ class Receiver:
             self._watch.close()
         self._slots.close()
         self._joins.close()
+        self._nic.close()
+        if self._rings is not None:
+            self._rings.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -259,7 +318,38 @@ class Receiver:
         return f"<Receiver of {groups} memberships on {sockets} sockets{', closed' if self._closed else ''}>"
 
 
-def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, tos: bool, reuse: bool) -> Options:
+def _background(wanted: bool | int | str | None, cpu: int | None) -> int:
+    """Bytes that may wait for the consumer; 0 without a thread."""
+    if wanted is None or wanted is False:
+        if cpu is not None:
+            raise ArgumentError("background_cpu needs background=True, or a size such as background='256MiB'")
+        return 0
+    require("background", f"background={wanted!r}")
+    if cpu is not None:
+        require("background_cpu", f"background_cpu={cpu!r}")
+    if cpu is not None and cpu not in _processors():
+        raise ArgumentError(f"background_cpu {cpu!r} is none of those this process may run on: {sorted(_processors())}")
+    return whole_number(
+        BACKGROUND if wanted is True else size_in_bytes(wanted, "background"), "background", LEAST_BACKGROUND, 1 << 40
+    )
+
+
+def _processors() -> set[int]:
+    """The processors that this process may run on, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _options(
+    buffer_size: int | str | None,
+    timestamps: str | None,
+    gro: bool | None,
+    busy_poll: int | None,
+    ttl: bool,
+    tos: bool,
+    reuse: bool,
+) -> Options:
     """The arguments about sockets, checked."""
     if timestamps not in TIMESTAMPS:
         raise ArgumentError(f"timestamps {timestamps!r} is not one of: {', '.join(map(repr, TIMESTAMPS))}")
@@ -267,6 +357,42 @@ def _options(buffer_size: int | str | None, timestamps: str | None, ttl: bool, t
         require("receive_ttl", "recv_ttl=True")
     if tos:
         require("receive_tos", "recv_tos=True")
-    asked = {"drops": True, "time": timestamps == "kernel", "ttl": ttl, "tos": tos}
+    asked = {
+        "drops": True,
+        "time": timestamps == "kernel",
+        "hardware": timestamps == "hardware",
+        "ttl": ttl,
+        "tos": tos,
+    }
+    if timestamps == "hardware":
+        require("hardware_timestamps", 'timestamps="hardware"')
+    if gro:
+        require("receive_coalescing", "gro=True")
+        if timestamps == "hardware":
+            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
+    if busy_poll is not None:
+        require("busy_poll", "busy_poll")
+        whole_number(busy_poll, "busy_poll", 1, 1_000_000)
+    if gro is None:
+        gro = timestamps is None and bool(_core.features()["receive_coalescing"])
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
-    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse)
+    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro, busy_poll)
+
+
+def _check_ring_alone(**others: object) -> None:
+    """A ring takes packets before sockets, and is a background of its own."""
+    for name, value in others.items():
+        if value:
+            raise ArgumentError(f"{name}={value!r} is of sockets, and does not go with ring=: leave one of them out")
+
+
+def _ring_options(
+    ring: bool | int | str | None, latency: float, fanout: int | None, timestamps: str | None
+) -> RingOptions | None:
+    """The arguments about rings, checked; None when none is wanted."""
+    if ring is None or ring is False:
+        if fanout is not None:
+            raise ArgumentError("packet_fanout goes with ring= only")
+        return None
+    require("ring", "ring=")
+    return ring_options(ring, latency, fanout, timestamps == "kernel")

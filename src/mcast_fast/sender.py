@@ -319,6 +319,10 @@ class Sender:
                 self._take_times()
             raise
 
+    def wait(self, timeout: float | Unset | None = UNSET) -> bool:
+        """Whether an answer is there within `timeout` (as `recv`); takes nothing. ClosedError, SocketError."""
+        return self._replies.wait(self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout))
+
     def fileno(self) -> int:
         """A descriptor for select, poll or an event loop: readable when an answer is there. Do not read it or close
         it."""

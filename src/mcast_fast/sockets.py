@@ -13,9 +13,9 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mcast_fast import _core
+from mcast_fast import _core, hardware
 from mcast_fast._core.addresses import plain_text
-from mcast_fast._core.layout import Feature
+from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
 from mcast_fast.membership import Place
 from mcast_fast.systems import SYSTEM
@@ -28,16 +28,22 @@ TIMES = ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING")
 METADATA: dict[str, dict[int, tuple[str, ...]]] = {
     "destination": {4: ("IP_PKTINFO", "IP_RECVDSTADDR", "IP_RECVIF"), 6: ("IPV6_RECVPKTINFO",)},
     "time": {4: TIMES, 6: TIMES},
+    "hardware": {4: ("SO_TIMESTAMPING",), 6: ("SO_TIMESTAMPING",)},
     "drops": {4: ("SO_RXQ_OVFL",), 6: ("SO_RXQ_OVFL",)},
     "ttl": {4: ("IP_RECVTTL",), 6: ("IPV6_RECVHOPLIMIT",)},
     "tos": {4: ("IP_RECVTOS",), 6: ("IPV6_RECVTCLASS",)},
 }
+# Receive times by the card and by the kernel, and both told as they are (linux/net_tstamp.h, SOF_TIMESTAMPING_*).
+HARDWARE_TIMES = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6
+# What a slot holds is not more, so that none of what is coalesced is truncated.
+COALESCING = {"UDP_GRO": 1, "UDP_RECV_MAX_COALESCED_SIZE": MAX_PACKET_SIZE}
 # Linux gives a socket every group that any process joined, unless told otherwise (ip(7)).
 MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
 
 DEFAULT_BUFFER = 4 << 20
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
+IFREQ_NAME = struct.Struct("=15sx24x")
 IFREQ_INDEX = struct.Struct("=16xi20x")
 MEMINFO_DROPS = 8
 
@@ -49,6 +55,9 @@ class Options:
     buffer_size: int | None = None
     metadata: frozenset[str] = frozenset({"time", "drops"})
     reuse: bool = True
+    coalesced: bool = False
+    busy_poll: int | None = None  # microseconds
+    only_holds: bool = False  # memberships: packets come another way, so that the port is not bound
 
 
 @dataclass(slots=True)
@@ -163,8 +172,24 @@ def bind_device(sock: socket.socket, name: str) -> bool:
 
 def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> None:
     """Have the kernel tell these with each packet."""
-    for name in (option for one in wanted for option in METADATA[one][version]):
-        set_option(sock, name, 1)
+    for one in wanted:
+        for name in METADATA[one][version]:
+            set_option(sock, name, HARDWARE_TIMES if one == "hardware" else 1)
+
+
+def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
+    """What is asked of the way up from the device: coalescing, polling, the card's clock."""
+    for name, value in COALESCING.items() if options.coalesced else ():
+        set_option(sock, name, value)
+    if options.busy_poll is not None:
+        set_option(sock, "SO_BUSY_POLL", options.busy_poll)
+    if "hardware" in options.metadata and (reason := hardware.switch_on(sock, interface)):
+        warnings.warn(
+            f"{interface} takes no hardware times ({reason}): the kernel's times are told, without Flag.HARDWARE; "
+            "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN",
+            MulticastWarning,
+            stacklevel=2,
+        )
 
 
 def bind_address(group: bytes, place: Place) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -194,9 +219,13 @@ def open_socket(place: Place, group: bytes, names: dict[int, str], options: Opti
         try:
             set_option(sock, MULTICAST_ALL[place.version], 0)
             on_device = bind_device(sock, names[place.interface]) or not tells_destination()
+            if options.only_holds:
+                undo.pop_all()
+                return OpenSocket(sock, place, NOWHERE, place.interface)
             implied = on_device and group != NOWHERE
             ask_metadata(sock, place.version, options.metadata | (set() if implied else {"destination"}))
             set_buffer(sock, options.buffer_size)
+            _ask_device(sock, names[place.interface], options)
             sock.bind(bind_address(group, place))
         except OSError as error:
             raise socket_error("bind", subject, error) from error

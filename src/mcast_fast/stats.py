@@ -34,19 +34,31 @@ class Event:
 class Stats:
     """What became of the packets so far; counts since the receiver was opened.
 
-    `received`: packets taken into batches; `bytes`: their payload; `truncated`: those of them that were longer than
-    `max_packet_size`. `filtered`: arrived at a socket of ours and not asked for (another group, interface or source).
-    `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
-    `dropped_background`: dropped by ourselves. `events`: what happened to the interfaces (`watch=True`). `batches`,
-    `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
+    `received`: packets taken into batches; `bytes`: their payload; `buffers`: in how many pieces the kernel handed them
+    over, fewer where packets were coalesced (`gro`, and rings); `truncated`: those of them that were longer than
+    `max_packet_size`. `filtered`: arrived at a socket or ring of ours and not asked for (another group, interface, port
+    or source), or broken. `fragments`: datagrams in pieces, which a ring does not put together; each counts once, by
+    its first piece. `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
+    `dropped_ring`: because the ring was (PACKET_STATISTICS); None without a ring. `dropped_background`: dropped by
+    ourselves, for `background` was full. `dropped_nic`: lost by the interfaces before any socket, packets of others
+    included (rx_dropped and rx_missed_errors, RTM_GETSTATS). `drops_exact`: False where a buffer that the kernel
+    dropped may have held several packets, so that the drops are a lower bound. `detached`: batches whose payloads were
+    copied out of the ring. `events`: what happened to the interfaces (`watch=True`). `batches`, `largest_batch`
+    (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
     """
 
     received: int = 0
     bytes: int = 0
     truncated: int = 0
     filtered: int = 0
+    fragments: int = 0
     dropped_socket: int | None = None
+    dropped_ring: int | None = None
     dropped_background: int = 0
+    dropped_nic: int | None = None
+    drops_exact: bool = True
+    buffers: int = 0
+    detached: int = 0
     batches: int = 0
     largest_batch: int = 0
     wakeups: int = 0
@@ -54,8 +66,10 @@ class Stats:
 
     @property
     def dropped(self) -> int | None:
-        """All drops together; None when one of them is unknown."""
-        return None if self.dropped_socket is None else self.dropped_socket + self.dropped_background
+        """All drops of our own packets together; None when those at the sockets are unknown."""
+        if self.dropped_socket is None:
+            return None
+        return self.dropped_socket + (self.dropped_ring or 0) + self.dropped_background
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +103,37 @@ class TransmitTime:
     time: int
     interface: str
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderStats:
+    """What became of the packets of a capture file so far.
+
+    `frames`: packets that the file holds. `received`: those delivered, and `bytes` of their payload; `truncated`: those
+    of them that were captured in part. `filtered`: UDP that was not asked for. `fragments`: datagrams asked for that
+    came in pieces, which nobody puts together here. `skipped`: not UDP over IP, or behind a link of another kind;
+    `broken`: headers that were not captured whole, or contradict each other. `dropped`: what the file tells beside its
+    packets (epb_dropcount). Later pieces of a datagram count as frames alone.
+    """
+
+    frames: int = 0
+    received: int = 0
+    bytes: int = 0
+    truncated: int = 0
+    filtered: int = 0
+    fragments: int = 0
+    skipped: int = 0
+    broken: int = 0
+    dropped: int = 0
+    batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStats:
+    """What stands in a capture file: `packets`, `bytes` in all, and the `batches` of which every packet does;
+    `gathered` packets are not handed over to the system yet."""
+
+    packets: int = 0
+    bytes: int = 0
+    batches: int = 0
+    gathered: int = 0

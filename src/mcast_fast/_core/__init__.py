@@ -15,7 +15,7 @@ from mcast_fast._core import layout
 from mcast_fast.errors import MulticastWarning
 from mcast_fast.systems import SYSTEM
 
-MODULES = ("views", "slots", "membership", "send")
+MODULES = ("views", "slots", "membership", "send", "files")
 SYSTEM_FEATURES = ("watch", "igmp_version")  # what rooms above the core do, where the system lets them
 BACKENDS = ("fast", "pure")
 
@@ -50,9 +50,9 @@ def _choose(wanted: str) -> tuple[str, dict[str, ModuleType], str]:
 backend, _modules, _not_fast = _choose(os.environ.get("MCAST_FAST_BACKEND", ""))
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast import membership, send, slots, views
+    from mcast_fast._core.fast import files, membership, send, slots, views
 else:
-    views, slots, membership, send = (_modules[name] for name in MODULES)
+    views, slots, membership, send, files = (_modules[name] for name in MODULES)
 
 
 def features() -> dict[str, layout.Feature]:

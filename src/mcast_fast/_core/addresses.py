@@ -52,9 +52,8 @@ def interface_text(index: int, names: Mapping[int, str]) -> str:
 
 def address_text(packed: bytes, index: int, names: Mapping[int, str]) -> str:
     """An address as people write it, with its zone where it needs one."""
-    if index and is_link_local(packed):
-        return f"{plain_text(packed)}%{interface_text(index, names)}"
-    return plain_text(packed)
+    zone = interface_text(index, names) if index and is_link_local(packed) else ""
+    return f"{plain_text(packed)}%{zone}" if zone else plain_text(packed)
 
 
 def endpoint(packed: bytes, port: int, index: int) -> tuple[str, int] | tuple[str, int, int, int]:

@@ -44,6 +44,7 @@ class Flag(IntFlag):
     TTL = 2  # `ttl` was told by the kernel
     TOS = 4  # `tos` was told by the kernel
     COALESCED = 8  # came in one piece with its neighbours, and shares their time
+    HARDWARE = 16  # `timestamp` is by the clock of the network card
 
 
 RECORD = struct.Struct("=" + "".join(f.letter if f.size == 1 else f"{f.size}s" for f in FIELDS))
@@ -83,6 +84,7 @@ FEATURES = {
     "pacing": "sending at a rate, by absolute deadlines on the monotonic clock",
     "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",
     "destination": "the true destination and interface of each packet (pktinfo)",
+    "hardware_timestamps": "arrival times by the clock of the network card (SO_TIMESTAMPING)",
     "kernel_timestamps": "arrival times by the kernel (SO_TIMESTAMPNS; SO_TIMESTAMP: microseconds)",
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
     "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
@@ -91,7 +93,12 @@ FEATURES = {
     "source_filters": "full-state source filters (RFC 3678)",
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
+    "receive_coalescing": "many packets of one sender handed over as one (UDP_GRO, UDP_RECV_MAX_COALESCED_SIZE)",
+    "busy_poll": "the kernel looks at the device itself before it sleeps (SO_BUSY_POLL)",
+    "background": "a thread that receives while Python is busy",
+    "background_cpu": "the processor that this thread runs on",
     "wire_length": "the length before truncation (MSG_TRUNC)",
+    "ring": "packets from a ring that the kernel maps (AF_PACKET, TPACKET_V3)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
     "watch": "interfaces that go and come back are joined again (rtnetlink)",
     "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",
@@ -100,6 +107,7 @@ FEATURES = {
 # Feature -> the options that give it, each by itself.
 FEATURE_OPTIONS = {
     "destination": ("IP_PKTINFO", "IP_RECVDSTADDR"),
+    "hardware_timestamps": ("SO_TIMESTAMPING",),
     "kernel_timestamps": ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING"),
     "drop_gaps": ("SO_RXQ_OVFL",),
     "drop_totals": ("SO_MEMINFO",),
@@ -109,6 +117,8 @@ FEATURE_OPTIONS = {
     "receive_ttl": ("IP_RECVTTL",),
     "receive_tos": ("IP_RECVTOS",),
     "transmit_times": ("SO_TIMESTAMPING",),
+    "receive_coalescing": ("UDP_GRO", "UDP_RECV_MAX_COALESCED_SIZE"),
+    "busy_poll": ("SO_BUSY_POLL",),
 }
 
 

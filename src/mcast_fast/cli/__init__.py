@@ -11,11 +11,19 @@ import click
 
 from mcast_fast import _core
 from mcast_fast._version import __version__
-from mcast_fast.cli import demo, interfaces, receive, send
+from mcast_fast.cli import convert, demo, info, interfaces, receive, repair, send
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.errors import MulticastError, os_text
 
-VERBS = (demo.command, receive.command, send.command, interfaces.command)
+VERBS = (
+    demo.command,
+    receive.command,
+    send.command,
+    info.command,
+    convert.command,
+    repair.command,
+    interfaces.command,
+)
 
 
 class Program(click.Group):

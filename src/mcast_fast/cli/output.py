@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
 import click
 
@@ -61,6 +61,16 @@ def discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, kept)
     os.close(nowhere)
+
+
+def standard_input(path: str) -> str | IO[bytes]:
+    """The path, or standard input for '-'."""
+    return sys.stdin.buffer if path == "-" else path
+
+
+def standard_output(path: str) -> str | IO[bytes]:
+    """The path, or standard output for '-'."""
+    return sys.stdout.buffer if path == "-" else path
 
 
 # The ledger ----------------------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
 /* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and returns the payload, of
  * record->length bytes. Drops are not told here. */
 static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, uint32_t *overflow)
+mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
 {
     struct msghdr *header = &scratch->messages[i].msg_hdr;
     int truncated = (header->msg_flags & MSG_TRUNC) != 0;
@@ -80,7 +80,7 @@ mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *recor
     record->flags = truncated ? MCAST_TRUNCATED : 0;
     mcast_read_source(header->msg_name, header->msg_namelen, record);
     for (struct cmsghdr *message = CMSG_FIRSTHDR(header); message; message = CMSG_NXTHDR(header, message))
-        mcast_read_control(message, record, overflow);
+        mcast_read_control(message, record, told);
     return scratch->vectors[i].iov_base;
 }
 

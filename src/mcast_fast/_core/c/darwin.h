@@ -43,6 +43,7 @@ static const mcast_missing mcast_missing_features[] = {
     {"batched_receive",
      "macOS receives one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private recvmsg_x"},
     {"batched_send", "macOS sends one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private sendmsg_x"},
+    {"background_cpu", "macOS binds no thread to a processor"},
     {"send_segmentation", "macOS does not cut datagrams apart"},
     {"wire_length", "macOS tells that a packet was truncated, not how long it was"},
     {NULL, NULL},
@@ -82,10 +83,10 @@ mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
 
 /* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t *overflow)
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
 {
     int type = message->cmsg_type;
-    (void)overflow;
+    (void)told;
     if (message->cmsg_level == SOL_SOCKET) {
         if (type == SCM_TIMESTAMP)
             mcast_read_timeval(message, record);
@@ -99,6 +100,16 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t
     } else if (message->cmsg_level == IPPROTO_IPV6) {
         mcast_read_control6(message, record);
     }
+}
+
+/* ---- threads ---- */
+
+/* A thread that is not Python's; macOS binds no thread to a processor. */
+static inline void
+mcast_thread_begin(int cpu)
+{
+    (void)cpu;
+    mcast_block_signals();
 }
 
 #endif

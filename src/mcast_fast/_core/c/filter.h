@@ -109,6 +109,17 @@ mcast_filter_find(mcast_filter *filter, const mcast_record *record)
     return entry;
 }
 
+/* Whether an entry lets this source pass. */
+static inline int
+mcast_entry_allows(const mcast_filter *filter, const mcast_entry *entry, const uint8_t source[16])
+{
+    if (entry->sources == 0)
+        return (int)entry->exclude;
+    int listed =
+        bsearch(source, filter->sources + entry->first_source, entry->sources, 16, mcast_compare_addresses) != NULL;
+    return listed != (int)entry->exclude;
+}
+
 /* Whether the group, interface and source of the record were asked for. */
 static inline int
 mcast_filter_allows(mcast_filter *filter, const mcast_record *record)
@@ -116,13 +127,7 @@ mcast_filter_allows(mcast_filter *filter, const mcast_record *record)
     if (filter->everything)
         return 1;
     const mcast_entry *entry = mcast_filter_find(filter, record);
-    if (!entry)
-        return 0;
-    if (entry->sources == 0)
-        return (int)entry->exclude;
-    int listed = bsearch(record->source, filter->sources + entry->first_source, entry->sources, 16,
-                         mcast_compare_addresses) != NULL;
-    return listed != (int)entry->exclude;
+    return entry && mcast_entry_allows(filter, entry, record->source);
 }
 
 #endif

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
@@ -57,6 +58,7 @@ static const mcast_option mcast_options[] = {
     {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS},
     {"IPV6_RECVERR", IPPROTO_IPV6, IPV6_RECVERR},
     {"UDP_SEGMENT", IPPROTO_UDP, LINUX_UDP_SEGMENT},
+    {"UDP_GRO", IPPROTO_UDP, LINUX_UDP_GRO},
     {"MCAST_JOIN_GROUP", IPPROTO_IP, MCAST_JOIN_GROUP},
     {"MCAST_MSFILTER", IPPROTO_IP, MCAST_MSFILTER},
     {NULL, 0, 0},
@@ -156,6 +158,19 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
 
 /* ---- slots that recvmmsg fills ---- */
 
+/* SO_TIMESTAMPING: the kernel's time, an old one, and the card's (timestamping documentation, 2.1). */
+static inline void
+mcast_read_times(const struct cmsghdr *message, mcast_record *record)
+{
+    long times[3][2];
+    if (!mcast_cmsg_value(message, times, sizeof times))
+        return;
+    int hardware = times[2][0] != 0 || times[2][1] != 0;
+    const long *time = times[hardware ? 2 : 0];
+    record->timestamp = time[0] * (int64_t)1000000000 + time[1];
+    record->flags |= hardware ? MCAST_HARDWARE : 0;
+}
+
 static inline void
 mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
 {
@@ -166,16 +181,26 @@ mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
     record->interface_index = (uint32_t)info.ipi_ifindex;
 }
 
-/* What one control message says of the packet. The drop counter is the caller's: it is a total, not of this packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t *overflow)
+mcast_read_segment(const struct cmsghdr *message, mcast_told *told)
+{
+    int size;
+    if (mcast_cmsg_value(message, &size, sizeof size) && size > 0)
+        told->segment = (uint32_t)size;
+}
+
+/* What one control message says of the packet. */
+static inline void
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
 {
     int type = message->cmsg_type;
     if (message->cmsg_level == SOL_SOCKET) {
         if (type == LINUX_SO_TIMESTAMPNS)
             mcast_read_time(message, record);
+        else if (type == LINUX_SO_TIMESTAMPING)
+            mcast_read_times(message, record);
         else if (type == LINUX_SO_RXQ_OVFL)
-            mcast_cmsg_value(message, overflow, sizeof *overflow);
+            mcast_cmsg_value(message, &told->overflow, sizeof told->overflow);
     } else if (message->cmsg_level == IPPROTO_IP) {
         if (type == IP_PKTINFO)
             mcast_read_pktinfo4(message, record);
@@ -185,6 +210,8 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t
             record->flags |= MCAST_TOS;
     } else if (message->cmsg_level == IPPROTO_IPV6) {
         mcast_read_control6(message, record);
+    } else if (message->cmsg_level == IPPROTO_UDP && type == LINUX_UDP_GRO) {
+        mcast_read_segment(message, told);
     }
 }
 
@@ -196,10 +223,10 @@ mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
     return wire < scratch->size ? wire : scratch->size;
 }
 
-/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, updates the cumulative drop counter
- * when the kernel told it, and returns the payload, of record->length bytes. */
+/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and to what was told before; returns
+ * the payload, of record->length bytes. */
 static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, uint32_t *overflow)
+mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
 {
     struct msghdr *header = &scratch->messages[i].msg_hdr;
     record->length = (uint16_t)mcast_scratch_length(scratch, i);
@@ -207,7 +234,7 @@ mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *recor
     record->flags = header->msg_flags & MSG_TRUNC ? MCAST_TRUNCATED : 0;
     mcast_read_source(header->msg_name, header->msg_namelen, record);
     for (struct cmsghdr *message = CMSG_FIRSTHDR(header); message; message = CMSG_NXTHDR(header, message))
-        mcast_read_control(message, record, overflow);
+        mcast_read_control(message, record, told);
     return scratch->vectors[i].iov_base;
 }
 
@@ -319,6 +346,19 @@ mcast_sleep_until(int64_t moment)
 {
     struct timespec until = {.tv_sec = moment / 1000000000, .tv_nsec = moment % 1000000000};
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
+}
+
+/* A thread that is not Python's; `cpu` is where it runs, -1 anywhere. */
+static inline void
+mcast_thread_begin(int cpu)
+{
+    mcast_block_signals();
+    if (cpu >= 0 && cpu < CPU_SETSIZE) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+        sched_setaffinity(0, sizeof set, &set);
+    }
 }
 
 /* Lets this thread wake as late as `slack` ns after its time, instead of the 50 us that are usual (prctl(2), PR_SET_TIMERSLACK);

@@ -11,6 +11,8 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -97,11 +99,11 @@ mcast_send_interface(int fd, uint32_t interface_index, const uint8_t *source)
 
 /* ---- slots that are received into ---- */
 
-/* Source, time, pktinfo of the larger family, overflow, TTL and TOS. */
+/* Source, time, pktinfo of the larger family, overflow, TTL, TOS and segment size. */
 enum {
     MCAST_CONTROL_SIZE = 256,
 };
-_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(2 * sizeof(int64_t)) + 4 * CMSG_SPACE(sizeof(int)) <=
+_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
                    MCAST_CONTROL_SIZE,
                "every control message that is asked for has room");
 
@@ -128,12 +130,13 @@ mcast_scratch_close(mcast_scratch *scratch)
     memset(scratch, 0, sizeof *scratch);
 }
 
-/* `count` slots of `size` bytes; pages that no packet reaches are never touched. 0, or -errno. */
+/* `count` slots of `size` bytes; pages that no packet reaches are never touched. They lie an odd number of cache lines apart: at a power
+ * of two all their first lines would share one set of the cache. 0, or -errno. */
 static inline int
 mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
 {
     memset(scratch, 0, sizeof *scratch);
-    size_t stride = (size + 63) / 64 * 64;
+    size_t stride = ((size + 63) / 64 | 1) * 64;
     scratch->mapped = stride * count;
     void *mapping = mmap(NULL, scratch->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     scratch->payloads = mapping == MAP_FAILED ? NULL : mapping;
@@ -210,9 +213,18 @@ mcast_read_control6(const struct cmsghdr *message, mcast_record *record)
 }
 
 /* What one control message says of the packet; each system's own. */
-static inline void mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t *overflow);
+static inline void mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told);
 
-/* ---- the clock ---- */
+/* ---- threads, and the clock ---- */
+
+/* For a thread that is not Python's: signals are for the others, which can handle them. */
+static inline void
+mcast_block_signals(void)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+}
 
 static inline int64_t
 mcast_monotonic_ns(void)
@@ -229,24 +241,6 @@ enum {
     MCAST_ENOBUFS = ENOBUFS,
     MCAST_EMSGSIZE = EMSGSIZE,
 };
-
-enum { MCAST_SEND_MAX = 256 };
-
-/* Sends up to MCAST_SEND_MAX payloads to one address without waiting; how many left, or -errno when none did. */
-static inline int
-mcast_send_many(int fd, const struct sockaddr_storage *address, socklen_t size, const struct iovec *payloads,
-                unsigned count)
-{
-    mcast_message messages[MCAST_SEND_MAX];
-    memset(messages, 0, sizeof *messages * count);
-    for (unsigned i = 0; i < count; i++) {
-        messages[i].msg_hdr.msg_name = (void *)address;
-        messages[i].msg_hdr.msg_namelen = size;
-        messages[i].msg_hdr.msg_iov = (struct iovec *)&payloads[i];
-        messages[i].msg_hdr.msg_iovlen = 1;
-    }
-    return mcast_send_messages(fd, messages, count);
-}
 
 /* A train: what one call to send takes. A message is one datagram, or a super-packet of up to 64 that the kernel cuts apart where it
  * can (Linux: udp(7), UDP_SEGMENT). */

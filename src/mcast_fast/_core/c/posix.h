@@ -7,7 +7,9 @@
 #include <net/if.h>
 #include <net/if_dl.h>
 #include <netinet/in.h>
+#include <pthread_np.h>
 #include <stdint.h>
+#include <sys/cpuset.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/types.h>
@@ -103,10 +105,10 @@ mcast_read_interface(const struct cmsghdr *message, mcast_record *record)
 
 /* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t *overflow)
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
 {
     int type = message->cmsg_type;
-    (void)overflow;
+    (void)told;
     if (message->cmsg_level == SOL_SOCKET) {
         if (type == SCM_TIMESTAMP)
             mcast_read_timeval(message, record);
@@ -121,6 +123,21 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, uint32_t
             record->flags |= MCAST_TOS;
     } else if (message->cmsg_level == IPPROTO_IPV6) {
         mcast_read_control6(message, record);
+    }
+}
+
+/* ---- threads ---- */
+
+/* A thread that is not Python's; `cpu` is where it runs, -1 anywhere. */
+static inline void
+mcast_thread_begin(int cpu)
+{
+    mcast_block_signals();
+    if (cpu >= 0 && cpu < CPU_SETSIZE) {
+        cpuset_t set;
+        CPU_ZERO(&set);
+        CPU_SET(cpu, &set);
+        pthread_setaffinity_np(pthread_self(), sizeof set, &set);
     }
 }
 

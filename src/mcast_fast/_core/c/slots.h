@@ -1,7 +1,8 @@
 /* The receiver's core: sockets, the slots they are read into, and the loop that packs what came into a batch.
  *
- * Two locks. `turn` is held by the one thread that waits and receives; `state` only while sockets, filters or counters are touched,
- * never while waiting, so that a join or a look at the counters need not wait for a packet. Neither needs the GIL. */
+ * Three locks. `turn` is held by the one thread that waits and receives, `look` by one that only waits; `state` only while sockets,
+ * filters or counters are touched, never while waiting, so that a join or a look at the counters need not wait for a packet. None needs
+ * the GIL. */
 #ifndef MCAST_SLOTS_H
 #define MCAST_SLOTS_H
 
@@ -17,6 +18,9 @@ typedef struct mcast_socket {
     mcast_filter filter;
     uint32_t overflow; /* the kernel's drop counter, as last told with a packet */
     uint32_t owed;     /* drops told with packets that were filtered: they belong to the next record */
+    mcast_ring *ring;  /* what it is the descriptor of, or a listener at; NULL: an ordinary socket */
+    int is_ring;
+    mcast_listener listener;
 } mcast_socket;
 
 typedef struct mcast_counters {
@@ -24,33 +28,47 @@ typedef struct mcast_counters {
     uint64_t bytes;
     uint64_t truncated;
     uint64_t filtered;
+    uint64_t fragments;
+    uint64_t dropped_ring;
+    uint64_t detached;
     uint64_t batches;
     uint64_t largest_batch;
     uint64_t wakeups;
     uint64_t dropped_memory; /* read from the kernel, and no memory to keep them in */
+    uint64_t buffers;        /* what the kernel handed over for `received`: fewer when packets were coalesced */
 } mcast_counters;
 
 typedef struct mcast_batch {
     mcast_memory records;
     mcast_memory data;
-    uint64_t epoch; /* of the filters that its first packet passed */
+    uint64_t epoch;     /* of the filters that its first packet passed */
+    mcast_lease *lease; /* on a ring's block, where the payloads are then */
+    const unsigned char *base;
+    const unsigned char *end;
+    int copies; /* payloads of rings are copied: the batch may take many blocks */
 } mcast_batch;
 
 typedef struct mcast_slots {
     PyThread_type_lock turn;
+    PyThread_type_lock look;
     PyThread_type_lock state;
     mcast_pool *pool;
     mcast_scratch scratch;
     unsigned slot_count; /* of the scratch, also after it was given back */
     size_t slot_size;
+    size_t packet_limit; /* bytes of payload that are kept */
+    unsigned segments;   /* packets in a slot, at the most, when slots were last filled */
+    size_t filled;       /* bytes in a slot, on the average, when slots were last filled */
     mcast_poller poller;
     mcast_socket **sockets; /* by key; NULL where one was removed */
     size_t keys;
     size_t open_sockets;
+    mcast_ring *rings;
     mcast_socket *busy; /* the only socket, when it was not drained last time: read it without waiting first */
     uint64_t epoch;     /* counts the changes of filters */
     size_t expected;    /* packets in the last batch: the next one is likely as large */
     unsigned rotation;  /* which ready socket is read first: none starves behind busy ones */
+    int shown;          /* whether the poller is readable because of leftovers, or of what a ring holds */
     int failure;        /* -errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
     volatile int closed;
@@ -68,8 +86,16 @@ enum {
 
 enum {
     MCAST_ONE_GO = 1024,           /* packets that are read without looking at the clock while none is wanted */
+    MCAST_GO_BYTES = 1 << 20,      /* that are read in one go: so large a batch is worth handing over */
     MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
 };
+
+/* slots_ring.h, or no_slots_ring.h */
+static inline int mcast_drain_ring(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, size_t limit);
+static inline int mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit);
+static inline int mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key);
+static inline void mcast_slots_leave_ring(mcast_slots *slots, mcast_socket *socket);
+static inline void mcast_rings_count(mcast_slots *slots, mcast_counters *counters);
 
 static inline size_t
 mcast_batch_count(const mcast_batch *batch)
@@ -82,6 +108,8 @@ mcast_batch_free(mcast_pool *pool, mcast_batch *batch)
 {
     mcast_pool_give(pool, batch->records.bytes, batch->records.capacity);
     mcast_pool_give(pool, batch->data.bytes, batch->data.capacity);
+    if (batch->lease)
+        mcast_lease_end(batch->lease);
     memset(batch, 0, sizeof *batch);
 }
 
@@ -101,13 +129,14 @@ mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record, c
     return 0;
 }
 
-/* Room for what `received` slots hold; and when they were all full, for as many packets as the last batch had. */
+/* Room for what `received` slots hold; and when all slots were full, for as many packets as the last batch had. */
 static inline int
 mcast_batch_reserve(mcast_slots *slots, mcast_batch *batch, unsigned received, size_t limit)
 {
     size_t bytes = 0, packets = received;
     for (unsigned i = 0; i < received; i++)
         bytes += mcast_scratch_length(&slots->scratch, i);
+    slots->filled = bytes / received + 1;
     if (batch->records.used == 0 && received == slots->scratch.count && slots->expected > received)
         packets = slots->expected < limit ? slots->expected : limit;
     if (mcast_memory_reserve(slots->pool, &batch->records, packets * sizeof(mcast_record)) != 0)
@@ -117,41 +146,98 @@ mcast_batch_reserve(mcast_slots *slots, mcast_batch *batch, unsigned received, s
     return mcast_memory_reserve(slots->pool, &batch->data, bytes);
 }
 
-/* Packs one slot into the batch, or counts it as filtered. Room is there already. */
+/* A slot with several packets that the kernel coalesced, each of `segment` bytes but the last: makes a record for each of the one that
+ * describes them all, which stands behind those used. How many, or 0 without memory. */
+static inline unsigned
+mcast_split(mcast_slots *slots, mcast_batch *batch, uint32_t segment)
+{
+    mcast_record *first = (mcast_record *)(batch->records.bytes + batch->records.used), whole = *first;
+    unsigned count = (whole.length + segment - 1) / segment;
+    size_t room = count + slots->slot_count; /* for the slots that follow, too */
+    if (mcast_memory_reserve(slots->pool, &batch->records, room * sizeof whole) != 0)
+        return 0;
+    first = (mcast_record *)(batch->records.bytes + batch->records.used);
+    for (unsigned i = 0; i < count; i++) {
+        first[i] = whole;
+        first[i].offset = whole.offset + i * segment;
+        first[i].wire_length = (uint16_t)(i + 1 < count ? segment : whole.length - i * segment);
+        first[i].length = first[i].wire_length;
+        first[i].dropped = i == 0 ? whole.dropped : 0;
+        first[i].flags |= MCAST_COALESCED;
+    }
+    slots->segments = count > slots->segments ? count : slots->segments;
+    return count;
+}
+
+/* Keeps no more of a packet than was asked for. */
+static inline void
+mcast_truncate(const mcast_slots *slots, mcast_record *record)
+{
+    if (record->length > slots->packet_limit) {
+        record->length = (uint16_t)slots->packet_limit;
+        record->flags |= MCAST_TRUNCATED;
+    }
+}
+
+/* Takes the `count` records of one slot, which stand behind those used, into the batch. */
+static inline void
+mcast_take_in(mcast_slots *slots, mcast_batch *batch, unsigned count)
+{
+    mcast_record *first = (mcast_record *)(batch->records.bytes + batch->records.used);
+    for (unsigned i = 0; i < count; i++) {
+        mcast_truncate(slots, &first[i]);
+        slots->counters.bytes += first[i].length;
+        slots->counters.truncated += (first[i].flags & MCAST_TRUNCATED) != 0;
+    }
+    slots->counters.received += count;
+    slots->counters.buffers++;
+    batch->records.used += count * sizeof *first;
+}
+
+/* Packs one slot into the batch, or counts it as filtered. Room is there already, but for what was coalesced. */
 static inline void
 mcast_pack(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, unsigned i)
 {
     mcast_record *record = (mcast_record *)(batch->records.bytes + batch->records.used);
-    uint32_t overflow = socket->overflow;
+    mcast_told told = {socket->overflow, 0};
     *record = socket->implied;
-    const unsigned char *payload = mcast_scratch_read(&slots->scratch, i, record, &overflow);
-    uint32_t dropped = overflow - socket->overflow + socket->owed; /* modulo 2^32, as the kernel counts */
-    socket->overflow = overflow;
+    const unsigned char *payload = mcast_scratch_read(&slots->scratch, i, record, &told);
+    uint32_t dropped = told.overflow - socket->overflow + socket->owed; /* modulo 2^32, as the kernel counts */
+    size_t size = record->length;
+    int several = told.segment && told.segment < size;
+    socket->overflow = told.overflow;
+    socket->owed = dropped;
     if (!mcast_filter_allows(&socket->filter, record)) {
-        socket->owed = dropped;
-        slots->counters.filtered++;
+        slots->counters.filtered += several ? (size + told.segment - 1) / told.segment : 1;
+        return;
+    }
+    record->dropped = dropped;
+    record->offset = (uint32_t)batch->data.used;
+    unsigned count = several ? mcast_split(slots, batch, told.segment) : 1;
+    if (count == 0) {
+        slots->counters.dropped_memory += (size + told.segment - 1) / told.segment;
+        socket->owed++;
         return;
     }
     socket->owed = 0;
-    record->dropped = dropped;
-    record->offset = (uint32_t)batch->data.used;
-    memcpy(batch->data.bytes + batch->data.used, payload, record->length);
-    batch->data.used += record->length;
-    batch->records.used += sizeof *record;
-    slots->counters.received++;
-    slots->counters.bytes += record->length;
-    slots->counters.truncated += (record->flags & MCAST_TRUNCATED) != 0;
+    memcpy(batch->data.bytes + batch->data.used, payload, size);
+    batch->data.used += size;
+    mcast_take_in(slots, batch, count);
 }
 
-/* How many more packets the batch may take: by its limit, the slots, and the 4 GiB that an offset can reach. */
+/* How many more slots the batch may take: by its limit, the slots there are, the bytes of one go, and the 4 GiB that an offset can reach.
+ * Where packets are coalesced the batch may become larger than its limit. */
 static inline unsigned
 mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
 {
-    if (slots->closed)
+    size_t count = mcast_batch_count(batch);
+    if (slots->closed || count >= limit)
         return 0;
-    size_t room = limit - mcast_batch_count(batch);
+    size_t room = (limit - count + slots->segments - 1) / slots->segments;
     size_t in_arena = (UINT32_MAX - batch->data.used) / slots->slot_size;
+    size_t in_one_go = MCAST_GO_BYTES / slots->filled + 1;
     room = room < in_arena ? room : in_arena;
+    room = room < in_one_go ? room : in_one_go;
     return room < slots->slot_count ? (unsigned)room : slots->slot_count;
 }
 
@@ -167,6 +253,15 @@ mcast_slots_want(mcast_slots *slots, const mcast_record *record)
     return 0;
 }
 
+/* Takes a packet that is not delivered after all out of the books; with `state` held. */
+static inline void
+mcast_uncount(mcast_slots *slots, const mcast_record *record)
+{
+    slots->counters.received--;
+    slots->counters.bytes -= record->length;
+    slots->counters.truncated -= (record->flags & MCAST_TRUNCATED) != 0;
+}
+
 /* Takes out what is no longer wanted: the filters changed after the packets had passed them. The payloads stay where they are. */
 static inline size_t
 mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
@@ -178,9 +273,7 @@ mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
             records[kept++] = records[i];
             continue;
         }
-        slots->counters.received--;
-        slots->counters.bytes -= records[i].length;
-        slots->counters.truncated -= (records[i].flags & MCAST_TRUNCATED) != 0;
+        mcast_uncount(slots, &records[i]);
         slots->counters.filtered++;
     }
     PyThread_release_lock(slots->state);
@@ -194,12 +287,13 @@ mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t
 {
     if (mcast_batch_count(batch) == 0)
         batch->epoch = slots->epoch;
+    size_t enough = batch->data.used + MCAST_GO_BYTES;
     for (unsigned packets = 0; packets < MCAST_ONE_GO || mcast_batch_count(batch) > 0;) {
         unsigned room = mcast_room(slots, batch, limit);
         if (room == 0)
             return 1;
         int received = mcast_scratch_receive(&slots->scratch, socket->fd, room);
-        if (received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
+        if (received == 0 || received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
             return 0;
         if (received < 0)
             return received;
@@ -208,12 +302,13 @@ mcast_drain(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, size_t
             socket->owed += (uint32_t)received;
             return -ENOMEM;
         }
+        slots->segments = 1;
         for (unsigned i = 0; i < (unsigned)received; i++)
             mcast_pack(slots, socket, batch, i);
         if ((unsigned)received < room)
             return 0;
-        if (slots->open_sockets > 1)
-            return 1; /* the others have their turn first */
+        if (slots->open_sockets > 1 || batch->data.used >= enough)
+            return 1; /* the others have their turn first, and who waits has enough */
         packets += (unsigned)received;
     }
     return 1;
@@ -241,8 +336,9 @@ mcast_drain_ready(mcast_slots *slots, const uint64_t *keys, int ready, mcast_bat
         mcast_socket *socket = key < slots->keys ? slots->sockets[key] : NULL;
         if (!socket)
             continue;
-        status = mcast_drain(slots, socket, batch, limit);
-        slots->busy = status == 1 && slots->open_sockets == 1 ? socket : NULL;
+        status = socket->ring ? mcast_drain_ring(slots, socket->ring, batch, limit)
+                              : mcast_drain(slots, socket, batch, limit);
+        slots->busy = status == 1 && slots->open_sockets == 1 && !socket->ring ? socket : NULL;
     }
     slots->counters.wakeups += ready > 0;
     status = mcast_defer_failure(slots, batch, status);
@@ -250,7 +346,7 @@ mcast_drain_ready(mcast_slots *slots, const uint64_t *keys, int ready, mcast_bat
     return status;
 }
 
-/* Reads the only socket without waiting first, when the last batch left it with packets. */
+/* Reads the only socket without waiting first, when the last batch left it with packets; and rings, for a look at them costs nothing. */
 static inline int
 mcast_drain_busy(mcast_slots *slots, mcast_batch *batch, size_t limit)
 {
@@ -261,6 +357,8 @@ mcast_drain_busy(mcast_slots *slots, mcast_batch *batch, size_t limit)
         status = mcast_drain(slots, slots->busy, batch, limit);
     if (status != 1)
         slots->busy = NULL;
+    if (status == 0 && slots->rings)
+        status = mcast_drain_rings(slots, batch, limit);
     status = mcast_defer_failure(slots, batch, status);
     PyThread_release_lock(slots->state);
     return status;
@@ -331,6 +429,31 @@ mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t dead
     return status;
 }
 
+/* Waits until the deadline for a poller to tell something, and takes nothing: MCAST_BATCH, MCAST_TIMEOUT, MCAST_CLOSED,
+ * MCAST_INTERRUPTED, or -errno. Another thread may receive meanwhile. */
+static inline int
+mcast_wait_for(mcast_slots *slots, mcast_poller *poller, int64_t deadline)
+{
+    uint64_t keys[MCAST_READY_MAX];
+    int64_t left = mcast_time_left(deadline);
+    PyLockStatus look = PyThread_acquire_lock_timed(slots->look, left < 0 ? -1 : left / 1000, 1);
+    if (look != PY_LOCK_ACQUIRED)
+        return look == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
+    int ready = slots->closed ? 0 : mcast_poller_wait(poller, keys, mcast_time_left(deadline));
+    PyThread_release_lock(slots->look);
+    if (slots->closed)
+        return MCAST_CLOSED;
+    if (ready == -EINTR)
+        return MCAST_INTERRUPTED;
+    return ready > 0 ? MCAST_BATCH : ready;
+}
+
+static inline int
+mcast_wait(mcast_slots *slots, int64_t deadline)
+{
+    return mcast_wait_for(slots, &slots->poller, deadline);
+}
+
 /* The batch is whole: check it again when the filters changed meanwhile, count it, and keep no more memory than it needs. */
 static inline void
 mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
@@ -351,18 +474,22 @@ mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
 
 /* ---- opening and changing ---- */
 
-/* 0, or -errno with nothing left open. */
+/* `count` slots of `size` bytes, of which `packet_limit` are kept of a packet: 0, or -errno with nothing left open. */
 static inline int
-mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size)
+mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit)
 {
     memset(slots, 0, sizeof *slots);
     slots->pool = pool;
+    slots->packet_limit = packet_limit;
+    slots->segments = 1;
+    slots->filled = size;
     slots->slot_count = count;
     slots->slot_size = size;
     mcast_poller_init(&slots->poller);
     slots->turn = PyThread_allocate_lock();
+    slots->look = PyThread_allocate_lock();
     slots->state = PyThread_allocate_lock();
-    int status = slots->turn && slots->state ? mcast_poller_open(&slots->poller) : -ENOMEM;
+    int status = slots->turn && slots->look && slots->state ? mcast_poller_open(&slots->poller) : -ENOMEM;
     return status == 0 ? mcast_scratch_open(&slots->scratch, count, size) : status;
 }
 
@@ -371,6 +498,8 @@ mcast_socket_free(mcast_socket *socket)
 {
     if (socket)
         mcast_filter_free(&socket->filter);
+    if (socket && socket->is_ring)
+        mcast_ring_close(socket->ring);
     free(socket);
 }
 
@@ -379,10 +508,13 @@ static inline void
 mcast_slots_close(mcast_slots *slots)
 {
     slots->closed = 1;
-    if (!slots->turn || !slots->state)
+    if (!slots->turn || !slots->look || !slots->state)
         return;
+    PyThread_acquire_lock(slots->state, WAIT_LOCK); /* nobody is in the middle of showing what is left over */
     mcast_poller_signal(&slots->poller);
+    PyThread_release_lock(slots->state);
     PyThread_acquire_lock(slots->turn, WAIT_LOCK);
+    PyThread_acquire_lock(slots->look, WAIT_LOCK);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_poller_close(&slots->poller);
     mcast_scratch_close(&slots->scratch);
@@ -390,9 +522,11 @@ mcast_slots_close(mcast_slots *slots)
         mcast_socket_free(slots->sockets[key]);
     free(slots->sockets);
     slots->sockets = NULL;
+    slots->rings = NULL;
     slots->busy = NULL;
     slots->keys = slots->open_sockets = 0;
     PyThread_release_lock(slots->state);
+    PyThread_release_lock(slots->look);
     PyThread_release_lock(slots->turn);
 }
 
@@ -402,14 +536,35 @@ mcast_slots_free(mcast_slots *slots)
     mcast_slots_close(slots);
     if (slots->turn)
         PyThread_free_lock(slots->turn);
+    if (slots->look)
+        PyThread_free_lock(slots->look);
     if (slots->state)
         PyThread_free_lock(slots->state);
-    slots->turn = slots->state = NULL;
+    slots->turn = slots->look = slots->state = NULL;
 }
 
-/* Takes a socket in; its key, or -errno. Nothing passes until a filter is set. */
+/* Gives a socket a key, and has the poller watch it; the key, or -errno. The state lock is held. */
 static inline int64_t
-mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
+mcast_slots_seat(mcast_slots *slots, mcast_socket *socket)
+{
+    mcast_socket **larger = realloc(slots->sockets, (slots->keys + 1) * sizeof *slots->sockets);
+    slots->sockets = larger ? larger : slots->sockets;
+    uint64_t key = slots->keys;
+    int status = larger ? 0 : -ENOMEM;
+    if (status == 0)
+        status = socket->ring ? mcast_slots_enter_ring(slots, socket, key)
+                              : mcast_poller_add(&slots->poller, socket->fd, key);
+    if (status != 0)
+        return status;
+    slots->sockets[slots->keys++] = socket;
+    slots->open_sockets++;
+    slots->busy = NULL;
+    return (int64_t)key;
+}
+
+/* Takes a socket in, or a ring's descriptor, or a listener at a ring; its key, or -errno. Nothing passes until a filter is set. */
+static inline int64_t
+mcast_slots_enter(mcast_slots *slots, int fd, const mcast_record *implied, mcast_ring *ring, int is_ring)
 {
     mcast_socket *socket = calloc(1, sizeof *socket);
     if (!socket || mcast_filter_open(&socket->filter, 0, 0) != 0) {
@@ -417,22 +572,23 @@ mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
         return -ENOMEM;
     }
     socket->implied = *implied;
-    int status = mcast_descriptor_open(&socket->fd, fd);
+    socket->ring = ring;
+    int status = ring ? 0 : mcast_descriptor_open(&socket->fd, fd);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    mcast_socket **larger = realloc(slots->sockets, (slots->keys + 1) * sizeof *slots->sockets);
-    slots->sockets = larger ? larger : slots->sockets;
-    int64_t key = (int64_t)slots->keys;
-    if (status == 0)
-        status = larger ? mcast_poller_add(&slots->poller, socket->fd, (uint64_t)key) : -ENOMEM;
-    if (status == 0) {
-        slots->sockets[slots->keys++] = socket;
-        slots->open_sockets++;
-        slots->busy = NULL;
-    }
+    socket->is_ring = is_ring;
+    int64_t key = status == 0 ? mcast_slots_seat(slots, socket) : status;
     PyThread_release_lock(slots->state);
-    if (status != 0)
+    if (key < 0) {
+        socket->is_ring = 0; /* the ring stays its opener's */
         mcast_socket_free(socket);
-    return status == 0 ? key : status;
+    }
+    return key;
+}
+
+static inline int64_t
+mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied)
+{
+    return mcast_slots_enter(slots, fd, implied, NULL, 0);
 }
 
 /* What is still queued at a socket that goes was not asked for any more: count it. Bounded, for its port may be talked to. */
@@ -453,8 +609,12 @@ mcast_slots_remove(mcast_slots *slots, uint64_t key)
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_socket *socket = key < slots->keys ? slots->sockets[key] : NULL;
     if (socket) {
-        mcast_poller_remove(&slots->poller, socket->fd);
-        mcast_discard(slots, socket);
+        if (socket->ring) {
+            mcast_slots_leave_ring(slots, socket);
+        } else {
+            mcast_poller_remove(&slots->poller, socket->fd);
+            mcast_discard(slots, socket);
+        }
         mcast_socket_free(socket);
         slots->sockets[key] = NULL;
         slots->open_sockets--;
@@ -484,8 +644,11 @@ mcast_slots_counters(mcast_slots *slots)
 {
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     mcast_counters counters = slots->counters;
+    mcast_rings_count(slots, &counters);
     PyThread_release_lock(slots->state);
     return counters;
 }
+
+#include MCAST_SLOTS_RING
 
 #endif

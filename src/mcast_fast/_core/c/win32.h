@@ -26,6 +26,8 @@ enum {
     WINDOWS_IPV6_TCLASS = 39,
     WINDOWS_IPV6_RECVTCLASS = 40,
     WINDOWS_UDP_SEND_MSG_SIZE = 2,
+    WINDOWS_UDP_RECV_MAX_COALESCED_SIZE = 3,
+    WINDOWS_UDP_COALESCED_INFO = 3,
     WINDOWS_SO_TIMESTAMP = 0x300A,
     WINDOWS_TIMESTAMPING_FLAG_RX = 1,
     WINDOWS_TIMER_HIGH_RESOLUTION = 2,
@@ -57,6 +59,7 @@ static const mcast_option mcast_options[] = {
     {"IPV6_MULTICAST_HOPS", IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
     {"IPV6_MULTICAST_LOOP", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
     {"UDP_SEND_MSG_SIZE", IPPROTO_UDP, WINDOWS_UDP_SEND_MSG_SIZE},
+    {"UDP_RECV_MAX_COALESCED_SIZE", IPPROTO_UDP, WINDOWS_UDP_RECV_MAX_COALESCED_SIZE},
     {NULL, 0, 0},
 };
 
@@ -314,6 +317,14 @@ mcast_sleep_until(int64_t moment)
         CloseHandle(timer);
 }
 
+/* A thread that is not Python's; `cpu` is where it runs, -1 anywhere. */
+static inline void
+mcast_thread_begin(int cpu)
+{
+    if (cpu >= 0 && cpu < (int)(8 * sizeof(DWORD_PTR)))
+        SetThreadAffinityMask(GetCurrentThread(), (DWORD_PTR)1 << cpu);
+}
+
 /* Threads of Windows have no slack of their own. */
 static inline long
 mcast_timer_slack(long slack)
@@ -349,7 +360,7 @@ mcast_descriptor_open(mcast_descriptor *descriptor, int fd)
 /* ---- slots that are received into ---- */
 
 enum { MCAST_CONTROL_SIZE = 256 };
-_Static_assert(WSA_CMSG_SPACE(sizeof(IN6_PKTINFO)) + WSA_CMSG_SPACE(sizeof(UINT64)) + 3 * WSA_CMSG_SPACE(sizeof(INT)) <=
+_Static_assert(WSA_CMSG_SPACE(sizeof(IN6_PKTINFO)) + WSA_CMSG_SPACE(sizeof(UINT64)) + 4 * WSA_CMSG_SPACE(sizeof(INT)) <=
                    MCAST_CONTROL_SIZE,
                "every control message that is asked for has room");
 
@@ -378,12 +389,13 @@ mcast_scratch_close(mcast_scratch *scratch)
     memset(scratch, 0, sizeof *scratch);
 }
 
-/* `count` slots of `size` bytes; 0, or -errno. */
+/* `count` slots of `size` bytes, an odd number of cache lines apart: at a power of two all their first lines would share one set of the
+ * cache. 0, or -errno. */
 static inline int
 mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
 {
     memset(scratch, 0, sizeof *scratch);
-    size_t stride = (size + 63) / 64 * 64;
+    size_t stride = ((size + 63) / 64 | 1) * 64;
     scratch->payloads = VirtualAlloc(NULL, stride * count, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
     scratch->messages = calloc(count, sizeof *scratch->messages);
     if (!scratch->payloads || !scratch->messages) {
@@ -490,9 +502,18 @@ mcast_read_pktinfo6(const WSACMSGHDR *message, mcast_record *record)
     record->interface_index = info.ipi6_ifindex;
 }
 
+/* UDP_COALESCED_INFO: the size of each packet that was coalesced but the last. */
+static inline void
+mcast_read_segment(const WSACMSGHDR *message, mcast_told *told)
+{
+    DWORD size;
+    if (mcast_control_value(message, &size, sizeof size))
+        told->segment = size;
+}
+
 /* What one control message says of the packet. */
 static inline void
-mcast_read_control(const WSACMSGHDR *message, mcast_record *record)
+mcast_read_control(const WSACMSGHDR *message, mcast_record *record, mcast_told *told)
 {
     int type = message->cmsg_type;
     if (message->cmsg_level == SOL_SOCKET) {
@@ -513,6 +534,8 @@ mcast_read_control(const WSACMSGHDR *message, mcast_record *record)
         else if ((type == WINDOWS_IPV6_TCLASS || type == WINDOWS_IPV6_RECVTCLASS) &&
                  mcast_control_byte(message, &record->tos))
             record->flags |= MCAST_TOS;
+    } else if (message->cmsg_level == IPPROTO_UDP && type == WINDOWS_UDP_COALESCED_INFO) {
+        mcast_read_segment(message, told);
     }
 }
 
@@ -527,17 +550,16 @@ mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
 /* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and returns the payload, of
  * record->length bytes. Windows counts no drops. */
 static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, uint32_t *overflow)
+mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
 {
     mcast_message *message = &scratch->messages[i];
     int truncated = (message->header.dwFlags & MSG_TRUNC) != 0;
-    (void)overflow;
     record->length = (uint16_t)mcast_scratch_length(scratch, i);
     record->wire_length = truncated ? 0 : record->length;
     record->flags = truncated ? MCAST_TRUNCATED : 0;
     mcast_read_source(&message->name, (size_t)message->header.namelen, record);
     for (WSACMSGHDR *one = WSA_CMSG_FIRSTHDR(&message->header); one; one = WSA_CMSG_NXTHDR(&message->header, one))
-        mcast_read_control(one, record);
+        mcast_read_control(one, record, told);
     return (const unsigned char *)message->buffer.buf;
 }
 

@@ -18,7 +18,7 @@ typedef struct mcast_poller {
     size_t capacity;
     WSAPOLLFD *sockets;
     uint64_t *keys;
-    size_t first; /* which ready socket is told first: none starves behind MCAST_READY_MAX busy ones */
+    volatile LONG first; /* which ready socket is told first: none starves behind MCAST_READY_MAX busy ones */
 } mcast_poller;
 
 static inline void
@@ -104,7 +104,7 @@ mcast_poller_collect(mcast_poller *poller, const WSAPOLLFD *polled, const uint64
                      uint64_t *keys)
 {
     int ready = 0;
-    size_t first = poller->first++;
+    size_t first = (ULONG)InterlockedIncrement(&poller->first);
     for (size_t i = 0; i < count && ready < MCAST_READY_MAX; i++)
         if (polled[(first + i) % count].revents)
             keys[ready++] = polled_keys[(first + i) % count];

@@ -11,7 +11,6 @@ struct iovec {
 enum {
     MCAST_ENOBUFS = WSAENOBUFS,
     MCAST_EMSGSIZE = WSAEMSGSIZE,
-    MCAST_SEND_MAX = 256,
 };
 
 /* A train: datagrams that leave one by one, or super-packets of up to 64 that the system cuts apart (UDP_SEND_MSG_SIZE). */
@@ -111,21 +110,6 @@ mcast_train_send(mcast_train *train, int fd)
     for (; left < train->messages && status == 0; left += status == 0) {
         mcast_train_message *message = &train->headers[left];
         status = mcast_send_message((SOCKET)(unsigned)fd, message, &train->pieces[message->first]);
-    }
-    return left ? (int)left : status;
-}
-
-/* Sends up to MCAST_SEND_MAX payloads to one address without waiting; how many left, or -errno when none did. */
-static inline int
-mcast_send_many(int fd, const struct sockaddr_storage *address, socklen_t size, const struct iovec *payloads,
-                unsigned count)
-{
-    int status = 0;
-    unsigned left = 0;
-    for (; left < count && status == 0; left += status == 0) {
-        mcast_train_message message = {.address = address, .size = size, .vectors = 1};
-        WSABUF piece = {.buf = payloads[left].iov_base, .len = (ULONG)payloads[left].iov_len};
-        status = mcast_send_message((SOCKET)(unsigned)fd, &message, &piece);
     }
     return left ? (int)left : status;
 }

@@ -1,7 +1,7 @@
 """The contract of sending."""
 
 import socket as socket_module
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from mcast_fast._core.layout import Feature
@@ -20,12 +20,3 @@ class Transmitter:
     def counters(self) -> tuple[int, int, int, int, int, float]: ...
     def refusal(self, key: int) -> tuple[int, int]: ...
     def close(self) -> None: ...
-
-def send_batch(
-    socket: socket_module.socket,
-    payloads: Sequence[bytes | bytearray | memoryview],
-    start: int,
-    group: bytes,
-    port: int,
-    interface: int,
-) -> int: ...

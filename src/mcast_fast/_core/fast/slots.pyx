@@ -4,17 +4,20 @@ GIL."""
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mcast_fast._core.fast.views cimport (
-    Batch, make_packet, make_part, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over,
+    Batch, arena_in_place, arena_left, make_packet, make_part, mcast_lease, mcast_memory, mcast_pool, mcast_record,
+    shared_pool, take_over, take_over_lease,
 )
 
+from mcast_fast._core import layout
 from mcast_fast._core.fast.membership import features_of
+from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, os_error, socket_error
 
-cdef extern from "slots.h":
+cdef extern from "background.h":
     ctypedef struct mcast_entry:
         uint8_t group[16]
         uint32_t interface_index
@@ -29,20 +32,30 @@ cdef extern from "slots.h":
         uint64_t bytes
         uint64_t truncated
         uint64_t filtered
+        uint64_t fragments
+        uint64_t dropped_ring
+        uint64_t detached
         uint64_t batches
         uint64_t largest_batch
         uint64_t wakeups
         uint64_t dropped_memory
+        uint64_t buffers
     ctypedef struct mcast_batch:
         mcast_memory records
         mcast_memory data
         uint64_t epoch
+        mcast_lease *lease
+        int copies
+    ctypedef struct mcast_ring:
+        pass
     ctypedef struct mcast_poller:
         pass
     ctypedef struct mcast_slots:
         mcast_pool *pool
         mcast_poller poller
+        mcast_ring *rings
         int closed
+    int MCAST_HAS_RING
     int MCAST_BATCH
     int MCAST_TIMEOUT
     int MCAST_CLOSED
@@ -53,27 +66,43 @@ cdef extern from "slots.h":
     void mcast_batch_free(mcast_pool *pool, mcast_batch *batch) nogil
     unsigned mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit) nogil
     int mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline) nogil
+    int mcast_wait(mcast_slots *slots, int64_t deadline) nogil
     int mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record,
                      const unsigned char *payload) nogil
     size_t mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count) nogil
     void mcast_finish_batch(mcast_slots *slots, mcast_batch *batch) nogil
-    int mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size) nogil
+    int mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit) nogil
     void mcast_slots_close(mcast_slots *slots) nogil
     void mcast_slots_free(mcast_slots *slots) nogil
     int64_t mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied) nogil
+    int64_t mcast_slots_add_ring(mcast_slots *slots, int fd, uint32_t interface_index, size_t block_size,
+                                 uint32_t count, unsigned latency_ms, int times) nogil
+    int64_t mcast_slots_listen(mcast_slots *slots, uint64_t ring_key, uint16_t port) nogil
+    void mcast_slots_show(mcast_slots *slots, int leftovers) nogil
     void mcast_slots_remove(mcast_slots *slots, uint64_t key) nogil
     void mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter) nogil
     mcast_counters mcast_slots_counters(mcast_slots *slots) nogil
     int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
     void mcast_filter_free(mcast_filter *filter) nogil
     void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
-    void mcast_poller_signal(const mcast_poller *poller) nogil
-    void mcast_poller_clear(const mcast_poller *poller) nogil
     int mcast_poller_descriptor(const mcast_poller *poller) nogil
+    ctypedef struct mcast_background:
+        mcast_slots *slots
+        mcast_poller ready
+    int mcast_background_open(mcast_background *background, mcast_slots *slots, size_t limit, size_t batch_size,
+                              int cpu) nogil
+    int mcast_background_receive(mcast_background *background, mcast_batch *batch, int64_t deadline) nogil
+    int mcast_background_wait(mcast_background *background, int64_t deadline) nogil
+    void mcast_background_leave_over(mcast_background *background, int left_over) nogil
+    uint64_t mcast_background_dropped(mcast_background *background) nogil
+    void mcast_background_close(mcast_background *background) nogil
+    void mcast_background_free(mcast_background *background) nogil
 
-FEATURES = features_of("batched_receive", "wire_length", "descriptor")
+FEATURES = features_of("batched_receive", "wire_length", "descriptor", "background", "background_cpu")
+FEATURES["ring"] = Feature(bool(MCAST_HAS_RING), "" if MCAST_HAS_RING else "this system maps no ring of packets")
 cdef enum:
-    SLOTS = 128  # packets a system call; 64 KiB each at the most, of which only what packets reach is ever touched
+    SLOTS = 128  # a system call fills at the most
+    SLOTS_BYTES = 6 << 20  # all of them together; only what packets reach is ever touched
 
 
 cdef int fill_filter(mcast_filter *filter, list rows) except -1:
@@ -103,31 +132,45 @@ cdef int64_t deadline_of(int64_t timeout_ns):
 cdef class Slots:
     """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
 
-    `batch_size` packets a batch, `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had
-    at opening, and goes with every batch; `subject` is what errors call the receiver. `timeout_ns` is how long an
-    iteration waits, < 0 for ever."""
+    `batch_size` packets a batch, of `max_packet_size` bytes at the most; `coalesced`: the kernel may hand over several
+    packets as one (UDP_GRO). `names` maps interface indexes to the names they had at opening, and goes with every
+    batch; `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever."""
 
     cdef mcast_slots slots
+    cdef mcast_background background  # its slots are NULL without a thread
     cdef dict names
     cdef str subject
     cdef Py_ssize_t batch_size
-    cdef list leftovers  # batches: what receive_one received beyond its one packet, the oldest first
+    cdef list leftovers  # batches: what was received beyond what was asked for, the oldest first
     cdef public int64_t timeout_ns
 
-    def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject):
+    def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject,
+                  bint coalesced=False):
+        cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalesced else max_packet_size
+        cdef Py_ssize_t count = max(1, min(batch_size, SLOTS, SLOTS_BYTES // size))
         memset(&self.slots, 0, sizeof(self.slots))
+        memset(&self.background, 0, sizeof(self.background))
         self.names = names
         self.subject = subject
         self.batch_size = batch_size
         self.timeout_ns = -1
         self.leftovers = []
-        cdef int status = mcast_slots_open(&self.slots, shared_pool(), min(batch_size, SLOTS), max_packet_size)
+        cdef int status = mcast_slots_open(&self.slots, shared_pool(), count, size, max_packet_size)
         if status != 0:
             self.slots.closed = 1
             self._refuse("open", status)
 
     def __dealloc__(self):
+        mcast_background_free(&self.background)
         mcast_slots_free(&self.slots)
+
+    def run_in_background(self, size_t limit, int cpu):
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for who receives here; before
+        anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
+        self._check_open()
+        cdef int status = mcast_background_open(&self.background, &self.slots, limit, self.batch_size, cpu)
+        if status != 0:
+            self._refuse("open", status)
 
     def add(self, socket, int port, bytes group, uint32_t interface):
         """Receive from this socket too; the key by which it is named from now on.
@@ -143,6 +186,27 @@ cdef class Slots:
         memcpy(implied.group, <const char *>group, 16)
         self._check_open()
         cdef int64_t key = mcast_slots_add(&self.slots, socket.fileno(), &implied)
+        if key < 0:
+            self._refuse("open", key)
+        return key
+
+    def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms, times):
+        """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
+
+        Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
+        after its first packet; `times`: whether records tell when packets arrived. Nothing passes before a `listen`."""
+        self._check_open()
+        cdef int64_t key = mcast_slots_add_ring(
+            &self.slots, socket.fileno(), interface, block_size, blocks, latency_ms, bool(times)
+        )
+        if key < 0:
+            raise os_error(-key)
+        return key
+
+    def listen(self, uint64_t ring, uint16_t port):
+        """Receive from the ring of this key what goes to a port; the key by which to `accept` and `remove` it."""
+        self._check_open()
+        cdef int64_t key = mcast_slots_listen(&self.slots, ring, port)
         if key < 0:
             self._refuse("open", key)
         return key
@@ -195,17 +259,14 @@ cdef class Slots:
                 raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
             if status == MCAST_BATCH:
                 whole = self._finish(&batch)
-        return whole
+        return self._cut(whole, limit)
 
     def receive_one(self, int64_t timeout_ns):
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
         if self.leftovers and not self.slots.closed:
             return make_packet(self._take(1), 0)
         cdef Batch batch = self._receive(self.batch_size, timeout_ns)
-        if batch.count > 1:
-            self.leftovers.append(make_part(batch, 1, batch.count))
-            self._show()
-        return make_packet(batch, 0)
+        return make_packet(self._cut(batch, 1), 0)
 
     def collect(self, Py_ssize_t limit, int64_t timeout_ns):
         """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
@@ -215,13 +276,38 @@ cdef class Slots:
         cdef int status = MCAST_BATCH
         cdef int64_t deadline = deadline_of(timeout_ns)
         memset(&batch, 0, sizeof(batch))
+        batch.copies = True
         self._check_open()
         while status != MCAST_TIMEOUT and mcast_room(&self.slots, &batch, limit) > 0:
             if self.leftovers:
                 self._copy(&batch, self._take(limit - <Py_ssize_t>mcast_batch_count(&batch)))
             else:
                 status = self._fill(&batch, limit, deadline)
-        return self._finish(&batch)
+        return self._cut(self._finish(&batch), limit)
+
+    def wait(self, int64_t timeout_ns):
+        """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
+
+        Another thread may receive meanwhile."""
+        cdef int64_t deadline = deadline_of(timeout_ns)
+        cdef int status = MCAST_INTERRUPTED
+        while status == MCAST_INTERRUPTED:
+            with nogil:
+                if self.background.slots != NULL:
+                    status = mcast_background_wait(&self.background, deadline)
+                else:
+                    status = mcast_wait(&self.slots, deadline)
+            if status == MCAST_INTERRUPTED:
+                PyErr_CheckSignals()
+        if status < 0:
+            self._refuse("receive", status)
+        return status != MCAST_TIMEOUT
+
+    def give_back(self, batches):
+        """Batches that were received here come once more, before anything else, as far as they are still wanted."""
+        self._check_open()
+        self.leftovers.insert(0, Batch.concatenate(batches))
+        self._recheck()
 
     def __iter__(self):
         return self
@@ -240,7 +326,10 @@ cdef class Slots:
                 status = MCAST_CLOSED
                 break
             with nogil:
-                status = mcast_receive(&self.slots, batch, limit, deadline)
+                if self.background.slots != NULL:
+                    status = mcast_background_receive(&self.background, batch, deadline)
+                else:
+                    status = mcast_receive(&self.slots, batch, limit, deadline)
             if status == MCAST_INTERRUPTED:
                 try:
                     PyErr_CheckSignals()
@@ -252,31 +341,47 @@ cdef class Slots:
         if status < 0 and status != MCAST_WOKEN:
             mcast_batch_free(self.slots.pool, batch)
             self._refuse("receive", status)
+        if self.slots.rings != NULL:
+            self._show()
         return status
 
     cdef int _copy(self, mcast_batch *batch, Batch first) except -1:
         """Starts a batch with the packets of another."""
-        cdef Py_ssize_t i
-        cdef const mcast_record *record
-        for i in range(first.count):
-            record = first.first + i
-            if mcast_append(self.slots.pool, batch, record, first.data_memory.bytes + record.offset) != 0:
-                mcast_batch_free(self.slots.pool, batch)
-                raise MemoryError("no memory for a batch")
+        cdef Py_ssize_t i = 0
+        cdef int pinned
+        cdef const unsigned char *data = arena_in_place(first, &pinned)
+        while i < first.count and mcast_append(self.slots.pool, batch, first.first + i,
+                                               data + first.first[i].offset) == 0:
+            i += 1
+        arena_left(first, pinned)
+        if i < first.count:
+            mcast_batch_free(self.slots.pool, batch)
+            raise MemoryError("no memory for a batch")
         return 0
 
     cdef Batch _finish(self, mcast_batch *batch):
         mcast_finish_batch(&self.slots, batch)
-        return take_over(&batch.records, &batch.data, self.names)
+        cdef mcast_lease *lease = batch.lease
+        batch.lease = NULL
+        if lease == NULL:
+            return take_over(&batch.records, &batch.data, self.names)
+        cdef Batch whole = take_over_lease(&batch.records, lease, self.names)
+        memset(batch, 0, sizeof(batch[0]))
+        return whole
 
     cdef Batch _take(self, Py_ssize_t limit):
         """At most `limit` packets of what is left over."""
-        cdef Batch left = self.leftovers.pop(0)
-        cdef Batch taken = make_part(left, 0, min(limit, left.count))
-        if taken.count < left.count:
-            self.leftovers.insert(0, make_part(left, taken.count, left.count))
+        cdef Batch taken = self._cut(self.leftovers.pop(0), limit)
         self._show()
         return taken
+
+    cdef Batch _cut(self, Batch batch, Py_ssize_t limit):
+        """The first `limit` packets of a batch; what is beyond is left over."""
+        if batch.count <= limit:
+            return batch
+        self.leftovers.insert(0, make_part(batch, limit, batch.count))
+        self._show()
+        return make_part(batch, 0, limit)
 
     cdef _recheck(self):
         """Take out of what is left over what is no longer wanted."""
@@ -289,21 +394,26 @@ cdef class Slots:
         self._show()
 
     cdef _show(self):
-        """Make the descriptor readable, and wake who waits, as long as something is left over."""
-        if self.slots.closed:
-            return
-        if self.leftovers:
-            mcast_poller_signal(&self.slots.poller)
-        else:
-            mcast_poller_clear(&self.slots.poller)
+        """Make the descriptor readable, and wake who waits, as long as something is left over, here or in a ring."""
+        cdef int leftovers = len(self.leftovers) > 0
+        with nogil:
+            if self.background.slots != NULL:
+                mcast_background_leave_over(&self.background, leftovers)
+            else:
+                mcast_slots_show(&self.slots, leftovers)
 
     def counters(self):
         """Totals since the opening, by the names of the loss ledger."""
-        return mcast_slots_counters(&self.slots)
+        cdef dict counters = mcast_slots_counters(&self.slots)
+        if self.background.slots != NULL:
+            counters["dropped_memory"] += mcast_background_dropped(&self.background)
+        return counters
 
     def fileno(self):
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
+        if self.background.slots != NULL:
+            return mcast_poller_descriptor(&self.background.ready)
         return mcast_poller_descriptor(&self.slots.poller)
 
     def close(self):
@@ -311,6 +421,7 @@ cdef class Slots:
 
         The sockets stay open."""
         with nogil:
+            mcast_background_close(&self.background)
             mcast_slots_close(&self.slots)
         self.leftovers = []
 

@@ -12,6 +12,15 @@ cdef extern from "memory.h":
     void *mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity) nogil
     void mcast_pool_give(mcast_pool *pool, void *block, size_t capacity) nogil
 
+cdef extern from "platform.h":
+    ctypedef struct mcast_lease:
+        size_t used
+    int mcast_lease_detach(mcast_lease *lease) nogil
+    const unsigned char *mcast_lease_pin(mcast_lease *lease, int *in_place) nogil
+    void mcast_lease_unpin(mcast_lease *lease) nogil
+    void mcast_lease_read(mcast_lease *lease, size_t offset, void *to, size_t size) nogil
+    void mcast_lease_end(mcast_lease *lease) nogil
+
 cdef extern from "record.h":
     ctypedef struct mcast_record:
         int64_t timestamp
@@ -31,6 +40,7 @@ cdef extern from "record.h":
     int MCAST_TTL
     int MCAST_TOS
     int MCAST_COALESCED
+    int MCAST_HARDWARE
 
 cdef extern from *:
     """
@@ -60,6 +70,7 @@ cdef class Batch:
     cdef Py_ssize_t stride
     cdef mcast_memory records_memory
     cdef mcast_memory data_memory
+    cdef mcast_lease *lease  # on a ring's block, where the payloads are then; NULL: they are in data_memory
     cdef mcast_record *first
     cdef Py_ssize_t count
     cdef Batch owner
@@ -72,5 +83,9 @@ cdef class Packet:
 
 cdef mcast_pool *shared_pool() noexcept nogil
 cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names)
+cdef Batch take_over_lease(mcast_memory *records, mcast_lease *lease, dict names)
+cdef unsigned char *arena_in_place(Batch batch, int *pinned) noexcept nogil
+cdef void arena_left(Batch batch, int pinned) noexcept nogil
+cdef int arena_for_good(Batch batch, const unsigned char **bytes) except -1
 cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop)
 cdef Packet make_packet(Batch batch, Py_ssize_t index)

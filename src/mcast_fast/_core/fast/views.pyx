@@ -12,6 +12,7 @@ from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_New, PyCapsule_Se
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.string cimport memcpy
 
+from contextlib import suppress
 from operator import index as as_index
 
 from mcast_fast._core import layout
@@ -20,6 +21,7 @@ from mcast_fast._core.addresses import address_text, endpoint, interface_text
 cdef extern from *:
     """
     #include "memory.h"
+    #include "platform.h"
     #include "record.h"
     #include <stddef.h>
     static mcast_pool mcast_the_pool;
@@ -50,7 +52,8 @@ C_LAYOUT = {
     AT_LENGTH, "wire_length": AT_WIRE_LENGTH, "source": AT_SOURCE, "group": AT_GROUP, "source_port": AT_SOURCE_PORT,
     "port": AT_PORT, "flags": AT_FLAGS, "ttl": AT_TTL, "tos": AT_TOS,
 }
-C_FLAGS = {"TRUNCATED": MCAST_TRUNCATED, "TTL": MCAST_TTL, "TOS": MCAST_TOS, "COALESCED": MCAST_COALESCED}
+C_FLAGS = {"TRUNCATED": MCAST_TRUNCATED, "TTL": MCAST_TTL, "TOS": MCAST_TOS, "COALESCED": MCAST_COALESCED,
+           "HARDWARE": MCAST_HARDWARE}
 if C_LAYOUT != layout.offsets() or sizeof(mcast_record) != layout.RECORD_SIZE:
     raise ImportError(f"the compiled record {C_LAYOUT} is not that of layout.py {layout.offsets()}: rebuild it")
 if C_FLAGS != {flag.name: flag.value for flag in layout.Flag}:
@@ -76,6 +79,40 @@ cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names):
     batch.count = <Py_ssize_t>(batch.records_memory.used // sizeof(mcast_record))
     batch.names = names
     return batch
+
+
+cdef Batch take_over_lease(mcast_memory *records, mcast_lease *lease, dict names):
+    """A batch that owns these records from now on, and whose payloads are in a ring."""
+    cdef mcast_memory nothing
+    nothing.bytes = NULL
+    nothing.used = nothing.capacity = 0
+    cdef Batch batch = take_over(records, &nothing, names)
+    batch.lease = lease
+    return batch
+
+
+cdef unsigned char *arena_in_place(Batch batch, int *pinned) noexcept nogil:
+    """The arena, wherever it is now, until `arena_left` is called with the same `pinned`."""
+    pinned[0] = 0
+    return batch.data_memory.bytes if batch.lease == NULL else <unsigned char *>mcast_lease_pin(batch.lease, pinned)
+
+
+cdef void arena_left(Batch batch, int pinned) noexcept nogil:
+    if pinned:
+        mcast_lease_unpin(batch.lease)
+
+
+cdef int arena_for_good(Batch batch, const unsigned char **bytes) except -1:
+    """The arena as it stays for the life of the batch: of a ring's, it is copied and the ring gets its block back."""
+    cdef int pinned
+    if batch.lease != NULL and mcast_lease_detach(batch.lease) != 0:
+        raise MemoryError("no memory for a batch")
+    bytes[0] = arena_in_place(batch, &pinned)  # detached: it pins nothing
+    return 0
+
+
+cdef size_t arena_size(Batch batch) noexcept nogil:
+    return batch.data_memory.used if batch.lease == NULL else batch.lease.used
 
 
 @cython.final
@@ -111,10 +148,39 @@ cdef class Batch:
             raise ValueError("the records do not fit the data")
         return batch
 
+    @staticmethod
+    def concatenate(batches):
+        """One batch with copies of all their packets, in order; ValueError beyond the 4 GiB that an arena can have."""
+        cdef Batch part
+        cdef list parts = list(batches)
+        if not all(isinstance(one, Batch) for one in parts):
+            raise TypeError("only batches can be put together")
+        cdef mcast_memory records
+        cdef mcast_memory data
+        cdef size_t count = 0, size = 0
+        cdef dict names = {}
+        for part in parts:
+            count += <size_t>part.count
+            size += payload_bytes(part)
+            names |= part.names
+        if size > layout.ARENA_LIMIT:
+            raise ValueError(f"{size} bytes of payload are more than an arena of {layout.ARENA_LIMIT} bytes can hold")
+        make_room(&records, count * sizeof(mcast_record))
+        try:
+            make_room(&data, size)
+        except BaseException:
+            mcast_pool_give(&mcast_the_pool, records.bytes, records.capacity)
+            raise
+        for part in parts:
+            copy_packets(&records, &data, part)
+        return take_over(&records, &data, names)
+
     def __dealloc__(self):
         if self.owner is None:
             mcast_pool_give(&mcast_the_pool, self.records_memory.bytes, self.records_memory.capacity)
             mcast_pool_give(&mcast_the_pool, self.data_memory.bytes, self.data_memory.capacity)
+            if self.lease != NULL:
+                mcast_lease_end(self.lease)
 
     def __len__(self):
         return self.count
@@ -141,11 +207,15 @@ cdef class Batch:
         cdef list found = PyList_New(self.count)
         cdef Py_ssize_t i
         cdef bytes payload
-        cdef const char *data = <const char *>self.data_memory.bytes
-        for i in range(self.count):
-            payload = PyBytes_FromStringAndSize(data + self.first[i].offset, self.first[i].length)
-            Py_INCREF(payload)
-            PyList_SET_ITEM(found, i, payload)
+        cdef int pinned
+        cdef const char *data = <const char *>arena_in_place(self, &pinned)
+        try:
+            for i in range(self.count):
+                payload = PyBytes_FromStringAndSize(data + self.first[i].offset, self.first[i].length)
+                Py_INCREF(payload)
+                PyList_SET_ITEM(found, i, payload)
+        finally:
+            arena_left(self, pinned)
         return found
 
     @property
@@ -160,8 +230,19 @@ cdef class Batch:
     def data(self):
         """The arena as a read-only memoryview: `offset` and `length` of a record point into it.
 
-        It holds all payloads, one behind the other; those of the whole batch also where this is a slice of one."""
+        It holds all payloads, one behind the other; those of the whole batch also where this is a slice of one. A batch
+        of a ring is detached by this: its bytes are copied once, with what stands between the payloads, and the ring
+        gets its block back. `borrow()` does without."""
         return memoryview(arena_of(self))
+
+    def borrow(self):
+        """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block.
+
+        The block is held for so long: a ring that comes round to it drops packets meanwhile. Views of the memory that
+        are left at the end stay good, and hold the block until the last one is gone."""
+        cdef Loan loan = Loan.__new__(Loan)
+        loan.batch = self
+        return loan
 
     @property
     def __array_struct__(self):
@@ -181,6 +262,12 @@ cdef class Batch:
         Py_INCREF(self)
         PyCapsule_SetContext(capsule, <void *>self)
         return capsule
+
+    def __arrow_c_array__(self, requested_schema=None):
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
+        from mcast_fast._core.arrow import export
+
+        return export(self)
 
     def __repr__(self):
         return f"<Batch of {self.count} packets>"
@@ -207,24 +294,56 @@ cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
     cdef Batch part = Batch.__new__(Batch)
     part.owner = whole if whole.owner is None else whole.owner
     part.data_memory = whole.data_memory
+    part.lease = whole.lease
     part.first = whole.first + start
     part.count = stop - start
     part.names = whole.names
     return part
 
 
+cdef int make_room(mcast_memory *memory, size_t size) except -1:
+    """Empty memory of the pool, with room for so many bytes."""
+    memory.used = 0
+    memory.bytes = <unsigned char *>mcast_pool_take(&mcast_the_pool, size, &memory.capacity)
+    if memory.bytes == NULL:
+        raise MemoryError("no memory for a batch")
+    return 0
+
+
 cdef int copy_in(mcast_memory *memory, source) except -1:
     """Copies a contiguous buffer into memory of the pool."""
     cdef Py_buffer view
     PyObject_GetBuffer(source, &view, PyBUF_SIMPLE)
-    memory.used = <size_t>view.len
-    memory.bytes = <unsigned char *>mcast_pool_take(&mcast_the_pool, memory.used, &memory.capacity)
-    if memory.bytes != NULL:
-        memcpy(memory.bytes, view.buf, memory.used)
-    PyBuffer_Release(&view)
-    if memory.bytes == NULL:
-        raise MemoryError("no memory for a batch")
+    try:
+        make_room(memory, <size_t>view.len)
+        memcpy(memory.bytes, view.buf, <size_t>view.len)
+        memory.used = <size_t>view.len
+    finally:
+        PyBuffer_Release(&view)
     return 0
+
+
+cdef size_t payload_bytes(Batch batch):
+    cdef size_t size = 0
+    cdef Py_ssize_t i
+    for i in range(batch.count):
+        size += batch.first[i].length
+    return size
+
+
+cdef void copy_packets(mcast_memory *records, mcast_memory *data, Batch batch):
+    """Adds the packets of a batch to memory that has room for them."""
+    cdef Py_ssize_t i
+    cdef int pinned
+    cdef mcast_record *record = <mcast_record *>(records.bytes + records.used)
+    cdef const unsigned char *arena = arena_in_place(batch, &pinned)
+    for i in range(batch.count):
+        record[i] = batch.first[i]
+        record[i].offset = <uint32_t>data.used
+        memcpy(data.bytes + data.used, arena + batch.first[i].offset, record[i].length)
+        data.used += record[i].length
+    arena_left(batch, pinned)
+    records.used += <size_t>batch.count * sizeof(mcast_record)
 
 
 cdef bint is_whole(Batch batch):
@@ -269,7 +388,41 @@ cdef class Arena:
     cdef Batch batch
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.batch.data_memory.bytes, <Py_ssize_t>self.batch.data_memory.used, 1, flags)
+        cdef const unsigned char *bytes
+        arena_for_good(self.batch, &bytes)
+        PyBuffer_FillInfo(buffer, self, <void *>bytes, <Py_ssize_t>arena_size(self.batch), 1, flags)
+
+
+@cython.final
+@cython.no_gc
+cdef class Loan:
+    """Exports a batch's arena where it stands, and holds it there until the buffer is released."""
+
+    cdef Batch batch
+    cdef object memory
+
+    def __enter__(self):
+        if self.memory is not None:
+            raise ValueError("this loan is in use already; call borrow() again")
+        self.memory = memoryview(self)
+        return self.memory
+
+    def __exit__(self, *_):
+        with suppress(BufferError):  # somebody looks at it still
+            self.memory.release()
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        cdef int pinned
+        cdef unsigned char *bytes = arena_in_place(self.batch, &pinned)
+        try:
+            PyBuffer_FillInfo(buffer, self, <void *>bytes, <Py_ssize_t>arena_size(self.batch), 1, flags)
+        except BaseException:
+            arena_left(self.batch, pinned)
+            raise
+        buffer.internal = <void *><size_t>pinned
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        arena_left(self.batch, <int><size_t>buffer.internal)
 
 
 cdef Records records_of(Batch batch):
@@ -326,12 +479,18 @@ cdef class Packet:
     @property
     def data(self):
         """The payload, bytes."""
-        cdef const char *arena = <const char *>self.batch.data_memory.bytes
-        return PyBytes_FromStringAndSize(arena + self.record.offset, self.record.length)
+        cdef bytes payload
+        if self.batch.lease == NULL:
+            return PyBytes_FromStringAndSize(
+                <const char *>self.batch.data_memory.bytes + self.record.offset, self.record.length
+            )
+        payload = PyBytes_FromStringAndSize(NULL, self.record.length)
+        mcast_lease_read(self.batch.lease, self.record.offset, <char *>payload, self.record.length)
+        return payload
 
     @property
     def view(self):
-        """The payload as a read-only memoryview, without a copy."""
+        """The payload as a read-only memoryview, without a copy (of a ring's batch: as `Batch.data`)."""
         return memoryview(arena_of(self.batch))[self.record.offset:self.record.offset + self.record.length]
 
     @property
@@ -396,12 +555,12 @@ cdef class Packet:
 
     @property
     def ttl(self):
-        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True."""
+        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True, or with a ring."""
         return self.record.ttl if self.record.flags & MCAST_TTL else None
 
     @property
     def tos(self):
-        """TOS or traffic class; None unless the receiver was opened with recv_tos=True."""
+        """TOS or traffic class; None unless the receiver was opened with recv_tos=True, or with a ring."""
         return self.record.tos if self.record.flags & MCAST_TOS else None
 
     def __len__(self):

@@ -7,7 +7,7 @@ import select
 import socket as socket_module
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import starmap
 from typing import Any
@@ -27,7 +27,6 @@ FEATURES = {
 
 # Windows has no such flag: the sockets themselves do not wait.
 _NOWAIT = int(getattr(socket_module, "MSG_DONTWAIT", 0))
-_AT_MOST = 256
 _SLICE_NS = 50_000_000  # a thread that sends lets another have its turn
 _NAP_NS = 20_000_000  # close() is seen within it
 _SPIN_NS = 150_000  # before a departure, the clock is watched instead of slept by
@@ -271,35 +270,6 @@ class Transmitter:
 def _address(group: bytes, port: int, interface: int) -> Address:
     host, *_ = endpoint(V4_MAPPED + group if len(group) == 4 else group, port, 0)
     return (host, port) if len(group) == 4 else (host, port, 0, interface)
-
-
-def send_batch(
-    socket: socket_module.socket,
-    payloads: Sequence[bytes | bytearray | memoryview],
-    start: int,
-    group: bytes,
-    port: int,
-    interface: int,
-) -> int:
-    """Send payloads[start:], a sequence of bytes-like objects, to a packed group without waiting; how many left.
-
-    Fewer than all is no error: the send buffer was full, or the next one failed and the next call tells why
-    (sendmmsg(2)). Raises OSError as the system gave it when not even one left (BlockingIOError: the send buffer is
-    full)."""
-    if len(group) not in (4, 16):
-        raise ValueError("the group is a packed address")
-    address = _address(group, port, interface)
-    sent = 0
-    # All of them are looked at before one leaves, so that a wrong one stops all.
-    for payload in list(map(_as_buffer, payloads[start : start + _AT_MOST])):
-        try:
-            socket.sendto(payload, _NOWAIT, address)
-        except OSError:
-            if sent:
-                break
-            raise
-        sent += 1
-    return sent
 
 
 def _as_buffer(payload: object) -> memoryview:

@@ -4,40 +4,47 @@ import contextlib
 import dataclasses
 import selectors
 import socket as socket_module
-import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
+from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
+from mcast_fast._core.pure.control import READERS, Told
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, row_at, take_over
-from mcast_fast.errors import ClosedError, MulticastError, socket_error
+from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 
 _HAS_RECVMSG = hasattr(socket_module.socket, "recvmsg_into")
 _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
 
 FEATURES = {
     "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
+    "background": Feature(False, "the pure backend has no thread that receives without Python"),
+    "background_cpu": Feature(False, "the pure backend has no thread that receives without Python"),
     "wire_length": Feature(
         SYSTEM.tells_wire_length,
         "" if SYSTEM.tells_wire_length else f"{SYSTEM.name} tells that a packet was truncated, not how long it was",
     ),
+    "ring": Feature(False, "the pure backend has no mapped ring"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
 }
 
 Row = tuple[bytes, int, bool, Iterable[bytes]]
 
 _CONTROL_SIZE = 256
-_COUNTERS = ("received", "bytes", "truncated", "filtered", "batches", "largest_batch", "wakeups", "dropped_memory")
+_COUNTERS = (
+    "received", "bytes", "truncated", "filtered", "fragments", "dropped_ring", "detached", "batches", "largest_batch",
+    "wakeups", "dropped_memory", "buffers",
+)  # fmt: skip
 _DROP_MODULUS = 2**32
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
+_GO_BYTES = 1 << 20  # that are read in one go: so large a batch is worth handing over
 _LONGEST_WAIT = 86_400.0  # seconds
 _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
 # Plain integers: arithmetic with enum members costs a sixth of the time a packet takes here.
-_TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
+_TRUNCATED, _COALESCED = int(Flag.TRUNCATED), int(Flag.COALESCED)
 _MSG_TRUNC = int(socket_module.MSG_TRUNC)
 _NOWAIT = int(getattr(socket_module, "MSG_DONTWAIT", 0))  # Windows has none: the sockets themselves do not wait
 _RECEIVE = _NOWAIT | _MSG_TRUNC
@@ -80,83 +87,6 @@ class _Socket:
     owed: int = 0  # drops told with packets that were filtered: they belong to the next record
 
 
-@dataclasses.dataclass(slots=True)
-class _Told:
-    """What the control messages of one packet tell."""
-
-    group: bytes
-    interface: int
-    overflow: int
-    timestamp: int = 0
-    flags: int = 0
-    ttl: int = 0
-    tos: int = 0
-
-    def time(self, value: bytes) -> None:
-        if len(value) >= 8:
-            seconds, nanoseconds = struct.unpack_from("=qq" if len(value) >= 16 else "=ii", value)
-            self.timestamp = seconds * 1_000_000_000 + nanoseconds
-
-    def timeval(self, value: bytes) -> None:
-        if len(value) >= 12:  # struct timeval: a long, and microseconds in four bytes (macOS) or eight
-            seconds, microseconds = struct.unpack_from("=qq" if len(value) >= 16 else "=qi", value)
-            self.timestamp = seconds * 1_000_000_000 + (microseconds & 0xFFFF_FFFF) * 1000
-
-    def destination(self, value: bytes) -> None:
-        if len(value) >= 4:
-            self.group = V4_MAPPED + value[:4]
-
-    def arrived_on(self, value: bytes) -> None:
-        if len(value) >= 4:  # struct sockaddr_dl: length, family, index
-            (self.interface,) = struct.unpack_from("=2xH", value)
-
-    def overflow_total(self, value: bytes) -> None:
-        if len(value) >= 4:
-            (self.overflow,) = struct.unpack_from("=I", value)
-
-    def pktinfo4(self, value: bytes) -> None:
-        if len(value) >= 12:
-            self.interface, address = struct.unpack_from("=I4x4s", value)
-            self.group = V4_MAPPED + address
-
-    def pktinfo6(self, value: bytes) -> None:
-        if len(value) >= 20:
-            self.group, self.interface = struct.unpack_from("=16sI", value)
-
-    def hops(self, value: bytes) -> None:
-        if value:
-            self.ttl = _byte(value)
-            self.flags |= _TTL
-
-    def service(self, value: bytes) -> None:
-        if value:
-            self.tos = _byte(value)
-            self.flags |= _TOS
-
-
-_READERS = {
-    "time": _Told.time,
-    "timeval": _Told.timeval,
-    "destination": _Told.destination,
-    "interface": _Told.arrived_on,
-    "overflow": _Told.overflow_total,
-    "pktinfo4": _Told.pktinfo4,
-    "pktinfo6": _Told.pktinfo6,
-    "ttl": _Told.hops,
-    "tos": _Told.service,
-}
-
-
-# Control messages of this system: (level, type) -> what reads it.
-_CONTROL = {message: _READERS[field] for message, field in SYSTEM.control.items()}
-
-
-def _byte(value: bytes) -> int:
-    """An int-sized value that some systems send as one byte."""
-    number: int = struct.unpack_from("=i", value)[0] & 0xFF if len(value) >= 4 else value[0]
-    return number
-
-
 class _Records(bytearray):
     """The records of a batch at work."""
 
@@ -166,19 +96,22 @@ class _Records(bytearray):
 class Slots:
     """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
 
-    `batch_size` packets a batch, `max_packet_size` bytes a slot. `names` maps interface indexes to the names they had
-    at opening, and goes with every batch; `subject` is what errors call the receiver. `timeout_ns` is how long an
-    iteration waits, < 0 for ever."""
+    `batch_size` packets a batch, of `max_packet_size` bytes at the most; `coalesced`: the kernel may hand over several
+    packets as one (UDP_GRO). `names` maps interface indexes to the names they had at opening, and goes with every
+    batch; `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever."""
 
-    def __init__(self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str) -> None:
+    def __init__(
+        self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str, coalesced: bool = False
+    ) -> None:
         self.timeout_ns = -1
+        self._packet_limit = max_packet_size
         self._batch_size = batch_size
         self._subject = subject
-        self._leftovers: list[Batch] = []  # what receive_one received beyond its one packet, the oldest first
+        self._leftovers: list[Batch] = []  # what was received beyond what was asked for, the oldest first
         self._names = names
-        self._size = max_packet_size
+        self._size = MAX_PACKET_SIZE if coalesced else max_packet_size
         # Without recvmsg nothing tells that a packet was truncated, so that none is until it is here.
-        self._buffer = bytearray(max_packet_size if _HAS_RECVMSG else _LARGEST)
+        self._buffer = bytearray(self._size if _HAS_RECVMSG else _LARGEST)
         self._view = memoryview(self._buffer)
         self._sockets: dict[int, _Socket] = {}
         self._next_key = 0
@@ -187,9 +120,11 @@ class Slots:
         self._epoch = 0  # counts the changes of filters
         self._failure: OSError | None = None
         self._closed = False
-        # `turn` is held by the one thread that waits and receives, `state` while sockets, filters or counters are
-        # touched, never while waiting. Both can be taken again: a signal handler may close in the middle of either.
+        # `turn` is held by the one thread that waits and receives, `look` by one that only waits, `state` while
+        # sockets, filters or counters are touched, never while waiting. All can be taken again: a signal handler may
+        # close in the middle of any.
         self._turn = threading.RLock()
+        self._look = threading.RLock()
         self._state = threading.RLock()
         self._depth = 0
         with contextlib.ExitStack() as undo:
@@ -202,6 +137,11 @@ class Slots:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
+
+    def run_in_background(self, limit: int, cpu: int) -> None:
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for who receives here; before
+        anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
+        raise FeatureError(FEATURES["background"].reason)
 
     def add(self, socket: socket_module.socket, port: int, group: bytes, interface: int) -> int:
         """Receive from this socket too; the key by which it is named from now on.
@@ -217,6 +157,25 @@ class Slots:
             self._selector.register(socket, selectors.EVENT_READ, key)
             self._sockets[key] = _Socket(socket, port, group, interface, _Filter(()), int(socket.family))
             return key
+
+    def add_ring(
+        self,
+        socket: socket_module.socket,
+        interface: int,
+        block_size: int,
+        blocks: int,
+        latency_ms: int,
+        times: bool,
+    ) -> int:
+        """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
+
+        Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
+        after its first packet; `times`: whether records tell when packets arrived. Nothing passes before a `listen`."""
+        raise FeatureError(FEATURES["ring"].reason)
+
+    def listen(self, ring: int, port: int) -> int:
+        """Receive from the ring of this key what goes to a port; the key by which to `accept` and `remove` it."""
+        raise FeatureError(FEATURES["ring"].reason)
 
     def remove(self, key: int) -> None:
         """Receive from this socket no more; what is queued there counts as filtered. The socket stays open."""
@@ -253,19 +212,14 @@ class Slots:
             if not self._fill(records, data, limit, deadline):
                 raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
             self._recheck(records)
-        return self._finish(records, data)
+        return self._cut(self._finish(records, data), limit)
 
     def receive_one(self, timeout_ns: int) -> Packet:
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
         left = self._take(1)
         if left is not None:
             return make_packet(left, 0)
-        batch = self.receive(self._batch_size, timeout_ns)
-        if len(batch) > 1:
-            with self._state:
-                self._leftovers.append(make_part(batch, 1, len(batch)))
-            self._recheck_leftovers()  # the filters may have changed since it was received
-        return make_packet(batch, 0)
+        return make_packet(self._cut(self.receive(self._batch_size, timeout_ns), 1), 0)
 
     def collect(self, limit: int, timeout_ns: int) -> Batch:
         """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
@@ -289,7 +243,36 @@ class Slots:
                     raise
                 more = False
         self._recheck(records)
-        return self._finish(records, data)
+        return self._cut(self._finish(records, data), limit)
+
+    def wait(self, timeout_ns: int) -> bool:
+        """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
+
+        Another thread may receive meanwhile."""
+        deadline = _deadline(timeout_ns)
+        left = _time_left(deadline)
+        if not self._look.acquire(timeout=-1 if left is None else left):
+            return False
+        try:
+            self._check_open()
+            ready = self._selector.select(_slice(_time_left(deadline)))
+            while not ready and _time_left(deadline) != 0:
+                self._check_open()
+                ready = self._selector.select(_slice(_time_left(deadline)))
+        except (OSError, ValueError):
+            self._check_open()  # a signal handler closed it meanwhile
+            raise
+        finally:
+            self._look.release()
+        self._check_open()
+        return bool(ready)
+
+    def give_back(self, batches: Iterable[Batch]) -> None:
+        """Batches that were received here come once more, before anything else, as far as they are still wanted."""
+        self._check_open()
+        with self._state:
+            self._leftovers.insert(0, Batch.concatenate(batches))
+        self._recheck_leftovers()
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -320,7 +303,7 @@ class Slots:
         self._closed = True
         self._leftovers = []
         self._signal()
-        with self._turn:
+        with self._turn, self._look:
             if self._depth == 0:
                 self._tear_down()
 
@@ -340,12 +323,18 @@ class Slots:
         with self._state:
             if not self._leftovers:
                 return None
-            left = self._leftovers.pop(0)
-            taken = make_part(left, 0, min(limit, len(left)))
-            if len(taken) < len(left):
-                self._leftovers.insert(0, make_part(left, len(taken), len(left)))
+            taken = self._cut(self._leftovers.pop(0), limit)
             self._show()
             return taken
+
+    def _cut(self, batch: Batch, limit: int) -> Batch:
+        """The first `limit` packets of a batch; what is beyond is left over."""
+        if len(batch) <= limit:
+            return batch
+        with self._state:
+            self._leftovers.insert(0, make_part(batch, limit, len(batch)))
+        self._recheck_leftovers()  # the filters may have changed since it was received
+        return make_part(batch, 0, limit)
 
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
@@ -443,8 +432,7 @@ class Slots:
                 failure, self._failure = self._failure, None
                 raise failure
             left = _time_left(deadline)
-            wait = left if _SLICE is None else _SLICE if left is None else min(left, _SLICE)
-            keys = [key.data for key, _ in self._selector.select(wait)]
+            keys = [key.data for key, _ in self._selector.select(_slice(left))]
             self._check_open()
             if not keys and left == 0:
                 return False
@@ -472,8 +460,9 @@ class Slots:
     def _drain(self, one: _Socket, records: _Records, data: bytearray, limit: int) -> None:
         if not records:
             records.epoch = self._epoch
+        enough = len(data) + _GO_BYTES
         for _ in range(_ONE_GO):
-            if not self._has_room(records, data, limit):
+            if not self._has_room(records, data, limit) or len(data) >= enough:
                 return
             try:
                 received = self._receive_from(one.socket)
@@ -494,34 +483,46 @@ class Slots:
         return len(records) < limit * RECORD_SIZE and len(data) + self._size <= ARENA_LIMIT
 
     def _pack(self, one: _Socket, received: Any, records: bytearray, data: bytearray) -> None:
-        """Packs one packet into the batch, or counts it as filtered."""
+        """Packs what was received into the batch, or counts it as filtered: one packet, or several of one size that the
+        kernel coalesced."""
         wire, control, flags, name = received
         length = min(wire, self._size)
         if flags & _MSG_TRUNC and wire <= length:
             wire = 0  # not known: macOS and BSD tell the length after truncation
-        told = _Told(one.group, one.interface, one.overflow)
+        told = Told(one.group, one.interface, one.overflow)
         for level, kind, value in control:
-            read = _CONTROL.get((level, kind))
+            read = READERS.get((level, kind))
             if read is not None:
                 read(told, value)
         dropped = (told.overflow - one.overflow) % _DROP_MODULUS + one.owed
         one.overflow = told.overflow
         source = _packed_source(one.family, name[0])
-        counters = self._counters
+        several = 0 < told.segment < length
         if not one.filter.allows(told.group, told.interface, source):
             one.owed = dropped
-            counters["filtered"] += 1
+            self._counters["filtered"] += -(-length // told.segment) if several else 1
             return
         one.owed = 0
         told.flags |= _TRUNCATED if flags & _MSG_TRUNC else 0
-        records += RECORD.pack(
-            told.timestamp, len(data), told.interface, dropped, length, wire, source, told.group, name[1], one.port,
-            told.flags, told.ttl, told.tos,
-        )  # fmt: skip
+        pieces = [(0, length, wire)]
+        if several:
+            told.flags |= _COALESCED
+            sizes = [(at, min(told.segment, length - at)) for at in range(0, length, told.segment)]
+            pieces = [(at, size, size) for at, size in sizes]
+        base = len(data)
+        for at, size, on_wire in pieces:
+            kept = min(size, self._packet_limit)
+            cut = _TRUNCATED if kept < size else 0
+            records += RECORD.pack(
+                told.timestamp, base + at, told.interface, dropped, kept, on_wire, source, told.group, name[1],
+                one.port, told.flags | cut, told.ttl, told.tos,
+            )  # fmt: skip
+            dropped = 0
+            self._counters["bytes"] += kept
+            self._counters["truncated"] += bool(told.flags & _TRUNCATED or cut)
         data += self._view[:length]
-        counters["received"] += 1
-        counters["bytes"] += length
-        counters["truncated"] += bool(flags & _MSG_TRUNC)
+        self._counters["received"] += len(pieces)
+        self._counters["buffers"] += 1
 
     def _finish(self, records: bytearray, data: bytearray) -> Batch:
         """The batch is whole: count it."""
@@ -545,3 +546,8 @@ def _deadline(timeout_ns: int) -> float | None:
 def _time_left(deadline: float | None) -> float | None:
     """Seconds to wait now: a day at most, for longer ones overflow what the system takes."""
     return None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
+
+
+def _slice(left: float | None) -> float | None:
+    """Seconds to wait at once, of those left."""
+    return left if _SLICE is None else _SLICE if left is None else min(left, _SLICE)

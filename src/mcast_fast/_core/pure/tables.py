@@ -49,6 +49,7 @@ LINUX_OPTIONS: Options = {
     "IPV6_TCLASS": (_IPV6, 67),
     "IPV6_RECVERR": (_IPV6, 25),
     "UDP_SEGMENT": (_UDP, 103),
+    "UDP_GRO": (_UDP, 104),
     "MCAST_JOIN_GROUP": (_IP, 42),
     "MCAST_MSFILTER": (_IP, 48),
 }
@@ -114,6 +115,7 @@ NO_RECVMSG = {
     "kernel_timestamps": "this Python has no socket.recvmsg",
     "receive_ttl": "this Python has no socket.recvmsg",
     "receive_tos": "this Python has no socket.recvmsg",
+    "receive_coalescing": "this Python has no socket.recvmsg",
 }
 
 BSD_MODES = {"include": 1, "exclude": 2}
@@ -208,6 +210,7 @@ LINUX = System(
     index_format="@I0L",
     control={
         (_LINUX_SOL, 35): "time",
+        (_LINUX_SOL, 37): "times",
         (_LINUX_SOL, 40): "overflow",
         (_IP, 8): "pktinfo4",
         (_IP, 2): "ttl",
@@ -215,6 +218,7 @@ LINUX = System(
         (_IPV6, 50): "pktinfo6",
         (_IPV6, 52): "ttl",
         (_IPV6, 67): "tos",
+        (_UDP, 104): "segment",
     },
     send_interface=_by_mreqn,
     tells_wire_length=True,

@@ -1,7 +1,8 @@
 """Records and arena of a batch on the standard library: the twin of fast/views.pyx."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from operator import index as as_index
 from typing import Any, overload
@@ -53,6 +54,24 @@ class Batch:
             raise ValueError("the records do not fit the data")
         return take_over(bytearray(records), bytearray(data), names)
 
+    @staticmethod
+    def concatenate(batches: "Iterable[Batch]") -> "Batch":
+        """One batch with copies of all their packets, in order; ValueError beyond the 4 GiB that an arena can have."""
+        parts = list(batches)
+        if not all(isinstance(one, Batch) for one in parts):
+            raise TypeError("only batches can be put together")
+        size = sum(len(packet) for part in parts for packet in part)
+        if size > layout.ARENA_LIMIT:
+            raise ValueError(f"{size} bytes of payload are more than an arena of {layout.ARENA_LIMIT} bytes can hold")
+        records, data = bytearray(), bytearray()
+        names: dict[int, str] = {}
+        for part in parts:
+            for packet in part:
+                records += layout.RECORD.pack(*row_at(packet, len(data)))
+                data += packet.view
+            names |= part.names
+        return take_over(records, data, names)
+
     def __len__(self) -> int:
         return self._count
 
@@ -93,8 +112,17 @@ class Batch:
     def data(self) -> memoryview:
         """The arena as a read-only memoryview: `offset` and `length` of a record point into it.
 
-        It holds all payloads, one behind the other; those of the whole batch also where this is a slice of one."""
+        It holds all payloads, one behind the other; those of the whole batch also where this is a slice of one. A batch
+        of a ring is detached by this: its bytes are copied once, with what stands between the payloads, and the ring
+        gets its block back. `borrow()` does without."""
         return memoryview(self._arena).toreadonly()
+
+    def borrow(self) -> "Loan":
+        """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block.
+
+        The block is held for so long: a ring that comes round to it drops packets meanwhile. Views of the memory that
+        are left at the end stay good, and hold the block until the last one is gone."""
+        return Loan(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         """The records as a structured NumPy array, read-only and without a copy."""
@@ -105,8 +133,32 @@ class Batch:
             return array.astype(dtype)
         return array.copy() if copy else array
 
+    def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
+        from mcast_fast._core.arrow import export
+
+        return export(self)
+
     def __repr__(self) -> str:
         return f"<Batch of {self._count} packets>"
+
+
+class Loan:
+    """The arena of a batch for as long as a `with` lasts."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self._memory = memory
+        self._used = False
+
+    def __enter__(self) -> memoryview:
+        if self._used:
+            raise ValueError("this loan is in use already; call borrow() again")
+        self._used = True
+        return self._memory
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(BufferError):  # somebody looks at it still
+            self._memory.release()
 
 
 def make_part(whole: Batch, start: int, stop: int) -> Batch:
@@ -150,7 +202,7 @@ class Packet:
 
     @property
     def view(self) -> memoryview:
-        """The payload as a read-only memoryview, without a copy."""
+        """The payload as a read-only memoryview, without a copy (of a ring's batch: as `Batch.data`)."""
         offset = self._row[_POSITIONS["offset"]]
         return self._batch.data[offset : offset + len(self)]
 
@@ -216,12 +268,12 @@ class Packet:
 
     @property
     def ttl(self) -> int | None:
-        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True."""
+        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True, or with a ring."""
         return self._field("ttl") if self._field("flags") & Flag.TTL else None
 
     @property
     def tos(self) -> int | None:
-        """TOS or traffic class; None unless the receiver was opened with recv_tos=True."""
+        """TOS or traffic class; None unless the receiver was opened with recv_tos=True, or with a ring."""
         return self._field("tos") if self._field("flags") & Flag.TOS else None
 
     def __len__(self) -> int:
@@ -243,6 +295,13 @@ def make_packet(batch: Batch, index: int) -> Packet:
     packet._batch = batch
     packet._row = layout.RECORD.unpack_from(batch._records, (batch._first + index) * layout.RECORD_SIZE)
     return packet
+
+
+def packets_of(batch: Batch, start: int) -> Iterator[tuple[tuple[Any, ...], bytes]]:
+    """(the values of the record, payload) of each packet from `start` on."""
+    for index in range(start, len(batch)):
+        packet = make_packet(batch, index)
+        yield packet._row, packet.data
 
 
 def row_at(packet: Packet, offset: int) -> tuple[Any, ...]:

@@ -1,0 +1,132 @@
+"""Capture files in numbers and words, for both backends: magics, block types, option codes, limits, and what can be
+wrong with a file.
+
+Rules of this room: data only. pcapng is draft-ietf-opsawg-pcapng, classic pcap draft-ietf-opsawg-pcap; the C enums of
+capture.h are held against this page when the fast backend is imported.
+"""
+
+from typing import NamedTuple
+
+SECTION_HEADER = 0x0A0D0D0A  # reads the same in both byte orders
+BYTE_ORDER = 0x1A2B3C4D
+
+INTERFACE_DESCRIPTION = 1
+OBSOLETE_PACKET = 2
+SIMPLE_PACKET = 3
+INTERFACE_STATISTICS = 5
+ENHANCED_PACKET = 6
+
+# The least bytes a block of a type has; of any other type, SMALLEST_BLOCK.
+SMALLEST = {
+    SECTION_HEADER: 28,
+    INTERFACE_DESCRIPTION: 20,
+    OBSOLETE_PACKET: 32,
+    SIMPLE_PACKET: 16,
+    INTERFACE_STATISTICS: 24,
+    ENHANCED_PACKET: 32,
+}
+SMALLEST_BLOCK = 12
+LARGEST_BLOCK = (16 << 20) + 4096  # 16 MiB of packet, and the block's own header and options
+LARGEST_FRAME = 16 << 20
+MOST_INTERFACES = 65_536  # in one file
+MOST_WRITTEN = 1024  # interfaces in a file of ours
+LONGEST_NAME = 127  # bytes of an interface's name; what is longer is cut
+
+IF_NAME = 2
+IF_FILTER = 11
+IF_TSRESOL = 9
+IF_TSOFFSET = 14
+EPB_DROPCOUNT = 4
+ISB_STARTTIME = 2
+ISB_ENDTIME = 3
+ISB_IFRECV = 4
+ISB_IFDROP = 5
+ISB_FILTERACCEPT = 6
+ISB_OSDROP = 7
+ISB_USRDELIV = 8
+SHB_HARDWARE = 2
+SHB_OS = 3
+SHB_USERAPPL = 4
+
+LINK_ETHERNET = 1
+DEFAULT_TTL = 64  # of a packet whose record tells none
+
+
+class Pcap(NamedTuple):
+    """A kind of classic pcap file: ns a tick of its times, and the bytes of a packet's header."""
+
+    tick: int
+    header: int
+
+
+PCAP_HEADER = 24  # bytes of the file's header
+PCAP_NS = 0xA1B23C4D
+PCAP = {
+    0xA1B2C3D4: Pcap(1000, 16),
+    PCAP_NS: Pcap(1, 16),
+    0xA1B2CD34: Pcap(1000, 24),  # Kuznetzov's, of old Red Hat systems: eight more bytes a packet
+}
+
+# What can be wrong with a file; the C enum MCAST_WRONG_* counts in the same order from 1. {told} is what the file says.
+FAILURES = (
+    "it starts with {told:#010x}, which is neither pcapng nor pcap",
+    "its section header has the byte-order magic {told:#010x}",
+    "version {told} of the format is not known",
+    "a block of type {other:#x} has an absurd length, {told}",
+    "a block has the length {told} at its start and {other} at its end",
+    "a packet has {told} captured bytes where {other} are left of its block",
+    "a block names interface {told} where {other} are described",
+    "an option of {told} bytes runs past the {other} that are left of its block",
+    "it describes more than {told} interfaces",
+    "it ends in the middle of a block: {told} of {other} bytes are there",
+    "a packet has an absurd captured length, {told}",
+)
+(
+    WRONG_MAGIC,
+    WRONG_ORDER,
+    WRONG_VERSION,
+    WRONG_LENGTH,
+    WRONG_TRAILER,
+    WRONG_CAPTURED,
+    WRONG_INTERFACE,
+    WRONG_OPTION,
+    WRONG_INTERFACES,
+    WRONG_END,
+    WRONG_FRAME,
+) = range(1, len(FAILURES) + 1)
+
+# Why a packet cannot be written; the C enum MCAST_UNFIT_* counts in the same order from 1.
+UNFIT = (
+    "source and group are not of one family",
+    "{length} bytes of payload do not fit an IP datagram",
+)
+UNFIT_FAMILY, UNFIT_LENGTH = range(1, len(UNFIT) + 1)
+
+COUNTERS = (
+    "frames",
+    "received",
+    "bytes",
+    "truncated",
+    "filtered",
+    "fragments",
+    "skipped",
+    "broken",
+    "dropped",
+    "batches",
+)
+
+
+class CapturedOn(NamedTuple):
+    """An interface as a file describes it, and what its latest statistics block counted (None: it says nothing)."""
+
+    name: str
+    link_type: int
+    received: int | None
+    dropped: int | None
+    dropped_system: int | None
+    delivered: int | None
+
+
+def failure_text(failure: int, told: int, other: int) -> str:
+    """What is wrong with a file, in words."""
+    return FAILURES[failure - 1].format(told=told, other=other)

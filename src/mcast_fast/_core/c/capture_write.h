@@ -1,0 +1,315 @@
+/* Capture files, written: records and payloads as enhanced packet blocks of pcapng, or as packets of classic pcap.
+ *
+ * A record knows no frame, so that one is made up: Ethernet, IP and UDP headers with right checksums, which every tool reads.
+ * The next packet of the same flow mostly differs in lengths and payload alone: the headers are kept, with their sums. */
+#ifndef MCAST_CAPTURE_WRITE_H
+#define MCAST_CAPTURE_WRITE_H
+
+#include "record.h"
+#include <stddef.h>
+
+enum {
+    MCAST_ETHERNET_HEADER = 14,
+    MCAST_UDP_HEADER = 8,
+    MCAST_LARGEST_HEADERS = 14 + 40 + 8,
+    MCAST_PACKET_BLOCK = 28,   /* before the frame */
+    MCAST_DROPCOUNT_SIZE = 16, /* epb_dropcount, and the end of the options */
+    MCAST_PCAP_PACKET = 16,
+    MCAST_DEFAULT_TTL = 64,
+    /* Above all that a packet takes in a file beyond its payload. */
+    MCAST_PACKET_OVERHEAD = MCAST_PACKET_BLOCK + MCAST_LARGEST_HEADERS + 3 + MCAST_DROPCOUNT_SIZE + 4,
+};
+
+/* Why a packet cannot be written; blocks.py has the words, in this order. */
+enum { MCAST_UNFIT_FAMILY = 1, MCAST_UNFIT_LENGTH };
+
+/* The headers of the latest flow. Lengths and checksums in them are 0; the sums are of what never changes. */
+typedef struct mcast_flow {
+    mcast_record record; /* whose source, group, ports, flags, TTL and TOS they tell */
+    unsigned char headers[MCAST_LARGEST_HEADERS];
+    size_t size;  /* of all headers; 0 = no flow yet */
+    int version;  /* 4 or 6 */
+    uint64_t ip;  /* sum of the IPv4 header */
+    uint64_t udp; /* sum of addresses, protocol and ports */
+} mcast_flow;
+
+typedef struct mcast_encoder {
+    int pcap; /* classic, with ns; else pcapng */
+    mcast_flow flow;
+    const uint32_t *indexes; /* interface i of the file is the system's indexes[i] */
+    size_t interfaces;
+    size_t latest;
+    int unfit; /* why the packet at which encoding stopped cannot be written; 0 = its interface is not described yet */
+} mcast_encoder;
+
+static inline void
+mcast_put16(unsigned char *at, size_t value)
+{
+    at[0] = (unsigned char)(value >> 8);
+    at[1] = (unsigned char)value;
+}
+
+/* In the byte order of the machine, which is that of the section. */
+static inline void
+mcast_put_native16(unsigned char *at, uint16_t value)
+{
+    memcpy(at, &value, sizeof value);
+}
+
+static inline void
+mcast_put_native32(unsigned char *at, size_t value)
+{
+    uint32_t word = (uint32_t)value;
+    memcpy(at, &word, sizeof word);
+}
+
+/* The Internet checksum (RFC 1071), which does not mind the byte order: words as they stand in memory are added, 32 bits at a time
+ * into 64, and folded at the end. `bytes` stands at an even place of the sum. */
+static inline uint64_t
+mcast_sum(uint64_t sum, const unsigned char *bytes, size_t size)
+{
+    uint64_t low = 0, high = 0;
+    for (; size >= 8; bytes += 8, size -= 8) {
+        uint32_t words[2];
+        memcpy(words, bytes, 8);
+        low += words[0];
+        high += words[1];
+    }
+    unsigned char rest[8] = {0};
+    memcpy(rest, bytes, size);
+    uint32_t words[2];
+    memcpy(words, rest, 8);
+    return sum + low + high + words[0] + words[1];
+}
+
+/* The sum folded to 16 bits and inverted, as it is to stand in memory. */
+static inline uint16_t
+mcast_checksum(uint64_t sum)
+{
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return (uint16_t)~sum;
+}
+
+/* A number of 16 bits as the sum takes it: as it stands in memory in network byte order. */
+static inline uint64_t
+mcast_summand(size_t value)
+{
+    unsigned char bytes[2];
+    uint16_t word;
+    mcast_put16(bytes, value);
+    memcpy(&word, bytes, 2);
+    return word;
+}
+
+/* The address that a group has on Ethernet: RFC 1112, 6.4 (23 bits of an IPv4 group), RFC 2464, 7 (32 bits of an IPv6 group); of a
+ * unicast destination none is known, and a locally administered one is made of its last four bytes. */
+static inline void
+mcast_flow_ethernet(mcast_flow *flow)
+{
+    unsigned char *header = flow->headers;
+    const uint8_t *group = flow->record.group, *source = flow->record.source;
+    memset(header, 0, MCAST_ETHERNET_HEADER);
+    header[0] = header[6] = 2;
+    memcpy(header + 2, group + 12, 4);
+    memcpy(header + 8, source + 12, 4);
+    if (flow->version == 4 && (group[12] & 0xf0) == 0xe0) {
+        header[0] = 1;
+        header[2] = 0x5e;
+        header[3] &= 0x7f;
+    } else if (flow->version == 6 && group[0] == 0xff) {
+        header[0] = header[1] = 0x33;
+    }
+    mcast_put16(header + 12, flow->version == 4 ? 0x0800 : 0x86dd);
+}
+
+static inline void
+mcast_flow_ipv4(mcast_flow *flow, unsigned char *header, uint8_t ttl, uint8_t tos)
+{
+    memset(header, 0, 20);
+    header[0] = 0x45;
+    header[1] = tos;
+    header[8] = ttl;
+    header[9] = 17;
+    memcpy(header + 12, flow->record.source + 12, 4);
+    memcpy(header + 16, flow->record.group + 12, 4);
+    flow->ip = mcast_sum(0, header, 20);
+    flow->udp = mcast_sum(0, header + 12, 8);
+}
+
+static inline void
+mcast_flow_ipv6(mcast_flow *flow, unsigned char *header, uint8_t ttl, uint8_t tos)
+{
+    memset(header, 0, 8);
+    header[0] = (unsigned char)(0x60 | tos >> 4);
+    header[1] = (unsigned char)(tos << 4);
+    header[6] = 17;
+    header[7] = ttl;
+    memcpy(header + 8, flow->record.source, 16);
+    memcpy(header + 24, flow->record.group, 16);
+    flow->udp = mcast_sum(0, header + 8, 32);
+}
+
+/* Makes the headers for the packets that are like this one; 0, or why that cannot be. */
+static inline int
+mcast_flow_start(mcast_flow *flow, const mcast_record *record)
+{
+    int v4 = memcmp(record->group, mcast_v4_prefix, 12) == 0;
+    flow->size = 0;
+    if (v4 != (memcmp(record->source, mcast_v4_prefix, 12) == 0))
+        return MCAST_UNFIT_FAMILY;
+    flow->record = *record;
+    flow->version = v4 ? 4 : 6;
+    mcast_flow_ethernet(flow);
+    unsigned char *ip = flow->headers + MCAST_ETHERNET_HEADER, *udp = ip + (v4 ? 20 : 40);
+    uint8_t ttl = record->flags & MCAST_TTL ? record->ttl : MCAST_DEFAULT_TTL;
+    uint8_t tos = record->flags & MCAST_TOS ? record->tos : 0;
+    if (v4)
+        mcast_flow_ipv4(flow, ip, ttl, tos);
+    else
+        mcast_flow_ipv6(flow, ip, ttl, tos);
+    mcast_put16(udp, record->source_port);
+    mcast_put16(udp + 2, record->port);
+    memset(udp + 4, 0, 4);
+    flow->udp = mcast_sum(flow->udp, udp, 4) + mcast_summand(17);
+    flow->size = (size_t)(udp - flow->headers) + MCAST_UDP_HEADER;
+    return 0;
+}
+
+/* Whether a record has the headers of the flow: source, group and ports stand side by side in it, and so do flags, TTL and TOS. */
+static inline int
+mcast_flow_is(const mcast_flow *flow, const mcast_record *record)
+{
+    const size_t first = offsetof(mcast_record, source);
+    return flow->size &&
+           memcmp((const char *)&flow->record + first, (const char *)record + first, sizeof *record - first) == 0;
+}
+
+/* Writes headers and payload of a packet, which was `wire` bytes long before it was truncated; 0, or why that cannot be.
+ *
+ * The checksum of a truncated payload cannot be known: 0 says so in IPv4 (RFC 768); IPv6 has no such word, and gets that of the bytes
+ * that there are. */
+static inline int
+mcast_write_frame(mcast_flow *flow, const mcast_record *record, const unsigned char *payload, size_t wire,
+                  unsigned char *frame)
+{
+    if (!mcast_flow_is(flow, record)) {
+        int unfit = mcast_flow_start(flow, record);
+        if (unfit)
+            return unfit;
+    }
+    size_t datagram = MCAST_UDP_HEADER + wire, total = flow->version == 4 ? 20 + datagram : datagram;
+    if (total > UINT16_MAX)
+        return MCAST_UNFIT_LENGTH;
+    memcpy(frame, flow->headers, flow->size);
+    memcpy(frame + flow->size, payload, record->length);
+    unsigned char *ip = frame + MCAST_ETHERNET_HEADER, *udp = frame + flow->size - MCAST_UDP_HEADER;
+    if (flow->version == 4) {
+        mcast_put16(ip + 2, total);
+        mcast_put_native16(ip + 10, mcast_checksum(flow->ip + mcast_summand(total)));
+    } else {
+        mcast_put16(ip + 4, total);
+    }
+    mcast_put16(udp + 4, datagram);
+    if (flow->version == 4 && record->length < wire)
+        return 0;
+    uint64_t sum = flow->udp + 2 * mcast_summand(datagram); /* in the pseudo header, and in the UDP header */
+    uint16_t checksum = mcast_checksum(mcast_sum(sum, payload, record->length));
+    mcast_put_native16(udp + 6, checksum ? checksum : UINT16_MAX);
+    return 0;
+}
+
+/* The place of an interface in the file, or -1 when it is not described yet. */
+static inline int64_t
+mcast_encoder_interface(mcast_encoder *encoder, uint32_t index)
+{
+    if (encoder->latest < encoder->interfaces && encoder->indexes[encoder->latest] == index)
+        return (int64_t)encoder->latest;
+    for (size_t i = 0; i < encoder->interfaces; i++) {
+        if (encoder->indexes[i] == index) {
+            encoder->latest = i;
+            return (int64_t)i;
+        }
+    }
+    return -1;
+}
+
+/* The rest of an enhanced packet block around a frame of `captured` bytes; the size of the block. */
+static inline size_t
+mcast_write_block(const mcast_record *record, uint32_t interface, size_t captured, size_t original,
+                  unsigned char *block)
+{
+    uint64_t time = record->timestamp > 0 ? (uint64_t)record->timestamp : 0;
+    unsigned char *at = block + MCAST_PACKET_BLOCK + captured;
+    memset(at, 0, 3);
+    at += (0 - captured) & 3;
+    if (record->dropped) {
+        const uint64_t dropped = record->dropped;
+        mcast_put_native16(at, 4);
+        mcast_put_native16(at + 2, 8);
+        memcpy(at + 4, &dropped, 8);
+        mcast_put_native32(at + 12, 0);
+        at += MCAST_DROPCOUNT_SIZE;
+    }
+    size_t length = (size_t)(at + 4 - block);
+    mcast_put_native32(block, 6);
+    mcast_put_native32(block + 4, length);
+    mcast_put_native32(block + 8, interface);
+    mcast_put_native32(block + 12, (size_t)(time >> 32));
+    mcast_put_native32(block + 16, (size_t)(time & 0xffffffff));
+    mcast_put_native32(block + 20, captured);
+    mcast_put_native32(block + 24, original);
+    mcast_put_native32(at, length);
+    return length;
+}
+
+/* The header of a packet of classic pcap: its seconds have 32 bits, and end in 2106. */
+static inline size_t
+mcast_write_pcap(const mcast_record *record, size_t captured, size_t original, unsigned char *packet)
+{
+    uint64_t time = record->timestamp > 0 ? (uint64_t)record->timestamp : 0;
+    mcast_put_native32(packet, (size_t)(time / 1000000000 & 0xffffffff));
+    mcast_put_native32(packet + 4, (size_t)(time % 1000000000));
+    mcast_put_native32(packet + 8, captured);
+    mcast_put_native32(packet + 12, original);
+    return MCAST_PCAP_PACKET + captured;
+}
+
+/* Room that `count` packets take in a file at the most. */
+static inline size_t
+mcast_encoded_size(const mcast_record *records, size_t count)
+{
+    size_t size = 0;
+    for (size_t i = 0; i < count; i++)
+        size += (size_t)MCAST_PACKET_OVERHEAD + records[i].length;
+    return size;
+}
+
+/* Writes packets until the first one whose interface is not described yet, or that cannot be written (`unfit`). How many; *used bytes. */
+static inline size_t
+mcast_encode(mcast_encoder *encoder, const mcast_record *records, size_t count, const unsigned char *data,
+             unsigned char *to, size_t *used)
+{
+    unsigned char *at = to;
+    size_t i = 0, before = encoder->pcap ? MCAST_PCAP_PACKET : MCAST_PACKET_BLOCK;
+    encoder->unfit = 0;
+    for (; i < count; i++) {
+        const mcast_record *record = &records[i];
+        int64_t interface = encoder->pcap ? 0 : mcast_encoder_interface(encoder, record->interface_index);
+        if (interface < 0)
+            break;
+        size_t wire = record->wire_length > record->length ? record->wire_length : record->length;
+        encoder->unfit = mcast_write_frame(&encoder->flow, record, data + record->offset, wire, at + before);
+        if (encoder->unfit)
+            break;
+        size_t captured = encoder->flow.size + record->length, original = encoder->flow.size + wire;
+        at += encoder->pcap ? mcast_write_pcap(record, captured, original, at)
+                            : mcast_write_block(record, (uint32_t)interface, captured, original, at);
+    }
+    *used = (size_t)(at - to);
+    return i;
+}
+
+#endif

@@ -1,0 +1,500 @@
+"""Capture files on the standard library: the twin of fast/files.pyx."""
+
+import dataclasses
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from mcast_fast._core import blocks
+from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Flag
+from mcast_fast._core.pure.frames import Framed, Kind, read_frame
+from mcast_fast._core.pure.views import Batch, packets_of, take_over
+from mcast_fast.errors import ArgumentError, CaptureError
+
+Row = tuple[bytes, int, str, bool, Sequence[bytes]]
+
+_AT = {field.name: i for i, field in enumerate(FIELDS)}
+_NATIVE = "<" if sys.byteorder == "little" else ">"
+_OTHER = ">" if _NATIVE == "<" else "<"
+_TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
+_LARGEST_COUNT = 2**32 - 1  # of dropped packets, in a record
+_MOST_SECONDS = 2**62
+_FIRST_SECOND, _LAST_TIME = -9_223_372_036, 2**63 - 1  # whole seconds and ns that 64 bits of ns hold
+_SECOND = 1_000_000_000
+
+_MULTICAST_V4 = 0xE0
+
+
+class _BlockError(Exception):
+    """A block cannot be read: which of `blocks.FAILURES`, and its two numbers."""
+
+    def __init__(self, failure: int, told: int, other: int = 0) -> None:
+        super().__init__(failure, told, other)
+
+
+@dataclasses.dataclass(slots=True)
+class _Interface:
+    """An interface as the file describes it; `counters` by option code of its latest statistics block."""
+
+    link_type: int
+    name: str = ""
+    snaplen: int = 0
+    resolution: int = 6
+    time_offset: int = 0
+    owed: int = 0  # drops told with packets that were not delivered: they belong to the next record
+    counters: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def time(self, ticks: int) -> int:
+        """ns since the epoch; 0 (none) for what 64 bits of them do not hold."""
+        power = self.resolution & 0x7F
+        units: int = 2**power if self.resolution & 0x80 else 10**power
+        seconds, rest = divmod(ticks, units)
+        if seconds > _MOST_SECONDS or abs(self.time_offset) > _MOST_SECONDS:
+            return 0
+        since_epoch = seconds + self.time_offset
+        time = since_epoch * _SECOND + rest * _SECOND // units
+        return time if since_epoch >= _FIRST_SECOND and time <= _LAST_TIME else 0
+
+    def told(self) -> blocks.CapturedOn:
+        """What a user sees of it."""
+        codes = (blocks.ISB_IFRECV, blocks.ISB_IFDROP, blocks.ISB_OSDROP, blocks.ISB_USRDELIV)
+        return blocks.CapturedOn(self.name, self.link_type, *(self.counters.get(code) for code in codes))
+
+
+@dataclasses.dataclass(slots=True)
+class _Captured:
+    """A packet as a block tells it; `interface` counts from 0."""
+
+    interface: int
+    timestamp: int
+    dropped: int
+    frame: bytes
+    wire: int
+
+
+def _is_multicast(address: bytes) -> bool:
+    return address[0] == 0xFF or (address[:12] == V4_MAPPED and address[12] & 0xF0 == _MULTICAST_V4)
+
+
+class Decoder:
+    """A capture file, read piece by piece: pcapng and classic pcap.
+
+    `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
+    addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
+    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more."""
+
+    def __init__(self, subject: str, rows: Iterable[Row] | None, multicast_only: bool) -> None:
+        self.names: dict[int, str] = {}
+        self.offset = 0
+        self.needed = 0
+        self.form = ""
+        self._subject = subject
+        self._multicast_only = multicast_only
+        self._wanted: dict[tuple[bytes, int, str], tuple[bool, frozenset[bytes]]] | None = None
+        self._order = _NATIVE
+        self._pcap: blocks.Pcap | None = None
+        self._swap: Callable[[int, int], bool] = lambda captured, wire: False
+        self._interfaces: list[_Interface] = []
+        self._section = 0  # the first interface of this section
+        self._counters = dict.fromkeys(blocks.COUNTERS, 0)
+        self._records = bytearray()
+        self._data = bytearray()
+        self._readers: dict[int, Callable[[bytes], None]] = {
+            blocks.SECTION_HEADER: self._section_header,
+            blocks.INTERFACE_DESCRIPTION: self._description,
+            blocks.INTERFACE_STATISTICS: self._statistics,
+            blocks.ENHANCED_PACKET: self._enhanced,
+            blocks.OBSOLETE_PACKET: self._obsolete,
+            blocks.SIMPLE_PACKET: self._simple,
+        }
+        if rows is not None:
+            self._accept(list(rows))
+
+    def _accept(self, rows: list[Row]) -> None:
+        if any(len(address) != 16 for group, _, _, _, sources in rows for address in (group, *sources)):
+            raise ValueError("groups and sources are packed addresses of 16 bytes")
+        if len({row[2] for row in rows} - {""}) >= 0xFFFF:
+            raise ArgumentError(f"the groups name more than {0xFFFE} interfaces")
+        self._wanted = {
+            (group, port, interface): (bool(exclude), frozenset(sources))
+            for group, port, interface, exclude, sources in rows
+        }
+
+    def decode(self, data: bytes | bytearray | memoryview, limit: int, final: bool = False) -> int:
+        """Reads whole blocks of `data` until `limit` packets wait for `take`; how many bytes are done with.
+
+        `data` begins where the last call had ended; `final`: nothing follows it. What is left of it and has fewer bytes
+        than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
+        CaptureError when no packet waits and the next block cannot be read, MemoryError."""
+        view = memoryview(data).cast("B")
+        used, taken = 0, 1
+        try:
+            while taken and self.count < limit and len(self._data) <= ARENA_LIMIT - MAX_PACKET_SIZE:
+                taken = self._step(view[used:])
+                used += taken
+                self.offset += taken
+            if taken:
+                self.needed = 0
+            elif final and used < len(view) and not self.count:
+                raise _BlockError(blocks.WRONG_END, len(view) - used, self.needed)
+        except _BlockError as wrong:
+            self.needed = 0
+            if not self.count:
+                raise CaptureError(self._subject, self.offset, blocks.failure_text(*wrong.args)) from None
+        return used
+
+    def take(self) -> Batch:
+        """The packets that were read since the last call, as a batch; it may be empty."""
+        self._counters["batches"] += bool(self._records)
+        batch = take_over(self._records, self._data, self.names)
+        self._records, self._data = bytearray(), bytearray()
+        return batch
+
+    @property
+    def count(self) -> int:
+        """How many packets wait for `take`."""
+        return len(self._records) // RECORD_SIZE
+
+    # ---- blocks ----
+
+    def _step(self, data: memoryview) -> int:
+        """Reads the block at the start of `data`: how many bytes it had, 0 when it is not whole."""
+        if not self.form:
+            return self._start(data)
+        return self._pcap_packet(data, self._pcap) if self._pcap else self._block(data)
+
+    def _start(self, data: memoryview) -> int:
+        """Which format the first four bytes tell."""
+        self.needed = 4
+        if len(data) < 4:
+            return 0
+        for order in (_NATIVE, _OTHER):
+            (magic,) = struct.unpack_from(order + "I", data)
+            if magic == blocks.SECTION_HEADER:
+                self.form = "pcapng"
+                return self._block(data)
+            if magic in blocks.PCAP:
+                self._order = order
+                return self._pcap_header(data, blocks.PCAP[magic])
+        raise _BlockError(blocks.WRONG_MAGIC, int.from_bytes(data[:4], "big"))
+
+    def _block(self, data: memoryview) -> int:
+        self.needed = blocks.SMALLEST_BLOCK
+        if len(data) < self.needed:
+            return 0
+        (kind,) = self._unpack("I", data, 0)
+        if kind == blocks.SECTION_HEADER:
+            self._find_order(data)
+        length: int = self._unpack("I", data, 4)[0]
+        smallest = blocks.SMALLEST.get(kind, blocks.SMALLEST_BLOCK)
+        if not smallest <= length <= blocks.LARGEST_BLOCK or length % 4:
+            raise _BlockError(blocks.WRONG_LENGTH, length, kind)
+        self.needed = length
+        if len(data) < length:
+            return 0
+        (again,) = self._unpack("I", data, length - 4)
+        if again != length:
+            raise _BlockError(blocks.WRONG_TRAILER, length, again)
+        if kind in self._readers:
+            self._readers[kind](bytes(data[: length - 4]))
+        return length
+
+    def _unpack(self, letters: str, data: bytes | memoryview, at: int) -> tuple[Any, ...]:
+        return struct.unpack_from(self._order + letters, data, at)
+
+    def _find_order(self, data: memoryview) -> None:
+        """A section header brings a byte order of its own."""
+        for order in (_NATIVE, _OTHER):
+            if struct.unpack_from(order + "I", data, 8) == (blocks.BYTE_ORDER,):
+                self._order = order
+                return
+        raise _BlockError(blocks.WRONG_ORDER, int.from_bytes(data[8:12], "big"))
+
+    def _section_header(self, block: bytes) -> None:
+        (major,) = self._unpack("H", block, 12)
+        if major != 1:
+            raise _BlockError(blocks.WRONG_VERSION, major)
+        self._section = len(self._interfaces)  # whose numbering starts afresh
+
+    def _options(self, block: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+        """(code, value) of the options from `at` on."""
+        while len(block) - at >= 4:
+            code, length = self._unpack("HH", block, at)
+            at += 4
+            if code == 0:
+                return
+            if (length + 3) & ~3 > len(block) - at:
+                raise _BlockError(blocks.WRONG_OPTION, length, len(block) - at)
+            yield code, block[at : at + length]
+            at += (length + 3) & ~3
+
+    def _describe(self, interface: _Interface) -> None:
+        self._interfaces.append(interface)
+        self.names[len(self._interfaces)] = interface.name
+
+    def _check_room(self) -> None:
+        if len(self._interfaces) == blocks.MOST_INTERFACES:
+            raise _BlockError(blocks.WRONG_INTERFACES, blocks.MOST_INTERFACES)
+
+    def _description(self, block: bytes) -> None:
+        self._check_room()
+        link_type, snaplen = self._unpack("HxxI", block, 8)
+        interface = _Interface(link_type, snaplen=snaplen)
+        for code, value in self._options(block, 16):
+            if code == blocks.IF_NAME:
+                interface.name = value[: blocks.LONGEST_NAME].decode("utf-8", "replace")
+            elif code == blocks.IF_TSRESOL and value:
+                interface.resolution = value[0]
+            elif code == blocks.IF_TSOFFSET and len(value) >= 8:
+                (interface.time_offset,) = self._unpack("q", value, 0)
+        self._describe(interface)
+
+    def _named(self, told: int) -> int:
+        """The place of the interface of this section that a block names."""
+        described = len(self._interfaces) - self._section
+        if told >= described:
+            raise _BlockError(blocks.WRONG_INTERFACE, told, described)
+        return self._section + told
+
+    def _statistics(self, block: bytes) -> None:
+        interface = self._interfaces[self._named(*self._unpack("I", block, 8))]
+        for code, value in self._options(block, 20):
+            if len(value) >= 8:
+                (interface.counters[code],) = self._unpack("Q", value, 0)
+
+    def _enhanced(self, block: bytes) -> None:
+        told, high, low, size, wire = self._unpack("IIIII", block, 8)
+        captured = self._captured(block, told, high << 32 | low, size, wire)
+        for code, value in self._options(block, 28 + (size + 3 & ~3)):
+            if code == blocks.EPB_DROPCOUNT and len(value) >= 8:
+                (captured.dropped,) = self._unpack("Q", value, 0)
+        self._take(captured)
+
+    def _obsolete(self, block: bytes) -> None:
+        """16 bits of interface and 16 of drops, in the place of 32 of interface."""
+        told, dropped, high, low, size, wire = self._unpack("HHIIII", block, 8)
+        captured = self._captured(block, told, high << 32 | low, size, wire)
+        captured.dropped = 0 if dropped == 0xFFFF else dropped  # all ones: unknown
+        self._take(captured)
+
+    def _captured(self, block: bytes, told: int, ticks: int, size: int, wire: int) -> _Captured:
+        at = self._named(told)
+        if size > len(block) - 28:
+            raise _BlockError(blocks.WRONG_CAPTURED, size, len(block) - 28)
+        return _Captured(at, self._interfaces[at].time(ticks), 0, block[28 : 28 + size], wire)
+
+    def _simple(self, block: bytes) -> None:
+        """Of the first interface, without a time; the bytes are as many as fit its snaplen."""
+        (wire,) = self._unpack("I", block, 8)
+        at = self._named(0)
+        size = min(wire, self._interfaces[at].snaplen or wire)
+        if size > len(block) - 12:
+            raise _BlockError(blocks.WRONG_CAPTURED, size, len(block) - 12)
+        self._take(_Captured(at, 0, 0, block[12 : 12 + size], wire))
+
+    # ---- classic pcap ----
+
+    def _pcap_header(self, data: memoryview, kind: blocks.Pcap) -> int:
+        self.needed = blocks.PCAP_HEADER
+        if len(data) < self.needed:
+            return 0
+        major, minor, link_type = self._unpack("HH12xI", data, 4)
+        if major not in (2, 543):  # 543: DG/UX, whose lengths are swapped too (libpcap, sf-pcap.c)
+            raise _BlockError(blocks.WRONG_VERSION, major)
+        if major == 543 or minor < 3:
+            self._swap = lambda captured, wire: True
+        elif minor == 3:
+            self._swap = lambda captured, wire: captured > wire
+        self.form = "pcap"
+        self._pcap = kind
+        self._describe(_Interface(link_type & 0x03FFFFFF))
+        return blocks.PCAP_HEADER
+
+    def _pcap_packet(self, data: memoryview, kind: blocks.Pcap) -> int:
+        self.needed = kind.header
+        if len(data) < self.needed:
+            return 0
+        seconds, fraction, size, wire = self._unpack("IIII", data, 0)
+        if self._swap(size, wire):
+            size, wire = wire, size
+        if size > blocks.LARGEST_FRAME:
+            raise _BlockError(blocks.WRONG_FRAME, size)
+        self.needed = kind.header + size
+        if len(data) < self.needed:
+            return 0
+        frame = bytes(data[kind.header : self.needed])
+        self._take(_Captured(0, seconds * _SECOND + fraction * kind.tick, 0, frame, wire))
+        return self.needed
+
+    # ---- packets ----
+
+    def _take(self, captured: _Captured) -> None:
+        """Counts a packet, and delivers it when it was asked for."""
+        interface = self._interfaces[captured.interface]
+        kind, framed = read_frame(captured.frame, captured.wire, interface.link_type)
+        interface.owed = min(interface.owed + captured.dropped, _LARGEST_COUNT)
+        self._counters["frames"] += 1
+        self._counters["dropped"] += captured.dropped
+        self._counters["skipped"] += kind is Kind.OTHER
+        self._counters["broken"] += kind is Kind.BROKEN
+        if kind not in (Kind.UDP, Kind.FRAGMENT):
+            return
+        if kind is Kind.FRAGMENT and framed.length >= 4:  # the first piece has the UDP header
+            framed = framed._replace(port=int.from_bytes(captured.frame[framed.start + 2 : framed.start + 4], "big"))
+        if not self._wants(framed, interface.name):
+            self._counters["filtered"] += 1
+        elif kind is Kind.FRAGMENT:
+            self._counters["fragments"] += 1
+        else:
+            self._deliver(captured, framed, interface)
+
+    def _wants(self, framed: Framed, name: str) -> bool:
+        if self._wanted is None:
+            return not self._multicast_only or _is_multicast(framed.group)
+        keys = {(framed.group, port, known) for port in (framed.port, 0) for known in (name, "")}
+        for key in keys & self._wanted.keys():
+            exclude, sources = self._wanted[key]
+            if (framed.source in sources) != exclude:
+                return True
+        return False
+
+    def _deliver(self, captured: _Captured, framed: Framed, interface: _Interface) -> None:
+        row = (
+            captured.timestamp,
+            len(self._data),
+            captured.interface + 1,
+            interface.owed,
+            framed.length,
+            framed.wire_length,
+            framed.source,
+            framed.group,
+            framed.source_port,
+            framed.port,
+            framed.flags,
+            framed.ttl,
+            framed.tos,
+        )
+        interface.owed = 0
+        self._records += RECORD.pack(*row)
+        self._data += captured.frame[framed.start : framed.start + framed.length]
+        self._counters["received"] += 1
+        self._counters["bytes"] += framed.length
+        self._counters["truncated"] += framed.flags & _TRUNCATED
+
+    @property
+    def interfaces(self) -> tuple[blocks.CapturedOn, ...]:
+        """Every interface that the file has described so far; the first one has index 1."""
+        return tuple(interface.told() for interface in self._interfaces)
+
+    def counters(self) -> dict[str, int]:
+        """Totals since the first byte, by the names of `blocks.COUNTERS`."""
+        return dict(self._counters)
+
+
+# ---- writing ----
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071), in network byte order."""
+    # 2^16 is 1 modulo 2^16 - 1, so that the remainder of the whole as one number is the folded sum.
+    number = int.from_bytes(data + b"\0" if len(data) % 2 else data, "big")
+    remainder = number % 0xFFFF
+    return ~(remainder or (0xFFFF if number else 0)) & 0xFFFF
+
+
+def _ethernet(source: bytes, group: bytes) -> bytes:
+    """The address that a group has on Ethernet: RFC 1112, 6.4 (23 bits of an IPv4 group), RFC 2464, 7 (32 bits of an
+    IPv6 group); of a unicast destination none is known, and a locally administered one is made of its last bytes."""
+    destination = b"\x02\0" + group[12:]
+    if group[:12] == V4_MAPPED:
+        if group[12] & 0xF0 == _MULTICAST_V4:
+            destination = b"\x01\0\x5e" + bytes([group[13] & 0x7F]) + group[14:]
+        return destination + b"\x02\0" + source[12:] + b"\x08\x00"
+    if group[0] == 0xFF:
+        destination = b"\x33\x33" + group[12:]
+    return destination + b"\x02\0" + source[12:] + b"\x86\xdd"
+
+
+class _UnfitError(Exception):
+    """A packet cannot be written: which of `blocks.UNFIT`."""
+
+
+def _frame(row: tuple[Any, ...], payload: bytes, wire: int) -> tuple[bytes, int]:
+    """A packet with its headers, and how many bytes those have.
+
+    The checksum of a truncated payload cannot be known: 0 says so in IPv4 (RFC 768); IPv6 has no such word, and gets
+    that of the bytes that there are."""
+    source, group = row[_AT["source"]], row[_AT["group"]]
+    is_v4 = group[:12] == V4_MAPPED
+    if is_v4 != (source[:12] == V4_MAPPED):
+        raise _UnfitError(blocks.UNFIT_FAMILY)
+    datagram = 8 + wire
+    if datagram + (20 if is_v4 else 0) > 0xFFFF:
+        raise _UnfitError(blocks.UNFIT_LENGTH)
+    flags = row[_AT["flags"]]
+    ttl = row[_AT["ttl"]] if flags & _TTL else blocks.DEFAULT_TTL
+    tos = row[_AT["tos"]] if flags & _TOS else 0
+    if is_v4:
+        addresses = source[12:] + group[12:]
+        ip = struct.pack(">BBHIBBH", 0x45, tos, 20 + datagram, 0, ttl, 17, 0) + addresses
+        ip = ip[:10] + struct.pack(">H", _checksum(ip)) + ip[12:]
+    else:
+        addresses = source + group
+        ip = struct.pack(">IHBB", 6 << 28 | tos << 20, datagram, 17, ttl) + addresses
+    udp = struct.pack(">HHHH", row[_AT["source_port"]], row[_AT["port"]], datagram, 0)
+    if not (is_v4 and len(payload) < wire):
+        checksum = _checksum(addresses + struct.pack(">HH", 17, datagram) + udp + payload) or 0xFFFF
+        udp = udp[:6] + struct.pack(">H", checksum)
+    headers = _ethernet(source, group) + ip + udp
+    return headers + payload, len(headers)
+
+
+class Encoder:
+    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns)."""
+
+    def __init__(self, form: str) -> None:
+        if form not in ("pcapng", "pcap"):
+            raise ValueError(f"form {form!r} is neither 'pcapng' nor 'pcap'")
+        self._pcap = form == "pcap"
+        self._interfaces: dict[int, int] = {}
+
+    def add(self, index: int) -> None:
+        """Packets of this interface index belong to the interface that the file describes next."""
+        if len(self._interfaces) == blocks.MOST_WRITTEN:
+            raise ArgumentError(f"a file can be written of {blocks.MOST_WRITTEN} interfaces at most")
+        self._interfaces[index] = len(self._interfaces)
+
+    def encode(self, batch: Batch, start: int) -> tuple[memoryview, int]:
+        """(packets from `start` on as bytes, where it stopped): the batch's end, or before an interface to `add`.
+
+        The bytes are good until the next call. ArgumentError when the packet at `start` cannot be written; what stands
+        before one that cannot is returned first."""
+        if not 0 <= start <= len(batch):
+            raise IndexError(f"packet {start} of a batch of {len(batch)}")
+        written: list[bytes] = []
+        for row, payload in packets_of(batch, start):
+            if not self._pcap and row[_AT["interface"]] not in self._interfaces:
+                break
+            wire = max(row[_AT["wire_length"]], len(payload))
+            try:
+                frame, headers = _frame(row, payload, wire)
+            except _UnfitError as unfit:
+                if written:
+                    break
+                reason = blocks.UNFIT[unfit.args[0] - 1].format(length=wire)
+                raise ArgumentError(f"packet {start} of the batch cannot be written: {reason}") from None
+            written.append(self._packet(row, frame, headers + wire))
+        return memoryview(b"".join(written)), start + len(written)
+
+    def _packet(self, row: tuple[Any, ...], frame: bytes, original: int) -> bytes:
+        time = max(row[_AT["timestamp"]], 0)
+        if self._pcap:  # its seconds have 32 bits, and end in 2106
+            return struct.pack("=IIII", time // _SECOND & 0xFFFFFFFF, time % _SECOND, len(frame), original) + frame
+        dropped = row[_AT["dropped"]]
+        options = struct.pack("=HHQI", blocks.EPB_DROPCOUNT, 8, dropped, 0) if dropped else b""
+        body = frame + bytes(-len(frame) % 4) + options
+        length = 32 + len(body)
+        interface = self._interfaces[row[_AT["interface"]]]
+        start = (blocks.ENHANCED_PACKET, length, interface, time >> 32, time & 0xFFFFFFFF, len(frame), original)
+        return struct.pack("=7I", *start) + body + struct.pack("=I", length)

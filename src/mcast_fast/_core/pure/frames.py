@@ -1,0 +1,235 @@
+"""Frames as they stand on a link, told as records: the twin of c/frames.h, for the mapped ring and capture files.
+
+Nothing in a frame is believed before it is held against what was captured.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mcast_fast._core.layout import V4_MAPPED, Flag
+
+# Link types, as pcap numbers them (https://www.tcpdump.org/linktypes.html).
+_NULL, _ETHERNET, _RAW_BSD, _RAW_OPENBSD, _RAW, _LOOP = 0, 1, 12, 14, 101, 108
+_LINUX_SLL, _IPV4, _IPV6, _LINUX_SLL2 = 113, 228, 229, 276
+
+_ETHER_IPV4, _ETHER_IPV6 = 0x0800, 0x86DD
+_TAGS = (0x8100, 0x88A8, 0x9100)  # 802.1Q, 802.1ad, and QinQ of before 802.1ad
+
+_UDP = 17
+_FRAGMENT, _AUTHENTICATION = 44, 51
+_STEPPED_OVER = (0, 43, 60, 135, 139, 140)  # hop-by-hop, routing, destination, mobility, HIP, Shim6
+
+_FLAGS = int(Flag.TTL | Flag.TOS)
+_TRUNCATED = int(Flag.TRUNCATED)
+
+
+class Kind(enum.IntEnum):
+    """What a frame turned out to be."""
+
+    UDP = 0  # the packet describes it
+    FRAGMENT = 1  # the first piece of a UDP datagram: group and source stand in the packet
+    LATER = 2  # another piece: its datagram was counted by the first one
+    OTHER = 3  # not UDP over IP
+    BROKEN = 4  # its lengths contradict each other, or its headers were not captured whole
+
+
+class Framed(NamedTuple):
+    """What a frame tells of its packet; `start` and `length` say where in the frame the payload (of a fragment, what
+    is behind IP) stands."""
+
+    source: bytes = bytes(16)
+    group: bytes = bytes(16)
+    source_port: int = 0
+    port: int = 0
+    flags: int = _FLAGS
+    ttl: int = 0
+    tos: int = 0
+    start: int = 0
+    length: int = 0
+    wire_length: int = 0
+
+
+class _Rest:
+    """What is left to read of a frame: `size` bytes from `at` were captured, of `wire` that there were."""
+
+    __slots__ = ("at", "frame", "size", "wire")
+
+    def __init__(self, frame: bytes, wire: int) -> None:
+        self.frame = frame
+        self.at = 0
+        self.size = len(frame)
+        self.wire = max(wire, self.size)
+
+    def skip(self, count: int) -> bool:
+        """Goes `count` bytes further; False when so many were not captured."""
+        if self.size < count:
+            return False
+        self.at += count
+        self.size -= count
+        self.wire -= min(count, self.wire)
+        return True
+
+    def limit(self, count: int) -> None:
+        """Leaves out what stands behind the `count` bytes that a header tells of: padding of short Ethernet frames."""
+        self.wire = min(self.wire, count)
+        self.size = min(self.size, count)
+
+    def big16(self, offset: int) -> int:
+        """Two bytes, in network byte order."""
+        return int.from_bytes(self.frame[self.at + offset : self.at + offset + 2], "big")
+
+    def byte(self, offset: int) -> int:
+        """One byte."""
+        return self.frame[self.at + offset]
+
+
+def _ethernet(rest: _Rest) -> int:
+    if rest.size < 14:
+        return -1
+    kind = rest.big16(12)
+    rest.skip(14)
+    while kind in _TAGS:
+        if rest.size < 4:
+            return -1
+        kind = rest.big16(2)
+        rest.skip(4)
+    return kind
+
+
+def _cooked(size: int, at: int) -> Callable[[_Rest], int]:
+    """A header of `size` bytes with the type at `at`."""
+
+    def read(rest: _Rest) -> int:
+        if rest.size < size:
+            return -1
+        kind = rest.big16(at)
+        rest.skip(size)
+        return kind
+
+    return read
+
+
+def _raw(rest: _Rest) -> int:
+    """By the version in the first byte of an IP header."""
+    version = rest.byte(0) >> 4 if rest.size else 0
+    return {4: _ETHER_IPV4, 6: _ETHER_IPV6}.get(version, -1)
+
+
+def _family(rest: _Rest) -> int:
+    """Behind a family whose number differs between systems: the IP header itself tells."""
+    return _raw(rest) if rest.skip(4) else -1
+
+
+# What steps over a link's header: the Ethernet type of what follows, or -1 when that cannot be told.
+_LINKS: dict[int, Callable[[_Rest], int]] = {
+    _ETHERNET: _ethernet,
+    _LINUX_SLL: _cooked(16, 14),
+    _LINUX_SLL2: _cooked(20, 0),
+    **dict.fromkeys((_NULL, _LOOP), _family),
+    **dict.fromkeys((_RAW, _RAW_BSD, _RAW_OPENBSD, _IPV4, _IPV6), _raw),
+}
+
+
+def _ipv4(rest: _Rest) -> tuple[Kind, Framed]:
+    """RFC 791."""
+    nothing = Framed()
+    if rest.size < 20 or rest.byte(0) >> 4 != 4:
+        return Kind.BROKEN, nothing
+    header_size, total = (rest.byte(0) & 15) * 4, rest.big16(2)
+    if header_size < 20 or total < header_size or rest.size < header_size or rest.wire < total:
+        return Kind.BROKEN, nothing
+    if rest.byte(9) != _UDP:
+        return Kind.OTHER, nothing
+    addresses = rest.frame[rest.at + 12 : rest.at + 20]
+    framed = Framed(V4_MAPPED + addresses[:4], V4_MAPPED + addresses[4:], ttl=rest.byte(8), tos=rest.byte(1))
+    fragment = rest.big16(6) & 0x3FFF  # more fragments, and the offset
+    rest.limit(total)
+    rest.skip(header_size)
+    if fragment:
+        return (Kind.LATER if fragment & 0x1FFF else Kind.FRAGMENT), framed
+    return Kind.UDP, framed
+
+
+def _extension_size(number: int, rest: _Rest) -> int:
+    """Bytes of an extension header (RFC 8200, 4; RFC 4302 for authentication); 0 when it is none to step over."""
+    if number == _FRAGMENT:
+        return 8
+    if number == _AUTHENTICATION:
+        return (rest.byte(1) + 2) * 4
+    return (rest.byte(1) + 1) * 8 if number in _STEPPED_OVER else 0
+
+
+def _extensions(rest: _Rest, number: int) -> Kind:
+    """Steps over extension headers until UDP. A fragment header that says "first and last" is of a whole datagram (RFC
+    6946)."""
+    kind = Kind.UDP
+    while number != _UDP:
+        if rest.size < 8:
+            return Kind.OTHER if rest.wire < 8 else Kind.BROKEN
+        size = _extension_size(number, rest)
+        if size == 0:
+            return Kind.OTHER
+        if number == _FRAGMENT and rest.big16(2) & 0xFFF9:
+            kind = Kind.LATER if rest.big16(2) & 0xFFF8 else Kind.FRAGMENT
+        number = rest.byte(0)
+        if not rest.skip(size):
+            return Kind.BROKEN
+        if kind is Kind.LATER:
+            return kind if number == _UDP else Kind.OTHER
+    return kind
+
+
+def _ipv6(rest: _Rest) -> tuple[Kind, Framed]:
+    """RFC 8200."""
+    if rest.size < 40 or rest.byte(0) >> 4 != 6:
+        return Kind.BROKEN, Framed()
+    payload, number = rest.big16(4), rest.byte(6)
+    if rest.wire < 40 + payload:
+        return Kind.BROKEN, Framed()
+    addresses = rest.frame[rest.at + 8 : rest.at + 40]
+    tos = (rest.byte(0) << 4 | rest.byte(1) >> 4) & 0xFF
+    framed = Framed(addresses[:16], addresses[16:], ttl=rest.byte(7), tos=tos)
+    rest.limit(40 + payload)
+    rest.skip(40)
+    return _extensions(rest, number), framed
+
+
+def _udp(rest: _Rest, framed: Framed) -> tuple[Kind, Framed]:
+    """RFC 768."""
+    if rest.size < 8:
+        return Kind.BROKEN, framed
+    total = rest.big16(4)
+    if total < 8 or total > rest.wire:
+        return Kind.BROKEN, framed
+    ports = rest.big16(0), rest.big16(2)
+    rest.limit(total)
+    rest.skip(8)
+    flags = _FLAGS | _TRUNCATED if rest.size < rest.wire else _FLAGS
+    return Kind.UDP, framed._replace(
+        source_port=ports[0],
+        port=ports[1],
+        flags=flags,
+        start=rest.at,
+        length=rest.size,
+        wire_length=rest.wire,
+    )
+
+
+def read_frame(frame: bytes, wire: int, link_type: int) -> tuple[Kind, Framed]:
+    """Reads a frame of which these bytes were captured, of `wire` that there were: what it is, and for Kind.UDP
+    addresses, ports, lengths, TTL and TOS; for Kind.FRAGMENT addresses, and what stands behind IP."""
+    rest = _Rest(frame, wire)
+    link = _LINKS.get(link_type)
+    ethernet_type = link(rest) if link else -1
+    if ethernet_type == _ETHER_IPV4:
+        kind, framed = _ipv4(rest)
+    elif ethernet_type == _ETHER_IPV6:
+        kind, framed = _ipv6(rest)
+    else:
+        return (Kind.BROKEN if ethernet_type < 0 and rest.size < 40 else Kind.OTHER), Framed()
+    if kind is Kind.UDP:
+        return _udp(rest, framed)
+    if kind is Kind.FRAGMENT:
+        framed = framed._replace(start=rest.at, length=rest.size)
+    return kind, framed

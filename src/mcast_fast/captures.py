@@ -1,0 +1,162 @@
+"""What stands in a capture file, and how a torn one is made readable.
+
+Rules of this room: it returns data, and prints nothing.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcast_fast._core.blocks import CapturedOn
+from mcast_fast.errors import ArgumentError, CaptureError, FileError, file_error
+from mcast_fast.pcapng import Reader
+from mcast_fast.stats import ReaderStats
+from mcast_fast.streams import PRIVATE, is_compressed
+from mcast_fast.units import NANOSECONDS
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch
+
+COPIED_AT_ONCE = 1 << 20  # bytes
+
+
+@dataclass(slots=True)
+class Flow:
+    """What one source sent to one group and port.
+
+    `bytes` of payload as captured. `first`, `last`: ns since the epoch; 0 when the file has no times. `largest_gap`: ns
+    between two packets that follow each other, `largest_gap_at` when it began. `dropped`: what the file tells with its
+    packets, a lower bound of what was lost of this flow and others.
+    """
+
+    group: str
+    port: int
+    source: str
+    packets: int = 0
+    bytes: int = 0
+    first: int = 0
+    last: int = 0
+    largest_gap: int = 0
+    largest_gap_at: int = 0
+    dropped: int = 0
+    truncated: int = 0
+
+    @property
+    def rate(self) -> float | None:
+        """Packets a second from the first to the last; None when no time passed."""
+        passed = self.last - self.first
+        return (self.packets - 1) * NANOSECONDS / passed if passed > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A whole file: its form, interfaces and counters, and its flows in the order they began. `error`: why it ends
+    early, or empty."""
+
+    file: str
+    form: str
+    interfaces: tuple[CapturedOn, ...]
+    stats: ReaderStats
+    flows: tuple[Flow, ...]
+    error: str = ""
+
+
+def add_batch(flows: dict[tuple[str, int, str], Flow], batch: "Batch") -> None:
+    """Count the packets of a batch to their flows."""
+    for packet in batch:
+        key = packet.group, packet.port, packet.source
+        flow = flows.get(key)
+        time = packet.timestamp
+        if flow is None:
+            flow = flows[key] = Flow(*key, first=time, last=time)
+        if time - flow.last > flow.largest_gap:
+            flow.largest_gap, flow.largest_gap_at = time - flow.last, flow.last
+        flow.packets += 1
+        flow.bytes += len(packet)
+        flow.first = min(flow.first, time)
+        flow.last = max(flow.last, time)
+        flow.dropped += packet.dropped
+        flow.truncated += packet.truncated
+
+
+def summarise(file: str, reader: Reader) -> Summary:
+    """Read a file to its end, or to where it cannot be read any further; FileError."""
+    flows: dict[tuple[str, int, str], Flow] = {}
+    error = ""
+    try:
+        for batch in reader:
+            add_batch(flows, batch)
+    except CaptureError as wrong:
+        error = str(wrong)
+    return Summary(file, reader.form, reader.interfaces, reader.stats, tuple(flows.values()), error)
+
+
+# Repair --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What was done to a torn file: `kept` bytes with `frames` packets of any kind are in `output`; `cut` bytes are
+    not, for the `reason`, and stand in `remains` (empty: nowhere but in the file that was left as it was)."""
+
+    output: str
+    kept: int
+    cut: int
+    frames: int
+    reason: str
+    remains: str = ""
+
+
+def readable(path: str) -> tuple[int, int, str]:
+    """(bytes that can be read, packets of any kind in them, why no more can: '' = to the end); CaptureError when
+    nothing can be, FileError."""
+    with Reader(path, multicast_only=False) as reader:
+        try:
+            for _ in reader:
+                pass
+        except CaptureError as wrong:
+            if not wrong.offset:
+                raise
+            return wrong.offset, reader.stats.frames, wrong.reason
+        return reader.offset, reader.stats.frames, ""
+
+
+def repair(path: str, output: str | None = None) -> Repaired:
+    """Make a readable file of a torn one: cut it where it cannot be read any further.
+
+    With `output`, what can be read is copied there; else the file itself is cut, and what is cut off is kept beside it
+    as FILE.cut. CaptureError when nothing of it can be read, FileError, ArgumentError for a compressed file."""
+    if is_compressed(path):
+        raise ArgumentError(f"{path} is compressed; decompress it first, as far as that goes, and repair the result")
+    kept, frames, reason = readable(path)
+    try:
+        cut = Path(path).stat().st_size - kept
+        if output is not None:
+            _copy(path, output, 0, kept)
+            return Repaired(output, kept, cut, frames, reason)
+        if not cut:
+            return Repaired(path, kept, 0, frames, reason)
+        remains = f"{path}.cut"
+        _copy(path, remains, kept, cut)
+        os.truncate(path, kept)
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise file_error("write", path if output is None else output, error) from error
+    return Repaired(path, kept, cut, frames, reason, remains)
+
+
+def _copy(path: str, output: str, start: int, size: int) -> None:
+    """Copy a part of a file into a new one; an old one is not written over."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+    with os.fdopen(descriptor, "wb") as target, Path(path).open("rb") as source:
+        source.seek(start)
+        target.writelines(source.read(piece) for piece in _pieces(size))
+
+
+def _pieces(size: int) -> Iterable[int]:
+    """The sizes of what is copied at once."""
+    whole, rest = divmod(size, COPIED_AT_ONCE)
+    return [COPIED_AT_ONCE] * whole + ([rest] if rest else [])

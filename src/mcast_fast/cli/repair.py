@@ -1,0 +1,31 @@
+"""mcast-fast repair: a torn capture file becomes a readable one."""
+
+import dataclasses
+import json
+
+import click
+
+from mcast_fast.captures import Repaired, repair
+
+
+@click.command("repair", short_help="Make a torn capture file readable.")
+@click.argument("file", metavar="FILE")
+@click.option("-o", "--output", metavar="OUT", help="Copy what can be read to OUT, and leave FILE as it is.")
+@click.option("--json", "as_json", is_flag=True, help="An object instead of a line.")
+def command(file: str, output: str | None, as_json: bool) -> None:
+    """Cut a capture file where it cannot be read any further, and say what was cut.
+
+    What is cut off FILE is kept as FILE.cut; an older file is never written over.
+
+    Exits 0, also when there was nothing to repair; 1 when nothing of FILE can be read; 2 on a wrong usage.
+    """
+    done = repair(file, output)
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else _line(done))
+
+
+def _line(done: Repaired) -> str:
+    kept = f"{done.output}: {done.kept} bytes with {done.frames} packets"
+    if not done.cut:
+        return f"{kept} can be read to the end; nothing was cut"
+    where = f" and kept in {done.remains}" if done.remains else ""
+    return f"{kept} were kept; {done.cut} bytes were cut{where}: {done.reason}"

@@ -1,0 +1,264 @@
+"""Capture files into other forms: pcapng and pcap, CSV and back, Parquet.
+
+Rules of this room: it prints nothing. A form is what the suffix of a file says, or what is asked for.
+"""
+
+import contextlib
+import csv
+import importlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from mcast_fast import _core
+from mcast_fast._core.addresses import map_address
+from mcast_fast._core.layout import RECORD, Flag
+from mcast_fast.errors import ArgumentError, CaptureError, FeatureError, FileError, file_error
+from mcast_fast.pcapng import Reader, Writer
+from mcast_fast.streams import PathOrFile, open_input, open_output, plain_suffix, subject_of
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch
+
+FORMS = ("pcapng", "pcap", "csv", "parquet")
+SUFFIXES = {".pcapng": "pcapng", ".ntar": "pcapng", ".pcap": "pcap", ".cap": "pcap", ".csv": "csv"} | dict.fromkeys(
+    (".parquet", ".pq"), "parquet"
+)
+COLUMNS = (
+    "timestamp",
+    "interface",
+    "source",
+    "source_port",
+    "group",
+    "port",
+    "ttl",
+    "tos",
+    "dropped",
+    "wire_length",
+    "payload",
+)
+ROWS = 256  # packets in a batch that is made of CSV
+LONGEST_FIELD = 2 * 65_535 + 16  # characters of a payload in hexadecimal
+
+
+def form_of(file: PathOrFile, form: str | None) -> str:
+    """The form that was asked for, or that the suffix says; ArgumentError when neither does."""
+    if form is not None:
+        if form not in FORMS:
+            raise ArgumentError(f"form {form!r} is not one of: {', '.join(FORMS)}")
+        return form
+    subject = subject_of(file)
+    found = SUFFIXES.get(plain_suffix(subject))
+    if found is None:
+        raise ArgumentError(
+            f"{subject}: the suffix tells no form; use one of {', '.join(SUFFIXES)}, or say --to {'|'.join(FORMS)}"
+        )
+    return found
+
+
+# CSV -----------------------------------------------------------------------------------------------------------------
+
+
+def csv_row(packet: Any) -> list[object]:
+    """A packet as a row of `COLUMNS`; what is not known is empty, and the payload is hexadecimal."""
+    return [
+        packet.timestamp,
+        packet.interface,
+        packet.source.partition("%")[0],
+        packet.source_port,
+        packet.group,
+        packet.port,
+        packet.ttl,
+        packet.tos,
+        packet.dropped,
+        packet.wire_length or "",
+        packet.data.hex(),
+    ]
+
+
+def record_of(row: dict[str, str], offset: int, index: int) -> tuple[bytes, bytes]:
+    """(record, payload) of a row; ValueError, struct.error."""
+    payload = bytes.fromhex(row["payload"])
+    wire = int(row["wire_length"] or len(payload))
+    flags = Flag.TRUNCATED if wire > len(payload) else Flag(0)
+    flags |= (Flag.TTL if row["ttl"] else Flag(0)) | (Flag.TOS if row["tos"] else Flag(0))
+    values = (int(row["timestamp"] or 0), offset, index, int(row["dropped"] or 0), len(payload), wire)
+    addresses = map_address(row["source"]), map_address(row["group"])
+    ports = int(row["source_port"]), int(row["port"])
+    return RECORD.pack(*values, *addresses, *ports, int(flags), int(row["ttl"] or 0), int(row["tos"] or 0)), payload
+
+
+class CsvReader:
+    """The batches of a CSV file with the columns `COLUMNS`, in any order."""
+
+    def __init__(self, file: IO[bytes], subject: str) -> None:
+        self._subject = subject
+        self._names: dict[int, str] = {}
+        self._indexes: dict[str, int] = {}
+        csv.field_size_limit(LONGEST_FIELD)
+        self._text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        self._rows = csv.DictReader(self._text)
+
+    def __iter__(self) -> Iterator["Batch"]:
+        """Batches to the end; CaptureError at a row that is no packet, after all before it."""
+        records, data = bytearray(), bytearray()
+        error = None
+        while error is None:
+            try:
+                row = next(self._rows, None)
+                if row is None:
+                    break
+                self._check_columns()
+                record, payload = record_of(row, len(data), self._index(row["interface"]))
+            except Exception as wrong:  # csv.Error, UnicodeDecodeError, struct.error, ValueError, TypeError: a bad row
+                line = self._rows.line_num + isinstance(wrong, csv.Error)  # which comes before the line is counted
+                error = CaptureError(self._subject, 0, f"line {line}: {wrong}")
+                break
+            records += record
+            data += payload
+            if len(records) == ROWS * RECORD.size:
+                yield _core.views.Batch.from_bytes(records, data, self._names)
+                records, data = bytearray(), bytearray()
+        if records:
+            yield _core.views.Batch.from_bytes(records, data, self._names)
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._text.close()
+
+    def _check_columns(self) -> None:
+        missing = [name for name in COLUMNS if name not in (self._rows.fieldnames or ())]
+        if missing:
+            raise ValueError(f"columns are missing: {', '.join(missing)}")
+
+    def _index(self, name: str) -> int:
+        index = self._indexes.setdefault(name, len(self._indexes) + 1)
+        self._names[index] = name
+        return index
+
+
+class CsvWriter:
+    """Batches as CSV."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._text = io.StringIO(newline="")
+        self._rows = csv.writer(self._text, lineterminator="\n")
+        self._rows.writerow(COLUMNS)
+
+    def write(self, batch: "Batch") -> None:
+        """Write the packets of a batch; OSError."""
+        self._rows.writerows(map(csv_row, batch))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what is there; OSError."""
+        rest = memoryview(self._text.getvalue().encode())
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._text.seek(0)
+        self._text.truncate()
+
+    def close(self) -> None:
+        """Write the rest; OSError."""
+        self.flush()
+
+
+# Parquet -------------------------------------------------------------------------------------------------------------
+
+
+class ParquetWriter:
+    """Batches as Parquet, a row group for each hundred thousand packets or so."""
+
+    ROW_GROUP = 100_000
+
+    def __init__(self, file: IO[bytes]) -> None:
+        try:
+            self._pyarrow: Any = importlib.import_module("pyarrow")
+            self._parquet: Any = importlib.import_module("pyarrow.parquet")
+        except ImportError:
+            raise FeatureError("Parquet needs pyarrow; install it with: pip install 'mcast-fast[arrow]'") from None
+        self._file = file
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+        self._rows = 0
+
+    def write(self, batch: "Batch") -> None:
+        """Write the packets of a batch."""
+        self._waiting.append(self._pyarrow.record_batch(batch))
+        self._rows += len(batch)
+        if self._rows >= self.ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            empty = _core.views.Batch.from_bytes(b"", b"", {})
+            self._writer = self._parquet.ParquetWriter(self._file, self._pyarrow.record_batch(empty).schema)
+        if self._waiting:
+            self._writer.write_table(self._pyarrow.Table.from_batches(self._waiting).unify_dictionaries())
+        self._waiting, self._rows = [], 0
+
+    def close(self) -> None:
+        """Write the rest, and the end of the file."""
+        self._flush()
+        self._writer.close()
+
+
+# Any to any ----------------------------------------------------------------------------------------------------------
+
+TABLES: dict[str, Callable[[IO[bytes]], Any]] = {"csv": CsvWriter, "parquet": ParquetWriter}
+
+
+def convert(batches: Iterable["Batch"], target: PathOrFile, form: str) -> int:
+    """Write batches as a file of that form; how many packets. What of the input cannot be read ends it, after all
+    before it was written: CaptureError. FileError, FeatureError, ArgumentError."""
+    if form in TABLES:
+        return _write_table(batches, target, form)
+    packets = 0
+    with Writer(target, form=form) as writer:
+        for batch in batches:
+            packets += writer.write(batch)
+    return packets
+
+
+def _write_table(batches: Iterable["Batch"], target: PathOrFile, form: str) -> int:
+    is_path = isinstance(target, str | os.PathLike)
+    file: IO[bytes] = open_output(target) if isinstance(target, str | os.PathLike) else target
+    packets = 0
+    try:
+        writer = TABLES[form](file)
+        try:
+            for batch in batches:
+                writer.write(batch)
+                packets += len(batch)
+        finally:
+            writer.close()
+        file.flush()
+    except OSError as error:
+        if isinstance(error, FileError):
+            raise
+        raise file_error("write", subject_of(target), error) from error
+    finally:
+        if is_path:
+            file.close()
+    return packets
+
+
+def open_batches(source: PathOrFile, groups: Iterable[str], multicast_only: bool) -> Reader | CsvReader:
+    """The batches of a capture file, or of CSV when the suffix says so; FileError, GroupError, ArgumentError."""
+    if plain_suffix(subject_of(source)) != ".csv":
+        return Reader(source, *groups, multicast_only=multicast_only, batch_size=4096)
+    if list(groups):
+        raise ArgumentError("groups are chosen of capture files; CSV is converted whole")
+    return CsvReader(open_input(source) if isinstance(source, str | os.PathLike) else source, subject_of(source))
+
+
+def convert_file(
+    source: PathOrFile, target: PathOrFile, form: str, groups: Iterable[str] = (), multicast_only: bool = True
+) -> int:
+    """`convert` what a file holds of these groups (none: of all). Errors as there, and GroupError."""
+    with contextlib.closing(open_batches(source, groups, multicast_only)) as batches:
+        return convert(batches, target, form)

@@ -1,0 +1,317 @@
+"""Waiting in an event loop for what a receiver or sender receives.
+
+Rules of this room: tasks are told that packets are there, and take them themselves. Nothing stays in the loop when
+nobody waits.
+"""
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from mcast_fast.errors import ClosedError, FeatureError
+from mcast_fast.units import NANOSECONDS
+
+T = TypeVar("T")
+Call = Callable[[], object]
+
+DENSE = 8  # packets in the time of a linger: from there on gathering them pays
+ONE_TURN = 256  # packets that tasks take before the rest of the loop has its turn
+LOOK_SECONDS = 1.0  # how often a thread that waits looks whether anybody is left to be told
+
+
+class _Waited(Protocol):
+    """What tasks wait for: a Receiver, or the answers of a Sender."""
+
+    def fileno(self) -> int: ...
+    def wait(self, timeout: float | None) -> bool: ...
+
+
+class _Watch(Protocol):
+    """Calls when a receive would not wait, again and again while that is so, from start() to stop(), in the loop."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class _ReaderWatch:
+    """The loop's own add_reader. On a duplicate: the number must not go to somebody else while the loop knows it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, call: Call) -> None:
+        self._loop = loop
+        self._call = call
+        self._started = False
+        self._descriptor = os.dup(descriptor)
+
+    def start(self) -> None:
+        if not self._started:
+            self._loop.add_reader(self._descriptor, self._call)
+            self._started = True
+
+    def stop(self) -> None:
+        if self._started:
+            self._started = False
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._descriptor)
+
+    def close(self) -> None:
+        self.stop()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:  # the loop was closed, and forgot us
+            os.close(self._descriptor)
+
+
+class _ThreadWatch:
+    """A thread that waits, for a loop without add_reader or a system without a descriptor. Packets are taken in the
+    loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, waited: _Waited, call: Call) -> None:
+        self._call = call
+        self._started = False
+        self._looking = False
+        self._looks: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        news = weakref.WeakMethod(self._looked)
+
+        def tell() -> bool:
+            method = news()
+            if method is None:
+                return False
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(method)
+            return True
+
+        arguments = (self._looks, waited.wait, tell, news)
+        threading.Thread(target=_look, args=arguments, name="mcast_fast.aio", daemon=True).start()
+
+    def start(self) -> None:
+        self._started = True
+        self._look_again()
+
+    def stop(self) -> None:
+        self._started = False  # what the thread tells then is not listened to
+
+    def close(self) -> None:
+        self.stop()
+        self._looks.put(False)
+
+    def _look_again(self) -> None:
+        if self._started and not self._looking:
+            self._looking = True
+            self._looks.put(True)
+
+    def _looked(self) -> None:
+        self._looking = False
+        if self._started:
+            self._call()
+            self._look_again()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_looks"):
+            self._looks.put(False)
+
+
+def _look(
+    looks: "queue.SimpleQueue[bool]", wait: Callable[[float], bool], tell: Callable[[], bool], wanted: Callable[[], Any]
+) -> None:
+    """The thread of a _ThreadWatch: one look for each True that comes, until a False, or until nobody is left."""
+    while looks.get():
+        with contextlib.suppress(ClosedError):  # is told as news, too
+            while not wait(LOOK_SECONDS) and wanted() is not None:
+                pass
+        if not tell():
+            return
+
+
+class Line:
+    """Tasks in line for what one receiver or sender receives: first come, first served, until closed.
+
+    While packets come densely they are gathered for `linger` seconds before a task is told: telling it costs as much
+    as receiving a dozen packets. `ready`: a receive is worth trying before one gets in line."""
+
+    def __init__(self, waited: _Waited, linger: float) -> None:
+        self.ready = False
+        self._waited = waited
+        self._linger = linger
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch: _Watch | None = None
+        self._timer: asyncio.TimerHandle | None = None  # while packets are gathered
+        self._queue: deque[asyncio.Future[bool]] = deque()
+        self._turn = 0  # packets taken since the loop last had its turn
+        self._gathered = 0  # packets taken since
+        self._since = 0.0  # by the loop's clock
+
+    def took(self, packets: int) -> None:
+        """A task has taken so many."""
+        self._turn += packets
+        self._gathered += packets
+
+    async def take(self, receive: Callable[[], T], timeout_ns: int) -> T:
+        """What `receive` gives as soon as it does not raise TimeoutError; TimeoutError when the time is over."""
+        if self._turn >= ONE_TURN:
+            self._turn = 0
+            await asyncio.sleep(0)
+        if (self.ready or timeout_ns == 0) and not self._queue:
+            try:
+                return receive()
+            except TimeoutError:
+                self.ready = False
+        if timeout_ns == 0:
+            await asyncio.sleep(0)
+            return receive()
+        loop = self._attach()
+        deadline = None if timeout_ns < 0 else loop.time() + timeout_ns / NANOSECONDS
+        told, first = True, False
+        while told:
+            told = await self._wait(loop, deadline, first)
+            with contextlib.suppress(TimeoutError):
+                return receive()
+            first = True  # somebody else took them: it is still this task's turn
+        raise TimeoutError(f"no packet came within {timeout_ns / NANOSECONDS:g} s")
+
+    async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None, first: bool) -> bool:
+        """In line until packets are there, or the close (True), or until the deadline (False)."""
+        future: asyncio.Future[bool] = loop.create_future()
+        if first:
+            self._queue.appendleft(future)
+        else:
+            self._queue.append(future)
+        timer = None if deadline is None else loop.call_at(deadline, self._expire, future)
+        self._listen(loop)
+        try:
+            told = await future
+        except BaseException:
+            self._withdraw(future)
+            if not future.cancelled():  # told already: the next one looks instead
+                self.news()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if not told:
+            self._withdraw(future)
+        self._turn = 0
+        return told
+
+    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have the loop tell when packets are there; or, when they come densely, look for them in a while."""
+        if self._timer is not None or self._watch is None:
+            return
+        passed = loop.time() - self._since
+        if passed >= self._linger:
+            dense = self._linger > 0 and self._gathered * self._linger >= DENSE * passed
+            self._since += passed
+            self._gathered = 0
+            if dense:
+                self._watch.stop()
+                self._timer = loop.call_later(self._linger, self._look)
+                return
+        self._watch.start()
+
+    def _look(self) -> None:
+        """They were gathered for long enough."""
+        self._timer = None
+        self.news()
+        if self._queue and self._watch is not None:
+            self._watch.start()
+
+    def _readable(self) -> None:
+        """The loop's news: one task is woken at a time, for it may take all there is."""
+        if not self._queue:
+            self._rest()  # nobody takes them now; whoever comes need not wait
+            self.ready = True
+        self.news()
+
+    def news(self) -> None:
+        """Wakes one task: more can be taken than the loop may know of."""
+        while self._queue:
+            future = self._queue.popleft()
+            if not future.done():
+                future.set_result(True)
+                return
+
+    def _expire(self, future: asyncio.Future[bool]) -> None:
+        if not future.done():
+            future.set_result(False)
+
+    def _withdraw(self, future: asyncio.Future[bool]) -> None:
+        """Somebody waits no more; the last one leaves nothing in the loop."""
+        with contextlib.suppress(ValueError):
+            self._queue.remove(future)
+        if not self._queue:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nobody waits: nothing of ours stays in the loop."""
+        if self._watch is not None:
+            self._watch.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _attach(self) -> asyncio.AbstractEventLoop:
+        """The running loop, which is the one for good unless it is closed."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise RuntimeError(f"{self._loop!r} is open and receives here; one loop at a time")
+            watch = self._new_watch(loop)
+            self._detach()
+            self._loop, self._watch = loop, watch
+        return loop
+
+    def _new_watch(self, loop: asyncio.AbstractEventLoop) -> _Watch:
+        """add_reader where the loop has it (the proactor of Windows has not) and there is a descriptor."""
+        news = weakref.WeakMethod(self._readable)
+
+        def call() -> None:
+            method = news()
+            if method is not None:
+                method()
+
+        with contextlib.suppress(FeatureError, NotImplementedError):
+            watch = _ReaderWatch(loop, self._waited.fileno(), call)
+            with contextlib.ExitStack() as undo:
+                undo.callback(watch.close)
+                watch.start()
+                undo.pop_all()
+            return watch
+        return _ThreadWatch(loop, self._waited, call)
+
+    def close(self) -> None:
+        """Wakes all who wait; from any thread, after the receiver or sender was closed."""
+        loop = self._loop
+        if loop is None or loop.is_closed() or not loop.is_running() or loop is _running():
+            self._detach()
+            return
+        with contextlib.suppress(RuntimeError):  # closed just now
+            loop.call_soon_threadsafe(self._detach)
+
+    def _detach(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            for future in self._queue:
+                if not future.done():
+                    future.set_result(True)
+            self._rest()
+        self._queue.clear()
+        self._timer = None
+        if self._watch is not None:
+            self._watch.close()
+        self._loop = self._watch = None
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

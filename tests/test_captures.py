@@ -1,0 +1,277 @@
+"""What stands in a file, files made readable, and batches in other forms: CSV, Arrow, Parquet."""
+
+import gc
+import io
+import stat
+
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast._core import arrow
+from mcast_fast.captures import Repaired, repair, summarise
+from mcast_fast.conversion import COLUMNS, convert, convert_file, form_of, open_batches
+from tests import capture_files as cf
+from tests.test_pcapng import NOW, batch_of, read, record, rows, some, written
+
+SECOND = 10**9
+
+
+@pytest.fixture
+def mixed(backend):
+    """A batch of every kind: both families, truncated, without TTL, after drops, without a time."""
+    payloads = [b"", b"one", bytes(range(256)), b"cut", b"no time", b'"quoted", and\n'][:5]
+    return batch_of(
+        (record(payloads[0]), payloads[0]),
+        (record(payloads[1], NOW + 1, 3, v6=True), payloads[1]),
+        (record(payloads[2], NOW + 2, dropped=7, port=5001), payloads[2]),
+        (record(payloads[3], NOW + 3, wire=900), payloads[3]),
+        (record(payloads[4], 0, flags=0, wire=0), payloads[4]),
+    )
+
+
+# ---- what stands in a file ----
+
+
+def test_flows_are_told_by_group_and_source(backend):
+    def one(seconds, payload, **named):
+        return cf.packet(cf.ethernet(cf.ipv4(cf.udp(payload), **named)), ticks=seconds * 10**6, dropped=1)
+
+    data = cf.section() + cf.description(name="eth0")
+    data += one(10, b"1") + one(11, b"22") + one(11, b"x", source="10.0.0.2") + one(15, b"333") + one(16, b"4")
+    data += one(9, b"unicast", group="10.9.9.9")
+    with mcast.Reader(io.BytesIO(data)) as reader:
+        summary = summarise("memory", reader)
+    first, second = summary.flows
+    assert (first.group, first.port, first.source, first.packets, first.bytes) == ("239.1.1.1", 5000, "10.0.0.1", 4, 7)
+    assert (first.first, first.last, first.dropped) == (10 * SECOND, 16 * SECOND, 4)
+    assert (first.largest_gap, first.largest_gap_at, first.rate) == (4 * SECOND, 11 * SECOND, 0.5)
+    assert (second.source, second.packets, second.rate) == ("10.0.0.2", 1, None)
+    assert (summary.form, summary.error, summary.stats.filtered) == ("pcapng", "", 1)
+
+
+def test_a_torn_file_is_told_as_far_as_it_goes(backend):
+    with mcast.Reader(io.BytesIO(written(some(5))[:-1])) as reader:
+        summary = summarise("memory", reader)
+    assert (summary.flows[0].packets, summary.stats.received) == (4, 4)
+    assert "ends in the middle of a block" in summary.error
+
+
+# ---- repair ----
+
+
+@pytest.mark.parametrize("form", ["pcapng", "pcap"])
+def test_a_file_that_was_cut_anywhere_becomes_readable(backend, tmp_path, form):
+    whole = written(some(3, 20), form=form)
+    path = tmp_path / f"torn.{form}"
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        (tmp_path / f"torn.{form}.cut").unlink(missing_ok=True)
+        try:
+            done = repair(str(path))
+        except mcast.CaptureError as error:
+            assert error.offset == 0
+            assert path.read_bytes() == whole[:size]
+            continue
+        assert done.kept + done.cut == size
+        assert path.read_bytes() == whole[: done.kept]
+        assert len(read(path.read_bytes())) == done.frames
+        if done.cut:
+            assert (tmp_path / f"torn.{form}.cut").read_bytes() == whole[done.kept : size]
+            assert "middle of a block" in done.reason
+        assert repair(str(path)).cut == 0
+
+
+def test_what_is_behind_a_broken_block_is_kept_apart(backend, tmp_path):
+    path = tmp_path / "torn.pcapng"
+    good = written(some(2))
+    path.write_bytes(good + bytes(100))
+    assert repair(str(path)) == Repaired(
+        str(path), len(good), 100, 2, "a block of type 0x0 has an absurd length, 0", f"{path}.cut"
+    )
+    assert stat.S_IMODE((tmp_path / "torn.pcapng.cut").stat().st_mode) == 0o600
+
+
+def test_an_output_leaves_the_file_as_it_is(backend, tmp_path):
+    path, output = tmp_path / "torn.pcapng", tmp_path / "whole.pcapng"
+    data = written(some(2))[:-9]
+    path.write_bytes(data)
+    done = repair(str(path), str(output))
+    assert path.read_bytes() == data
+    assert (done.frames, len(read(output.read_bytes())), done.remains) == (1, 1, "")
+    with pytest.raises(mcast.FileError, match="File exists"):
+        repair(str(path), str(output))
+
+
+def test_a_compressed_file_is_not_repaired(backend):
+    with pytest.raises(mcast.ArgumentError, match="decompress it first"):
+        repair("feed.pcapng.gz")
+
+
+# ---- CSV ----
+
+
+def test_csv_reads_back_equal(mixed):
+    file = io.BytesIO()
+    assert convert([mixed], file, "csv") == len(mixed)
+    assert file.getvalue().splitlines()[0].decode() == ",".join(COLUMNS)
+    file.seek(0)
+    file.name = "memory.csv"
+    (back,) = open_batches(file, (), True)
+    assert back.payloads() == mixed.payloads()
+    assert [packet.interface for packet in back] == [packet.interface for packet in mixed]
+    known = [
+        (*row[:3], row[3] or len(payload), *row[4:]) for row, payload in zip(rows(mixed), mixed.payloads(), strict=True)
+    ]
+    assert [(*row[:-2], row[-2] if row[-3] & 2 else 7, row[-1] if row[-3] & 4 else 184) for row in rows(back)] == known
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("x,,10.0.0.1,1,239.1.1.1,2,,,,,", "line 2: invalid literal"),
+        ("1,,ten,1,239.1.1.1,2,,,,,", "line 2: 'ten' does not appear to be"),
+        ("1,,10.0.0.1,70000,239.1.1.1,2,,,,,", "line 2: "),
+        ("1,,10.0.0.1,1,239.1.1.1,2,,,,,abc", "line 2: "),
+        ("1,,10.0.0.1", "line 2: "),
+        (f"1,,10.0.0.1,1,239.1.1.1,2,,,,,{'00' * 70_000}", "line 2: field larger than"),
+    ],
+)
+def test_a_bad_row_is_told_by_its_line(backend, line, reason):
+    file = io.BytesIO(f"{','.join(COLUMNS)}\n{line}\n".encode())
+    file.name = "bad.csv"
+    with pytest.raises(mcast.CaptureError, match=f"bad.csv, .*{reason}"):
+        list(open_batches(file, (), True))
+
+
+def test_columns_that_are_missing_are_named(backend):
+    file = io.BytesIO(b"time,source\n1,2\n")
+    file.name = "bad.csv"
+    with pytest.raises(mcast.CaptureError, match="columns are missing: timestamp, interface"):
+        list(open_batches(file, (), True))
+
+
+@pytest.mark.parametrize("through", ["csv", "pcapng", "pcap", "csv.gz", "pcapng.gz"])
+def test_any_form_converts_to_any_other(backend, tmp_path, through):
+    start, middle, end = tmp_path / "a.pcapng", tmp_path / f"b.{through}", tmp_path / "c.pcapng"
+    with mcast.Writer(start) as writer:
+        writer.write(some(600))
+    for source, target in ((start, middle), (middle, end)):
+        assert convert_file(source, target, form_of(target, None)) == 600
+    whole = read(end.read_bytes())
+    assert (rows(whole), whole.payloads()) == (rows(some(600)), some(600).payloads())
+
+
+def test_what_is_converted_of_a_torn_file_is_written(backend, tmp_path):
+    torn, target = tmp_path / "a.pcapng", tmp_path / "b.pcap"
+    torn.write_bytes(written(some(5))[:-1])
+    with pytest.raises(mcast.CaptureError):
+        convert_file(torn, target, "pcap")
+    assert len(read(target.read_bytes())) == 4
+
+
+def test_a_suffix_that_tells_nothing_is_refused_with_the_remedy():
+    with pytest.raises(mcast.ArgumentError, match=r"the suffix tells no form; .*--to pcapng\|pcap"):
+        form_of("feed.txt", None)
+
+
+# ---- Arrow ----
+
+
+def expected(batch):
+    """The columns of a batch as Python sees them."""
+    return {
+        "timestamp": [packet.timestamp or None for packet in batch],
+        "source": [packet.source.partition("%")[0] for packet in batch],
+        "source_port": [packet.source_port for packet in batch],
+        "group": [packet.group for packet in batch],
+        "port": [packet.port for packet in batch],
+        "interface": [packet.interface for packet in batch],
+        "dropped": [packet.dropped for packet in batch],
+        "wire_length": [packet.wire_length or None for packet in batch],
+        "truncated": [packet.truncated for packet in batch],
+        "ttl": [packet.ttl for packet in batch],
+        "tos": [packet.tos for packet in batch],
+        "payload": batch.payloads(),
+    }
+
+
+def plain(table):
+    pyarrow = pytest.importorskip("pyarrow")
+    times = table["timestamp"].cast(pyarrow.int64())
+    return {name: (times if name == "timestamp" else table[name]).to_pylist() for name in table.schema.names}
+
+
+@pytest.mark.parametrize("part", [slice(None), slice(1, 4), slice(2, 3), slice(0, 0)])
+def test_pyarrow_takes_a_batch(mixed, part):
+    pyarrow = pytest.importorskip("pyarrow")
+    batch = mixed[part]
+    table = pyarrow.record_batch(batch)
+    table.validate(full=True)
+    assert plain(table) == expected(batch)
+    assert str(table.schema.field("timestamp").type) == "timestamp[ns, tz=UTC]"
+
+
+def test_payloads_that_do_not_follow_each_other_are_taken_too(backend):
+    pyarrow = pytest.importorskip("pyarrow")
+    whole = some(4, 10)
+    records = bytes(whole.records)
+    swapped = type(whole).from_bytes(records[128:192] + records[:64] + records[192:], bytes(whole.data), whole.names)
+    assert pyarrow.record_batch(swapped)["payload"].to_pylist() == swapped.payloads()
+
+
+def test_a_table_outlives_its_batch(backend):
+    pyarrow = pytest.importorskip("pyarrow")
+    batch = some(100)
+    wanted = batch.payloads()
+    table = pyarrow.table(batch)
+    del batch
+    gc.collect()
+    for _ in range(20):
+        some(100, 255)
+    assert table["payload"].to_pylist() == wanted
+
+
+def test_nothing_is_kept_of_what_was_released(mixed):
+    pyarrow = pytest.importorskip("pyarrow")
+    before = len(arrow._kept), len(arrow._exported)
+    capsules = mixed.__arrow_c_array__()
+    table = pyarrow.record_batch(mixed)
+    column = table["payload"]
+    assert len(arrow._kept) > before[0]
+    del capsules, table
+    gc.collect()
+    assert column.to_pylist() == mixed.payloads()
+    del column
+    gc.collect()
+    assert (len(arrow._kept), len(arrow._exported)) == before
+
+
+def test_polars_takes_a_batch(mixed):
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(mixed)
+    assert frame["payload"].to_list() == mixed.payloads()
+    assert frame["group"].to_list() == [packet.group for packet in mixed]
+
+
+def test_duckdb_takes_a_batch(mixed):
+    duckdb = pytest.importorskip("duckdb")
+    pyarrow = pytest.importorskip("pyarrow")
+    packets = pyarrow.table(mixed)
+    assert packets.num_rows == len(mixed)
+    found = duckdb.sql('select "group", sum(octet_length(payload))::int from packets group by 1 order by 1').fetchall()
+    assert found == [("239.1.1.1", sum(map(len, mixed.payloads())) - 3), ("ff15::1", 3)]
+
+
+def test_parquet_holds_every_column(mixed, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "feed.parquet"
+    assert convert([mixed, mixed[:2]], path, "parquet") == len(mixed) + 2
+    table = parquet.read_table(path)
+    wanted = expected(mixed)
+    assert plain(table) == {name: values + values[:2] for name, values in wanted.items()}
+
+
+def test_parquet_of_nothing_has_the_columns(backend, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    convert([], tmp_path / "feed.parquet", "parquet")
+    assert parquet.read_table(tmp_path / "feed.parquet").schema.names[-1] == "payload"

@@ -1,0 +1,172 @@
+"""What the kernel coalesces (UDP_GRO) comes apart again: every packet, at its size, in its order."""
+
+import socket
+import struct
+
+import numpy as np
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import Flag
+from tests import lab
+from tests.conftest import free_port
+
+UDP_SEGMENT = 103
+IPV4 = "239.1.1.1"
+
+
+def able():
+    have = mcast.features()["receive_coalescing"]
+    if not have:
+        pytest.skip(f"feature receive_coalescing: {have.reason}")
+
+
+@pytest.fixture
+def port(backend):
+    able()
+    return free_port()
+
+
+@pytest.fixture
+def blast():
+    """Sends one super-packet that the kernel may cut into pieces of `size` bytes, udp(7): the payload as it is."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        index = socket.if_nametoindex("lo")
+        outgoing = struct.pack("4s4si", bytes(4), socket.inet_aton("127.0.0.1"), index)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, outgoing)
+
+        def send(port, payload, size):
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+            sock.sendto(payload, (IPV4, port))
+
+        yield send
+
+
+def receiver(port, **options):
+    return mcast.Receiver(f"{IPV4}%lo:{port}", **({"timestamps": None, "timeout": 5} | options))
+
+
+def numbered(length):
+    return bytes(number * 7 % 251 for number in range(length))
+
+
+def pieces(payload, size):
+    return [payload[at : at + size] for at in range(0, len(payload), size)]
+
+
+@pytest.mark.parametrize(
+    ("size", "length"), [(1, 60), (100, 101), (100, 6400), (256, 16_384), (1316, 57_904), (1316, 50_000), (700, 700)]
+)
+def test_every_piece_is_a_packet_also_the_short_last_one(port, blast, size, length):
+    with receiver(port) as rx:
+        for _ in range(3):
+            blast(port, numbered(length), size)
+        wanted = pieces(numbered(length), size) * 3
+        batch = rx.collect(len(wanted))
+        assert batch.payloads() == wanted
+        assert np.asarray(batch)["wire_length"].tolist() == [len(piece) for piece in wanted]
+        assert {packet.source for packet in batch} == {"127.0.0.1"}
+        assert {bool(packet.flags & Flag.COALESCED) for packet in batch} == {length > size}
+        assert not any(packet.truncated for packet in batch)
+        stats = rx.stats
+        assert (stats.received, stats.bytes, stats.buffers) == (len(wanted), 3 * length, 3)
+        assert stats.drops_exact == (length <= size)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 200])
+def test_a_batch_keeps_to_its_limit_and_the_rest_comes_next(port, blast, batch_size):
+    sent = [number.to_bytes(4, "big") for number in range(1000)]
+    with receiver(port, batch_size=batch_size) as rx:
+        for start in range(0, 1000, 50):
+            blast(port, b"".join(sent[start : start + 50]), 4)
+        received = [rx.recv().data, rx.recv().data]
+        received += rx.collect(100).payloads()
+        for batch in rx:
+            assert 1 <= len(batch) <= batch_size
+            received += batch.payloads()
+            if len(received) == 1000:
+                break
+        assert received == sent
+        assert rx.wait(0) is False
+        assert rx.stats.received == 1000
+
+
+def test_pieces_and_single_packets_mixed(port, blast):
+    sent = []
+    with receiver(port) as rx, mcast.Sender(f"{IPV4}%lo:{port}", ttl=0) as tx:
+        for number in range(1, 40):
+            blast(port, numbered(number * 100), 100)
+            sent += pieces(numbered(number * 100), 100)
+            tx.send(bytes([number]))
+            sent.append(bytes([number]))
+        assert rx.collect(len(sent)).payloads() == sent
+
+
+def test_each_piece_is_truncated_by_itself(port, blast):
+    with receiver(port, max_packet_size=10) as rx:
+        blast(port, numbered(95), 30)
+        blast(port, numbered(30), 30)
+        batch = rx.collect(5)
+        assert batch.payloads() == [numbered(95)[at : at + 10] for at in (0, 30, 60)] + [
+            numbered(95)[90:],
+            numbered(30)[:10],
+        ]
+        assert [packet.truncated for packet in batch] == [True, True, True, False, True]
+        assert [packet.wire_length for packet in batch] == [30, 30, 30, 5, 30]
+        assert (rx.stats.truncated, rx.stats.bytes) == (4, 45)
+
+
+def test_by_default_packets_are_coalesced_only_when_nobody_wants_their_times(port, blast):
+    with receiver(port, timestamps="kernel") as timed, receiver(port, gro=False) as plain, receiver(port) as fast:
+        blast(port, numbered(500), 100)
+        for rx, coalesced in ((timed, False), (plain, False), (fast, True)):
+            batch = rx.collect(5)
+            assert batch.payloads() == pieces(numbered(500), 100)
+            assert {bool(packet.flags & Flag.COALESCED) for packet in batch} == {coalesced}
+            assert rx.stats.buffers == (1 if coalesced else 5)
+
+
+def test_coalesced_packets_share_one_time_and_say_so(port, blast):
+    with receiver(port, timestamps="kernel", gro=True) as rx:
+        blast(port, numbered(500), 100)
+        batch = rx.collect(5)
+        assert len({packet.timestamp for packet in batch}) == 1
+        assert batch[0].timestamp > 0
+        assert all(packet.flags & Flag.COALESCED for packet in batch)
+
+
+def test_what_was_left_counts_piece_by_piece_as_filtered(port, blast):
+    with receiver(port) as rx:
+        blast(port, numbered(500), 100)
+        assert rx.recv().data == numbered(100)
+        rx.leave(f"{IPV4}%lo:{port}")
+        assert (rx.stats.received, rx.stats.filtered) == (1, 4)
+        with pytest.raises(TimeoutError):
+            rx.recv(timeout=0)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("buffer_size", ["64MiB", "512KiB"])
+def test_sent_buffers_are_received_or_dropped(backend, buffer_size):
+    """Counted by the sender's own firewall, which sees a super-packet as one."""
+    able()
+    with lab.Lab() as made:
+        sending, receiving = made.link("a", "b")
+        with receiving.host.enter():
+            rx = mcast.Receiver(f"{IPV4}%{receiving.interface}:5000", timestamps=None, buffer_size=buffer_size)
+        counter = sending.count(IPV4, 5000)
+        with rx, sending.host.enter():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                outgoing = struct.pack("4s4si", bytes(4), bytes(4), socket.if_nametoindex(sending.interface))
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, outgoing)
+                sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 200)
+                for _ in range(400):
+                    sock.sendto(bytes(200 * 64), (IPV4, 5000))
+            sent = counter.packets
+            batch = rx.collect(400 * 64, timeout=0.5)
+            stats = rx.stats
+        assert sent == 400
+        assert stats.buffers + stats.dropped_socket == sent
+        assert (stats.received, len(batch)) == (stats.buffers * 64,) * 2
+        assert (stats.dropped_socket > 0) == (buffer_size == "512KiB")
+        assert not stats.drops_exact

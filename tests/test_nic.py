@@ -1,0 +1,65 @@
+"""What interfaces lost, as the kernel counts it."""
+
+import socket
+import struct
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mcast_fast as mcast
+from mcast_fast import netlink, nic
+from tests import lab
+
+
+def reply(dropped, missed, size=nic.LINK_STATS.size):
+    counts = [0] * 16
+    counts[nic.RX_DROPPED], counts[nic.RX_MISSED] = dropped, missed
+    told = nic.LINK_STATS.pack(*counts)[:size]
+    attribute = netlink.RTATTR.pack(netlink.RTATTR.size + len(told), nic.IFLA_STATS_LINK_64) + told
+    body = nic.IF_STATS_MSG.pack(0, 1, 1) + attribute
+    return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), nic.RTM_NEWSTATS, 0, 1, 0) + body
+
+
+def test_dropped_and_missed_are_lost():
+    assert nic.parse(reply(3, 4)) == 7
+    assert nic.parse(reply(0, 2**40)) == 2**40
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", reply(3, 4)[:-1], reply(3, 4, 100), struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -19)]
+)
+def test_a_reply_that_does_not_say_is_none(answer):
+    assert nic.parse(answer) is None
+
+
+@given(st.binary())
+def test_any_bytes_can_be_told(answer):
+    assert nic.parse(answer) in (None, 0) or answer
+
+
+def test_it_counts_from_the_first_look():
+    drops = nic.NicDrops()
+    if drops.total([socket.if_nametoindex("lo")]) is None:
+        pytest.skip("feature drop counters of interfaces: the system does not tell them")
+    assert drops.total([socket.if_nametoindex("lo")]) == 0
+    assert drops.total([2**30]) == 0  # no such interface: what was seen before stays
+    drops.close()
+    drops.close()
+    assert drops.total([1]) == 0
+
+
+@pytest.mark.lab
+def test_it_asks_where_it_was_opened(backend):
+    """A receiver may live in another namespace than the thread that reads its counters."""
+    with lab.Lab() as made:
+        _, receiving = made.link("a", "b")
+        with receiving.host.enter():
+            rx = mcast.Receiver(f"239.1.1.1%{receiving.interface}:5000")
+        with rx:
+            told = []
+            thread = threading.Thread(target=lambda: told.append(rx.stats.dropped_nic))
+            thread.start()
+            thread.join()
+            assert told == [0]

@@ -1,0 +1,716 @@
+"""The mapped ring: what arrives on an interface comes out of it once, whole, and stays as it came."""
+
+import asyncio
+import gc
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import ArgumentError, Flag, InterfaceError, SocketError, _core, aio, bpf, rings
+from tests import frames, lab
+from tests.conftest import descriptors, free_port
+from tests.frames import ethernet, ipv4, ipv6, udp
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("ring")]
+
+PORT = 5000
+V4, V6 = "239.1.1.1", "ff15::1"
+SMALL = "1MiB"
+
+
+@pytest.fixture
+def ring(backend: str) -> None:
+    """Skips where there is no ring."""
+    feature = _core.slots.FEATURES["ring"]
+    if not feature:
+        pytest.skip(f"feature ring: {feature.reason}")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[lab.End, lab.End]]:
+    with lab.Lab() as made:
+        yield made.link("a", "b")
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """The test leaves no descriptor and no mapping of a packet socket behind."""
+    before = descriptors(), mappings()
+    yield
+    gc.collect()
+    assert (descriptors(), mappings()) == before
+
+
+def mappings() -> int:
+    """How many packet rings this process has mapped."""
+    return Path("/proc/self/maps").read_text().count("socket:[")
+
+
+def receiver(end: lab.End, *groups: str, **options) -> mcast.Receiver:
+    texts = [
+        f"[{group}%{end.interface}]:{PORT}" if ":" in group else f"{group}%{end.interface}:{PORT}" for group in groups
+    ]
+    with end.host.enter():
+        return mcast.Receiver(
+            *(texts or [f"{V4}%{end.interface}:{PORT}"]), **{"timeout": 5.0, "ring": "8MiB"} | options
+        )
+
+
+def packet_socket(end: lab.End) -> socket.socket:
+    """Sends frames as they are."""
+    with end.host.enter():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        sock.bind((end.interface, 0))
+        return sock
+
+
+def receive(rx: mcast.Receiver, count: int) -> list[bytes]:
+    """Wait for so many payloads, and take what more there is."""
+    found: list[bytes] = []
+    while len(found) < count:
+        found += rx.recv_batch().payloads()
+    return found + rx.collect(1_000_000, timeout=0.1).payloads()
+
+
+def numbers(payloads: list[bytes]) -> list[int]:
+    """Of a blast's datagrams."""
+    return [int.from_bytes(payload[:8]) for payload in payloads]
+
+
+# ---- opening ----
+
+
+WRONG = {
+    "too small": ({"ring": 4096}, ArgumentError, ["ring 4096", "1048576"]),
+    "without a unit": ({"ring": "64"}, ArgumentError, ["ring '64'", "MiB"]),
+    "a latency of 0": ({"ring": True, "ring_latency": 0}, ArgumentError, ["ring_latency 0", "0.001 to 1"]),
+    "a latency of a text": ({"ring": True, "ring_latency": "1"}, ArgumentError, ["ring_latency '1'"]),
+    "a fanout group without a ring": ({"packet_fanout": 1}, ArgumentError, ["packet_fanout", "ring="]),
+    "a fanout group beyond 16 bits": ({"ring": True, "packet_fanout": 65_536}, ArgumentError, ["packet_fanout 65536"]),
+    "more than there is memory": ({"ring": "8000GiB"}, SocketError, ["ring on lo", "ring="]),
+}
+
+
+@pytest.mark.parametrize(("options", "kind", "told"), WRONG.values(), ids=WRONG.keys())
+def test_what_cannot_be_opened_is_an_error_of_ours_that_leaves_nothing_open(nothing_left, options, kind, told):
+    with pytest.raises(kind) as caught:
+        mcast.Receiver("239.1.1.1%lo:5000", **options)
+    assert all(text in str(caught.value) for text in told), caught.value
+
+
+def test_a_fanout_group_of_two_interfaces_is_refused_whole(nothing_left, ends):
+    _, b = ends
+    with receiver(b, packet_fanout=7), b.host.enter(), pytest.raises(SocketError, match="packet_fanout=7 on lo"):
+        mcast.Receiver("239.1.1.1%lo:5000", ring=SMALL, packet_fanout=7)
+
+
+def test_a_link_that_is_not_ethernet_is_refused(nothing_left, ends):
+    _, b = ends
+    try:
+        b.host.run("ip", "tuntap", "add", "tun0", "mode", "tun")
+        b.host.run("ip", "address", "add", "10.5.0.1/24", "dev", "tun0")
+        b.host.run("ip", "link", "set", "tun0", "up", "multicast", "on")
+    except lab.LabError as error:
+        pytest.skip(f"no tun interface can be made: {error}")
+    with b.host.enter(), pytest.raises(InterfaceError, match="tun0: its link is not Ethernet"):
+        mcast.Receiver("239.1.1.1%tun0:5000", ring=SMALL)
+
+
+def test_without_the_privilege_the_error_names_the_command():
+    code = "import mcast_fast; mcast_fast.Receiver('239.1.1.1%lo:5000', ring=True)"
+    environment = os.environ | {"MCAST_FAST_BACKEND": "fast"}
+    drop = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", sys.executable, "-c", code]
+    done = subprocess.run(drop, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert "SocketError" in done.stderr
+    assert f"setcap cap_net_raw+ep {os.path.realpath(sys.executable)}" in done.stderr
+
+
+@pytest.mark.parametrize("size", [1 << 20, 5_000_000, 8 << 20, 64 << 20, (64 << 20) + 1, 1 << 30])
+def test_a_ring_is_divided_into_blocks(size):
+    options = rings.RingOptions(size)
+    assert options.block_size in {1 << power for power in range(17, 21)}
+    assert 8 <= options.blocks == size // options.block_size
+
+
+# ---- what comes out ----
+
+
+def test_over_the_loopback_each_packet_comes_once(nothing_left):
+    group = f"239.1.1.1%lo:{free_port()}"
+    payloads = [b"%d" % number for number in range(1000)] + [b"", b"x" * 60_000]
+    with mcast.Receiver(group, ring=SMALL, timeout=5) as rx, mcast.Sender(group, ttl=0) as tx:
+        for payload in payloads:
+            tx.send(payload)
+        assert receive(rx, len(payloads)) == payloads
+        tx.send(b"one more")
+        packet = rx.recv()
+        assert (packet.group, packet.source, packet.interface) == ("239.1.1.1", "127.0.0.1", "lo")
+        assert packet.ttl == 0
+        assert rx.stats.received == len(payloads) + 1
+
+
+def test_a_record_says_what_the_packet_said(ends):
+    a, b = ends
+    with receiver(b, V4, V6) as rx:
+        a.blast(V4, PORT, count=1, ttl=7).finish()
+        a.blast(V6, PORT, count=1, ttl=9).finish()
+        first, second = rx.collect(2)
+    assert (first.group, first.port, first.source, first.ttl, first.interface) == (V4, PORT, a.ipv4, 7, b.interface)
+    assert (second.group, second.port, second.source, second.ttl) == (V6, PORT, a.ipv6, 9)
+    assert 0 < second.timestamp - first.timestamp < 60_000_000_000
+    assert first.wire_length == len(first) == 256
+
+
+def test_without_timestamps_there_are_none(ends):
+    a, b = ends
+    with receiver(b, timestamps=None) as rx:
+        a.blast(V4, PORT, count=1).finish()
+        assert rx.recv().timestamp == 0
+
+
+BODY = udp(b"payload", PORT)
+DELIVERED = {
+    "plain": ethernet(V4, ipv4(V4, BODY)),
+    "a VLAN tag": ethernet(V4, ipv4(V4, BODY), (0x8100,)),
+    "two VLAN tags": ethernet(V4, ipv4(V4, BODY), (0x88A8, 0x8100)),
+    "IPv4 options": ethernet(V4, ipv4(V4, BODY, options=b"\x94\x04\x00\x00" * 2)),
+    "a bad checksum": ethernet(V4, ipv4(V4, BODY[:6] + b"\x12\x34" + BODY[8:])),
+    "padding": ethernet(V4, ipv4(V4, BODY)) + bytes(40),
+    "IPv6": ethernet(V6, ipv6(V6, BODY)),
+    "IPv6, a VLAN tag": ethernet(V6, ipv6(V6, BODY), (0x8100,)),
+    "IPv6 options": ethernet(V6, ipv6(V6, frames.options_header() + BODY, first=60)),
+    "an atomic fragment": ethernet(V6, ipv6(V6, frames.fragment_header(0, False) + BODY, first=frames.FRAGMENT)),
+}
+
+
+@pytest.mark.parametrize("frame", DELIVERED.values(), ids=DELIVERED.keys())
+def test_headers_are_walked_to_the_payload(ends, frame):
+    a, b = ends
+    with receiver(b, V4, V6) as rx, packet_socket(a) as raw:
+        raw.send(frame)
+        packet = rx.recv()
+        assert (packet.data, packet.port) == (b"payload", PORT)
+        assert packet.group in (V4, V6)
+
+
+def test_fragments_are_counted_once_a_datagram_and_never_delivered(ends):
+    a, b = ends
+    pieces = [
+        ethernet(V4, ipv4(V4, udp(bytes(16), PORT), piece=0x2000)),
+        ethernet(V4, ipv4(V4, bytes(24), piece=0x2003)),
+        ethernet(V4, ipv4(V4, bytes(8), piece=0x0006)),
+        ethernet(V6, ipv6(V6, frames.fragment_header(0, True) + udp(bytes(16), PORT), first=frames.FRAGMENT)),
+        ethernet(V6, ipv6(V6, frames.fragment_header(24, False) + bytes(8), first=frames.FRAGMENT)),
+        ethernet(V4, ipv4(V4, udp(bytes(16), PORT + 1), piece=0x2000)),
+    ]
+    with receiver(b, V4, V6) as rx, packet_socket(a) as raw:
+        for piece in pieces:
+            raw.send(piece)
+        raw.send(DELIVERED["plain"])
+        assert rx.recv().data == b"payload"
+        assert (rx.stats.fragments, rx.stats.received, rx.stats.filtered) == (2, 1, 0)
+
+
+def test_what_contradicts_itself_is_counted_and_not_delivered(ends):
+    a, b = ends
+    broken = bytearray(DELIVERED["plain"])
+    broken[38:40] = (999).to_bytes(2)  # a length of UDP beyond the packet
+    with receiver(b) as rx, packet_socket(a) as raw:
+        raw.send(broken)
+        raw.send(DELIVERED["plain"])
+        assert rx.recv().data == b"payload"
+        assert (rx.stats.received, rx.stats.filtered) == (1, 1)
+
+
+def test_any_bit_may_be_wrong(ends):
+    """Every bit of the headers in turn; the plain frames behind come out."""
+    a, b = ends
+    with receiver(b, V4, V6) as rx, packet_socket(a) as raw:
+        for frame in (DELIVERED["IPv4 options"], DELIVERED["IPv6 options"]):
+            for bit in range(12 * 8, (len(frame) - 7) * 8):
+                wrong = bytearray(frame)
+                wrong[bit // 8] ^= 1 << bit % 8
+                raw.send(wrong)
+        raw.send(ethernet(V4, ipv4(V4, udp(b"the last one", PORT))))
+        while b"the last one" not in rx.recv_batch().payloads():
+            pass
+
+
+@pytest.mark.parametrize("group", [V4, V6])
+@pytest.mark.parametrize("limit", [7, 4096])
+def test_super_packets_are_taken_apart(ends, group, limit):
+    """GSO packets cross a veth pair whole; the last datagram of each is sent here alone or with fewer neighbours."""
+    a, b = ends
+    with receiver(b, group, batch_size=limit) as rx:
+        a.blast(group, PORT, count=1000, size=700, segments=60).finish()
+        batches = []
+        while sum(map(len, batches)) < 1000:
+            batches.append(rx.recv_batch())
+        payloads = [payload for batch in batches for payload in batch.payloads()]
+        assert numbers(payloads) == list(range(1000))
+        assert {len(payload) for payload in payloads} == {700}
+        flags = [packet.flags for batch in batches for packet in batch]
+        assert all(flag & Flag.COALESCED for flag in flags)
+        assert max(map(len, batches)) <= limit
+
+
+def test_the_last_segment_of_a_super_packet_may_be_short(ends):
+    a, b = ends
+    with receiver(b) as rx:
+        with a.host.enter(), mcast.Sender(f"{V4}%{a.interface}:{PORT}") as tx:
+            tx.send_batch([b"x" * 500] * 9 + [b"y" * 3])
+        batch = rx.collect(10)
+    assert batch.payloads() == [b"x" * 500] * 9 + [b"y" * 3]
+    assert np.asarray(batch)["wire_length"].tolist() == [500] * 9 + [3]
+
+
+def test_what_is_too_long_is_truncated_and_flagged(ends):
+    a, b = ends
+    with receiver(b, max_packet_size=100) as rx:
+        a.blast(V4, PORT, count=3, size=256).finish()
+        batch = rx.collect(3)
+        assert [(len(packet), packet.truncated, packet.wire_length) for packet in batch] == [(100, True, 256)] * 3
+        assert rx.stats.truncated == 3
+
+
+# ---- receiving ----
+
+
+def test_every_way_of_receiving_gives_the_same(ends):
+    a, b = ends
+    with receiver(b, batch_size=50) as rx:
+        a.blast(V4, PORT, count=1000).finish()
+        found = [rx.recv().data for _ in range(10)]
+        found += rx.recv_batch(3).payloads()
+        found += rx.collect(300).payloads()
+        for batch in rx:
+            found += [packet.data for packet in batch]
+            if len(found) >= 1000:
+                break
+        assert numbers(found) == list(range(1000))
+        with pytest.raises(TimeoutError):
+            rx.recv_batch(timeout=0)
+
+
+def readable(rx: mcast.Receiver, seconds: float) -> bool:
+    return bool(select.select([rx.fileno()], [], [], seconds)[0])
+
+
+def test_the_descriptor_is_readable_when_a_receive_would_not_wait(ends):
+    a, b = ends
+    with receiver(b, batch_size=10) as rx:
+        assert not readable(rx, 0)
+        a.blast(V4, PORT, count=25).finish()
+        kept = []
+        for _ in range(3):
+            assert readable(rx, 5)
+            kept.append(rx.recv_batch(timeout=1))
+        assert sum(map(len, kept)) == 25
+        assert not readable(rx, 0.05)  # though its block is still held
+        with pytest.raises(TimeoutError):
+            rx.recv_batch(timeout=0)
+
+
+def test_waiting_with_a_held_block_costs_nothing(ends):
+    """A block that is held shows as readable in poll(2) for ever."""
+    a, b = ends
+    with receiver(b) as rx:
+        a.blast(V4, PORT, count=1).finish()
+        held = rx.recv_batch()
+        before = rx.stats.wakeups
+        with pytest.raises(TimeoutError):
+            rx.recv_batch(timeout=0.3)
+        assert rx.stats.wakeups - before <= 2
+        assert len(held) == 1
+
+
+def test_asyncio_receives_from_a_ring(ends):
+    a, b = ends
+
+    async def follow() -> list[bytes]:
+        found: list[bytes] = []
+        with b.host.enter():
+            rx = aio.Receiver(f"{V4}%{b.interface}:{PORT}", ring="8MiB")
+        async with rx:
+            a.blast(V4, PORT, count=500).finish()
+            while len(found) < 500:
+                found += (await asyncio.wait_for(rx.recv_batch(), 5)).payloads()
+        return found
+
+    assert numbers(asyncio.run(follow())) == list(range(500))
+
+
+def test_answers_leave_from_the_port_of_the_group(ends):
+    a, b = ends
+    with a.host.enter():
+        tx = mcast.Sender(f"{V4}%{a.interface}:{PORT}", timeout=5)
+    with receiver(b) as rx, tx:
+        tx.send(b"question")
+        with b.host.enter():
+            rx.reply(rx.recv(), b"answer")
+        reply = tx.recv()
+    assert (reply.data, reply.source, reply.source_port) == (b"answer", b.ipv4, PORT)
+
+
+# ---- membership ----
+
+
+def test_what_is_left_is_not_delivered_any_more(ends):
+    a, b = ends
+    with receiver(b, V4, "239.1.1.2") as rx:
+        for group in (V4, "239.1.1.2"):
+            a.blast(group, PORT, count=100).finish()
+        assert readable(rx, 5)
+        rx.leave(V4)
+        payloads = rx.collect(1000, timeout=0.2)
+        assert {packet.group for packet in payloads} == {"239.1.1.2"}
+        assert len(payloads) == 100
+        assert rx.stats.filtered == 100
+        a.blast(V4, PORT, count=50).finish()
+        a.blast("239.1.1.2", PORT, count=1).finish()
+        assert rx.recv().group == "239.1.1.2"
+        assert rx.stats.filtered == 100  # the kernel's filter was narrowed
+        with b.host.enter():
+            rx.join(f"{V4}%{b.interface}:{PORT}")
+        a.blast(V4, PORT, count=1).finish()
+        assert rx.recv().group == V4
+
+
+def test_a_blocked_source_is_not_delivered_any_more(ends):
+    a, b = ends
+    a.host.add_address(a.interface, "10.77.0.9/24")
+    with receiver(b) as rx:
+        rx.block(V4, "10.77.0.9")
+        a.blast(V4, PORT, count=10, source="10.77.0.9").finish()
+        a.blast(V4, PORT, count=1).finish()
+        assert rx.recv().source == a.ipv4
+        assert rx.stats.filtered == 10
+
+
+def test_joining_and_leaving_while_packets_come_loses_none_of_what_stays(ends):
+    a, b = ends
+    with receiver(b, ring_latency=0.1) as rx:  # nobody reads meanwhile, so that blocks must not be many
+        sending = a.blast(V4, PORT, count=10_000, rate=20_000)
+        for number in range(2, 40):
+            with b.host.enter():
+                rx.join(f"239.1.1.{number}%{b.interface}:{PORT}")
+            rx.leave(f"239.1.1.{number}")
+        sending.finish()
+        assert numbers(receive(rx, 10_000)) == list(range(10_000))
+
+
+def test_the_last_leave_closes_the_ring_and_a_join_opens_it_again(nothing_left, ends):
+    a, b = ends
+    before = mappings()
+    with receiver(b) as rx:
+        rx.leave(V4)
+        assert mappings() == before
+        with b.host.enter():
+            rx.join(f"{V4}%{b.interface}:{PORT}")
+        a.blast(V4, PORT, count=10).finish()
+        assert len(receive(rx, 10)) == 10
+
+
+def test_two_interfaces_have_a_ring_each():
+    with lab.Lab() as made:
+        (a, b), (c, d) = made.link("a", "b"), made.link("a", "b")
+        with b.host.enter():
+            rx = mcast.Receiver(*(f"{V4}%{end.interface}:{PORT}" for end in (b, d)), ring="8MiB", timeout=5)
+        with rx:
+            for number, end in enumerate((a, c)):
+                end.blast(V4, PORT, count=500, first=1000 * number).finish()
+            batch = rx.collect(1000)
+            found = [
+                (packet.interface, number) for packet, number in zip(batch, numbers(batch.payloads()), strict=True)
+            ]
+    assert sorted(found) == [(b.interface, n) for n in range(500)] + [(d.interface, 1000 + n) for n in range(500)]
+
+
+def test_more_groups_than_a_program_has_room_for(ends, monkeypatch):
+    """A coarse filter in the kernel then; what was not joined is filtered by the slots."""
+    a, b = ends
+    monkeypatch.setattr(bpf, "exact", lambda wanted: (bpf.Instruction(bpf.RETURN, 0, 0, bpf.WHOLE),) * 5000)
+    with receiver(b, V4, V6) as rx:
+        for group, port in ((V4, PORT + 1), ("239.1.1.9", PORT), (V4, PORT), ("ff15::9", PORT), (V6, PORT)):
+            a.blast(group, port, count=10).finish()
+        assert sorted(packet.group for packet in rx.collect(20)) == [V4] * 10 + [V6] * 10
+        assert rx.stats.filtered == 30
+
+
+def test_a_thousand_groups(ends):
+    a, b = ends
+    with b.host.enter():
+        rx = mcast.Receiver(f"239.2.0.0%{b.interface}:{PORT}+1000", ring="8MiB", timeout=5)
+    with rx:
+        for group in ("239.2.0.0", "239.2.3.231", "239.2.1.77"):
+            a.blast(group, PORT, count=5).finish()
+        a.blast("239.2.3.232", PORT, count=5).finish()
+        assert len(rx.collect(100, timeout=0.3)) == 15
+
+
+# ---- sharing ----
+
+
+def test_receivers_of_a_fanout_group_get_everything_once(ends):
+    a, b = ends
+    shared = {"packet_fanout": 3, "ring": "64MiB"}
+    with receiver(b, **shared) as first, receiver(b, **shared) as second:
+        for sender in range(40):  # each process has a source port of its own
+            a.blast(V4, PORT, count=25, first=sender * 25).finish()
+        shares = [numbers(rx.collect(10_000, timeout=0.3).payloads()) for rx in (first, second)]
+        assert sorted(shares[0] + shares[1]) == list(range(1000))
+        assert all(shares)
+        assert first.stats.filtered == second.stats.filtered == 0
+
+
+# ---- leases ----
+
+
+def test_kept_batches_stay_as_they_came_and_the_ring_does_not_stall(nothing_left, ends):
+    a, b = ends
+    with receiver(b, ring="16MiB", batch_size=64, ring_latency=0.001) as rx:
+        sending = a.blast(V4, PORT, count=64_000, rate=40_000)
+        kept, views = [], []
+        while sum(map(len, kept)) < 64_000:
+            kept.append(rx.recv_batch())
+            if len(kept) % 2:
+                views.append((np.frombuffer(kept[-1].data, np.uint8), kept[-1]))
+        sending.finish()
+        assert rx.stats.dropped_ring == 0
+        assert len(kept) >= 1000
+        assert rx.stats.detached >= len(kept) // 2
+        assert numbers([payload for batch in kept for payload in batch.payloads()]) == list(range(64_000))
+    assert numbers([packet.data for batch in kept for packet in batch]) == list(range(64_000))
+    for view, batch in views:
+        rows = np.asarray(batch)
+        assert all(
+            view[row["offset"] : row["offset"] + 8].tobytes() == packet.data[:8]
+            for row, packet in zip(rows, batch, strict=True)
+        )
+
+
+def test_columns_and_payloads_do_not_detach_but_raw_views_do(ends):
+    a, b = ends
+    with receiver(b) as rx:
+        a.blast(V4, PORT, count=10).finish()
+        batch = rx.collect(1)
+        batch = rx.recv_batch()
+        np.asarray(batch)["length"].sum()
+        batch.payloads()
+        [packet.data for packet in batch]
+        assert rx.stats.detached == 0
+        view = batch[0].view
+        assert rx.stats.detached == 1
+        assert bytes(view) == batch[0].data
+        assert len(batch.data) >= 256
+        assert rx.stats.detached == 1
+
+
+def test_a_borrowed_block_is_not_copied(ends):
+    a, b = ends
+    with receiver(b) as rx:
+        a.blast(V4, PORT, count=10).finish()
+        batch = rx.recv_batch()
+        with batch.borrow() as memory:
+            rows = np.asarray(batch)
+            assert [int.from_bytes(memory[row["offset"] : row["offset"] + 8]) for row in rows] == list(
+                range(len(batch))
+            )
+            assert rx.stats.detached == 0
+            with batch[2:].borrow() as part:
+                assert bytes(part) == bytes(memory)
+        with pytest.raises(ValueError, match="released"):
+            memory[0]
+        assert rx.stats.detached == 0
+
+
+def test_a_view_that_outlives_its_loan_stays_whole_and_holds_the_block(nothing_left, ends):
+    a, b = ends
+    rx = receiver(b)
+    a.blast(V4, PORT, count=10).finish()
+    batch = rx.recv_batch()
+    with batch.borrow() as memory:
+        array = np.frombuffer(memory, np.uint8)
+    before = array.tobytes()
+    rx.close()
+    assert mappings() == 1  # through which nothing is captured any more
+    assert array.tobytes() == before == bytes(batch.data)
+    del array, memory
+
+
+def test_a_loan_of_a_block_that_is_detached_meanwhile_stays_whole(ends):
+    a, b = ends
+    with receiver(b) as rx:
+        a.blast(V4, PORT, count=10).finish()
+        batch = rx.recv_batch()
+        with batch.borrow() as memory:
+            assert bytes(batch.data) == bytes(memory)
+            assert rx.stats.detached == 1
+        assert numbers(batch.payloads()) == list(range(len(batch)))
+
+
+def test_closing_detaches_every_batch_and_unmaps(ends):
+    a, b = ends
+    before = mappings()
+    rx = receiver(b, batch_size=16)
+    a.blast(V4, PORT, count=200).finish()
+    kept = [rx.recv_batch() for _ in range(8)]
+    part, packet = kept[3][2:5], kept[4][1]
+    rx.close()
+    assert mappings() == before
+    assert numbers([payload for batch in kept for payload in batch.payloads()]) == list(range(128))
+    assert numbers(part.payloads()) == [50, 51, 52]
+    assert int.from_bytes(packet.data[:8]) == 65
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_receiver_that_is_forgotten_leaves_nothing_mapped(nothing_left, ends):
+    a, b = ends
+    rx = receiver(b)
+    a.blast(V4, PORT, count=20).finish()
+    batch = rx.recv_batch()
+    del rx
+    gc.collect()
+    assert mappings() == 0
+    assert numbers(batch.payloads()) == list(range(len(batch)))
+
+
+def test_batches_may_be_read_in_many_threads_while_the_ring_turns(ends):
+    a, b = ends
+    wrong: list[object] = []
+    todo: list[tuple[int, object]] = []
+    news = threading.Condition()
+
+    def read() -> None:
+        while True:
+            with news:
+                news.wait_for(lambda: todo)
+                start, batch = todo.pop()
+            if batch is None:
+                return
+            wanted = list(range(start, start + len(batch)))
+            with batch.borrow() as memory:
+                rows = np.asarray(batch)
+                borrowed = [int.from_bytes(memory[at : at + 8]) for at in rows["offset"].tolist()]
+            copied = [int.from_bytes(packet.view[:8]) for packet in batch]
+            if not numbers(batch.payloads()) == borrowed == copied == wanted:
+                wrong.append(batch)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    with receiver(b, ring="16MiB", ring_latency=0.001) as rx:
+        sending = a.blast(V4, PORT, count=30_000, rate=30_000)
+        received = 0
+        while received < 30_000:
+            batch = rx.recv_batch()
+            with news:
+                todo.insert(0, (received, batch))
+                news.notify()
+            received += len(batch)
+        sending.finish()
+    with news:
+        todo[:0] = [(0, None)] * len(threads)
+        news.notify_all()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+# ---- the ledger ----
+
+
+def test_every_packet_is_accounted_for_when_the_ring_overflows(ends):
+    """Bursts that the ring cannot hold: what reached the interface is what was received and what was dropped."""
+    a, b = ends
+    a.single_packets()
+    arrived = b.count(V4, PORT, hook="ingress")
+    with receiver(b, ring=SMALL, batch_size=256) as rx:
+        placed, last, next_number = 0, None, 0
+        for _ in range(6):
+            a.blast(V4, PORT, count=12_000, segments=50, first=next_number).finish()
+            next_number += 12_000
+            batches = [rx.collect(1_000_000, timeout=0.2)]
+            for batch in batches:
+                rows = np.asarray(batch)
+                placed += int(rows["dropped"].sum())
+                found = numbers(batch.payloads())
+                for number, dropped in zip(found, rows["dropped"].tolist(), strict=True):
+                    assert last is None or number - last - 1 == dropped, (last, number, dropped)
+                    last = number
+        stats = rx.stats
+        assert arrived.packets == stats.received + stats.filtered + stats.fragments + stats.dropped_ring
+        assert stats.dropped_ring == stats.dropped > 10_000
+        assert placed >= 0.8 * stats.dropped_ring  # what was dropped behind the last packet has no place
+        a.blast(V4, PORT, count=1, first=next_number).finish()
+        assert placed + rx.recv().dropped == rx.stats.dropped_ring
+
+
+def test_a_reader_that_is_too_slow_finds_the_gaps_near_their_place(ends):
+    a, b = ends
+    a.single_packets()
+    with receiver(b, ring=SMALL, batch_size=64) as rx:
+        sending = a.blast(V4, PORT, count=100_000, segments=50)
+        batches = []
+        while sending.process.poll() is None or readable(rx, 0.1):
+            if readable(rx, 0.1):
+                batches.append(rx.recv_batch())
+                sum(sum(packet.data) for packet in batches[-1])
+        sending.finish()
+        a.blast(V4, PORT, count=1, first=100_000).finish()
+        batches.append(rx.collect(1))
+        stats = rx.stats
+        rows = np.concatenate([np.asarray(batch) for batch in batches])
+        assert int(rows["dropped"].sum()) >= 0.9 * stats.dropped_ring > 0
+        assert stats.received == len(rows)
+
+
+def test_stats_of_a_receiver_without_a_ring_know_none(ends):
+    _, b = ends
+    with receiver(b, ring=None) as rx:
+        assert rx.stats.dropped_ring is None
+        assert rx.stats.detached == rx.stats.fragments == 0
+
+
+def test_a_ring_goes_with_nothing_that_is_of_sockets(nothing_left):
+    for options in ({"background": True}, {"gro": True}, {"busy_poll": 50}):
+        with pytest.raises(ArgumentError, match=f"{next(iter(options))}=.* does not go with ring="):
+            mcast.Receiver("239.1.1.1%lo:5000", ring=SMALL, **options)
+
+
+def test_batches_of_a_ring_are_put_together_given_back_and_written(ends, tmp_path):
+    a, b = ends
+    with receiver(b) as rx:
+        a.blast(V4, PORT, count=500).finish()
+        first = rx.recv_batch(100)
+        rest = rx.collect(500 - len(first))
+        whole = _core.views.Batch.concatenate([first, rest])
+        assert numbers(whole.payloads()) == list(range(500))
+        rx.give_back([rest])
+        assert numbers(rx.collect(len(rest)).payloads()) == list(range(len(first), 500))
+        with mcast.Writer(tmp_path / "ring.pcapng") as writer:
+            writer.write(first)
+            writer.write(rest)
+    with mcast.open(tmp_path / "ring.pcapng") as reader:
+        assert numbers(reader.collect(1000).payloads()) == list(range(500))
+
+
+def test_super_packets_count_as_one_buffer_and_make_the_drops_a_bound(ends):
+    a, b = ends
+    with receiver(b) as rx, a.host.enter(), mcast.Sender(f"{V4}%{a.interface}:{PORT}") as tx:
+        tx.send(b"x")
+        rx.recv()
+        assert (rx.stats.buffers, rx.stats.drops_exact) == (1, True)
+        tx.send_batch(bytes(6400), size=100)
+        rx.collect(64)
+        assert rx.stats.received == 65
+        assert rx.stats.drops_exact == (rx.stats.buffers == 65)
