@@ -139,6 +139,7 @@ TOOLS = {
     "loopback addresses": has_loopback_addresses(),
     "own addresses only": not can_bind("192.0.2.77"),  # RFC 5737: no machine's; wine binds it
     "fine clock": time.get_clock_info("monotonic").resolution < 1e-3,
+    "named threads": hasattr(os, "sched_getaffinity") and Path("/proc/self/task").is_dir(),
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

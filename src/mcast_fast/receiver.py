@@ -326,9 +326,11 @@ def _background(wanted: bool | int | str | None, cpu: int | None) -> int:
         return 0
     require("background", f"background={wanted!r}")
     if cpu is not None:
+        if cpu not in _processors():
+            raise ArgumentError(
+                f"background_cpu {cpu!r} is none of those this process may run on: {sorted(_processors())}"
+            )
         require("background_cpu", f"background_cpu={cpu!r}")
-    if cpu is not None and cpu not in _processors():
-        raise ArgumentError(f"background_cpu {cpu!r} is none of those this process may run on: {sorted(_processors())}")
     return whole_number(
         BACKGROUND if wanted is True else size_in_bytes(wanted, "background"), "background", LEAST_BACKGROUND, 1 << 40
     )
@@ -365,14 +367,14 @@ def _options(
         "tos": tos,
     }
     if timestamps == "hardware":
+        if gro:
+            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
         require("hardware_timestamps", 'timestamps="hardware"')
     if gro:
         require("receive_coalescing", "gro=True")
-        if timestamps == "hardware":
-            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
     if busy_poll is not None:
-        require("busy_poll", "busy_poll")
         whole_number(busy_poll, "busy_poll", 1, 1_000_000)
+        require("busy_poll", "busy_poll")
     if gro is None:
         gro = timestamps is None and bool(_core.features()["receive_coalescing"])
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
