@@ -204,6 +204,7 @@ def test_the_thread_runs_where_it_is_told(group):
         until(lambda: os.sched_getaffinity(int(thread)) == {cpu})
 
 
+@pytest.mark.needs("batched_receive")
 @pytest.mark.lab
 def test_nothing_is_lost_while_the_consumer_sleeps(backend):
     """2 s at 100,000 packets a second."""
