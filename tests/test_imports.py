@@ -38,9 +38,13 @@ captures        : _core.blocks pcapng stats streams units
 conversion      : _core _core.addresses _core.layout pcapng streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic sockets stats subscriptions units watch
 sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
+rotation        : streams units
+postrotate      :
+privileges      :
+recorder        : pcapng postrotate receiver rotation stats streams units
 waiting         : units
 aio             : _core groups receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces pcapng receiver sender stats units
+cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder rotation sender stats units
 __main__        : cli
 __init__        : _version _core _core.layout groups interfaces pcapng receiver sender stats subscriptions
 """
@@ -52,6 +56,7 @@ pcapng          : _core.fast
 captures        : _core.fast
 conversion      : _core.fast
 receiver        : _core.fast
+recorder        : _core.fast
 sender          : _core.fast
 aio             : _core.fast
 cli             : _core.fast

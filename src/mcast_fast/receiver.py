@@ -79,7 +79,7 @@ class Receiver:
         wait_in_ns(timeout)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
-        memory = _background(background, background_cpu)
+        self._background = memory = _background(background, background_cpu)
         options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
         self._coalesced = options.coalesced
         self._names: dict[int, str] = {}
@@ -223,6 +223,11 @@ class Receiver:
     def batch_size(self) -> int:
         """Packets in a batch at most."""
         return self._batch_size
+
+    @property
+    def background(self) -> int:
+        """Bytes that may wait for who receives here, by `background`; 0 where no thread receives meanwhile."""
+        return self._background
 
     @property
     def stats(self) -> Stats:
