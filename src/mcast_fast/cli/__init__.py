@@ -12,7 +12,7 @@ import click
 
 from mcast_fast import _core
 from mcast_fast._version import __version__
-from mcast_fast.cli import convert, demo, info, interfaces, receive, record, repair, send
+from mcast_fast.cli import convert, demo, info, interfaces, receive, record, repair, replay, send
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.errors import MulticastError, os_text
 
@@ -21,6 +21,7 @@ VERBS = (
     receive.command,
     send.command,
     record.command,
+    replay.command,
     info.command,
     convert.command,
     repair.command,
