@@ -95,6 +95,7 @@ def command(path: str, **options: Any) -> None:
         }
         try:
             with signals_call(signals), stop_signals_call(recorder.stop):
+                complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}")
                 recorder.run()
         finally:
             _summarise(recorder.result, options["as_json"], path)
