@@ -12,7 +12,7 @@ import click
 from mcast_fast import _core
 from mcast_fast.cli.output import complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
-from mcast_fast.errors import ArgumentError, FeatureError, MulticastWarning, file_error
+from mcast_fast.errors import ArgumentError, FeatureError, FileError, MulticastWarning, file_error
 from mcast_fast.privileges import become
 from mcast_fast.receiver import Receiver
 from mcast_fast.recorder import AT_ONCE, RecordedFile, Recorder, Recording
@@ -97,6 +97,9 @@ def command(path: str, **options: Any) -> None:
             with signals_call(signals), stop_signals_call(recorder.stop):
                 complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}")
                 recorder.run()
+        except FileError as error:  # here, for click would say nothing of a closed pipe
+            complain(str(error))
+            raise click.exceptions.Exit(1) from error
         finally:
             _summarise(recorder.result, options["as_json"], path)
     code = _exit_code(recorder.result, options)
