@@ -5,10 +5,19 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import aio, gro, live, pace, receive, send
+from benchmarks import aio, gro, live, pace, receive, record, replay, send
 from benchmarks.process import BenchmarkError
 
-VERBS = {"receive": receive, "gro": gro, "live": live, "aio": aio, "send": send, "pace": pace}
+VERBS = {
+    "receive": receive,
+    "gro": gro,
+    "live": live,
+    "aio": aio,
+    "send": send,
+    "pace": pace,
+    "record": record,
+    "replay": replay,
+}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

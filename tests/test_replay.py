@@ -185,7 +185,7 @@ def test_a_refused_packet_tells_how_many_had_left(rx, group):
     sender, itinerary = itinerary_of(group)
     itinerary.start(0, 0, None)
     batch = batch_of(*((record(data), data) for data in (b"a", b"b", bytes(65_535))))
-    with sender, pytest.raises(SendError, match="65535 bytes to .*Message too long") as caught:
+    with sender, pytest.raises(SendError, match=r"65535 bytes to .*Message too long") as caught:
         sender.send_recorded(batch, itinerary)
     assert (caught.value.sent, len(rx.collect(3, timeout=0.2))) == (2, 2)
 
