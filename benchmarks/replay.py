@@ -76,7 +76,8 @@ class Tcpreplay(File):
 CONTENDERS: dict[str, tuple[str, type[pace.Contender]]] = {
     "ours": ("mcast-fast replay", Ours),
     "c": ("C, absolute sleep and short spin", pace.C),
-    "tcpreplay": ("tcpreplay", Tcpreplay),
+    "tcpreplay": ("tcpreplay, recorded times", Tcpreplay),
+    "pps": ("tcpreplay --pps", pace.Tcpreplay),
 }
 
 
@@ -84,6 +85,7 @@ def bars(rate: int) -> tuple[Bar, ...]:
     return (
         Bar(f"ours {rate}", f"c {rate}", Direction.AT_MOST, 1.3),
         Bar(f"ours {rate}", f"tcpreplay {rate}", Direction.AT_MOST, 1.0),
+        Bar(f"ours {rate}", f"pps {rate}", Direction.AT_MOST, 1.0),
         Bar(f"ours {rate}: not received", None, Direction.AT_MOST, 0),
     )
 

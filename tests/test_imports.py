@@ -48,7 +48,7 @@ waiting         : units
 aio             : _core groups receiver sender stats subscriptions units waiting
 cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder replay rotation sender stats units
 __main__        : cli
-__init__        : _version _core _core.layout groups interfaces pcapng receiver sender stats subscriptions
+__init__        : _version _core _core.layout groups interfaces pcapng receiver recorder replay rotation sender stats subscriptions
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.

@@ -52,8 +52,8 @@ class Itinerary:
     `Transmitter.itinerary`."""
 
     def __init__(self, owner: "Transmitter") -> None:
-        self.owner = owner
-        self.scale = 0.0
+        self._owner = owner
+        self._scale = 0.0
         self._legs: dict[tuple[bytes, int], tuple[socket_module.socket, Address]] = {}
         self._origin = self._start = self._reached = 0
         self._late = [0] * lateness.BUCKETS
@@ -70,25 +70,25 @@ class Itinerary:
         before the one in front of it; `scale` 0: as the sender's own rate says."""
         if not 0 <= moment < 2**61 or not 0 <= scale <= 1e9:
             raise ValueError("the moment is at least 0, and the scale 0 to 1e9")
-        self._origin, self._start, self.scale = origin, moment, scale
+        self._origin, self._start, self._scale = origin, moment, scale
         self._reached = 0
 
     def lateness(self) -> tuple[list[int], int]:
         """How late records left: (how many by the buckets of lateness.py, ns of the latest)."""
         return list(self._late), self._latest
 
-    def target(self, row: tuple[Any, ...]) -> tuple[socket_module.socket, Address] | None:
+    def _target(self, row: tuple[Any, ...]) -> tuple[socket_module.socket, Address] | None:
         """Where a record goes; None when that is not known."""
         return self._legs.get((row[_GROUP], row[_PORT]))
 
-    def due(self, row: tuple[Any, ...]) -> int:
+    def _due(self, row: tuple[Any, ...]) -> int:
         """When a record is due that follows the one that left last. Any timestamp may stand in a file."""
-        after = max(0, row[_TIMESTAMP] - self._origin) * self.scale
+        after = max(0, row[_TIMESTAMP] - self._origin) * self._scale
         return max(self._reached, self._start + int(after) if after < _FOR_EVER else _FOR_EVER)
 
-    def left(self, row: tuple[Any, ...], now: int) -> None:
+    def _left(self, row: tuple[Any, ...], now: int) -> None:
         """Counts how late a record left."""
-        self._reached = self.due(row)
+        self._reached = self._due(row)
         late = now - self._reached
         self._late[lateness.bucket_of(late)] += 1
         self._latest = max(self._latest, late)
@@ -153,15 +153,15 @@ class _Errand:
     def target(self) -> tuple[socket_module.socket, Address] | None:
         """Where the next datagram goes; None when an itinerary does not say it."""
         if self.itinerary is not None:
-            return self.itinerary.target(self.rows[self.sent])
+            return self.itinerary._target(self.rows[self.sent])
         return self.targets[self.sent % len(self.targets)]
 
     @property
     def due(self) -> int | None:
         """When the next datagram is due by an itinerary; None without one that says it."""
-        if self.itinerary is None or not self.itinerary.scale:
+        if self.itinerary is None or not self.itinerary._scale:
             return None
-        return self.itinerary.due(self.rows[self.sent])
+        return self.itinerary._due(self.rows[self.sent])
 
 
 @dataclass(slots=True)
@@ -238,7 +238,7 @@ class Transmitter:
         many left, errno that stopped it or 0).
 
         It stops too before a record of which the itinerary does not say where it goes. Errors as `send_records`."""
-        if itinerary.owner is not self:
+        if itinerary._owner is not self:
             raise ValueError("the itinerary is of another sender")
         payload, rows = _described(records, data)
         sent, status = self._run(_Errand([], payload, len(rows), sent=first, itinerary=itinerary, rows=rows))
@@ -302,8 +302,8 @@ class Transmitter:
             next(zip(departure, self._departed, strict=False))
         except OSError as error:
             return self._refused(socket, errand, error.errno or 0)
-        if errand.itinerary is not None and errand.itinerary.scale:
-            errand.itinerary.left(errand.rows[errand.sent], now)
+        if errand.itinerary is not None and errand.itinerary._scale:
+            errand.itinerary._left(errand.rows[errand.sent], now)
         errand.sent += 1
         errand.retries = 0
         self._counters.bytes += payload.nbytes
