@@ -318,20 +318,23 @@ def test_the_ring_is_refused_by_name_where_there_is_none(backend, tmp_path):
 
 @pytest.mark.lab
 def test_a_recording_is_what_was_sent(program_backend, tmp_path):  # noqa: F811
-    """A foreign sender's single packets, byte by byte as tcpdump sees them."""
+    """A foreign sender's single packets, byte by byte and with the kernel's times, as tcpdump sees them."""
     with lab.Lab() as made:
         sending, receiving = made.link("a", "b")
         ours, theirs = tmp_path / "ours.pcapng", tmp_path / "theirs.pcap"
         argv = [sys.executable, "-m", "mcast_fast", "record", f"239.1.1.1%{receiving.interface}:5000", "-w", str(ours)]
         program = receiving.host.spawn([*argv, "-c", "2000"], env=environment(program_backend))
         program.expect("recording", timeout=20)
-        tcpdump = receiving.tcpdump("-B", "32768", "-w", str(theirs), "-c", "2000", "udp and dst 239.1.1.1")
+        tcpdump = receiving.tcpdump(
+            "--time-stamp-precision=nano", "-B", "32768", "-w", str(theirs), "-c", "2000", "udp and dst 239.1.1.1"
+        )
         sending.blast("239.1.1.1", 5000, count=2000, size=300, rate=4000).finish()
         program.finish()
         tcpdump.finish()
         with mcast.open(ours) as ours_read, mcast.open(theirs) as theirs_read:
             mine, other = ours_read.collect(3000), theirs_read.collect(3000)
         assert mine.payloads() == other.payloads()
+        assert [packet.timestamp for packet in mine] == [packet.timestamp for packet in other]
         assert [(p.source_address, p.group, p.port) for p in mine] == [
             (p.source_address, p.group, p.port) for p in other
         ]

@@ -1,7 +1,9 @@
 """Recording: every packet once, in whichever file it belongs to; and what ends a recording, or a file."""
 
+import io
 import os
 import stat
+import struct
 import subprocess
 import threading
 import time
@@ -12,6 +14,8 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, FileError
+from mcast_fast import recorder as recorder_module
+from mcast_fast._core.blocks import ENHANCED_PACKET, INTERFACE_STATISTICS
 from mcast_fast.recorder import Recorder
 from mcast_fast.rotation import Autostop, Names, Rotation, with_mark
 
@@ -107,14 +111,17 @@ def test_closing_the_receiver_ends_it_and_the_file_is_whole(rx, tx, tmp_path):
 # ---- rotation ----
 
 
-def test_rotation_by_packets_is_exact(rx, tx, tmp_path):
+@pytest.mark.parametrize("name", ["feed.pcapng", "feed.pcap", "feed.pcapng.gz"])
+def test_rotation_by_packets_is_exact(rx, tx, tmp_path, name):
     tx.send_batch(numbered(1000))
-    running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(packets=300), stop=QUIET)
+    running = Running(rx, tmp_path / name, rotate=Rotation(packets=300), stop=QUIET)
     result = running.end()
     assert [file.packets for file in running.files] == [300, 300, 300, 100]
     assert numbers(*(file.path for file in running.files)) == list(range(1000))
     assert (result.written, result.files) == (1000, 4)
-    assert result.bytes == sum(Path(file.path).stat().st_size for file in running.files)
+    assert all(file.path.endswith(name.removeprefix("feed")) for file in running.files)
+    if not name.endswith(".gz"):
+        assert result.bytes == sum(Path(file.path).stat().st_size for file in running.files)
 
 
 def test_rotation_by_size_never_makes_a_larger_file(rx, tx, tmp_path):
@@ -228,11 +235,34 @@ def test_it_ends_when_the_file_is_full(rx, tx, tmp_path):
         (lambda: Rotation(packets=1, files=0), "rotation files"),
         (lambda: Autostop(duration="1 fortnight"), "autostop duration"),
         (lambda: Autostop(files=-1), "autostop files"),
+        (lambda: Autostop(idle=0), "autostop idle"),
     ],
 )
 def test_a_limit_that_cannot_be_is_told(make, told):
     with pytest.raises(ArgumentError, match=told):
         make()
+
+
+def test_ctrl_c_ends_it_at_once_and_the_file_is_whole(rx, tx, tmp_path):
+    tx.send_batch(numbered(10))
+    recorder = Recorder(rx, tmp_path / "feed.pcapng", flush_interval="1h")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    recorder.soon(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        recorder.run()
+    assert recorder.result.reason == "error"
+    assert numbers(tmp_path / "feed.pcapng") == list(range(recorder.result.written))
+
+
+def test_memory_can_be_recorded_into(rx, tx):
+    tx.send_batch(numbered(10))
+    file = io.BytesIO()
+    Recorder(rx, file, stop=Autostop(packets=10)).run()
+    file.seek(0)
+    assert numbers(file) == list(range(10))
 
 
 # ---- disks and commands ----
@@ -323,6 +353,29 @@ def test_drops_stand_in_the_file(backend, place, tmp_path):
         assert len(reader.collect(1000)) + dropped == 1000
         assert reader.interfaces[0].dropped_system == dropped
     assert result.stats.dropped == dropped
+
+
+def test_statistics_stand_in_the_file_every_few_seconds(rx, tx, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder_module, "STATISTICS_NS", 100_000_000)
+    path = tmp_path / "feed.pcapng"
+    running = Running(rx, path, flush_interval=0)
+    tx.send_batch(numbered(10))
+    until(lambda: blocks_of(path).count(INTERFACE_STATISTICS) >= 3)
+    running.recorder.stop()
+    running.end()
+    found = blocks_of(path)
+    assert found[-1] == INTERFACE_STATISTICS
+    assert found.count(ENHANCED_PACKET) == 10
+
+
+def blocks_of(path):
+    """The types of the blocks of a file of this machine."""
+    data, at, found = path.read_bytes(), 0, []
+    while at + 12 <= len(data):
+        kind, length = struct.unpack_from("=II", data, at)
+        found.append(kind)
+        at += length
+    return found
 
 
 def test_tshark_reads_what_was_recorded(rx, tx, tmp_path):

@@ -5,6 +5,7 @@ others are made here.
 """
 
 import errno
+import io
 import os
 import platform
 import struct
@@ -435,6 +436,8 @@ class Writer:
     def _sync_file(self) -> None:
         try:
             os.fsync(self._file.fileno())
+        except io.UnsupportedOperation:
+            pass  # memory
         except OSError as error:
             if error.errno != errno.EINVAL:  # fsync(2): a pipe, a socket, a device: there is nothing to wait for
                 raise

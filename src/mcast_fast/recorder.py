@@ -123,10 +123,7 @@ class Recorder:
         self._base = receiver.stats  # when the file began
         self._path = ""
         self._unflushed_since = 0
-        now = self._last_came = time.monotonic_ns()
-        self._stop_at = now + self._stop_limits.duration if self._stop_limits.duration else 0
-        self._rotate_at = now + self._rotate_limits.duration if self._rotate_limits.duration else 0
-        self._statistics_at = now + STATISTICS_NS
+        self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
         self._writer = self._open()
 
     # ---- for other threads and signal handlers ----
@@ -161,7 +158,12 @@ class Recorder:
         """Record until a limit of `stop` is reached, somebody calls stop(), or the receiver is closed.
 
         What had arrived by then is written, the file gets its last statistics and is brought to the disk (fsync).
-        FileError: the disk is full, the reader of a pipe has gone, the reserve is reached; SocketError."""
+        FileError: the disk is full, the reader of a pipe has gone, the reserve is reached; SocketError. What a handler
+        of signals raises, KeyboardInterrupt too, ends it at once; the file is whole all the same."""
+        now = self._last_came = time.monotonic_ns()
+        self._stop_at = now + self._stop_limits.duration if self._stop_limits.duration else 0
+        self._rotate_at = now + self._rotate_limits.duration if self._rotate_limits.duration else 0
+        self._statistics_at = now + STATISTICS_NS
         try:
             while not self._reason:
                 self._step()

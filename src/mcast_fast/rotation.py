@@ -78,8 +78,8 @@ class Autostop:
         self.limits()
         if self.files is not None:
             whole_number(self.files, "autostop files", 1, MOST)
-        if self.idle is not None:
-            duration_in_ns(self.idle, "autostop idle")
+        if self.idle is not None and not duration_in_ns(self.idle, "autostop idle"):
+            raise ArgumentError("autostop idle is more than 0 (leave it out for no limit)")
 
     def limits(self) -> Limits:
         """The arguments as numbers, but for `files` and `idle`."""

@@ -35,7 +35,9 @@ NO_BACKGROUND = "none"
 @click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
 @click.option("--source", help="Take packets of this source only, for groups that name none.")
 @click.option("-c", "--count", type=click.IntRange(min=1), help="End after so many packets.")
-@click.option("-t", "--timeout", type=click.FloatRange(min=0), help="End when nothing comes for so many seconds.")
+@click.option(
+    "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End when nothing comes for so many seconds."
+)
 @click.option("-a", "--autostop", multiple=True, metavar="KEY:VALUE", help=f"End at: {', '.join(STOP_KEYS)}.")
 @click.option("-b", "--rotate", multiple=True, metavar="KEY:VALUE", help=f"Next file at: {', '.join(ROTATION_KEYS)}.")
 @click.option("-C", "rotate_size", metavar="SIZE", help="As -b filesize:SIZE.")
@@ -55,11 +57,12 @@ def command(path: str, **options: Any) -> None:
     """Join groups and record their packets until Ctrl-C; a summary goes to standard error.
 
     \b
-    Sizes have a unit (64MiB), and times are seconds or have one (100ms, 5min). With several files, feed.pcapng becomes
-    feed_00001_20261123015511.pcapng; a name with % is a pattern of strftime.
-      -b duration:60 -b files:24    a file a minute, the newest 24 are kept
-      -b filesize:64MiB -z gzip     files of 64 MiB, each packed when it is finished
-      -b printname:FILE             the names of finished files go to FILE, - or stderr
+    Sizes have a unit (64MiB); times are seconds, or have one (100ms, 5min).
+    Rotating, feed.pcapng becomes feed_00001_20261123015511.pcapng, and so on;
+    a name with % is a pattern of strftime.
+      -b duration:60 -b files:24   a file a minute, the newest 24 are kept
+      -b filesize:64MiB -z gzip    each file is packed when it is finished
+      -b printname:FILE            names of finished files: to FILE, -, stderr
 
     \b
     SIGINT, SIGTERM  write what has arrived, and end; a second one aborts

@@ -155,7 +155,8 @@ mcast_run_end(const mcast_errand *errand, size_t first, size_t end)
     size_t at = first + 1, most = end - first < MCAST_SEGMENTS_MAX ? end : first + MCAST_SEGMENTS_MAX;
     if (!errand->itinerary)
         return end;
-    while (at < most && mcast_target_of(errand, at) == mcast_target_of(errand, first))
+    const mcast_target *target = mcast_target_of(errand, first);
+    while (at < most && mcast_target_of(errand, at) == target)
         at++;
     return at;
 }
