@@ -184,9 +184,8 @@ class Recorder:
     def _step(self) -> None:
         """Wait for packets until something else is due, and take what is there."""
         now = time.monotonic_ns()
-        moments = (now + TICK_NS, self._stop_at, self._rotate_at, self._unflushed_since + self._flush_ns)
-        needed = (True, self._stop_at, self._rotate_at, self._unflushed_since)
-        until = min(moment for moment, need in zip(moments, needed, strict=True) if need)
+        flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
+        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at)))
         try:
             if self._receiver.wait(max(0, until - now) / NANOSECONDS):
                 time.sleep(self._gather_ns / NANOSECONDS)
@@ -199,19 +198,18 @@ class Recorder:
         if self._command is not None:
             self._command.look()
 
-    def _take(self, batches: int) -> bool:
-        """Write so many batches, or what is there; whether anything was."""
-        for taken in range(batches):
+    def _take(self, batches: int) -> None:
+        """Write so many batches, or what is there."""
+        for _ in range(batches):
             try:
                 batch = self._receiver.recv_batch(timeout=0)
             except TimeoutError:
-                return taken > 0
+                return
             self._last_came = time.monotonic_ns()
             self._write(batch)
             self._look_at_clock(time.monotonic_ns())
             if self._reason:
-                break
-        return True
+                return
 
     def _drain(self) -> None:
         """What had arrived when the recording was told to end; another second of a stream that does not pause."""
