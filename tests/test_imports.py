@@ -48,7 +48,7 @@ replay          : groups pcapng sender streams units
 recorder        : pcapng postrotate receiver rotation stats streams units
 waiting         : units
 aio             : _core groups receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder replay rotation sender stats units
+cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder replay rotation sender stats streams units
 __main__        : cli
 __init__        : _version _core _core.layout groups interfaces pcapng receiver recorder replay rotation sender stats subscriptions
 """

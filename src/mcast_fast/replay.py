@@ -69,7 +69,8 @@ class Replay:
     Packets leave with the recorded timing, `speed` times as fast (2.0: twice); or, instead, at a `rate` as a Sender
     takes it; or `fastest`. Where a timestamp goes back, that packet follows at once. `loops`: how often to go through
     the file (None: for ever), one mean gap after another. `count`: end after so many packets. Sources are not those
-    that were recorded, and what was captured in part is sent so. Raises GroupError, ArgumentError.
+    that were recorded, and what was captured in part is sent so. `position`: how many bytes of the file (of a
+    compressed one: as decompressed) this turn has gone through. Raises GroupError, ArgumentError.
     """
 
     def __init__(
@@ -119,14 +120,16 @@ class Replay:
         self._origin = self._last = self._moment = 0
         self._started = self._ended = 0
         self._truncated = 0
+        self.position = 0
 
     def run(self) -> Replayed:
         """Send it all. Raises CaptureError (after what stands before), FileError, InterfaceError, SocketError,
         SendError, and ArgumentError for a file without times."""
         try:
             with ReadAhead(self._batches()) as ahead:
-                for turn, batch in ahead:
+                for turn, batch, position in ahead:
                     self._send(turn, batch[: self._left] if len(batch) > self._left else batch)
+                    self.position = position
                     if self._left == 0:
                         break
         finally:
@@ -154,14 +157,15 @@ class Replay:
             stats.rate_error,
         )
 
-    def _batches(self) -> Iterator[tuple[int, "Batch"]]:
-        """The batches of the file, with the number of the turn; as often as it is to be gone through."""
+    def _batches(self) -> Iterator[tuple[int, "Batch", int]]:
+        """The batches of the file, with the number of the turn, and up to where the file was read for them; as often as
+        it is to be gone through."""
         for turn in itertools.count() if self._loops is None else range(self._loops):
             empty = True
             with Reader(self._file, *self._groups, batch_size=AT_ONCE) as reader:
                 for batch in reader:
                     empty = False
-                    yield turn, batch
+                    yield turn, batch, reader.offset
                 self._truncated += reader.stats.truncated
             if empty:
                 return
@@ -214,9 +218,9 @@ def one_group(value: str | Group) -> Group:
 class ReadAhead:
     """Takes batches from an iterator in a thread of its own, AHEAD of them before they are asked for."""
 
-    def __init__(self, items: Iterator[tuple[int, "Batch"]]) -> None:
+    def __init__(self, items: Iterator[tuple[int, "Batch", int]]) -> None:
         self._items = items
-        self._queue: queue.Queue[tuple[int, Batch] | BaseException | None] = queue.Queue(AHEAD)
+        self._queue: queue.Queue[tuple[int, Batch, int] | BaseException | None] = queue.Queue(AHEAD)
         self._closed = False
         self._is_ahead = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mcast-fast replay reads ahead", daemon=True)
@@ -232,7 +236,7 @@ class ReadAhead:
         else:
             self._put(None)
 
-    def _put(self, item: tuple[int, "Batch"] | BaseException | None) -> bool:
+    def _put(self, item: tuple[int, "Batch", int] | BaseException | None) -> bool:
         while not self._closed:
             try:
                 self._queue.put(item, timeout=PATIENCE)
@@ -244,7 +248,7 @@ class ReadAhead:
             return True
         return False
 
-    def __iter__(self) -> Iterator[tuple[int, "Batch"]]:
+    def __iter__(self) -> Iterator[tuple[int, "Batch", int]]:
         """What was read, in order; what reading raised. The first comes when AHEAD are there, or after a moment, so
         that reading and sending are not in each other's way from the start."""
         self._is_ahead.wait(START)

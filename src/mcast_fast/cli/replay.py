@@ -4,16 +4,22 @@ import dataclasses
 import json
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from mcast_fast.cli.output import complain, standard_input
 from mcast_fast.errors import ArgumentError
 from mcast_fast.replay import Replay, Replayed
+from mcast_fast.streams import is_compressed
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PROGRESS_SECONDS = 1.0  # from one line of progress to the next
+BAR_SECONDS = 0.2
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
 
 
 @click.command("replay", short_help="Send the packets of a capture file again.")
@@ -33,7 +39,7 @@ PROGRESS_SECONDS = 1.0  # from one line of progress to the next
 @click.option("-c", "--count", type=click.IntRange(min=1), help="End after so many packets.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
 @click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
-@click.option("--progress", is_flag=True, help="A line a second on standard error, also when that is no terminal.")
+@click.option("--progress", is_flag=True, help="A line a second on standard error; a terminal shows a bar.")
 @click.option("--json", "as_json", is_flag=True, help="The report as an object.")
 def command(
     file: str,
@@ -64,7 +70,8 @@ def command(
     )
     ended = threading.Event()
     if progress or sys.stderr.isatty():
-        threading.Thread(target=_show_progress, args=(replay, ended), daemon=True).start()
+        show = _show_lines if progress else _show_bar
+        threading.Thread(target=show, args=(replay, ended, _size(file)), daemon=True).start()
     try:
         replay.run()
     except KeyboardInterrupt:
@@ -84,10 +91,26 @@ def _pair(text: str) -> tuple[str, str]:
     return old, new
 
 
-def _show_progress(replay: Replay, ended: threading.Event) -> None:
+def _size(file: str) -> int | None:
+    """Bytes of a file whose end can be known; None for a pipe, or a compressed one."""
+    return Path(file).stat().st_size if Path(file).is_file() and not is_compressed(file) else None
+
+
+def _show_lines(replay: Replay, ended: threading.Event, _size: int | None) -> None:
     while not ended.wait(PROGRESS_SECONDS):
         told = replay.result
         complain(f"sent {told.packets}, turn {told.loops}")
+
+
+def _show_bar(replay: Replay, ended: threading.Event, size: int | None) -> None:
+    """How far the file is; nothing for a replay that ends within a second."""
+    if ended.wait(PROGRESS_SECONDS):
+        return
+    with Progress(*COLUMNS, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=size)
+        while not ended.wait(BAR_SECONDS):
+            told = replay.result
+            bar.update(task, completed=replay.position, description=f"turn {told.loops}, sent {told.packets:,}")
 
 
 def _json(told: Replayed) -> str:
