@@ -5,10 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import everything, memory, plot
+from benchmarks import everything, memory, plot, record, replay
 from benchmarks.process import BenchmarkError
 
-BENCHMARKS = everything.BENCHMARKS | {"memory": memory}
+BENCHMARKS = everything.BENCHMARKS | {"memory": memory, "record": record, "replay": replay}
 VERBS = BENCHMARKS | {"all": everything, "plot": plot}
 
 

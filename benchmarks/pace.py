@@ -200,13 +200,18 @@ def open_receiver(receiving: End) -> Iterator[mcast_fast.Receiver]:
 
 
 def open_senders(
-    stack: ExitStack, sending: End, library: Path, names: list[str], notes: list[str]
+    stack: ExitStack,
+    sending: End,
+    library: Path,
+    names: list[str],
+    notes: list[str],
+    contenders: dict[str, tuple[str, type[Contender]]] = CONTENDERS,
 ) -> dict[str, Contender]:
     senders: dict[str, Contender] = {}
     with sending.host.enter():
         for name in names:
             try:
-                senders[name] = CONTENDERS[name][1](sending, library)
+                senders[name] = contenders[name][1](sending, library)
             except BenchmarkError as error:
                 notes.append(f"left out: {error}")
     for sender in senders.values():
@@ -266,9 +271,9 @@ def follow(receiver: mcast_fast.Receiver, count: int, times: list[Any]) -> None:
         came += len(batch)
 
 
-def table(report: Report, rate: int) -> Table:
+def table(report: Report, rate: int, contenders: dict[str, tuple[str, type[Contender]]] = CONTENDERS) -> Table:
     rows = []
-    for name, (title, _) in CONTENDERS.items():
+    for name, (title, _) in contenders.items():
         taken = report.samples.get(f"{name} {rate}")
         if not taken:
             continue

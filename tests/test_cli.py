@@ -21,7 +21,7 @@ from mcast_fast.cli.interfaces import FLAGS
 from mcast_fast.interfaces import Route, default_interface
 from tests.conftest import BACKENDS, Place, free_port, has_fast, multicast_ipv6
 
-VERBS = ("demo", "receive", "send", "info", "convert", "repair", "interfaces")
+VERBS = ("demo", "receive", "send", "record", "replay", "info", "convert", "repair", "interfaces")
 SUMMARY = re.compile(
     r"mcast-fast: received (\d+), bytes (\d+), filtered (\d+), dropped_socket (\d+|n/a), truncated (\d+)"
 )

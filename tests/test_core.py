@@ -788,7 +788,10 @@ def public(kind):
     return {name for name in dir(kind) if not name.startswith("_")} - OF_INSTANCES
 
 
-@pytest.mark.parametrize(("module", "name"), [("views", "Batch"), ("views", "Packet"), ("slots", "Slots")])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("views", "Batch"), ("views", "Packet"), ("slots", "Slots"), ("send", "Transmitter"), ("send", "Itinerary")],
+)
 def test_the_classes_of_both_backends_have_the_same_public_names_and_docstrings(module, name):
     fast, pure = (getattr(one, name) for one in both(module))
     assert public(fast) == public(pure)

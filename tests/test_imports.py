@@ -25,9 +25,10 @@ watch           : interfaces netlink stats systems
 _core.layout    :
 _core.addresses : _core.layout
 _core.blocks    :
+_core.lateness  :
 _core.arrow     : _core.layout _core.addresses
-_core.fast      : _core.arrow _core.blocks _core.layout _core.addresses
-_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses systems
+_core.fast      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness
+_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness systems
 _core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses hardware membership systems
@@ -40,12 +41,17 @@ pcapng          : _version _core _core.blocks groups membership stats streams un
 captures        : _core.blocks pcapng stats streams units
 conversion      : _core _core.addresses _core.layout pcapng streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
-sender          : _core _core.layout _core.addresses groups interfaces membership sockets stats units
+sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership sockets stats units
+rotation        : streams units
+postrotate      :
+privileges      :
+replay          : groups pcapng sender streams units
+recorder        : pcapng postrotate receiver rotation stats streams units
 waiting         : units
 aio             : _core groups receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces pcapng receiver sender stats units
+cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder replay rotation sender stats streams units
 __main__        : cli
-__init__        : _version _core _core.layout groups interfaces pcapng receiver sender stats subscriptions
+__init__        : _version _core _core.layout groups interfaces pcapng receiver recorder replay rotation sender stats subscriptions
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.
@@ -56,6 +62,8 @@ pcapng          : _core.fast
 captures        : _core.fast
 conversion      : _core.fast
 receiver        : _core.fast
+recorder        : _core.fast
+replay          : _core.fast
 sender          : _core.fast
 aio             : _core.fast
 cli             : _core.fast

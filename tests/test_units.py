@@ -14,6 +14,7 @@ from mcast_fast.units import (
     NANOSECONDS,
     RATE_UNITS,
     SIZE_UNITS,
+    duration_in_ns,
     rate_of,
     size_in_bytes,
     wait_in_ns,
@@ -153,3 +154,27 @@ def test_a_text_that_is_no_rate_is_refused_with_the_units(written):
 def test_a_rate_out_of_range_or_of_another_type_is_refused(value):
     with pytest.raises(ArgumentError, match="rate"):
         rate_of(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "nanoseconds"),
+    [
+        (0, 0),
+        (1.5, 1_500_000_000),
+        ("10", 10_000_000_000),
+        ("100ms", 100_000_000),
+        ("0.5 us", 500),
+        ("2min", 120_000_000_000),
+        ("1h", 3_600_000_000_000),
+        (float("inf"), LONGEST_WAIT),
+        ("9999999999999999h", LONGEST_WAIT),
+    ],
+)
+def test_durations(value, nanoseconds):
+    assert duration_in_ns(value, "wait") == nanoseconds
+
+
+@pytest.mark.parametrize("value", ["", "s", "-1s", "1 fortnight", "1e3s", -1, float("nan"), True, b"1s"])
+def test_what_is_no_duration_is_told(value):
+    with pytest.raises(ArgumentError, match=r"^wait "):
+        duration_in_ns(value, "wait")

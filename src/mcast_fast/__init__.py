@@ -25,7 +25,10 @@ from mcast_fast.interfaces import Interface, interfaces
 from mcast_fast.pcapng import Reader, Writer
 from mcast_fast.pcapng import open_capture as open
 from mcast_fast.receiver import Receiver
-from mcast_fast.sender import Sender
+from mcast_fast.recorder import RecordedFile, Recorder, Recording
+from mcast_fast.replay import Replay, Replayed
+from mcast_fast.rotation import Autostop, Rotation
+from mcast_fast.sender import Itinerary, Sender
 from mcast_fast.stats import Event, ReaderStats, SenderStats, Stats, TransmitTime, WriterStats
 from mcast_fast.subscriptions import Membership
 
@@ -35,6 +38,7 @@ Packet = _core.views.Packet
 __all__ = [
     "RECORD_FIELDS",
     "ArgumentError",
+    "Autostop",
     "Batch",
     "CaptureError",
     "ClosedError",
@@ -47,6 +51,7 @@ __all__ = [
     "GroupError",
     "Interface",
     "InterfaceError",
+    "Itinerary",
     "Membership",
     "MulticastError",
     "MulticastWarning",
@@ -54,6 +59,12 @@ __all__ = [
     "Reader",
     "ReaderStats",
     "Receiver",
+    "RecordedFile",
+    "Recorder",
+    "Recording",
+    "Replay",
+    "Replayed",
+    "Rotation",
     "Scope",
     "SendError",
     "Sender",

@@ -5,6 +5,7 @@ others are made here.
 """
 
 import errno
+import io
 import os
 import platform
 import struct
@@ -430,12 +431,26 @@ class Writer:
         """Flush, and wait until the disk has it (fsync), where the file is one; FileError, ClosedError."""
         self.flush()
         if hasattr(self._file, "fileno"):
-            self._try(lambda: os.fsync(self._file.fileno()))
+            self._try(self._sync_file)
+
+    def _sync_file(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        except io.UnsupportedOperation:
+            pass  # memory
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # fsync(2): a pipe, a socket, a device: there is nothing to wait for
+                raise
 
     @property
     def form(self) -> str:
         """'pcapng' or 'pcap'."""
         return self._form
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file so far, what is gathered for it included (before compression)."""
+        return self._bytes + self._gathered
 
     @property
     def stats(self) -> WriterStats:

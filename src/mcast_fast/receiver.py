@@ -93,7 +93,7 @@ class Receiver:
             batch_size = RING_BATCH if ring else BATCH
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
-        memory = _background(background, background_cpu)
+        self._background = memory = _background(background, background_cpu)
         options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
         ring_asked = _ring_options(ring, ring_latency, packet_fanout, timestamps)
         if ring_asked is not None:
@@ -243,6 +243,11 @@ class Receiver:
     def batch_size(self) -> int:
         """Packets in a batch at most."""
         return self._batch_size
+
+    @property
+    def background(self) -> int:
+        """Bytes that may wait for who receives here, by `background`; 0 where no thread receives meanwhile."""
+        return self._background
 
     @property
     def stats(self) -> Stats:

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mcast_fast import _core
-from mcast_fast._core.addresses import native
+from mcast_fast._core import lateness
+from mcast_fast._core.addresses import map_address, native
 from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast.errors import (
     ArgumentError,
@@ -30,6 +31,7 @@ from mcast_fast.stats import SenderStats, TransmitTime
 from mcast_fast.units import UNSET, Rate, Unset, rate_of, wait_in_ns, whole_number
 
 if TYPE_CHECKING:
+    from mcast_fast._core.fast.send import Itinerary as CoreItinerary
     from mcast_fast._core.fast.send import Route
     from mcast_fast._core.fast.views import Batch, Packet
 
@@ -99,6 +101,27 @@ class Outlet:
     key: int
     interface: Interface
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Itinerary:
+    """How a recording is sent: made by `Sender.itinerary`, for `Sender.send_recorded`.
+
+    `destination`: the group that a recorded packet goes to, as text or Group."""
+
+    core: "CoreItinerary"
+    destination: "Callable[[Packet], str | Group]"
+
+    def start(self, origin: int, moment: int, speed: float | None) -> None:
+        """Packets are due from now on at `moment` (ns, monotonic) + (their timestamp - `origin`) / `speed`, and none
+        before the one in front of it; None: they leave at the sender's own rate."""
+        self.core.start(origin, moment, 1 / speed if speed else 0.0)
+
+    def late(self, share: float) -> int | None:
+        """ns that this share of the packets did not leave later than, to 3 %; 1.0: exactly the latest; None when none
+        was due by its timestamp. They count as having left when they are handed to the system."""
+        counts, latest = self.core.lateness()
+        return latest if share >= 1 and any(counts) else lateness.percentile(counts, share)
 
 
 class Sender:
@@ -231,6 +254,37 @@ class Sender:
         if known is None:
             known = self._look_up(group)
         return self._send_all((payload,), *known)
+
+    def itinerary(self, destination: "Callable[[Packet], str | Group]") -> Itinerary:
+        """How to send a recording: `destination` tells the group, as for `send_to`, that a packet goes to; it is asked
+        once for each recorded group and port."""
+        return Itinerary(self._transmitter.itinerary(), destination)
+
+    def send_recorded(self, batch: "Batch", itinerary: Itinerary) -> int:
+        """Send the packets of a recording, each to the group and when the itinerary says; how many left.
+
+        In C without the GIL, with a sleep and a short spin before each departure. Raises as `send_to`."""
+        self._check_open()
+        records, data = batch.records, batch.data
+        at = 0
+        while at < len(batch):
+            left, code = self._transmitter.send_recorded(itinerary.core, records, data, at)
+            at += left
+            if code:
+                packet = batch[at]
+                subject = f"{len(packet)} bytes to {itinerary.destination(packet)}"
+                raise SendError(code, explain("send", subject, code), at)
+            if at < len(batch):
+                self._add_leg(batch[at], itinerary)
+        return at
+
+    def _add_leg(self, packet: "Packet", itinerary: Itinerary) -> None:
+        """Have the itinerary say where packets of this group and port go."""
+        group = itinerary.destination(packet)
+        destinations, route = self._others.get(group) or self._look_up(group)
+        if len(destinations) != 1:
+            raise ArgumentError(f"{group} stands for {len(destinations)} destinations; a recording is sent to one")
+        itinerary.core.add(map_address(packet.group), packet.port, route)
 
     def _look_up(self, group: str | Group) -> "tuple[list[Destination], Route]":
         (subscription,) = subscribe([group], self._defaults)

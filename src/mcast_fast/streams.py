@@ -75,6 +75,10 @@ class Both(io.RawIOBase):
         """Whether it was opened to write."""
         return self._raw.writable()
 
+    def fileno(self) -> int:
+        """The descriptor of the file below."""
+        return self._raw.fileno()
+
     def readinto(self, buffer: Any) -> int:
         """Bytes put into the buffer; 0 at the end."""
         try:

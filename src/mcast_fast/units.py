@@ -34,6 +34,9 @@ _RATE = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(RATE_UNIT
 FASTEST = 10**12  # a second; 1 Tbit/s
 
 NANOSECONDS = 1_000_000_000
+TIME_UNITS = {"": NANOSECONDS, "ns": 1, "us": 10**3, "ms": 10**6, "s": NANOSECONDS, "min": 60 * NANOSECONDS}
+TIME_UNITS["h"] = 60 * TIME_UNITS["min"]
+_TIME = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(TIME_UNITS)})", re.ASCII)
 LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits for ever
 
 
@@ -107,6 +110,22 @@ def wait_in_ns(timeout: float | None, what: str = "timeout") -> int:
     if not timeout >= 0:
         raise ArgumentError(f"{what} {timeout!r} is not 0 or more seconds (None waits for ever)")
     return -1 if timeout * NANOSECONDS > LONGEST_WAIT else int(timeout * NANOSECONDS)
+
+
+def duration_in_ns(value: float | str, what: str) -> int:
+    """Nanoseconds from seconds, or from text ('100ms', '5min'; a bare number is seconds); ArgumentError names `what`.
+
+    >>> duration_in_ns("100ms", "flush_interval")
+    100000000
+    """
+    if not isinstance(value, str):
+        nanoseconds = wait_in_ns(value, what)
+        return LONGEST_WAIT if nanoseconds < 0 else nanoseconds
+    match = _TIME.fullmatch(value.strip())
+    if match is None:
+        units = ", ".join(filter(None, TIME_UNITS))
+        raise ArgumentError(f"{what} {value!r} is not a time; give seconds, or a number and a unit: {units}")
+    return min(int(Fraction(match[1]) * TIME_UNITS[match[2]]), LONGEST_WAIT)
 
 
 def whole_number(value: int, what: str, smallest: int, largest: int) -> int:

@@ -1,6 +1,7 @@
 """The command line: one file a verb, printing only.
 
-Exit codes: 0 ok · 1 runtime error, or a packet of the demo was lost · 2 usage · 4 nothing came before the timeout.
+Exit codes: 0 ok · 1 runtime error, or a packet of the demo was lost · 2 usage · 3 loss while recording · 4 nothing came
+before the timeout.
 """
 
 import sys
@@ -11,7 +12,7 @@ import click
 
 from mcast_fast import _core
 from mcast_fast._version import __version__
-from mcast_fast.cli import convert, demo, info, interfaces, receive, repair, send
+from mcast_fast.cli import convert, demo, info, interfaces, receive, record, repair, replay, send
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.errors import MulticastError, os_text
 
@@ -19,6 +20,8 @@ VERBS = (
     demo.command,
     receive.command,
     send.command,
+    record.command,
+    replay.command,
     info.command,
     convert.command,
     repair.command,

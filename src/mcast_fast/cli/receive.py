@@ -1,19 +1,14 @@
 """mcast-fast receive: packets as lines."""
 
-import contextlib
-import signal
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
 from mcast_fast.cli.output import LINES, SUMMARY, WHOLE_LEDGER, complain, ledger_text, rendered, write_whole
+from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ClosedError
 from mcast_fast.receiver import Receiver
-
-if TYPE_CHECKING:
-    from mcast_fast._core.fast.views import Batch
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
@@ -66,7 +61,7 @@ def command(
         recv_ttl=ttl,
     )
     came = 0
-    with _signals_call(receiver.close):
+    with stop_signals_call(receiver.close):
         try:
             for batch in _batches(receiver, count):
                 came += len(batch)
@@ -90,24 +85,3 @@ def _batches(receiver: Receiver, count: int | None) -> Iterator["Batch"]:
             return
         yield batch
         left = None if left is None else left - len(batch)
-
-
-@contextlib.contextmanager
-def _signals_call(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop` once; a second one aborts, for standard output may be what is stuck."""
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        restore()
-        stop()
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()

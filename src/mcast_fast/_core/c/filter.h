@@ -40,7 +40,7 @@ mcast_entry_hash(const uint8_t group[16], uint32_t interface_index)
 static inline int
 mcast_entry_is(const mcast_entry *entry, const uint8_t group[16], uint32_t interface_index)
 {
-    return entry->interface_index == interface_index && memcmp(entry->group, group, 16) == 0;
+    return entry->interface_index == interface_index && mcast_same_address(entry->group, group);
 }
 
 /* The place of (group, interface), or the free one where it belongs. The table is never full. */

@@ -31,6 +31,16 @@ typedef struct mcast_told {
 
 static const uint8_t mcast_v4_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
+/* Two loads each: memcmp would be called, for compilers do not inline it at this size. */
+static inline int
+mcast_same_address(const uint8_t left[16], const uint8_t right[16])
+{
+    uint64_t a[2], b[2];
+    memcpy(a, left, 16);
+    memcpy(b, right, 16);
+    return ((a[0] ^ b[0]) | (a[1] ^ b[1])) == 0;
+}
+
 /* Four bytes of IPv4 as the sixteen of a v4-mapped IPv6 address (RFC 4291, 2.5.5.2). */
 static inline void
 mcast_map_v4(uint8_t mapped[16], const void *address)

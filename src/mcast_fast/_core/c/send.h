@@ -5,10 +5,10 @@
 #ifndef MCAST_SEND_H
 #define MCAST_SEND_H
 
+#include "itinerary.h"
 #include "platform.h"
 #include "record.h"
 #include <pythread.h>
-#include <stdlib.h>
 
 enum {
     MCAST_SLICE_NS = 50 * 1000000,  /* Ctrl-C is seen within 100 ms */
@@ -21,6 +21,7 @@ enum {
     MCAST_PACE_LOOKAHEAD = 1024,    /* datagrams that are due together and leave in one train */
     MCAST_SEND_CLOSED = -100001,    /* below every -errno */
     MCAST_SEND_MORE = 1,            /* the slice is over */
+    MCAST_SEND_UNKNOWN = 2,         /* the itinerary does not say where the next record goes */
 };
 
 /* What is to be sent: one of pieces of memory, records that point into an arena, or rows of one buffer. */
@@ -39,12 +40,6 @@ typedef struct mcast_outlet {
     size_t limit;
     int refusal;
 } mcast_outlet;
-
-typedef struct mcast_target {
-    size_t outlet;
-    struct sockaddr_storage address;
-    socklen_t size;
-} mcast_target;
 
 /* The schedule: unit number u is due at start + u * ns_per_unit. A unit is a datagram, or a bit of payload. */
 typedef struct mcast_pace {
@@ -78,10 +73,11 @@ typedef struct mcast_transmitter {
     volatile int closed;
 } mcast_transmitter;
 
-/* One call of a user: every payload to every target, payload after payload. */
+/* One call of a user: every payload to every target, payload after payload; or, by an itinerary, each record to its own. */
 typedef struct mcast_errand {
     const mcast_target *targets;
-    size_t target_count;
+    size_t target_count;        /* 1 by an itinerary */
+    mcast_itinerary *itinerary; /* NULL without */
     mcast_payloads payloads;
     size_t sent;      /* payloads times targets */
     unsigned retries; /* since something left */
@@ -134,21 +130,43 @@ mcast_run(const mcast_payloads *payloads, size_t at, size_t end, size_t limit)
     return run;
 }
 
+/* Where datagram `at` goes; NULL when an itinerary does not say it. */
+static inline const mcast_target *
+mcast_target_of(const mcast_errand *errand, size_t at)
+{
+    if (errand->itinerary)
+        return mcast_itinerary_target(errand->itinerary, &errand->payloads.records[at]);
+    return &errand->targets[at % errand->target_count];
+}
+
+/* Where the payloads end that may leave as segments of one packet with payload `first`: by an itinerary, those of one target. */
+static inline size_t
+mcast_run_end(const mcast_errand *errand, size_t first, size_t end)
+{
+    size_t at = first + 1, most = end - first < MCAST_SEGMENTS_MAX ? end : first + MCAST_SEGMENTS_MAX;
+    if (!errand->itinerary)
+        return end;
+    const mcast_target *target = mcast_target_of(errand, first);
+    while (at < most && mcast_target_of(errand, at) == target)
+        at++;
+    return at;
+}
+
 /* Fills the train with what comes next, at most `allowed` datagrams by one socket; the socket. */
 static inline mcast_outlet *
 mcast_load(mcast_transmitter *transmitter, const mcast_errand *errand, size_t allowed)
 {
     mcast_train *train = transmitter->train;
     size_t at = errand->sent, end = errand->alone ? at + 1 : at + allowed;
-    size_t outlet = errand->targets[at % errand->target_count].outlet;
+    size_t outlet = mcast_target_of(errand, at)->outlet;
     int runs = errand->target_count == 1 && !errand->alone;
     train->messages = train->vectors = 0;
     while (at < end && mcast_train_has_room(train, MCAST_SEGMENTS_MAX)) {
-        const mcast_target *target = &errand->targets[at % errand->target_count];
-        if (target->outlet != outlet)
+        const mcast_target *target = mcast_target_of(errand, at);
+        if (!target || target->outlet != outlet)
             break;
-        size_t first = at / errand->target_count;
-        unsigned run = runs ? mcast_run(&errand->payloads, first, end, transmitter->outlets[outlet].limit) : 1;
+        size_t first = at / errand->target_count, last = runs ? mcast_run_end(errand, first, end) : end;
+        unsigned run = runs ? mcast_run(&errand->payloads, first, last, transmitter->outlets[outlet].limit) : 1;
         mcast_train_begin(train, &target->address, target->size);
         for (unsigned i = 0; i < run; i++)
             mcast_train_add(train, mcast_payload(&errand->payloads, first + i));
@@ -176,6 +194,8 @@ mcast_account(mcast_transmitter *transmitter, mcast_outlet *outlet, mcast_errand
         outlet->limit = too_large ? errand->refused - 1 : 0;
         outlet->refusal = errand->alone;
     }
+    if (errand->itinerary && errand->itinerary->scale > 0)
+        mcast_itinerary_left(errand->itinerary, &errand->payloads.records[errand->sent], datagrams, now);
     errand->alone = 0;
     errand->retries = 0;
     errand->sent += datagrams;
@@ -217,6 +237,18 @@ mcast_pace_count(const mcast_pace *pace, const mcast_errand *errand, size_t left
     return count;
 }
 
+/* The same by whichever schedule there is. */
+static inline size_t
+mcast_due_count(const mcast_transmitter *transmitter, const mcast_errand *errand, size_t left, int64_t now,
+                int64_t *due)
+{
+    const mcast_itinerary *itinerary = errand->itinerary;
+    if (!itinerary || itinerary->scale == 0)
+        return mcast_pace_count(&transmitter->pace, errand, left, now, due);
+    left = left < MCAST_PACE_LOOKAHEAD ? left : MCAST_PACE_LOOKAHEAD;
+    return mcast_itinerary_count(itinerary, &errand->payloads.records[errand->sent], left, now, due);
+}
+
 /* Waits for the next departure, until `end` at the most: how many datagrams may leave now, 0 when none. */
 static inline size_t
 mcast_pace_wait(mcast_transmitter *transmitter, const mcast_errand *errand, size_t left, int64_t end, int64_t *now,
@@ -224,7 +256,7 @@ mcast_pace_wait(mcast_transmitter *transmitter, const mcast_errand *errand, size
 {
     int64_t due = 0;
     size_t count;
-    while ((count = mcast_pace_count(&transmitter->pace, errand, left, *now, &due)) == 0) {
+    while ((count = mcast_due_count(transmitter, errand, left, *now, &due)) == 0) {
         if (*now >= end || transmitter->closed)
             return 0;
         int64_t wake = due - MCAST_SPIN_NS;
@@ -273,20 +305,21 @@ mcast_refused(mcast_transmitter *transmitter, const mcast_outlet *outlet, mcast_
     return status;
 }
 
-/* Sends for a slice: 0 when all has left, MCAST_SEND_MORE when the slice is over, MCAST_SEND_CLOSED, or -errno. */
+/* Sends for a slice: 0 when all has left, MCAST_SEND_MORE when the slice is over, MCAST_SEND_UNKNOWN, MCAST_SEND_CLOSED, or -errno. */
 static inline int
 mcast_send_slice(mcast_transmitter *transmitter, mcast_errand *errand, size_t total)
 {
     int64_t now = mcast_monotonic_ns(), end = now + MCAST_SLICE_NS;
-    int status = 0, paced = transmitter->pace.ns_per_unit > 0;
+    int by_itinerary = errand->itinerary && errand->itinerary->scale > 0;
+    int status = 0, paced = by_itinerary || transmitter->pace.ns_per_unit > 0;
     long slack = -1;
-    if (paced && !errand->begun)
+    if (paced && !by_itinerary && !errand->begun)
         mcast_pace_begin(&transmitter->pace, now);
     errand->begun = 1;
     while (status == 0 && errand->sent < total) {
         size_t allowed = total - errand->sent;
-        if (transmitter->closed) {
-            status = MCAST_SEND_CLOSED;
+        if (transmitter->closed || !mcast_target_of(errand, errand->sent)) {
+            status = transmitter->closed ? MCAST_SEND_CLOSED : MCAST_SEND_UNKNOWN;
             break;
         }
         if (now >= end)

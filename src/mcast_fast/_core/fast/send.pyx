@@ -10,6 +10,7 @@ from libc.string cimport memset
 
 from mcast_fast._core.fast.views cimport mcast_record
 
+from mcast_fast._core import lateness
 from mcast_fast._core.fast.membership import OPTIONS, SYSTEM, features_of
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError
@@ -43,6 +44,16 @@ cdef extern from "send.h":
         size_t outlet
         sockaddr_storage address
         socklen_t size
+    ctypedef struct mcast_leg:
+        pass
+    ctypedef struct mcast_itinerary:
+        mcast_leg *legs
+        double scale
+        int64_t origin
+        int64_t start
+        int64_t reached
+        uint64_t *late
+        int64_t latest
     ctypedef struct mcast_pace:
         double ns_per_unit
         int by_bits
@@ -63,10 +74,15 @@ cdef extern from "send.h":
     ctypedef struct mcast_errand:
         const mcast_target *targets
         size_t target_count
+        mcast_itinerary *itinerary
         mcast_payloads payloads
         size_t sent
     int MCAST_SEND_CLOSED
     int MCAST_SEND_MORE
+    int MCAST_SEND_UNKNOWN
+    int MCAST_LATE_BUCKETS
+    int mcast_itinerary_add(mcast_itinerary *itinerary, const unsigned char *group, int port,
+                            const mcast_target *target) nogil
     int mcast_payloads_fit(const mcast_payloads *payloads) nogil
     int mcast_send_slice(mcast_transmitter *transmitter, mcast_errand *errand, size_t total) nogil
     double mcast_pace_rate(const mcast_pace *pace) nogil
@@ -81,6 +97,9 @@ if FEATURES["send_segmentation"] and not {"UDP_SEGMENT", "UDP_SEND_MSG_SIZE"} & 
 cdef enum:
     AT_ONCE = 256  # payloads of a sequence that are held together
 
+if MCAST_LATE_BUCKETS != lateness.BUCKETS:
+    raise ImportError("the compiled buckets are not those of lateness.py: rebuild the extension")
+
 
 @cython.final
 cdef class Route:
@@ -91,6 +110,49 @@ cdef class Route:
 
     def __dealloc__(self):
         free(self.targets)
+
+
+@cython.final
+cdef class Itinerary:
+    """Where each record of a recording goes, by its group and port, and when, by its timestamp; made by
+    `Transmitter.itinerary`."""
+
+    cdef mcast_itinerary itinerary
+    cdef Transmitter owner
+
+    def __dealloc__(self):
+        free(self.itinerary.legs)
+
+    def add(self, bytes group, int port, Route route not None):
+        """Records of this group (16 bytes) and port go to the first target of the route from now on."""
+        cdef int status
+        cdef const char *packed = group
+        if len(group) != 16 or not 0 <= port <= 0xffff or route.count == 0:
+            raise ValueError("a leg has a group of 16 bytes, a port, and a target")
+        if route.targets[0].outlet >= self.owner.transmitter.outlet_count:
+            raise ValueError("the route is of another sender")
+        with nogil:
+            PyThread_acquire_lock(self.owner.transmitter.turn, WAIT_LOCK)
+            status = mcast_itinerary_add(&self.itinerary, <const unsigned char *>packed, port, &route.targets[0])
+            PyThread_release_lock(self.owner.transmitter.turn)
+        if status != 0:
+            raise MemoryError("no memory for a leg")
+
+    def start(self, int64_t origin, int64_t moment, double scale):
+        """From now on a record is due at `moment` (ns, monotonic) + (its timestamp - `origin`) * `scale`, and not
+        before the one in front of it; `scale` 0: as the sender's own rate says."""
+        if not 0 <= moment < 2**61 or not 0 <= scale <= 1e9:
+            raise ValueError("the moment is at least 0, and the scale 0 to 1e9")
+        with nogil:
+            PyThread_acquire_lock(self.owner.transmitter.turn, WAIT_LOCK)
+            self.itinerary.origin, self.itinerary.start, self.itinerary.scale = origin, moment, scale
+            self.itinerary.reached = 0
+            PyThread_release_lock(self.owner.transmitter.turn)
+
+    def lateness(self):
+        """How late records left: (how many by the buckets of lateness.py, ns of the latest)."""
+        cdef int i
+        return [self.itinerary.late[i] for i in range(MCAST_LATE_BUCKETS)], self.itinerary.latest
 
 
 @cython.final
@@ -147,6 +209,12 @@ cdef class Transmitter:
                                             4 if len(group) == 4 else 6, port, scope)
             route.count += 1
         return route
+
+    def itinerary(self):
+        """An empty Itinerary of this sender's."""
+        cdef Itinerary itinerary = Itinerary.__new__(Itinerary)
+        itinerary.owner = self
+        return itinerary
 
     def send(self, Route route not None, payloads):
         """Send bytes-like objects, each to every target of the route: (how many datagrams left, errno that stopped it
@@ -210,11 +278,29 @@ cdef class Transmitter:
 
     def send_records(self, Route route not None, records, data):
         """As `send`, the payloads that records describe: each must lie within `data`, else ValueError."""
-        cdef Py_buffer rows
-        cdef Py_buffer arena
         cdef mcast_errand errand
         memset(&errand, 0, sizeof(errand))
         errand.targets, errand.target_count = route.targets, route.count
+        status = self.send_described(&errand, records, data)
+        return errand.sent, -status
+
+    def send_recorded(self, Itinerary itinerary not None, records, data, size_t first):
+        """Send the payloads that records describe, from `first` on, each to where and when the itinerary says: (how
+        many left, errno that stopped it or 0).
+
+        It stops too before a record of which the itinerary does not say where it goes. Errors as `send_records`."""
+        cdef mcast_errand errand
+        if itinerary.owner is not self:
+            raise ValueError("the itinerary is of another sender")
+        memset(&errand, 0, sizeof(errand))
+        errand.itinerary, errand.target_count, errand.sent = &itinerary.itinerary, 1, first
+        status = self.send_described(&errand, records, data)
+        return errand.sent - first, -status
+
+    cdef int send_described(self, mcast_errand *errand, records, data) except 1:
+        """The payloads that records describe, whose memory is held meanwhile."""
+        cdef Py_buffer rows
+        cdef Py_buffer arena
         PyObject_GetBuffer(records, &rows, PyBUF_SIMPLE)
         try:
             PyObject_GetBuffer(data, &arena, PyBUF_SIMPLE)
@@ -225,12 +311,11 @@ cdef class Transmitter:
                 errand.payloads.length = <size_t>arena.len
                 if rows.len % sizeof(mcast_record) or not mcast_payloads_fit(&errand.payloads):
                     raise ValueError("the records do not fit the data")
-                status = self.run(&errand)
+                return self.run(errand)
             finally:
                 PyBuffer_Release(&arena)
         finally:
             PyBuffer_Release(&rows)
-        return errand.sent, -status
 
     cdef int run(self, mcast_errand *errand) except 1:
         """Slice by slice, so that signals are seen and other threads have their turn: 0 or -errno."""
@@ -245,7 +330,7 @@ cdef class Transmitter:
                 PyErr_CheckSignals()
         if status == MCAST_SEND_CLOSED:
             raise ClosedError(f"{self.subject} is closed")
-        return status
+        return 0 if status == MCAST_SEND_UNKNOWN else status
 
     def counters(self):
         """So far: datagrams, bytes, system calls, would-blocks, retries; and the achieved rate, units a second (0.0:

@@ -8,10 +8,11 @@ import socket as socket_module
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import starmap
 from typing import Any
 
+from mcast_fast._core import lateness
 from mcast_fast._core.addresses import endpoint
 from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature
 from mcast_fast.errors import ClosedError
@@ -34,7 +35,10 @@ _CREDIT_NS = 10_000_000  # who comes later than this to a call begins a new sche
 _RETRY_FIRST_NS = 50_000  # after ENOBUFS; doubled each time
 _RETRY_LAST_NS = 5_000_000  # but no longer than this
 _RETRIES_MAX = 100  # without one datagram leaving: half a second
-_OFFSET, _LENGTH = ([field.name for field in FIELDS].index(name) for name in ("offset", "length"))
+_TIMESTAMP, _OFFSET, _LENGTH, _GROUP, _PORT = (
+    [field.name for field in FIELDS].index(name) for name in ("timestamp", "offset", "length", "group", "port")
+)
+_FOR_EVER = 2**62  # ns
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -44,6 +48,53 @@ class Route:
     """Where every payload of a call goes, in this order; made by `Transmitter.route`."""
 
     targets: list[tuple[socket_module.socket, Address]]
+
+
+class Itinerary:
+    """Where each record of a recording goes, by its group and port, and when, by its timestamp; made by
+    `Transmitter.itinerary`."""
+
+    def __init__(self, owner: "Transmitter") -> None:
+        self._owner = owner
+        self._scale = 0.0
+        self._legs: dict[tuple[bytes, int], tuple[socket_module.socket, Address]] = {}
+        self._origin = self._start = self._reached = 0
+        self._late = [0] * lateness.BUCKETS
+        self._latest = 0
+
+    def add(self, group: bytes, port: int, route: Route) -> None:
+        """Records of this group (16 bytes) and port go to the first target of the route from now on."""
+        if len(group) != 16 or not 0 <= port <= 0xFFFF or not route.targets:
+            raise ValueError("a leg has a group of 16 bytes, a port, and a target")
+        self._legs[group, port] = route.targets[0]
+
+    def start(self, origin: int, moment: int, scale: float) -> None:
+        """From now on a record is due at `moment` (ns, monotonic) + (its timestamp - `origin`) * `scale`, and not
+        before the one in front of it; `scale` 0: as the sender's own rate says."""
+        if not 0 <= moment < 2**61 or not 0 <= scale <= 1e9:
+            raise ValueError("the moment is at least 0, and the scale 0 to 1e9")
+        self._origin, self._start, self._scale = origin, moment, scale
+        self._reached = 0
+
+    def lateness(self) -> tuple[list[int], int]:
+        """How late records left: (how many by the buckets of lateness.py, ns of the latest)."""
+        return list(self._late), self._latest
+
+    def _target(self, row: tuple[Any, ...]) -> tuple[socket_module.socket, Address] | None:
+        """Where a record goes; None when that is not known."""
+        return self._legs.get((row[_GROUP], row[_PORT]))
+
+    def _due(self, row: tuple[Any, ...]) -> int:
+        """When a record is due that follows the one that left last. Any timestamp may stand in a file."""
+        after = max(0, row[_TIMESTAMP] - self._origin) * self._scale
+        return max(self._reached, self._start + int(after) if after < _FOR_EVER else _FOR_EVER)
+
+    def _left(self, row: tuple[Any, ...], now: int) -> None:
+        """Counts how late a record left."""
+        self._reached = self._due(row)
+        late = now - self._reached
+        self._late[lateness.bucket_of(late)] += 1
+        self._latest = max(self._latest, late)
 
 
 @dataclass(slots=True)
@@ -89,7 +140,8 @@ class _Pace:
 
 @dataclass(slots=True)
 class _Errand:
-    """One call of a user: every payload to every target, payload after payload."""
+    """One call of a user: every payload to every target, payload after payload; or, by an itinerary, each record to
+    its own."""
 
     targets: list[tuple[socket_module.socket, Address]]
     payload: Callable[[int], memoryview]
@@ -97,6 +149,22 @@ class _Errand:
     sent: int = 0
     retries: int = 0
     begun: bool = False
+    itinerary: Itinerary | None = None
+    rows: list[tuple[Any, ...]] = field(default_factory=list)  # the records, by an itinerary
+
+    @property
+    def target(self) -> tuple[socket_module.socket, Address] | None:
+        """Where the next datagram goes; None when an itinerary does not say it."""
+        if self.itinerary is not None:
+            return self.itinerary._target(self.rows[self.sent])
+        return self.targets[self.sent % len(self.targets)]
+
+    @property
+    def due(self) -> int | None:
+        """When the next datagram is due by an itinerary; None without one that says it."""
+        if self.itinerary is None or not self.itinerary._scale:
+            return None
+        return self.itinerary._due(self.rows[self.sent])
 
 
 @dataclass(slots=True)
@@ -140,6 +208,10 @@ class Transmitter:
             found.append((self._sockets[key][0], _address(group, port, scope)))
         return Route(found)
 
+    def itinerary(self) -> Itinerary:
+        """An empty Itinerary of this sender's."""
+        return Itinerary(self)
+
     def send(self, route: Route, payloads: Iterable[Any]) -> tuple[int, int]:
         """Send bytes-like objects, each to every target of the route: (how many datagrams left, errno that stopped it
         or 0).
@@ -161,12 +233,19 @@ class Transmitter:
 
     def send_records(self, route: Route, records: memoryview, data: memoryview) -> tuple[int, int]:
         """As `send`, the payloads that records describe: each must lie within `data`, else ValueError."""
-        if records.nbytes % RECORD_SIZE:
-            raise ValueError("the records do not fit the data")
-        spans = [(row[_OFFSET], row[_OFFSET] + row[_LENGTH]) for row in RECORD.iter_unpack(bytes(records))]
-        if any(end > len(data) for _, end in spans):
-            raise ValueError("the records do not fit the data")
-        return self._run(_Errand(route.targets, lambda i: data[slice(*spans[i])], len(spans) * len(route.targets)))
+        payload, rows = _described(records, data)
+        return self._run(_Errand(route.targets, payload, len(rows) * len(route.targets)))
+
+    def send_recorded(self, itinerary: Itinerary, records: memoryview, data: memoryview, first: int) -> tuple[int, int]:
+        """Send the payloads that records describe, from `first` on, each to where and when the itinerary says: (how
+        many left, errno that stopped it or 0).
+
+        It stops too before a record of which the itinerary does not say where it goes. Errors as `send_records`."""
+        if itinerary._owner is not self:
+            raise ValueError("the itinerary is of another sender")
+        payload, rows = _described(records, data)
+        sent, status = self._run(_Errand([], payload, len(rows), sent=first, itinerary=itinerary, rows=rows))
+        return sent - first, status
 
     def _run(self, errand: _Errand) -> tuple[int, int]:
         """Slice by slice, so that other threads have their turn."""
@@ -188,31 +267,36 @@ class Transmitter:
         while errand.sent < errand.total:
             if self._closed:
                 raise ClosedError(f"{self._subject} is closed")
+            target = errand.target
+            if target is None:
+                return 0
             if now >= end:
                 return None
-            if not self._pace.ns_per_unit or self._is_due(now):
-                status = self._send_one(errand)
+            if self._is_due(errand.due, now):
+                status = self._send_one(errand, *target)
                 if status:
                     return status
             now = time.perf_counter_ns()
         return 0
 
-    def _is_due(self, now: int) -> bool:
+    def _is_due(self, due: int | None, now: int) -> bool:
         """Whether the next may leave, after waiting for it for a nap at the most."""
-        due = self._pace.due
-        if self._pace.in_burst or due <= now:
+        if due is None:
+            if not self._pace.ns_per_unit or self._pace.in_burst:
+                return True
+            due = self._pace.due
+        if due <= now:
             return True
         if due - now > _SPIN_NS:
             time.sleep(min(due - now - _SPIN_NS, _NAP_NS) / 1e9)
+            now = time.monotonic_ns()
         while 0 < due - now <= _SPIN_NS:
             now = time.perf_counter_ns()
         return due <= now
 
-    def _send_one(self, errand: _Errand) -> int:
+    def _send_one(self, errand: _Errand, socket: socket_module.socket, address: Address) -> int:
         """0, also when it has to be tried again; or an errno."""
-        position, target = divmod(errand.sent, len(errand.targets))
-        socket, address = errand.targets[target]
-        payload = errand.payload(position)
+        payload = errand.payload(errand.sent // (len(errand.targets) or 1))
         self._counters.system_calls += 1
         now = time.perf_counter_ns()
         try:
@@ -221,6 +305,8 @@ class Transmitter:
             next(zip(departure, self._departed, strict=False))
         except OSError as error:
             return self._refused(socket, errand, error.errno or 0)
+        if errand.itinerary is not None and errand.itinerary._scale:
+            errand.itinerary._left(errand.rows[errand.sent], now)
         errand.sent += 1
         errand.retries = 0
         self._counters.bytes += payload.nbytes
@@ -270,6 +356,16 @@ class Transmitter:
 def _address(group: bytes, port: int, interface: int) -> Address:
     host, *_ = endpoint(V4_MAPPED + group if len(group) == 4 else group, port, 0)
     return (host, port) if len(group) == 4 else (host, port, 0, interface)
+
+
+def _described(records: memoryview, data: memoryview) -> tuple[Callable[[int], memoryview], list[tuple[Any, ...]]]:
+    """(what gives the payload of a record by its number, the records); ValueError when one does not fit the data."""
+    if records.nbytes % RECORD_SIZE:
+        raise ValueError("the records do not fit the data")
+    rows = list(RECORD.iter_unpack(bytes(records)))
+    if any(row[_OFFSET] + row[_LENGTH] > len(data) for row in rows):
+        raise ValueError("the records do not fit the data")
+    return lambda i: data[rows[i][_OFFSET] : rows[i][_OFFSET] + rows[i][_LENGTH]], rows
 
 
 def _as_buffer(payload: object) -> memoryview:

@@ -1,0 +1,209 @@
+"""Loss and CPU a packet of programs that record a live stream into a tmpfs, single packets at the sender's full speed.
+
+Each recorder is a process of its own, started for each stream; the order turns every round. CPU is the user and system
+time of the whole process, from its start: what starting costs is measured apart, without a stream, and told.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.lab import End
+
+import mcast_fast
+from benchmarks import machine, network, reference
+from benchmarks.live import inside, link
+from benchmarks.process import ROOT, BenchmarkError, Process
+from benchmarks.report import Bar, Direction, Report, Table, ratio, spread
+
+ROUNDS = 5
+COUNT = 1_000_000
+SIZE = 256
+SEGMENTS = 64
+PORT = 5000
+BUFFER_MIB = 32
+TMPFS = Path("/dev/shm")
+QUIET_SECONDS = 0.5
+PATIENCE_SECONDS = 60.0
+FILTER = f"udp and dst host {network.GROUP} and dst port {PORT}"
+
+
+def ours(interface: str, file: Path, *options: str) -> list[str]:
+    group = f"{network.GROUP}%{interface}:{PORT}"
+    program = [sys.executable, "-m", "mcast_fast", "record", group, "--buffer", f"{BUFFER_MIB}MiB"]
+    return [*program, *options, "-w", str(file)]
+
+
+def ring(interface: str, file: Path) -> list[str]:
+    return ours(interface, file, "--ring")
+
+
+def tcpdump(interface: str, file: Path) -> list[str]:
+    return ["tcpdump", "-n", "-Z", "root", "-i", interface, "-B", str(BUFFER_MIB * 1024), "-w", str(file), FILTER]
+
+
+def dumpcap(interface: str, file: Path) -> list[str]:
+    return ["dumpcap", "-q", "-i", interface, "-B", str(BUFFER_MIB), "-f", FILTER, "-w", str(file)]
+
+
+# Name -> what it is, how it is started, and the line that says that it records.
+RECORDERS: dict[str, tuple[str, Callable[[str, Path], list[str]], str]] = {
+    "plain": ("mcast-fast record", ours, "recording "),
+    "ring": ("mcast-fast record --ring", ring, "recording "),
+    "tcpdump": ("tcpdump -w", tcpdump, "listening on "),
+    "dumpcap": ("dumpcap -w", dumpcap, "File: "),
+}
+
+
+def bars(names: list[str]) -> tuple[Bar, ...]:
+    lossless = tuple(
+        Bar(f"{name}: packets not recorded", None, Direction.AT_MOST, 0) for name in names if name in ("plain", "ring")
+    )
+    of_plain = (Bar("plain", "dumpcap", Direction.AT_MOST, 1.3),)
+    of_ring = (Bar("ring", "tcpdump", Direction.AT_MOST, 1.0), Bar("ring", "dumpcap", Direction.AT_MOST, 0.5))
+    return lossless + of_plain + (of_ring if "ring" in names else ())
+
+
+def add_options(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--count", type=int, default=COUNT, help="packets a stream (%(default)s)")
+    options.add_argument("--size", type=int, default=SIZE, help="bytes of payload (%(default)s)")
+    options.add_argument("--only", nargs="+", choices=RECORDERS, default=tuple(RECORDERS), metavar="NAME")
+
+
+def run(options: argparse.Namespace) -> Report:
+    notes: list[str] = []
+    names = [name for name in options.only if is_there(name, notes)]
+    settings = {name: getattr(options, name) for name in ("rounds", "count", "size")} | {"buffer": f"{BUFFER_MIB} MiB"}
+    report = Report("record", settings, bars(names), notes=notes)
+    with machine.watched(report.notes), ExitStack() as stack:
+        library = str(stack.enter_context(reference.compiled()))
+        sending, receiving = stack.enter_context(link())
+        order = {"interface": sending.interface, "address": sending.ipv4, "library": library, "core": None}
+        sender = stack.enter_context(Process("send", order, prefix=inside(sending)))
+        place = TMPFS if TMPFS.is_dir() else None
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcast-benchmarks-", dir=place)))
+        report.samples = measure(names, sender, receiving, directory, options)
+    report.series = {name: [sample["cpu"] for sample in taken] for name, taken in report.samples.items()}
+    for name, taken in report.samples.items():
+        report.counts[f"{name}: packets not recorded"] = max(sample["lost"] for sample in taken)
+    report.tables = [table(report)]
+    return report
+
+
+def is_there(name: str, notes: list[str]) -> bool:
+    """Whether a recorder can be run; else a note says why not."""
+    reason = ""
+    if name == "ring":
+        feature = mcast_fast.features().get("ring")
+        reason = "this version has no ring" if feature is None else feature.reason
+    elif name != "plain" and shutil.which(name) is None:
+        reason = "not installed"
+    if reason:
+        notes.append(f"left out: {RECORDERS[name][0]}: {reason}")
+    return not reason
+
+
+def measure(
+    names: list[str], sender: Process, receiving: End, directory: Path, options: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
+    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    order = list(names)
+    for name in order:  # memory that is touched for the first time
+        stream(name, sender, receiving, directory, options, options.count // 4)
+    for _ in range(options.rounds):
+        for name in order:
+            started = stream(name, sender, receiving, directory, options, 0)["cpu"]
+            sample = stream(name, sender, receiving, directory, options, options.count)
+            samples[name].append(sample | {"start": started / options.count})
+        order.append(order.pop(0))
+    return samples
+
+
+def stream(
+    name: str, sender: Process, receiving: End, directory: Path, options: argparse.Namespace, count: int
+) -> dict[str, Any]:
+    """One recording: CPU ns a packet (in all, without packets), and how many are not in the file."""
+    file = directory / f"{name}.pcapng"
+    _, command, line = RECORDERS[name]
+    log = directory / "log"
+    with log.open("w") as output:
+        argv = [*inside(receiving), *command(receiving.interface, file)]
+        program = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=output)
+    try:
+        wait_for(lambda: re.search(line, log.read_text()) is not None, f"{name} does not record: {log.read_text()}")
+        rate = 0.0
+        if count:
+            sent = sender.ask("send", port=PORT, count=count, size=options.size, segments=SEGMENTS)
+            rate = count / sent["nanoseconds"] * 1e9
+            wait_until_quiet(file)
+        program.send_signal(signal.SIGINT)
+        _, status, usage = os.wait4(program.pid, 0)
+        program.returncode = os.waitstatus_to_exitcode(status)
+    finally:
+        if program.returncode is None:
+            program.kill()
+            program.wait()
+    if program.returncode:
+        raise BenchmarkError(f"{name}: exit {program.returncode}: {log.read_text()}")
+    cpu = (usage.ru_utime + usage.ru_stime) * 1e9
+    lost = count - recorded(file) if count else 0
+    file.unlink(missing_ok=True)
+    return {"cpu": cpu / max(1, count), "lost": lost, "rate": rate}
+
+
+def wait_for(condition: Callable[[], bool], failure: str) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise BenchmarkError(failure)
+        time.sleep(0.01)
+
+
+def wait_until_quiet(file: Path) -> None:
+    """Until the file has not grown for QUIET_SECONDS."""
+    size, since = -1, time.monotonic()
+    while time.monotonic() - since < QUIET_SECONDS:
+        now = file.stat().st_size
+        if now != size:
+            size, since = now, time.monotonic()
+        time.sleep(0.02)
+
+
+def recorded(file: Path) -> int:
+    with mcast_fast.open(file, batch_size=4096) as reader:
+        for _ in reader:
+            pass
+        return reader.stats.received
+
+
+def table(report: Report) -> Table:
+    to = report.measured
+    rows = []
+    for name, taken in report.samples.items():
+        start, rate = (median(sample[what] for sample in taken) for what in ("start", "rate"))
+        lost = ", ".join(f"{sample['lost']:,}" for sample in taken)
+        rows.append(
+            (
+                RECORDERS[name][0],
+                f"{to[name]:,.0f}",
+                spread(report.series[name]),
+                f"{start:,.0f}",
+                ratio(to[name], to.get("tcpdump")),
+                ratio(to[name], to.get("dumpcap")),
+                f"{rate:,.0f}",
+                lost,
+            )
+        )
+    headings = ("", "CPU ns a packet", "quartiles", "of it start", "of tcpdump", "of dumpcap", "sent a second", "lost")
+    return Table("recording a live stream (medians)", headings, rows)

@@ -1,0 +1,130 @@
+"""mcast-fast replay: the packets of a capture file, sent again."""
+
+import dataclasses
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from mcast_fast.cli.output import complain, standard_input
+from mcast_fast.errors import ArgumentError
+from mcast_fast.replay import Replay, Replayed
+from mcast_fast.streams import is_compressed
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PROGRESS_SECONDS = 1.0  # from one line of progress to the next
+BAR_SECONDS = 0.2
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+
+
+@click.command("replay", short_help="Send the packets of a capture file again.")
+@click.argument("file", metavar="FILE")
+@click.option("--to", metavar="GROUP", help="The group that packets go to; without, those they were recorded from.")
+@click.option("--map", "mapped", multiple=True, metavar="OLD=NEW", help="A group for some; can be given several times.")
+@click.option("-g", "--group", "groups", multiple=True, help="Only this group of the file; also several times.")
+@click.option("-i", "--interface", help="Name, index or address, for groups that name none.")
+@click.option("--source", help="Send from this address of this machine.")
+@click.option("--source-port", type=int, help="Send from this UDP port.")
+@click.option("--speed", type=float, help="So many times as fast as recorded.")
+@click.option("--rate", help="Instead of the recorded times: '50k/s' datagrams, or '800Mbit/s' of payload.")
+@click.option("--max", "fastest", is_flag=True, help="Instead of the recorded times: as fast as it goes.")
+@click.option(
+    "--loop", "loops", type=click.IntRange(min=0), default=1, show_default=True, help="So often; 0: for ever."
+)
+@click.option("-c", "--count", type=click.IntRange(min=1), help="End after so many packets.")
+@click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
+@click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
+@click.option("--progress", is_flag=True, help="A line a second on standard error; a terminal shows a bar.")
+@click.option("--json", "as_json", is_flag=True, help="The report as an object.")
+def command(
+    file: str,
+    mapped: tuple[str, ...],
+    groups: tuple[str, ...],
+    no_loopback: bool,
+    loops: int,
+    progress: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Send the multicast packets of FILE (pcapng or pcap, also .gz and .zst; - is standard input) with the times they
+    had, and print how late they were.
+
+    Late is how long after its moment a packet was handed to the system: half of them were not later than p50, 99 in
+    100 not later than p99. Ports that GROUP and NEW leave out are the recorded ones.
+
+    Exits 0; 1 on an error, or when FILE holds no packet to a group; 2 on a wrong usage; 130 on Ctrl-C, after the
+    report.
+    """
+    replay = Replay(
+        standard_input(file),
+        *groups,
+        mapping=dict(map(_pair, mapped)),
+        loopback=not no_loopback,
+        loops=loops or None,
+        **options,
+    )
+    ended = threading.Event()
+    if progress or sys.stderr.isatty():
+        show = _show_lines if progress else _show_bar
+        threading.Thread(target=show, args=(replay, ended, _size(file)), daemon=True).start()
+    try:
+        replay.run()
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    finally:
+        ended.set()
+        click.echo(_json(replay.result) if as_json else _text(replay.result))
+    if not replay.result.packets:
+        complain(f"{file} holds no packet to a group; look at `mcast-fast info`")
+        raise click.exceptions.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise ArgumentError(f"--map {text!r} is not OLD=NEW, such as 239.1.1.1=239.9.9.9:6000")
+    return old, new
+
+
+def _size(file: str) -> int | None:
+    """Bytes of a file whose end can be known; None for a pipe, or a compressed one."""
+    return Path(file).stat().st_size if Path(file).is_file() and not is_compressed(file) else None
+
+
+def _show_lines(replay: Replay, ended: threading.Event, _size: int | None) -> None:
+    while not ended.wait(PROGRESS_SECONDS):
+        told = replay.result
+        complain(f"sent {told.packets}, turn {told.loops}")
+
+
+def _show_bar(replay: Replay, ended: threading.Event, size: int | None) -> None:
+    """How far the file is; nothing for a replay that ends within a second."""
+    if ended.wait(PROGRESS_SECONDS):
+        return
+    with Progress(*COLUMNS, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=size)
+        while not ended.wait(BAR_SECONDS):
+            told = replay.result
+            bar.update(task, completed=replay.position, description=f"turn {told.loops}, sent {told.packets:,}")
+
+
+def _json(told: Replayed) -> str:
+    return json.dumps(dataclasses.asdict(told) | {"rate": told.rate})
+
+
+def _text(told: Replayed) -> str:
+    rate = "" if told.rate is None else f", {told.rate:.1f} a second"
+    parts = [f"sent {told.packets}, bytes {told.bytes}, in {told.seconds:.3f} s{rate}"]
+    if told.late_max is not None:
+        late = (("p50", told.late_p50), ("p99", told.late_p99), ("max", told.late_max))
+        parts.append("late " + ", ".join(f"{name} {(value or 0) / 1000:.1f} us" for name, value in late))
+    if told.rate_error is not None:
+        parts.append(f"rate error {told.rate_error:+.3%}")
+    if told.truncated:
+        parts.append(f"truncated {told.truncated}")
+    return "; ".join(parts)

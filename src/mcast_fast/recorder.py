@@ -1,0 +1,389 @@
+"""Recorder: what a receiver receives, into capture files.
+
+One thread takes batches and writes them. With `Receiver(background=True)` a thread of the core receives meanwhile, so
+that a stalled disk costs nothing until that memory is full; without it (the pure backend has none) what comes while the
+disk stalls waits in the kernel's buffer alone. All deadlines are moments of the monotonic clock: the system's clock
+gives files their names, and nothing else.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
+from mcast_fast.pcapng import Writer
+from mcast_fast.postrotate import PostRotate
+from mcast_fast.receiver import Receiver
+from mcast_fast.rotation import Autostop, Limits, Names, Rotation
+from mcast_fast.stats import Stats
+from mcast_fast.streams import PathOrFile, subject_of
+from mcast_fast.units import NANOSECONDS, duration_in_ns, size_in_bytes
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch
+
+AT_ONCE = 4096  # packets of a receiver's batch at most: a write of about a megabyte
+BATCHES = 64  # taken before requests are looked at
+TICK_NS = 50_000_000  # requests of other threads and signal handlers are seen within it
+# While the background thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
+GATHER_NS = 10_000_000
+STATISTICS_NS = 5 * NANOSECONDS
+QUIET_NS, DRAIN_NS = 20_000_000, NANOSECONDS  # a recording that ends takes what is there, and no longer than this
+PACKET_OVERHEAD = 113  # bytes that a packet has around its payload in a file at most, as MCAST_PACKET_OVERHEAD
+ASIDE = 512  # bytes that a file needs beside its packets: an interface's description, the last statistics
+NO_LIMITS = Limits(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFile:
+    """A finished file: its path, the packets in it, and its bytes (before compression)."""
+
+    path: str
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What became of a recording: the receiver's ledger, and what stands in files.
+
+    `written` packets, `bytes` of all files together (before compression; also of those that a ring has deleted),
+    `files` that were begun, the `path` of the last one; `reason`: why it ended ('' while it runs): "asked", "closed",
+    "duration", "filesize", "packets", "files", "idle", or "error".
+    """
+
+    stats: Stats
+    written: int
+    bytes: int
+    files: int
+    path: str
+    reason: str
+
+
+class Recorder:
+    """Records what a receiver receives: `run()` does it, in the thread that calls it.
+
+    `path`: where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file; `rotate` and `stop`:
+    when it goes on in another file, and when it ends. Files are created for their owner alone (0600). `flush_interval`:
+    seconds, or text ("100ms"), after which a packet has been handed over to the system; 0: with every batch.
+    `reserve`: bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
+    `command`: run as `command FILE` for each finished file; a MulticastWarning tells of its failures. `on_file` is
+    called with each finished file. `filter_text`: what was asked for, kept in the files.
+
+    pcapng files hold the drops with the packets they came before (epb_dropcount), and every five seconds and at the end
+    a statistics block: what this file received and what was dropped meanwhile. The receiver stays open, and open it
+    with `batch_size=4096`: large batches make large writes. Raises ArgumentError, FeatureError, FileError.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        path: PathOrFile,
+        *,
+        rotate: Rotation | None = None,
+        stop: Autostop | None = None,
+        flush_interval: float | str = 0.1,
+        reserve: int | str | None = None,
+        command: str | None = None,
+        on_file: Callable[[RecordedFile], None] | None = None,
+        form: str | None = None,
+        filter_text: str = "",
+    ) -> None:
+        self._receiver = receiver
+        self._stream = None if isinstance(path, str | os.PathLike) else path
+        if self._stream is not None and (rotate is not None or reserve is not None or command is not None):
+            raise ArgumentError(f"{subject_of(path)} is no file that can be rotated, reserved room for, or handed on")
+        self._rotate_limits = rotate.limits() if rotate else NO_LIMITS
+        self._most_kept = rotate.files if rotate else None
+        self._stop = stop or Autostop()
+        self._stop_limits = self._stop.limits()
+        sizes = [limits.filesize for limits in (self._stop_limits, self._rotate_limits) if limits.filesize]
+        self._largest = min(sizes, default=0) and max(1, min(sizes) - ASIDE - len(filter_text.encode()))
+        self._ends_when_full = self._stop_limits.filesize == min(sizes, default=-1)
+        self._idle_ns = 0 if self._stop.idle is None else duration_in_ns(self._stop.idle, "autostop idle")
+        self._flush_ns = duration_in_ns(flush_interval, "flush_interval")
+        self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0
+        self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
+        self._command = PostRotate(command) if command is not None else None
+        self._on_file = on_file
+        self._form, self._filter_text = form, filter_text
+        self._names = Names(subject_of(path), rotate is not None)
+        self._kept: deque[str] = deque()
+        self._requests: deque[Callable[[], None]] = deque()
+        self._reason = ""
+        self._written = self._bytes = self._files = 0  # of finished files; and files begun
+        self._final_stats: Stats | None = None
+        self._base = receiver.stats  # when the file began
+        self._path = ""
+        self._unflushed_since = 0
+        self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
+        self._writer = self._open()
+
+    # ---- for other threads and signal handlers ----
+
+    def stop(self) -> None:
+        """Have the recording take what has arrived, and end."""
+        self.soon(lambda: self._end("asked"))
+
+    def flush(self) -> None:
+        """Have what is gathered handed over to the system."""
+        self.soon(self._flush)
+
+    def rotate(self) -> None:
+        """Have it go on in the next file; a recording that does not rotate ends."""
+        self.soon(self._rotate if self._rotate_limits != NO_LIMITS else lambda: self._end("asked"))
+
+    def soon(self, action: Callable[[], None]) -> None:
+        """Have the recording's own thread call `action` between two batches, within 50 ms unless the disk stalls."""
+        self._requests.append(action)
+
+    @property
+    def result(self) -> Recording:
+        """What became of it so far; the final account once run() has ended, however it did."""
+        stands = self._writer.stats
+        stats = self._final_stats or self._receiver.stats
+        written, size = self._written + stands.packets, self._bytes + stands.bytes
+        return Recording(stats, written, size, self._files, self._path, self._reason)
+
+    # ---- recording ----
+
+    def run(self) -> Recording:
+        """Record until a limit of `stop` is reached, somebody calls stop(), or the receiver is closed.
+
+        What had arrived by then is written, the file gets its last statistics and is brought to the disk (fsync).
+        FileError: the disk is full, the reader of a pipe has gone, the reserve is reached; SocketError. What a handler
+        of signals raises, KeyboardInterrupt too, ends it at once; the file is whole all the same."""
+        now = self._last_came = time.monotonic_ns()
+        self._stop_at = now + self._stop_limits.duration if self._stop_limits.duration else 0
+        self._rotate_at = now + self._rotate_limits.duration if self._rotate_limits.duration else 0
+        self._statistics_at = now + STATISTICS_NS
+        try:
+            while not self._reason:
+                self._step()
+            if self._reason in ("asked", "duration", "idle"):
+                self._drain()
+            self._finish(last=True)
+        except BaseException:
+            self._reason = "error"
+            with contextlib.suppress(FileError):
+                self._writer.close()
+            raise
+        finally:
+            self._final_stats = self._receiver.stats
+        if self._command is not None:
+            self._command.finish()
+        return self.result
+
+    def _step(self) -> None:
+        """Wait for packets until something else is due, and take what is there."""
+        now = time.monotonic_ns()
+        flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
+        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at)))
+        try:
+            if self._receiver.wait(max(0, until - now) / NANOSECONDS):
+                time.sleep(self._gather_ns / NANOSECONDS)
+                self._take(BATCHES)
+        except ClosedError:
+            self._end("closed")
+        self._look_at_clock(time.monotonic_ns())
+        while self._requests and not self._reason:
+            self._requests.popleft()()
+        if self._command is not None:
+            self._command.look()
+
+    def _take(self, batches: int) -> None:
+        """Write so many batches, or what is there."""
+        for _ in range(batches):
+            try:
+                batch = self._receiver.recv_batch(timeout=0)
+            except TimeoutError:
+                return
+            self._last_came = time.monotonic_ns()
+            self._write(batch)
+            self._look_at_clock(time.monotonic_ns())
+            if self._reason:
+                return
+
+    def _drain(self) -> None:
+        """What had arrived when the recording was told to end; another second of a stream that does not pause."""
+        end = time.monotonic_ns() + DRAIN_NS
+        self._stop_at = self._rotate_at = 0
+        reason, self._reason = self._reason, ""
+        with contextlib.suppress(ClosedError):
+            while time.monotonic_ns() < end and not self._reason:
+                if not self._receiver.wait(QUIET_NS / NANOSECONDS):
+                    break
+                self._take(1)
+        self._reason = self._reason or reason
+
+    def _write(self, batch: "Batch") -> None:
+        """Write a batch, in as many files as it takes, or as much of it as the recording may have."""
+        while len(batch) and not self._reason:
+            count = self._fitting(batch)
+            part = batch if count == len(batch) else batch[:count]
+            if count:
+                self._check_reserve(part)
+                self._writer.write(part)
+            batch = batch[count:] if count < len(batch) else batch[:0]
+            self._look_at_limits(is_full=len(batch) > 0)
+        if self._unflushed_since == 0:
+            self._unflushed_since = time.monotonic_ns()
+
+    def _fitting(self, batch: "Batch") -> int:
+        """How many packets of a batch the file takes before it is full; an empty file takes one in any case."""
+        in_file, count = self._packets_in_file(), len(batch)
+        if self._stop_limits.packets:
+            count = min(count, self._stop_limits.packets - self._written - in_file)
+        if self._rotate_limits.packets:
+            count = min(count, self._rotate_limits.packets - in_file)
+        if self._largest:
+            count = max(packets_within(batch, count, self._largest - self._writer.size), 0 if in_file else 1)
+        return count
+
+    def _look_at_limits(self, is_full: bool) -> None:
+        """Rotate or end where the file is full, or holds as many packets as it may."""
+        in_file = self._packets_in_file()
+        if self._stop_limits.packets and self._written + in_file >= self._stop_limits.packets:
+            self._end("packets")
+        elif self._rotate_limits.packets and in_file >= self._rotate_limits.packets:
+            self._rotate()
+        elif is_full and self._ends_when_full:
+            self._end("filesize")
+        elif is_full:
+            self._rotate()
+
+    def _look_at_clock(self, now: int) -> None:
+        """Whatever is due by the monotonic clock."""
+        if self._rotate_at and now >= self._rotate_at:
+            missed = (now - self._rotate_at) // self._rotate_limits.duration
+            self._rotate_at += (missed + 1) * self._rotate_limits.duration
+            self._rotate()
+        if self._stop_at and now >= self._stop_at:
+            self._end("duration")
+        if self._idle_ns and now - self._last_came >= self._idle_ns:
+            self._end("idle")
+        if now >= self._statistics_at:
+            self._statistics_at = now + STATISTICS_NS
+            self._statistics()
+        if self._unflushed_since and now - self._unflushed_since >= self._flush_ns:
+            self._flush()
+
+    def _end(self, reason: str) -> None:
+        self._reason = self._reason or reason
+
+    # ---- files ----
+
+    def _open(self) -> Writer:
+        """The next file; before that, the oldest of a ring is deleted."""
+        target: Any = self._stream
+        if target is None:
+            target = self._names.next(time.localtime())
+            while self._most_kept and len(self._kept) >= self._most_kept:
+                remove(self._kept.popleft())
+        writer = Writer(target, form=self._form, filter_text=self._filter_text)
+        self._path = subject_of(target)
+        self._files += 1
+        if self._most_kept:
+            self._kept.append(self._path)
+        return writer
+
+    def _rotate(self) -> None:
+        """Finish the file, and begin the next one unless there are enough."""
+        if self._reason:
+            return
+        if self._stop.files is not None and self._files >= self._stop.files:
+            self._end("files")
+            return
+        self._finish(last=False)
+        stands, self._writer = self._writer.stats, self._open()
+        self._written += stands.packets
+        self._bytes += stands.bytes
+        self._base = self._receiver.stats
+
+    def _finish(self, last: bool) -> None:
+        """The last statistics, and the file is whole. Only the last of all is waited for to be on the disk: meanwhile
+        nobody writes, and the disk may take longer than the background memory lasts."""
+        self._statistics()
+        if last:
+            self._writer.sync()
+        self._writer.close()
+        if self._stream is None:
+            self._hand_on(RecordedFile(self._path, self._writer.stats.packets, self._writer.stats.bytes))
+
+    def _hand_on(self, file: RecordedFile) -> None:
+        if self._on_file is not None:
+            self._on_file(file)
+        if self._command is not None:
+            self._command.add(file.path)
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        self._unflushed_since = 0
+
+    def _statistics(self) -> None:
+        """The ledger of this file alone: its packets, and what was dropped and filtered since it began."""
+        stats = self._receiver.stats
+        names = [one.name for one in fields(stats) if one.name.startswith("dropped_")] + ["filtered"]
+        since: dict[str, Any] = {
+            name: now - (getattr(self._base, name) or 0) for name in names if (now := getattr(stats, name)) is not None
+        }
+        self._writer.statistics(replace(stats, received=self._packets_in_file(), **since))
+        self._unflushed_since = self._unflushed_since or time.monotonic_ns()
+
+    def _packets_in_file(self) -> int:
+        stands = self._writer.stats
+        return stands.packets + stands.gathered
+
+    def _check_reserve(self, batch: "Batch") -> None:
+        """FileError before the file system has less free than the reserve."""
+        if not self._reserve:
+            return
+        directory = Path(self._path).parent
+        try:
+            free = shutil.disk_usage(directory).free
+        except OSError as error:
+            raise file_error("write", self._path, error) from error
+        stands = self._writer.stats
+        gathered = self._writer.size - stands.bytes
+        if free - gathered - bytes_at_most(batch) - ASIDE >= self._reserve:
+            return
+        self._writer.flush()
+        stands = self._writer.stats
+        raise FileError(
+            errno.ENOSPC,
+            f"write {self._path}: {directory} has {free} bytes free, and the reserve is {self._reserve}; free some of "
+            f"it, or write elsewhere; {stands.packets} packets, {stands.bytes} bytes are in the file",
+            stands.packets,
+            stands.bytes,
+        )
+
+
+def bytes_at_most(batch: "Batch") -> int:
+    """What a batch may take in a file; of a part of a batch, the whole is counted."""
+    return batch.data.nbytes + len(batch) * PACKET_OVERHEAD
+
+
+def packets_within(batch: "Batch", count: int, room: int) -> int:
+    """How many of the first `count` packets of a batch surely fit so many bytes."""
+    if bytes_at_most(batch) <= room:
+        return count
+    for fitting, packet in enumerate(batch[:count]):
+        room -= PACKET_OVERHEAD + len(packet)
+        if room < 0:
+            return fitting
+    return count
+
+
+def remove(path: str) -> None:
+    """Delete a file of the ring; FileError. Somebody else may have done so."""
+    try:
+        Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise file_error("remove", path, error) from error

@@ -1,0 +1,402 @@
+"""Recording: every packet once, in whichever file it belongs to; and what ends a recording, or a file."""
+
+import io
+import os
+import stat
+import struct
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import ArgumentError, FileError
+from mcast_fast import recorder as recorder_module
+from mcast_fast._core.blocks import ENHANCED_PACKET, INTERFACE_STATISTICS
+from mcast_fast.recorder import Recorder
+from mcast_fast.rotation import Autostop, Names, Rotation, with_mark
+
+SIZE = 200
+QUIET = Autostop(idle=0.3)
+
+
+@pytest.fixture
+def rx(backend, place):
+    with mcast.Receiver(
+        place.group(), batch_size=64, buffer_size="16MiB", background=bool(mcast.features()["background"])
+    ) as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def tx(rx):
+    (membership,) = rx.memberships
+    with mcast.Sender(membership.group, port=membership.port, interface=membership.interface, ttl=0) as sender:
+        yield sender
+
+
+def numbered(count, start=0):
+    return [number.to_bytes(4, "big") + bytes(SIZE - 4) for number in range(start, start + count)]
+
+
+def numbers(*paths):
+    """The numbers of the packets in these files, in order."""
+    found = []
+    for path in paths:
+        with mcast.open(path) as reader:
+            found += [int.from_bytes(packet.data[:4], "big") for batch in reader for packet in batch]
+    return found
+
+
+class Running:
+    """A recording in a thread of its own."""
+
+    def __init__(self, rx, path, **options):
+        self.files = []
+        self.recorder = Recorder(rx, path, on_file=self.files.append, **options)
+        self.error = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        try:
+            self.recorder.run()
+        except mcast.MulticastError as error:
+            self.error = error
+
+    def end(self):
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self.recorder.result
+
+
+def until(condition, seconds=10.0):
+    """Waits for what another thread does; there is no event for it."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_everything_that_came_stands_in_the_file(rx, tx, tmp_path):
+    path = tmp_path / "feed.pcapng"
+    tx.send_batch(numbered(1000))
+    result = Recorder(rx, path, stop=QUIET).run()
+    assert numbers(path) == list(range(1000))
+    assert (result.written, result.files, result.path, result.reason) == (1000, 1, str(path), "idle")
+    assert result.bytes == path.stat().st_size
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_stop_writes_what_had_arrived(rx, tx, tmp_path):
+    path = tmp_path / "feed.pcap"
+    running = Running(rx, path)
+    tx.send_batch(numbered(500))
+    running.recorder.stop()
+    assert (running.end().reason, numbers(path)) == ("asked", list(range(500)))
+
+
+def test_closing_the_receiver_ends_it_and_the_file_is_whole(rx, tx, tmp_path):
+    running = Running(rx, tmp_path / "feed.pcapng")
+    tx.send_batch(numbered(10))
+    until(lambda: running.recorder.result.written == 10)
+    rx.close()
+    assert (running.end().reason, running.error) == ("closed", None)
+    assert numbers(tmp_path / "feed.pcapng") == list(range(10))
+
+
+# ---- rotation ----
+
+
+@pytest.mark.parametrize("name", ["feed.pcapng", "feed.pcap", "feed.pcapng.gz"])
+def test_rotation_by_packets_is_exact(rx, tx, tmp_path, name):
+    tx.send_batch(numbered(1000))
+    running = Running(rx, tmp_path / name, rotate=Rotation(packets=300), stop=QUIET)
+    result = running.end()
+    assert [file.packets for file in running.files] == [300, 300, 300, 100]
+    assert numbers(*(file.path for file in running.files)) == list(range(1000))
+    assert (result.written, result.files) == (1000, 4)
+    assert all(file.path.endswith(name.removeprefix("feed")) for file in running.files)
+    if not name.endswith(".gz"):
+        assert result.bytes == sum(Path(file.path).stat().st_size for file in running.files)
+
+
+def test_rotation_by_size_never_makes_a_larger_file(rx, tx, tmp_path):
+    tx.send_batch(numbered(1000))
+    running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(filesize="64KiB"), stop=QUIET)
+    running.end()
+    sizes = [Path(file.path).stat().st_size for file in running.files]
+    assert max(sizes) <= 65_536
+    assert min(sizes[:-1]) > 40_000
+    assert numbers(*(file.path for file in running.files)) == list(range(1000))
+
+
+def test_a_file_holds_one_packet_at_least(rx, tx, tmp_path):
+    tx.send_batch(numbered(5))
+    running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(filesize="1B"), stop=QUIET)
+    running.end()
+    assert [file.packets for file in running.files] == [1] * 5
+
+
+def test_rotation_by_time_needs_no_packet(rx, tmp_path):
+    running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(duration="100ms"), stop=Autostop(files=5))
+    started = time.monotonic()
+    assert running.end().reason == "files"
+    assert [file.packets for file in running.files] == [0] * 5
+    assert 0.4 < time.monotonic() - started < 5
+
+
+def test_a_step_of_the_system_clock_changes_nothing(rx, tx, tmp_path, monkeypatch):
+    """Backwards by an hour, and forwards by a day: only names are made of it."""
+    steps = iter([-3600, 86_400] * 1000)
+    true = time.time, time.time_ns, time.localtime
+    monkeypatch.setattr(time, "time", lambda: true[0]() + next(steps))
+    monkeypatch.setattr(time, "time_ns", lambda: true[1]() + next(steps) * 10**9)
+    monkeypatch.setattr(time, "localtime", lambda *_: true[2](true[0]() + next(steps)))
+    tx.send_batch(numbered(100))
+    started = time.monotonic()
+    running = Running(
+        rx, tmp_path / "feed.pcapng", rotate=Rotation(duration=0.2), stop=Autostop(duration=0.7), flush_interval=0.05
+    )
+    until(lambda: running.recorder.result.written == 100)
+    assert running.end().reason == "duration"
+    assert 0.6 < time.monotonic() - started < 5
+    assert len(running.files) == len({file.path for file in running.files}) <= 4
+    assert numbers(*(file.path for file in running.files)) == list(range(100))
+
+
+def test_a_ring_of_files_keeps_the_newest(rx, tx, tmp_path):
+    tx.send_batch(numbered(1000))
+    running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(packets=100, files=3), stop=Autostop(packets=1000))
+    result = running.end()
+    left = sorted(tmp_path.iterdir())
+    assert [str(path) for path in left] == [file.path for file in running.files[-3:]]
+    assert numbers(*left) == list(range(700, 1000))
+    assert (result.written, result.files) == (1000, 10)
+
+
+def test_rotate_goes_on_in_the_next_file(rx, tx, tmp_path):
+    running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(packets=1000), flush_interval=0)
+    tx.send_batch(numbered(10))
+    until(lambda: running.recorder.result.written == 10)
+    running.recorder.rotate()
+    until(lambda: len(running.files) == 1)
+    tx.send_batch(numbered(5, 10))
+    running.recorder.stop()
+    running.end()
+    assert [file.packets for file in running.files] == [10, 5]
+
+
+def test_rotate_ends_a_recording_of_one_file(rx, tmp_path):
+    running = Running(rx, tmp_path / "feed.pcapng")
+    running.recorder.rotate()
+    assert running.end().reason == "asked"
+
+
+def test_names_of_files():
+    now = time.struct_time((2026, 11, 23, 1, 2, 3, 0, 327, 0))
+    names = Names("a.b/feed.pcapng.zst", True)
+    assert names.next(now) == "a.b/feed_00001_20261123010203.pcapng.zst"
+    assert names.next(now) == "a.b/feed_00002_20261123010203.pcapng.zst"
+    names = Names("%H-%M.pcap", True)
+    assert [names.next(now), names.next(now)] == ["01-02.pcap", "01-02_00002.pcap"]
+    assert Names("100%.pcap", False).next(now) == "100%.pcap"
+    assert with_mark("feed", "_1") == "feed_1"
+
+
+# ---- ends ----
+
+
+def test_it_ends_after_so_many_packets_exactly(rx, tx, tmp_path):
+    tx.send_batch(numbered(1000))
+    result = Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(packets=777)).run()
+    assert (result.written, result.reason) == (777, "packets")
+    assert numbers(tmp_path / "feed.pcapng") == list(range(777))
+
+
+def test_it_ends_when_the_file_is_full(rx, tx, tmp_path):
+    tx.send_batch(numbered(1000))
+    result = Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(filesize="20KiB")).run()
+    assert result.reason == "filesize"
+    assert 10_000 < (tmp_path / "feed.pcapng").stat().st_size <= 20 * 1024
+    assert numbers(tmp_path / "feed.pcapng") == list(range(result.written))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (Rotation, "needs duration, filesize or packets"),
+        (lambda: Rotation(filesize="64"), "number and a unit"),
+        (lambda: Rotation(duration=0), "more than 0"),
+        (lambda: Rotation(packets=0), "rotation packets"),
+        (lambda: Rotation(packets=1, files=0), "rotation files"),
+        (lambda: Autostop(duration="1 fortnight"), "autostop duration"),
+        (lambda: Autostop(files=-1), "autostop files"),
+        (lambda: Autostop(idle=0), "autostop idle"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_told(make, told):
+    with pytest.raises(ArgumentError, match=told):
+        make()
+
+
+def test_ctrl_c_ends_it_at_once_and_the_file_is_whole(rx, tx, tmp_path):
+    tx.send_batch(numbered(10))
+    recorder = Recorder(rx, tmp_path / "feed.pcapng", flush_interval="1h")
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    recorder.soon(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        recorder.run()
+    assert recorder.result.reason == "error"
+    assert numbers(tmp_path / "feed.pcapng") == list(range(recorder.result.written))
+
+
+def test_memory_can_be_recorded_into(rx, tx):
+    tx.send_batch(numbered(10))
+    file = io.BytesIO()
+    Recorder(rx, file, stop=Autostop(packets=10)).run()
+    file.seek(0)
+    assert numbers(file) == list(range(10))
+
+
+# ---- disks and commands ----
+
+
+def test_the_reserve_ends_it_before(rx, tx, tmp_path):
+    tx.send_batch(numbered(10))
+    with pytest.raises(FileError, match=r"bytes free, and the reserve is \d+; .* 0 packets, \d+ bytes are in the file"):
+        Recorder(rx, tmp_path / "feed.pcapng", reserve="1000000GiB", stop=QUIET).run()
+    with mcast.open(tmp_path / "feed.pcapng") as reader:
+        assert len(reader.collect(10)) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="feature /dev/full: this system has none")
+def test_a_full_device_ends_it(rx, tx):
+    tx.send_batch(numbered(10))
+    recorder = Recorder(rx, "/dev/full", stop=QUIET)
+    with pytest.raises(FileError, match=r"No space left on device .* 0 packets, 0 bytes are in the file"):
+        recorder.run()
+    assert (recorder.result.written, recorder.result.reason) == (0, "error")
+
+
+def test_the_command_gets_every_file(rx, tx, tmp_path):
+    tx.send_batch(numbered(100))
+    Recorder(
+        rx, tmp_path / "feed.pcapng", rotate=Rotation(packets=30), stop=Autostop(packets=100), command="gzip -9"
+    ).run()
+    files = sorted(tmp_path.iterdir())
+    assert {path.suffix for path in files} == {".gz"}
+    assert numbers(*files) == list(range(100))
+
+
+@pytest.mark.parametrize(("command", "told"), [("false", "exit 1"), ("/no/such/program", "No such file")])
+def test_a_command_that_fails_is_warned_of(rx, tx, tmp_path, command, told):
+    tx.send_batch(numbered(10))
+    with pytest.warns(mcast.MulticastWarning, match=f"{command} .*feed.pcapng: {told}"):
+        Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(packets=10), command=command).run()
+    assert len(numbers(tmp_path / "feed.pcapng")) == 10
+
+
+@pytest.mark.parametrize("option", [{"rotate": Rotation(packets=1)}, {"reserve": 1}, {"command": "true"}])
+def test_a_stream_cannot_be_rotated(rx, tmp_path, option):
+    with (tmp_path / "stream").open("wb") as file, pytest.raises(ArgumentError, match="no file that can be rotated"):
+        Recorder(rx, file, **option)
+
+
+def test_a_stalled_pipe_loses_nothing(rx, tx, tmp_path):
+    """Nobody reads for two seconds; meanwhile 20,000 packets come, far more than a pipe holds."""
+    if not (have := mcast.features()["background"]):
+        pytest.skip(f"feature background: {have.reason}")
+    path = tmp_path / "fifo.pcapng"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    running = Running(rx, path, stop=Autostop(packets=20_000))
+    started = time.monotonic()
+    for start in range(0, 20_000, 100):
+        tx.send_batch(numbered(100, start))
+        time.sleep(max(0.0, started + start / 10_000 - time.monotonic()))
+    os.set_blocking(reading, True)
+    with os.fdopen(reading, "rb") as file, mcast.Reader(file) as reader:
+        came = [int.from_bytes(packet.data[:4], "big") for batch in reader for packet in batch]
+    assert came == list(range(20_000))
+    assert running.end().stats.dropped == 0
+
+
+# ---- what stands beside the packets ----
+
+
+def test_drops_stand_in_the_file(backend, place, tmp_path):
+    """What the socket dropped: with the packet after it, and in the last statistics block."""
+    group = place.group()
+    with mcast.Receiver(group, buffer_size=8192) as rx, mcast.Sender(group, ttl=0) as tx:
+        recorder = Recorder(rx, tmp_path / "first.pcapng", stop=QUIET)
+        tx.send_batch(numbered(1000))
+        recorder.run()
+        tx.send_batch(numbered(1, 1000))
+        path = tmp_path / "feed.pcapng"
+        result = Recorder(rx, path, stop=QUIET).run()
+        dropped = rx.stats.dropped_socket
+    if dropped is None:
+        pytest.skip("feature drop_totals: this system cannot tell")
+    with mcast.open(path) as reader:
+        batch = reader.collect(10)
+        assert [packet.dropped for packet in batch] == [dropped]
+        assert reader.interfaces[0].delivered == 1
+        assert reader.interfaces[0].dropped_system == 0  # none since this recording began
+    with mcast.open(tmp_path / "first.pcapng") as reader:
+        assert len(reader.collect(1000)) + dropped == 1000
+        assert reader.interfaces[0].dropped_system == dropped
+    assert result.stats.dropped == dropped
+
+
+def test_statistics_stand_in_the_file_every_few_seconds(rx, tx, tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder_module, "STATISTICS_NS", 100_000_000)
+    path = tmp_path / "feed.pcapng"
+    running = Running(rx, path, flush_interval=0)
+    tx.send_batch(numbered(10))
+    until(lambda: blocks_of(path).count(INTERFACE_STATISTICS) >= 3)
+    running.recorder.stop()
+    running.end()
+    found = blocks_of(path)
+    assert found[-1] == INTERFACE_STATISTICS
+    assert found.count(ENHANCED_PACKET) == 10
+
+
+def blocks_of(path):
+    """The types of the blocks of a file of this machine."""
+    data, at, found = path.read_bytes(), 0, []
+    while at + 12 <= len(data):
+        kind, length = struct.unpack_from("=II", data, at)
+        found.append(kind)
+        at += length
+    return found
+
+
+def test_tshark_reads_what_was_recorded(rx, tx, tmp_path):
+    tshark = subprocess.run(["which", "tshark"], capture_output=True, text=True, check=False).stdout.strip()
+    if not tshark:
+        pytest.skip("feature tshark: it is not installed")
+    path = tmp_path / "feed.pcapng"
+    tx.send_batch(numbered(100))
+    Recorder(rx, path, stop=Autostop(packets=100), filter_text="239.1.1.1").run()
+    fields = ["-T", "fields", "-e", "data.data", "-e", "udp.checksum.status"]
+    done = subprocess.run(
+        [tshark, "-r", path, "-o", "udp.check_checksum:TRUE", *fields], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [f"{one.hex()}\t1" for one in numbered(100)]
+
+
+def test_two_groups_stand_in_one_file(backend, place, tmp_path):
+    groups = [place.group(1), place.group(2)]
+    with mcast.Receiver(*groups) as rx, mcast.Sender(*groups, ttl=0) as tx:
+        tx.send_batch(numbered(50))
+        Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(packets=100)).run()
+    with mcast.open(tmp_path / "feed.pcapng") as reader:
+        counted = Counter(packet.group for batch in reader for packet in batch)
+    assert sorted(counted.values()) == [50, 50]

@@ -1,0 +1,430 @@
+"""Replaying: every packet to its group, at the moment that its timestamp says."""
+
+import importlib
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mcast_fast as mcast
+from mcast_fast import ArgumentError, CaptureError, SendError, _core
+from mcast_fast._core import lateness
+from mcast_fast._core.layout import FIELDS, RECORD
+from mcast_fast.recorder import Recorder
+from mcast_fast.replay import Replay
+from mcast_fast.rotation import Autostop
+from tests import lab
+from tests.conftest import BACKENDS, free_port, has_fast
+from tests.test_cli import environment, invoke, program_backend  # noqa: F401
+from tests.test_pcapng import NOW, batch_of, record
+
+MS = 1_000_000
+POSITIONS = {field.name: i for i, field in enumerate(FIELDS)}
+
+
+def packets(*rows):
+    """A capture file in memory of (ms after NOW or None for no time, payload, port)."""
+    file = io.BytesIO()
+    file.name = "memory"
+    with mcast.Writer(file) as writer:
+        writer.write(
+            batch_of(
+                *((record(data, 0 if ms is None else NOW + int(ms * MS), port=port), data) for ms, data, port in rows)
+            )
+        )
+    file.seek(0)
+    return file
+
+
+def numbered(count, ms=1.0, port=5000):
+    return [(i * ms, i.to_bytes(4, "big"), port) for i in range(count)]
+
+
+@pytest.fixture
+def group(backend, place):
+    return place.group()
+
+
+@pytest.fixture
+def rx(group):
+    with mcast.Receiver(group, timeout=5, buffer_size="16MiB") as receiver:
+        yield receiver
+
+
+def test_packets_leave_in_order_with_their_times(rx, group):
+    """In 200 ms, neither sooner nor at once; the machine may be late, and that is told."""
+    told = Replay(packets(*numbered(200)), to=group, ttl=0).run()
+    batch = rx.collect(200, timeout=1)
+    assert batch.payloads() == [data for _, data, _ in numbered(200)]
+    times = [packet.timestamp for packet in batch]
+    assert (told.packets, told.bytes, told.loops, told.truncated) == (200, 800, 1, 0)
+    assert told.late_p50 <= told.late_p99 <= told.late_max * 1.04 + 1
+    late = [time - times[0] - i * MS for i, time in enumerate(times)]
+    assert min(late) > -told.late_max - 20 * MS
+    assert max(late) < told.late_max + 20 * MS
+    assert told.seconds == pytest.approx(0.2, abs=0.05 + told.late_max / 1e9)
+
+
+@pytest.mark.parametrize(("speed", "lasts"), [(0.5, 0.4), (4.0, 0.05)])
+def test_speed_scales_the_times(rx, group, speed, lasts):
+    told = Replay(packets(*numbered(201)), to=group, ttl=0, speed=speed).run()
+    assert told.seconds == pytest.approx(lasts, abs=0.03 + told.late_max / 1e9)
+    assert len(rx.collect(201, timeout=1)) == 201
+
+
+def test_loops_follow_by_the_mean_gap(rx, group, tmp_path):
+    path = tmp_path / "feed.pcapng"
+    path.write_bytes(packets(*numbered(50)).getvalue())
+    told = Replay(path, to=group, ttl=0, loops=3).run()
+    assert (told.packets, told.loops) == (150, 3)
+    assert told.seconds == pytest.approx(0.149, abs=0.03 + told.late_max / 1e9)
+    assert rx.collect(150, timeout=1).payloads() == [data for _, data, _ in numbered(50)] * 3
+
+
+def test_count_ends_it(rx, group, tmp_path):
+    path = tmp_path / "feed.pcapng"
+    path.write_bytes(packets(*numbered(50, 0.1)).getvalue())
+    assert Replay(path, to=group, ttl=0, loops=None, count=120).run().packets == 120
+    assert len(rx.collect(121, timeout=0.2)) == 120
+
+
+@pytest.mark.parametrize("how", [{"fastest": True}, {"rate": "100k/s"}])
+def test_without_the_recorded_times(rx, group, how):
+    """An hour passes at once; what has no times can be sent too."""
+    told = Replay(packets((0, b"a", 1), (3_600_000, b"b", 1), (None, b"c", 1)), to=group, ttl=0, **how).run()
+    assert rx.collect(3, timeout=1).payloads() == [b"a", b"b", b"c"]
+    assert (told.packets, told.late_max) == (3, None)
+
+
+def test_a_timestamp_that_goes_back_follows_at_once(rx, group):
+    told = Replay(packets((0, b"a", 1), (100, b"b", 1), (20, b"c", 1), (120, b"d", 1)), to=group, ttl=0).run()
+    batch = rx.collect(4, timeout=1)
+    assert batch.payloads() == [b"a", b"b", b"c", b"d"]
+    assert batch[2].timestamp - batch[1].timestamp < 20 * MS + told.late_max
+    assert told.seconds == pytest.approx(0.12, abs=0.03 + told.late_max / 1e9)
+
+
+def test_a_step_of_the_system_clock_changes_nothing(rx, group, monkeypatch):
+    true = time.time_ns
+    steps = iter([-(10**13), 10**13] * 1000)
+    monkeypatch.setattr(time, "time_ns", lambda: true() + next(steps))
+    told = Replay(packets(*numbered(100)), to=group, ttl=0).run()
+    assert told.seconds == pytest.approx(0.1, abs=0.03 + told.late_max / 1e9)
+
+
+def test_ports_and_groups_are_mapped(backend, place):
+    """By group and port, by group, else by `to`; a port that is left out is the recorded one."""
+    ports = [free_port() for _ in range(3)]
+    zone = place.interface
+    one, two, rest = (f"{'239.1.1.' if place.version == 4 else 'ff11::'}{number}%{zone}" for number in (1, 2, 3))
+    joined = [
+        f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+        for name, port in zip((one, two, rest), ports, strict=True)
+    ]
+    file = io.BytesIO()
+    file.name = "memory"
+    with mcast.Writer(file) as writer:
+        writer.write(
+            batch_of(
+                *(
+                    (record(data, NOW, port=port), data)
+                    for data, port in zip((b"a", b"b", b"c"), (ports[0], 7, ports[2]), strict=True)
+                )
+            )
+        )
+    file.seek(0)
+    mapping = {f"239.1.1.1:{ports[0]}": one, "239.1.1.1:7": joined[1]}
+    with mcast.Receiver(*joined, timeout=5) as rx:
+        told = Replay(file, mapping=mapping, to=rest, ttl=0).run()
+        came = sorted((packet.data, packet.port) for packet in rx.collect(3, timeout=2))
+    assert came == [(b"a", ports[0]), (b"b", ports[1]), (b"c", ports[2])]
+    assert told.packets == 3
+
+
+def test_many_groups_go_where_they_were_recorded(backend, place):
+    """Each group and port is looked up once, and found again among many."""
+    if place.version == 6:
+        pytest.skip("feature route: the recorded groups are of IPv4")
+    port = free_port()
+    rows = []
+    for turn in range(3):
+        for last in range(60):
+            values = record(bytes([turn, last]), NOW + turn, port=port)
+            values[POSITIONS["group"]] = values[POSITIONS["group"]][:15] + bytes([last])
+            rows.append((values, bytes([turn, last])))
+    file = io.BytesIO()
+    file.name = "memory"
+    with mcast.Writer(file) as writer:
+        writer.write(batch_of(*rows))
+    file.seek(0)
+    with mcast.Receiver(f"239.1.1.0%{place.interface}:{port}+60", timeout=5) as rx:
+        assert Replay(file, interface=place.interface, ttl=0).run().packets == 180
+        batch = rx.collect(180, timeout=2)
+    assert sorted((packet.data[0], packet.data[1]) for packet in batch) == [(t, g) for t in range(3) for g in range(60)]
+    assert all(int(packet.group.split(".")[3]) == packet.data[1] for packet in batch)
+
+
+def test_a_torn_file_is_sent_as_far_as_it_goes(rx, group):
+    data = packets(*numbered(10)).getvalue()
+    file = io.BytesIO(data[:-3])
+    file.name = "torn"
+    replay = Replay(file, to=group, ttl=0)
+    with pytest.raises(CaptureError, match="ends in the middle"):
+        replay.run()
+    assert replay.result.packets == len(rx.collect(10, timeout=0.3)) == 9
+
+
+def test_a_refused_packet_tells_how_many_had_left(rx, group):
+    """65,535 bytes stand in the record, and no datagram holds them."""
+    sender, itinerary = itinerary_of(group)
+    itinerary.start(0, 0, None)
+    batch = batch_of(*((record(data), data) for data in (b"a", b"b", bytes(65_535))))
+    with sender, pytest.raises(SendError, match=r"65535 bytes to .*Message too long") as caught:
+        sender.send_recorded(batch, itinerary)
+    assert (caught.value.sent, len(rx.collect(3, timeout=0.2))) == (2, 2)
+
+
+def test_a_closed_sender_sends_nothing(group):
+    sender, itinerary = itinerary_of(group)
+    sender.close()
+    with pytest.raises(mcast.ClosedError):
+        sender.send_recorded(batch_of((record(b"a"), b"a")), itinerary)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"speed": 2.0, "fastest": True}, "exclude each other"),
+        ({"speed": 0.0}, "more than 0"),
+        ({"speed": float("nan")}, "more than 0"),
+        ({"loops": 0}, "loops"),
+        ({"count": 0}, "count"),
+        ({"to": "239.1.1.1:5000+2"}, "name one"),
+        ({"mapping": {"239.1.1.1": "10.0.0.1"}}, "10.0.0.1"),
+    ],
+)
+def test_arguments_that_cannot_be(backend, tmp_path, options, told):
+    with pytest.raises((ArgumentError, mcast.GroupError), match=told):
+        Replay(tmp_path / "feed.pcapng", **options)
+
+
+def test_a_file_without_times_needs_another_rule(group):
+    with pytest.raises(ArgumentError, match="memory has no times"):
+        Replay(packets((None, b"a", 1)), to=group, ttl=0).run()
+
+
+def test_a_stream_cannot_be_looped(backend):
+    with pytest.raises(ArgumentError, match="memory can be read once only"):
+        Replay(packets((0, b"a", 1)), loops=2)
+
+
+# ---- the core ----
+
+
+def itinerary_of(group):
+    sender = mcast.Sender(group, ttl=0)
+    return sender, sender.itinerary(lambda _: group)
+
+
+def test_the_core_checks_what_it_is_given(group):
+    sender, itinerary = itinerary_of(group)
+    other, _ = itinerary_of(group)
+    with sender, other:
+        records = memoryview(RECORD.pack(*record(b"abcd")))
+        with pytest.raises(ValueError, match="do not fit"):
+            sender._transmitter.send_recorded(itinerary.core, records, memoryview(b"abc"), 0)
+        with pytest.raises(ValueError, match="do not fit"):
+            sender._transmitter.send_recorded(itinerary.core, records[:63], memoryview(b"abcd"), 0)
+        with pytest.raises(ValueError, match="of another sender"):
+            other._transmitter.send_recorded(itinerary.core, records, memoryview(b"abcd"), 0)
+        assert sender._transmitter.send_recorded(itinerary.core, records, memoryview(b"abcd"), 0) == (0, 0)
+        assert sender._transmitter.send_recorded(itinerary.core, records, memoryview(b"abcd"), 7) in ((0, 0), (-0, 0))
+        with pytest.raises(ValueError, match="a leg has"):
+            itinerary.core.add(b"short", 1, sender._route)
+        with pytest.raises(ValueError, match="a leg has"):
+            itinerary.core.add(bytes(16), 70_000, sender._route)
+        for moment, scale in ((-1, 1.0), (2**61, 1.0), (0, -1.0), (0, float("nan"))):
+            with pytest.raises(ValueError, match="the moment is"):
+                itinerary.core.start(0, moment, scale)
+
+
+@pytest.mark.parametrize("timestamp", [-(2**63), 2**63 - 1])
+def test_any_timestamp_may_stand_in_a_file(rx, group, timestamp):
+    """The first packet of all times, and one of the far future behind it: that one waits, and Ctrl-C ends it."""
+    sender, itinerary = itinerary_of(group)
+    with sender:
+        itinerary.start(-(2**63), time.monotonic_ns(), 1.0)
+        rows = [(record(b"a", -(2**63)), b"a"), (record(b"b", timestamp), b"b")]
+        batch = batch_of(*rows)
+        if timestamp < 0:
+            assert sender.send_recorded(batch, itinerary) == 2
+            return
+        handler = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(InterruptedError))
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(InterruptedError):
+                sender.send_recorded(batch, itinerary)
+        finally:
+            signal.signal(signal.SIGALRM, handler)
+        assert sender.stats.datagrams == 1
+
+
+@given(st.integers(0, 2**62))
+def test_buckets_are_3_percent_wide(late):
+    bucket = lateness.bucket_of(late)
+    assert 0 <= bucket < lateness.BUCKETS
+    if late < 2**41:
+        assert late <= lateness.longest(bucket) <= late * 1.0323
+        assert bucket == 0 or lateness.longest(bucket - 1) < late
+
+
+def test_percentiles():
+    counts = [0] * lateness.BUCKETS
+    assert lateness.percentile(counts, 0.5) is None
+    for late in range(1, 101):
+        counts[lateness.bucket_of(late * 1000)] += 1
+    assert 50_000 <= lateness.percentile(counts, 0.5) <= 51_700
+    assert 99_000 <= lateness.percentile(counts, 0.99) <= 102_300
+
+
+@pytest.mark.parametrize("late", [0, 1, 31, 32, 33, 1000, 123_456_789])
+def test_both_backends_count_in_the_same_buckets(monkeypatch, place, late):
+    """One packet that was due so long ago, by each backend: the bucket is that of a time not before it."""
+    found = []
+    if has_fast():
+        pytest.skip(f"feature fast: {has_fast()}")
+    for name in BACKENDS:
+        for module in _core.MODULES:
+            monkeypatch.setattr(_core, module, importlib.import_module(f"mcast_fast._core.{name}.{module}"))
+        group = place.group()
+        sender, itinerary = itinerary_of(group)
+        with sender:
+            itinerary.start(NOW, time.monotonic_ns() - late, 1.0)
+            sender.send_recorded(batch_of((record(b"a"), b"a")), itinerary)
+            counts, latest = itinerary.core.lateness()
+        found.append((sum(counts), counts[lateness.bucket_of(latest)], latest >= late))
+    assert found == [(1, 1, True)] * len(found)
+
+
+# ---- the verb ----
+
+
+@pytest.fixture
+def feed(tmp_path):
+    path = tmp_path / "feed.pcapng"
+    path.write_bytes(packets(*numbered(100)).getvalue())
+    return path
+
+
+def test_the_report_as_text_and_json(rx, group, feed):
+    result = invoke("replay", feed, "--to", group, "--ttl", "0")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("sent 100, bytes 400, in 0.")
+    assert "late p50 " in result.stdout
+    told = json.loads(invoke("replay", feed, "--to", group, "--ttl", "0", "--max", "--json").stdout)
+    assert (told["packets"], told["loops"], told["late_max"]) == (100, 1, None)
+    assert len(rx.collect(200, timeout=1)) == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--map", "239.1.1.1"], 2, "is not OLD=NEW"),
+        (["--speed", "2", "--max"], 2, "exclude each other"),
+        (["--rate", "100"], 2, "number and a unit"),
+        (["-g", "239.9.9.9"], 1, "holds no packet to a group"),
+    ],
+)
+def test_wrong_usage_and_nothing_to_send(backend, feed, arguments, code, told):
+    result = invoke("replay", feed, *arguments)
+    assert (result.exit_code, told in result.stderr) == (code, True), result.stderr
+
+
+def test_ctrl_c_tells_the_true_count(program_backend, place, feed):  # noqa: F811
+    group = place.group()
+    with mcast.Receiver(group, timeout=10) as rx:
+        argv = [
+            sys.executable,
+            "-m",
+            "mcast_fast",
+            "replay",
+            str(feed),
+            "--to",
+            group,
+            "--ttl",
+            "0",
+            "--loop",
+            "0",
+            "--json",
+        ]
+        with subprocess.Popen(argv, env=environment(program_backend), stdout=subprocess.PIPE, text=True) as program:
+            came = len(rx.collect(150))
+            program.send_signal(signal.SIGINT)
+            told = json.loads(program.stdout.read())
+            assert program.wait(10) == 130
+        came += len(rx.collect(1000, timeout=0.2))
+    assert told["packets"] == came >= 150
+
+
+def test_progress_is_a_line_a_second(program_backend, place, feed):  # noqa: F811
+    argv = [sys.executable, "-m", "mcast_fast", "replay", str(feed), "--to", place.group(), "--ttl", "0"]
+    done = subprocess.run(
+        [*argv, "--speed", "0.05", "--progress"],
+        env=environment(program_backend),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.startswith("mcast-fast: sent ")
+
+
+# ---- between two hosts ----
+
+
+@pytest.mark.lab
+def test_a_recording_of_a_replay_equals_the_recording(backend, tmp_path):
+    with lab.Lab() as made:
+        sending, receiving = made.link("a", "b")
+        groups = [f"239.1.1.{number}%{receiving.interface}:5000" for number in (1, 2)]
+        first, second = tmp_path / "first.pcapng", tmp_path / "second.pcapng"
+        for path in (first, second):
+            with receiving.host.enter():
+                rx = mcast.Receiver(*groups, buffer_size="16MiB", recv_ttl=True)
+            with rx:
+                recorder = Recorder(rx, path, stop=Autostop(packets=2000))
+                if path == first:
+                    for number in (1, 2):
+                        sending.blast(f"239.1.1.{number}", 5000, count=1000, size=300, rate=10_000, ttl=1).finish()
+                else:
+                    with sending.host.enter():
+                        replay = Replay(first, interface=sending.interface)
+                        assert replay.run().packets == 2000
+                recorder.run()
+        told = []
+        for path in (first, second):
+            with mcast.open(path) as reader:
+                told.append([(p.data, p.source, p.group, p.port, p.ttl) for p in reader.collect(3000)])
+        assert told[0] == told[1]
+        assert len(told[0]) == 2000
+
+
+@pytest.mark.lab
+def test_the_times_of_a_replay_are_those_of_the_recording(backend, tmp_path):
+    """To within what the machine is late: a busy one delays by milliseconds, and the report says by how many."""
+    with lab.Lab() as made:
+        sending, receiving = made.link("a", "b")
+        with receiving.host.enter():
+            rx = mcast.Receiver(f"239.1.1.1%{receiving.interface}:5000", buffer_size="16MiB")
+        with rx, sending.host.enter():
+            told = Replay(packets(*numbered(1000, 0.5)), to=f"239.1.1.1%{sending.interface}").run()
+            batch = rx.collect(1000, timeout=2)
+        times = [packet.timestamp for packet in batch]
+        assert len(times) == 1000
+        early = max(times[0] + i * MS // 2 - time for i, time in enumerate(times))
+        assert early < told.late_max + 5 * MS
