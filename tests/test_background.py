@@ -124,6 +124,7 @@ def test_after_leave_nothing_that_waits_is_delivered(rx, tx, group):
     assert rx.recv().data == b"again"
 
 
+@pytest.mark.needs("descriptor")
 def test_the_descriptor_tells_whether_a_receive_would_wait(rx, tx):
     def readable(seconds):
         return bool(select.select([rx], [], [], seconds)[0])

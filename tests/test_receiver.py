@@ -490,6 +490,7 @@ def test_a_wait_and_a_receive_in_two_threads_disturb_each_other_not(rx, tx):
     assert received == [b"1", b"2"]
 
 
+@pytest.mark.needs("descriptor")
 def test_what_is_given_back_comes_first_and_once(rx, tx):
     sent = [bytes([number]) for number in range(9)]
     tx.send_batch(sent[:6])
