@@ -28,14 +28,17 @@ class PlainColumns(Columns):
 
 
 class GroColumns(Columns):
+    batch_size = None
     options: ClassVar = {"timestamps": None, "gro": True}
 
 
 class GroPayloads(Payloads):
+    batch_size = None
     options: ClassVar = {"timestamps": None, "gro": True}
 
 
 class GroPackets(Packets):
+    batch_size = None
     options: ClassVar = {"timestamps": None, "gro": True}
 
 

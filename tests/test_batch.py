@@ -41,6 +41,12 @@ def received(backend, place):
         return rx.collect(len(PAYLOADS), timeout=5)
 
 
+def test_the_bytes_of_all_payloads(received):
+    assert received.payload_bytes == sum(map(len, PAYLOADS))
+    assert received[1:3].payload_bytes == len(PAYLOADS[1]) + len(PAYLOADS[2])
+    assert received[:0].payload_bytes == 0
+
+
 # ---- several batches in one ----
 
 

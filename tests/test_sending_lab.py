@@ -282,10 +282,10 @@ def test_transmit_times_are_those_of_each_datagram(ends, group, rx):
 def test_paced_departures_are_never_ahead_of_their_schedule(ends, group, rx):
     """How late they may be is for `benchmarks pace`: the machine is shared."""
     with sender(ends[0], group, rate="5k/s") as tx:
+        start = time.monotonic()  # not by the times of arrival: the system's clock may step meanwhile
         assert tx.send_batch(bytes(2500 * 8), size=8) == 2500
+        assert time.monotonic() - start > 0.5 * 0.9
         stats = tx.stats
-    arrivals = np.asarray(rx.collect(2500))["timestamp"].astype(np.int64)
-    assert len(arrivals) == 2500
-    assert (arrivals[-1] - arrivals[0]) / 1e9 > 0.5 * 0.9
+    assert len(rx.collect(2500)) == 2500
     assert 0 < stats.rate < 5000 * 1.1
     assert stats.rate_error == pytest.approx(stats.rate / 5000 - 1)

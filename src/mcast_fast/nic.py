@@ -38,7 +38,6 @@ class NicDrops:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sequence = 0
         self._first: dict[int, int] = {}
         self._latest: dict[int, int] = {}
         self._socket: socket.socket | None = None
@@ -68,10 +67,9 @@ class NicDrops:
     def _ask(self, index: int) -> int | None:
         if self._socket is None:
             return None
-        self._sequence += 1
         body = IF_STATS_MSG.pack(socket.AF_UNSPEC, index, 1 << (IFLA_STATS_LINK_64 - 1))
         try:
-            self._socket.send(netlink.request(RTM_GETSTATS, self._sequence, body))
+            self._socket.send(netlink.request(RTM_GETSTATS, 0, body))  # answered before this returns
             return parse(self._socket.recv(LARGEST_MESSAGE))
         except OSError:
             return None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 TIMESTAMPS = ("kernel", "hardware", None)
-BATCH, RING_BATCH = 256, 4096
+BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, unless told
 BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
@@ -38,18 +38,19 @@ class Receiver:
     leaves out. `interface`: a name, an index, an address, or "all"; by default the one that the routing table names for
     the group.
 
-    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most, 256 (with a ring
-    4,096) unless told. `max_packet_size`: bytes of payload; what is longer is truncated and flagged. `buffer_size`: the
-    kernel's buffer a socket, bytes or "4MiB"; left out, up to 4 MiB as far as the system allows. `timestamps`: "kernel"
-    (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with `Flag.HARDWARE`; else
-    the kernel's, with a warning) or None. `gro`: let the kernel hand over many packets of one sender as one, which is
-    far faster; they share one arrival time, so that it is on by default only with `timestamps=None`, and with "kernel"
-    such packets have `Flag.COALESCED`. `background`: receive in a thread of its own, so that packets wait in up to so
-    many bytes of memory ("256MiB" for True) while Python is busy; `background_cpu` is the processor it runs on.
-    `busy_poll`: microseconds that the kernel looks at the device itself before it sleeps (SO_BUSY_POLL). `recv_ttl`,
-    `recv_tos`: have the kernel tell TTL and TOS of each packet, which costs some 5 % each. `reuse`: let other sockets
-    share the port. `spread`: hold more groups and sources than the system allows a socket by taking more sockets.
-    `watch`: join again when an interface comes back, and tell in `stats.events` (Linux).
+    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most, 256 (coalesced 1,024,
+    with a ring 4,096) unless told. `max_packet_size`: bytes of payload; what is longer is truncated and flagged.
+    `buffer_size`: the kernel's buffer a socket, bytes or "4MiB"; left out, up to 4 MiB as far as the system allows.
+    `timestamps`: "kernel" (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with
+    `Flag.HARDWARE`; else the kernel's, with a warning) or None. `gro`: let the kernel hand over many packets of one
+    sender as one, which is far faster; they share one arrival time, so that it is on by default only with
+    `timestamps=None`, and with "kernel" such packets have `Flag.COALESCED`. `background`: receive in a thread of its
+    own, so that packets wait in up to so many bytes of memory ("256MiB" for True) while Python is busy;
+    `background_cpu` is the processor it runs on. `busy_poll`: microseconds that the kernel looks at the device itself
+    before it sleeps (SO_BUSY_POLL). `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which
+    costs some 5 % each. `reuse`: let other sockets share the port. `spread`: hold more groups and sources than the
+    system allows a socket by taking more sockets. `watch`: join again when an interface comes back, and tell in
+    `stats.events` (Linux).
 
     `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
     "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Batches then come when a block is full
@@ -89,9 +90,6 @@ class Receiver:
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
-        if batch_size is None:
-            batch_size = RING_BATCH if ring else BATCH
-        self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = _background(background, background_cpu)
         options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
@@ -100,6 +98,8 @@ class Receiver:
             _check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalesced=False)
         self._coalesced = options.coalesced
+        usual = RING_BATCH if ring_asked else COALESCED_BATCH if options.coalesced else BATCH
+        self._batch_size = whole_number(usual if batch_size is None else batch_size, "batch_size", 1, 1_000_000)
         self._names: dict[int, str] = {}
         self._slots = _core.slots.Slots(
             self._batch_size, max_packet_size, self._names, "the receiver", options.coalesced

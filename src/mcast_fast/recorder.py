@@ -366,8 +366,8 @@ class Recorder:
 
 
 def bytes_at_most(batch: "Batch") -> int:
-    """What a batch may take in a file; of a part of a batch, the whole is counted."""
-    return batch.data.nbytes + len(batch) * PACKET_OVERHEAD
+    """What a batch may take in a file."""
+    return batch.payload_bytes + len(batch) * PACKET_OVERHEAD
 
 
 def packets_within(batch: "Batch", count: int, room: int) -> int:

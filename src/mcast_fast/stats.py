@@ -40,11 +40,11 @@ class Stats:
     or source), or broken. `fragments`: datagrams in pieces, which a ring does not put together; each counts once, by
     its first piece. `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
     `dropped_ring`: because the ring was (PACKET_STATISTICS); None without a ring. `dropped_background`: dropped by
-    ourselves, for `background` was full. `dropped_nic`: lost by the interfaces before any socket, packets of others
-    included (rx_dropped and rx_missed_errors, RTM_GETSTATS). `drops_exact`: False where a buffer that the kernel
-    dropped may have held several packets, so that the drops are a lower bound. `detached`: batches whose payloads were
-    copied out of the ring. `events`: what happened to the interfaces (`watch=True`). `batches`, `largest_batch`
-    (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
+    ourselves, for `background` was full, or memory was short. `dropped_nic`: lost by the interfaces before any socket,
+    packets of others included (rx_dropped and rx_missed_errors, RTM_GETSTATS). `drops_exact`: False where a buffer that
+    the kernel dropped may have held several packets, so that the drops are a lower bound. `detached`: batches whose
+    payloads were copied out of the ring. `events`: what happened to the interfaces (`watch=True`). `batches`,
+    `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
     """
 
     received: int = 0

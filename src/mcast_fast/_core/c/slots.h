@@ -129,20 +129,23 @@ mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record, c
     return 0;
 }
 
-/* Room for what `received` slots hold; and when all slots were full, for as many packets as the last batch had. */
+/* Room for what `received` slots hold; and when more is likely to follow, for as many packets as the last batch had. What was coalesced
+ * last time is expected to be so now. */
 static inline int
 mcast_batch_reserve(mcast_slots *slots, mcast_batch *batch, unsigned received, size_t limit)
 {
-    size_t bytes = 0, packets = received;
+    size_t bytes = 0, here = (size_t)received * slots->segments, packets = here;
     for (unsigned i = 0; i < received; i++)
         bytes += mcast_scratch_length(&slots->scratch, i);
     slots->filled = bytes / received + 1;
-    if (batch->records.used == 0 && received == slots->scratch.count && slots->expected > received)
+    int more = received == slots->scratch.count || slots->segments > 1;
+    if (batch->records.used == 0 && more && slots->expected > here)
         packets = slots->expected < limit ? slots->expected : limit;
-    if (mcast_memory_reserve(slots->pool, &batch->records, packets * sizeof(mcast_record)) != 0)
+    size_t records = packets + (slots->segments > 1 ? slots->slot_count : 0); /* see mcast_split */
+    if (mcast_memory_reserve(slots->pool, &batch->records, records * sizeof(mcast_record)) != 0)
         return -1;
-    if (packets > received)
-        bytes += bytes / received * (packets - received);
+    if (packets > here)
+        bytes += bytes / here * (packets - here);
     return mcast_memory_reserve(slots->pool, &batch->data, bytes);
 }
 

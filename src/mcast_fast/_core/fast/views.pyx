@@ -202,6 +202,11 @@ cdef class Batch:
             raise IndexError(f"packet {index} of a batch of {self.count}")
         return make_packet(self, index + self.count if index < 0 else index)
 
+    @property
+    def payload_bytes(self):
+        """Bytes of all payloads together."""
+        return payload_bytes(self)
+
     def payloads(self):
         """Every payload as bytes, in the order of arrival."""
         cdef list found = PyList_New(self.count)

@@ -291,7 +291,11 @@ class Slots:
     def fileno(self) -> int:
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
-        number: int = self._selector.fileno()  # type: ignore[attr-defined,unused-ignore]
+        try:
+            number: int = self._selector.fileno()  # type: ignore[attr-defined,unused-ignore]
+        except ValueError:  # a signal handler closed it just now
+            self._check_open()
+            raise
         return number
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class Batch:
         parts = list(batches)
         if not all(isinstance(one, Batch) for one in parts):
             raise TypeError("only batches can be put together")
-        size = sum(len(packet) for part in parts for packet in part)
+        size = sum(part.payload_bytes for part in parts)
         if size > layout.ARENA_LIMIT:
             raise ValueError(f"{size} bytes of payload are more than an arena of {layout.ARENA_LIMIT} bytes can hold")
         records, data = bytearray(), bytearray()
@@ -92,6 +92,11 @@ class Batch:
         if not -self._count <= index < self._count:
             raise IndexError(f"packet {index} of a batch of {self._count}")
         return make_packet(self, index + self._count if index < 0 else index)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all payloads together."""
+        return sum(len(packet) for packet in self)
 
     def payloads(self) -> list[bytes]:
         """Every payload as bytes, in the order of arrival."""
