@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import stat
 import struct
 import subprocess
@@ -422,9 +423,9 @@ def blocks_of(path):
 
 
 def test_tshark_reads_what_was_recorded(rx, tx, tmp_path):
-    tshark = subprocess.run(["which", "tshark"], capture_output=True, text=True, check=False).stdout.strip()
+    tshark = shutil.which("tshark")
     if not tshark:
-        pytest.skip("feature tshark: it is not installed")
+        pytest.skip("program tshark: it is not installed")
     path = tmp_path / "feed.pcapng"
     tx.send_batch(numbered(100))
     Recorder(rx, path, stop=Autostop(packets=100), filter_text="239.1.1.1").run()
