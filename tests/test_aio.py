@@ -564,6 +564,7 @@ def test_a_receiver_that_is_forgotten_warns_of_its_sockets_only(backend, group):
         asyncio.run(main())
         gc.collect()
         wait_for_threads()  # one that looks for packets has the receiver until then
+        gc.collect()
     assert {warning.category for warning in caught} <= {ResourceWarning}
     assert all("socket.socket" in str(warning.message) for warning in caught)
 
