@@ -823,11 +823,11 @@ def test_a_truncated_packet_keeps_its_length_on_the_wire(backend, tmp_path):
     assert run("tshark", "-n", "-r", path, "-T", "fields", "-e", "frame.len", "-e", "udp.length") == "1042\t1008\n"
 
 
+@pytest.mark.needs("receive_ttl")
 def test_what_was_received_is_what_is_read(backend, place, tmp_path):
     group, path = place.group(), tmp_path / "live.pcapng"
     payloads = [bytes([i]) * i for i in range(100)]
-    options = {"recv_ttl": bool(mcast.features()["receive_ttl"])}
-    with mcast.Receiver(group, **options) as rx, mcast.Sender(group, ttl=0) as tx, mcast.Writer(path) as writer:
+    with mcast.Receiver(group, recv_ttl=True) as rx, mcast.Sender(group, ttl=0) as tx, mcast.Writer(path) as writer:
         tx.send_batch(payloads)
         live = rx.collect(100, timeout=5)
         writer.write(live)
