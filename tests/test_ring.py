@@ -560,6 +560,7 @@ def test_a_loan_of_a_block_that_is_detached_meanwhile_stays_whole(ends):
 
 def test_closing_detaches_every_batch_and_unmaps(ends):
     a, b = ends
+    gc.collect()
     before = mappings()
     rx = receiver(b, batch_size=16)
     a.blast(V4, PORT, count=200).finish()

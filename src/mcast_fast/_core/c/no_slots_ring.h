@@ -19,6 +19,13 @@ mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit)
 }
 
 static inline int
+mcast_rings_nap(mcast_slots *slots, int64_t left)
+{
+    (void)slots, (void)left;
+    return 0;
+}
+
+static inline int
 mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key)
 {
     (void)slots, (void)socket, (void)key;

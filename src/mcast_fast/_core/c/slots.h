@@ -69,6 +69,7 @@ typedef struct mcast_slots {
     uint64_t epoch;     /* counts the changes of filters */
     size_t expected;    /* packets in the last batch: the next one is likely as large */
     unsigned rotation;  /* which ready socket is read first: none starves behind busy ones */
+    int watched;        /* whether somebody looks at the poller who does not receive */
     int shown;          /* whether the poller is readable because of leftovers, or of what a ring holds */
     int failure;        /* -errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
@@ -94,6 +95,7 @@ enum {
 /* slots_ring.h, or no_slots_ring.h */
 static inline int mcast_drain_ring(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, size_t limit);
 static inline int mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit);
+static inline int mcast_rings_nap(mcast_slots *slots, int64_t left);
 static inline int mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key);
 static inline void mcast_slots_leave_ring(mcast_slots *slots, mcast_socket *socket);
 static inline void mcast_rings_count(mcast_slots *slots, mcast_counters *counters);
@@ -391,7 +393,10 @@ mcast_wait_and_drain(mcast_slots *slots, mcast_batch *batch, size_t limit, int64
 {
     uint64_t keys[MCAST_READY_MAX];
     int64_t left = mcast_time_left(deadline);
-    int ready = mcast_poller_wait(&slots->poller, keys, left);
+    int napped = mcast_rings_nap(slots, left);
+    if (napped > 0)
+        return MCAST_MORE;
+    int ready = napped < 0 ? napped : mcast_poller_wait(&slots->poller, keys, left);
     if (ready == -EINTR)
         return MCAST_INTERRUPTED;
     if (ready < 0)
@@ -432,10 +437,12 @@ mcast_receive_turn(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t
 static inline int
 mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline)
 {
-    int64_t left = mcast_time_left(deadline);
-    PyLockStatus turn = PyThread_acquire_lock_timed(slots->turn, left < 0 ? -1 : left / 1000, 1);
-    if (turn != PY_LOCK_ACQUIRED)
-        return turn == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
+    if (!PyThread_acquire_lock(slots->turn, NOWAIT_LOCK)) {
+        int64_t left = mcast_time_left(deadline);
+        PyLockStatus turn = PyThread_acquire_lock_timed(slots->turn, left < 0 ? -1 : left / 1000, 1);
+        if (turn != PY_LOCK_ACQUIRED)
+            return turn == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
+    }
     int status = mcast_receive_turn(slots, batch, limit, deadline);
     PyThread_release_lock(slots->turn);
     return status;

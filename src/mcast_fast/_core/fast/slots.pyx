@@ -55,6 +55,7 @@ cdef extern from "background.h":
         mcast_pool *pool
         mcast_poller poller
         mcast_ring *rings
+        int watched
         int closed
     int MCAST_HAS_RING
     int MCAST_BATCH
@@ -292,6 +293,7 @@ cdef class Slots:
         Another thread may receive meanwhile."""
         cdef int64_t deadline = deadline_of(timeout_ns)
         cdef int status = MCAST_INTERRUPTED
+        self._watch()
         while status == MCAST_INTERRUPTED:
             with nogil:
                 if self.background.slots != NULL:
@@ -342,7 +344,7 @@ cdef class Slots:
         if status < 0 and status != MCAST_WOKEN:
             mcast_batch_free(self.slots.pool, batch)
             self._refuse("receive", status)
-        if self.slots.rings != NULL:
+        if self.slots.watched and self.slots.rings != NULL:
             self._show()
         return status
 
@@ -403,6 +405,12 @@ cdef class Slots:
             else:
                 mcast_slots_show(&self.slots, leftovers)
 
+    cdef _watch(self):
+        """From now on the descriptor tells what rings hold, too: a system call a batch, which most never need."""
+        if not self.slots.watched:
+            self.slots.watched = 1
+            self._show()
+
     def counters(self):
         """Totals since the opening, by the names of the loss ledger."""
         cdef dict counters = mcast_slots_counters(&self.slots)
@@ -413,6 +421,7 @@ cdef class Slots:
     def fileno(self):
         """One descriptor, readable when a receive would not wait."""
         self._check_open()
+        self._watch()
         if self.background.slots != NULL:
             return mcast_poller_descriptor(&self.background.ready)
         return mcast_poller_descriptor(&self.slots.poller)
