@@ -10,9 +10,9 @@ from setuptools.command.build_ext import build_ext
 WANTED = os.environ.get("MCAST_FAST_BUILD", "")
 if WANTED not in ("", "yes", "no"):
     raise SystemExit(f"MCAST_FAST_BUILD={WANTED!r} is not one of: yes, no (or leave it unset)")
-FAST = Path("src/mcast_fast/_core/fast")
-HEADERS = Path("src/mcast_fast/_core/c")
-FLAGS = ["-O3", "-g0", *os.environ.get("MCAST_FAST_CFLAGS", "").split()]
+FAST, HEADERS = Path("src/mcast_fast/_core/fast"), Path("src/mcast_fast/_core/c")
+FLAGS, LIBRARIES = (["/std:c11"], ["ws2_32", "iphlpapi"]) if sys.platform == "win32" else (["-O3", "-g0"], [])
+FLAGS += os.environ.get("MCAST_FAST_CFLAGS", "").split()
 SAY = """
 *** mcast-fast: THE FAST BACKEND WAS NOT BUILT: {}
 *** The pure Python backend is installed: the same behaviour, several times slower.
@@ -38,7 +38,7 @@ class BuildOrSay(build_ext):
 
 
 DEPENDS = [str(path) for path in [*HEADERS.glob("*.h"), *FAST.glob("*.pxd")]]
-OPTIONS = {"include_dirs": [str(HEADERS)], "extra_compile_args": FLAGS, "depends": DEPENDS}
+OPTIONS = {"include_dirs": [str(HEADERS)], "extra_compile_args": FLAGS, "depends": DEPENDS, "libraries": LIBRARIES}
 MODULES = {f"mcast_fast._core.fast.{path.stem}": str(path) for path in sorted(FAST.glob("*.pyx"))}
 EXTENSIONS = [Extension(name, [source], **OPTIONS) for name, source in MODULES.items()]
 setup(ext_modules=[] if WANTED == "no" else EXTENSIONS, cmdclass={"build_ext": BuildOrSay})

@@ -4,13 +4,18 @@ As root the whole session moves into a fresh network namespace, so that nothing 
 elsewhere the tests use the loopback as it is.
 """
 
+import _thread
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import os
+import select
+import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +23,10 @@ import pytest
 
 from mcast_fast import _core
 from mcast_fast.interfaces import Interface, interfaces
+from mcast_fast.systems import LINUX, SYSTEM
 from tests import lab
 
-IN_CI = os.environ.get("CI") == "true"
+IN_CI = os.environ.get("CI") == "true" and SYSTEM is LINUX  # what .ci/run installs is for Linux
 WANTED = os.environ.get("MCAST_FAST_BACKEND", "")
 
 # A pair of ends for IPv6, which has no multicast route on `lo`; both stay in the session's namespace.
@@ -86,6 +92,89 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return name
 
 
+def loopback() -> str:
+    """The name of the loopback interface."""
+    return next(one.name for one in interfaces() if one.is_loopback)
+
+
+def can_bind(address: str) -> bool:
+    """Whether the system binds an address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.bind((address, 0))
+        return True
+    return False
+
+
+def interrupt_main() -> None:
+    """Ctrl-C, from another thread: a real signal where a thread can be sent one."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main(signal.SIGINT)
+
+
+def has_loopback_addresses() -> bool:
+    """Whether what is sent from 127.0.0.2 comes from there (wine sends all from 127.0.0.1)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, contextlib.suppress(OSError):
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(1)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind(("127.0.0.2", 0))
+            sender.sendto(b"", receiver.getsockname())
+            return receiver.recvfrom(1)[1][0] == "127.0.0.2"
+    return False
+
+
+def can_block_sources() -> bool:
+    """Whether a source of a joined group can be refused (wine hands IP_BLOCK_SOURCE on with its addresses swapped)."""
+    index, group, source = socket.if_nametoindex(loopback()), bytes([239, 1, 1, 1]), bytes([10, 9, 9, 9])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        _core.membership.join(probe, index, group)
+        _core.membership.block(probe, index, group, source)
+        return True
+    return False
+
+
+# What the tests themselves need of a system, beside the features of the library.
+TOOLS = {
+    "timers": hasattr(signal, "setitimer"),
+    "signals between threads": hasattr(signal, "pthread_kill"),
+    "dscp": "IP_TOS" in _core.membership.OPTIONS,
+    "signals to processes": hasattr(os, "fork"),
+    "broken pipes": hasattr(signal, "SIGPIPE"),
+    "told refusals": hasattr(select, "poll"),  # an ICMP answer is an error of the socket that sent: not on Windows
+    "poll": hasattr(select, "poll"),
+    "recvmsg": hasattr(socket.socket, "recvmsg"),
+    "answers of Linux": SYSTEM is LINUX,
+    "loopback addresses": has_loopback_addresses(),
+    "blocked sources": can_block_sources(),
+    "own addresses only": not can_bind("192.0.2.77"),  # RFC 5737: no machine's; wine binds it
+    "fine clock": time.get_clock_info("monotonic").resolution < 1e-3,
+    "named threads": hasattr(os, "sched_getaffinity") and Path("/proc/self/task").is_dir(),
+    "users": hasattr(os, "geteuid"),
+    "modes of files": hasattr(os, "geteuid"),
+    "named pipes": hasattr(os, "mkfifo"),
+    "process limits": importlib.util.find_spec("resource") is not None,
+}
+
+
+@pytest.fixture(autouse=True)
+def needed(request: pytest.FixtureRequest) -> None:
+    """A test marked `needs(name, ...)` is skipped by the name of the feature, or the tool, that is missing."""
+    if request.node.get_closest_marker("needs") is None:
+        return
+    if "backend" in request.fixturenames:
+        request.getfixturevalue("backend")
+    features = _core.features()
+    for mark in request.node.iter_markers("needs"):
+        for name in mark.args:
+            if name in TOOLS and not TOOLS[name]:
+                pytest.skip(f"feature {name}: this system has none")
+            if name in features and not features[name]:
+                pytest.skip(f"feature {name}: {features[name].reason}")
+            assert name in TOOLS or name in features, f"needs({name!r}): no such feature or tool"
+
+
 def multicast_ipv6() -> Interface | None:
     """An interface that loops IPv6 multicast back: up, multicast-capable, and with an IPv6 address."""
     fit = [one for one in interfaces() if one.is_up and one.is_multicast and not one.is_loopback and one.ipv6]
@@ -136,9 +225,14 @@ def free_port() -> int:
     raise AssertionError("no port from 20,000 to 32,000 is free")
 
 
+# Under wine /proc is there, and tells of wine's own descriptors.
+COUNTED = (Path("/proc/self/fd"), Path("/dev/fd")) if hasattr(os, "fork") else ()
+DESCRIPTORS = next((path for path in COUNTED if path.is_dir()), None)
+
+
 def descriptors() -> int:
-    """How many descriptors this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+    """How many descriptors this process has open; 0 where they cannot be counted."""
+    return sum(1 for _ in DESCRIPTORS.iterdir()) if DESCRIPTORS else 0
 
 
 @pytest.fixture

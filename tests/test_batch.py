@@ -220,6 +220,7 @@ def test_numpy_copies_nothing(received):
     assert np.shares_memory(first, third)
 
 
+@pytest.mark.needs("kernel_timestamps")
 def test_numpy_makes_a_copy_of_its_own_when_asked(received):
     copy = np.array(received)
     assert not np.shares_memory(copy, np.asarray(received))

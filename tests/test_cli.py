@@ -18,6 +18,7 @@ import mcast_fast as mcast
 from mcast_fast import sockets
 from mcast_fast.cli import demo, output, program, receive
 from mcast_fast.cli.interfaces import FLAGS
+from mcast_fast.cli.signals import STOP, stop_signals_call
 from mcast_fast.interfaces import Route, default_interface
 from tests.conftest import BACKENDS, Place, free_port, has_fast, multicast_ipv6
 
@@ -216,6 +217,7 @@ def plant(monkeypatch, change, only_first=True):
     monkeypatch.setattr(demo, "Sender", Lossy)
 
 
+@pytest.mark.needs("drop_totals")
 @pytest.mark.parametrize(
     "change",
     [
@@ -277,6 +279,7 @@ def test_demo_without_ipv6_is_no_failure(monkeypatch):
 # ---- receive ----
 
 
+@pytest.mark.needs("kernel_timestamps")
 def test_receive_prints_a_line_a_packet(backend, place, when_joined, no_leak):
     group = place.group()
     when_joined(lambda: send(group, b"one", b"\x00two\xff", b"x" * 100))
@@ -297,6 +300,7 @@ def test_receive_ends_after_count(backend, place, when_joined):
     assert (result.exit_code, len(result.stdout.splitlines()), summary(result.stderr)[0]) == (0, 300, 300)
 
 
+@pytest.mark.needs("kernel_timestamps")
 def test_receive_json(backend, place, when_joined):
     group = place.group()
     when_joined(lambda: send(group, b"\x00\xff", b""))
@@ -338,6 +342,7 @@ def test_receive_none_prints_the_ledger_alone(backend, place, when_joined):
     assert "batches 1, largest_batch 1, wakeups " in result.stderr
 
 
+@pytest.mark.needs("drop_totals")
 def test_receive_exits_4_when_nothing_came(backend, place, no_leak):
     result = invoke("receive", place.group(), "-t", 0.05)
     assert (result.exit_code, result.stdout) == (4, "")
@@ -443,6 +448,23 @@ class Background:
         return self.process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.parametrize("number", STOP)
+def test_a_signal_to_stop_stops_once_and_then_does_what_it_did(number):
+    def other(number, frame):
+        came.append("other")
+
+    came, before = [], signal.signal(number, other)
+    try:
+        with stop_signals_call(lambda: came.append("stop")):
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        assert came == ["stop", "other"]
+        assert signal.getsignal(number) is other
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.needs("signals to processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_receive_well(program_backend, place, number):
     background = Background(program_backend, place)
@@ -455,6 +477,7 @@ def test_a_signal_ends_receive_well(program_backend, place, number):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.needs("broken pipes")
 def test_a_closed_pipe_ends_receive_without_a_traceback(program_backend, place):
     background = Background(program_backend, place)
     background.first_line()
@@ -487,6 +510,7 @@ def stuck(program_backend, monkeypatch):
     background.end()
 
 
+@pytest.mark.needs("signals to processes")
 def test_a_signal_cuts_no_line(stuck):
     stuck.process.send_signal(signal.SIGINT)
     code, out, err = stuck.end()
@@ -494,6 +518,7 @@ def test_a_signal_cuts_no_line(stuck):
     assert 1 + len(out.splitlines()) == summary(err)[0]
 
 
+@pytest.mark.needs("signals to processes")
 def test_a_second_signal_aborts(stuck):
     stuck.process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -603,6 +628,7 @@ def test_send_a_file(listener, tmp_path, options, size):
     assert listener.collect(2 * len(pieces)).payloads() == pieces * 2
 
 
+@pytest.mark.needs("kernel_timestamps")
 @pytest.mark.parametrize("option", [("--rate", "200/s"), ("--interval", "0.005")])
 def test_send_at_a_rate(listener, option):
     assert invoke("send", listener.text, "--size", 10, "--count", 21, *option).stdout == "sent 21\n"
@@ -632,6 +658,7 @@ def test_send_with_options_that_do_not_fit_exits_2(backend, options):
     assert invoke("send", "239.1.1.1%lo:5000", *options).exit_code == 2
 
 
+@pytest.mark.needs("signals to processes")
 def test_a_signal_ends_send_with_the_true_count(program_backend, place):
     group = place.group()
     command = [sys.executable, "-m", "mcast_fast", "send", group, "--size", "8", "--count", "100000", "--rate", "200/s"]

@@ -25,7 +25,8 @@ from mcast_fast._core import layout
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import RECORD, RECORD_SIZE, V4_MAPPED
 from mcast_fast.errors import ClosedError, SocketError
-from tests.conftest import free_port, has_fast
+from mcast_fast.interfaces import interfaces
+from tests.conftest import TOOLS, free_port, has_fast
 
 HERE = map_address("127.0.0.1")
 ELSEWHERE = map_address("127.0.0.2")
@@ -126,14 +127,16 @@ def test_a_record_holds_what_its_socket_implies(pair):
     assert (packet.timestamp, packet.ttl, packet.tos, packet.dropped) == (0, None, None, 0)
 
 
+@pytest.mark.needs("destination")
 def test_what_the_packet_tells_is_believed_before_what_the_socket_implies(pair):
     option(pair.receiver, "IP_PKTINFO", 1)
     pair.arrive(b"a")
     packet = pair.slots.receive(1, WAIT)[0]
     assert packet.group == "127.0.0.1"
-    assert packet.interface_index == socket.if_nametoindex("lo")
+    assert packet.interface_index == LO
 
 
+@pytest.mark.needs("kernel_timestamps", "receive_ttl", "receive_tos")
 def test_a_packet_without_a_control_message_does_not_inherit_the_last_ones(pair):
     """msg_controllen is in-out: times, TTL and TOS of one packet must not show up in the next."""
     for name in ("SO_TIMESTAMPNS", "IP_RECVTTL", "IP_RECVTOS", "IP_PKTINFO"):
@@ -148,6 +151,7 @@ def test_a_packet_without_a_control_message_does_not_inherit_the_last_ones(pair)
     assert (packet.group, packet.interface) == ("239.1.1.1", "seven")
 
 
+@pytest.mark.needs("kernel_timestamps", "receive_ttl")
 def test_control_messages_come_back_after_packets_without_any(pair):
     """A slot whose msg_controllen became 0 has its room again in the next round."""
     pair.arrive(b"none")
@@ -161,6 +165,7 @@ def test_control_messages_come_back_after_packets_without_any(pair):
         assert packet.ttl == 64
 
 
+@pytest.mark.needs("loopback addresses")
 def test_each_packet_has_the_source_of_its_own(slots, udp):
     """msg_namelen is in-out too; IPv4 and IPv6 sockets share the slots."""
     receiver, senders = udp(), [udp(), udp("127.0.0.2"), udp("127.0.0.3")]
@@ -179,6 +184,7 @@ def test_each_packet_has_the_source_of_its_own(slots, udp):
             assert packet.source_address == six.getsockname()
 
 
+@pytest.mark.needs("wire_length")
 def test_what_is_longer_than_a_slot_is_truncated_flagged_and_measured(pair):
     pair.arrive(b"x" * 1999, b"x" * 2000, b"x" * 2001, b"x" * 9000, b"next")
     block = pair.slots.collect(5, WAIT)
@@ -202,6 +208,7 @@ def test_a_block_is_no_larger_than_its_limit(pair, limit):
     assert received == sent
 
 
+@pytest.mark.needs("fine clock")
 @pytest.mark.parametrize("timeout", [0, 1, 20_000_000])
 def test_a_receive_without_packets_is_a_timeout_in_time(pair, timeout):
     before = time.monotonic_ns()
@@ -358,6 +365,7 @@ def test_a_filter_of_a_key_that_is_not_there_changes_nothing(pair):
     assert pair.slots.receive(1, WAIT).payloads() == [b"a"]
 
 
+@pytest.mark.needs("loopback addresses")
 def test_filtered_packets_leave_no_hole_between_the_others(slots, udp):
     here, elsewhere, receiver = udp(), udp("127.0.0.2"), udp()
     key = slots.add(receiver, 1, GROUP, 7)
@@ -501,6 +509,7 @@ def readable(number):
     return bool(select.select([number], [], [], 0)[0])
 
 
+@pytest.mark.needs("descriptor")
 def test_the_descriptor_is_readable_when_a_receive_would_not_wait(pair):
     number = pair.slots.fileno()
     assert not readable(number)
@@ -510,6 +519,7 @@ def test_the_descriptor_is_readable_when_a_receive_would_not_wait(pair):
     assert not readable(number)
 
 
+@pytest.mark.needs("descriptor")
 @pytest.mark.parametrize("exposed", ["before", "after"])
 def test_the_descriptor_is_readable_while_something_is_left_over(pair, exposed):
     number = pair.slots.fileno() if exposed == "before" else -1
@@ -549,6 +559,7 @@ def refuse(sock):
     assert poll.poll(5000)
 
 
+@pytest.mark.needs("told refusals")
 def test_an_error_of_the_system_is_an_os_error(slots, refused):
     refuse(refused)
     with pytest.raises(SocketError, match=r"receive by the tested.*refused") as caught:
@@ -557,6 +568,7 @@ def test_an_error_of_the_system_is_an_os_error(slots, refused):
     assert received_now(slots) == []
 
 
+@pytest.mark.needs("told refusals")
 def test_an_error_waits_until_the_packets_before_it_are_delivered(pair, refused):
     """Whichever socket is read first: no packet is lost, and the error is told once."""
     for _ in range(4):
@@ -574,6 +586,7 @@ def test_an_error_waits_until_the_packets_before_it_are_delivered(pair, refused)
         assert received_now(pair.slots) == []
 
 
+@pytest.mark.needs("told refusals")
 def test_an_error_loses_nothing_that_was_collected(pair, refused):
     """The error behind collected packets comes with the next call."""
     for _ in range(4):
@@ -664,7 +677,7 @@ def test_batches_and_packets_cannot_be_made_of_nothing(backend):
 # ---- memberships ----
 
 
-LO = socket.if_nametoindex("lo")
+LO = next(one.index for one in interfaces() if one.is_loopback)
 A, B, SOURCE = (socket.inet_aton(text) for text in ("239.1.1.1", "239.1.1.2", "127.0.0.1"))
 SIX = socket.inet_pton(socket.AF_INET6, "ff11::1")
 NO_INTERFACE = 999_999
@@ -696,7 +709,11 @@ def test_a_membership_call_is_done_or_refused_as_the_system_says(backend, udp, s
     for name, *arguments in steps[:-1]:
         getattr(_core.membership, name)(sock, *arguments)
     name, *arguments = steps[-1]
-    assert raised(getattr(_core.membership, name), sock, *arguments) == wanted
+    told = raised(getattr(_core.membership, name), sock, *arguments)
+    if TOOLS["answers of Linux"] or wanted is None:
+        assert told == wanted
+    else:  # the number is another one; and not every system minds
+        assert told in (None, wanted) or told[0] is wanted[0]
 
 
 def test_an_ipv6_group_is_joined_by_index(backend):
@@ -708,12 +725,14 @@ def test_an_ipv6_group_is_joined_by_index(backend):
         _core.membership.leave(sock, LO, SIX)
 
 
+@pytest.mark.needs("answers of Linux")
 def test_a_membership_call_on_a_closed_socket_is_an_os_error(backend):
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.close()
     assert raised(_core.membership.join, sock, LO, A) == (OSError, errno.EBADF)
 
 
+@pytest.mark.needs("answers of Linux")
 def test_the_sending_interface_is_set_by_index_and_source(backend, udp):
     sock = udp("0.0.0.0")
     _core.membership.set_send_interface(sock, LO, SOURCE)
@@ -805,6 +824,7 @@ def test_functions_of_both_backends_have_the_same_parameters(module, name):
     assert [one.default for one in fast.parameters.values()] == [one.default for one in pure.parameters.values()]
 
 
+@pytest.mark.needs("recvmsg")
 def test_the_option_tables_of_both_backends_agree():
     """The pure table was typed in from the systems' headers; the compiled one comes from the headers themselves."""
     fast, pure = both("membership")

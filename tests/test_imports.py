@@ -10,7 +10,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "mcast_fast"
 
 # Room -> the rooms it may import; `errors` may be imported by all. A new room needs a row here.
 ROOMS = """
-errors          :
+systems         :
+errors          : systems
 _version        :
 units           :
 groups          :
@@ -19,18 +20,18 @@ netlink         :
 stats           :
 nic             : netlink
 hardware        :
-interfaces      : netlink groups
-watch           : interfaces netlink stats
+interfaces      : netlink groups systems
+watch           : interfaces netlink stats systems
 _core.layout    :
 _core.addresses : _core.layout
 _core.blocks    :
 _core.lateness  :
 _core.arrow     : _core.layout _core.addresses
 _core.fast      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness
-_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness
-_core           : _core.layout _core.fast _core.pure
+_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness systems
+_core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
-sockets         : _core _core.layout _core.addresses hardware membership
+sockets         : _core _core.layout _core.addresses hardware membership systems
 bpf             : _core.addresses
 rings           : bpf sockets units
 joins           : _core _core.addresses membership sockets
@@ -42,7 +43,7 @@ conversion      : _core _core.addresses _core.layout pcapng streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
 sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership sockets stats units
 rotation        : streams units
-postrotate      :
+postrotate      : systems
 privileges      :
 replay          : groups pcapng sender streams units
 recorder        : pcapng postrotate receiver rotation stats streams units
@@ -191,7 +192,7 @@ def test_the_backends_do_not_know_each_other(other):
 
 
 def test_only_the_core_reads_the_choice_of_backend():
-    naming = {str(path.relative_to(SOURCE)) for path in SOURCES if "MCAST_FAST_BACKEND" in path.read_text()}
+    naming = {path.relative_to(SOURCE).as_posix() for path in SOURCES if "MCAST_FAST_BACKEND" in path.read_text()}
     assert naming == {"_core/__init__.py"}
 
 
@@ -215,3 +216,10 @@ def test_numpy_and_ifaddr_are_imported_when_first_needed():
             else:
                 continue
             assert not names & {"numpy", "ifaddr"}, path
+
+
+def test_only_the_table_of_systems_asks_which_one_this_is():
+    asking = {
+        path.relative_to(SOURCE).as_posix() for path in SOURCES if re.search(r"sys\.platform\b(?!`)", path.read_text())
+    }
+    assert asking == {"systems.py"}

@@ -47,7 +47,7 @@ class Kernel:
     """Sockets and their memberships; stands for the membership room of a backend, for the slots, and for the opening."""
 
     def __init__(self, limits: Limits = SMALL, full_state: bool = True) -> None:
-        self.OPTIONS = {"MCAST_MSFILTER": (0, 48)} if full_state else {}
+        self.OPTIONS = {"IP_PKTINFO": (0, 8)} | ({"MCAST_MSFILTER": (0, 48)} if full_state else {})
         self.limits = limits
         self.held: dict[int, dict[bytes, SourceFilter]] = {}  # by socket, by group
         self.let_pass: dict[int, dict[bytes, SourceFilter]] = {}  # by key of the slots, by group

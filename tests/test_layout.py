@@ -172,6 +172,7 @@ def test_any_record_reads_the_same_in_both_backends(values):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.needs("recvmsg")
 @pytest.mark.parametrize(
     "options", [{}, {"recv_ttl": True, "recv_tos": True}, {"max_packet_size": 10, "timestamps": None}]
 )

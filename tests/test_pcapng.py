@@ -199,6 +199,7 @@ def test_the_suffix_says_form_and_compression(backend, tmp_path, suffix):
         assert path.read_bytes()[:2] == b"\x1f\x8b"
 
 
+@pytest.mark.needs("modes of files")
 def test_a_file_is_its_owners_alone(backend, tmp_path):
     with mcast.Writer(tmp_path / "feed.pcapng"):
         pass
@@ -822,6 +823,7 @@ def test_a_truncated_packet_keeps_its_length_on_the_wire(backend, tmp_path):
     assert run("tshark", "-n", "-r", path, "-T", "fields", "-e", "frame.len", "-e", "udp.length") == "1042\t1008\n"
 
 
+@pytest.mark.needs("receive_ttl")
 def test_what_was_received_is_what_is_read(backend, place, tmp_path):
     group, path = place.group(), tmp_path / "live.pcapng"
     payloads = [bytes([i]) * i for i in range(100)]

@@ -6,7 +6,6 @@ import gc
 import itertools
 import os
 import re
-import resource
 import select
 import signal
 import socket
@@ -31,7 +30,7 @@ from mcast_fast import (
     SocketError,
 )
 from mcast_fast._core.layout import FIELDS
-from tests.conftest import free_port
+from tests.conftest import free_port, interrupt_main, loopback
 
 LARGEST = {4: 65_507, 6: 65_527}
 
@@ -79,7 +78,8 @@ def numbered(count):
 def arrive(rx, tx, *payloads):
     """Send, and wait until the last of the payloads can be received."""
     tx.send_batch(payloads)
-    assert select.select([rx.fileno()], [], [], 5)[0]
+    waiting = [rx.fileno()] if mcast.features()["descriptor"] else [one.socket for one in rx._joins.sockets()]
+    assert select.select(waiting, [], [], 5)[0]
 
 
 # ---- opening ----
@@ -144,13 +144,14 @@ def test_a_taken_port_is_refused_with_the_remedy_and_undone(backend, no_leak, pl
     assert (caught.value.errno, caught.value.operation) == (errno.EADDRINUSE, "bind")
     port = taken.rpartition(":")[2]
     assert f"port {port} on {place.interface}" in str(caught.value)
-    assert "ss -ulpn" in str(caught.value)
+    assert "without address reuse" in str(caught.value)
 
 
 def test_a_receiver_opens_and_closes_without_a_trace(no_leak, backend, place):
     for _ in range(3):
         with mcast.Receiver(place.group(1), place.group(2), place.group(3)) as rx:
-            rx.fileno()
+            if mcast.features()["descriptor"]:
+                rx.fileno()
 
 
 OUT_OF_DESCRIPTORS = """
@@ -179,6 +180,7 @@ for limit in range(3, 40):
 """
 
 
+@pytest.mark.needs("process limits")
 @pytest.mark.parametrize("kind", ["Receiver", "Sender"])
 def test_out_of_descriptors_at_any_step_names_the_limit_and_leaves_nothing_open(backend, place, kind):
     done = subprocess.run(
@@ -196,6 +198,7 @@ def test_out_of_descriptors_at_any_step_names_the_limit_and_leaves_nothing_open(
 
 
 def test_the_limit_of_this_process_is_as_it_was():
+    resource = pytest.importorskip("resource", reason="feature resource: no limit of descriptors to look at")
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100
 
 
@@ -208,7 +211,7 @@ def test_a_buffer_holds_as_much_as_was_asked_for(backend, group, tx, size, holds
 
 
 def test_a_buffer_larger_than_any_system_has_is_clipped_with_a_warning(backend, group, no_leak):
-    with pytest.warns(MulticastWarning, match="asked for 8589934592 bytes.*rmem_max"):
+    with pytest.warns(MulticastWarning, match="asked for 8589934592 bytes"):
         mcast.Receiver(group, buffer_size="8GiB").close()
 
 
@@ -256,6 +259,7 @@ def test_a_receiver_holds_at_most_8_mib(backend, size, options):
     assert grown < 8 << 20
 
 
+@pytest.mark.needs("destination")
 def test_a_receiver_says_what_it_is(backend, place):
     rx = mcast.Receiver(place.group(1, 15_001), place.group(2, 15_001), place.group(3, 15_002))
     assert repr(rx) == "<Receiver of 3 memberships on 2 sockets>"
@@ -354,7 +358,7 @@ def test_a_receive_without_a_timeout_of_its_own_takes_the_receivers(rx, call):
     before = time.monotonic()
     with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
         call(rx)
-    assert 0.05 <= time.monotonic() - before < 2
+    assert 0.049 < time.monotonic() - before < 2  # clocks of milliseconds are rounded
 
 
 @pytest.mark.parametrize("name", ["recv", "recv_batch"])
@@ -432,6 +436,7 @@ def readable(rx):
     return bool(poll.poll(0)) and bool(select.select([rx], [], [], 0)[0])
 
 
+@pytest.mark.needs("descriptor")
 def test_the_descriptor_shows_whether_a_receive_would_wait(rx, tx):
     assert not readable(rx)
     arrive(rx, tx, b"a")
@@ -440,6 +445,7 @@ def test_the_descriptor_shows_whether_a_receive_would_wait(rx, tx):
     assert not readable(rx)
 
 
+@pytest.mark.needs("descriptor")
 def test_the_descriptor_shows_what_recv_left_over(rx, tx):
     arrive(rx, tx, *numbered(3))
     rx.recv()
@@ -452,6 +458,7 @@ def test_the_descriptor_shows_what_recv_left_over(rx, tx):
         rx.recv(timeout=0)
 
 
+@pytest.mark.needs("descriptor")
 def test_the_descriptor_wakes_a_poll(rx, tx):
     threading.Timer(0.02, tx.send, [b"a"]).start()
     assert select.select([rx], [], [], 5)[0] == [rx]
@@ -483,6 +490,7 @@ def test_a_wait_and_a_receive_in_two_threads_disturb_each_other_not(rx, tx):
     assert received == [b"1", b"2"]
 
 
+@pytest.mark.needs("descriptor")
 def test_what_is_given_back_comes_first_and_once(rx, tx):
     sent = [bytes([number]) for number in range(9)]
     tx.send_batch(sent[:6])
@@ -532,6 +540,7 @@ def test_the_largest_payload_arrives_whole(rx, tx, place):
     assert (packet.truncated, packet.wire_length) == (False, len(payload))
 
 
+@pytest.mark.needs("wire_length")
 def test_a_packet_longer_than_max_packet_size_is_truncated_and_flagged(backend, group, tx):
     with mcast.Receiver(group, max_packet_size=100, timeout=5) as rx:
         tx.send_batch([b"x" * 99, b"x" * 100, b"x" * 101, b"x" * 5000, b"next"])
@@ -546,6 +555,7 @@ def test_a_packet_longer_than_max_packet_size_is_truncated_and_flagged(backend, 
     assert "5000 bytes" in repr(batch[3])
 
 
+@pytest.mark.needs("kernel_timestamps")
 def test_a_packet_tells_where_it_came_from_and_where_it_went(rx, tx, place, group):
     before = time.time_ns()
     tx.send(b"payload")
@@ -574,6 +584,7 @@ def test_the_source_address_is_what_sendto_takes(rx, tx, place):
     assert tx.recv(timeout=5).data == b"answer"
 
 
+@pytest.mark.needs("kernel_timestamps")
 def test_times_are_in_the_order_of_arrival(rx, tx):
     tx.send_batch(numbered(100))
     times = np.asarray(rx.collect(100))["timestamp"]
@@ -627,6 +638,7 @@ def test_busy_polling_changes_nothing_that_is_received(backend, group, tx):
         assert rx.collect(2).payloads() == [b"1", b"2"]
 
 
+@pytest.mark.needs("dscp")
 @pytest.mark.parametrize(("ttl", "tos"), [(0, 0), (1, 0x20), (200, 0xB8)])
 def test_ttl_and_tos_are_told_when_asked_for(backend, group, ttl, tos):
     with (
@@ -647,6 +659,7 @@ def test_ttl_and_tos_are_told_when_asked_for(backend, group, ttl, tos):
 # ---- several groups, ports, receivers ----
 
 
+@pytest.mark.needs("destination")
 def test_several_groups_and_ports_in_one_receiver(backend, place):
     groups = [place.group(1, 15_011), place.group(2, 15_011), place.group(3, 15_012)]
     with mcast.Receiver(*groups, timeout=5) as rx, mcast.Sender(*groups, ttl=0) as tx:
@@ -659,6 +672,7 @@ def test_several_groups_and_ports_in_one_receiver(backend, place):
     assert len(batch) == 60
 
 
+@pytest.mark.needs("destination")
 def test_a_row_of_groups(backend, place):
     first = place.group(5, 15_013)
     outside = place.group(9, 15_013)
@@ -676,6 +690,7 @@ def test_a_row_of_groups(backend, place):
     assert [packet.group for packet in batch] == last
 
 
+@pytest.mark.needs("multicast_all_off")
 def test_more_groups_than_a_socket_may_hold(backend, place):
     count = 50  # net.ipv4.igmp_max_memberships is 20
     first = place.group(1, 15_014)
@@ -698,6 +713,7 @@ def test_two_receivers_share_a_port_and_each_hears_all(backend, group, tx):
         assert one.collect(50).payloads() == other.collect(50).payloads() == numbered(50)
 
 
+@pytest.mark.needs("destination")
 @pytest.mark.parametrize("several", [False, True])
 def test_what_another_program_joins_changes_nothing(backend, place, several):
     """Linux gives a socket the groups that any process joined on its port, unless told otherwise (netty#15755)."""
@@ -729,6 +745,7 @@ def test_what_another_program_joins_changes_nothing(backend, place, several):
         assert rx.collect(20, timeout=0.05).payloads() == [b"ours"] * 10
 
 
+@pytest.mark.needs("destination")
 def test_unicast_to_the_port_is_no_multicast_and_is_counted(backend):
     """A socket of several groups is bound to any address: what comes for another one is filtered, and counted exactly."""
     port = free_port()
@@ -745,10 +762,11 @@ def test_unicast_to_the_port_is_no_multicast_and_is_counted(backend):
         assert (rx.stats.received, rx.stats.filtered, rx.stats.bytes) == (30, 30, 30)
 
 
+@pytest.mark.needs("loopback addresses")
 @pytest.mark.parametrize("wanted", ["127.0.0.1", "127.0.0.2"])
 @pytest.mark.parametrize("address", ["232.1.1.1", "239.1.1.1"])
 def test_only_the_wanted_source_is_heard(backend, wanted, address):
-    text = f"{address}%lo:{free_port()}"
+    text = f"{address}%{loopback()}:{free_port()}"
     with (
         mcast.Receiver(f"{wanted}@{text}", timeout=5) as rx,
         mcast.Receiver(text, source=wanted, timeout=5) as by_argument,
@@ -766,8 +784,9 @@ def test_only_the_wanted_source_is_heard(backend, wanted, address):
             assert {packet.source for packet in batch} == {wanted}
 
 
+@pytest.mark.needs("loopback addresses")
 def test_two_sources_of_a_group_are_both_heard(backend):
-    text = f"232.1.1.1%lo:{free_port()}"
+    text = f"232.1.1.1%{loopback()}:{free_port()}"
     with (
         mcast.Receiver(f"127.0.0.1@{text}", f"127.0.0.2@{text}", timeout=5) as rx,
         contextlib.ExitStack() as senders,
@@ -903,6 +922,7 @@ def alarm(handler, seconds=0.05):
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.needs("timers")
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
 def test_a_close_in_a_signal_handler_ends_a_receive(backend, group, no_leak, wait):
     rx = mcast.Receiver(group)
@@ -910,6 +930,7 @@ def test_a_close_in_a_signal_handler_ends_a_receive(backend, group, no_leak, wai
         wait(rx)
 
 
+@pytest.mark.needs("timers")
 def test_a_close_in_a_signal_handler_ends_a_busy_receiver(backend, group, tx, no_leak):
     """Wherever the signal comes: between the lines of recv() as well as while it waits."""
     for turn in range(20):
@@ -921,6 +942,7 @@ def test_a_close_in_a_signal_handler_ends_a_busy_receiver(backend, group, tx, no
                 rx.fileno()
 
 
+@pytest.mark.needs("timers")
 def test_a_signal_handler_that_does_nothing_ends_nothing(rx, tx):
     seen = []
 
@@ -942,7 +964,7 @@ def test_ctrl_c_ends_a_receive_within_a_tenth_of_a_second(rx, wait):
 
         def press(pressed=pressed):
             pressed.append(time.monotonic())
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            interrupt_main()
 
         timer = threading.Timer(0.05, press)
         with pytest.raises(KeyboardInterrupt):
@@ -954,7 +976,7 @@ def test_ctrl_c_ends_a_receive_within_a_tenth_of_a_second(rx, wait):
 
 
 def test_a_receiver_works_on_after_ctrl_c(rx, tx):
-    timer = threading.Timer(0.02, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    timer = threading.Timer(0.02, interrupt_main)
     with pytest.raises(KeyboardInterrupt):
         timer.start()
         rx.recv(timeout=None)

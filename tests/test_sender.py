@@ -3,7 +3,6 @@
 import array
 import errno
 import select
-import signal
 import socket
 import threading
 import time
@@ -12,7 +11,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, ClosedError, GroupError, InterfaceError, MulticastError, SendError, SocketError
-from tests.conftest import free_port
+from tests.conftest import free_port, interrupt_main, loopback
 
 LARGEST = {4: 65_507, 6: 65_527}
 
@@ -175,6 +174,7 @@ def test_the_payloads_before_one_that_is_too_large_have_left(rx, tx):
     assert rx.collect(3).payloads() == [b"a", b"b", b"marker"]
 
 
+@pytest.mark.needs("destination")
 def test_several_groups_each_get_every_payload_in_order(backend, place):
     groups = [place.group(1, 15_031), place.group(2, 15_031), place.group(3, 15_032)]
     with mcast.Receiver(*groups, timeout=5) as rx, mcast.Sender(*groups, ttl=0) as tx:
@@ -193,6 +193,7 @@ def test_an_error_among_several_groups_tells_how_many_left(backend, place):
     assert caught.value.sent == 2
 
 
+@pytest.mark.needs("destination")
 def test_a_row_of_groups(backend, place):
     text = f"{place.group(1, 15_034)}+3"
     with mcast.Receiver(text, timeout=5) as rx, mcast.Sender(text, ttl=0) as tx:
@@ -202,13 +203,14 @@ def test_a_row_of_groups(backend, place):
 
 def test_without_loopback_this_machine_hears_nothing(backend, rx, group):
     with mcast.Sender(group, loopback=False) as silent, mcast.Sender(group, ttl=0) as heard:
-        if mcast.Group.parse(group).interface == "lo":
+        if mcast.Group.parse(group).interface == loopback():
             pytest.skip("feature loopback: what is sent by `lo` arrives at `lo`, whatever IP_MULTICAST_LOOP says")
         assert silent.send_batch([b"silent"] * 10) == 10
         heard.send(b"heard")
         assert rx.recv().data == b"heard"
 
 
+@pytest.mark.needs("receive_ttl")
 @pytest.mark.parametrize("ttl", [0, 1, 255])
 def test_the_ttl_is_in_the_packet_and_0_stays_on_this_machine(backend, group, ttl):
     with mcast.Receiver(group, recv_ttl=True, timeout=5) as rx, mcast.Sender(group, ttl=ttl) as tx:
@@ -219,7 +221,7 @@ def test_the_ttl_is_in_the_packet_and_0_stays_on_this_machine(backend, group, tt
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2", "127.1.2.3"])
 @pytest.mark.parametrize("way", ["argument", "group"])
 def test_the_source_is_the_one_asked_for(backend, source, way):
-    text = f"239.1.1.1%lo:{free_port()}"
+    text = f"239.1.1.1%{loopback()}:{free_port()}"
     groups, options = ([text], {"source": source}) if way == "argument" else ([f"{source}@{text}"], {})
     with mcast.Receiver(text, timeout=5) as rx, mcast.Sender(*groups, ttl=0, **options) as tx:
         assert tx.local_addresses[0][0] == source
@@ -314,6 +316,7 @@ def test_another_group_that_cannot_be_reached(tx, other, kind):
         tx.send_to(b"a", other)
 
 
+@pytest.mark.needs("answers of Linux")
 def test_the_source_port_is_the_one_asked_for(backend, rx, group):
     port = free_port()
     with mcast.Sender(group, ttl=0, source_port=port) as tx:
@@ -344,6 +347,7 @@ def test_the_statistics_are_exact_after_an_error(rx, tx):
     assert (caught.value.sent, tx.stats.datagrams) == (300, 300)
 
 
+@pytest.mark.needs("fine clock")
 @pytest.mark.parametrize(("rate", "size", "count"), [(2000, 10, 200), ("2k/s", 10, 200), ("1.6Mbit/s", 100, 200)])
 def test_a_rate_is_kept_by_absolute_deadlines(backend, rx, group, rate, size, count):
     with mcast.Sender(group, ttl=0, rate=rate) as tx:
@@ -356,6 +360,7 @@ def test_a_rate_is_kept_by_absolute_deadlines(backend, rx, group, rate, size, co
     assert len(rx.collect(count)) == count
 
 
+@pytest.mark.needs("kernel_timestamps")
 def test_a_burst_leaves_together(backend, rx, group):
     with mcast.Sender(group, ttl=0, rate=100, burst=5) as tx:
         tx.send_batch([b"a"] * 15)
@@ -376,8 +381,7 @@ def test_a_pause_is_no_credit(backend, group):
 
 def test_a_signal_ends_a_paced_send_and_the_count_is_exact(backend, group):
     with mcast.Sender(group, ttl=0, rate=10) as tx:
-        main = threading.get_ident()
-        timer = threading.Timer(0.15, signal.pthread_kill, (main, signal.SIGINT))
+        timer = threading.Timer(0.15, interrupt_main)
         timer.start()
         before = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
@@ -419,6 +423,7 @@ def test_anybody_may_answer(rx, tx, place):
         assert [tx.recv(timeout=5).data for _ in range(3)] == [b"\0", b"\1", b"\2"]
 
 
+@pytest.mark.needs("descriptor")
 def test_the_descriptor_shows_an_answer(rx, tx):
     assert select.select([tx], [], [], 0)[0] == []
     answer(rx, tx, b"answer")

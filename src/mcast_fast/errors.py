@@ -1,11 +1,12 @@
 """Every exception and warning of mcast-fast; each message names the thing, what the OS answered, and the remedy.
 
-Rules of this room: no I/O, no imports of ours; every other room may import it.
+Rules of this room: no I/O, no imports of ours but `systems`; every other room may import it.
 """
 
 import errno as errno_module
 import os
-import sys
+
+from mcast_fast.systems import SYSTEM
 
 
 class MulticastError(Exception):
@@ -87,9 +88,9 @@ class SsmWarning(MulticastWarning):
     """Source-specific joins reach the network as any-source ones, for an older IGMP or MLD is spoken there."""
 
 
-# What to do about an answer of the OS: (operation, errno name, sys.platform) -> remedy. "" stands for every operation,
-# or every system; what is more special is looked for first. The operations are those that the rooms name: open, bind,
-# join, leave, filter, receive, send, ring; and read, write of files.
+# What to do about an answer of the OS: (operation, errno name, key of the system) -> remedy. "" stands for every
+# operation, or every system; what is more special is looked for first. The operations are those that the rooms name:
+# open, bind, join, leave, filter, receive, send, ring; and read, write of files.
 REMEDIES: dict[tuple[str, str, str], str] = {
     ("", "EMFILE", ""): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
     ("", "ENFILE", "linux"): "the system is out of descriptors; raise fs.file-max",
@@ -159,16 +160,39 @@ REMEDIES: dict[tuple[str, str, str], str] = {
 }
 
 
-def remedy(operation: str, errno: int, system: str = sys.platform) -> str:
+WINSOCK = 10_000
+
+
+def remedy(operation: str, errno: int, system: str = SYSTEM.key) -> str:
     """What a user can do about `errno` from `operation`; empty when nothing better is known than the OS's text."""
-    name = errno_module.errorcode.get(errno, "")
-    keys = ((operation, name, system), (operation, name, ""), ("", name, system), ("", name, ""))
+    told = errno_module.errorcode.get(errno, "")
+    name = told.removeprefix("WSA")  # Windows calls 10048 both EADDRINUSE and WSAEADDRINUSE
+    keys = (
+        (operation, told, system), (operation, name, system), (operation, name, ""), ("", name, system), ("", name, "")
+    )  # fmt: skip
     return next((REMEDIES[key] for key in keys if key in REMEDIES), "")
+
+
+def os_words(errno: int) -> str:
+    """What the OS says to a number; Windows has words of its own for Winsock's, which begin at 10000."""
+    if errno >= WINSOCK:
+        import ctypes
+
+        format_error = getattr(ctypes, "FormatError", None)  # on Windows only
+        words = str(format_error(errno)).strip().rstrip(".") if format_error else ""
+        if words and not words.startswith("<"):  # "<no description>"
+            return words
+    return os.strerror(errno)
+
+
+def os_error(errno: int) -> OSError:
+    """The OSError of a number, with the OS's own words."""
+    return OSError(errno, os_words(errno))
 
 
 def os_text(errno: int) -> str:
     """The OS's own words and number: 'No buffer space available (105)'."""
-    return f"{os.strerror(errno)} ({errno})"
+    return f"{os_words(errno)} ({errno})"
 
 
 def explain(operation: str, subject: str, errno: int) -> str:

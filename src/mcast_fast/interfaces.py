@@ -10,7 +10,6 @@ import logging
 import os
 import socket
 import struct
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,13 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mcast_fast import netlink
 from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, os_text, socket_error
+from mcast_fast.systems import SYSTEM, FlagCall
 
 if TYPE_CHECKING:
     import ifaddr
 
 logger = logging.getLogger("mcast_fast")
-
-SYSTEM = sys.platform.rstrip("0123456789.")  # "linux", "darwin", "win", and "freebsd" out of "freebsd14"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +57,6 @@ class Interface:
 # Listing -------------------------------------------------------------------------------------------------------------
 
 
-class FlagCall(NamedTuple):
-    """How an OS is asked for an interface's flags: SIOCGIFFLAGS, and the value of IFF_MULTICAST in its answer."""
-
-    request: int
-    multicast: int
-
-
-# netdevice(7) on Linux; netintro(4) and <sys/sockio.h> elsewhere: _IOWR('i', 17, struct ifreq), where ifreq has 144
-# bytes on NetBSD and 32 on the others. An OS without a row is asked in other ways (`_guessed_flags`).
-FLAG_CALLS: dict[str, FlagCall] = {
-    "linux": FlagCall(0x8913, 0x1000),
-    "android": FlagCall(0x8913, 0x1000),
-    "darwin": FlagCall(0xC0206911, 0x8000),
-    "freebsd": FlagCall(0xC0206911, 0x8000),
-    "dragonfly": FlagCall(0xC0206911, 0x8000),
-    "openbsd": FlagCall(0xC0206911, 0x8000),
-    "netbsd": FlagCall(0xC0906911, 0x8000),
-}
-
 # The same values on all of them.
 IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
@@ -104,7 +83,7 @@ def interfaces() -> list[Interface]:
     Alias labels (`eth0:1`) are addresses of their interface, not interfaces. One that vanishes meanwhile is left out.
     Raises `SocketError` when the OS gives no list, as in a process out of descriptors. See netdevice(7), getifaddrs(3).
     """
-    call = FLAG_CALLS.get(SYSTEM)
+    call = SYSTEM.flag_call
     try:
         addresses = _addresses_by_index()
         if call is None:
@@ -133,7 +112,7 @@ def interface_name(index: int) -> str:
 
 def _flags(asked: socket.socket, name: str, call: FlagCall) -> Flags | None:
     """What SIOCGIFFLAGS says of `name`; None when there is no such interface any more."""
-    import fcntl  # not on Windows, which has no row in FLAG_CALLS
+    import fcntl  # not on Windows, which has no such call
 
     request = os.fsencode(name)[: IFREQ_NAME - 1].ljust(IFREQ_SIZE, b"\0")
     try:
@@ -411,7 +390,7 @@ def _no_interface(address: GroupAddress, route: Route, listed: Sequence[Interfac
 
 def _route(address: GroupAddress, listed: Sequence[Interface]) -> Route:
     """Where the OS would send to `address`, without sending."""
-    if SYSTEM in ("linux", "android"):
+    if SYSTEM.has_rtnetlink:
         try:
             return _route_by_netlink(address)
         except OSError as error:  # a sandbox without netlink sockets

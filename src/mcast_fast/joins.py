@@ -16,7 +16,7 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import native, plain_text
 from mcast_fast.errors import SocketError, socket_error
 from mcast_fast.membership import Channel, Place, SourceFilter, Wanted, channel_text
-from mcast_fast.sockets import NOWHERE, OpenSocket, Options, open_socket
+from mcast_fast.sockets import NOWHERE, OpenSocket, Options, open_socket, tells_destination
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
@@ -163,7 +163,7 @@ class Plan:
         for seat in those:
             if seat.can_take(group, self._now(seat), most):
                 return seat
-        only = self._groups_at.get(place) == {group}
+        only = self._groups_at.get(place) == {group} or not tells_destination()
         those.append(Seat(place, group if only else NOWHERE))
         return those[-1]
 
@@ -278,7 +278,7 @@ class Joins:
     def _open(self, seat: Seat, undo: contextlib.ExitStack) -> None:
         seat.opened = one = open_socket(seat.place, seat.bound, self.names, self._options)
         undo.callback(self._close, seat)
-        one.key = self._slots.add(one.socket, seat.place.port, seat.bound, one.interface)
+        one.key = self._slots.add(one.socket, seat.place.port, one.group, one.interface)
 
     def _accept(self, seat: Seat, shares: Shares) -> None:
         if seat.opened is not None:

@@ -330,13 +330,22 @@ def _background(wanted: bool | int | str | None, cpu: int | None) -> int:
             raise ArgumentError("background_cpu needs background=True, or a size such as background='256MiB'")
         return 0
     require("background", f"background={wanted!r}")
-    if cpu is not None and cpu not in os.sched_getaffinity(0):
-        raise ArgumentError(
-            f"background_cpu {cpu!r} is none of those this process may run on: see os.sched_getaffinity(0)"
-        )
+    if cpu is not None:
+        if cpu not in _processors():
+            raise ArgumentError(
+                f"background_cpu {cpu!r} is none of those this process may run on: {sorted(_processors())}"
+            )
+        require("background_cpu", f"background_cpu={cpu!r}")
     return whole_number(
         BACKGROUND if wanted is True else size_in_bytes(wanted, "background"), "background", LEAST_BACKGROUND, 1 << 40
     )
+
+
+def _processors() -> set[int]:
+    """The processors that this process may run on, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _options(
@@ -363,14 +372,14 @@ def _options(
         "tos": tos,
     }
     if timestamps == "hardware":
+        if gro:
+            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
         require("hardware_timestamps", 'timestamps="hardware"')
     if gro:
         require("receive_coalescing", "gro=True")
-        if timestamps == "hardware":
-            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
     if busy_poll is not None:
-        require("busy_poll", "busy_poll")
         whole_number(busy_poll, "busy_poll", 1, 1_000_000)
+        require("busy_poll", "busy_poll")
     if gro is None:
         gro = timestamps is None and bool(_core.features()["receive_coalescing"])
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")

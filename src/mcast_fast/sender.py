@@ -13,11 +13,20 @@ from mcast_fast import _core
 from mcast_fast._core import lateness
 from mcast_fast._core.addresses import map_address, native
 from mcast_fast._core.layout import MAX_PACKET_SIZE
-from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text, socket_error
+from mcast_fast.errors import (
+    ArgumentError,
+    ClosedError,
+    FeatureError,
+    SendError,
+    SocketError,
+    explain,
+    os_text,
+    socket_error,
+)
 from mcast_fast.groups import Group
 from mcast_fast.interfaces import Interface
 from mcast_fast.membership import Defaults, Subscription, subscribe
-from mcast_fast.sockets import NOWHERE, ask_metadata, open_datagram, require, set_option
+from mcast_fast.sockets import NOWHERE, ask_metadata, open_datagram, require, set_option, tells_destination
 from mcast_fast.stats import SenderStats, TransmitTime
 from mcast_fast.units import UNSET, Rate, Unset, rate_of, wait_in_ns, whole_number
 
@@ -34,6 +43,7 @@ LOOP = {4: "IP_MULTICAST_LOOP", 6: "IPV6_MULTICAST_LOOP"}
 TRAFFIC_CLASS = {4: "IP_TOS", 6: "IPV6_TCLASS"}
 # Without it Linux does not tell a UDP socket that the interface's queue dropped its datagram (ip(7), net/ipv4/udp.c).
 TELL_ERRORS = {4: "IP_RECVERR", 6: "IPV6_RECVERR"}
+SEGMENTATION = ("UDP_SEGMENT", "UDP_SEND_MSG_SIZE")  # udp(7); Windows
 LARGEST_PAYLOAD = {4: 65_507, 6: 65_527}
 LARGEST_SEGMENT = 65_507
 
@@ -194,7 +204,8 @@ class Sender:
         sock = open_sending(group, interface, self._options)
         try:
             self._names[interface.index] = interface.name
-            self._replies.accept(self._replies.add(sock, sock.getsockname()[1], NOWHERE, 0), None)
+            implied = 0 if tells_destination() else interface.index
+            self._replies.accept(self._replies.add(sock, sock.getsockname()[1], NOWHERE, implied), None)
             reason = _segmentation(sock, self._options)
             return Outlet(sock, self._transmitter.add(sock, 0 if reason else LARGEST_SEGMENT), interface, reason)
         except BaseException:
@@ -429,8 +440,8 @@ def open_sending(group: Group, interface: Interface, options: Options) -> socket
             set_option(sock, HOPS[version], options.ttl)
             set_option(sock, LOOP[version], int(options.loopback))
             set_option(sock, TELL_ERRORS[version], 1)
-            if options.dscp is not None:
-                set_option(sock, TRAFFIC_CLASS[version], options.dscp << 2)
+            if options.dscp is not None and not set_option(sock, TRAFFIC_CLASS[version], options.dscp << 2):
+                raise FeatureError(f"dscp={options.dscp}: {_core.membership.SYSTEM} has no {TRAFFIC_CLASS[version]}")
             ask_metadata(sock, version, REPLIES)
             sock.bind(_local_address(group, interface, options.source_port or 0))
             operation = "open"
@@ -468,10 +479,13 @@ def _segmentation(sock: socket.socket, options: Options) -> str:
         return feature.reason
     if options.transmit_times:
         return "transmit_times=True: the kernel tells one time for all that leave together"
+    option = next((name for name in SEGMENTATION if name in _core.membership.OPTIONS), None)
+    if option is None:
+        return f"{_core.membership.SYSTEM} has no {' or '.join(SEGMENTATION)}"
     try:
-        sock.getsockopt(*_core.membership.OPTIONS["UDP_SEGMENT"])
+        sock.getsockopt(*_core.membership.OPTIONS[option])
     except OSError as error:
-        return f"the kernel has no UDP_SEGMENT: {os_text(error.errno or 0)}"
+        return f"the kernel has no {option}: {os_text(error.errno or 0)}"
     return ""
 
 

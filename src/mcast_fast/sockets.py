@@ -9,41 +9,40 @@ import contextlib
 import errno
 import socket
 import struct
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mcast_fast import _core, hardware
 from mcast_fast._core.addresses import plain_text
-from mcast_fast._core.layout import Feature
+from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
 from mcast_fast.membership import Place
+from mcast_fast.systems import SYSTEM
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
 
-# What a receiving socket is asked to tell with each packet: what for -> option by IP version.
-METADATA = {
-    "destination": {4: "IP_PKTINFO", 6: "IPV6_RECVPKTINFO"},
-    "time": {4: "SO_TIMESTAMPNS", 6: "SO_TIMESTAMPNS"},
-    "hardware": {4: "SO_TIMESTAMPING", 6: "SO_TIMESTAMPING"},
-    "drops": {4: "SO_RXQ_OVFL", 6: "SO_RXQ_OVFL"},
-    "ttl": {4: "IP_RECVTTL", 6: "IPV6_RECVHOPLIMIT"},
-    "tos": {4: "IP_RECVTOS", 6: "IPV6_RECVTCLASS"},
+# What a receiving socket is asked to tell with each packet: what for -> options by IP version; a system has some.
+TIMES = ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING")
+METADATA: dict[str, dict[int, tuple[str, ...]]] = {
+    "destination": {4: ("IP_PKTINFO", "IP_RECVDSTADDR", "IP_RECVIF"), 6: ("IPV6_RECVPKTINFO",)},
+    "time": {4: TIMES, 6: TIMES},
+    "hardware": {4: ("SO_TIMESTAMPING",), 6: ("SO_TIMESTAMPING",)},
+    "drops": {4: ("SO_RXQ_OVFL",), 6: ("SO_RXQ_OVFL",)},
+    "ttl": {4: ("IP_RECVTTL",), 6: ("IPV6_RECVHOPLIMIT",)},
+    "tos": {4: ("IP_RECVTOS",), 6: ("IPV6_RECVTCLASS",)},
 }
 # Receive times by the card and by the kernel, and both told as they are (linux/net_tstamp.h, SOF_TIMESTAMPING_*).
 HARDWARE_TIMES = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6
+# What a slot holds is not more, so that none of what is coalesced is truncated.
+COALESCING = {"UDP_GRO": 1, "UDP_RECV_MAX_COALESCED_SIZE": MAX_PACKET_SIZE}
 # Linux gives a socket every group that any process joined, unless told otherwise (ip(7)).
 MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
-
-# How several sockets share a port. Where SO_REUSEPORT exists beside SO_REUSEADDR on Linux it would balance, not share.
-REUSE = ("SO_REUSEADDR",) if sys.platform.startswith(("linux", "win")) else ("SO_REUSEADDR", "SO_REUSEPORT")
 
 DEFAULT_BUFFER = 4 << 20
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
-SIOCGIFNAME = 0x8910  # netdevice(7)
 IFREQ_NAME = struct.Struct("=15sx24x")
 IFREQ_INDEX = struct.Struct("=16xi20x")
 MEMINFO_DROPS = 8
@@ -76,12 +75,12 @@ class OpenSocket:
         """Whether its interface is still there, in the namespace of the socket; True where nobody can say.
 
         The kernel keeps the membership of an interface that is gone, and still answers for it."""
-        if not sys.platform.startswith("linux"):
+        if not SYSTEM.name_request:
             return True
         import fcntl  # Windows has none
 
         try:
-            fcntl.ioctl(self.socket.fileno(), SIOCGIFNAME, IFREQ_INDEX.pack(self.place.interface))
+            fcntl.ioctl(self.socket.fileno(), SYSTEM.name_request, IFREQ_INDEX.pack(self.place.interface))
         except OSError:
             return False
         return True
@@ -90,8 +89,8 @@ class OpenSocket:
         """Whether nothing is queued here."""
         try:
             self.socket.recv(1, socket.MSG_PEEK)
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno != errno.EMSGSIZE  # Windows: there is a packet, of more than one byte
         return False
 
     def read_drops(self) -> int | None:
@@ -108,11 +107,10 @@ class OpenSocket:
 
 def set_option(sock: socket.socket, name: str, value: int) -> bool:
     """Set an integer option by name; False where this system has no such option."""
-    option = _core.membership.OPTIONS.get(name)
-    if option is None:
+    if name not in _core.membership.OPTIONS:
         return False
     try:
-        sock.setsockopt(*option, value)
+        _core.membership.set_option(sock, name, value)
     except OSError as error:
         if error.errno in (errno.ENOPROTOOPT, errno.EINVAL, errno.EOPNOTSUPP):
             return False
@@ -129,7 +127,7 @@ def open_datagram(version: int, reuse: bool) -> socket.socket:
     sock.setblocking(False)
     if version == 6:
         set_option(sock, "IPV6_V6ONLY", 1)
-    for name in REUSE if reuse else ():
+    for name in SYSTEM.reuse if reuse else ():
         sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), 1)
     return sock
 
@@ -144,12 +142,10 @@ def set_buffer(sock: socket.socket, wanted: int | None) -> None:
     with contextlib.suppress(OSError):
         if not _force_buffer(sock, within):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, within)
-    doubled = 2 if sys.platform.startswith("linux") else 1
-    got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // doubled
+    got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // SYSTEM.buffer_factor
     if wanted is not None and got < asked:
         warnings.warn(
-            f"receive buffer: asked for {asked} bytes, got {got}; "
-            f"raise it with `sysctl -w net.core.rmem_max={asked}`, or run with CAP_NET_ADMIN",
+            f"receive buffer: asked for {asked} bytes, got {got}; " + SYSTEM.buffer_remedy.format(asked),
             MulticastWarning,
             stacklevel=2,
         )
@@ -176,14 +172,15 @@ def bind_device(sock: socket.socket, name: str) -> bool:
 
 def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> None:
     """Have the kernel tell these with each packet."""
-    for name in wanted:
-        set_option(sock, METADATA[name][version], HARDWARE_TIMES if name == "hardware" else 1)
+    for one in wanted:
+        for name in METADATA[one][version]:
+            set_option(sock, name, HARDWARE_TIMES if one == "hardware" else 1)
 
 
 def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
     """What is asked of the way up from the device: coalescing, polling, the card's clock."""
-    if options.coalesced:
-        set_option(sock, "UDP_GRO", 1)
+    for name, value in COALESCING.items() if options.coalesced else ():
+        set_option(sock, name, value)
     if options.busy_poll is not None:
         set_option(sock, "SO_BUSY_POLL", options.busy_poll)
     if "hardware" in options.metadata and (reason := hardware.switch_on(sock, interface)):
@@ -196,22 +193,32 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
 
 
 def bind_address(group: bytes, place: Place) -> tuple[str, int] | tuple[str, int, int, int]:
-    """Where to bind: the group itself filters in the kernel; the wildcard when the socket is to hold several."""
+    """Where to bind: the group itself filters in the kernel, where the system lets it be bound; the wildcard when the
+    socket is to hold several."""
     wildcard = "0.0.0.0" if place.version == 4 else "::"
-    host = wildcard if group == NOWHERE else plain_text(group)
+    host = plain_text(group) if group != NOWHERE and SYSTEM.binds_groups else wildcard
+    if not SYSTEM.binds_groups and place.version == 6:
+        return (host, place.port)  # Windows wants no scope beside the wildcard
     return (host, place.port) if place.version == 4 else (host, place.port, 0, place.interface)
+
+
+def tells_destination() -> bool:
+    """Whether each packet can tell where it went to; else a socket can hold one group only."""
+    return any(name in _core.membership.OPTIONS for name in METADATA["destination"][4])
 
 
 def open_socket(place: Place, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
     """A bound socket that holds no group yet; `group` is bound when it is to be the only one. SocketError, with nothing
-    left open."""
+    left open.
+
+    Where packets do not tell their destination, what comes is taken for the only group's, on the place's interface."""
     sock = open_datagram(place.version, options.reuse)
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)
         subject = f"port {place.port} on {names.get(place.interface, place.interface)}"
         try:
             set_option(sock, MULTICAST_ALL[place.version], 0)
-            on_device = bind_device(sock, names[place.interface])
+            on_device = bind_device(sock, names[place.interface]) or not tells_destination()
             if options.only_holds:
                 undo.pop_all()
                 return OpenSocket(sock, place, NOWHERE, place.interface)
@@ -223,7 +230,8 @@ def open_socket(place: Place, group: bytes, names: dict[int, str], options: Opti
         except OSError as error:
             raise socket_error("bind", subject, error) from error
         undo.pop_all()
-    return OpenSocket(sock, place, group, place.interface if on_device else 0)
+    bound = group if SYSTEM.binds_groups or not tells_destination() else NOWHERE
+    return OpenSocket(sock, place, bound, place.interface if on_device else 0)
 
 
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:

@@ -230,7 +230,8 @@ class Subscriptions:
         told = [_core_filter(seat.opened.socket, channel) for seat in holders if seat.opened is not None]
         gone = any(not seat.opened.has_interface() for seat in holders if seat.opened is not None)
         known = [] if gone else [one for one in told if one is not None]
-        reason = "the interface is gone" if gone else "" if known or not told else "the system does not hold it"
+        held = bool(known) or not told or not _can_read_filters()
+        reason = "the interface is gone" if gone else "" if held else "the system does not hold it"
         if not holders:
             reason = "no source is wanted"
         return Membership(
@@ -331,9 +332,13 @@ def _in_order(packed: Iterable[bytes]) -> tuple[str, ...]:
     return tuple(str(ip_address(source)) for source in sorted(packed))
 
 
+def _can_read_filters() -> bool:
+    return "MCAST_MSFILTER" in _core.membership.OPTIONS
+
+
 def _core_filter(sock: object, channel: Channel) -> tuple[bool, tuple[bytes, ...]] | None:
     """The filter as the system holds it; None where it holds none, or cannot tell."""
-    if "MCAST_MSFILTER" not in _core.membership.OPTIONS:
+    if not _can_read_filters():
         return None
     with contextlib.suppress(OSError):
         return _core.membership.get_filter(sock, channel.place.interface, native(channel.group))  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from mcast_fast import netlink
 from mcast_fast.errors import FeatureError, socket_error
 from mcast_fast.interfaces import interfaces
 from mcast_fast.stats import Event, What
+from mcast_fast.systems import SYSTEM
 
 IFF_UP = 0x1
 IFF_RUNNING = 0x40
@@ -62,8 +63,8 @@ class Watch:
     BACK is told with the new index and repeated until `told` returns True."""
 
     def __init__(self, indexes: Callable[[], Collection[int]], told: Callable[[What, int, str], bool]) -> None:
-        if not hasattr(socket, "AF_NETLINK"):
-            raise FeatureError("watch=True: this system has no rtnetlink to hear of interfaces by")
+        if reason := SYSTEM.missing.get("watch"):
+            raise FeatureError(f"watch=True: {reason}; mcast_fast.features() lists what there is")
         self._indexes = indexes
         self._told = told
         self._gone: dict[str, int] = {}  # name -> the index it had

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from mcast_fast._core import layout
 from mcast_fast.errors import MulticastWarning
+from mcast_fast.systems import SYSTEM
 
 MODULES = ("views", "slots", "membership", "send", "files")
+SYSTEM_FEATURES = ("watch", "igmp_version")  # what rooms above the core do, where the system lets them
 BACKENDS = ("fast", "pure")
 
 
@@ -56,7 +58,10 @@ else:
 def features() -> dict[str, layout.Feature]:
     """Every feature by name: whether it is on, and the reason when it is not."""
     found = {"fast": layout.Feature(backend == "fast", _not_fast)}
-    found |= layout.option_features(membership.OPTIONS, membership.SYSTEM)
+    found |= layout.option_features(membership.OPTIONS, membership.SYSTEM, membership.MISSING)
+    found |= {
+        name: layout.Feature(name not in SYSTEM.missing, SYSTEM.missing.get(name, "")) for name in SYSTEM_FEATURES
+    }
     found |= slots.FEATURES | send.FEATURES
     unknown = layout.Feature(False, "this build does not know it yet: reinstall")
     return {name: found.get(name, unknown) for name in layout.FEATURES}

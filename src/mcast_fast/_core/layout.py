@@ -6,7 +6,7 @@ structure is checked against it when the fast backend is imported.
 
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntFlag
 from typing import Any, NamedTuple
 
@@ -59,8 +59,10 @@ V4_MAPPED = bytes(10) + b"\xff\xff"
 def buffer_format(byte_order: str = "<" if sys.byteorder == "little" else ">") -> str:
     """The record in the format language of PEP 3118, as `memoryview.format` shows it."""
     elements = (("" if f.size == 1 else f"({f.size})") + byte_order + f.letter + f":{f.name}:" for f in FIELDS)
-    # ctypes, which exports the pure records, names one-byte elements with the byte order too.
-    return "T{" + "".join(elements) + "}"
+    # ctypes, which exports the pure records, names one-byte elements with the byte order too; and what is a long there
+    # as well as an int (Windows) it calls a long.
+    text = "T{" + "".join(elements) + "}"
+    return text.replace(byte_order + "I", byte_order + "L") if struct.calcsize("@l") == 4 else text
 
 
 def offsets() -> dict[str, int]:
@@ -83,7 +85,7 @@ FEATURES = {
     "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",
     "destination": "the true destination and interface of each packet (pktinfo)",
     "hardware_timestamps": "arrival times by the clock of the network card (SO_TIMESTAMPING)",
-    "kernel_timestamps": "arrival times in ns by the kernel (SO_TIMESTAMPNS)",
+    "kernel_timestamps": "arrival times by the kernel (SO_TIMESTAMPNS; SO_TIMESTAMP: microseconds)",
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
     "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
     "multicast_all_off": "the kernel keeps other processes' groups away (IP_MULTICAST_ALL)",
@@ -91,28 +93,32 @@ FEATURES = {
     "source_filters": "full-state source filters (RFC 3678)",
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
-    "receive_coalescing": "many packets of one sender handed over as one (UDP_GRO)",
+    "receive_coalescing": "many packets of one sender handed over as one (UDP_GRO, UDP_RECV_MAX_COALESCED_SIZE)",
     "busy_poll": "the kernel looks at the device itself before it sleeps (SO_BUSY_POLL)",
     "background": "a thread that receives while Python is busy",
+    "background_cpu": "the processor that this thread runs on",
     "wire_length": "the length before truncation (MSG_TRUNC)",
     "ring": "packets from a ring that the kernel maps (AF_PACKET, TPACKET_V3)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
+    "watch": "interfaces that go and come back are joined again (rtnetlink)",
+    "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",
 }
 
+# Feature -> the options that give it, each by itself.
 FEATURE_OPTIONS = {
-    "destination": "IP_PKTINFO",
-    "hardware_timestamps": "SO_TIMESTAMPING",
-    "kernel_timestamps": "SO_TIMESTAMPNS",
-    "drop_gaps": "SO_RXQ_OVFL",
-    "drop_totals": "SO_MEMINFO",
-    "multicast_all_off": "IP_MULTICAST_ALL",
-    "bind_to_device": "SO_BINDTODEVICE",
-    "source_filters": "MCAST_MSFILTER",
-    "receive_ttl": "IP_RECVTTL",
-    "receive_tos": "IP_RECVTOS",
-    "transmit_times": "SO_TIMESTAMPING",
-    "receive_coalescing": "UDP_GRO",
-    "busy_poll": "SO_BUSY_POLL",
+    "destination": ("IP_PKTINFO", "IP_RECVDSTADDR"),
+    "hardware_timestamps": ("SO_TIMESTAMPING",),
+    "kernel_timestamps": ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING"),
+    "drop_gaps": ("SO_RXQ_OVFL",),
+    "drop_totals": ("SO_MEMINFO",),
+    "multicast_all_off": ("IP_MULTICAST_ALL",),
+    "bind_to_device": ("SO_BINDTODEVICE",),
+    "source_filters": ("MCAST_MSFILTER",),
+    "receive_ttl": ("IP_RECVTTL",),
+    "receive_tos": ("IP_RECVTOS",),
+    "transmit_times": ("SO_TIMESTAMPING",),
+    "receive_coalescing": ("UDP_GRO", "UDP_RECV_MAX_COALESCED_SIZE"),
+    "busy_poll": ("SO_BUSY_POLL",),
 }
 
 
@@ -126,12 +132,14 @@ class Feature(NamedTuple):
         return self.on
 
 
-def option_features(options: Iterable[str], platform: str) -> dict[str, Feature]:
-    """The features that are on because the operating system has an option."""
+def option_features(options: Iterable[str], platform: str, missing: Mapping[str, str]) -> dict[str, Feature]:
+    """The features that are on because the operating system has an option; `missing`: better reasons than that."""
     have = set(options)
     return {
-        feature: Feature(option in have, "" if option in have else f"{platform} has no {option}")
-        for feature, option in FEATURE_OPTIONS.items()
+        feature: Feature(True, "")
+        if have.intersection(any_of)
+        else Feature(False, missing.get(feature, f"{platform} has no {' or '.join(any_of)}"))
+        for feature, any_of in FEATURE_OPTIONS.items()
     }
 
 

@@ -19,6 +19,7 @@ typedef struct mcast_background {
     int cpu;            /* where the thread runs; -1 anywhere */
     PyThread_type_lock shared;
     PyThread_type_lock alive; /* held by the thread until it ends */
+    int open;                 /* the thread was not ended yet */
     mcast_poller ready;       /* readable while somebody who receives would not wait */
     mcast_queued *first, *last;
     size_t waiting; /* bytes of memory */
@@ -253,8 +254,9 @@ static inline void
 mcast_background_close(mcast_background *background)
 {
     mcast_slots *slots = background->slots;
-    if (!slots || background->ready.wake < 0)
+    if (!background->open)
         return;
+    background->open = 0;
     PyThread_acquire_lock(background->shared, WAIT_LOCK);
     slots->closed = 1;
     mcast_poller_signal(&slots->poller);
@@ -293,12 +295,13 @@ mcast_background_open(mcast_background *background, mcast_slots *slots, size_t l
     background->limit = limit;
     background->batch_size = batch_size;
     background->cpu = cpu;
-    background->ready.epoll = background->ready.wake = -1;
+    mcast_poller_init(&background->ready);
     background->shared = PyThread_allocate_lock();
     background->alive = PyThread_allocate_lock();
     int status = background->shared && background->alive ? mcast_poller_open(&background->ready) : -ENOMEM;
     if (status == 0) {
         background->slots = slots;
+        background->open = 1;
         PyThread_acquire_lock(background->alive, WAIT_LOCK);
         if (PyThread_start_new_thread(mcast_background_run, background) != PYTHREAD_INVALID_THREAD_ID)
             return 0;

@@ -228,18 +228,18 @@ mcast_binary_time(uint64_t ticks, unsigned bits, uint64_t *nanoseconds)
 
 /* ns since the epoch; 0 (none) for what 64 bits of them do not hold. */
 static inline int64_t
-mcast_interface_time(const mcast_interface *interface, uint64_t ticks)
+mcast_interface_time(const mcast_interface *device, uint64_t ticks)
 {
-    if (interface->resolution == 9 && interface->time_offset == 0 && ticks <= INT64_MAX / 2)
+    if (device->resolution == 9 && device->time_offset == 0 && ticks <= INT64_MAX / 2)
         return (int64_t)ticks;
     uint64_t nanoseconds;
-    unsigned power = interface->resolution & 0x7f;
-    uint64_t seconds = interface->resolution & 0x80 ? mcast_binary_time(ticks, power, &nanoseconds)
-                                                    : mcast_decimal_time(ticks, power, &nanoseconds);
+    unsigned power = device->resolution & 0x7f;
+    uint64_t seconds = device->resolution & 0x80 ? mcast_binary_time(ticks, power, &nanoseconds)
+                                                 : mcast_decimal_time(ticks, power, &nanoseconds);
     const int64_t most = (int64_t)1 << 62;
-    if (seconds > (uint64_t)most || interface->time_offset > most || interface->time_offset < -most)
+    if (seconds > (uint64_t)most || device->time_offset > most || device->time_offset < -most)
         return 0;
-    int64_t since_epoch = (int64_t)seconds + interface->time_offset;
+    int64_t since_epoch = (int64_t)seconds + device->time_offset;
     if (since_epoch > 9223372036 || since_epoch < -9223372036)
         return 0;
     if (since_epoch == 9223372036 && nanoseconds > 854775807)
@@ -310,13 +310,13 @@ typedef struct mcast_captured {
 static inline int
 mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
 {
-    mcast_interface *interface = &decoder->interfaces[captured->interface_at];
+    mcast_interface *device = &decoder->interfaces[captured->interface_at];
     mcast_record record;
     const unsigned char *payload = captured->frame;
     int kind =
-        mcast_frame_read(captured->frame, captured->size, captured->wire, (int)interface->link_type, &record, &payload);
-    uint64_t owed = interface->owed + (captured->dropped < UINT32_MAX ? captured->dropped : UINT32_MAX);
-    interface->owed = owed < UINT32_MAX ? (uint32_t)owed : UINT32_MAX;
+        mcast_frame_read(captured->frame, captured->size, captured->wire, (int)device->link_type, &record, &payload);
+    uint64_t owed = device->owed + (captured->dropped < UINT32_MAX ? captured->dropped : UINT32_MAX);
+    device->owed = owed < UINT32_MAX ? (uint32_t)owed : UINT32_MAX;
     decoder->counters.frames++;
     decoder->counters.dropped += captured->dropped;
     decoder->counters.skipped += kind == MCAST_FRAME_OTHER;
@@ -325,7 +325,7 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
         return MCAST_DECODE_MORE;
     if (kind == MCAST_FRAME_FRAGMENT && captured->size - (size_t)(payload - captured->frame) >= 4)
         record.port = mcast_big16(payload + 2); /* the first piece has the UDP header */
-    if (!mcast_decoder_wants(decoder, &record, interface->name)) {
+    if (!mcast_decoder_wants(decoder, &record, device->name)) {
         decoder->counters.filtered++;
         return MCAST_DECODE_MORE;
     }
@@ -335,10 +335,10 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     }
     record.timestamp = captured->timestamp;
     record.interface_index = captured->interface_at + 1;
-    record.dropped = interface->owed;
+    record.dropped = device->owed;
     int status = mcast_decoder_deliver(decoder, &record, payload);
     if (status == MCAST_DECODE_MORE)
-        interface->owed = 0;
+        device->owed = 0;
     return status;
 }
 
@@ -361,13 +361,13 @@ mcast_decoder_describe(mcast_decoder *decoder, uint32_t link_type, int *status)
         decoder->interfaces = larger;
         decoder->room = room;
     }
-    mcast_interface *interface = &decoder->interfaces[decoder->described];
-    memset(interface, 0, sizeof *interface);
-    interface->link_type = link_type;
-    interface->resolution = 6;
-    interface->received = interface->dropped = mcast_unknown;
-    interface->dropped_system = interface->delivered = mcast_unknown;
-    return interface;
+    mcast_interface *device = &decoder->interfaces[decoder->described];
+    memset(device, 0, sizeof *device);
+    device->link_type = link_type;
+    device->resolution = 6;
+    device->received = device->dropped = mcast_unknown;
+    device->dropped_system = device->delivered = mcast_unknown;
+    return device;
 }
 
 #endif

@@ -38,16 +38,16 @@ mcast_next_option(mcast_decoder *decoder, const unsigned char **at, const unsign
 }
 
 static inline void
-mcast_interface_option(const mcast_decoder *decoder, mcast_interface *interface, const mcast_block_option *option)
+mcast_interface_option(const mcast_decoder *decoder, mcast_interface *device, const mcast_block_option *option)
 {
     if (option->code == MCAST_IF_NAME) {
         size_t length = option->length < MCAST_LONGEST_NAME ? option->length : MCAST_LONGEST_NAME;
-        memcpy(interface->text, option->value, length);
-        interface->text_length = (uint8_t)length;
+        memcpy(device->text, option->value, length);
+        device->text_length = (uint8_t)length;
     } else if (option->code == MCAST_IF_TSRESOL && option->length >= 1) {
-        interface->resolution = option->value[0];
+        device->resolution = option->value[0];
     } else if (option->code == MCAST_IF_TSOFFSET && option->length >= 8) {
-        interface->time_offset = (int64_t)mcast_file64(decoder, option->value);
+        device->time_offset = (int64_t)mcast_file64(decoder, option->value);
     }
 }
 
@@ -55,14 +55,14 @@ static inline int
 mcast_decode_interface(mcast_decoder *decoder, const unsigned char *block, const unsigned char *end)
 {
     int status, more;
-    mcast_interface *interface = mcast_decoder_describe(decoder, mcast_file16(decoder, block + 8), &status);
-    if (!interface)
+    mcast_interface *device = mcast_decoder_describe(decoder, mcast_file16(decoder, block + 8), &status);
+    if (!device)
         return status;
-    interface->snaplen = mcast_file32(decoder, block + 12);
+    device->snaplen = mcast_file32(decoder, block + 12);
     mcast_block_option option;
     const unsigned char *at = block + 16;
     while ((more = mcast_next_option(decoder, &at, end, &option)) == 1)
-        mcast_interface_option(decoder, interface, &option);
+        mcast_interface_option(decoder, device, &option);
     if (more < 0)
         return MCAST_DECODE_WRONG;
     decoder->described++;
@@ -86,15 +86,15 @@ mcast_decode_statistics(mcast_decoder *decoder, const unsigned char *block, cons
     uint32_t interface_at;
     if (mcast_section_interface(decoder, mcast_file32(decoder, block + 8), &interface_at) != 0)
         return MCAST_DECODE_WRONG;
-    mcast_interface *interface = &decoder->interfaces[interface_at];
+    mcast_interface *device = &decoder->interfaces[interface_at];
     mcast_block_option option;
     const unsigned char *at = block + 20;
     int more;
     while ((more = mcast_next_option(decoder, &at, end, &option)) == 1) {
-        uint64_t *counter = option.code == MCAST_ISB_IFRECV     ? &interface->received
-                            : option.code == MCAST_ISB_IFDROP   ? &interface->dropped
-                            : option.code == MCAST_ISB_OSDROP   ? &interface->dropped_system
-                            : option.code == MCAST_ISB_USRDELIV ? &interface->delivered
+        uint64_t *counter = option.code == MCAST_ISB_IFRECV     ? &device->received
+                            : option.code == MCAST_ISB_IFDROP   ? &device->dropped
+                            : option.code == MCAST_ISB_OSDROP   ? &device->dropped_system
+                            : option.code == MCAST_ISB_USRDELIV ? &device->delivered
                                                                 : NULL;
         if (counter && option.length >= 8)
             *counter = mcast_file64(decoder, option.value);
@@ -263,12 +263,11 @@ mcast_decode_pcap_header(mcast_decoder *decoder, const unsigned char *bytes, siz
                                                  : MCAST_LENGTHS_PLAIN;
     int status;
     /* The upper bits tell the length of the frame check sequence, which padding hides as it hides padding. */
-    mcast_interface *interface =
-        mcast_decoder_describe(decoder, mcast_file32(decoder, bytes + 20) & 0x03ffffff, &status);
-    if (!interface)
+    mcast_interface *device = mcast_decoder_describe(decoder, mcast_file32(decoder, bytes + 20) & 0x03ffffff, &status);
+    if (!device)
         return status;
     decoder->described++;
-    interface->resolution = decoder->pcap->resolution;
+    device->resolution = decoder->pcap->resolution;
     decoder->known = 1;
     *used = MCAST_PCAP_HEADER;
     return MCAST_DECODE_INTERFACE;

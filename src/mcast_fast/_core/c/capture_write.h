@@ -238,7 +238,7 @@ mcast_encoder_interface(mcast_encoder *encoder, uint32_t index)
 
 /* The rest of an enhanced packet block around a frame of `captured` bytes; the size of the block. */
 static inline size_t
-mcast_write_block(const mcast_record *record, uint32_t interface, size_t captured, size_t original,
+mcast_write_block(const mcast_record *record, uint32_t interface_at, size_t captured, size_t original,
                   unsigned char *block)
 {
     uint64_t time = record->timestamp > 0 ? (uint64_t)record->timestamp : 0;
@@ -256,7 +256,7 @@ mcast_write_block(const mcast_record *record, uint32_t interface, size_t capture
     size_t length = (size_t)(at + 4 - block);
     mcast_put_native32(block, 6);
     mcast_put_native32(block + 4, length);
-    mcast_put_native32(block + 8, interface);
+    mcast_put_native32(block + 8, interface_at);
     mcast_put_native32(block + 12, (size_t)(time >> 32));
     mcast_put_native32(block + 16, (size_t)(time & 0xffffffff));
     mcast_put_native32(block + 20, captured);
@@ -297,8 +297,8 @@ mcast_encode(mcast_encoder *encoder, const mcast_record *records, size_t count, 
     encoder->unfit = 0;
     for (; i < count; i++) {
         const mcast_record *record = &records[i];
-        int64_t interface = encoder->pcap ? 0 : mcast_encoder_interface(encoder, record->interface_index);
-        if (interface < 0)
+        int64_t interface_at = encoder->pcap ? 0 : mcast_encoder_interface(encoder, record->interface_index);
+        if (interface_at < 0)
             break;
         size_t wire = record->wire_length > record->length ? record->wire_length : record->length;
         encoder->unfit = mcast_write_frame(&encoder->flow, record, data + record->offset, wire, at + before);
@@ -306,7 +306,7 @@ mcast_encode(mcast_encoder *encoder, const mcast_record *records, size_t count, 
             break;
         size_t captured = encoder->flow.size + record->length, original = encoder->flow.size + wire;
         at += encoder->pcap ? mcast_write_pcap(record, captured, original, at)
-                            : mcast_write_block(record, (uint32_t)interface, captured, original, at);
+                            : mcast_write_block(record, (uint32_t)interface_at, captured, original, at);
     }
     *used = (size_t)(at - to);
     return i;

@@ -118,9 +118,11 @@ mcast_late_bucket(int64_t late)
 {
     if (late < MCAST_LATE_STEPS)
         return late > 0 ? (unsigned)late : 0;
-    int bits = 63 - __builtin_clzll((unsigned long long)late);
-    if (bits >= MCAST_LATE_BITS + 1)
+    if (late >> (MCAST_LATE_BITS + 1))
         return MCAST_LATE_BUCKETS - 1;
+    int bits = 5; /* the place of its highest bit */
+    while (late >> (bits + 1))
+        bits++;
     return (unsigned)(bits - 4) * MCAST_LATE_STEPS + ((unsigned)(late >> (bits - 5)) & (MCAST_LATE_STEPS - 1));
 }
 

@@ -2,24 +2,15 @@
 #ifndef MCAST_LINUX_H
 #define MCAST_LINUX_H
 
-#include "cmsg.h"
-#include "record.h"
 #include <errno.h>
 #include <netinet/in.h>
-#include <poll.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stddef.h>
-#include <stdlib.h>
+#include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
-#include <time.h>
-#include <unistd.h>
 
 #define MCAST_SYSTEM "Linux"
 
@@ -73,55 +64,46 @@ static const mcast_option mcast_options[] = {
     {NULL, 0, 0},
 };
 
-/* ---- memberships: RFC 3678, by interface index, one call for both families ---- */
+static const mcast_missing mcast_missing_features[] = {{NULL, NULL}};
 
-static const int mcast_membership_options[] = {
-    [MCAST_JOIN] = MCAST_JOIN_GROUP,
-    [MCAST_LEAVE] = MCAST_LEAVE_GROUP,
-    [MCAST_JOIN_SOURCE] = MCAST_JOIN_SOURCE_GROUP,
-    [MCAST_LEAVE_SOURCE] = MCAST_LEAVE_SOURCE_GROUP,
-    [MCAST_BLOCK] = MCAST_BLOCK_SOURCE,
-    [MCAST_UNBLOCK] = MCAST_UNBLOCK_SOURCE,
-};
+/* Whether a row of mcast_missing_features holds: here each does. */
+static inline int
+mcast_is_missing(const mcast_missing *row)
+{
+    (void)row;
+    return 1;
+}
+
+/* ---- what msghdr.h needs to know ---- */
+
+typedef struct mmsghdr mcast_message;
+
+enum { MCAST_MEMBERSHIP_TRIES = 1 };
 
 static inline void
-mcast_sockaddr(struct sockaddr_storage *address, int version, const uint8_t *packed)
+mcast_set_length(struct sockaddr_storage *address, size_t size)
 {
-    memset(address, 0, sizeof *address);
-    if (version == 4) {
-        struct sockaddr_in *v4 = (struct sockaddr_in *)address;
-        v4->sin_family = AF_INET;
-        memcpy(&v4->sin_addr, packed, 4);
-    } else {
-        struct sockaddr_in6 *v6 = (struct sockaddr_in6 *)address;
-        v6->sin6_family = AF_INET6;
-        memcpy(&v6->sin6_addr, packed, 16);
-    }
+    (void)address, (void)size; /* Linux keeps no length in an address */
 }
 
-/* One step of membership; source is NULL for MCAST_JOIN and MCAST_LEAVE. 0, or -errno. */
+/* Never waits: recvmmsg's own timeout is only looked at after a packet (recvmmsg(2), BUGS). */
 static inline int
-mcast_membership(int fd, int step, int version, uint32_t interface_index, const uint8_t *group, const uint8_t *source)
+mcast_receive_messages(int fd, mcast_message *messages, unsigned count)
 {
-    int level = version == 4 ? IPPROTO_IP : IPPROTO_IPV6;
-    struct group_source_req with_source;
-    struct group_req plain;
-    const void *request = &plain;
-    socklen_t size = sizeof plain;
-    memset(&plain, 0, sizeof plain);
-    memset(&with_source, 0, sizeof with_source);
-    if (source) {
-        with_source.gsr_interface = interface_index;
-        mcast_sockaddr(&with_source.gsr_group, version, group);
-        mcast_sockaddr(&with_source.gsr_source, version, source);
-        request = &with_source;
-        size = sizeof with_source;
-    } else {
-        plain.gr_interface = interface_index;
-        mcast_sockaddr(&plain.gr_group, version, group);
-    }
-    return setsockopt(fd, level, mcast_membership_options[step], request, size) == 0 ? 0 : -errno;
+    int received = recvmmsg(fd, messages, count, MSG_DONTWAIT | MSG_TRUNC, NULL);
+    return received >= 0 ? received : -errno;
 }
+
+static inline int
+mcast_send_messages(int fd, mcast_message *messages, unsigned count)
+{
+    int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT);
+    return sent >= 0 ? sent : -errno;
+}
+
+#include "msghdr.h"
+
+/* ---- memberships ---- */
 
 static inline size_t
 mcast_filter_request_size(size_t sources)
@@ -174,108 +156,7 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     return status;
 }
 
-/* The interface and source address that multicast leaves by (IPv4; an address alone is ambiguous, see ip(7)). */
-static inline int
-mcast_send_interface(int fd, uint32_t interface_index, const uint8_t *source)
-{
-    struct ip_mreqn request;
-    memset(&request, 0, sizeof request);
-    memcpy(&request.imr_address, source, 4);
-    request.imr_ifindex = (int)interface_index;
-    return setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request, sizeof request) == 0 ? 0 : -errno;
-}
-
 /* ---- slots that recvmmsg fills ---- */
-
-/* Source, time, pktinfo of the larger family, overflow, TTL, TOS and segment size. */
-enum {
-    MCAST_CONTROL_SIZE = 256,
-};
-_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
-                   MCAST_CONTROL_SIZE,
-               "every control message that is asked for has room");
-
-typedef struct mcast_scratch {
-    unsigned count;
-    size_t size;
-    unsigned char *payloads;
-    size_t mapped;
-    struct mmsghdr *messages;
-    struct iovec *vectors;
-    struct sockaddr_in6 *names;
-    unsigned char (*controls)[MCAST_CONTROL_SIZE];
-} mcast_scratch;
-
-static inline void
-mcast_scratch_close(mcast_scratch *scratch)
-{
-    if (scratch->payloads)
-        munmap(scratch->payloads, scratch->mapped);
-    free(scratch->messages);
-    free(scratch->vectors);
-    free(scratch->names);
-    free(scratch->controls);
-    memset(scratch, 0, sizeof *scratch);
-}
-
-/* `count` slots of `size` bytes; pages that no packet reaches are never touched. They lie an odd number of cache lines apart: at a power
- * of two all their first lines would share one set of the cache. 0, or -errno. */
-static inline int
-mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
-{
-    memset(scratch, 0, sizeof *scratch);
-    size_t stride = ((size + 63) / 64 | 1) * 64;
-    scratch->mapped = stride * count;
-    void *mapping = mmap(NULL, scratch->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    scratch->payloads = mapping == MAP_FAILED ? NULL : mapping;
-    scratch->messages = calloc(count, sizeof *scratch->messages);
-    scratch->vectors = calloc(count, sizeof *scratch->vectors);
-    scratch->names = calloc(count, sizeof *scratch->names);
-    scratch->controls = calloc(count, sizeof *scratch->controls);
-    if (!scratch->payloads || !scratch->messages || !scratch->vectors || !scratch->names || !scratch->controls) {
-        mcast_scratch_close(scratch);
-        return -ENOMEM;
-    }
-    scratch->count = count;
-    scratch->size = size;
-    for (unsigned i = 0; i < count; i++) {
-        struct msghdr *header = &scratch->messages[i].msg_hdr;
-        scratch->vectors[i].iov_base = scratch->payloads + stride * i;
-        scratch->vectors[i].iov_len = size;
-        header->msg_iov = &scratch->vectors[i];
-        header->msg_iovlen = 1;
-        header->msg_name = &scratch->names[i];
-        header->msg_control = scratch->controls[i];
-    }
-    return 0;
-}
-
-/* Fills up to `wanted` slots with what is queued; how many, or -errno. Never waits: recvmmsg's own timeout is only looked
- * at after a packet (recvmmsg(2), BUGS). */
-static inline int
-mcast_scratch_receive(mcast_scratch *scratch, int fd, unsigned wanted)
-{
-    for (unsigned i = 0; i < wanted; i++) {
-        /* in-out fields: what one packet left here must not be inherited by the next */
-        struct msghdr *header = &scratch->messages[i].msg_hdr;
-        header->msg_namelen = sizeof *scratch->names;
-        header->msg_controllen = MCAST_CONTROL_SIZE;
-        header->msg_flags = 0;
-    }
-    int received = recvmmsg(fd, scratch->messages, wanted, MSG_DONTWAIT | MSG_TRUNC, NULL);
-    return received >= 0 ? received : -errno;
-}
-
-static inline void
-mcast_read_time(const struct cmsghdr *message, mcast_record *record)
-{
-    int64_t wide[2];
-    int32_t narrow[2];
-    if (mcast_cmsg_value(message, wide, sizeof wide))
-        record->timestamp = wide[0] * 1000000000 + wide[1];
-    else if (mcast_cmsg_value(message, narrow, sizeof narrow)) /* 32-bit systems */
-        record->timestamp = narrow[0] * (int64_t)1000000000 + narrow[1];
-}
 
 /* SO_TIMESTAMPING: the kernel's time, an old one, and the card's (timestamping documentation, 2.1). */
 static inline void
@@ -298,16 +179,6 @@ mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
         return;
     mcast_map_v4(record->group, &info.ipi_addr); /* the header's destination, not ipi_spec_dst */
     record->interface_index = (uint32_t)info.ipi_ifindex;
-}
-
-static inline void
-mcast_read_pktinfo6(const struct cmsghdr *message, mcast_record *record)
-{
-    struct in6_pktinfo info;
-    if (!mcast_cmsg_value(message, &info, sizeof info))
-        return;
-    memcpy(record->group, &info.ipi6_addr, 16);
-    record->interface_index = info.ipi6_ifindex;
 }
 
 static inline void
@@ -338,27 +209,9 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_to
         else if (type == IP_TOS && mcast_cmsg_byte(message, &record->tos))
             record->flags |= MCAST_TOS;
     } else if (message->cmsg_level == IPPROTO_IPV6) {
-        if (type == IPV6_PKTINFO)
-            mcast_read_pktinfo6(message, record);
-        else if (type == IPV6_HOPLIMIT && mcast_cmsg_byte(message, &record->ttl))
-            record->flags |= MCAST_TTL;
-        else if (type == IPV6_TCLASS && mcast_cmsg_byte(message, &record->tos))
-            record->flags |= MCAST_TOS;
+        mcast_read_control6(message, record);
     } else if (message->cmsg_level == IPPROTO_UDP && type == LINUX_UDP_GRO) {
         mcast_read_segment(message, told);
-    }
-}
-
-static inline void
-mcast_read_source(const struct sockaddr_in6 *name, socklen_t size, mcast_record *record)
-{
-    if (name->sin6_family == AF_INET && size >= sizeof(struct sockaddr_in)) {
-        const struct sockaddr_in *v4 = (const struct sockaddr_in *)name;
-        mcast_map_v4(record->source, &v4->sin_addr);
-        record->source_port = ntohs(v4->sin_port);
-    } else if (name->sin6_family == AF_INET6 && size >= sizeof(struct sockaddr_in6)) {
-        memcpy(record->source, &name->sin6_addr, 16);
-        record->source_port = ntohs(name->sin6_port);
     }
 }
 
@@ -395,6 +248,12 @@ typedef struct mcast_poller {
 enum { MCAST_READY_MAX = 64 };
 #define MCAST_WAKE UINT64_MAX /* the key of the wake-up descriptor; sockets have small ones */
 
+static inline void
+mcast_poller_init(mcast_poller *poller)
+{
+    poller->epoll = poller->wake = -1;
+}
+
 static inline int
 mcast_poller_add(mcast_poller *poller, int fd, uint64_t key)
 {
@@ -415,7 +274,7 @@ mcast_poller_close(mcast_poller *poller)
         close(poller->epoll);
     if (poller->wake >= 0)
         close(poller->wake);
-    poller->epoll = poller->wake = -1;
+    mcast_poller_init(poller);
 }
 
 static inline int
@@ -467,71 +326,6 @@ mcast_poller_descriptor(const mcast_poller *poller)
 
 /* ---- sending ---- */
 
-/* Where a datagram goes; a scope only where the system takes one. Returns the size of the address. */
-static inline socklen_t
-mcast_destination(struct sockaddr_storage *address, const uint8_t *packed, int version, int port, uint32_t scope)
-{
-    mcast_sockaddr(address, version, packed);
-    if (version == 4) {
-        ((struct sockaddr_in *)address)->sin_port = htons((uint16_t)port);
-        return sizeof(struct sockaddr_in);
-    }
-    ((struct sockaddr_in6 *)address)->sin6_port = htons((uint16_t)port);
-    ((struct sockaddr_in6 *)address)->sin6_scope_id = scope;
-    return sizeof(struct sockaddr_in6);
-}
-
-/* A train: what one sendmmsg takes. A message is one datagram, or a super-packet of up to 64 that the kernel cuts apart (udp(7),
- * UDP_SEGMENT). */
-enum {
-    MCAST_TRAIN_MESSAGES = 256,
-    MCAST_TRAIN_VECTORS = 1024, /* also what one message may gather (UIO_MAXIOV) */
-    MCAST_SEGMENTS_MAX = 64,    /* UDP_MAX_SEGMENTS before Linux 6.9 */
-    MCAST_SUPER_MAX = 65507,
-};
-
-typedef struct mcast_train {
-    unsigned messages;
-    unsigned vectors;
-    struct mmsghdr headers[MCAST_TRAIN_MESSAGES];
-    struct iovec pieces[MCAST_TRAIN_VECTORS];
-    unsigned datagrams[MCAST_TRAIN_MESSAGES]; /* in each message */
-    _Alignas(struct cmsghdr) unsigned char controls[MCAST_TRAIN_MESSAGES][CMSG_SPACE(sizeof(uint16_t))];
-} mcast_train;
-
-/* Whether a message of so many datagrams more has room. */
-static inline int
-mcast_train_has_room(const mcast_train *train, unsigned datagrams)
-{
-    return train->messages < MCAST_TRAIN_MESSAGES && train->vectors + datagrams <= MCAST_TRAIN_VECTORS;
-}
-
-static inline void
-mcast_train_begin(mcast_train *train, const struct sockaddr_storage *address, socklen_t size)
-{
-    struct msghdr *header = &train->headers[train->messages].msg_hdr;
-    memset(header, 0, sizeof *header);
-    header->msg_name = (void *)address;
-    header->msg_namelen = size;
-    header->msg_iov = &train->pieces[train->vectors];
-    train->datagrams[train->messages++] = 0;
-}
-
-/* One datagram more in the last message; neighbours in memory become one piece. */
-static inline void
-mcast_train_add(mcast_train *train, struct iovec payload)
-{
-    struct msghdr *header = &train->headers[train->messages - 1].msg_hdr;
-    struct iovec *last = header->msg_iovlen ? &header->msg_iov[header->msg_iovlen - 1] : NULL;
-    train->datagrams[train->messages - 1]++;
-    if (last && (unsigned char *)last->iov_base + last->iov_len == payload.iov_base) {
-        last->iov_len += payload.iov_len;
-        return;
-    }
-    header->msg_iov[header->msg_iovlen++] = payload;
-    train->vectors++;
-}
-
 /* The kernel cuts the last message into segments of so many bytes. */
 static inline void
 mcast_train_segment(mcast_train *train, uint16_t size)
@@ -546,24 +340,6 @@ mcast_train_segment(mcast_train *train, uint16_t size)
     memcpy(CMSG_DATA(message), &size, sizeof size);
 }
 
-/* Sends without waiting; how many messages left, or -errno when none did. */
-static inline int
-mcast_train_send(mcast_train *train, int fd)
-{
-    int sent = sendmmsg(fd, train->headers, train->messages, MSG_DONTWAIT);
-    return sent >= 0 ? sent : -errno;
-}
-
-/* Waits until the send buffer has room, for so long at the most. An error queue that holds something answers at once (poll(2),
- * POLLERR), so that a moment is slept then. */
-static inline void
-mcast_wait_writable(int fd, int milliseconds)
-{
-    struct pollfd one = {.fd = fd, .events = POLLOUT};
-    if (poll(&one, 1, milliseconds) > 0 && !(one.revents & POLLOUT))
-        usleep(100);
-}
-
 /* Sleeps until a moment of the monotonic clock, clock_nanosleep(2); a signal ends it. */
 static inline void
 mcast_sleep_until(int64_t moment)
@@ -572,13 +348,11 @@ mcast_sleep_until(int64_t moment)
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
 }
 
-/* A thread that is not Python's: signals are for the others, which can handle them; `cpu` is where it runs, -1 anywhere. */
+/* A thread that is not Python's; `cpu` is where it runs, -1 anywhere. */
 static inline void
 mcast_thread_begin(int cpu)
 {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    mcast_block_signals();
     if (cpu >= 0 && cpu < CPU_SETSIZE) {
         cpu_set_t set;
         CPU_ZERO(&set);

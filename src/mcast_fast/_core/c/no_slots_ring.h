@@ -49,10 +49,11 @@ static inline void
 mcast_slots_show(mcast_slots *slots, int leftovers)
 {
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    if (!slots->closed && leftovers)
+    if (!slots->closed && leftovers && !slots->shown)
         mcast_poller_signal(&slots->poller);
-    else if (!slots->closed)
+    else if (!slots->closed && !leftovers && slots->shown)
         mcast_poller_clear(&slots->poller);
+    slots->shown = leftovers;
     PyThread_release_lock(slots->state);
 }
 

@@ -1,8 +1,9 @@
 /* The only ladder of systems: includes the one header that speaks for this one.
  *
- * Such a header offers: mcast_options (its socket options), mcast_scratch (slots that a system call fills), mcast_poller (waiting,
- * and being woken), mcast_membership (joins by interface index), mcast_train (what one call sends) and mcast_thread_begin. Beside it
- * stands ring.h, or no_ring.h where the system maps none. */
+ * Such a header offers: mcast_options (its socket options), mcast_missing_features, mcast_descriptor (what a socket is received from
+ * by), mcast_scratch (slots that a system call fills), mcast_poller (waiting, and being woken), mcast_membership (joins by interface
+ * index), mcast_train (what one call sends), mcast_monotonic_ns, mcast_sleep_until and mcast_thread_begin. Beside it stands ring.h, or
+ * no_ring.h where the system maps none. */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H
 
@@ -13,6 +14,12 @@ typedef struct mcast_option {
     int level;
     int number;
 } mcast_option;
+
+/* A feature of _core/layout.py that the compiled backend lacks on this system, and why. */
+typedef struct mcast_missing {
+    const char *feature;
+    const char *reason;
+} mcast_missing;
 
 enum {
     MCAST_JOIN,
@@ -26,6 +33,15 @@ enum {
 #if defined(__linux__)
 #include "linux.h"
 #include "ring.h"
+#elif defined(__APPLE__)
+#include "darwin.h"
+#include "no_ring.h"
+#elif defined(_WIN32)
+#include "no_ring.h"
+#include "win32.h"
+#elif defined(__FreeBSD__)
+#include "no_ring.h"
+#include "posix.h"
 #else
 #error "no header for this system yet: the pure backend runs here (MCAST_FAST_BUILD=no)"
 #endif

@@ -9,7 +9,6 @@
 #include "platform.h"
 #include "record.h"
 #include <pythread.h>
-#include <time.h>
 
 enum {
     MCAST_SLICE_NS = 50 * 1000000,  /* Ctrl-C is seen within 100 ms */
@@ -86,14 +85,6 @@ typedef struct mcast_errand {
     size_t refused;   /* the size of its segments */
     int begun;        /* the schedule was looked at */
 } mcast_errand;
-
-static inline int64_t
-mcast_send_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 /* Payload `i`; offsets and lengths were checked before (mcast_payloads_fit). */
 static inline struct iovec
@@ -194,12 +185,12 @@ mcast_account(mcast_transmitter *transmitter, mcast_outlet *outlet, mcast_errand
     size_t datagrams = 0, bytes = 0;
     for (unsigned i = 0; i < left; i++) {
         datagrams += transmitter->train->datagrams[i];
-        bytes += transmitter->train->headers[i].msg_len;
+        bytes += mcast_train_bytes(transmitter->train, i);
     }
     transmitter->counters.datagrams += datagrams;
     transmitter->counters.bytes += bytes;
     if (errand->alone) { /* alone it leaves: it was the cutting apart that is refused */
-        int too_large = errand->alone == EMSGSIZE || errand->alone == EINVAL;
+        int too_large = errand->alone == MCAST_EMSGSIZE || errand->alone == EINVAL;
         outlet->limit = too_large ? errand->refused - 1 : 0;
         outlet->refusal = errand->alone;
     }
@@ -276,9 +267,9 @@ mcast_pace_wait(mcast_transmitter *transmitter, const mcast_errand *errand, size
                 *slack = mcast_timer_slack(1);
             mcast_sleep_until(wake);
         }
-        *now = mcast_send_now();
+        *now = mcast_monotonic_ns();
         while (*now < due && due - *now <= MCAST_SPIN_NS)
-            *now = mcast_send_now();
+            *now = mcast_monotonic_ns();
     }
     return count;
 }
@@ -298,17 +289,17 @@ mcast_refused(mcast_transmitter *transmitter, const mcast_outlet *outlet, mcast_
         return 0;
     }
     if (train->datagrams[0] > 1 &&
-        (status == -EIO || status == -EINVAL || status == -EMSGSIZE || status == -EOPNOTSUPP)) {
+        (status == -EIO || status == -EINVAL || status == -MCAST_EMSGSIZE || status == -EOPNOTSUPP)) {
         transmitter->counters.retries++;
         errand->alone = -status;
         errand->refused = mcast_payload(&errand->payloads, errand->sent / errand->target_count).iov_len;
         return 0;
     }
-    if (status == -ENOBUFS && errand->retries < MCAST_RETRIES_MAX) {
+    if (status == -MCAST_ENOBUFS && errand->retries < MCAST_RETRIES_MAX) {
         int64_t pause = errand->retries < 8 ? (int64_t)MCAST_RETRY_FIRST_NS << errand->retries : MCAST_RETRY_LAST_NS;
         errand->retries++;
         transmitter->counters.retries++;
-        mcast_sleep_until(mcast_send_now() + (pause < MCAST_RETRY_LAST_NS ? pause : MCAST_RETRY_LAST_NS));
+        mcast_sleep_until(mcast_monotonic_ns() + (pause < MCAST_RETRY_LAST_NS ? pause : MCAST_RETRY_LAST_NS));
         return 0;
     }
     return status;
@@ -318,7 +309,7 @@ mcast_refused(mcast_transmitter *transmitter, const mcast_outlet *outlet, mcast_
 static inline int
 mcast_send_slice(mcast_transmitter *transmitter, mcast_errand *errand, size_t total)
 {
-    int64_t now = mcast_send_now(), end = now + MCAST_SLICE_NS;
+    int64_t now = mcast_monotonic_ns(), end = now + MCAST_SLICE_NS;
     int by_itinerary = errand->itinerary && errand->itinerary->scale > 0;
     int status = 0, paced = by_itinerary || transmitter->pace.ns_per_unit > 0;
     long slack = -1;
@@ -342,7 +333,7 @@ mcast_send_slice(mcast_transmitter *transmitter, mcast_errand *errand, size_t to
             mcast_account(transmitter, outlet, errand, (unsigned)left, now);
         else
             status = mcast_refused(transmitter, outlet, errand, left);
-        now = mcast_send_now();
+        now = mcast_monotonic_ns();
     }
     if (slack >= 0)
         mcast_timer_slack(slack);

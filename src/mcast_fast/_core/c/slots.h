@@ -10,10 +10,9 @@
 #include "memory.h"
 #include "platform.h"
 #include <pythread.h>
-#include <time.h>
 
 typedef struct mcast_socket {
-    int fd;
+    mcast_descriptor fd;
     mcast_record
         implied; /* what every packet of this socket has in common: port, and where bound, group and interface */
     mcast_filter filter;
@@ -99,14 +98,6 @@ static inline int mcast_rings_nap(mcast_slots *slots, int64_t left);
 static inline int mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key);
 static inline void mcast_slots_leave_ring(mcast_slots *slots, mcast_socket *socket);
 static inline void mcast_rings_count(mcast_slots *slots, mcast_counters *counters);
-
-static inline int64_t
-mcast_monotonic_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static inline size_t
 mcast_batch_count(const mcast_batch *batch)
@@ -451,7 +442,7 @@ mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t dead
 /* Waits until the deadline for a poller to tell something, and takes nothing: MCAST_BATCH, MCAST_TIMEOUT, MCAST_CLOSED,
  * MCAST_INTERRUPTED, or -errno. Another thread may receive meanwhile. */
 static inline int
-mcast_wait_for(mcast_slots *slots, const mcast_poller *poller, int64_t deadline)
+mcast_wait_for(mcast_slots *slots, mcast_poller *poller, int64_t deadline)
 {
     uint64_t keys[MCAST_READY_MAX];
     int64_t left = mcast_time_left(deadline);
@@ -504,7 +495,7 @@ mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t si
     slots->filled = size;
     slots->slot_count = count;
     slots->slot_size = size;
-    slots->poller.epoll = slots->poller.wake = -1;
+    mcast_poller_init(&slots->poller);
     slots->turn = PyThread_allocate_lock();
     slots->look = PyThread_allocate_lock();
     slots->state = PyThread_allocate_lock();
@@ -530,8 +521,7 @@ mcast_slots_close(mcast_slots *slots)
     if (!slots->turn || !slots->look || !slots->state)
         return;
     PyThread_acquire_lock(slots->state, WAIT_LOCK); /* nobody is in the middle of showing what is left over */
-    if (slots->poller.wake >= 0)
-        mcast_poller_signal(&slots->poller);
+    mcast_poller_signal(&slots->poller);
     PyThread_release_lock(slots->state);
     PyThread_acquire_lock(slots->turn, WAIT_LOCK);
     PyThread_acquire_lock(slots->look, WAIT_LOCK);
@@ -591,12 +581,12 @@ mcast_slots_enter(mcast_slots *slots, int fd, const mcast_record *implied, mcast
         free(socket);
         return -ENOMEM;
     }
-    socket->fd = fd;
     socket->implied = *implied;
     socket->ring = ring;
+    int status = ring ? 0 : mcast_descriptor_open(&socket->fd, fd);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
     socket->is_ring = is_ring;
-    int64_t key = mcast_slots_seat(slots, socket);
+    int64_t key = status == 0 ? mcast_slots_seat(slots, socket) : status;
     PyThread_release_lock(slots->state);
     if (key < 0) {
         socket->is_ring = 0; /* the ring stays its opener's */

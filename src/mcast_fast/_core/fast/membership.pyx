@@ -1,9 +1,10 @@
 # cython: language_level=3, freethreading_compatible=True
 """Membership calls by interface index, and this system's socket options by name."""
 
-import os
-
 from libc.stdint cimport uint8_t, uint32_t
+
+from mcast_fast._core.layout import Feature
+from mcast_fast.errors import os_error
 
 cdef extern from "platform.h":
     ctypedef struct mcast_option:
@@ -11,7 +12,14 @@ cdef extern from "platform.h":
         int level
         int number
     const mcast_option mcast_options[]
+    int mcast_has_option(const mcast_option *option) nogil
+    int mcast_set_option(int fd, int level, int number, int value) nogil
     const char *MCAST_SYSTEM
+    ctypedef struct mcast_missing:
+        const char *feature
+        const char *reason
+    const mcast_missing mcast_missing_features[]
+    int mcast_is_missing(const mcast_missing *row) nogil
     enum:
         MCAST_JOIN
         MCAST_LEAVE
@@ -36,13 +44,40 @@ cdef dict _options():
     found = {}
     cdef int row = 0
     while mcast_options[row].name != NULL:
-        found[mcast_options[row].name.decode()] = (mcast_options[row].level, mcast_options[row].number)
+        if mcast_has_option(&mcast_options[row]):
+            found[mcast_options[row].name.decode()] = (mcast_options[row].level, mcast_options[row].number)
         row += 1
     return found
 
 
 OPTIONS = _options()
 SYSTEM = MCAST_SYSTEM.decode()
+
+
+cdef dict _missing():
+    found = {}
+    cdef int row = 0
+    while mcast_missing_features[row].feature != NULL:
+        if mcast_is_missing(&mcast_missing_features[row]):
+            found[mcast_missing_features[row].feature.decode()] = mcast_missing_features[row].reason.decode()
+        row += 1
+    return found
+
+
+MISSING = _missing()
+
+
+def features_of(*names):
+    """These features of the compiled backend: on, but for those that this system's header names as missing."""
+    return {name: Feature(name not in MISSING, MISSING.get(name, "")) for name in names}
+
+
+def set_option(socket, str name, int value):
+    """Set an integer option of OPTIONS by name. Raises OSError as the system gave it."""
+    level, number = OPTIONS[name]
+    cdef int status = mcast_set_option(socket.fileno(), level, number, value)
+    if status < 0:
+        raise os_error(-status)
 
 
 cdef _step(socket, int step, uint32_t interface, bytes group, bytes source):
@@ -57,7 +92,7 @@ cdef _step(socket, int step, uint32_t interface, bytes group, bytes source):
     with nogil:
         status = mcast_membership(fd, step, version, interface, the_group, the_source)
     if status < 0:
-        raise OSError(-status, os.strerror(-status))
+        raise os_error(-status)
 
 
 def join(socket, interface, group, source=None):
@@ -96,7 +131,7 @@ def set_filter(socket, interface, group, exclude, sources):
     with nogil:
         status = mcast_set_filter(fd, version, index, group_bytes, mode, source_bytes, count)
     if status < 0:
-        raise OSError(-status, os.strerror(-status))
+        raise os_error(-status)
 
 
 def get_filter(socket, interface, group):
@@ -114,7 +149,7 @@ def get_filter(socket, interface, group):
     with nogil:
         told = mcast_get_filter(fd, version, index, group_bytes, &exclude, sources, MOST_SOURCES)
     if told < 0:
-        raise OSError(-told, os.strerror(-told))
+        raise os_error(-told)
     found = [(<const char *>sources)[at * width:(at + 1) * width] for at in range(min(told, MOST_SOURCES))]
     return bool(exclude), tuple(sorted(found))
 
@@ -126,4 +161,4 @@ def set_send_interface(socket, interface, source):
         raise ValueError("the source is a packed IPv4 address")
     cdef int status = mcast_send_interface(socket.fileno(), interface, <const uint8_t *><const char *>packed)
     if status < 0:
-        raise OSError(-status, os.strerror(-status))
+        raise os_error(-status)

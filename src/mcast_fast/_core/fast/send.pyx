@@ -11,6 +11,7 @@ from libc.string cimport memset
 from mcast_fast._core.fast.views cimport mcast_record
 
 from mcast_fast._core import lateness
+from mcast_fast._core.fast.membership import OPTIONS, SYSTEM, features_of
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError
 
@@ -90,7 +91,9 @@ cdef extern from "send.h":
     void mcast_transmitter_close(mcast_transmitter *transmitter) nogil
     void mcast_transmitter_free(mcast_transmitter *transmitter) nogil
 
-FEATURES = {name: Feature(True, "") for name in ("batched_send", "send_segmentation", "pacing")}
+FEATURES = features_of("batched_send", "send_segmentation", "pacing")
+if FEATURES["send_segmentation"] and not {"UDP_SEGMENT", "UDP_SEND_MSG_SIZE"} & OPTIONS.keys():
+    FEATURES["send_segmentation"] = Feature(False, f"{SYSTEM} of this version has no UDP_SEND_MSG_SIZE")
 cdef enum:
     AT_ONCE = 256  # payloads of a sequence that are held together
 

@@ -12,11 +12,10 @@ from mcast_fast._core.fast.views cimport (
     shared_pool, take_over, take_over_lease,
 )
 
-import os
-
 from mcast_fast._core import layout
+from mcast_fast._core.fast.membership import features_of
 from mcast_fast._core.layout import Feature
-from mcast_fast.errors import ClosedError, socket_error
+from mcast_fast.errors import ClosedError, os_error, socket_error
 
 cdef extern from "background.h":
     ctypedef struct mcast_entry:
@@ -100,7 +99,7 @@ cdef extern from "background.h":
     void mcast_background_close(mcast_background *background) nogil
     void mcast_background_free(mcast_background *background) nogil
 
-FEATURES = {name: Feature(True, "") for name in ("batched_receive", "wire_length", "descriptor", "background")}
+FEATURES = features_of("batched_receive", "wire_length", "descriptor", "background", "background_cpu")
 FEATURES["ring"] = Feature(bool(MCAST_HAS_RING), "" if MCAST_HAS_RING else "this system maps no ring of packets")
 cdef enum:
     SLOTS = 128  # a system call fills at the most
@@ -202,7 +201,7 @@ cdef class Slots:
             &self.slots, socket.fileno(), interface, block_size, blocks, latency_ms, bool(times)
         )
         if key < 0:
-            raise OSError(-key, os.strerror(-key))
+            raise os_error(-key)
         return key
 
     def listen(self, uint64_t ring, uint16_t port):
@@ -450,4 +449,4 @@ cdef class Slots:
         if status == MCAST_CLOSED:
             raise ClosedError(f"{self.subject} is closed")
         subject = f"by {self.subject}" if operation == "receive" else self.subject
-        raise socket_error(operation, subject, OSError(-status, os.strerror(-status)))
+        raise socket_error(operation, subject, os_error(-status))

@@ -1,19 +1,28 @@
 """Membership calls by interface index, and this system's socket options by name: the twin of fast/membership.pyx."""
 
+import contextlib
 import ctypes
+import errno
 import os
 import socket as socket_module
 import struct
 from collections.abc import Sequence
 
 from mcast_fast._core.pure.tables import SYSTEM as _SYSTEM
+from mcast_fast.errors import os_error, os_words
 
 OPTIONS = dict(_SYSTEM.options)
 SYSTEM = _SYSTEM.name
+MISSING = dict(_SYSTEM.missing)
 
-_MODES = {"exclude": 0, "include": 1}
 _MOST_SOURCES = 4096  # that are read back: more than a system lets one socket hold
+_SOCKADDR_SIZES = {4: 16, 16: 28}
 _LEVELS = {4: socket_module.IPPROTO_IP, 16: socket_module.IPPROTO_IPV6}
+
+
+def set_option(socket: socket_module.socket, name: str, value: int) -> None:
+    """Set an integer option of OPTIONS by name. Raises OSError as the system gave it."""
+    socket.setsockopt(*OPTIONS[name], value)
 
 
 def _step(socket: socket_module.socket, step: str, interface: int, group: bytes, source: bytes | None) -> None:
@@ -23,7 +32,48 @@ def _step(socket: socket_module.socket, step: str, interface: int, group: bytes,
         raise ValueError("group and source are packed addresses of one family")
     addresses = _SYSTEM.sockaddr(group) + (b"" if source is None else _SYSTEM.sockaddr(source))
     request = struct.pack(_SYSTEM.index_format, interface) + addresses
-    socket.setsockopt(_LEVELS[len(group)], _SYSTEM.steps[step], request)
+    try:
+        if step in _SYSTEM.steps:
+            _try(socket, _LEVELS[len(group)], _SYSTEM.steps[step], request)
+            return
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT or step not in _SYSTEM.old_steps:
+            raise
+    _step_by_address(socket, step, interface, group, source)
+
+
+def _try(socket: socket_module.socket, level: int, option: int, request: bytes) -> None:
+    """setsockopt(2), again while the answer is an ENOMEM that means nothing (macOS)."""
+    for left in reversed(range(_SYSTEM.tries)):
+        try:
+            socket.setsockopt(level, option, request)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOMEM or not left:
+                raise
+
+
+def _step_by_address(
+    socket: socket_module.socket, step: str, interface: int, group: bytes, source: bytes | None
+) -> None:
+    """Where there are no MCAST_* options: struct ip_mreq, ip_mreq_source (as Windows orders it) and ipv6_mreq."""
+    option = _SYSTEM.old_steps.get(step)
+    if option is None or (source is not None and len(group) == 16):
+        raise OSError(errno.ENOPROTOOPT, os_words(errno.ENOPROTOOPT))
+    if len(group) == 16:
+        request = group + struct.pack("@I", interface)
+    else:
+        request = group + (source or b"") + _address_of(interface)
+    socket.setsockopt(_LEVELS[len(group)], option, request)
+
+
+def _address_of(interface: int) -> bytes:
+    """The first IPv4 address of an interface; 0.0.0.N, which Windows reads as the index, where it has none."""
+    import ifaddr
+
+    adapters = ifaddr.get_adapters(include_unconfigured=True)
+    texts = [str(one.ip) for adapter in adapters if adapter.index == interface for one in adapter.ips if one.is_IPv4]
+    return socket_module.inet_aton(texts[0]) if texts else struct.pack("!I", interface)
 
 
 def join(socket: socket_module.socket, interface: int, group: bytes, source: bytes | None = None) -> None:
@@ -54,8 +104,11 @@ def set_filter(
     """Set the whole filter of a group that the socket holds, in one step (MCAST_MSFILTER, RFC 3678 5.2.2)."""
     if len(group) not in _LEVELS or any(len(source) != len(group) for source in sources):
         raise ValueError("group and source are packed addresses of one family")
+    mode = _SYSTEM.modes["exclude" if exclude else "include"]
+    if _SYSTEM.filters_by_library:
+        _set_filter_by_library(socket, interface, group, mode, sources)
+        return
     head = struct.pack(_SYSTEM.index_format, interface) + _SYSTEM.sockaddr(group)
-    mode = _MODES["exclude" if exclude else "include"]
     request = head + struct.pack("=II", mode, len(sources)) + b"".join(map(_SYSTEM.sockaddr, sources))
     socket.setsockopt(_LEVELS[len(group)], OPTIONS["MCAST_MSFILTER"][1], request)
 
@@ -66,16 +119,47 @@ def get_filter(socket: socket_module.socket, interface: int, group: bytes) -> tu
     Raises OSError: EADDRNOTAVAIL when the socket does not hold the group."""
     if len(group) not in _LEVELS:
         raise ValueError("the group is a packed address")
+    if _SYSTEM.filters_by_library:
+        return _get_filter_by_library(socket, interface, group)
     head = struct.pack(_SYSTEM.index_format, interface) + _SYSTEM.sockaddr(group)
     # The socket module's getsockopt sends nothing in: the group would be lost. libc's own takes the request.
     told = _getsockopt(socket, OPTIONS["MCAST_MSFILTER"][1], len(group), head + struct.pack("=II", 0, _MOST_SOURCES))
     mode, count = struct.unpack_from("=II", told, len(head))
-    at, width = len(head) + 8, len(_SYSTEM.sockaddr(group))
-    start = _SYSTEM.sockaddr(b"\xff" * len(group)).index(b"\xff" * len(group))
-    found = [
-        told[at + i * width + start : at + i * width + start + len(group)] for i in range(min(count, _MOST_SOURCES))
-    ]
-    return mode == _MODES["exclude"], tuple(sorted(found))
+    return mode == _SYSTEM.modes["exclude"], _addresses(told[len(head) + 8 :], count, len(group))
+
+
+def _addresses(told: bytes, count: int, family_width: int) -> tuple[bytes, ...]:
+    """The packed addresses of an array of struct sockaddr_storage, sorted."""
+    width = len(_SYSTEM.sockaddr(bytes(family_width)))
+    start = _SYSTEM.sockaddr(b"\xff" * family_width).index(b"\xff" * family_width)
+    places = [i * width + start for i in range(min(count, _MOST_SOURCES))]
+    return tuple(sorted(told[place : place + family_width] for place in places))
+
+
+# RFC 3678, 5.2.1: of the system's own request only the C library knows the form, on macOS and BSD.
+
+
+def _set_filter_by_library(
+    socket: socket_module.socket, interface: int, group: bytes, mode: int, sources: Sequence[bytes]
+) -> None:
+    address, listed = _SYSTEM.sockaddr(group), b"".join(map(_SYSTEM.sockaddr, sources))
+    library = ctypes.CDLL(None, use_errno=True)
+    size = _SOCKADDR_SIZES[len(group)]
+    if library.setsourcefilter(socket.fileno(), interface, address, size, mode, len(sources), listed) != 0:
+        raise os_error(ctypes.get_errno())
+
+
+def _get_filter_by_library(
+    socket: socket_module.socket, interface: int, group: bytes
+) -> tuple[bool, tuple[bytes, ...]]:
+    address = _SYSTEM.sockaddr(group)
+    listed = ctypes.create_string_buffer(_MOST_SOURCES * len(address))
+    mode, count = ctypes.c_uint32(), ctypes.c_uint32(_MOST_SOURCES)
+    library = ctypes.CDLL(None, use_errno=True)
+    size, told = _SOCKADDR_SIZES[len(group)], (ctypes.byref(mode), ctypes.byref(count))
+    if library.getsourcefilter(socket.fileno(), interface, address, size, *told, listed) != 0:
+        raise os_error(ctypes.get_errno())
+    return mode.value == _SYSTEM.modes["exclude"], _addresses(listed.raw, count.value, len(group))
 
 
 def _getsockopt(socket: socket_module.socket, option: int, family_width: int, request: bytes) -> bytes:
@@ -93,5 +177,9 @@ def set_send_interface(socket: socket_module.socket, interface: int, source: byt
     """Send IPv4 multicast by this interface and from this packed source (zeros: the system picks one)."""
     if len(source) != 4:
         raise ValueError("the source is a packed IPv4 address")
-    # struct ip_mreqn, ip(7): "4sl" would be 16 bytes here, and an address would land in the index.
-    socket.setsockopt(*OPTIONS["IP_MULTICAST_IF"], struct.pack("=4x4si", source, interface))
+    *first, last = _SYSTEM.send_interface(interface, source)
+    for value in first:
+        with contextlib.suppress(OSError):
+            socket.setsockopt(*OPTIONS["IP_MULTICAST_IF"], value)
+            return
+    socket.setsockopt(*OPTIONS["IP_MULTICAST_IF"], last)

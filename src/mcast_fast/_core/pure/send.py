@@ -24,7 +24,10 @@ FEATURES = {
     "pacing": Feature(True, ""),
 }
 
-_AT_MOST = 256
+# The schedule goes by time.perf_counter_ns: the monotonic clock too, but of Windows in steps of 15 ms.
+
+# Windows has no such flag: the sockets themselves do not wait.
+_NOWAIT = int(getattr(socket_module, "MSG_DONTWAIT", 0))
 _SLICE_NS = 50_000_000  # a thread that sends lets another have its turn
 _NAP_NS = 20_000_000  # close() is seen within it
 _SPIN_NS = 150_000  # before a departure, the clock is watched instead of slept by
@@ -256,7 +259,7 @@ class Transmitter:
 
     def _slice(self, errand: _Errand) -> int | None:
         """Sends for a slice: 0 when all has left, None when the slice is over, or an errno."""
-        now = time.monotonic_ns()
+        now = time.perf_counter_ns()
         end = now + _SLICE_NS
         if self._pace.ns_per_unit and not errand.begun:
             self._pace.begin(now)
@@ -273,7 +276,7 @@ class Transmitter:
                 status = self._send_one(errand, *target)
                 if status:
                     return status
-            now = time.monotonic_ns()
+            now = time.perf_counter_ns()
         return 0
 
     def _is_due(self, due: int | None, now: int) -> bool:
@@ -288,17 +291,17 @@ class Transmitter:
             time.sleep(min(due - now - _SPIN_NS, _NAP_NS) / 1e9)
             now = time.monotonic_ns()
         while 0 < due - now <= _SPIN_NS:
-            now = time.monotonic_ns()
+            now = time.perf_counter_ns()
         return due <= now
 
     def _send_one(self, errand: _Errand, socket: socket_module.socket, address: Address) -> int:
         """0, also when it has to be tried again; or an errno."""
         payload = errand.payload(errand.sent // (len(errand.targets) or 1))
         self._counters.system_calls += 1
-        now = time.monotonic_ns()
+        now = time.perf_counter_ns()
         try:
             # In one go of C, so that no handler of a signal comes between a departure and its being counted.
-            departure = starmap(socket.sendto, ((payload, socket_module.MSG_DONTWAIT, address),))
+            departure = starmap(socket.sendto, ((payload, _NOWAIT, address),))
             next(zip(departure, self._departed, strict=False))
         except OSError as error:
             return self._refused(socket, errand, error.errno or 0)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import selectors
 import socket as socket_module
-import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -12,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
+from mcast_fast._core.pure.control import READERS, Told
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, make_part, row_at, take_over
 from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
@@ -22,7 +22,11 @@ _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
 FEATURES = {
     "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
     "background": Feature(False, "the pure backend has no thread that receives without Python"),
-    "wire_length": Feature(_HAS_RECVMSG, "" if _HAS_RECVMSG else "this Python has no socket.recvmsg_into"),
+    "background_cpu": Feature(False, "the pure backend has no thread that receives without Python"),
+    "wire_length": Feature(
+        SYSTEM.tells_wire_length,
+        "" if SYSTEM.tells_wire_length else f"{SYSTEM.name} tells that a packet was truncated, not how long it was",
+    ),
     "ring": Feature(False, "the pure backend has no mapped ring"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
 }
@@ -34,16 +38,19 @@ _COUNTERS = (
     "received", "bytes", "truncated", "filtered", "fragments", "dropped_ring", "detached", "batches", "largest_batch",
     "wakeups", "dropped_memory", "buffers",
 )  # fmt: skip
-_TIMES = struct.Struct("@6l")
 _DROP_MODULUS = 2**32
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
 _GO_BYTES = 1 << 20  # that are read in one go: so large a batch is worth handing over
 _LONGEST_WAIT = 86_400.0  # seconds
 _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
 # Plain integers: arithmetic with enum members costs a sixth of the time a packet takes here.
-_TRUNCATED, _TTL, _TOS, _COALESCED, _HARDWARE = map(int, Flag)
+_TRUNCATED, _COALESCED = int(Flag.TRUNCATED), int(Flag.COALESCED)
 _MSG_TRUNC = int(socket_module.MSG_TRUNC)
-_RECEIVE = int(socket_module.MSG_DONTWAIT) | _MSG_TRUNC if hasattr(socket_module, "MSG_DONTWAIT") else 0
+_NOWAIT = int(getattr(socket_module, "MSG_DONTWAIT", 0))  # Windows has none: the sockets themselves do not wait
+_RECEIVE = _NOWAIT | _MSG_TRUNC
+_LARGEST = 65_536  # more than any datagram
+# Nothing interrupts select() on Windows: signals are looked at between slices. Seconds.
+_SLICE = None if _HAS_DESCRIPTOR else 0.05
 _DISCARD_AT_MOST = 10_000_000  # bounded, for the port of a socket that goes may be talked to
 _AT = {field.name: i for i, field in enumerate(FIELDS)}
 
@@ -80,82 +87,6 @@ class _Socket:
     owed: int = 0  # drops told with packets that were filtered: they belong to the next record
 
 
-@dataclasses.dataclass(slots=True)
-class _Told:
-    """What the control messages of one packet tell."""
-
-    group: bytes
-    interface: int
-    overflow: int
-    timestamp: int = 0
-    flags: int = 0
-    ttl: int = 0
-    tos: int = 0
-    segment: int = 0  # bytes of each packet but the last one, when several were coalesced
-
-    def time(self, value: bytes) -> None:
-        if len(value) >= 8:
-            seconds, nanoseconds = struct.unpack_from("=qq" if len(value) >= 16 else "=ii", value)
-            self.timestamp = seconds * 1_000_000_000 + nanoseconds
-
-    def times(self, value: bytes) -> None:
-        """SO_TIMESTAMPING: the kernel's time, an old one, and the card's."""
-        if len(value) >= _TIMES.size:
-            seconds, nanoseconds, _, _, *card = _TIMES.unpack_from(value)
-            if any(card):
-                (seconds, nanoseconds), self.flags = card, self.flags | _HARDWARE
-            self.timestamp = seconds * 1_000_000_000 + nanoseconds
-
-    def overflow_total(self, value: bytes) -> None:
-        if len(value) >= 4:
-            (self.overflow,) = struct.unpack_from("=I", value)
-
-    def pktinfo4(self, value: bytes) -> None:
-        if len(value) >= 12:
-            self.interface, address = struct.unpack_from("=I4x4s", value)
-            self.group = V4_MAPPED + address
-
-    def pktinfo6(self, value: bytes) -> None:
-        if len(value) >= 20:
-            self.group, self.interface = struct.unpack_from("=16sI", value)
-
-    def hops(self, value: bytes) -> None:
-        if value:
-            self.ttl = _byte(value)
-            self.flags |= _TTL
-
-    def service(self, value: bytes) -> None:
-        if value:
-            self.tos = _byte(value)
-            self.flags |= _TOS
-
-    def segment_size(self, value: bytes) -> None:
-        if len(value) >= 4:
-            self.segment = max(0, struct.unpack_from("=i", value)[0])
-
-
-_READERS = {
-    "time": _Told.time,
-    "times": _Told.times,
-    "overflow": _Told.overflow_total,
-    "pktinfo4": _Told.pktinfo4,
-    "pktinfo6": _Told.pktinfo6,
-    "ttl": _Told.hops,
-    "tos": _Told.service,
-    "segment": _Told.segment_size,
-}
-
-
-# Control messages of this system: (level, type) -> what reads it.
-_CONTROL = {message: _READERS[field] for message, field in SYSTEM.control.items()}
-
-
-def _byte(value: bytes) -> int:
-    """An int-sized value that some systems send as one byte."""
-    number: int = struct.unpack_from("=i", value)[0] & 0xFF if len(value) >= 4 else value[0]
-    return number
-
-
 class _Records(bytearray):
     """The records of a batch at work."""
 
@@ -178,7 +109,9 @@ class Slots:
         self._subject = subject
         self._leftovers: list[Batch] = []  # what was received beyond what was asked for, the oldest first
         self._names = names
-        self._buffer = bytearray(MAX_PACKET_SIZE if coalesced else max_packet_size)
+        self._size = MAX_PACKET_SIZE if coalesced else max_packet_size
+        # Without recvmsg nothing tells that a packet was truncated, so that none is until it is here.
+        self._buffer = bytearray(self._size if _HAS_RECVMSG else _LARGEST)
         self._view = memoryview(self._buffer)
         self._sockets: dict[int, _Socket] = {}
         self._next_key = 0
@@ -322,7 +255,10 @@ class Slots:
             return False
         try:
             self._check_open()
-            ready = self._selector.select(_time_left(deadline))
+            ready = self._selector.select(_slice(_time_left(deadline)))
+            while not ready and _time_left(deadline) != 0:
+                self._check_open()
+                ready = self._selector.select(_slice(_time_left(deadline)))
         except (OSError, ValueError):
             self._check_open()  # a signal handler closed it meanwhile
             raise
@@ -446,7 +382,7 @@ class Slots:
         """What is still queued at a socket that goes was not asked for any more: count it."""
         for _ in range(_DISCARD_AT_MOST):
             try:
-                gone.socket.recv_into(self._buffer, 0, socket_module.MSG_DONTWAIT)
+                gone.socket.recv_into(self._buffer, 0, _NOWAIT)
             except OSError:
                 return
             self._counters["filtered"] += 1
@@ -500,7 +436,7 @@ class Slots:
                 failure, self._failure = self._failure, None
                 raise failure
             left = _time_left(deadline)
-            keys = [key.data for key, _ in self._selector.select(left)]
+            keys = [key.data for key, _ in self._selector.select(_slice(left))]
             self._check_open()
             if not keys and left == 0:
                 return False
@@ -533,22 +469,33 @@ class Slots:
             if not self._has_room(records, data, limit) or len(data) >= enough:
                 return
             try:
-                received = one.socket.recvmsg_into([self._buffer], _CONTROL_SIZE, _RECEIVE)
+                received = self._receive_from(one.socket)
             except (BlockingIOError, InterruptedError):
                 return
+            except ConnectionResetError:  # Windows: an ICMP answer to what was sent from here
+                continue
             self._pack(one, received, records, data)
 
+    def _receive_from(self, socket: socket_module.socket) -> tuple[int, Any, int, Any]:
+        """As `socket.recvmsg_into`: the length, the control messages, flags and the source."""
+        if _HAS_RECVMSG:
+            return socket.recvmsg_into([self._buffer], _CONTROL_SIZE, _RECEIVE)
+        wire, name = socket.recvfrom_into(self._buffer)
+        return wire, (), _MSG_TRUNC if wire > self._size else 0, name
+
     def _has_room(self, records: _Records, data: bytearray, limit: int) -> bool:
-        return len(records) < limit * RECORD_SIZE and len(data) + len(self._buffer) <= ARENA_LIMIT
+        return len(records) < limit * RECORD_SIZE and len(data) + self._size <= ARENA_LIMIT
 
     def _pack(self, one: _Socket, received: Any, records: bytearray, data: bytearray) -> None:
         """Packs what was received into the batch, or counts it as filtered: one packet, or several of one size that the
         kernel coalesced."""
         wire, control, flags, name = received
-        length = min(wire, len(self._buffer))
-        told = _Told(one.group, one.interface, one.overflow)
+        length = min(wire, self._size)
+        if flags & _MSG_TRUNC and wire <= length:
+            wire = 0  # not known: macOS and BSD tell the length after truncation
+        told = Told(one.group, one.interface, one.overflow)
         for level, kind, value in control:
-            read = _CONTROL.get((level, kind))
+            read = READERS.get((level, kind))
             if read is not None:
                 read(told, value)
         dropped = (told.overflow - one.overflow) % _DROP_MODULUS + one.owed
@@ -561,17 +508,18 @@ class Slots:
             return
         one.owed = 0
         told.flags |= _TRUNCATED if flags & _MSG_TRUNC else 0
-        pieces = [(0, wire)]
+        pieces = [(0, length, wire)]
         if several:
             told.flags |= _COALESCED
-            pieces = [(at, min(told.segment, length - at)) for at in range(0, length, told.segment)]
+            sizes = [(at, min(told.segment, length - at)) for at in range(0, length, told.segment)]
+            pieces = [(at, size, size) for at, size in sizes]
         base = len(data)
-        for at, size in pieces:
+        for at, size, on_wire in pieces:
             kept = min(size, self._packet_limit)
             cut = _TRUNCATED if kept < size else 0
             records += RECORD.pack(
-                told.timestamp, base + at, told.interface, dropped, kept, size, source, told.group, name[1], one.port,
-                told.flags | cut, told.ttl, told.tos,
+                told.timestamp, base + at, told.interface, dropped, kept, on_wire, source, told.group, name[1],
+                one.port, told.flags | cut, told.ttl, told.tos,
             )  # fmt: skip
             dropped = 0
             self._counters["bytes"] += kept
@@ -602,3 +550,8 @@ def _deadline(timeout_ns: int) -> float | None:
 def _time_left(deadline: float | None) -> float | None:
     """Seconds to wait now: a day at most, for longer ones overflow what the system takes."""
     return None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
+
+
+def _slice(left: float | None) -> float | None:
+    """Seconds to wait at once, of those left."""
+    return left if _SLICE is None else _SLICE if left is None else min(left, _SLICE)

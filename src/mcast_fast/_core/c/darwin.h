@@ -1,0 +1,115 @@
+/* macOS: recvmsg(2), ip(4), ip6(4), kqueue(2); recvmsg_x and sendmsg_x, which no header declares, only when asked for. */
+#ifndef MCAST_DARWIN_H
+#define MCAST_DARWIN_H
+
+/* IPV6_RECVPKTINFO and its like as in RFC 3542; <netinet6/in6.h> has both, and wants to be told. */
+#define __APPLE_USE_RFC_3542 1
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/types.h>
+
+#define MCAST_SYSTEM "macOS"
+
+static const mcast_option mcast_options[] = {
+    {"SO_TIMESTAMP", SOL_SOCKET, SO_TIMESTAMP},
+    {"IP_PKTINFO", IPPROTO_IP, IP_RECVPKTINFO},
+    {"IP_RECVTTL", IPPROTO_IP, IP_RECVTTL},
+    {"IP_RECVTOS", IPPROTO_IP, IP_RECVTOS},
+    {"IP_MULTICAST_IF", IPPROTO_IP, IP_MULTICAST_IF},
+    {"IP_MULTICAST_TTL", IPPROTO_IP, IP_MULTICAST_TTL},
+    {"IP_MULTICAST_LOOP", IPPROTO_IP, IP_MULTICAST_LOOP},
+    {"IP_TOS", IPPROTO_IP, IP_TOS},
+    {"IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY},
+    {"IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_RECVPKTINFO},
+    {"IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_RECVHOPLIMIT},
+    {"IPV6_RECVTCLASS", IPPROTO_IPV6, IPV6_RECVTCLASS},
+    {"IPV6_MULTICAST_IF", IPPROTO_IPV6, IPV6_MULTICAST_IF},
+    {"IPV6_MULTICAST_HOPS", IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
+    {"IPV6_MULTICAST_LOOP", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
+    {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS},
+    {"MCAST_JOIN_GROUP", IPPROTO_IP, MCAST_JOIN_GROUP},
+    {"MCAST_MSFILTER", IPPROTO_IP, IP_MSFILTER},
+    {NULL, 0, 0},
+};
+
+static const mcast_missing mcast_missing_features[] = {
+    {"batched_receive",
+     "macOS receives one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private recvmsg_x"},
+    {"batched_send", "macOS sends one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private sendmsg_x"},
+    {"background_cpu", "macOS binds no thread to a processor"},
+    {"send_segmentation", "macOS does not cut datagrams apart"},
+    {"wire_length", "macOS tells that a packet was truncated, not how long it was"},
+    {NULL, NULL},
+};
+
+/* ---- what msghdr.h needs to know ---- */
+
+/* As struct msghdr_x of the kernel (bsd/sys/socket_private.h): a struct msghdr, and the length of what came. */
+typedef struct mcast_message {
+    struct msghdr msg_hdr;
+    size_t msg_len;
+} mcast_message;
+
+enum { MCAST_MEMBERSHIP_TRIES = 5 }; /* macOS answers ENOMEM now and then */
+
+static inline void
+mcast_set_length(struct sockaddr_storage *address, size_t size)
+{
+    address->ss_len = (uint8_t)size;
+}
+
+#include "recvmsg_x.h"
+
+#include "bsd.h"
+
+/* ---- what control messages tell ---- */
+
+static inline void
+mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
+{
+    struct in_pktinfo info;
+    if (!mcast_cmsg_value(message, &info, sizeof info))
+        return;
+    mcast_map_v4(record->group, &info.ipi_addr); /* the header's destination, not ipi_spec_dst */
+    record->interface_index = info.ipi_ifindex;
+}
+
+/* What one control message says of the packet. */
+static inline void
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
+{
+    int type = message->cmsg_type;
+    (void)told;
+    if (message->cmsg_level == SOL_SOCKET) {
+        if (type == SCM_TIMESTAMP)
+            mcast_read_timeval(message, record);
+    } else if (message->cmsg_level == IPPROTO_IP) {
+        if (type == IP_PKTINFO)
+            mcast_read_pktinfo4(message, record);
+        else if (type == IP_RECVTTL && mcast_cmsg_byte(message, &record->ttl))
+            record->flags |= MCAST_TTL;
+        else if (type == IP_RECVTOS && mcast_cmsg_byte(message, &record->tos))
+            record->flags |= MCAST_TOS;
+    } else if (message->cmsg_level == IPPROTO_IPV6) {
+        mcast_read_control6(message, record);
+    }
+}
+
+/* ---- threads ---- */
+
+/* A thread that is not Python's; macOS binds no thread to a processor. */
+static inline void
+mcast_thread_begin(int cpu)
+{
+    (void)cpu;
+    mcast_block_signals();
+}
+
+#endif

@@ -1,0 +1,320 @@
+/* What the systems with recvmsg(2) have in common: memberships by RFC 3678, slots of struct msghdr, what control messages tell, and
+ * trains to send. linux.h, darwin.h and posix.h include it, and say before: what one message is (mcast_message), how a socket address
+ * knows its length (mcast_set_length), how often a membership is tried (MCAST_MEMBERSHIP_TRIES), and how many messages are received and
+ * sent (mcast_receive_messages, mcast_send_messages). */
+#ifndef MCAST_MSGHDR_H
+#define MCAST_MSGHDR_H
+
+#include "cmsg.h"
+#include "record.h"
+#include "sockaddr.h"
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What a socket is received from by: the descriptor is all that these systems need. */
+typedef int mcast_descriptor;
+
+static inline int
+mcast_descriptor_open(mcast_descriptor *descriptor, int fd)
+{
+    *descriptor = fd;
+    return 0;
+}
+
+static inline int
+mcast_set_option(int fd, int level, int number, int value)
+{
+    return setsockopt(fd, level, number, &value, sizeof value) == 0 ? 0 : -errno;
+}
+
+/* Every row of the table is what the headers have; whether the kernel has it too shows when it is set. */
+static inline int
+mcast_has_option(const mcast_option *option)
+{
+    (void)option;
+    return 1;
+}
+
+/* ---- memberships: RFC 3678, by interface index, one call for both families ---- */
+
+static const int mcast_membership_options[] = {
+    [MCAST_JOIN] = MCAST_JOIN_GROUP,
+    [MCAST_LEAVE] = MCAST_LEAVE_GROUP,
+    [MCAST_JOIN_SOURCE] = MCAST_JOIN_SOURCE_GROUP,
+    [MCAST_LEAVE_SOURCE] = MCAST_LEAVE_SOURCE_GROUP,
+    [MCAST_BLOCK] = MCAST_BLOCK_SOURCE,
+    [MCAST_UNBLOCK] = MCAST_UNBLOCK_SOURCE,
+};
+
+/* One step of membership; source is NULL for MCAST_JOIN and MCAST_LEAVE. 0, or -errno. */
+static inline int
+mcast_membership(int fd, int step, int version, uint32_t interface_index, const uint8_t *group, const uint8_t *source)
+{
+    int level = version == 4 ? IPPROTO_IP : IPPROTO_IPV6;
+    struct group_source_req with_source;
+    struct group_req plain;
+    const void *request = &plain;
+    socklen_t size = sizeof plain;
+    memset(&plain, 0, sizeof plain);
+    memset(&with_source, 0, sizeof with_source);
+    if (source) {
+        with_source.gsr_interface = interface_index;
+        mcast_sockaddr(&with_source.gsr_group, version, group);
+        mcast_sockaddr(&with_source.gsr_source, version, source);
+        request = &with_source;
+        size = sizeof with_source;
+    } else {
+        plain.gr_interface = interface_index;
+        mcast_sockaddr(&plain.gr_group, version, group);
+    }
+    int status = -1;
+    for (int tries = 0; status != 0 && tries < MCAST_MEMBERSHIP_TRIES; tries++) {
+        status = setsockopt(fd, level, mcast_membership_options[step], request, size) == 0 ? 0 : -errno;
+        if (status != -ENOMEM)
+            break;
+    }
+    return status;
+}
+
+/* The interface and source address that multicast leaves by (IPv4; an address alone is ambiguous, see ip(7)). */
+static inline int
+mcast_send_interface(int fd, uint32_t interface_index, const uint8_t *source)
+{
+    struct ip_mreqn request;
+    memset(&request, 0, sizeof request);
+    memcpy(&request.imr_address, source, 4);
+    request.imr_ifindex = (int)interface_index;
+    return setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &request, sizeof request) == 0 ? 0 : -errno;
+}
+
+/* ---- slots that are received into ---- */
+
+/* Source, time, pktinfo of the larger family, overflow, TTL, TOS and segment size. */
+enum {
+    MCAST_CONTROL_SIZE = 256,
+};
+_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
+                   MCAST_CONTROL_SIZE,
+               "every control message that is asked for has room");
+
+typedef struct mcast_scratch {
+    unsigned count;
+    size_t size;
+    unsigned char *payloads;
+    size_t mapped;
+    mcast_message *messages;
+    struct iovec *vectors;
+    struct sockaddr_in6 *names;
+    unsigned char (*controls)[MCAST_CONTROL_SIZE];
+} mcast_scratch;
+
+static inline void
+mcast_scratch_close(mcast_scratch *scratch)
+{
+    if (scratch->payloads)
+        munmap(scratch->payloads, scratch->mapped);
+    free(scratch->messages);
+    free(scratch->vectors);
+    free(scratch->names);
+    free(scratch->controls);
+    memset(scratch, 0, sizeof *scratch);
+}
+
+/* `count` slots of `size` bytes; pages that no packet reaches are never touched. They lie an odd number of cache lines apart: at a power
+ * of two all their first lines would share one set of the cache. 0, or -errno. */
+static inline int
+mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
+{
+    memset(scratch, 0, sizeof *scratch);
+    size_t stride = ((size + 63) / 64 | 1) * 64;
+    scratch->mapped = stride * count;
+    void *mapping = mmap(NULL, scratch->mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    scratch->payloads = mapping == MAP_FAILED ? NULL : mapping;
+    scratch->messages = calloc(count, sizeof *scratch->messages);
+    scratch->vectors = calloc(count, sizeof *scratch->vectors);
+    scratch->names = calloc(count, sizeof *scratch->names);
+    scratch->controls = calloc(count, sizeof *scratch->controls);
+    if (!scratch->payloads || !scratch->messages || !scratch->vectors || !scratch->names || !scratch->controls) {
+        mcast_scratch_close(scratch);
+        return -ENOMEM;
+    }
+    scratch->count = count;
+    scratch->size = size;
+    for (unsigned i = 0; i < count; i++) {
+        struct msghdr *header = &scratch->messages[i].msg_hdr;
+        scratch->vectors[i].iov_base = scratch->payloads + stride * i;
+        scratch->vectors[i].iov_len = size;
+        header->msg_iov = &scratch->vectors[i];
+        header->msg_iovlen = 1;
+        header->msg_name = &scratch->names[i];
+        header->msg_control = scratch->controls[i];
+    }
+    return 0;
+}
+
+/* Fills up to `wanted` slots with what is queued; how many, or -errno. Never waits. */
+static inline int
+mcast_scratch_receive(mcast_scratch *scratch, mcast_descriptor fd, unsigned wanted)
+{
+    for (unsigned i = 0; i < wanted; i++) {
+        /* in-out fields: what one packet left here must not be inherited by the next */
+        struct msghdr *header = &scratch->messages[i].msg_hdr;
+        header->msg_namelen = sizeof *scratch->names;
+        header->msg_controllen = MCAST_CONTROL_SIZE;
+        header->msg_flags = 0;
+    }
+    return mcast_receive_messages(fd, scratch->messages, wanted);
+}
+
+/* ---- what control messages tell ---- */
+
+static inline void
+mcast_read_time(const struct cmsghdr *message, mcast_record *record)
+{
+    int64_t wide[2];
+    int32_t narrow[2];
+    if (mcast_cmsg_value(message, wide, sizeof wide))
+        record->timestamp = wide[0] * 1000000000 + wide[1];
+    else if (mcast_cmsg_value(message, narrow, sizeof narrow)) /* 32-bit systems */
+        record->timestamp = narrow[0] * (int64_t)1000000000 + narrow[1];
+}
+
+static inline void
+mcast_read_pktinfo6(const struct cmsghdr *message, mcast_record *record)
+{
+    struct in6_pktinfo info;
+    if (!mcast_cmsg_value(message, &info, sizeof info))
+        return;
+    memcpy(record->group, &info.ipi6_addr, 16);
+    record->interface_index = info.ipi6_ifindex;
+}
+
+/* What a control message of IPv6 says, which is the same everywhere (RFC 3542). */
+static inline void
+mcast_read_control6(const struct cmsghdr *message, mcast_record *record)
+{
+    int type = message->cmsg_type;
+    if (type == IPV6_PKTINFO)
+        mcast_read_pktinfo6(message, record);
+    else if (type == IPV6_HOPLIMIT && mcast_cmsg_byte(message, &record->ttl))
+        record->flags |= MCAST_TTL;
+    else if (type == IPV6_TCLASS && mcast_cmsg_byte(message, &record->tos))
+        record->flags |= MCAST_TOS;
+}
+
+/* What one control message says of the packet; each system's own. */
+static inline void mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told);
+
+/* ---- threads, and the clock ---- */
+
+/* For a thread that is not Python's: signals are for the others, which can handle them. */
+static inline void
+mcast_block_signals(void)
+{
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+}
+
+static inline int64_t
+mcast_monotonic_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* ---- sending ---- */
+
+/* Answers of the kernel that the sender reacts to. */
+enum {
+    MCAST_ENOBUFS = ENOBUFS,
+    MCAST_EMSGSIZE = EMSGSIZE,
+};
+
+/* A train: what one call to send takes. A message is one datagram, or a super-packet of up to 64 that the kernel cuts apart where it
+ * can (Linux: udp(7), UDP_SEGMENT). */
+enum {
+    MCAST_TRAIN_MESSAGES = 256,
+    MCAST_TRAIN_VECTORS = 1024, /* also what one message may gather (UIO_MAXIOV) */
+    MCAST_SEGMENTS_MAX = 64,    /* UDP_MAX_SEGMENTS before Linux 6.9 */
+    MCAST_SUPER_MAX = 65507,
+};
+
+typedef struct mcast_train {
+    unsigned messages;
+    unsigned vectors;
+    mcast_message headers[MCAST_TRAIN_MESSAGES];
+    struct iovec pieces[MCAST_TRAIN_VECTORS];
+    unsigned datagrams[MCAST_TRAIN_MESSAGES]; /* in each message */
+    _Alignas(struct cmsghdr) unsigned char controls[MCAST_TRAIN_MESSAGES][CMSG_SPACE(sizeof(uint16_t))];
+} mcast_train;
+
+/* Whether a message of so many datagrams more has room. */
+static inline int
+mcast_train_has_room(const mcast_train *train, unsigned datagrams)
+{
+    return train->messages < MCAST_TRAIN_MESSAGES && train->vectors + datagrams <= MCAST_TRAIN_VECTORS;
+}
+
+static inline void
+mcast_train_begin(mcast_train *train, const struct sockaddr_storage *address, socklen_t size)
+{
+    struct msghdr *header = &train->headers[train->messages].msg_hdr;
+    memset(header, 0, sizeof *header);
+    header->msg_name = (void *)address;
+    header->msg_namelen = size;
+    header->msg_iov = &train->pieces[train->vectors];
+    train->datagrams[train->messages++] = 0;
+}
+
+/* One datagram more in the last message; neighbours in memory become one piece. */
+static inline void
+mcast_train_add(mcast_train *train, struct iovec payload)
+{
+    struct msghdr *header = &train->headers[train->messages - 1].msg_hdr;
+    struct iovec *last = header->msg_iovlen ? &header->msg_iov[header->msg_iovlen - 1] : NULL;
+    train->datagrams[train->messages - 1]++;
+    if (last && (unsigned char *)last->iov_base + last->iov_len == payload.iov_base) {
+        last->iov_len += payload.iov_len;
+        return;
+    }
+    header->msg_iov[header->msg_iovlen++] = payload;
+    train->vectors++;
+}
+
+/* Bytes that message `i` of the train held, after it left. */
+static inline size_t
+mcast_train_bytes(const mcast_train *train, unsigned i)
+{
+    return train->headers[i].msg_len;
+}
+
+/* Sends without waiting; how many messages left, or -errno when none did. */
+static inline int
+mcast_train_send(mcast_train *train, int fd)
+{
+    return mcast_send_messages(fd, train->headers, train->messages);
+}
+
+/* Waits until the send buffer has room, for so long at the most. An error queue that holds something answers at once (poll(2),
+ * POLLERR), so that a moment is slept then. */
+static inline void
+mcast_wait_writable(int fd, int milliseconds)
+{
+    struct pollfd one = {.fd = fd, .events = POLLOUT};
+    if (poll(&one, 1, milliseconds) > 0 && !(one.revents & POLLOUT))
+        usleep(100);
+}
+
+#endif

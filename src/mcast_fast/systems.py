@@ -1,0 +1,117 @@
+"""What differs between operating systems above the core's own tables: one row a system, chosen once.
+
+Rules of this room: data only, and no imports of ours. It alone reads `sys.platform`; every other room reads SYSTEM. The
+numbers of socket options stand in `_core/pure/tables.py`, and in the headers for the compiled backend.
+"""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class FlagCall(NamedTuple):
+    """How a system is asked for an interface's flags: SIOCGIFFLAGS, and the value of IFF_MULTICAST in its answer."""
+
+    request: int
+    multicast: int
+
+
+class System(NamedTuple):
+    """One operating system.
+
+    `key`: as the remedies of errors are sorted. `reuse`: the options by which several sockets share a port.
+    `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than
+    asked SO_RCVBUF is shown; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME, 0 where there is
+    none. `flag_call`: None where flags are guessed. `has_rtnetlink`: whether routes are asked for by rtnetlink(7).
+    `escape`: what takes a letter's meaning away in a command. `own_group`: what subprocess.Popen is told, so that
+    Ctrl-C is not for the program it starts. `missing`: feature -> why it is off here.
+    """
+
+    name: str
+    key: str
+    reuse: tuple[str, ...] = ("SO_REUSEADDR", "SO_REUSEPORT")
+    binds_groups: bool = True
+    buffer_factor: int = 1
+    buffer_remedy: str = "raise the system's limit of socket buffers"
+    name_request: int = 0
+    flag_call: FlagCall | None = None
+    has_rtnetlink: bool = False
+    escape: str = "\\"
+    own_group: Mapping[str, Any] = {"process_group": 0}
+    missing: Mapping[str, str] = {}
+
+
+# netintro(4) and <sys/sockio.h> of the BSDs: _IOWR('i', 17, struct ifreq), where ifreq has 32 bytes (NetBSD: 144).
+BSD_FLAGS = FlagCall(0xC0206911, 0x8000)
+
+
+def _missing(name: str) -> dict[str, str]:
+    return {
+        "watch": f"{name} has no rtnetlink to hear of interfaces by",
+        "igmp_version": f"{name} does not tell which IGMP or MLD version an interface speaks",
+    }
+
+
+# Where SO_REUSEPORT exists beside SO_REUSEADDR on Linux it would balance, not share (socket(7)). Linux doubles a buffer
+# for its own bookkeeping, and shows the double. Requests: netdevice(7).
+LINUX = System(
+    name="Linux",
+    key="linux",
+    reuse=("SO_REUSEADDR",),
+    buffer_factor=2,
+    buffer_remedy="raise it with `sysctl -w net.core.rmem_max={}`, or run with CAP_NET_ADMIN",
+    name_request=0x8910,
+    flag_call=FlagCall(0x8913, 0x1000),
+    has_rtnetlink=True,
+)
+DARWIN = System(
+    name="macOS",
+    key="darwin",
+    buffer_remedy="raise it with `sysctl -w kern.ipc.maxsockbuf={}`",
+    flag_call=BSD_FLAGS,
+    missing=_missing("macOS"),
+)
+FREEBSD = System(
+    name="FreeBSD",
+    key="freebsd",
+    buffer_remedy="raise it with `sysctl kern.ipc.maxsockbuf={}`",
+    flag_call=BSD_FLAGS,
+    missing=_missing("FreeBSD"),
+)
+DRAGONFLY = System(name="DragonFly", key="dragonfly", flag_call=BSD_FLAGS, missing=_missing("DragonFly"))
+OPENBSD = System(name="OpenBSD", key="openbsd", flag_call=BSD_FLAGS, missing=_missing("OpenBSD"))
+NETBSD = System(name="NetBSD", key="netbsd", flag_call=FlagCall(0xC0906911, 0x8000), missing=_missing("NetBSD"))
+# Binding a group answers WSAEADDRNOTAVAIL (10049); SO_REUSEADDR alone shares a port. A backslash is part of a path.
+WINDOWS = System(
+    name="Windows",
+    key="win32",
+    reuse=("SO_REUSEADDR",),
+    binds_groups=False,
+    escape="",
+    own_group={"creationflags": 0x200},  # CREATE_NEW_PROCESS_GROUP
+    missing=_missing("Windows"),
+)
+
+SYSTEMS = {
+    "linux": LINUX,
+    "android": LINUX._replace(name="Android"),
+    "darwin": DARWIN,
+    "freebsd": FREEBSD,
+    "dragonfly": DRAGONFLY,
+    "openbsd": OPENBSD,
+    "netbsd": NETBSD,
+    "win32": WINDOWS,
+}
+
+
+def find(platform: str) -> System:
+    """The row of a `sys.platform`; one without a row can do what every system can.
+
+    >>> find("freebsd14").name
+    'FreeBSD'
+    """
+    unknown = System(name=platform, key=platform, missing=_missing(platform))
+    return SYSTEMS.get(platform) or SYSTEMS.get(platform.rstrip("0123456789."), unknown)
+
+
+SYSTEM = find(sys.platform)
