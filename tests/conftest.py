@@ -125,6 +125,16 @@ def has_loopback_addresses() -> bool:
     return False
 
 
+def can_block_sources() -> bool:
+    """Whether a source of a joined group can be refused (wine hands IP_BLOCK_SOURCE on with its addresses swapped)."""
+    index, group, source = socket.if_nametoindex(loopback()), bytes([239, 1, 1, 1]), bytes([10, 9, 9, 9])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        _core.membership.join(probe, index, group)
+        _core.membership.block(probe, index, group, source)
+        return True
+    return False
+
+
 # What the tests themselves need of a system, beside the features of the library.
 TOOLS = {
     "timers": hasattr(signal, "setitimer"),
@@ -137,9 +147,13 @@ TOOLS = {
     "recvmsg": hasattr(socket.socket, "recvmsg"),
     "answers of Linux": SYSTEM is LINUX,
     "loopback addresses": has_loopback_addresses(),
+    "blocked sources": can_block_sources(),
     "own addresses only": not can_bind("192.0.2.77"),  # RFC 5737: no machine's; wine binds it
     "fine clock": time.get_clock_info("monotonic").resolution < 1e-3,
     "named threads": hasattr(os, "sched_getaffinity") and Path("/proc/self/task").is_dir(),
+    "users": hasattr(os, "geteuid"),
+    "modes of files": hasattr(os, "geteuid"),
+    "named pipes": hasattr(os, "mkfifo"),
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

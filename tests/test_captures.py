@@ -88,6 +88,13 @@ def test_what_is_behind_a_broken_block_is_kept_apart(backend, tmp_path):
     assert repair(str(path)) == Repaired(
         str(path), len(good), 100, 2, "a block of type 0x0 has an absurd length, 0", f"{path}.cut"
     )
+
+
+@pytest.mark.needs("modes of files")
+def test_what_is_cut_off_is_its_owners_alone(backend, tmp_path):
+    path = tmp_path / "torn.pcapng"
+    path.write_bytes(written(some(2)) + bytes(100))
+    repair(str(path))
     assert stat.S_IMODE((tmp_path / "torn.pcapng.cut").stat().st_mode) == 0o600
 
 

@@ -18,6 +18,7 @@ import mcast_fast as mcast
 from mcast_fast import sockets
 from mcast_fast.cli import demo, output, program, receive
 from mcast_fast.cli.interfaces import FLAGS
+from mcast_fast.cli.signals import STOP, stop_signals_call
 from mcast_fast.interfaces import Route, default_interface
 from tests.conftest import BACKENDS, Place, free_port, has_fast, multicast_ipv6
 
@@ -445,6 +446,22 @@ class Background:
     def end(self):
         out, err = self.process.communicate(timeout=10)
         return self.process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("number", STOP)
+def test_a_signal_to_stop_stops_once_and_then_does_what_it_did(number):
+    def other(number, frame):
+        came.append("other")
+
+    came, before = [], signal.signal(number, other)
+    try:
+        with stop_signals_call(lambda: came.append("stop")):
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+        assert came == ["stop", "other"]
+        assert signal.getsignal(number) is other
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.mark.needs("signals to processes")

@@ -43,7 +43,7 @@ conversion      : _core _core.addresses _core.layout pcapng streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
 sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership sockets stats units
 rotation        : streams units
-postrotate      :
+postrotate      : systems
 privileges      :
 replay          : groups pcapng sender streams units
 recorder        : pcapng postrotate receiver rotation stats streams units

@@ -62,8 +62,8 @@ def answer(monkeypatch: pytest.MonkeyPatch, route: "room.Route") -> None:
 # This machine ---------------------------------------------------------------------------------------------------------
 
 IP = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
-needs_ip = pytest.mark.skipif(IP is None, reason="the ip program is not here")
-needs_flag_call = pytest.mark.skipif(room.SYSTEM.flag_call is None, reason="no SIOCGIFFLAGS here")
+needs_ip = pytest.mark.skipif(IP is None, reason="program ip: it is not installed")
+needs_flag_call = pytest.mark.skipif(room.SYSTEM.flag_call is None, reason="feature SIOCGIFFLAGS: this system has none")
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def test_listing_agrees_with_the_ip_program() -> None:
 def test_default_interface_agrees_with_the_ip_program(group: str) -> None:
     routes = ip_json("route", "get", group)
     if not routes:
-        pytest.skip("no IPv4 route for multicast groups here")
+        pytest.skip("feature route: no IPv4 route for multicast groups here")
     assert default_interface(group).name == routes[0]["dev"]
 
 
@@ -171,7 +171,7 @@ def test_a_failing_ifaddr_costs_only_the_addresses(monkeypatch: pytest.MonkeyPat
 @pytest.mark.needs("own addresses only")
 def test_without_a_flag_call_flags_come_from_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     if not loopback().addresses:
-        pytest.skip("loopback has no address here")
+        pytest.skip("feature loopback: it has no address here")
     monkeypatch.setattr(room, "SYSTEM", systems.WINDOWS)
     found = loopback()
     assert (found.is_up, found.is_loopback) == (True, True)
@@ -549,7 +549,7 @@ def test_two_alike_links_warn_and_a_route_settles_it(in_namespace: Any) -> None:
 @pytest.mark.lab
 def test_ipv6_alike_links_warn_and_a_chosen_route_settles_it(in_namespace: Any) -> None:
     if not Path("/proc/net/if_inet6").exists():
-        pytest.skip("IPv6 is switched off here")
+        pytest.skip("feature IPv6: it is switched off here")
     code = "ready('va', 'vb'); print(json.dumps([chosen('ff02::1'), chosen('ff15::1')]))"
     addresses = "ip addr add fe80::a/64 dev va nodad; ip addr add fe80::b/64 dev vb nodad;"
     for name, warned in in_namespace(PAIR + addresses, code):

@@ -199,6 +199,7 @@ def test_the_suffix_says_form_and_compression(backend, tmp_path, suffix):
         assert path.read_bytes()[:2] == b"\x1f\x8b"
 
 
+@pytest.mark.needs("modes of files")
 def test_a_file_is_its_owners_alone(backend, tmp_path):
     with mcast.Writer(tmp_path / "feed.pcapng"):
         pass

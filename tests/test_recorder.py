@@ -2,22 +2,28 @@
 
 import io
 import os
+import re
+import shlex
+import shutil
 import stat
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import ArgumentError, FileError
+from mcast_fast import ArgumentError, FileError, postrotate
 from mcast_fast import recorder as recorder_module
 from mcast_fast._core.blocks import ENHANCED_PACKET, INTERFACE_STATISTICS
 from mcast_fast.recorder import Recorder
 from mcast_fast.rotation import Autostop, Names, Rotation, with_mark
+from mcast_fast.systems import LINUX, WINDOWS
 
 SIZE = 200
 QUIET = Autostop(idle=0.3)
@@ -88,7 +94,12 @@ def test_everything_that_came_stands_in_the_file(rx, tx, tmp_path):
     assert numbers(path) == list(range(1000))
     assert (result.written, result.files, result.path, result.reason) == (1000, 1, str(path), "idle")
     assert result.bytes == path.stat().st_size
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.needs("modes of files")
+def test_a_recording_is_its_owners_alone(rx, tmp_path):
+    Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(idle=0.01)).run()
+    assert stat.S_IMODE((tmp_path / "feed.pcapng").stat().st_mode) == 0o600
 
 
 def test_stop_writes_what_had_arrived(rx, tx, tmp_path):
@@ -199,8 +210,8 @@ def test_rotate_ends_a_recording_of_one_file(rx, tmp_path):
 def test_names_of_files():
     now = time.struct_time((2026, 11, 23, 1, 2, 3, 0, 327, 0))
     names = Names("a.b/feed.pcapng.zst", True)
-    assert names.next(now) == "a.b/feed_00001_20261123010203.pcapng.zst"
-    assert names.next(now) == "a.b/feed_00002_20261123010203.pcapng.zst"
+    assert names.next(now) == str(Path("a.b/feed_00001_20261123010203.pcapng.zst"))
+    assert names.next(now) == str(Path("a.b/feed_00002_20261123010203.pcapng.zst"))
     names = Names("%H-%M.pcap", True)
     assert [names.next(now), names.next(now)] == ["01-02.pcap", "01-02_00002.pcap"]
     assert Names("100%.pcap", False).next(now) == "100%.pcap"
@@ -285,22 +296,54 @@ def test_a_full_device_ends_it(rx, tx):
     assert (recorder.result.written, recorder.result.reason) == (0, "error")
 
 
+PACK = """
+import gzip, pathlib, sys
+path = pathlib.Path(sys.argv[1])
+pathlib.Path(f"{path}.gz").write_bytes(gzip.compress(path.read_bytes()))
+path.unlink()
+"""
+
+
 def test_the_command_gets_every_file(rx, tx, tmp_path):
     tx.send_batch(numbered(100))
+    command = shlex.join([sys.executable, "-c", PACK])
     Recorder(
-        rx, tmp_path / "feed.pcapng", rotate=Rotation(packets=30), stop=Autostop(packets=100), command="gzip -9"
+        rx, tmp_path / "feed.pcapng", rotate=Rotation(packets=30), stop=Autostop(packets=100), command=command
     ).run()
     files = sorted(tmp_path.iterdir())
     assert {path.suffix for path in files} == {".gz"}
     assert numbers(*files) == list(range(100))
 
 
-@pytest.mark.parametrize(("command", "told"), [("false", "exit 1"), ("/no/such/program", "No such file")])
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (shlex.join([sys.executable, "-c", "raise SystemExit(1)"]), "exit 1"),
+        ("/no/such/program", "No such file"),
+    ],
+)
 def test_a_command_that_fails_is_warned_of(rx, tx, tmp_path, command, told):
     tx.send_batch(numbered(10))
-    with pytest.warns(mcast.MulticastWarning, match=f"{command} .*feed.pcapng: {told}"):
+    with pytest.warns(mcast.MulticastWarning, match=rf"{re.escape(command)} .*feed\.pcapng'?: {told}"):
         Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(packets=10), command=command).run()
     assert len(numbers(tmp_path / "feed.pcapng")) == 10
+
+
+@pytest.mark.parametrize(
+    ("system", "command", "words"),
+    [
+        (LINUX, r"'a b' c\ d e\\f #", ["a b", "c d", r"e\f", "#"]),
+        (WINDOWS, r'"C:\my programs\pack.exe" D:\to #', [r"C:\my programs\pack.exe", r"D:\to", "#"]),
+    ],
+    ids=["Linux", "Windows"],
+)
+def test_a_command_is_taken_apart_as_its_system_writes_paths(monkeypatch, system, command, words):
+    monkeypatch.setattr(postrotate, "SYSTEM", system)
+    started = []
+    monkeypatch.setattr(postrotate.subprocess, "Popen", lambda argv, **_: started.append(argv) or Mock(returncode=0))
+    commands = postrotate.PostRotate(command)
+    commands.add("feed.pcapng")
+    assert started == [[*words, "feed.pcapng"]]
 
 
 @pytest.mark.parametrize("option", [{"rotate": Rotation(packets=1)}, {"reserve": 1}, {"command": "true"}])
@@ -309,6 +352,7 @@ def test_a_stream_cannot_be_rotated(rx, tmp_path, option):
         Recorder(rx, file, **option)
 
 
+@pytest.mark.needs("named pipes")
 def test_a_stalled_pipe_loses_nothing(rx, tx, tmp_path):
     """Nobody reads for two seconds; meanwhile 20,000 packets come, far more than a pipe holds."""
     if not (have := mcast.features()["background"]):
@@ -379,9 +423,9 @@ def blocks_of(path):
 
 
 def test_tshark_reads_what_was_recorded(rx, tx, tmp_path):
-    tshark = subprocess.run(["which", "tshark"], capture_output=True, text=True, check=False).stdout.strip()
+    tshark = shutil.which("tshark")
     if not tshark:
-        pytest.skip("feature tshark: it is not installed")
+        pytest.skip("program tshark: it is not installed")
     path = tmp_path / "feed.pcapng"
     tx.send_batch(numbered(100))
     Recorder(rx, path, stop=Autostop(packets=100), filter_text="239.1.1.1").run()

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 
 from mcast_fast.errors import ArgumentError, MulticastWarning, os_text
+from mcast_fast.systems import SYSTEM
 
 AT_ONCE = 4  # commands that run together; files that are finished meanwhile wait
 PATIENCE = 60.0  # seconds that the commands have when the recording has ended
@@ -18,7 +19,7 @@ class PostRotate:
 
     def __init__(self, command: str) -> None:
         try:
-            self._words = shlex.split(command)
+            self._words = _split(command)
         except ValueError as error:
             raise ArgumentError(f"command {command!r} is not one: {error}") from error
         if not self._words:
@@ -58,7 +59,7 @@ class PostRotate:
     def _start(self, path: str) -> None:
         try:
             # A group of its own: Ctrl-C is for the recording, and what packs a file goes on.
-            process = subprocess.Popen([*self._words, path], stdin=subprocess.DEVNULL, process_group=0)
+            process = subprocess.Popen([*self._words, path], stdin=subprocess.DEVNULL, **SYSTEM.own_group)
         except OSError as error:
             self._warn(path, os_text(error.errno or 0))
         else:
@@ -66,3 +67,12 @@ class PostRotate:
 
     def _warn(self, path: str, what: str) -> None:
         warnings.warn(f"{shlex.join([*self._words, path])}: {what}", MulticastWarning, stacklevel=2)
+
+
+def _split(command: str) -> list[str]:
+    """The words of a command, as shlex.split, where a path may have backslashes, too; ValueError."""
+    words = shlex.shlex(command, posix=True, punctuation_chars=False)
+    words.whitespace_split = True
+    words.commenters = ""
+    words.escape = SYSTEM.escape
+    return list(words)

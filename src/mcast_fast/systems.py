@@ -6,7 +6,7 @@ numbers of socket options stand in `_core/pure/tables.py`, and in the headers fo
 
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class FlagCall(NamedTuple):
@@ -23,7 +23,8 @@ class System(NamedTuple):
     `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than
     asked SO_RCVBUF is shown; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME, 0 where there is
     none. `flag_call`: None where flags are guessed. `has_rtnetlink`: whether routes are asked for by rtnetlink(7).
-    `missing`: feature -> why it is off here.
+    `escape`: what takes a letter's meaning away in a command. `own_group`: what subprocess.Popen is told, so that
+    Ctrl-C is not for the program it starts. `missing`: feature -> why it is off here.
     """
 
     name: str
@@ -35,6 +36,8 @@ class System(NamedTuple):
     name_request: int = 0
     flag_call: FlagCall | None = None
     has_rtnetlink: bool = False
+    escape: str = "\\"
+    own_group: Mapping[str, Any] = {"process_group": 0}
     missing: Mapping[str, str] = {}
 
 
@@ -78,10 +81,16 @@ FREEBSD = System(
 DRAGONFLY = System(name="DragonFly", key="dragonfly", flag_call=BSD_FLAGS, missing=_missing("DragonFly"))
 OPENBSD = System(name="OpenBSD", key="openbsd", flag_call=BSD_FLAGS, missing=_missing("OpenBSD"))
 NETBSD = System(name="NetBSD", key="netbsd", flag_call=FlagCall(0xC0906911, 0x8000), missing=_missing("NetBSD"))
-# Binding a group answers WSAEADDRNOTAVAIL (10049); SO_REUSEADDR alone shares a port.
+# Binding a group answers WSAEADDRNOTAVAIL (10049); SO_REUSEADDR alone shares a port. A backslash is part of a path.
 WINDOWS = System(
-    name="Windows", key="win32", reuse=("SO_REUSEADDR",), binds_groups=False, missing=_missing("Windows")
-)  # fmt: skip
+    name="Windows",
+    key="win32",
+    reuse=("SO_REUSEADDR",),
+    binds_groups=False,
+    escape="",
+    own_group={"creationflags": 0x200},  # CREATE_NEW_PROCESS_GROUP
+    missing=_missing("Windows"),
+)
 
 SYSTEMS = {
     "linux": LINUX,

@@ -158,8 +158,8 @@ def _receiver(options: dict[str, Any]) -> Receiver:
     elif background != NO_BACKGROUND:
         named["background"] = background
     if options["ring"]:
-        if "ring" not in _core.features():
-            raise FeatureError("--ring: this version of mcast-fast has no ring")
+        if not (ring := _core.features()["ring"]):
+            raise FeatureError(f"--ring: {ring.reason}")
         named["ring"] = True
     return Receiver(*options["groups"], batch_size=AT_ONCE, **named)
 

@@ -5,12 +5,13 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
-STOP = (signal.SIGINT, signal.SIGTERM)
+STOP_NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last: Ctrl-Break on Windows, and its window was closed
+STOP = [number for name in STOP_NAMES if (number := getattr(signal, name, None)) is not None]
 
 
 @contextlib.contextmanager
 def stop_signals_call(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop` once; a second one aborts, for standard output may be what is stuck."""
+    """SIGINT and SIGTERM (SIGBREAK) call `stop` once; a second one aborts, for standard output may be what is stuck."""
     before = {number: signal.getsignal(number) or signal.SIG_DFL for number in STOP}
 
     def restore() -> None:
