@@ -1,6 +1,7 @@
 """The suite on an installed wheel, once a backend: tests of the project (argument 1), and not its source."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,12 +10,13 @@ import mcast_fast, os, sys
 print(mcast_fast.backend, "of", mcast_fast.__file__)
 sys.exit(mcast_fast.backend != sys.argv[1] or mcast_fast.__file__.startswith(os.getcwd() + os.sep))
 """
-SUITE = ("-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider")
+SUITE = ("-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider")
 
 
 def main() -> int:
     """The worst exit code of both runs."""
     worst = 0
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, and tests send it
     for backend in ("fast", "pure"):
         environment = os.environ | {"MCAST_FAST_BACKEND": backend}
         where = {"env": environment, "cwd": sys.argv[1]}  # `-c` and `-m` look for modules in the same places
