@@ -272,7 +272,7 @@ class Slots:
         self._check_open()
         with self._state:
             self._leftovers.insert(0, Batch.concatenate(batches))
-        self._recheck_leftovers()
+            self._recheck_leftovers()  # at once: it may be empty
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -337,7 +337,7 @@ class Slots:
             return batch
         with self._state:
             self._leftovers.insert(0, make_part(batch, limit, len(batch)))
-        self._recheck_leftovers()  # the filters may have changed since it was received
+            self._recheck_leftovers()  # the filters may have changed since it was received
         return make_part(batch, 0, limit)
 
     def _wants(self, row: tuple[Any, ...]) -> bool:

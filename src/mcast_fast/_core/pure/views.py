@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from itertools import repeat
 from operator import index as as_index
 from typing import Any, overload
 
@@ -76,7 +77,7 @@ class Batch:
         return self._count
 
     def __iter__(self) -> Iterator["Packet"]:
-        return (make_packet(self, index) for index in range(self._count))
+        return map(make_packet, repeat(self), range(self._count))  # no generator: threads may share it
 
     @overload
     def __getitem__(self, index: int) -> "Packet": ...
