@@ -1,9 +1,9 @@
 """What threads do at once with one receiver, batch or sender: scenes that check themselves, to the packet.
 
 `test_threads.py` plays each once, on both backends. As a program this file plays those of the compiled backend in turn,
-for so many seconds; `.ci/threads` does so under ThreadSanitizer, as root in a network of its own:
+all of them or those named, for so many seconds; `.ci/threads` does so under ThreadSanitizer, in a network of its own:
 
-    python -m tests.threads 60
+    python -m tests.threads 60 [share_a_receiver …]
 """
 
 import contextlib
@@ -334,8 +334,8 @@ OF_RECEIVERS = (share_a_receiver, have_a_receiver_each, close_in_the_middle, rea
 OF_SENDERS = (send_together, close_a_sender)
 
 
-def main(seconds: float) -> int:
-    """Every scene in turn, from the beginning when all were played, until the time is over."""
+def main(seconds: float, *names: str) -> int:
+    """Every scene in turn, from the beginning when all were played, until the time is over; each once at least."""
     end, played = time.monotonic() + seconds, Counter[str]()
     ports = itertools.cycle(range(21_000, 31_000))
     kinds = dict(KINDS)
@@ -348,6 +348,7 @@ def main(seconds: float) -> int:
         (f"{scene.__name__}, {kind}", partial(scene, options=kinds[kind])) for scene in OF_RECEIVERS for kind in kinds
     ]
     scenes += [(scene.__name__, scene) for scene in OF_SENDERS]
+    scenes = [one for one in scenes if not names or one[0].partition(",")[0] in names]
     for name, scene in itertools.cycle(scenes):
         if time.monotonic() > end and len(played) == len(scenes):
             break
@@ -359,4 +360,4 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1])))
+    sys.exit(main(float(sys.argv[1]), *sys.argv[2:]))

@@ -58,6 +58,9 @@ class Receiver:
     `Batch.data`. `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
     interface, each flow going to one of them.
 
+    Threads may share a receiver: each packet goes to exactly one of those that receive, in batches that only their own
+    thread has; any may join, leave, read `stats` and close meanwhile.
+
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
     """

@@ -139,6 +139,9 @@ class Sender:
     `pacing="kernel"` leaves it to the queue discipline instead (SO_MAX_PACING_RATE, socket(7); rates in bits only, and
     only `fq` honours it: not tested by us). `transmit_times=True`: the kernel tells when each datagram left.
 
+    Threads may share a sender: every datagram leaves whole, those of one call in their order; those of others may come
+    between them. Any may read `stats` and close meanwhile.
+
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
     """

@@ -29,7 +29,7 @@ class Batch:
     """Packets received together: immutable, and alive as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together."""
 
     __slots__ = ("_arena", "_count", "_first", "_records", "names")
 
