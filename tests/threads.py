@@ -315,6 +315,7 @@ def close_a_sender(group: str, threads: int = 3) -> None:
             with contextlib.suppress(ClosedError):
                 while True:
                     tx.send_batch(numbered(10))
+                    tally.wait_for(tx.stats.datagrams - CHUNK)  # no more are on their way than a buffer holds
 
         def answer() -> None:
             with contextlib.suppress(ClosedError):
