@@ -259,13 +259,15 @@ mcast_rings_have_more(mcast_slots *slots)
     return 0;
 }
 
-/* Makes the descriptor readable as long as there are leftovers or, once somebody looks at it, a ring can be read. */
+/* So many batches more (or fewer) are left over: makes the descriptor readable as long as there are any or, once somebody looks at it, a
+ * ring can be read. */
 static inline void
-mcast_slots_show(mcast_slots *slots, int leftovers)
+mcast_slots_leave_over(mcast_slots *slots, int change)
 {
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    if (!slots->closed) {
-        int more = leftovers || (slots->watched && mcast_rings_have_more(slots));
+    slots->left_over += change; /* below 0 where who takes is faster here than who left over */
+    if (!mcast_flag_is_set(&slots->closed)) {
+        int more = slots->left_over > 0 || (mcast_flag_is_set(&slots->watched) && mcast_rings_have_more(slots));
         if (more && !slots->shown)
             mcast_poller_signal(&slots->poller);
         else if (!more && slots->shown)
@@ -321,6 +323,7 @@ mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key)
             return -errno;
         ring->next = slots->rings;
         slots->rings = ring;
+        mcast_flag_set(&slots->ringed);
         return 0;
     }
     socket->listener.port = socket->implied.port;
