@@ -1,23 +1,27 @@
 """The suite on an installed wheel, once a backend: tests of the project (argument 1), and not its source."""
 
 import os
+import signal
 import subprocess
 import sys
-import tempfile
 
-CHECK = "import mcast_fast, sys; print(mcast_fast.__file__); sys.exit(mcast_fast.backend != sys.argv[1])"
+CHECK = """
+import mcast_fast, os, sys
+print(mcast_fast.backend, "of", mcast_fast.__file__)
+sys.exit(mcast_fast.backend != sys.argv[1] or mcast_fast.__file__.startswith(os.getcwd() + os.sep))
+"""
+SUITE = ("-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider")
 
 
 def main() -> int:
     """The worst exit code of both runs."""
     worst = 0
-    with tempfile.TemporaryDirectory() as elsewhere:
-        for backend in ("fast", "pure"):
-            environment = os.environ | {"MCAST_FAST_BACKEND": backend}
-            subprocess.run([sys.executable, "-c", CHECK, backend], env=environment, cwd=elsewhere, check=True)
-            suite = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-            done = subprocess.run(suite, env=environment, cwd=sys.argv[1], check=False)
-            worst = worst or done.returncode
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored, and tests send it
+    for backend in ("fast", "pure"):
+        environment = os.environ | {"MCAST_FAST_BACKEND": backend}
+        where = {"env": environment, "cwd": sys.argv[1]}  # `-c` and `-m` look for modules in the same places
+        subprocess.run([sys.executable, "-c", CHECK, backend], check=True, **where)
+        worst = worst or subprocess.run([sys.executable, *SUITE], check=False, **where).returncode
     return worst
 
 

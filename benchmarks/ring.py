@@ -21,7 +21,7 @@ from benchmarks.ring_contenders import CONTENDERS
 ROUNDS = 15
 COUNT = 200_000
 LIVE_COUNT = 3_000_000
-LIVE_ROUNDS = 3
+LIVE_ROUNDS = 5
 LIVE_NAMES = ("batches", "c")
 SIZE = 256
 RING_BYTES = 256 << 20
@@ -43,6 +43,7 @@ BARS = (
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--count", type=int, default=COUNT, help="packets in the ring (%(default)s)")
     options.add_argument("--live", type=int, default=LIVE_COUNT, help="packets of a live stream, 0: none (%(default)s)")
+    options.add_argument("--live-rounds", type=int, default=LIVE_ROUNDS, help="of such streams (%(default)s)")
     options.add_argument("--size", type=int, default=SIZE, help="bytes of payload (%(default)s)")
     options.add_argument(
         "--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME", help=", ".join(CONTENDERS)
@@ -50,7 +51,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Report:
-    settings = {name: getattr(options, name) for name in ("rounds", "count", "live", "size")}
+    settings = {name: getattr(options, name) for name in ("rounds", "count", "live", "live_rounds", "size")}
     report = Report("ring", settings, BARS)
     with machine.watched(report.notes), ExitStack() as stack:
         library = str(stack.enter_context(reference.compiled()))
@@ -114,7 +115,7 @@ def follow(
 ) -> dict[str, list[dict[str, Any]]]:
     names = [name for name in LIVE_NAMES if name in receivers]
     samples: dict[str, list[dict[str, Any]]] = {f"live {name}": [] for name in names}
-    for _ in range(LIVE_ROUNDS):
+    for _ in range(options.live_rounds):
         for name in names:
             receivers[name].ask("follow")
             port = receivers[name].ready["port"]

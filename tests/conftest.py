@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import itertools
 import os
+import platform
 import select
 import signal
 import socket
@@ -135,6 +136,11 @@ def can_block_sources() -> bool:
     return False
 
 
+def kernel() -> tuple[int, ...]:
+    """The version of Linux, (6, 1); (0,) elsewhere."""
+    return tuple(map(int, platform.release().split("-")[0].split(".")[:2])) if SYSTEM is LINUX else (0,)
+
+
 # What the tests themselves need of a system, beside the features of the library.
 TOOLS = {
     "timers": hasattr(signal, "setitimer"),
@@ -149,6 +155,7 @@ TOOLS = {
     "loopback addresses": has_loopback_addresses(),
     "blocked sources": can_block_sources(),
     "own addresses only": not can_bind("192.0.2.77"),  # RFC 5737: no machine's; wine binds it
+    "super packets in rings": kernel() >= (6, 2),  # docs/fast.md
     "fine clock": time.get_clock_info("monotonic").resolution < 1e-3,
     "named threads": hasattr(os, "sched_getaffinity") and Path("/proc/self/task").is_dir(),
     "users": hasattr(os, "geteuid"),

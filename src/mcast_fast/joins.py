@@ -183,8 +183,8 @@ class Joins:
 
     def sockets(self) -> list[OpenSocket]:
         """Every open socket, the retired ones too."""
-        seated = [seat.opened for those in self._seats.values() for seat in those if seat.opened is not None]
-        return seated + [one for one, _ in self._retired]
+        opened = [seat.opened for those in list(self._seats.values()) for seat in list(those)]
+        return [one for one in opened if one is not None] + [one for one, _ in list(self._retired)]
 
     def seats(self) -> Iterator[Seat]:
         """Every seat that has a socket."""

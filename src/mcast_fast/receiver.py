@@ -58,6 +58,9 @@ class Receiver:
     `Batch.data`. `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
     interface, each flow going to one of them.
 
+    Threads may share a receiver: each packet goes to exactly one of those that receive, in batches that only their own
+    thread has; any may join, leave, read `stats` and close meanwhile.
+
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
     """
@@ -110,10 +113,11 @@ class Receiver:
         self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
         self._watch: Watch | None = None
         self._nic = NicDrops()
-        self._final_stats: Stats | None = None
+        self._final_drops: tuple[int | None, int | None] | None = None
         self._closing = threading.RLock()
         with contextlib.ExitStack() as undo:
-            undo.callback(self._close_all)
+            undo.callback(self._close_sockets)
+            undo.callback(self._stop)
             if memory:
                 self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
             self._subscriptions.start(groups)
@@ -199,7 +203,8 @@ class Receiver:
 
     @property
     def memberships(self) -> list[Membership]:
-        """Every group on every interface: what is wanted, what the system holds, what of "all" was skipped and why."""
+        """Every group on every interface: what is wanted, what the system holds, what of "all" was skipped and why;
+        ClosedError."""
         return self._subscriptions.memberships()
 
     # ---- answering ----
@@ -253,21 +258,24 @@ class Receiver:
     def stats(self) -> Stats:
         """The loss ledger so far; after close(), the final one."""
         with self._closing:
-            if self._final_stats is not None:
-                return self._final_stats
-            counters = dict(self._slots.counters())
-            lost = counters.pop("dropped_memory")
-            dropped = self._subscriptions.drops()
-            dropped_ring = counters.pop("dropped_ring")
-            return Stats(
-                **counters,
-                dropped_ring=dropped_ring if self._rings else None,
-                dropped_socket=dropped,
-                dropped_background=lost,
-                dropped_nic=self._nic.total(self._subscriptions.indexes()),
-                drops_exact=counters["buffers"] >= counters["received"] and not (self._coalesced and dropped),
-                events=tuple(self._subscriptions.events),
-            )
+            dropped, dropped_nic = self._final_drops or self._drops()
+        # Also after the close: a thread may have had a batch in its hands then.
+        counters = dict(self._slots.counters())
+        lost = counters.pop("dropped_memory")
+        dropped_ring = counters.pop("dropped_ring")
+        return Stats(
+            **counters,
+            dropped_ring=dropped_ring if self._rings else None,
+            dropped_socket=dropped,
+            dropped_background=lost,
+            dropped_nic=dropped_nic,
+            drops_exact=counters["buffers"] >= counters["received"] and not (self._coalesced and dropped),
+            events=tuple(self._subscriptions.events),
+        )
+
+    def _drops(self) -> tuple[int | None, int | None]:
+        """At the sockets, and at the interfaces."""
+        return self._subscriptions.drops(), self._nic.total(self._subscriptions.indexes())
 
     @property
     def closed(self) -> bool:
@@ -291,15 +299,18 @@ class Receiver:
         with self._closing:
             if self._closed:
                 return
-            self._final_stats = self.stats
             self._closed = True
-            self._close_all()
+            self._stop()
+            self._final_drops = self._drops()  # nobody receives any more, and the sockets can still be asked
+            self._close_sockets()
 
-    def _close_all(self) -> None:
+    def _stop(self) -> None:
         self._subscriptions.close()
         if self._watch is not None:
             self._watch.close()
         self._slots.close()
+
+    def _close_sockets(self) -> None:
         self._joins.close()
         self._nic.close()
         if self._rings is not None:

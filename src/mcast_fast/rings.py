@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -106,6 +107,7 @@ class Rings:
         self._rings: dict[int, Ring] = {}
         self._ring_of: dict[int, int] = {}  # interface by key of a listener
         self._answering: dict[tuple[int, int, int], socket.socket] = {}
+        self._lock = threading.RLock()  # of the answering sockets: replies come from any thread
 
     def add(self, _socket: socket.socket, port: int, _group: bytes, interface: int) -> int:
         """Listen for a port on an interface, whose ring is opened when it is the first; SocketError, InterfaceError."""
@@ -153,15 +155,17 @@ class Rings:
 
     def answering(self, one: OpenSocket) -> socket.socket:
         """A socket that is bound to the port, to answer from; it is opened when it is first needed."""
-        if one.place not in self._answering:
-            options = Options(buffer_size=0, metadata=frozenset())
-            self._answering[one.place] = open_socket(one.place, bytes(16), self._names, options).socket
-        return self._answering[one.place]
+        with self._lock:
+            if one.place not in self._answering:
+                options = Options(buffer_size=0, metadata=frozenset())
+                self._answering[one.place] = open_socket(one.place, bytes(16), self._names, options).socket
+            return self._answering[one.place]
 
     def close(self) -> None:
         """Close every packet socket; the slots are closed before."""
-        for sock in [ring.socket for ring in self._rings.values()] + list(self._answering.values()):
-            sock.close()
+        with self._lock:
+            for sock in [ring.socket for ring in self._rings.values()] + list(self._answering.values()):
+                sock.close()
 
 
 def open_ring(slots: "Slots", interface: int, names: dict[int, str], options: RingOptions) -> Ring:

@@ -139,6 +139,9 @@ class Sender:
     `pacing="kernel"` leaves it to the queue discipline instead (SO_MAX_PACING_RATE, socket(7); rates in bits only, and
     only `fq` honours it: not tested by us). `transmit_times=True`: the kernel tells when each datagram left.
 
+    Threads may share a sender: every datagram leaves whole, those of one call in their order; those of others may come
+    between them. Any may read `stats` and close meanwhile.
+
     Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
     SocketError.
     """
@@ -391,7 +394,7 @@ class Sender:
         """Address and port that each socket is bound to; the wildcard address where the system picks one for each
         datagram."""
         self._check_open()
-        return tuple(sock.getsockname()[:2] for sock in (one.socket for one in self._outlets.values()))
+        return tuple(one.socket.getsockname()[:2] for one in list(self._outlets.values()))
 
     @property
     def closed(self) -> bool:
@@ -400,9 +403,11 @@ class Sender:
 
     def close(self) -> None:
         """End who sends or waits for an answer (ClosedError), and close the sockets; closing again does nothing."""
-        if not self._closed:
+        with self._opening:
+            if self._closed:
+                return
             self._closed = True
-            self._close_all()
+        self._close_all()
 
     def _close_all(self) -> None:
         self._transmitter.close()

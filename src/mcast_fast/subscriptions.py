@@ -216,6 +216,7 @@ class Subscriptions:
     def memberships(self) -> list[Membership]:
         """What is wanted and what is held, and what of "all" was skipped and why."""
         with self._lock:
+            self._check_open()
             held = [self._membership(channel, wanted) for channel, wanted in self._joins.wanted.items()]
             there = {(one.group, one.port) for one in held}
             skipped = [self._skipped_membership(one) for one in self._skipped.values()]

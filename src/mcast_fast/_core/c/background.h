@@ -23,7 +23,7 @@ typedef struct mcast_background {
     mcast_poller ready;       /* readable while somebody who receives would not wait */
     mcast_queued *first, *last;
     size_t waiting; /* bytes of memory */
-    int left_over;  /* the slots have packets left over: a receive would not wait */
+    int left_over;  /* batches of which packets are left over: a receive would not wait */
     int shown;      /* `ready` is readable */
     int failure;    /* -errno of a receive, for the next one who takes */
     uint32_t owed;  /* packets dropped since the last one that was kept: they belong to the next record */
@@ -40,7 +40,8 @@ mcast_queued_bytes(const mcast_queued *queued)
 static inline void
 mcast_background_show(mcast_background *background)
 {
-    int show = background->first != NULL || background->left_over || background->failure || background->slots->closed;
+    int show = background->first != NULL || background->left_over > 0 || background->failure ||
+               mcast_flag_is_set(&background->slots->closed);
     if (show == background->shown)
         return;
     background->shown = show;
@@ -168,7 +169,7 @@ mcast_background_take(mcast_background *background, mcast_batch *batch)
 {
     PyThread_acquire_lock(background->shared, WAIT_LOCK);
     mcast_queued *queued = background->first;
-    int status = background->left_over ? MCAST_WOKEN : MCAST_TIMEOUT;
+    int status = background->left_over > 0 ? MCAST_WOKEN : MCAST_TIMEOUT;
     if (queued) {
         *batch = queued->batch;
         background->waiting -= mcast_queued_bytes(queued);
@@ -217,7 +218,7 @@ mcast_background_receive(mcast_background *background, mcast_batch *batch, int64
     mcast_batch taken;
     int status = MCAST_BATCH;
     while (status == MCAST_BATCH) {
-        if (background->slots->closed)
+        if (mcast_flag_is_set(&background->slots->closed))
             return MCAST_CLOSED;
         status = mcast_background_take(background, &taken);
         if (status == MCAST_BATCH)
@@ -228,12 +229,12 @@ mcast_background_receive(mcast_background *background, mcast_batch *batch, int64
     return status;
 }
 
-/* Packets are left over, or no longer: who receives need not wait. */
+/* So many batches more (or fewer) are left over: as long as there are any, who receives need not wait. */
 static inline void
-mcast_background_leave_over(mcast_background *background, int left_over)
+mcast_background_leave_over(mcast_background *background, int change)
 {
     PyThread_acquire_lock(background->shared, WAIT_LOCK);
-    background->left_over = left_over;
+    background->left_over += change;
     mcast_background_show(background);
     PyThread_release_lock(background->shared);
 }
@@ -247,6 +248,16 @@ mcast_background_dropped(mcast_background *background)
     return dropped;
 }
 
+/* As mcast_slots_descriptor. */
+static inline int
+mcast_background_descriptor(mcast_background *background)
+{
+    PyThread_acquire_lock(background->shared, WAIT_LOCK);
+    int descriptor = mcast_poller_descriptor(&background->ready);
+    PyThread_release_lock(background->shared);
+    return descriptor;
+}
+
 /* ---- opening ---- */
 
 /* Ends the thread, and whoever waits here, and gives the queue back; before the slots are closed. */
@@ -258,13 +269,14 @@ mcast_background_close(mcast_background *background)
         return;
     background->open = 0;
     PyThread_acquire_lock(background->shared, WAIT_LOCK);
-    slots->closed = 1;
+    mcast_flag_set(&slots->closed);
     mcast_poller_signal(&slots->poller);
     mcast_background_show(background);
     PyThread_release_lock(background->shared);
     PyThread_acquire_lock(background->alive, WAIT_LOCK);
     PyThread_release_lock(background->alive);
     PyThread_acquire_lock(slots->look, WAIT_LOCK);
+    PyThread_acquire_lock(background->shared, WAIT_LOCK);
     mcast_poller_close(&background->ready);
     while (background->first) {
         mcast_queued *queued = background->first;
@@ -273,6 +285,7 @@ mcast_background_close(mcast_background *background)
         free(queued);
     }
     background->last = NULL;
+    PyThread_release_lock(background->shared);
     PyThread_release_lock(slots->look);
 }
 

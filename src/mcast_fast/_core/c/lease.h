@@ -25,8 +25,8 @@ typedef struct mcast_lease {
     char listed;   /* by the ring: it may still have to be detached */
     uint32_t pins; /* readers of the bytes in place, who need no lock while they read */
     struct mcast_ring *ring;
-    uint32_t slot;              /* the block's place in the ring */
-    uint64_t sequence;          /* counts blocks since the opening */
+    uint64_t sequence;          /* of the first block, which counts from the opening */
+    uint32_t blocks;            /* one behind the other in memory */
     const unsigned char *bytes; /* where offset 0 of the batch's records points */
     size_t used;
     size_t capacity; /* of the copy */
@@ -41,6 +41,8 @@ typedef struct mcast_ring {
     unsigned char *blocks;
     size_t block_size;
     uint32_t count;
+    uint32_t span; /* blocks that a batch may hold */
+    int64_t latency;
     int times;       /* whether records tell when they arrived */
     uint32_t *holds; /* by slot: who reads the block in place */
     uint32_t *gaps;  /* by slot: what was dropped before the block that fills it next */
@@ -53,12 +55,15 @@ typedef struct mcast_ring {
     mcast_lease *newest;
     /* The cursor, which only one thread moves. */
     uint64_t sequence; /* blocks taken so far: the next one has this number */
+    uint64_t spared;   /* the first block of the batch before the one that is being filled */
     uint64_t filled;   /* blocks found filled so far */
     const unsigned char *block;
-    size_t at;         /* of the frame that is read next, from the start of its block */
-    uint32_t left;     /* frames still to be read there; 0: no block is taken */
-    size_t segment;    /* bytes of this frame's payload that are read already: a super-packet across two batches */
-    uint32_t owed;     /* drops that belong to the next record */
+    size_t at;      /* of the frame that is read next, from the start of its block */
+    uint32_t left;  /* frames still to be read there; 0: no block is taken */
+    size_t segment; /* bytes of this frame's payload that are read already: a super-packet across two batches */
+    uint32_t owed;  /* drops that belong to the next record */
+    int64_t
+        filling; /* ns that the kernel took to fill the block taken last; 0 when it was not full, or we have napped since */
     uint32_t unplaced; /* drops that somebody else read the counter of */
     mcast_lease *spare;
     struct mcast_listener *listeners[256]; /* by the low byte of their port */
@@ -131,6 +136,15 @@ mcast_ring_forget(mcast_ring *ring)
     free(ring);
 }
 
+/* Whether the kernel may have dropped something since the last reading: it fills blocks in order, so that it waits for one only when it
+ * has finished the one before; and it marks what it finishes after any other drop. */
+static inline int
+mcast_block_tells_of_drops(const mcast_ring *ring, uint32_t slot)
+{
+    uint32_t before = (slot > 0 ? slot : ring->count) - 1;
+    return mcast_block_is_ours(ring, before) || mcast_block_header(ring, slot)->block_status & TP_STATUS_LOSING;
+}
+
 /* One reader less of a block in place; after the last one the kernel may fill it again.
  *
  * The kernel drops while it waits for this block, so that what was dropped until now is missing before the block that will fill
@@ -140,7 +154,9 @@ mcast_block_release(mcast_ring *ring, uint32_t slot)
 {
     if (__atomic_sub_fetch(&ring->holds[slot], 1, __ATOMIC_ACQ_REL) != 0)
         return;
-    uint32_t dropped = mcast_ring_read_drops(ring) + __atomic_exchange_n(&ring->unplaced, 0, __ATOMIC_RELAXED);
+    uint32_t dropped = __atomic_exchange_n(&ring->unplaced, 0, __ATOMIC_RELAXED);
+    if (mcast_block_tells_of_drops(ring, slot))
+        dropped += mcast_ring_read_drops(ring);
     if (dropped)
         __atomic_fetch_add(&ring->gaps[slot], dropped, __ATOMIC_RELAXED);
     __atomic_store_n(&mcast_block_header(ring, slot)->block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
@@ -148,16 +164,16 @@ mcast_block_release(mcast_ring *ring, uint32_t slot)
 
 /* ---- leases ---- */
 
-/* Puts a lease on bytes of a block in force. The caller holds the block himself meanwhile. */
+/* Puts a lease on bytes in force, and takes over the hold that its caller has on each of the blocks. */
 static inline void
-mcast_lease_begin(mcast_lease *lease, mcast_ring *ring, uint64_t sequence, const unsigned char *bytes, size_t used)
+mcast_lease_begin(mcast_lease *lease, mcast_ring *ring, uint64_t sequence, uint32_t blocks, const unsigned char *bytes,
+                  size_t used)
 {
     lease->ring = ring;
     lease->sequence = sequence;
-    lease->slot = (uint32_t)(sequence % ring->count);
+    lease->blocks = blocks;
     lease->bytes = bytes;
     lease->used = used;
-    __atomic_fetch_add(&ring->holds[lease->slot], 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&ring->users, 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&ring->refs, 1, __ATOMIC_RELAXED);
     mcast_spin(&ring->locked);
@@ -172,9 +188,10 @@ mcast_lease_begin(mcast_lease *lease, mcast_ring *ring, uint64_t sequence, const
 }
 
 static inline void
-mcast_lease_leave_block(mcast_lease *lease)
+mcast_lease_leave_blocks(mcast_lease *lease)
 {
-    mcast_block_release(lease->ring, lease->slot);
+    for (uint32_t i = 0; i < lease->blocks; i++)
+        mcast_block_release(lease->ring, (uint32_t)((lease->sequence + i) % lease->ring->count));
     mcast_ring_leave(lease->ring);
 }
 
@@ -193,7 +210,7 @@ mcast_lease_detach(mcast_lease *lease)
             __atomic_store_n(&lease->detached, 1, __ATOMIC_RELAXED);
             __atomic_fetch_add(&lease->ring->detached, 1, __ATOMIC_RELAXED);
             if (lease->pins == 0)
-                mcast_lease_leave_block(lease);
+                mcast_lease_leave_blocks(lease);
         }
     }
     mcast_unspin(&lease->locked);
@@ -217,7 +234,7 @@ mcast_lease_unpin(mcast_lease *lease)
 {
     mcast_spin(&lease->locked);
     if (--lease->pins == 0 && lease->detached)
-        mcast_lease_leave_block(lease);
+        mcast_lease_leave_blocks(lease);
     mcast_unspin(&lease->locked);
 }
 
@@ -258,7 +275,7 @@ mcast_lease_end(mcast_lease *lease)
     if (lease->detached)
         mcast_pool_give(lease->pool, (void *)lease->bytes, lease->capacity);
     else
-        mcast_lease_leave_block(lease);
+        mcast_lease_leave_blocks(lease);
     mcast_ring_forget(ring);
     free(lease);
 }

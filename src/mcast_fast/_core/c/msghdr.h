@@ -21,6 +21,34 @@
 #include <time.h>
 #include <unistd.h>
 
+/* What one thread sets, once, and others look at without a lock. */
+typedef int mcast_flag;
+
+static inline void
+mcast_flag_set(mcast_flag *flag)
+{
+    __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST);
+}
+
+static inline int
+mcast_flag_is_set(const mcast_flag *flag)
+{
+    return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
+}
+
+/* A place in a sequence that several threads may move at once: whole, and no more than that. */
+static inline ptrdiff_t
+mcast_place_read(const ptrdiff_t *place)
+{
+    return __atomic_load_n(place, __ATOMIC_RELAXED);
+}
+
+static inline void
+mcast_place_move(ptrdiff_t *place, ptrdiff_t to)
+{
+    __atomic_store_n(place, to, __ATOMIC_RELAXED);
+}
+
 /* What a socket is received from by: the descriptor is all that these systems need. */
 typedef int mcast_descriptor;
 

@@ -41,12 +41,17 @@ mcast_same_address(const uint8_t left[16], const uint8_t right[16])
     return ((a[0] ^ b[0]) | (a[1] ^ b[1])) == 0;
 }
 
-/* Four bytes of IPv4 as the sixteen of a v4-mapped IPv6 address (RFC 4291, 2.5.5.2). */
+/* Four bytes of IPv4 as the sixteen of a v4-mapped IPv6 address (RFC 4291, 2.5.5.2). Two stores of eight: mcast_same_address soon
+ * loads just those, and a load that spans two younger stores waits for both. */
 static inline void
 mcast_map_v4(uint8_t mapped[16], const void *address)
 {
-    memcpy(mapped, mcast_v4_prefix, 12);
-    memcpy(mapped + 12, address, 4);
+    uint32_t word;
+    uint8_t tail[8] = {0, 0, 0xff, 0xff};
+    memcpy(&word, address, 4);
+    memcpy(tail + 4, &word, 4);
+    memset(mapped, 0, 8);
+    memcpy(mapped + 8, tail, 8);
 }
 
 #endif

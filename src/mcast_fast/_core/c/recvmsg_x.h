@@ -19,10 +19,12 @@ enum { MCAST_X_MAX = 1024 }; /* messages a call (somaxrecvmsgx, somaxsendmsgx of
 static inline int
 mcast_private_api(void)
 {
-    static int wanted = -1;
+    static int known = -1;
+    int wanted = __atomic_load_n(&known, __ATOMIC_RELAXED);
     if (wanted < 0) {
         const char *told = getenv("MCAST_FAST_PRIVATE_API");
         wanted = told && strcmp(told, "1") == 0;
+        __atomic_store_n(&known, wanted, __ATOMIC_RELAXED); /* threads that come at once find the same */
     }
     return wanted;
 }

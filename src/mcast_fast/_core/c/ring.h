@@ -20,6 +20,7 @@ enum {
     LINUX_PACKET_IGNORE_OUTGOING = 23,
     LINUX_VIRTIO_GSO_UDP_L4 = 5, /* Linux 6.2; before, the kernel drops such packets */
     LINUX_VIRTIO_GSO_ECN = 0x80,
+    MCAST_RING_SPAN_BYTES = 16 << 20,
     MCAST_RING_FRAME =
         2048, /* only the kernel's plausibility checks look at it: frames of a TPACKET_V3 block have their own size */
 };
@@ -125,8 +126,8 @@ mcast_ring_count_filled(mcast_ring *ring)
 }
 
 /* Detaches the leases that the ring comes near: on blocks within a quarter of the ring before the kernel, and on all more than a
- * quarter of the ring old, for nobody detaches while the receiver is busy elsewhere, and a burst then has three quarters. The block
- * before the one just taken is spared: who goes over batches in a loop holds it until this call is over. */
+ * quarter of the ring old, for nobody detaches while the receiver is busy elsewhere, and a burst then has three quarters. The batch
+ * before the one that is being filled is spared: who goes over batches in a loop holds it until this call is over. */
 static inline void
 mcast_ring_make_room(mcast_ring *ring)
 {
@@ -134,9 +135,16 @@ mcast_ring_make_room(mcast_ring *ring)
     int64_t quarter = ring->count / 4, taken = (int64_t)ring->sequence;
     int64_t near = (int64_t)ring->filled + quarter + 1 - ring->count, old = taken - quarter;
     int64_t bound = near > old ? near : old;
-    bound = bound < taken - 2 ? bound : taken - 2;
+    bound = bound < (int64_t)ring->spared ? bound : (int64_t)ring->spared;
     if (bound > 0)
         mcast_ring_detach(ring, (uint64_t)bound);
+}
+
+/* One more reader of the block that the cursor is in, who stays when the cursor goes on. */
+static inline void
+mcast_ring_hold_block(mcast_ring *ring)
+{
+    __atomic_fetch_add(&ring->holds[mcast_ring_slot(ring)], 1, __ATOMIC_RELAXED);
 }
 
 /* Leaves the block that was read to its end. */
@@ -145,6 +153,18 @@ mcast_ring_finish_block(mcast_ring *ring)
 {
     ring->left = 0;
     mcast_block_release(ring, mcast_ring_slot(ring));
+}
+
+/* How long the kernel took to fill a block, in ns; 0 for one that it handed over because the latency was over. */
+static inline int64_t
+mcast_block_filling(const struct tpacket_hdr_v1 *header)
+{
+    const struct tpacket_bd_ts *first = &header->ts_first_pkt, *last = &header->ts_last_pkt;
+    if (header->block_status & TP_STATUS_BLK_TMO)
+        return 0;
+    int64_t seconds = (int64_t)last->ts_sec - first->ts_sec;
+    int64_t filling = seconds * 1000000000 + ((int64_t)last->ts_nsec - first->ts_nsec);
+    return filling > 0 ? filling : 0; /* by the clock of the day, which may be set */
 }
 
 /* Takes the next block that is filled, unless one is taken; 0 when there is none. */
@@ -161,6 +181,7 @@ mcast_ring_take(mcast_ring *ring)
         ring->block = ring->blocks + slot * ring->block_size;
         ring->at = header->offset_to_first_pkt;
         ring->left = header->num_pkts;
+        ring->filling = mcast_block_filling(header);
         ring->segment = 0;
         mcast_ring_make_room(ring);
         if (ring->left == 0)
@@ -284,6 +305,15 @@ mcast_ring_set_up(int fd, size_t block_size, uint32_t count, unsigned latency_ms
     return status;
 }
 
+/* Blocks that one batch may hold: an eighth of the ring, and not more than a copy should take. */
+static inline uint32_t
+mcast_ring_span(size_t block_size, uint32_t count)
+{
+    size_t span = count / 8, bound = MCAST_RING_SPAN_BYTES / block_size;
+    span = span < bound ? span : bound;
+    return span > 0 ? (uint32_t)span : 1;
+}
+
 /* Maps the ring of a packet socket that is not bound yet: *opened, or -errno with nothing left behind. */
 static inline int
 mcast_ring_open(mcast_ring **opened, int fd, uint32_t interface_index, size_t block_size, uint32_t count,
@@ -295,6 +325,8 @@ mcast_ring_open(mcast_ring **opened, int fd, uint32_t interface_index, size_t bl
         ring->interface_index = interface_index;
         ring->block_size = block_size;
         ring->count = count;
+        ring->span = mcast_ring_span(block_size, count);
+        ring->latency = latency_ms * (int64_t)1000000;
         ring->times = times;
         ring->users = ring->refs = 1;
         ring->holds = calloc(count, sizeof *ring->holds);

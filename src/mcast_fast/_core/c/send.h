@@ -1,7 +1,8 @@
 /* The sender's core: payloads in, datagrams out, by trains of one system call each and, where asked, by the clock.
  *
  * Who sends holds the transmitter's `turn` for a slice of at most MCAST_SLICE_NS, without the GIL; between slices signals are looked at.
- * Nothing here allocates while sending. */
+ * Only who has the turn changes anything, and holds `state` while he does: so who only looks holds `state`, and never waits for a
+ * slice. Nothing here allocates while sending. */
 #ifndef MCAST_SEND_H
 #define MCAST_SEND_H
 
@@ -65,12 +66,13 @@ typedef struct mcast_send_counters {
 
 typedef struct mcast_transmitter {
     PyThread_type_lock turn;
+    PyThread_type_lock state;
     mcast_train *train;
     mcast_outlet *outlets;
     size_t outlet_count;
     mcast_pace pace;
     mcast_send_counters counters;
-    volatile int closed;
+    mcast_flag closed;
 } mcast_transmitter;
 
 /* One call of a user: every payload to every target, payload after payload; or, by an itinerary, each record to its own. */
@@ -177,7 +179,15 @@ mcast_load(mcast_transmitter *transmitter, const mcast_errand *errand, size_t al
     return &transmitter->outlets[outlet];
 }
 
-/* Counts what left of the train. */
+static inline void
+mcast_count(mcast_transmitter *transmitter, uint64_t *counter)
+{
+    PyThread_acquire_lock(transmitter->state, WAIT_LOCK);
+    ++*counter;
+    PyThread_release_lock(transmitter->state);
+}
+
+/* Counts a system call, and what left of the train by it. */
 static inline void
 mcast_account(mcast_transmitter *transmitter, mcast_outlet *outlet, mcast_errand *errand, unsigned left, int64_t now)
 {
@@ -187,6 +197,8 @@ mcast_account(mcast_transmitter *transmitter, mcast_outlet *outlet, mcast_errand
         datagrams += transmitter->train->datagrams[i];
         bytes += mcast_train_bytes(transmitter->train, i);
     }
+    PyThread_acquire_lock(transmitter->state, WAIT_LOCK);
+    transmitter->counters.system_calls++;
     transmitter->counters.datagrams += datagrams;
     transmitter->counters.bytes += bytes;
     if (errand->alone) { /* alone it leaves: it was the cutting apart that is refused */
@@ -203,22 +215,26 @@ mcast_account(mcast_transmitter *transmitter, mcast_outlet *outlet, mcast_errand
     pace->last = now;
     pace->units += pace->by_bits ? (double)bytes * 8 : (double)datagrams;
     pace->in_burst = (pace->in_burst + datagrams) % pace->burst;
+    PyThread_release_lock(transmitter->state);
 }
 
 /* ---- the schedule ---- */
 
 /* A call begins: goes on with the schedule when it is in time, else starts another. */
 static inline void
-mcast_pace_begin(mcast_pace *pace, int64_t now)
+mcast_pace_begin(mcast_transmitter *transmitter, int64_t now)
 {
+    mcast_pace *pace = &transmitter->pace;
     int64_t due = pace->start + (int64_t)(pace->units * pace->ns_per_unit);
     if (pace->start && now - due <= MCAST_CREDIT_NS)
         return;
+    PyThread_acquire_lock(transmitter->state, WAIT_LOCK);
     pace->past_units += pace->before_last;
     pace->past_ns += pace->start ? (double)(pace->last - pace->start) : 0;
     pace->start = pace->last = now;
     pace->units = pace->before_last = 0;
     pace->in_burst = 0;
+    PyThread_release_lock(transmitter->state);
 }
 
 /* How many datagrams of the errand are due at `now`; *due is when the next one after them is. */
@@ -257,7 +273,7 @@ mcast_pace_wait(mcast_transmitter *transmitter, const mcast_errand *errand, size
     int64_t due = 0;
     size_t count;
     while ((count = mcast_due_count(transmitter, errand, left, *now, &due)) == 0) {
-        if (*now >= end || transmitter->closed)
+        if (*now >= end || mcast_flag_is_set(&transmitter->closed))
             return 0;
         int64_t wake = due - MCAST_SPIN_NS;
         if (wake - *now > MCAST_NAP_NS)
@@ -281,16 +297,17 @@ static inline int
 mcast_refused(mcast_transmitter *transmitter, const mcast_outlet *outlet, mcast_errand *errand, int status)
 {
     const mcast_train *train = transmitter->train;
+    mcast_count(transmitter, &transmitter->counters.system_calls);
     if (status == -EINTR)
         return 0;
     if (status == -EAGAIN || status == -EWOULDBLOCK) {
-        transmitter->counters.would_blocks++;
+        mcast_count(transmitter, &transmitter->counters.would_blocks);
         mcast_wait_writable(outlet->fd, MCAST_NAP_NS / 1000000);
         return 0;
     }
     if (train->datagrams[0] > 1 &&
         (status == -EIO || status == -EINVAL || status == -MCAST_EMSGSIZE || status == -EOPNOTSUPP)) {
-        transmitter->counters.retries++;
+        mcast_count(transmitter, &transmitter->counters.retries);
         errand->alone = -status;
         errand->refused = mcast_payload(&errand->payloads, errand->sent / errand->target_count).iov_len;
         return 0;
@@ -298,7 +315,7 @@ mcast_refused(mcast_transmitter *transmitter, const mcast_outlet *outlet, mcast_
     if (status == -MCAST_ENOBUFS && errand->retries < MCAST_RETRIES_MAX) {
         int64_t pause = errand->retries < 8 ? (int64_t)MCAST_RETRY_FIRST_NS << errand->retries : MCAST_RETRY_LAST_NS;
         errand->retries++;
-        transmitter->counters.retries++;
+        mcast_count(transmitter, &transmitter->counters.retries);
         mcast_sleep_until(mcast_monotonic_ns() + (pause < MCAST_RETRY_LAST_NS ? pause : MCAST_RETRY_LAST_NS));
         return 0;
     }
@@ -314,12 +331,13 @@ mcast_send_slice(mcast_transmitter *transmitter, mcast_errand *errand, size_t to
     int status = 0, paced = by_itinerary || transmitter->pace.ns_per_unit > 0;
     long slack = -1;
     if (paced && !by_itinerary && !errand->begun)
-        mcast_pace_begin(&transmitter->pace, now);
+        mcast_pace_begin(transmitter, now);
     errand->begun = 1;
     while (status == 0 && errand->sent < total) {
         size_t allowed = total - errand->sent;
-        if (transmitter->closed || !mcast_target_of(errand, errand->sent)) {
-            status = transmitter->closed ? MCAST_SEND_CLOSED : MCAST_SEND_UNKNOWN;
+        int closed = mcast_flag_is_set(&transmitter->closed);
+        if (closed || !mcast_target_of(errand, errand->sent)) {
+            status = closed ? MCAST_SEND_CLOSED : MCAST_SEND_UNKNOWN;
             break;
         }
         if (now >= end)
@@ -328,7 +346,6 @@ mcast_send_slice(mcast_transmitter *transmitter, mcast_errand *errand, size_t to
             continue;
         mcast_outlet *outlet = mcast_load(transmitter, errand, allowed);
         int left = mcast_train_send(transmitter->train, outlet->fd);
-        transmitter->counters.system_calls++;
         if (left > 0)
             mcast_account(transmitter, outlet, errand, (unsigned)left, now);
         else
@@ -355,9 +372,10 @@ static inline int
 mcast_transmitter_open(mcast_transmitter *transmitter)
 {
     transmitter->turn = PyThread_allocate_lock();
+    transmitter->state = PyThread_allocate_lock();
     transmitter->train = calloc(1, sizeof *transmitter->train);
     transmitter->pace.burst = 1;
-    return transmitter->turn && transmitter->train ? 0 : -ENOMEM;
+    return transmitter->turn && transmitter->state && transmitter->train ? 0 : -ENOMEM;
 }
 
 /* The key of a socket; `limit` is the largest segment that may be tried, 0 for none. -ENOMEM without memory. */
@@ -365,21 +383,46 @@ static inline int64_t
 mcast_transmitter_add(mcast_transmitter *transmitter, int fd, size_t limit)
 {
     PyThread_acquire_lock(transmitter->turn, WAIT_LOCK);
+    PyThread_acquire_lock(transmitter->state, WAIT_LOCK);
     mcast_outlet *outlets = realloc(transmitter->outlets, (transmitter->outlet_count + 1) * sizeof *outlets);
     int64_t key = outlets ? (int64_t)transmitter->outlet_count : -ENOMEM;
     if (outlets) {
         transmitter->outlets = outlets;
         outlets[transmitter->outlet_count++] = (mcast_outlet){.fd = fd, .limit = limit};
     }
+    PyThread_release_lock(transmitter->state);
     PyThread_release_lock(transmitter->turn);
     return key;
+}
+
+/* Whether a socket has this key; *told is what it may do. */
+static inline int
+mcast_transmitter_look(mcast_transmitter *transmitter, size_t key, mcast_outlet *told)
+{
+    PyThread_acquire_lock(transmitter->state, WAIT_LOCK);
+    int found = key < transmitter->outlet_count;
+    if (found)
+        *told = transmitter->outlets[key];
+    PyThread_release_lock(transmitter->state);
+    return found;
+}
+
+/* The counters of now, and the rate that was achieved, units a second; 0 when nothing can be said yet. */
+static inline mcast_send_counters
+mcast_transmitter_counters(mcast_transmitter *transmitter, double *rate)
+{
+    PyThread_acquire_lock(transmitter->state, WAIT_LOCK);
+    mcast_send_counters counters = transmitter->counters;
+    *rate = mcast_pace_rate(&transmitter->pace);
+    PyThread_release_lock(transmitter->state);
+    return counters;
 }
 
 /* When this returns nobody sends any more, and the sockets may be closed. */
 static inline void
 mcast_transmitter_close(mcast_transmitter *transmitter)
 {
-    transmitter->closed = 1;
+    mcast_flag_set(&transmitter->closed);
     PyThread_acquire_lock(transmitter->turn, WAIT_LOCK);
     PyThread_release_lock(transmitter->turn);
 }
@@ -389,6 +432,8 @@ mcast_transmitter_free(mcast_transmitter *transmitter)
 {
     if (transmitter->turn)
         PyThread_free_lock(transmitter->turn);
+    if (transmitter->state)
+        PyThread_free_lock(transmitter->state);
     free(transmitter->train);
     free(transmitter->outlets);
 }

@@ -64,14 +64,17 @@ typedef struct mcast_slots {
     size_t keys;
     size_t open_sockets;
     mcast_ring *rings;
+    mcast_flag ringed;  /* there are rings, or were */
     mcast_socket *busy; /* the only socket, when it was not drained last time: read it without waiting first */
     uint64_t epoch;     /* counts the changes of filters */
     size_t expected;    /* packets in the last batch: the next one is likely as large */
     unsigned rotation;  /* which ready socket is read first: none starves behind busy ones */
-    int shown;          /* whether the poller is readable because of leftovers, or of what a ring holds */
+    mcast_flag watched; /* somebody looks at the poller who does not receive */
+    int left_over;      /* batches of which packets are left over */
+    int shown;          /* whether the poller is readable because of those, or of what a ring holds */
     int failure;        /* -errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
-    volatile int closed;
+    mcast_flag closed;
 } mcast_slots;
 
 /* What a receive comes to; other negative values are -errno. */
@@ -93,6 +96,7 @@ enum {
 /* slots_ring.h, or no_slots_ring.h */
 static inline int mcast_drain_ring(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, size_t limit);
 static inline int mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit);
+static inline int mcast_rings_nap(mcast_slots *slots, int64_t left);
 static inline int mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key);
 static inline void mcast_slots_leave_ring(mcast_slots *slots, mcast_socket *socket);
 static inline void mcast_rings_count(mcast_slots *slots, mcast_counters *counters);
@@ -228,15 +232,22 @@ mcast_pack(mcast_slots *slots, mcast_socket *socket, mcast_batch *batch, unsigne
     mcast_take_in(slots, batch, count);
 }
 
+/* Whether the batch may take one more slot: by its limit, and the 4 GiB that an offset can reach. */
+static inline int
+mcast_has_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
+{
+    return !mcast_flag_is_set(&slots->closed) && mcast_batch_count(batch) < limit &&
+           UINT32_MAX - batch->data.used >= slots->slot_size;
+}
+
 /* How many more slots the batch may take: by its limit, the slots there are, the bytes of one go, and the 4 GiB that an offset can reach.
  * Where packets are coalesced the batch may become larger than its limit. */
 static inline unsigned
 mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit)
 {
-    size_t count = mcast_batch_count(batch);
-    if (slots->closed || count >= limit)
+    if (!mcast_has_room(slots, batch, limit))
         return 0;
-    size_t room = (limit - count + slots->segments - 1) / slots->segments;
+    size_t room = (limit - mcast_batch_count(batch) + slots->segments - 1) / slots->segments;
     size_t in_arena = (UINT32_MAX - batch->data.used) / slots->slot_size;
     size_t in_one_go = MCAST_GO_BYTES / slots->filled + 1;
     room = room < in_arena ? room : in_arena;
@@ -265,12 +276,12 @@ mcast_uncount(mcast_slots *slots, const mcast_record *record)
     slots->counters.truncated -= (record->flags & MCAST_TRUNCATED) != 0;
 }
 
-/* Takes out what is no longer wanted: the filters changed after the packets had passed them. The payloads stay where they are. */
+/* Takes out what is no longer wanted: the filters changed after the packets had passed them. The payloads stay where they are; `state`
+ * is held. */
 static inline size_t
-mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
+mcast_keep_wanted(mcast_slots *slots, mcast_record *records, size_t count)
 {
     size_t kept = 0;
-    PyThread_acquire_lock(slots->state, WAIT_LOCK);
     for (size_t i = 0; i < count; i++) {
         if (mcast_slots_want(slots, &records[i])) {
             records[kept++] = records[i];
@@ -279,6 +290,14 @@ mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
         mcast_uncount(slots, &records[i]);
         slots->counters.filtered++;
     }
+    return kept;
+}
+
+static inline size_t
+mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    size_t kept = mcast_keep_wanted(slots, records, count);
     PyThread_release_lock(slots->state);
     return kept;
 }
@@ -382,7 +401,10 @@ mcast_wait_and_drain(mcast_slots *slots, mcast_batch *batch, size_t limit, int64
 {
     uint64_t keys[MCAST_READY_MAX];
     int64_t left = mcast_time_left(deadline);
-    int ready = mcast_poller_wait(&slots->poller, keys, left);
+    int napped = mcast_rings_nap(slots, left);
+    if (napped > 0)
+        return MCAST_MORE;
+    int ready = napped < 0 ? napped : mcast_poller_wait(&slots->poller, keys, left);
     if (ready == -EINTR)
         return MCAST_INTERRUPTED;
     if (ready < 0)
@@ -395,7 +417,7 @@ mcast_wait_and_drain(mcast_slots *slots, mcast_batch *batch, size_t limit, int64
         return status < 0 ? status : MCAST_BATCH;
     for (int i = 0; i < ready; i++)
         if (keys[i] == MCAST_WAKE)
-            return slots->closed ? MCAST_CLOSED : MCAST_WOKEN;
+            return mcast_flag_is_set(&slots->closed) ? MCAST_CLOSED : MCAST_WOKEN;
     return deadline >= 0 && mcast_monotonic_ns() > deadline + MCAST_GRACE_NS ? MCAST_TIMEOUT : MCAST_MORE;
 }
 
@@ -406,7 +428,7 @@ mcast_receive_turn(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t
     size_t before = mcast_batch_count(batch);
     int status = MCAST_MORE;
     while (status == MCAST_MORE) {
-        if (slots->closed)
+        if (mcast_flag_is_set(&slots->closed))
             return MCAST_CLOSED;
         status = mcast_drain_busy(slots, batch, limit);
         if (status < 0)
@@ -423,10 +445,12 @@ mcast_receive_turn(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t
 static inline int
 mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline)
 {
-    int64_t left = mcast_time_left(deadline);
-    PyLockStatus turn = PyThread_acquire_lock_timed(slots->turn, left < 0 ? -1 : left / 1000, 1);
-    if (turn != PY_LOCK_ACQUIRED)
-        return turn == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
+    if (!PyThread_acquire_lock(slots->turn, NOWAIT_LOCK)) {
+        int64_t left = mcast_time_left(deadline);
+        PyLockStatus turn = PyThread_acquire_lock_timed(slots->turn, left < 0 ? -1 : left / 1000, 1);
+        if (turn != PY_LOCK_ACQUIRED)
+            return turn == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
+    }
     int status = mcast_receive_turn(slots, batch, limit, deadline);
     PyThread_release_lock(slots->turn);
     return status;
@@ -442,9 +466,10 @@ mcast_wait_for(mcast_slots *slots, mcast_poller *poller, int64_t deadline)
     PyLockStatus look = PyThread_acquire_lock_timed(slots->look, left < 0 ? -1 : left / 1000, 1);
     if (look != PY_LOCK_ACQUIRED)
         return look == PY_LOCK_INTR ? MCAST_INTERRUPTED : MCAST_TIMEOUT;
-    int ready = slots->closed ? 0 : mcast_poller_wait(poller, keys, mcast_time_left(deadline));
+    int closed = mcast_flag_is_set(&slots->closed);
+    int ready = closed ? 0 : mcast_poller_wait(poller, keys, mcast_time_left(deadline));
     PyThread_release_lock(slots->look);
-    if (slots->closed)
+    if (mcast_flag_is_set(&slots->closed))
         return MCAST_CLOSED;
     if (ready == -EINTR)
         return MCAST_INTERRUPTED;
@@ -457,15 +482,17 @@ mcast_wait(mcast_slots *slots, int64_t deadline)
     return mcast_wait_for(slots, &slots->poller, deadline);
 }
 
-/* The batch is whole: check it again when the filters changed meanwhile, count it, and keep no more memory than it needs. */
+/* The batch is whole: check it again when the filters changed meanwhile, count it, and keep no more memory than it needs. It has passed
+ * the filters of its epoch now. */
 static inline void
 mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
 {
-    if (batch->epoch != slots->epoch)
-        batch->records.used = sizeof(mcast_record) *
-                              mcast_refilter(slots, (mcast_record *)batch->records.bytes, mcast_batch_count(batch));
     size_t count = mcast_batch_count(batch);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    if (batch->epoch != slots->epoch)
+        count = mcast_keep_wanted(slots, (mcast_record *)batch->records.bytes, count);
+    batch->records.used = count * sizeof(mcast_record);
+    batch->epoch = slots->epoch;
     slots->counters.batches++;
     slots->expected = count < 4096 ? count : 4096;
     if (count > slots->counters.largest_batch)
@@ -510,7 +537,7 @@ mcast_socket_free(mcast_socket *socket)
 static inline void
 mcast_slots_close(mcast_slots *slots)
 {
-    slots->closed = 1;
+    mcast_flag_set(&slots->closed);
     if (!slots->turn || !slots->look || !slots->state)
         return;
     PyThread_acquire_lock(slots->state, WAIT_LOCK); /* nobody is in the middle of showing what is left over */
@@ -519,6 +546,7 @@ mcast_slots_close(mcast_slots *slots)
     PyThread_acquire_lock(slots->turn, WAIT_LOCK);
     PyThread_acquire_lock(slots->look, WAIT_LOCK);
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    mcast_rings_count(slots, &slots->counters); /* the rings go, and what they counted stays */
     mcast_poller_close(&slots->poller);
     mcast_scratch_close(&slots->scratch);
     for (size_t key = 0; key < slots->keys; key++)
@@ -640,6 +668,26 @@ mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter)
     }
     PyThread_release_lock(slots->state);
     mcast_filter_free(filter);
+}
+
+/* Counts the changes of filters: what passed them at this number is wanted as long as it stays the same. */
+static inline uint64_t
+mcast_slots_epoch(mcast_slots *slots)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    uint64_t epoch = slots->epoch;
+    PyThread_release_lock(slots->state);
+    return epoch;
+}
+
+/* Readable when a receive would not wait; -1 when closed, or where the system has none. */
+static inline int
+mcast_slots_descriptor(mcast_slots *slots)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    int descriptor = mcast_poller_descriptor(&slots->poller);
+    PyThread_release_lock(slots->state);
+    return descriptor;
 }
 
 static inline mcast_counters

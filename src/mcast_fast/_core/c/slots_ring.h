@@ -1,22 +1,36 @@
 /* What of a ring goes into a batch. Included by slots.h; where a system maps none, no_slots_ring.h stands in.
  *
- * A batch gets records of its own, and a lease on the block in which its payloads stay (lease.h): so it never holds packets of two
- * blocks. A batch that asks for copies (collect) takes as many blocks as it likes. */
+ * A batch gets records of its own, and a lease on the blocks in which its payloads stay (lease.h): one behind the other in memory, so
+ * that they never go beyond the ring's end. A batch that asks for copies (collect) takes as many blocks as it likes. */
 #ifndef MCAST_SLOTS_RING_H
 #define MCAST_SLOTS_RING_H
 
 enum {
-    MCAST_BLOCKS_ONE_GO = 16, /* blocks without anything wanted that are read before looking at the clock */
-    MCAST_PREFETCH = 6,       /* frames ahead: the walk is as fast as memory brings their headers */
+    MCAST_BLOCKS_ONE_GO = 16,    /* blocks without anything wanted that are read before looking at the clock */
+    MCAST_PREFETCH = 6,          /* frames ahead: the walk is as fast as memory brings their headers */
+    MCAST_NAP_NS = 10 * 1000000, /* at the most: a close waits for it */
 };
 
-/* Room for one record, and for its payload when it is to be copied; at first for what is left of the block. 0, or -ENOMEM. */
+/* Frames that a batch can have without waiting: of this block, and of those behind it that are filled and that it may hold. */
+static inline size_t
+mcast_ring_ready(const mcast_ring *ring, size_t limit)
+{
+    size_t frames = ring->left;
+    for (uint32_t ahead = 0; frames < limit && ahead + 1 < ring->span; ahead++) {
+        uint32_t slot = (uint32_t)((ring->sequence + ahead) % ring->count);
+        if (slot == 0 || __atomic_load_n(&ring->holds[slot], __ATOMIC_ACQUIRE) > 0 || !mcast_block_is_ours(ring, slot))
+            break;
+        frames += mcast_block_header(ring, slot)->num_pkts;
+    }
+    return frames < limit ? frames : limit;
+}
+
+/* Room for one record, and for its payload when it is to be copied; at first for all that are ready. 0, or -ENOMEM. */
 static inline int
 mcast_ring_reserve(mcast_slots *slots, const mcast_ring *ring, mcast_batch *batch, size_t limit, size_t length)
 {
     if (batch->records.capacity - batch->records.used < sizeof(mcast_record) || !batch->records.bytes) {
-        size_t wanted = limit - mcast_batch_count(batch);
-        wanted = wanted < ring->left ? wanted : ring->left;
+        size_t wanted = mcast_ring_ready(ring, limit - mcast_batch_count(batch));
         if (mcast_memory_reserve(slots->pool, &batch->records, (wanted ? wanted : 1) * sizeof(mcast_record)) != 0)
             return -ENOMEM;
     }
@@ -137,37 +151,47 @@ mcast_ring_pack_block(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, 
     return 0;
 }
 
-/* Reads one block, or what is new of it, into the batch; a batch that copies takes more. 1 when the ring may hold more, 0 when it
- * does not, or -errno. */
+/* Whether the batch, which holds so many blocks, goes on with the next one. */
+static inline int
+mcast_ring_goes_on(const mcast_slots *slots, const mcast_ring *ring, const mcast_batch *batch, size_t limit,
+                   uint32_t held)
+{
+    if (mcast_ring_batch_is_full(slots, batch, limit))
+        return 0;
+    return batch->copies || held == 0 || (held < ring->span && ring->sequence % ring->count != 0);
+}
+
+/* Reads blocks that are there into the batch, or what is new of one. 1 when the ring may hold more, 0 when it does not, or -errno. */
 static inline int
 mcast_drain_ring(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, size_t limit)
 {
     if (batch->lease || (mcast_batch_count(batch) > 0 && !batch->copies))
         return 1;
+    if (!ring->spare && !(ring->spare = calloc(1, sizeof *ring->spare)))
+        return -ENOMEM;
     if (mcast_batch_count(batch) == 0)
         batch->epoch = slots->epoch;
-    for (int blocks = 0; blocks < MCAST_BLOCKS_ONE_GO || batch->copies; blocks++) {
-        if (!ring->spare && !(ring->spare = calloc(1, sizeof *ring->spare)))
-            return -ENOMEM;
-        if (mcast_ring_batch_is_full(slots, batch, limit))
-            return 1;
-        if (!mcast_ring_take(ring))
-            return 0;
-        int status = mcast_ring_pack_block(slots, ring, batch, limit);
+    uint32_t held = 0;
+    int status = 0;
+    for (int blocks = 0; status == 0 && mcast_ring_goes_on(slots, ring, batch, limit, held); blocks++) {
+        if ((blocks >= MCAST_BLOCKS_ONE_GO && mcast_batch_count(batch) == 0) || !mcast_ring_take(ring))
+            break;
+        status = mcast_ring_pack_block(slots, ring, batch, limit);
         if (!batch->copies && mcast_batch_count(batch) > 0) {
-            batch->lease = ring->spare;
-            ring->spare = NULL;
-            batch->lease->pool = slots->pool;
-            mcast_lease_begin(batch->lease, ring, ring->sequence - 1, batch->base, (size_t)(batch->end - batch->base));
+            mcast_ring_hold_block(ring);
+            held++;
         }
         if (ring->left == 0)
             mcast_ring_finish_block(ring);
-        if (status < 0 && mcast_batch_count(batch) == 0)
-            return status;
-        if (batch->lease)
-            return mcast_ring_has_more(ring);
     }
-    return 1;
+    if (held > 0) {
+        ring->spared = ring->sequence - held;
+        batch->lease = ring->spare;
+        ring->spare = NULL;
+        batch->lease->pool = slots->pool;
+        mcast_lease_begin(batch->lease, ring, ring->spared, held, batch->base, (size_t)(batch->end - batch->base));
+    }
+    return status < 0 && mcast_batch_count(batch) == 0 ? status : mcast_ring_has_more(ring);
 }
 
 /* Reads the rings, each in its turn first, without waiting: as mcast_drain_ring. */
@@ -191,6 +215,34 @@ mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit)
     return status;
 }
 
+/* For how long the blocks of a dense stream may pile up: until the first packet is as old as the latency allows, and within a sixteenth of
+ * the ring. 0 for any other stream. */
+static inline int64_t
+mcast_ring_nap(const mcast_ring *ring)
+{
+    int64_t longest = ring->latency < MCAST_NAP_NS ? ring->latency : MCAST_NAP_NS;
+    int64_t bound = ring->filling * ring->count / 16;
+    if (ring->filling == 0 || ring->filling >= longest)
+        return 0;
+    return bound < longest - ring->filling ? bound : longest - ring->filling;
+}
+
+/* Sleeps a little in place of being woken by each block, while every ring has a dense stream: 1 when it did, 0 when not, -EINTR. */
+static inline int
+mcast_rings_nap(mcast_slots *slots, int64_t left)
+{
+    int64_t shortest = left < 0 ? MCAST_NAP_NS : left;
+    for (mcast_ring *ring = slots->rings; ring; ring = ring->next) {
+        int64_t nap = mcast_ring_nap(ring);
+        shortest = nap < shortest ? nap : shortest;
+        ring->filling = 0;
+    }
+    if (!slots->rings || shortest == 0)
+        return 0;
+    struct timespec time = {0, shortest};
+    return nanosleep(&time, NULL) == 0 ? 1 : -EINTR;
+}
+
 /* Whether a ring can be read without waiting. The poller tells of a ring's block once (epoll(7), EPOLLET: a block that is leased would
  * show as readable for ever), so it is asked first, and what comes later it will tell of anew. */
 static inline int
@@ -207,13 +259,15 @@ mcast_rings_have_more(mcast_slots *slots)
     return 0;
 }
 
-/* Makes the descriptor readable as long as there are leftovers, or a ring can be read. */
+/* So many batches more (or fewer) are left over: makes the descriptor readable as long as there are any or, once somebody looks at it, a
+ * ring can be read. */
 static inline void
-mcast_slots_show(mcast_slots *slots, int leftovers)
+mcast_slots_leave_over(mcast_slots *slots, int change)
 {
     PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    if (!slots->closed) {
-        int more = leftovers || mcast_rings_have_more(slots);
+    slots->left_over += change; /* below 0 where who takes is faster here than who left over */
+    if (!mcast_flag_is_set(&slots->closed)) {
+        int more = slots->left_over > 0 || (mcast_flag_is_set(&slots->watched) && mcast_rings_have_more(slots));
         if (more && !slots->shown)
             mcast_poller_signal(&slots->poller);
         else if (!more && slots->shown)
@@ -269,6 +323,7 @@ mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key)
             return -errno;
         ring->next = slots->rings;
         slots->rings = ring;
+        mcast_flag_set(&slots->ringed);
         return 0;
     }
     socket->listener.port = socket->implied.port;

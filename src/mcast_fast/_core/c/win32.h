@@ -12,6 +12,7 @@
 #include <mswsock.h>
 
 #include <errno.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,34 @@ enum {
 static const DWORD WINDOWS_SIO_UDP_CONNRESET = 0x9800000C;
 static const DWORD WINDOWS_SIO_UDP_NETRESET = 0x9800000F;
 static const DWORD WINDOWS_SIO_TIMESTAMPING = 0x980000EB;
+
+/* What one thread sets, once, and others look at without a lock. */
+typedef volatile LONG mcast_flag;
+
+static inline void
+mcast_flag_set(mcast_flag *flag)
+{
+    InterlockedExchange(flag, 1);
+}
+
+static inline int
+mcast_flag_is_set(const mcast_flag *flag)
+{
+    return InterlockedCompareExchange((mcast_flag *)flag, 0, 0) != 0;
+}
+
+/* A place in a sequence that several threads may move at once: whole, as aligned words are here, and no more than that. */
+static inline ptrdiff_t
+mcast_place_read(const ptrdiff_t *place)
+{
+    return *(const volatile ptrdiff_t *)place;
+}
+
+static inline void
+mcast_place_move(ptrdiff_t *place, ptrdiff_t to)
+{
+    *(volatile ptrdiff_t *)place = to;
+}
 
 typedef struct mcast_timestamping {
     ULONG flags;

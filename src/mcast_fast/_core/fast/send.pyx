@@ -6,7 +6,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from mcast_fast._core.fast.views cimport mcast_record
 
@@ -66,28 +66,27 @@ cdef extern from "send.h":
         uint64_t retries
     ctypedef struct mcast_transmitter:
         PyThread_type_lock turn
-        mcast_outlet *outlets
-        size_t outlet_count
+        PyThread_type_lock state
         mcast_pace pace
-        mcast_send_counters counters
-        int closed
     ctypedef struct mcast_errand:
         const mcast_target *targets
         size_t target_count
         mcast_itinerary *itinerary
         mcast_payloads payloads
         size_t sent
+    enum:
+        MCAST_LATE_BUCKETS
     int MCAST_SEND_CLOSED
     int MCAST_SEND_MORE
     int MCAST_SEND_UNKNOWN
-    int MCAST_LATE_BUCKETS
     int mcast_itinerary_add(mcast_itinerary *itinerary, const unsigned char *group, int port,
                             const mcast_target *target) nogil
     int mcast_payloads_fit(const mcast_payloads *payloads) nogil
     int mcast_send_slice(mcast_transmitter *transmitter, mcast_errand *errand, size_t total) nogil
-    double mcast_pace_rate(const mcast_pace *pace) nogil
     int mcast_transmitter_open(mcast_transmitter *transmitter) nogil
     int64_t mcast_transmitter_add(mcast_transmitter *transmitter, int fd, size_t limit) nogil
+    int mcast_transmitter_look(mcast_transmitter *transmitter, size_t key, mcast_outlet *told) nogil
+    mcast_send_counters mcast_transmitter_counters(mcast_transmitter *transmitter, double *rate) nogil
     void mcast_transmitter_close(mcast_transmitter *transmitter) nogil
     void mcast_transmitter_free(mcast_transmitter *transmitter) nogil
 
@@ -126,10 +125,11 @@ cdef class Itinerary:
     def add(self, bytes group, int port, Route route not None):
         """Records of this group (16 bytes) and port go to the first target of the route from now on."""
         cdef int status
+        cdef mcast_outlet told
         cdef const char *packed = group
         if len(group) != 16 or not 0 <= port <= 0xffff or route.count == 0:
             raise ValueError("a leg has a group of 16 bytes, a port, and a target")
-        if route.targets[0].outlet >= self.owner.transmitter.outlet_count:
+        if not mcast_transmitter_look(&self.owner.transmitter, route.targets[0].outlet, &told):
             raise ValueError("the route is of another sender")
         with nogil:
             PyThread_acquire_lock(self.owner.transmitter.turn, WAIT_LOCK)
@@ -152,7 +152,14 @@ cdef class Itinerary:
     def lateness(self):
         """How late records left: (how many by the buckets of lateness.py, ns of the latest)."""
         cdef int i
-        return [self.itinerary.late[i] for i in range(MCAST_LATE_BUCKETS)], self.itinerary.latest
+        cdef uint64_t late[MCAST_LATE_BUCKETS]
+        cdef int64_t latest
+        with nogil:
+            PyThread_acquire_lock(self.owner.transmitter.state, WAIT_LOCK)
+            memcpy(late, self.itinerary.late, sizeof(late))
+            latest = self.itinerary.latest
+            PyThread_release_lock(self.owner.transmitter.state)
+        return [late[i] for i in range(MCAST_LATE_BUCKETS)], latest
 
 
 @cython.final
@@ -193,6 +200,7 @@ cdef class Transmitter:
         """Targets are (key, packed group, port, interface index)."""
         cdef Route route = Route.__new__(Route)
         cdef mcast_target *target
+        cdef mcast_outlet told
         cdef bytes group
         cdef size_t key
         route.targets = <mcast_target *>calloc(len(targets) or 1, sizeof(mcast_target))
@@ -201,7 +209,7 @@ cdef class Transmitter:
         for key, group, port, scope in targets:
             if len(group) not in (4, 16):
                 raise ValueError("the group is a packed address")
-            if key >= self.transmitter.outlet_count:
+            if not mcast_transmitter_look(&self.transmitter, key, &told):
                 raise IndexError(f"no socket has the key {key}")
             target = &route.targets[route.count]
             target.outlet = key
@@ -338,19 +346,14 @@ cdef class Transmitter:
         cdef mcast_send_counters told
         cdef double rate
         with nogil:
-            told = self.transmitter.counters
-            rate = mcast_pace_rate(&self.transmitter.pace)
+            told = mcast_transmitter_counters(&self.transmitter, &rate)
         return told.datagrams, told.bytes, told.system_calls, told.would_blocks, told.retries, rate
 
     def refusal(self, size_t key):
         """What a socket's path has refused to cut apart: (largest segment that is still tried, errno or 0)."""
         cdef mcast_outlet told
-        if key >= self.transmitter.outlet_count:
+        if not mcast_transmitter_look(&self.transmitter, key, &told):
             raise IndexError(f"no socket has the key {key}")
-        with nogil:
-            PyThread_acquire_lock(self.transmitter.turn, WAIT_LOCK)
-            told = self.transmitter.outlets[key]
-            PyThread_release_lock(self.transmitter.turn)
         return told.limit, told.refusal
 
     def close(self):

@@ -46,25 +46,24 @@ cdef extern from "background.h":
         uint64_t epoch
         mcast_lease *lease
         int copies
-    ctypedef struct mcast_ring:
-        pass
-    ctypedef struct mcast_poller:
-        pass
+    ctypedef int mcast_flag
     ctypedef struct mcast_slots:
         mcast_pool *pool
-        mcast_poller poller
-        mcast_ring *rings
-        int closed
+        mcast_flag ringed
+        mcast_flag watched
+        mcast_flag closed
     int MCAST_HAS_RING
     int MCAST_BATCH
     int MCAST_TIMEOUT
     int MCAST_CLOSED
     int MCAST_INTERRUPTED
     int MCAST_WOKEN
+    void mcast_flag_set(mcast_flag *flag) nogil
+    int mcast_flag_is_set(const mcast_flag *flag) nogil
     int64_t mcast_monotonic_ns() nogil
     size_t mcast_batch_count(const mcast_batch *batch) nogil
     void mcast_batch_free(mcast_pool *pool, mcast_batch *batch) nogil
-    unsigned mcast_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit) nogil
+    int mcast_has_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit) nogil
     int mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline) nogil
     int mcast_wait(mcast_slots *slots, int64_t deadline) nogil
     int mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record,
@@ -78,22 +77,23 @@ cdef extern from "background.h":
     int64_t mcast_slots_add_ring(mcast_slots *slots, int fd, uint32_t interface_index, size_t block_size,
                                  uint32_t count, unsigned latency_ms, int times) nogil
     int64_t mcast_slots_listen(mcast_slots *slots, uint64_t ring_key, uint16_t port) nogil
-    void mcast_slots_show(mcast_slots *slots, int leftovers) nogil
+    void mcast_slots_leave_over(mcast_slots *slots, int change) nogil
     void mcast_slots_remove(mcast_slots *slots, uint64_t key) nogil
     void mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter) nogil
+    uint64_t mcast_slots_epoch(mcast_slots *slots) nogil
+    int mcast_slots_descriptor(mcast_slots *slots) nogil
     mcast_counters mcast_slots_counters(mcast_slots *slots) nogil
     int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
     void mcast_filter_free(mcast_filter *filter) nogil
     void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
-    int mcast_poller_descriptor(const mcast_poller *poller) nogil
     ctypedef struct mcast_background:
         mcast_slots *slots
-        mcast_poller ready
     int mcast_background_open(mcast_background *background, mcast_slots *slots, size_t limit, size_t batch_size,
                               int cpu) nogil
     int mcast_background_receive(mcast_background *background, mcast_batch *batch, int64_t deadline) nogil
     int mcast_background_wait(mcast_background *background, int64_t deadline) nogil
-    void mcast_background_leave_over(mcast_background *background, int left_over) nogil
+    void mcast_background_leave_over(mcast_background *background, int change) nogil
+    int mcast_background_descriptor(mcast_background *background) nogil
     uint64_t mcast_background_dropped(mcast_background *background) nogil
     void mcast_background_close(mcast_background *background) nogil
     void mcast_background_free(mcast_background *background) nogil
@@ -141,8 +141,10 @@ cdef class Slots:
     cdef dict names
     cdef str subject
     cdef Py_ssize_t batch_size
-    cdef list leftovers  # batches: what was received beyond what was asked for, the oldest first
-    cdef public int64_t timeout_ns
+    # Batches: what was received beyond what was asked for, the oldest first. Threads change it in critical sections
+    # (a GIL is one, where there is one), and tell the C afterwards by how many: whose news comes first is all the same.
+    cdef list leftovers
+    cdef int64_t timeout
 
     def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject,
                   bint coalesced=False):
@@ -153,11 +155,11 @@ cdef class Slots:
         self.names = names
         self.subject = subject
         self.batch_size = batch_size
-        self.timeout_ns = -1
+        self.timeout = -1
         self.leftovers = []
         cdef int status = mcast_slots_open(&self.slots, shared_pool(), count, size, max_packet_size)
         if status != 0:
-            self.slots.closed = 1
+            mcast_flag_set(&self.slots.closed)
             self._refuse("open", status)
 
     def __dealloc__(self):
@@ -243,47 +245,49 @@ cdef class Slots:
         """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
-        return self._receive(limit, timeout_ns)
+        return self._receive(limit, limit, timeout_ns)
 
-    cdef Batch _receive(self, Py_ssize_t limit, int64_t timeout_ns):
+    cdef Batch _receive(self, Py_ssize_t ahead, Py_ssize_t limit, int64_t timeout_ns):
+        """As `receive`; up to `ahead` packets are received at once, and what is beyond `limit` is left over."""
         cdef mcast_batch batch
         cdef int64_t deadline = deadline_of(timeout_ns)
-        cdef Batch whole = None
+        cdef Batch whole = self._take(limit)
         cdef int status
         memset(&batch, 0, sizeof(batch))
-        while whole is None or whole.count == 0:  # none is left where the filters changed meanwhile
-            if self.leftovers and not self.slots.closed:
-                return self._take(limit)
-            status = self._fill(&batch, limit, deadline)
+        while whole is None:
+            status = self._fill(&batch, ahead, deadline)
             if status == MCAST_TIMEOUT:
                 raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
             if status == MCAST_BATCH:
                 whole = self._finish(&batch)
-        return self._cut(whole, limit)
+                if whole.count > 0:  # none is left where the filters changed meanwhile
+                    return self._cut(whole, limit, batch.epoch)
+            whole = self._take(limit)
+        return whole
 
     def receive_one(self, int64_t timeout_ns):
         """One packet; what came with it is left over for the next call. Errors as `receive`."""
-        if self.leftovers and not self.slots.closed:
-            return make_packet(self._take(1), 0)
-        cdef Batch batch = self._receive(self.batch_size, timeout_ns)
-        return make_packet(self._cut(batch, 1), 0)
+        return make_packet(self._receive(self.batch_size, 1, timeout_ns), 0)
 
     def collect(self, Py_ssize_t limit, int64_t timeout_ns):
         """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
 
         It ends early when the 4 GiB of its arena are full."""
         cdef mcast_batch batch
+        cdef Batch whole
         cdef int status = MCAST_BATCH
         cdef int64_t deadline = deadline_of(timeout_ns)
         memset(&batch, 0, sizeof(batch))
         batch.copies = True
         self._check_open()
-        while status != MCAST_TIMEOUT and mcast_room(&self.slots, &batch, limit) > 0:
-            if self.leftovers:
-                self._copy(&batch, self._take(limit - <Py_ssize_t>mcast_batch_count(&batch)))
+        while status != MCAST_TIMEOUT and mcast_has_room(&self.slots, &batch, limit):
+            whole = self._take(limit - <Py_ssize_t>mcast_batch_count(&batch))
+            if whole is not None:
+                self._copy(&batch, whole)
             else:
                 status = self._fill(&batch, limit, deadline)
-        return self._cut(self._finish(&batch), limit)
+        whole = self._finish(&batch)
+        return self._cut(whole, limit, batch.epoch)
 
     def wait(self, int64_t timeout_ns):
         """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
@@ -291,6 +295,7 @@ cdef class Slots:
         Another thread may receive meanwhile."""
         cdef int64_t deadline = deadline_of(timeout_ns)
         cdef int status = MCAST_INTERRUPTED
+        self._watch()
         while status == MCAST_INTERRUPTED:
             with nogil:
                 if self.background.slots != NULL:
@@ -306,15 +311,18 @@ cdef class Slots:
     def give_back(self, batches):
         """Batches that were received here come once more, before anything else, as far as they are still wanted."""
         self._check_open()
-        self.leftovers.insert(0, Batch.concatenate(batches))
-        self._recheck()
+        cdef Batch again = Batch.concatenate(batches)
+        cdef uint64_t epoch = mcast_slots_epoch(&self.slots)
+        again.count = <Py_ssize_t>mcast_refilter(&self.slots, again.first, again.count)
+        if again.count > 0:
+            self._leave_over(again, epoch)
 
     def __iter__(self):
         return self
 
     def __next__(self):
         try:
-            return self._receive(self.batch_size, self.timeout_ns)
+            return self._receive(self.batch_size, self.batch_size, self.timeout_ns)
         except ClosedError:
             raise StopIteration from None
 
@@ -322,7 +330,7 @@ cdef class Slots:
         """One round of the C loop, and Python's signal handlers whenever a signal came."""
         cdef int status = MCAST_INTERRUPTED
         while status == MCAST_INTERRUPTED:
-            if self.slots.closed:
+            if mcast_flag_is_set(&self.slots.closed):
                 status = MCAST_CLOSED
                 break
             with nogil:
@@ -341,8 +349,8 @@ cdef class Slots:
         if status < 0 and status != MCAST_WOKEN:
             mcast_batch_free(self.slots.pool, batch)
             self._refuse("receive", status)
-        if self.slots.rings != NULL:
-            self._show()
+        if mcast_flag_is_set(&self.slots.ringed) and mcast_flag_is_set(&self.slots.watched):
+            self._tell(0)
         return status
 
     cdef int _copy(self, mcast_batch *batch, Batch first) except -1:
@@ -360,47 +368,90 @@ cdef class Slots:
         return 0
 
     cdef Batch _finish(self, mcast_batch *batch):
+        """What was received, as a batch; of `batch` only the epoch is left."""
         mcast_finish_batch(&self.slots, batch)
-        cdef mcast_lease *lease = batch.lease
-        batch.lease = NULL
-        if lease == NULL:
-            return take_over(&batch.records, &batch.data, self.names)
-        cdef Batch whole = take_over_lease(&batch.records, lease, self.names)
-        memset(batch, 0, sizeof(batch[0]))
+        cdef uint64_t epoch = batch.epoch
+        cdef Batch whole
+        if batch.lease == NULL:
+            whole = take_over(&batch.records, &batch.data, self.names)
+        else:
+            whole = take_over_lease(&batch.records, batch.lease, self.names)
+            memset(batch, 0, sizeof(batch[0]))
+        batch.epoch = epoch
         return whole
 
     cdef Batch _take(self, Py_ssize_t limit):
-        """At most `limit` packets of what is left over."""
-        cdef Batch taken = self._cut(self.leftovers.pop(0), limit)
-        self._show()
+        """At most `limit` packets of what is left over; None where nothing is."""
+        cdef Batch taken = None
+        cdef int change = 0
+        with cython.critical_section(self):
+            if self.leftovers and not mcast_flag_is_set(&self.slots.closed):
+                taken = self.leftovers[0]
+                if taken.count > limit:
+                    self.leftovers[0] = make_part(taken, limit, taken.count)
+                    taken = make_part(taken, 0, limit)
+                else:
+                    del self.leftovers[0]
+                    change = -1
+        if change:
+            self._tell(change)
         return taken
 
-    cdef Batch _cut(self, Batch batch, Py_ssize_t limit):
-        """The first `limit` packets of a batch; what is beyond is left over."""
+    cdef Batch _cut(self, Batch batch, Py_ssize_t limit, uint64_t epoch):
+        """The first `limit` packets of a batch that passed the filters of this epoch; what is beyond is left over."""
         if batch.count <= limit:
             return batch
-        self.leftovers.insert(0, make_part(batch, limit, batch.count))
-        self._show()
+        self._leave_over(make_part(batch, limit, batch.count), epoch)
         return make_part(batch, 0, limit)
+
+    cdef _leave_over(self, Batch batch, uint64_t epoch):
+        """A batch of at least one packet that passed the filters of this epoch is left over."""
+        with cython.critical_section(self):
+            self.leftovers.insert(0, batch)
+        self._tell(1)
+        if mcast_slots_epoch(&self.slots) != epoch:
+            self._recheck()
 
     cdef _recheck(self):
         """Take out of what is left over what is no longer wanted."""
         cdef Batch left
-        if not self.leftovers:
-            return
-        for left in self.leftovers:
-            left.count = <Py_ssize_t>mcast_refilter(&self.slots, left.first, left.count)
-        self.leftovers = [left for left in self.leftovers if left.count]
-        self._show()
+        cdef list kept = []
+        cdef int change = 0
+        with cython.critical_section(self):
+            for left in self.leftovers:
+                left.count = <Py_ssize_t>mcast_refilter(&self.slots, left.first, left.count)
+                if left.count:
+                    kept.append(left)
+            change = <int>(len(kept) - len(self.leftovers))
+            self.leftovers[:] = kept
+        if change:
+            self._tell(change)
 
-    cdef _show(self):
-        """Make the descriptor readable, and wake who waits, as long as something is left over, here or in a ring."""
-        cdef int leftovers = len(self.leftovers) > 0
+    cdef _tell(self, int change):
+        """So many batches more (or fewer) are left over: as long as there are any, here or in a ring, the descriptor is
+        readable, and who waits is woken."""
         with nogil:
             if self.background.slots != NULL:
-                mcast_background_leave_over(&self.background, leftovers)
+                mcast_background_leave_over(&self.background, change)
             else:
-                mcast_slots_show(&self.slots, leftovers)
+                mcast_slots_leave_over(&self.slots, change)
+
+    @property
+    def timeout_ns(self):
+        """How long an iteration waits, < 0 for ever."""
+        with cython.critical_section(self):
+            return self.timeout
+
+    @timeout_ns.setter
+    def timeout_ns(self, int64_t value):
+        with cython.critical_section(self):
+            self.timeout = value
+
+    cdef _watch(self):
+        """From now on the descriptor tells what rings hold, too: a system call a batch, which most never need."""
+        if not mcast_flag_is_set(&self.slots.watched):
+            mcast_flag_set(&self.slots.watched)
+            self._tell(0)
 
     def counters(self):
         """Totals since the opening, by the names of the loss ledger."""
@@ -411,10 +462,15 @@ cdef class Slots:
 
     def fileno(self):
         """One descriptor, readable when a receive would not wait."""
+        cdef int number
+        with nogil:
+            if self.background.slots != NULL:
+                number = mcast_background_descriptor(&self.background)
+            else:
+                number = mcast_slots_descriptor(&self.slots)
         self._check_open()
-        if self.background.slots != NULL:
-            return mcast_poller_descriptor(&self.background.ready)
-        return mcast_poller_descriptor(&self.slots.poller)
+        self._watch()
+        return number
 
     def close(self):
         """Wake who receives in another thread, wait until it has left, and give everything back.
@@ -423,15 +479,15 @@ cdef class Slots:
         with nogil:
             mcast_background_close(&self.background)
             mcast_slots_close(&self.slots)
-        self.leftovers = []
+        self.leftovers.clear()
 
     @property
     def closed(self):
         """Whether close() was called."""
-        return bool(self.slots.closed)
+        return bool(mcast_flag_is_set(&self.slots.closed))
 
     cdef int _check_open(self) except -1:
-        if self.slots.closed:
+        if mcast_flag_is_set(&self.slots.closed):
             raise ClosedError(f"{self.subject} is closed")
         return 0
 

@@ -20,6 +20,8 @@ cdef extern from "platform.h":
     void mcast_lease_unpin(mcast_lease *lease) nogil
     void mcast_lease_read(mcast_lease *lease, size_t offset, void *to, size_t size) nogil
     void mcast_lease_end(mcast_lease *lease) nogil
+    Py_ssize_t mcast_place_read(const Py_ssize_t *place) nogil
+    void mcast_place_move(Py_ssize_t *place, Py_ssize_t to) nogil
 
 cdef extern from "record.h":
     ctypedef struct mcast_record:

@@ -45,7 +45,7 @@ cdef extern from *:
 cdef extern from "pythread.h":
     void *PyThread_allocate_lock()
 
-cdef object record_dtype = None  # of NumPy: made when it is first needed
+cdef dict dtypes = {}  # of NumPy: made when it is first needed
 cdef bytes RECORD_FORMAT = layout.buffer_format().encode()
 C_LAYOUT = {
     "timestamp": AT_TIMESTAMP, "offset": AT_OFFSET, "interface": AT_INTERFACE, "dropped": AT_DROPPED, "length":
@@ -122,7 +122,7 @@ cdef class Batch:
     """Packets received together: immutable, and alive as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together."""
 
     def __cinit__(self):
         self.count = 0
@@ -251,18 +251,10 @@ cdef class Batch:
 
     @property
     def __array_struct__(self):
-        if record_dtype is None:
-            find_numpy()
-        self.stride = sizeof(mcast_record)
-        self.array.two = 2
-        self.array.nd = 1
-        self.array.typekind = b"V"
-        self.array.itemsize = sizeof(mcast_record)
-        self.array.flags = CONTIGUOUS | ALIGNED | NOT_SWAPPED | HAS_DESCRIPTOR  # and not writeable
-        self.array.shape = &self.count
-        self.array.strides = &self.stride
-        self.array.data = self.first if self.count else <void *>self
-        self.array.descr = <void *>record_dtype
+        dtype = record_dtype()
+        with cython.critical_section(self):
+            if self.array.two == 0:  # else somebody may be reading it
+                describe(self, <void *>dtype)
         capsule = PyCapsule_New(&self.array, NULL, release_array)
         Py_INCREF(self)
         PyCapsule_SetContext(capsule, <void *>self)
@@ -289,9 +281,23 @@ cdef void release_array(object capsule) noexcept:
     Py_DECREF(<object>PyCapsule_GetContext(capsule))
 
 
-cdef find_numpy():
-    global record_dtype
-    record_dtype = layout.numpy_dtype()
+cdef void describe(Batch batch, void *dtype) noexcept:
+    batch.stride = sizeof(mcast_record)
+    batch.array.two = 2
+    batch.array.nd = 1
+    batch.array.typekind = b"V"
+    batch.array.itemsize = sizeof(mcast_record)
+    batch.array.flags = CONTIGUOUS | ALIGNED | NOT_SWAPPED | HAS_DESCRIPTOR  # and not writeable
+    batch.array.shape = &batch.count
+    batch.array.strides = &batch.stride
+    batch.array.data = batch.first if batch.count else <void *>batch
+    batch.array.descr = dtype
+
+
+cdef object record_dtype():
+    """One for all, for ever: arrays borrow it."""
+    dtype = dtypes.get("record")
+    return dtype if dtype is not None else dtypes.setdefault("record", layout.numpy_dtype())
 
 
 cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
@@ -407,14 +413,17 @@ cdef class Loan:
     cdef object memory
 
     def __enter__(self):
-        if self.memory is not None:
-            raise ValueError("this loan is in use already; call borrow() again")
-        self.memory = memoryview(self)
-        return self.memory
+        with cython.critical_section(self):
+            if self.memory is not None:
+                raise ValueError("this loan is in use already; call borrow() again")
+            self.memory = memoryview(self)
+            return self.memory
 
     def __exit__(self, *_):
+        with cython.critical_section(self):
+            memory = self.memory
         with suppress(BufferError):  # somebody looks at it still
-            self.memory.release()
+            memory.release()
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         cdef int pinned
@@ -456,13 +465,14 @@ cdef class Packets:
         return self
 
     def __next__(self):
-        if self.position >= self.batch.count:
+        cdef Py_ssize_t at = mcast_place_read(&self.position)  # threads that share an iterator may see a packet twice
+        if at >= self.batch.count:
             raise StopIteration
-        self.position += 1
-        return make_packet(self.batch, self.position - 1)
+        mcast_place_move(&self.position, at + 1)
+        return make_packet(self.batch, at)
 
     def __length_hint__(self):
-        return self.batch.count - self.position
+        return self.batch.count - mcast_place_read(&self.position)
 
 
 cdef Packet make_packet(Batch batch, Py_ssize_t index):

@@ -272,7 +272,7 @@ class Slots:
         self._check_open()
         with self._state:
             self._leftovers.insert(0, Batch.concatenate(batches))
-        self._recheck_leftovers()
+            self._recheck_leftovers()  # at once: it may be empty
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -327,7 +327,7 @@ class Slots:
         with self._state:
             if not self._leftovers:
                 return None
-            taken = self._cut(self._leftovers.pop(0), limit)
+            taken = self._split(self._leftovers.pop(0), limit)  # what is left over was checked whenever filters changed
             self._show()
             return taken
 
@@ -336,8 +336,15 @@ class Slots:
         if len(batch) <= limit:
             return batch
         with self._state:
-            self._leftovers.insert(0, make_part(batch, limit, len(batch)))
-        self._recheck_leftovers()  # the filters may have changed since it was received
+            first = self._split(batch, limit)
+            self._recheck_leftovers()  # the filters may have changed since it was received
+        return first
+
+    def _split(self, batch: Batch, limit: int) -> Batch:
+        """The first `limit` packets; the rest stands at the head of what is left over. The state lock is held."""
+        if len(batch) <= limit:
+            return batch
+        self._leftovers.insert(0, make_part(batch, limit, len(batch)))
         return make_part(batch, 0, limit)
 
     def _wants(self, row: tuple[Any, ...]) -> bool:

@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from itertools import repeat
 from operator import index as as_index
 from typing import Any, overload
 
@@ -28,7 +29,7 @@ class Batch:
     """Packets received together: immutable, and alive as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together."""
 
     __slots__ = ("_arena", "_count", "_first", "_records", "names")
 
@@ -76,7 +77,7 @@ class Batch:
         return self._count
 
     def __iter__(self) -> Iterator["Packet"]:
-        return (make_packet(self, index) for index in range(self._count))
+        return map(make_packet, repeat(self), range(self._count))  # no generator: threads may share it
 
     @overload
     def __getitem__(self, index: int) -> "Packet": ...
