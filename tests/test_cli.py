@@ -16,13 +16,12 @@ from click.testing import CliRunner
 
 import mcast_fast as mcast
 from mcast_fast import sockets
-from mcast_fast.cli import demo, output, program, receive
+from mcast_fast.cli import VERBS, demo, output, program, receive
 from mcast_fast.cli.interfaces import FLAGS
 from mcast_fast.cli.signals import STOP, stop_signals_call
 from mcast_fast.interfaces import Route, default_interface
 from tests.conftest import BACKENDS, Place, free_port, has_fast, multicast_ipv6
 
-VERBS = ("demo", "receive", "send", "record", "replay", "info", "convert", "repair", "interfaces")
 SUMMARY = re.compile(
     r"mcast-fast: received (\d+), bytes (\d+), filtered (\d+), dropped_socket (\d+|n/a), truncated (\d+)"
 )

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -498,6 +499,43 @@ def test_kept_batches_stay_as_they_came_and_the_ring_does_not_stall(nothing_left
             view[row["offset"] : row["offset"] + 8].tobytes() == packet.data[:8]
             for row, packet in zip(rows, batch, strict=True)
         )
+
+
+def test_a_batch_takes_all_blocks_that_are_there_and_stays_as_it_came(nothing_left, ends):
+    """Nobody reads while the blocks fill; then one batch has many of them, is detached whole, and outlives the ring's turns."""
+    a, b = ends
+    with receiver(b, batch_size=4096) as rx:
+        a.blast(V4, PORT, count=3_000, size=256).finish()
+        time.sleep(0.1)  # the kernel hands the last block over when it is 10 ms old
+        first = rx.recv_batch()
+        a_block = rings.LEAST_BLOCK // 256
+        assert len(first) > 2 * a_block, "a batch is of several blocks"
+        assert len(first.data) > rings.LEAST_BLOCK  # what is exported is the copy
+        assert rx.stats.detached == 1
+        rest = numbers([*rx.collect(3_000 - len(first), timeout=5).payloads()])
+        for turn in range(4):
+            a.blast(V4, PORT, count=20_000, size=256)
+            assert numbers(receive(rx, 20_000)) == list(range(20_000)), turn
+        assert rx.stats.dropped_ring == 0
+        assert numbers(first.payloads()) + rest == list(range(3_000))
+        del first
+
+
+def test_a_dense_stream_does_not_wake_the_receiver_for_every_block(ends):
+    a, b = ends
+    a.single_packets()
+    with a.host.enter():
+        tx = mcast.Sender(f"{V4}%{a.interface}:{PORT}")
+    with tx, receiver(b, ring="64MiB", batch_size=4096) as rx:
+        sending = threading.Thread(target=tx.send_batch, args=(bytes(256 * 60_000),), kwargs={"size": 256})
+        sending.start()
+        found = 0
+        while found < 60_000:
+            found += len(rx.recv_batch())
+        sending.join()
+        least_blocks = 60_000 * 256 // rings.RingOptions(64 << 20).block_size  # of payload alone
+        assert rx.stats.batches < least_blocks
+        assert rx.stats.dropped_ring == 0
 
 
 def test_columns_and_payloads_do_not_detach_but_raw_views_do(ends):

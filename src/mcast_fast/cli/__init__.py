@@ -4,6 +4,7 @@ Exit codes: 0 ok · 1 runtime error, or a packet of the demo was lost · 2 usage
 before the timeout.
 """
 
+import importlib
 import sys
 import warnings
 from typing import Any
@@ -12,25 +13,26 @@ import click
 
 from mcast_fast import _core
 from mcast_fast._version import __version__
-from mcast_fast.cli import convert, demo, info, interfaces, receive, record, repair, replay, send
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.errors import MulticastError, os_text
 
-VERBS = (
-    demo.command,
-    receive.command,
-    send.command,
-    record.command,
-    replay.command,
-    info.command,
-    convert.command,
-    repair.command,
-    interfaces.command,
-)
+# Each in the module of its name, imported when it is asked for: `record` does not start with what `replay` needs.
+VERBS = ("demo", "receive", "send", "record", "replay", "info", "convert", "repair", "interfaces")
 
 
 class Program(click.Group):
     """A group of verbs whose errors and warnings are one line each on standard error."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """The verbs, as the help lists them."""
+        return list(VERBS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """The verb of this name, whose module is imported now."""
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"mcast_fast.cli.{name}").command
+        return command
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """Run the program; what a verb raises decides the exit code."""
@@ -70,7 +72,3 @@ def program() -> None:
       [ff15::1%eth0]:5000             IPv6, in brackets when a port follows
       239.1.1.1%all:5000+16           16 consecutive groups on every interface
     """
-
-
-for verb in VERBS:
-    program.add_command(verb)

@@ -5,7 +5,7 @@
 #ifndef MCAST_BACKGROUND_H
 #define MCAST_BACKGROUND_H
 
-#include "slots.h"
+#include "receive.h"
 
 typedef struct mcast_queued {
     struct mcast_queued *next;

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#define MCAST_SLOTS_RING "slots_ring.h" /* for slots.h, which has no ladder of systems */
+#define MCAST_SLOTS_RING "slots_ring.h" /* for receive.h, which has no ladder of systems */
 enum { MCAST_HAS_RING = 1 };
 
 /* Option numbers and values that old headers lack, from the kernel's uapi headers. */

@@ -1,4 +1,4 @@
-/* What of a ring goes into a batch. Included by slots.h; where a system maps none, no_slots_ring.h stands in.
+/* What of a ring goes into a batch. Included by receive.h; where a system maps none, no_slots_ring.h stands in.
  *
  * A batch gets records of its own, and a lease on the blocks in which its payloads stay (lease.h): one behind the other in memory, so
  * that they never go beyond the ring's end. A batch that asks for copies (collect) takes as many blocks as it likes. */

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
-"""The receiver's core: sockets in, batches out. The loop itself is `mcast_receive` in c/slots.h, and runs without the
+"""The receiver's core: sockets in, batches out. The loop itself is `mcast_receive` in c/receive.h, and runs without the
 GIL."""
 
 cimport cython
