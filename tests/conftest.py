@@ -156,6 +156,7 @@ TOOLS = {
     "blocked sources": can_block_sources(),
     "own addresses only": not can_bind("192.0.2.77"),  # RFC 5737: no machine's; wine binds it
     "super packets in rings": kernel() >= (6, 2),  # docs/fast.md
+    "a fast machine": "MCAST_FAST_SLOW" not in os.environ,  # emulated ones say so: tests that want a rate
     "fine clock": time.get_clock_info("monotonic").resolution < 1e-3,
     "named threads": hasattr(os, "sched_getaffinity") and Path("/proc/self/task").is_dir(),
     "users": hasattr(os, "geteuid"),

@@ -207,6 +207,7 @@ def test_the_thread_runs_where_it_is_told(group):
 
 @pytest.mark.needs("batched_receive")
 @pytest.mark.lab
+@pytest.mark.needs("a fast machine")
 def test_nothing_is_lost_while_the_consumer_sleeps(backend):
     """2 s at 100,000 packets a second."""
     if not (have := mcast.features()["background"]):
