@@ -6,9 +6,9 @@
 #define MCAST_SLOTS_RING_H
 
 enum {
-    MCAST_BLOCKS_ONE_GO = 16,    /* blocks without anything wanted that are read before looking at the clock */
-    MCAST_PREFETCH = 6,          /* frames ahead: the walk is as fast as memory brings their headers */
-    MCAST_NAP_NS = 10 * 1000000, /* at the most: a close waits for it */
+    MCAST_BLOCKS_ONE_GO = 16,         /* blocks without anything wanted that are read before looking at the clock */
+    MCAST_PREFETCH = 6,               /* frames ahead: the walk is as fast as memory brings their headers */
+    MCAST_RING_NAP_NS = 10 * 1000000, /* at the most: a close waits for it */
 };
 
 /* Frames that a batch can have without waiting: of this block, and of those behind it that are filled and that it may hold. */
@@ -220,7 +220,7 @@ mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit)
 static inline int64_t
 mcast_ring_nap(const mcast_ring *ring)
 {
-    int64_t longest = ring->latency < MCAST_NAP_NS ? ring->latency : MCAST_NAP_NS;
+    int64_t longest = ring->latency < MCAST_RING_NAP_NS ? ring->latency : MCAST_RING_NAP_NS;
     int64_t bound = ring->filling * ring->count / 16;
     if (ring->filling == 0 || ring->filling >= longest)
         return 0;
@@ -231,15 +231,19 @@ mcast_ring_nap(const mcast_ring *ring)
 static inline int
 mcast_rings_nap(mcast_slots *slots, int64_t left)
 {
-    int64_t shortest = left < 0 ? MCAST_NAP_NS : left;
+    if (!mcast_flag_is_set(&slots->ringed))
+        return 0;
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    int64_t shortest = !slots->rings ? 0 : left < 0 ? MCAST_RING_NAP_NS : left;
     for (mcast_ring *ring = slots->rings; ring; ring = ring->next) {
         int64_t nap = mcast_ring_nap(ring);
         shortest = nap < shortest ? nap : shortest;
         ring->filling = 0;
     }
-    if (!slots->rings || shortest == 0)
-        return 0;
+    PyThread_release_lock(slots->state);
     struct timespec time = {0, shortest};
+    if (shortest == 0)
+        return 0;
     return nanosleep(&time, NULL) == 0 ? 1 : -EINTR;
 }
 
