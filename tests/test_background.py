@@ -209,28 +209,37 @@ def test_the_thread_runs_where_it_is_told(group):
 @pytest.mark.lab
 @pytest.mark.needs("a fast machine")
 def test_nothing_is_lost_while_the_consumer_sleeps(backend):
-    """2 s at 100,000 packets a second."""
+    """2 s at 100,000 packets a second. A machine that stops the thread for longer than the socket's buffer lasts may try again."""
     if not (have := mcast.features()["background"]):
         pytest.skip(f"feature background: {have.reason}")
     with lab.Lab() as made:
-        sending, receiving = made.link("a", "b")
-        with receiving.host.enter():
-            rx = mcast.Receiver(f"239.1.1.1%{receiving.interface}:5000", background=True, timeout=5)
-        with sending.host.enter():
-            tx = mcast.Sender(f"239.1.1.1%{sending.interface}:5000", rate="100k/s")
-        with rx, tx:
-            rows = np.zeros((250_000, 256), np.uint8)
-            rows[:, :4].view(np.uint32)[:, 0] = np.arange(250_000)
-            thread = threading.Thread(target=tx.send_batch, args=(rows,))
-            thread.start()
-            rx.recv()
-            time.sleep(2)
-            batch = rx.collect(249_999)
-            thread.join()
-            assert len(batch) == 249_999
-            data = np.frombuffer(batch.data, np.uint8).reshape(-1, 256)
-            assert (data[:, :4].copy().view(np.uint32)[:, 0] == np.arange(1, 250_000)).all()
-            assert not rx.stats.dropped
+        ends = made.link("a", "b")
+        lost = [packets_lost_while_asleep(*ends)]
+        while lost[-1] and len(lost) < 3:
+            lost.append(packets_lost_while_asleep(*ends))
+    assert lost[-1] == 0, lost
+
+
+def packets_lost_while_asleep(sending: lab.End, receiving: lab.End) -> int:
+    """One stream; what does arrive arrives once and in order, and what does not is counted."""
+    with receiving.host.enter():
+        rx = mcast.Receiver(f"239.1.1.1%{receiving.interface}:5000", background=True, timeout=5)
+    with sending.host.enter():
+        tx = mcast.Sender(f"239.1.1.1%{sending.interface}:5000", rate="100k/s")
+    with rx, tx:
+        rows = np.zeros((250_000, 256), np.uint8)
+        rows[:, :4].view(np.uint32)[:, 0] = np.arange(250_000)
+        thread = threading.Thread(target=tx.send_batch, args=(rows,))
+        thread.start()
+        rx.recv()
+        time.sleep(2)
+        batch = rx.collect(249_999)
+        thread.join()
+        found = np.frombuffer(batch.data, np.uint8).reshape(-1, 256)[:, :4].copy().view(np.uint32)[:, 0]
+        lost = 249_999 - len(batch)
+        assert (np.diff(found.astype(np.int64)) > 0).all()
+        assert rx.stats.dropped == lost
+        return lost
 
 
 @pytest.mark.needs("drop_totals")

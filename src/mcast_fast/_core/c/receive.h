@@ -16,7 +16,7 @@ enum {
 
 enum {
     MCAST_ONE_GO = 1024,           /* packets that are read without looking at the clock while none is wanted */
-    MCAST_GO_BYTES = 1 << 20,      /* that are read in one go: so large a batch is worth handing over */
+    MCAST_GO_BYTES = 3 << 18,      /* that are read in one go: so large a batch is worth handing over */
     MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
 };
 
