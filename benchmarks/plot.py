@@ -104,7 +104,8 @@ def draw(benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
             parts += chart(panel, bars, top)
             top += HEADING + len(bars) * ROW + AXIS
     told = (
-        f"{machine['cores']} cores, {machine['system']} {machine['release']}, {machine['python']}; medians, one run a verb"
+        f"{machine['cores']} cores, {machine['system']} {machine['release']}, {machine['python']}; "
+        "medians, one run a verb"
     )
     parts.append(text(MARGIN, top + FOOT / 2, told, "faint"))
     height = top + FOOT
