@@ -238,7 +238,7 @@ def packets_lost_while_asleep(sending: lab.End, receiving: lab.End) -> int:
         found = np.frombuffer(batch.data, np.uint8).reshape(-1, 256)[:, :4].copy().view(np.uint32)[:, 0]
         lost = 249_999 - len(batch)
         assert (np.diff(found.astype(np.int64)) > 0).all()
-        assert rx.stats.dropped == lost
+        assert rx.stats.dropped in (None, lost)  # None where the system does not tell
         return lost
 
 
