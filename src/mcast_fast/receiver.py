@@ -53,9 +53,10 @@ class Receiver:
     `stats.events` (Linux).
 
     `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
-    "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Batches then come when a block is full
-    or `ring_latency` seconds (0.001 to 1) old, and their payloads stay in the ring while there is room: see
-    `Batch.data`. `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
+    "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). A batch comes when its first packet is
+    about `ring_latency` seconds (0.001 to 1) old: the kernel hands over blocks that are full or that old, and while
+    they come full the receiver sleeps in between. Payloads stay in the ring while there is room: see `Batch.data`.
+    `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
     interface, each flow going to one of them.
 
     Threads may share a receiver: each packet goes to exactly one of those that receive, in batches that only their own

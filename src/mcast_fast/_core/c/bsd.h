@@ -1,5 +1,5 @@
-/* What macOS and FreeBSD have in common beyond msghdr.h, which this header includes: kqueue(2), RFC 3678 filters by the C library, and
- * slots whose length on the wire nobody tells when they are truncated. darwin.h and posix.h include it. */
+/* What macOS and FreeBSD have in common beyond msghdr.h, which this header includes: kqueue(2), and RFC 3678 filters by the C library.
+ * darwin.h and posix.h include it. */
 #ifndef MCAST_BSD_H
 #define MCAST_BSD_H
 
@@ -49,7 +49,7 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     return status;
 }
 
-/* ---- slots ---- */
+/* ---- what control messages tell ---- */
 
 /* SCM_TIMESTAMP: struct timeval, microseconds. */
 static inline void
@@ -58,30 +58,6 @@ mcast_read_timeval(const struct cmsghdr *message, mcast_record *record)
     struct timeval told;
     if (mcast_cmsg_value(message, &told, sizeof told))
         record->timestamp = (int64_t)told.tv_sec * 1000000000 + (int64_t)told.tv_usec * 1000;
-}
-
-/* Bytes of payload in slot `i` after a receive. */
-static inline size_t
-mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
-{
-    size_t length = scratch->messages[i].msg_len;
-    return length < scratch->size ? length : scratch->size;
-}
-
-/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and returns the payload, of
- * record->length bytes. Drops are not told here. */
-static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
-{
-    struct msghdr *header = &scratch->messages[i].msg_hdr;
-    int truncated = (header->msg_flags & MSG_TRUNC) != 0;
-    record->length = (uint16_t)mcast_scratch_length(scratch, i);
-    record->wire_length = truncated ? 0 : record->length;
-    record->flags = truncated ? MCAST_TRUNCATED : 0;
-    mcast_read_source(header->msg_name, header->msg_namelen, record);
-    for (struct cmsghdr *message = CMSG_FIRSTHDR(header); message; message = CMSG_NXTHDR(header, message))
-        mcast_read_control(message, record, told);
-    return scratch->vectors[i].iov_base;
 }
 
 /* No kernel of these cuts datagrams apart: the sender is not told that it may (the feature send_segmentation is off). */

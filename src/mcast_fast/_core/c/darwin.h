@@ -57,7 +57,7 @@ typedef struct mcast_message {
     size_t msg_len;
 } mcast_message;
 
-enum { MCAST_MEMBERSHIP_TRIES = 5 }; /* macOS answers ENOMEM now and then */
+enum { MCAST_MEMBERSHIP_TRIES = 5, MCAST_TELLS_WIRE_LENGTH = 0 }; /* macOS answers ENOMEM now and then */
 
 static inline void
 mcast_set_length(struct sockaddr_storage *address, size_t size)

@@ -50,6 +50,7 @@ typedef struct mcast_ring {
     uint32_t refs;   /* of this structure: the open ring, and every lease */
     uint64_t drops;
     uint64_t detached;
+    uint32_t unplaced; /* drops that somebody else read the counter of */
     char locked;
     mcast_lease *oldest;
     mcast_lease *newest;
@@ -58,13 +59,11 @@ typedef struct mcast_ring {
     uint64_t spared;   /* the first block of the batch before the one that is being filled */
     uint64_t filled;   /* blocks found filled so far */
     const unsigned char *block;
-    size_t at;      /* of the frame that is read next, from the start of its block */
-    uint32_t left;  /* frames still to be read there; 0: no block is taken */
-    size_t segment; /* bytes of this frame's payload that are read already: a super-packet across two batches */
-    uint32_t owed;  /* drops that belong to the next record */
-    int64_t
-        filling; /* ns that the kernel took to fill the block taken last; 0 when it was not full, or we have napped since */
-    uint32_t unplaced; /* drops that somebody else read the counter of */
+    size_t at;       /* of the frame that is read next, from the start of its block */
+    uint32_t left;   /* frames still to be read there; 0: no block is taken */
+    size_t segment;  /* bytes of this frame's payload that are read already: a super-packet across two batches */
+    uint32_t owed;   /* drops that belong to the next record */
+    int64_t filling; /* ns in which the block taken last was filled; 0: it was not full, or we have napped since */
     mcast_lease *spare;
     struct mcast_listener *listeners[256]; /* by the low byte of their port */
     struct mcast_listener *latest;
@@ -136,26 +135,19 @@ mcast_ring_forget(mcast_ring *ring)
     free(ring);
 }
 
-/* Whether the kernel may have dropped something since the last reading: it fills blocks in order, so that it waits for one only when it
- * has finished the one before; and it marks what it finishes after any other drop. */
-static inline int
-mcast_block_tells_of_drops(const mcast_ring *ring, uint32_t slot)
-{
-    uint32_t before = (slot > 0 ? slot : ring->count) - 1;
-    return mcast_block_is_ours(ring, before) || mcast_block_header(ring, slot)->block_status & TP_STATUS_LOSING;
-}
-
 /* One reader less of a block in place; after the last one the kernel may fill it again.
  *
  * The kernel drops while it waits for this block, so that what was dropped until now is missing before the block that will fill
- * this slot next (blocks that come back out of turn place a gap one or a few blocks too late). */
+ * this slot next (blocks that come back out of turn place a gap one or a few blocks too late). It fills blocks in order: it waits for
+ * this one only when it has finished the one before. */
 static inline void
 mcast_block_release(mcast_ring *ring, uint32_t slot)
 {
     if (__atomic_sub_fetch(&ring->holds[slot], 1, __ATOMIC_ACQ_REL) != 0)
         return;
+    uint32_t before = (slot > 0 ? slot : ring->count) - 1;
     uint32_t dropped = __atomic_exchange_n(&ring->unplaced, 0, __ATOMIC_RELAXED);
-    if (mcast_block_tells_of_drops(ring, slot))
+    if (mcast_block_is_ours(ring, before))
         dropped += mcast_ring_read_drops(ring);
     if (dropped)
         __atomic_fetch_add(&ring->gaps[slot], dropped, __ATOMIC_RELAXED);

@@ -78,7 +78,7 @@ mcast_is_missing(const mcast_missing *row)
 
 typedef struct mmsghdr mcast_message;
 
-enum { MCAST_MEMBERSHIP_TRIES = 1 };
+enum { MCAST_MEMBERSHIP_TRIES = 1, MCAST_TELLS_WIRE_LENGTH = 1 };
 
 static inline void
 mcast_set_length(struct sockaddr_storage *address, size_t size)
@@ -213,29 +213,6 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_to
     } else if (message->cmsg_level == IPPROTO_UDP && type == LINUX_UDP_GRO) {
         mcast_read_segment(message, told);
     }
-}
-
-/* Bytes of payload in slot `i` after a receive: the kernel tells the length on the wire, which may be more than the slot holds. */
-static inline size_t
-mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
-{
-    size_t wire = scratch->messages[i].msg_len;
-    return wire < scratch->size ? wire : scratch->size;
-}
-
-/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and to what was told before; returns
- * the payload, of record->length bytes. */
-static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
-{
-    struct msghdr *header = &scratch->messages[i].msg_hdr;
-    record->length = (uint16_t)mcast_scratch_length(scratch, i);
-    record->wire_length = (uint16_t)scratch->messages[i].msg_len;
-    record->flags = header->msg_flags & MSG_TRUNC ? MCAST_TRUNCATED : 0;
-    mcast_read_source(header->msg_name, header->msg_namelen, record);
-    for (struct cmsghdr *message = CMSG_FIRSTHDR(header); message; message = CMSG_NXTHDR(header, message))
-        mcast_read_control(message, record, told);
-    return scratch->vectors[i].iov_base;
 }
 
 /* ---- waiting, and being woken ---- */

@@ -26,6 +26,13 @@ mcast_rings_nap(mcast_slots *slots, int64_t left)
 }
 
 static inline int
+mcast_rings_have_more(mcast_slots *slots)
+{
+    (void)slots;
+    return 0;
+}
+
+static inline int
 mcast_slots_enter_ring(mcast_slots *slots, mcast_socket *socket, uint64_t key)
 {
     (void)slots, (void)socket, (void)key;
@@ -42,21 +49,6 @@ static inline void
 mcast_rings_count(mcast_slots *slots, mcast_counters *counters)
 {
     (void)slots, (void)counters;
-}
-
-/* So many batches more (or fewer) are left over: makes the descriptor readable as long as there are any. */
-static inline void
-mcast_slots_leave_over(mcast_slots *slots, int change)
-{
-    PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    slots->left_over += change; /* below 0 where who takes is faster here than who left over */
-    int more = slots->left_over > 0, closed = mcast_flag_is_set(&slots->closed);
-    if (!closed && more && !slots->shown)
-        mcast_poller_signal(&slots->poller);
-    else if (!closed && !more && slots->shown)
-        mcast_poller_clear(&slots->poller);
-    slots->shown = more;
-    PyThread_release_lock(slots->state);
 }
 
 static inline int64_t

@@ -57,7 +57,7 @@ mcast_is_missing(const mcast_missing *row)
 
 typedef struct mmsghdr mcast_message;
 
-enum { MCAST_MEMBERSHIP_TRIES = 1 };
+enum { MCAST_MEMBERSHIP_TRIES = 1, MCAST_TELLS_WIRE_LENGTH = 0 };
 
 static inline void
 mcast_set_length(struct sockaddr_storage *address, size_t size)

@@ -24,6 +24,7 @@ enum {
 static inline int mcast_drain_ring(mcast_slots *slots, mcast_ring *ring, mcast_batch *batch, size_t limit);
 static inline int mcast_drain_rings(mcast_slots *slots, mcast_batch *batch, size_t limit);
 static inline int mcast_rings_nap(mcast_slots *slots, int64_t left);
+static inline int mcast_rings_have_more(mcast_slots *slots);
 
 static inline size_t
 mcast_batch_count(const mcast_batch *batch)
@@ -424,6 +425,24 @@ mcast_finish_batch(mcast_slots *slots, mcast_batch *batch)
     PyThread_release_lock(slots->state);
     mcast_memory_fit(slots->pool, &batch->records);
     mcast_memory_fit(slots->pool, &batch->data);
+}
+
+/* So many batches more (or fewer) are left over: makes the descriptor readable as long as there are any or, once somebody looks at it, a
+ * ring can be read. */
+static inline void
+mcast_slots_leave_over(mcast_slots *slots, int change)
+{
+    PyThread_acquire_lock(slots->state, WAIT_LOCK);
+    slots->left_over += change; /* below 0 where who takes is faster here than who left over */
+    if (!mcast_flag_is_set(&slots->closed)) {
+        int more = slots->left_over > 0 || (mcast_flag_is_set(&slots->watched) && mcast_rings_have_more(slots));
+        if (more && !slots->shown)
+            mcast_poller_signal(&slots->poller);
+        else if (!more && slots->shown)
+            mcast_poller_clear(&slots->poller);
+        slots->shown = more;
+    }
+    PyThread_release_lock(slots->state);
 }
 
 #include MCAST_SLOTS_RING

@@ -20,9 +20,11 @@ enum {
     LINUX_PACKET_IGNORE_OUTGOING = 23,
     LINUX_VIRTIO_GSO_UDP_L4 = 5, /* Linux 6.2; before, the kernel drops such packets */
     LINUX_VIRTIO_GSO_ECN = 0x80,
-    MCAST_RING_SPAN_BYTES = 16 << 20,
-    MCAST_RING_FRAME =
-        2048, /* only the kernel's plausibility checks look at it: frames of a TPACKET_V3 block have their own size */
+};
+
+enum {
+    MCAST_RING_FRAME = 2048, /* only the kernel's plausibility checks look at it: a TPACKET_V3 frame has its own size */
+    MCAST_RING_SPAN_BYTES = 16 << 20, /* of one batch at the most: it may have to be copied */
 };
 
 /* linux/virtio_net.h, as packet sockets give it: before the link header, in the byte order of the host. */
@@ -167,6 +169,16 @@ mcast_block_filling(const struct tpacket_hdr_v1 *header)
     return filling > 0 ? filling : 0; /* by the clock of the day, which may be set */
 }
 
+/* What the kernel dropped while it filled the block at the cursor, for other reasons than that it had no block: it marks what it
+ * finishes after a drop. While it waits for a block its count is of that wait, and is read when the block goes back (lease.h). */
+static inline void
+mcast_ring_owe(mcast_ring *ring, const struct tpacket_hdr_v1 *header)
+{
+    uint32_t next = (uint32_t)(ring->filled % ring->count);
+    if (header->block_status & TP_STATUS_LOSING && !mcast_block_is_ours(ring, next))
+        ring->owed += mcast_ring_read_drops(ring);
+}
+
 /* Takes the next block that is filled, unless one is taken; 0 when there is none. */
 static inline int
 mcast_ring_take(mcast_ring *ring)
@@ -184,6 +196,7 @@ mcast_ring_take(mcast_ring *ring)
         ring->filling = mcast_block_filling(header);
         ring->segment = 0;
         mcast_ring_make_room(ring);
+        mcast_ring_owe(ring, header);
         if (ring->left == 0)
             mcast_ring_finish_block(ring);
     }
@@ -305,7 +318,7 @@ mcast_ring_set_up(int fd, size_t block_size, uint32_t count, unsigned latency_ms
     return status;
 }
 
-/* Blocks that one batch may hold: an eighth of the ring, and not more than a copy should take. */
+/* Blocks that one batch may hold: an eighth of the ring at the most. */
 static inline uint32_t
 mcast_ring_span(size_t block_size, uint32_t count)
 {

@@ -263,24 +263,6 @@ mcast_rings_have_more(mcast_slots *slots)
     return 0;
 }
 
-/* So many batches more (or fewer) are left over: makes the descriptor readable as long as there are any or, once somebody looks at it, a
- * ring can be read. */
-static inline void
-mcast_slots_leave_over(mcast_slots *slots, int change)
-{
-    PyThread_acquire_lock(slots->state, WAIT_LOCK);
-    slots->left_over += change; /* below 0 where who takes is faster here than who left over */
-    if (!mcast_flag_is_set(&slots->closed)) {
-        int more = slots->left_over > 0 || (mcast_flag_is_set(&slots->watched) && mcast_rings_have_more(slots));
-        if (more && !slots->shown)
-            mcast_poller_signal(&slots->poller);
-        else if (!more && slots->shown)
-            mcast_poller_clear(&slots->poller);
-        slots->shown = more;
-    }
-    PyThread_release_lock(slots->state);
-}
-
 /* ---- opening and changing ---- */
 
 /* Maps the ring of a packet socket that is not bound yet, and receives from it too; its key, or -errno with nothing left behind.

@@ -289,7 +289,7 @@ class Transmitter:
             return True
         if due - now > _SPIN_NS:
             time.sleep(min(due - now - _SPIN_NS, _NAP_NS) / 1e9)
-            now = time.monotonic_ns()
+            now = time.perf_counter_ns()
         while 0 < due - now <= _SPIN_NS:
             now = time.perf_counter_ns()
         return due <= now
