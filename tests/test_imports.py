@@ -147,10 +147,10 @@ def imports_of_cython(text):
 
 def imports_of(path):
     text = path.read_text()
-    return set(imports_of_cython(text) if path.suffix in (".pyx", ".pxd") else imports_of_python(ast.parse(text)))
+    return set(imports_of_cython(text) if path.suffix in (".pyx", ".pxi") else imports_of_python(ast.parse(text)))
 
 
-SOURCES = files(".py", ".pyi", ".pyx", ".pxd")
+SOURCES = files(".py", ".pyi", ".pyx", ".pxi")
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(SOURCE)))

@@ -1,4 +1,4 @@
-/* The one record, as _core/layout.py describes it; slots.pyx checks every offset at import. */
+/* The one record, as _core/layout.py describes it; views.pxi checks every offset at import. */
 #ifndef MCAST_RECORD_H
 #define MCAST_RECORD_H
 

@@ -1,4 +1,4 @@
-"""Capture files on the standard library: the twin of fast/files.pyx."""
+"""Capture files on the standard library: the twin of fast/files.pxi."""
 
 import dataclasses
 import struct

@@ -1,4 +1,4 @@
-"""Membership calls by interface index, and this system's socket options by name: the twin of fast/membership.pyx."""
+"""Membership calls by interface index, and this system's socket options by name: the twin of fast/membership.pxi."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""Many datagrams, one system call each: the twin of fast/send.pyx and c/send.h."""
+"""Many datagrams, one system call each: the twin of fast/send.pxi and c/send.h."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""The receiver's core on the standard library: the twin of fast/slots.pyx."""
+"""The receiver's core on the standard library: the twin of fast/slots.pxi."""
 
 import contextlib
 import dataclasses

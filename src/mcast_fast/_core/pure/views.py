@@ -1,4 +1,4 @@
-"""Records and arena of a batch on the standard library: the twin of fast/views.pyx."""
+"""Records and arena of a batch on the standard library: the twin of fast/views.pxi."""
 
 import ctypes
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """The receiver's core: sockets in, batches out. The loop itself is `mcast_receive` in c/receive.h, and runs without the
 GIL."""
 
@@ -7,26 +6,11 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from mcast_fast._core.fast.views cimport (
-    Batch, arena_in_place, arena_left, make_packet, make_part, mcast_lease, mcast_memory, mcast_pool, mcast_record,
-    shared_pool, take_over, take_over_lease,
-)
-
 from mcast_fast._core import layout
-from mcast_fast._core.fast.membership import features_of
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, os_error, socket_error
 
 cdef extern from "background.h":
-    ctypedef struct mcast_entry:
-        uint8_t group[16]
-        uint32_t interface_index
-        uint32_t exclude
-        uint32_t first_source
-        uint32_t sources
-    ctypedef struct mcast_filter:
-        uint8_t (*sources)[16]
-        uint32_t everything
     ctypedef struct mcast_counters:
         uint64_t received
         uint64_t bytes
@@ -83,9 +67,6 @@ cdef extern from "background.h":
     uint64_t mcast_slots_epoch(mcast_slots *slots) nogil
     int mcast_slots_descriptor(mcast_slots *slots) nogil
     mcast_counters mcast_slots_counters(mcast_slots *slots) nogil
-    int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
-    void mcast_filter_free(mcast_filter *filter) nogil
-    void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
     ctypedef struct mcast_background:
         mcast_slots *slots
     int mcast_background_open(mcast_background *background, mcast_slots *slots, size_t limit, size_t batch_size,
@@ -98,8 +79,8 @@ cdef extern from "background.h":
     void mcast_background_close(mcast_background *background) nogil
     void mcast_background_free(mcast_background *background) nogil
 
-FEATURES = features_of("batched_receive", "wire_length", "descriptor", "background", "background_cpu")
-FEATURES["ring"] = Feature(bool(MCAST_HAS_RING), "" if MCAST_HAS_RING else "this system maps no ring of packets")
+SLOTS_FEATURES = features_of("batched_receive", "wire_length", "descriptor", "background", "background_cpu")
+SLOTS_FEATURES["ring"] = Feature(bool(MCAST_HAS_RING), "" if MCAST_HAS_RING else "this system maps no ring of packets")
 cdef enum:
     SLOTS = 128  # a system call fills at the most
     SLOTS_BYTES = 6 << 20  # all of them together; only what packets reach is ever touched

@@ -1,4 +1,3 @@
-# cython: language_level=3, freethreading_compatible=True
 """Many datagrams a system call, without the GIL. The loop itself is `mcast_send_slice` in c/send.h."""
 
 cimport cython
@@ -8,18 +7,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from mcast_fast._core.fast.views cimport mcast_record
-
 from mcast_fast._core import lateness
-from mcast_fast._core.fast.membership import OPTIONS, SYSTEM, features_of
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError
-
-cdef extern from "pythread.h":
-    ctypedef void *PyThread_type_lock
-    int WAIT_LOCK
-    int PyThread_acquire_lock(PyThread_type_lock lock, int wait) nogil
-    void PyThread_release_lock(PyThread_type_lock lock) nogil
 
 cdef extern from "send.h":
     ctypedef unsigned int socklen_t
@@ -90,9 +80,9 @@ cdef extern from "send.h":
     void mcast_transmitter_close(mcast_transmitter *transmitter) nogil
     void mcast_transmitter_free(mcast_transmitter *transmitter) nogil
 
-FEATURES = features_of("batched_send", "send_segmentation", "pacing")
-if FEATURES["send_segmentation"] and not {"UDP_SEGMENT", "UDP_SEND_MSG_SIZE"} & OPTIONS.keys():
-    FEATURES["send_segmentation"] = Feature(False, f"{SYSTEM} of this version has no UDP_SEND_MSG_SIZE")
+SEND_FEATURES = features_of("batched_send", "send_segmentation", "pacing")
+if SEND_FEATURES["send_segmentation"] and not {"UDP_SEGMENT", "UDP_SEND_MSG_SIZE"} & OPTIONS.keys():
+    SEND_FEATURES["send_segmentation"] = Feature(False, f"{SYSTEM} of this version has no UDP_SEND_MSG_SIZE")
 cdef enum:
     AT_ONCE = 256  # payloads of a sequence that are held together
 

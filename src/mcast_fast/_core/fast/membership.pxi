@@ -1,4 +1,3 @@
-# cython: language_level=3, freethreading_compatible=True
 """Membership calls by interface index, and this system's socket options by name."""
 
 from libc.stdint cimport uint8_t, uint32_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Capture files: bytes to batches (c/capture_read.h) and batches to bytes (c/capture_write.h), without the GIL."""
 
 cimport cython
@@ -7,22 +6,10 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from mcast_fast._core.fast.views cimport (
-    Batch, arena_in_place, arena_left, mcast_memory, mcast_pool, mcast_record, shared_pool, take_over,
-)
-
 from mcast_fast._core import blocks
 from mcast_fast.errors import ArgumentError, CaptureError
 
 cdef extern from "capture_read.h":
-    ctypedef struct mcast_entry:
-        uint8_t group[16]
-        uint32_t interface_index
-        uint32_t exclude
-        uint32_t first_source
-        uint32_t sources
-    ctypedef struct mcast_filter:
-        uint8_t (*sources)[16]
     ctypedef struct mcast_interface:
         uint32_t link_type
         uint32_t name
@@ -76,8 +63,6 @@ cdef extern from "capture_read.h":
                      size_t *used) nogil
     void mcast_decoder_finish(mcast_decoder *decoder) nogil
     void mcast_decoder_free(mcast_decoder *decoder) nogil
-    int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
-    void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
 
 cdef extern from "capture_write.h":
     ctypedef struct mcast_encoder:

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 """Records and arena of a batch, seen from Python: packets that build only what is read, payloads, raw views."""
 
 cimport cython
@@ -42,8 +41,28 @@ cdef extern from *:
     size_t AT_TTL "MCAST_OFFSET(ttl)"
     size_t AT_TOS "MCAST_OFFSET(tos)"
 
-cdef extern from "pythread.h":
-    void *PyThread_allocate_lock()
+cdef extern from *:
+    """
+    /* What numpy.asarray asks for first: https://numpy.org/doc/stable/reference/arrays.interface.html */
+    typedef struct {
+        int two, nd;
+        char typekind;
+        int itemsize, flags;
+        Py_intptr_t *shape, *strides;
+        void *data;
+        PyObject *descr;
+    } mcast_array_interface;
+    """
+    ctypedef struct mcast_array_interface:
+        int two
+        int nd
+        char typekind
+        int itemsize
+        int flags
+        Py_ssize_t *shape
+        Py_ssize_t *strides
+        void *data
+        void *descr
 
 cdef dict dtypes = {}  # of NumPy: made when it is first needed
 cdef bytes RECORD_FORMAT = layout.buffer_format().encode()
@@ -123,6 +142,16 @@ cdef class Batch:
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
     `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together."""
+
+    cdef mcast_array_interface array
+    cdef Py_ssize_t stride
+    cdef mcast_memory records_memory
+    cdef mcast_memory data_memory
+    cdef mcast_lease *lease  # on a ring's block, where the payloads are then; NULL: they are in data_memory
+    cdef mcast_record *first
+    cdef Py_ssize_t count
+    cdef Batch owner
+    cdef readonly dict names
 
     def __cinit__(self):
         self.count = 0
@@ -487,6 +516,9 @@ cdef Packet make_packet(Batch batch, Py_ssize_t index):
 @cython.freelist(256)
 cdef class Packet:
     """One received packet; each property is built when it is read."""
+
+    cdef Batch batch
+    cdef const mcast_record *record
 
     def __init__(self):
         raise TypeError("packets come from a batch")

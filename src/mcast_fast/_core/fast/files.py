@@ -1,0 +1,5 @@
+"""What the compiled core has of capture files: files.pxi."""
+
+from mcast_fast._core.fast.compiled import Decoder, Encoder
+
+__all__ = ["Decoder", "Encoder"]

@@ -1,0 +1,66 @@
+"""What of the C more than one room calls by name: memory, leases, the record, filters, locks."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+cdef extern from "memory.h":
+    ctypedef struct mcast_pool:
+        void *lock
+    ctypedef struct mcast_memory:
+        unsigned char *bytes
+        size_t used
+        size_t capacity
+    void *mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity) nogil
+    void mcast_pool_give(mcast_pool *pool, void *block, size_t capacity) nogil
+
+cdef extern from "platform.h":
+    ctypedef struct mcast_lease:
+        size_t used
+    int mcast_lease_detach(mcast_lease *lease) nogil
+    const unsigned char *mcast_lease_pin(mcast_lease *lease, int *in_place) nogil
+    void mcast_lease_unpin(mcast_lease *lease) nogil
+    void mcast_lease_read(mcast_lease *lease, size_t offset, void *to, size_t size) nogil
+    void mcast_lease_end(mcast_lease *lease) nogil
+    Py_ssize_t mcast_place_read(const Py_ssize_t *place) nogil
+    void mcast_place_move(Py_ssize_t *place, Py_ssize_t to) nogil
+
+cdef extern from "record.h":
+    ctypedef struct mcast_record:
+        int64_t timestamp
+        uint32_t offset
+        uint32_t interface_index
+        uint32_t dropped
+        uint16_t length
+        uint16_t wire_length
+        uint8_t source[16]
+        uint8_t group[16]
+        uint16_t source_port
+        uint16_t port
+        uint16_t flags
+        uint8_t ttl
+        uint8_t tos
+    int MCAST_TRUNCATED
+    int MCAST_TTL
+    int MCAST_TOS
+    int MCAST_COALESCED
+    int MCAST_HARDWARE
+
+cdef extern from "filter.h":
+    ctypedef struct mcast_entry:
+        uint8_t group[16]
+        uint32_t interface_index
+        uint32_t exclude
+        uint32_t first_source
+        uint32_t sources
+    ctypedef struct mcast_filter:
+        uint8_t (*sources)[16]
+        uint32_t everything
+    int mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources) nogil
+    void mcast_filter_free(mcast_filter *filter) nogil
+    void mcast_filter_add(mcast_filter *filter, const mcast_entry *entry) nogil
+
+cdef extern from "pythread.h":
+    ctypedef void *PyThread_type_lock
+    int WAIT_LOCK
+    PyThread_type_lock PyThread_allocate_lock()
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait) nogil
+    void PyThread_release_lock(PyThread_type_lock lock) nogil
