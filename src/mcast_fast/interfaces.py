@@ -4,7 +4,6 @@ Rules of this room: nothing is cached, so that every answer is that of the calli
 nothing is ever sent; an interface is identified by its index, for names change and addresses are shared.
 """
 
-import difflib
 import ipaddress
 import logging
 import os
@@ -151,6 +150,25 @@ def _can_bind(address: str, index: int) -> bool:
     return True
 
 
+def _addresses_by_index() -> dict[int, tuple[str, ...]]:
+    """The addresses of each interface, IPv4 first; an interface without one may be missing, or be there with none."""
+    found: dict[int, list[str]] = {}
+    for index, text in _addresses():
+        found.setdefault(index, []).append(text)
+    return {index: tuple(sorted(dict.fromkeys(texts), key=lambda text: ":" in text)) for index, texts in found.items()}
+
+
+def _addresses() -> list[tuple[int, str]]:
+    """Every address with the index of its interface; by netlink where there is one, for ifaddr runs ldconfig there."""
+    if SYSTEM.has_rtnetlink:
+        try:
+            return _addresses_by_netlink()
+        except OSError as error:  # a sandbox without netlink sockets
+            logger.debug("addresses of the interfaces: no answer over netlink: %s", error)
+    adapters = [adapter for adapter in _adapters() if adapter.index]  # None: it vanished meanwhile
+    return [(one.index, _address_text(ip.ip, one.index)) for one in adapters for ip in one.ips if one.index]
+
+
 def _adapters() -> Iterable["ifaddr.Adapter"]:
     """Interfaces as ifaddr gives them: one a *label* (`eth0` and `eth0:1` are two, with one index)."""
     import ifaddr
@@ -162,16 +180,6 @@ def _adapters() -> Iterable["ifaddr.Adapter"]:
         message = f"the addresses of the interfaces are unknown: ifaddr fails: {error}; look them up by name or index"
         warnings.warn(message, MulticastWarning, stacklevel=2)
         return ()
-
-
-def _addresses_by_index() -> dict[int, tuple[str, ...]]:
-    """The addresses of each interface, IPv4 first; an interface without one may be missing, or be there with none."""
-    found: dict[int, list[str]] = {}
-    for adapter in _adapters():
-        if adapter.index:  # None: it vanished meanwhile
-            texts = (_address_text(ip.ip, adapter.index) for ip in adapter.ips)
-            found.setdefault(adapter.index, []).extend(texts)
-    return {index: tuple(sorted(dict.fromkeys(texts), key=lambda text: ":" in text)) for index, texts in found.items()}
 
 
 def _address_text(ip: str | tuple[str, int, int], index: int) -> str:
@@ -281,6 +289,8 @@ def _missing(wanted: str | int, listed: Sequence[Interface]) -> str:
         there = [f"{interface.name} ({', '.join(interface.addresses)})" for interface in listed if interface.addresses]
         return f"no interface has the address {text}; this machine has: {_shorten(there)}"
     names = [interface.name for interface in listed]
+    import difflib
+
     near = difflib.get_close_matches(text, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"interface {text!r} does not exist; this machine has: {_shorten(names)}{hint}"
@@ -423,21 +433,65 @@ def _route_by_connect(address: GroupAddress, listed: Sequence[Interface]) -> Rou
     return Route(owners[0].index if owners else 0, is_automatic=is_ipv6)
 
 
-# The routing table over netlink, rtnetlink(7).
+# Routes and addresses over netlink, rtnetlink(7).
 
-NETLINK_SEQUENCE = 1  # any number: the socket asks once
+NETLINK_SEQUENCE = 1  # any number: each socket asks once
 NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within send(2), so this only guards against imitations of it
 NETLINK_REPLY = 65_536  # bytes
+ADDRESS_SIZES = (4, 16)  # of IPv4 and IPv6
 
 
 def _route_by_netlink(address: GroupAddress) -> Route:
     """Ask the kernel's routing tables and rules, as `ip route get` does; needs no privilege."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asked:
+    with _kernel_asked(_route_request(family, address.packed)) as asked:
+        return _parse_route(asked.recv(NETLINK_REPLY))
+
+
+def _addresses_by_netlink() -> list[tuple[int, str]]:
+    """Every address of the network namespace, as `ip address` lists them; needs no privilege."""
+    everything = netlink.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    found: list[tuple[int, str]] = []
+    with _kernel_asked(netlink.request(netlink.RTM_GETADDR, NETLINK_SEQUENCE, everything, netlink.NLM_F_DUMP)) as asked:
+        is_whole = False
+        while not is_whole:
+            some, is_whole = _parse_addresses(asked.recv(NETLINK_REPLY))
+            found += some
+    return found
+
+
+def _kernel_asked(request: bytes) -> socket.socket:
+    """A netlink socket at which the answer to `request` arrives."""
+    asked = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    try:
         asked.settimeout(NETLINK_TIMEOUT)
         asked.connect((0, 0))  # from now on only the kernel, port 0, can answer
-        asked.send(_route_request(family, address.packed))
-        return _parse_route(asked.recv(NETLINK_REPLY))
+        asked.send(request)
+    except BaseException:
+        asked.close()
+        raise
+    return asked
+
+
+def _parse_addresses(reply: bytes) -> tuple[list[tuple[int, str]], bool]:
+    """Interface and text of the addresses in one part of an answer, and whether it was the last part. Takes any bytes;
+    raises OSError where that is the answer."""
+    found: list[tuple[int, str]] = []
+    for kind, sequence, body in netlink.messages(memoryview(reply)):
+        if sequence != NETLINK_SEQUENCE:
+            continue
+        if kind == netlink.NLMSG_ERROR and len(body) >= netlink.NLMSGERR.size:
+            error = -netlink.NLMSGERR.unpack_from(body)[0] & 0x7FFF_FFFF
+            raise OSError(error, os_text(error))
+        if kind == netlink.NLMSG_DONE:
+            return found, True
+        if kind == netlink.RTM_NEWADDR and len(body) >= netlink.IFADDRMSG.size:
+            *_, index = netlink.IFADDRMSG.unpack_from(body)
+            told = dict(netlink.attributes(body[netlink.IFADDRMSG.size :]))
+            address = bytes(told.get(netlink.IFA_LOCAL) or told.get(netlink.IFA_ADDRESS) or b"")
+            if len(address) in ADDRESS_SIZES:
+                found.append((index, str(ipaddress.ip_address(address))))
+    return found, not reply
 
 
 def _route_request(family: int, destination: bytes) -> bytes:

@@ -16,18 +16,23 @@ RTATTR = struct.Struct("=HH")  # length with this header, type
 U32 = struct.Struct("=I")
 
 NLMSG_ERROR = 2
+NLMSG_DONE = 3
 NLM_F_REQUEST = 1
+NLM_F_DUMP = 0x300
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
 RTM_NEWADDR = 20
 RTM_DELADDR = 21
+RTM_GETADDR = 22
 RTM_NEWROUTE = 24
 RTM_GETROUTE = 26
 
 RTA_DST = 1
 RTA_OIF = 4
 IFLA_IFNAME = 3
+IFA_ADDRESS = 1  # on a point-to-point link the other end's, where there is an IFA_LOCAL too
+IFA_LOCAL = 2
 RTA_TYPE_MASK = 0x3FFF  # the two bits above are NLA_F_NESTED and NLA_F_NET_BYTEORDER
 RTPROT_KERNEL = 2
 
@@ -37,9 +42,9 @@ RTMGRP_IPV4_IFADDR = 0x10
 RTMGRP_IPV6_IFADDR = 0x100
 
 
-def request(kind: int, sequence: int, body: bytes) -> bytes:
+def request(kind: int, sequence: int, body: bytes, flags: int = 0) -> bytes:
     """A message to the kernel."""
-    return NLMSGHDR.pack(NLMSGHDR.size + len(body), kind, NLM_F_REQUEST, sequence, 0) + body
+    return NLMSGHDR.pack(NLMSGHDR.size + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
 
 
 def messages(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:

@@ -310,9 +310,15 @@ def _block(kind: int, body: bytes, options: bytes) -> bytes:
     return struct.pack("=II", kind, length) + body + struct.pack("=I", length)
 
 
+def _system() -> str:
+    """The operating system, its version and processor; platform.platform() starts a program to find out."""
+    told = platform.uname()
+    return f"{told.system} {told.release} {told.machine}"
+
+
 def section_header(application: str, hardware: str) -> bytes:
     """The section header block: byte order, version 1.0, length unknown; who wrote it, and where."""
-    options = _text_option(blocks.SHB_HARDWARE, hardware) + _text_option(blocks.SHB_OS, platform.platform())
+    options = _text_option(blocks.SHB_HARDWARE, hardware) + _text_option(blocks.SHB_OS, _system())
     options += _text_option(blocks.SHB_USERAPPL, application)
     return _block(blocks.SECTION_HEADER, struct.pack("=IHHq", blocks.BYTE_ORDER, 1, 0, -1), options)
 

@@ -9,7 +9,6 @@ gives files their names, and nothing else.
 import contextlib
 import errno
 import os
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
 from mcast_fast.pcapng import Writer
-from mcast_fast.postrotate import PostRotate
 from mcast_fast.receiver import Receiver
 from mcast_fast.rotation import Autostop, Limits, Names, Rotation
 from mcast_fast.stats import Stats
@@ -28,6 +26,7 @@ from mcast_fast.units import NANOSECONDS, duration_in_ns, size_in_bytes
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
+    from mcast_fast.postrotate import PostRotate
 
 AT_ONCE = 4096  # packets of a receiver's batch at most: a write of about a megabyte
 BATCHES = 64  # taken before requests are looked at
@@ -111,7 +110,7 @@ class Recorder:
         self._flush_ns = duration_in_ns(flush_interval, "flush_interval")
         self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
-        self._command = PostRotate(command) if command is not None else None
+        self._command = _post_rotate(command) if command is not None else None
         self._on_file = on_file
         self._form, self._filter_text = form, filter_text
         self._names = Names(subject_of(path), rotate is not None)
@@ -186,10 +185,13 @@ class Recorder:
         now = time.monotonic_ns()
         flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
         until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at)))
+        timeout = max(0, until - now) / NANOSECONDS
         try:
-            if self._receiver.wait(max(0, until - now) / NANOSECONDS):
-                time.sleep(self._gather_ns / NANOSECONDS)
-                self._take(BATCHES)
+            if self._gather_ns:
+                if self._receiver.wait(timeout):
+                    time.sleep(self._gather_ns / NANOSECONDS)
+                timeout = 0
+            self._take(BATCHES, timeout)
         except ClosedError:
             self._end("closed")
         self._look_at_clock(time.monotonic_ns())
@@ -198,11 +200,11 @@ class Recorder:
         if self._command is not None:
             self._command.look()
 
-    def _take(self, batches: int) -> None:
-        """Write so many batches, or what is there."""
-        for _ in range(batches):
+    def _take(self, batches: int, timeout: float = 0) -> None:
+        """Write so many batches, or what is there; the first one is waited for."""
+        for number in range(batches):
             try:
-                batch = self._receiver.recv_batch(timeout=0)
+                batch = self._receiver.recv_batch(timeout=0 if number else timeout)
             except TimeoutError:
                 return
             self._last_came = time.monotonic_ns()
@@ -345,6 +347,8 @@ class Recorder:
         """FileError before the file system has less free than the reserve."""
         if not self._reserve:
             return
+        import shutil
+
         directory = Path(self._path).parent
         try:
             free = shutil.disk_usage(directory).free
@@ -363,6 +367,13 @@ class Recorder:
             stands.packets,
             stands.bytes,
         )
+
+
+def _post_rotate(command: str) -> "PostRotate":
+    """What few recordings need is imported for those: a program that starts must not miss what comes meanwhile."""
+    from mcast_fast.postrotate import PostRotate
+
+    return PostRotate(command)
 
 
 def bytes_at_most(batch: "Batch") -> int:

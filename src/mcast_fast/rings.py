@@ -4,8 +4,8 @@ Stands between `Joins` and the slots where packets come from rings: what Joins c
 then, and what goes to its port is listened for at the ring of its interface.
 """
 
+import array
 import contextlib
-import ctypes
 import errno
 import os
 import socket
@@ -230,8 +230,8 @@ def attach(sock: socket.socket, wanted: bpf.Wanted) -> None:
 
 
 def _attach(sock: socket.socket, program: tuple[bpf.Instruction, ...]) -> None:
-    steps = ctypes.create_string_buffer(bpf.packed(program))
+    steps = array.array("Q", bpf.packed(program))
     if len(program) > 65_535:  # struct sock_fprog counts in 16 bits
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    request = struct.pack("HP", len(program), ctypes.addressof(steps))
+    request = struct.pack("HP", len(program), steps.buffer_info()[0])
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, request)

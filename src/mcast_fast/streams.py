@@ -3,7 +3,6 @@
 Rules of this room: no formats; every refusal of the system is a FileError.
 """
 
-import gzip
 import importlib
 import io
 import os
@@ -52,6 +51,8 @@ def _decoded(raw: IO[bytes], subject: str, mode: str) -> IO[bytes]:
     """`raw` behind the compression that the suffix names."""
     kind = COMPRESSED.get(Path(subject).suffix.lower())
     if kind == "gzip":
+        import gzip
+
         stream: Any = gzip.GzipFile(filename="", fileobj=raw, mode=mode)
     elif kind == "zstd":
         stream = _zstd().ZstdFile(raw, mode)

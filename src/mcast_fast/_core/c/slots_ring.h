@@ -238,8 +238,9 @@ mcast_rings_nap(mcast_slots *slots, int64_t left)
     for (mcast_ring *ring = slots->rings; ring; ring = ring->next) {
         int64_t nap = mcast_ring_nap(ring);
         shortest = nap < shortest ? nap : shortest;
-        ring->filling = 0;
     }
+    for (mcast_ring *ring = slots->rings; ring && shortest > 0; ring = ring->next)
+        ring->filling = 0;
     PyThread_release_lock(slots->state);
     struct timespec time = {0, shortest};
     if (shortest == 0)
