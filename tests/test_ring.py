@@ -522,6 +522,7 @@ def test_a_batch_takes_all_blocks_that_are_there_and_stays_as_it_came(nothing_le
         del first
 
 
+@pytest.mark.needs("a fast machine")
 @pytest.mark.parametrize("looks", [False, True], ids=["waits", "waits and looks"])
 def test_a_dense_stream_does_not_wake_the_receiver_for_every_block(ends, looks):
     """Nor one that after each batch takes what is there without waiting, as a recorder does. One of five streams is dense: on a busy machine a sender may be stopped, and blocks are handed over half full."""

@@ -12,7 +12,9 @@ KINDS = [
     pytest.param(threads.KINDS["socket"], id="socket"),
     pytest.param(threads.KINDS["coalesced"], id="coalesced"),
     pytest.param(threads.KINDS["background"], id="background", marks=pytest.mark.needs("background")),
-    pytest.param(threads.KINDS["ring"], id="ring", marks=[pytest.mark.needs("ring"), pytest.mark.lab]),
+    pytest.param(
+        threads.KINDS["ring"], id="ring", marks=[pytest.mark.needs("ring", "super packets in rings"), pytest.mark.lab]
+    ),
 ]
 
 
