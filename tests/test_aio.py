@@ -198,6 +198,7 @@ def test_after_leave_nothing_of_a_cancelled_collect_is_delivered(run, tx, group)
     run(main())
 
 
+@pytest.mark.long
 def test_several_tasks_get_each_packet_exactly_once(run, tx, group):
     async def main():
         received = []
@@ -303,6 +304,7 @@ def test_wrong_arguments_are_refused_as_by_the_blocking_calls(run, backend, grou
 # ---- gathering ----
 
 
+@pytest.mark.long
 def test_a_dense_stream_is_gathered_and_complete(run, backend, group):
     async def main():
         received, batches = [], 0

@@ -60,6 +60,7 @@ def test_a_torn_file_is_told_as_far_as_it_goes(backend):
 
 
 @pytest.mark.parametrize("form", ["pcapng", "pcap"])
+@pytest.mark.long
 def test_a_file_that_was_cut_anywhere_becomes_readable(backend, tmp_path, form):
     whole = written(some(3, 20), form=form)
     path = tmp_path / f"torn.{form}"

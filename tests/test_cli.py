@@ -510,6 +510,7 @@ def stuck(program_backend, monkeypatch):
 
 
 @pytest.mark.needs("signals to processes")
+@pytest.mark.long
 def test_a_signal_cuts_no_line(stuck):
     stuck.process.send_signal(signal.SIGINT)
     code, out, err = stuck.end()
@@ -518,6 +519,7 @@ def test_a_signal_cuts_no_line(stuck):
 
 
 @pytest.mark.needs("signals to processes")
+@pytest.mark.long
 def test_a_second_signal_aborts(stuck):
     stuck.process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):

@@ -69,6 +69,7 @@ def summary(output):
 
 @pytest.mark.needs("signals to processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.long
 def test_a_signal_ends_it_with_everything_written(record, tx, tmp_path, number):
     path = tmp_path / "feed.pcapng"
     program = record("-w", path)
@@ -81,6 +82,7 @@ def test_a_signal_ends_it_with_everything_written(record, tx, tmp_path, number):
 
 
 @pytest.mark.needs("signals to processes", "named pipes")
+@pytest.mark.long
 def test_a_second_signal_aborts(record, tx, tmp_path):
     """The first one cannot be obeyed, for nobody reads the pipe."""
     path = tmp_path / "fifo.pcapng"
@@ -119,6 +121,7 @@ def told(program):
 
 
 @pytest.mark.needs("signals to processes")
+@pytest.mark.long
 def test_sighup_rotates_or_ends(record, tx, tmp_path):
     program = record("-w", tmp_path / "feed.pcapng", "-b", "filesize:64MiB", "-b", "printname:stderr", "-U")
     tx.send_batch(numbered(10))
@@ -135,6 +138,7 @@ def test_sighup_rotates_or_ends(record, tx, tmp_path):
 
 
 @pytest.mark.needs("signals to processes")
+@pytest.mark.long
 def test_what_was_flushed_before_kill_9_is_readable(record, tx, tmp_path):
     chance = random.Random(7)
     for turn in range(3):
@@ -211,6 +215,7 @@ def test_a_full_device_is_exit_1(record, tx):
 
 
 @pytest.mark.needs("users")
+@pytest.mark.long
 def test_a_full_tmpfs_leaves_a_readable_file(record, tx, tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
@@ -277,6 +282,7 @@ def test_loss_is_exit_3_when_asked(record, tmp_path, group):
     assert program.process.returncode == 3
 
 
+@pytest.mark.long
 def test_tcpdump_s_names_of_rotation(record, tx, tmp_path):
     names = tmp_path / "names"
     program = record("-w", tmp_path / "feed.pcap", "-C", "50kB", "-W", "2", "-b", f"printname:{names}", "-c", "1000")

@@ -167,6 +167,7 @@ def test_both_backends_agree_on_any_bytes(frame, link, wire):
 
 @settings(max_examples=500, deadline=None)
 @given(data=st.data(), planted=st.sampled_from(WHOLE))
+@pytest.mark.long
 def test_both_backends_agree_on_damaged_frames(data, planted):
     frame, link = bytearray(planted[0]), planted[1]
     for _ in range(data.draw(st.integers(0, 4))):

@@ -281,6 +281,7 @@ def test_with_and_without_a_source(sources: SourceFilter, one: bytes, other: byt
 @pytest.mark.parametrize("full_state", [True, False], ids=["full state", "call by call"])
 @settings(max_examples=150, deadline=None)
 @given(changes=st.lists(operations, max_size=12))
+@pytest.mark.long
 def test_any_changes_end_in_what_is_wanted(full_state: bool, changes: list[Any]) -> None:
     limits = SMALL if full_state else Limits(groups=2, sources=joins.NO_LIMIT)
     with Model(limits, full_state) as model:
@@ -295,6 +296,7 @@ def test_any_changes_end_in_what_is_wanted(full_state: bool, changes: list[Any])
 
 @settings(max_examples=150, deadline=None)
 @given(changes=st.lists(operations, min_size=1, max_size=8), last=st.lists(operations, min_size=1, max_size=8))
+@pytest.mark.long
 def test_a_refusal_at_any_call_leaves_everything_as_it_was(changes: list[Any], last: list[Any]) -> None:
     """Each call of a change in turn is refused; then the change is made, as if nothing had been."""
     with Model() as model:

@@ -736,6 +736,7 @@ def run(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
+@pytest.mark.long
 def test_tshark_reads_our_file(recorded):
     path, wanted = recorded
     fields = (

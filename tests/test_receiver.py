@@ -240,6 +240,7 @@ with mcast.Sender(group, ttl=0) as tx, mcast.Receiver(group, timeout=0.2, buffer
 
 @pytest.mark.parametrize("options", [{}, {"timestamps": None}], ids=str)
 @pytest.mark.parametrize("size", [256, 9000, 65_507])
+@pytest.mark.long
 def test_a_receiver_holds_at_most_8_mib(backend, size, options):
     """Whatever the size of its packets, and although each may have 64 KiB."""
     if not Path("/proc/self/statm").exists():

@@ -123,6 +123,7 @@ def test_closing_the_receiver_ends_it_and_the_file_is_whole(rx, tx, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["feed.pcapng", "feed.pcap", "feed.pcapng.gz"])
+@pytest.mark.long
 def test_rotation_by_packets_is_exact(rx, tx, tmp_path, name):
     tx.send_batch(numbered(1000))
     running = Running(rx, tmp_path / name, rotate=Rotation(packets=300), stop=QUIET)
@@ -152,6 +153,7 @@ def test_a_file_holds_one_packet_at_least(rx, tx, tmp_path):
     assert [file.packets for file in running.files] == [1] * 5
 
 
+@pytest.mark.long
 def test_rotation_by_time_needs_no_packet(rx, tmp_path):
     running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(duration="100ms"), stop=Autostop(files=5))
     started = time.monotonic()
@@ -160,6 +162,7 @@ def test_rotation_by_time_needs_no_packet(rx, tmp_path):
     assert 0.4 < time.monotonic() - started < 5
 
 
+@pytest.mark.long
 def test_a_step_of_the_system_clock_changes_nothing(rx, tx, tmp_path, monkeypatch):
     """Backwards by an hour, and forwards by a day: only names are made of it."""
     steps = iter([-3600, 86_400] * 1000)
@@ -353,6 +356,7 @@ def test_a_stream_cannot_be_rotated(rx, tmp_path, option):
 
 
 @pytest.mark.needs("named pipes")
+@pytest.mark.long
 def test_a_stalled_pipe_loses_nothing(rx, tx, tmp_path):
     """Nobody reads for two seconds; meanwhile 20,000 packets come, far more than a pipe holds."""
     if not (have := mcast.features()["background"]):
@@ -375,6 +379,7 @@ def test_a_stalled_pipe_loses_nothing(rx, tx, tmp_path):
 # ---- what stands beside the packets ----
 
 
+@pytest.mark.long
 def test_drops_stand_in_the_file(backend, place, tmp_path):
     """What the socket dropped: with the packet after it, and in the last statistics block."""
     group = place.group()

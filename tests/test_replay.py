@@ -59,13 +59,19 @@ def rx(group):
         yield receiver
 
 
+def assert_lasted(told, seconds):
+    """No less than was recorded, and no longer than the machine was late; it may be stopped before the first packet and after the last too."""
+    coarse = time.get_clock_info("monotonic").resolution + 0.001
+    assert seconds - coarse <= told.seconds < seconds + told.late_max / 1e9 + 0.1
+
+
 def test_packets_leave_in_order_in_their_time(rx, group):
     """In 200 ms; the machine may be late, and that is told."""
     told = Replay(packets(*numbered(200)), to=group, ttl=0).run()
     assert rx.collect(200, timeout=1).payloads() == [data for _, data, _ in numbered(200)]
     assert (told.packets, told.bytes, told.loops, told.truncated) == (200, 800, 1, 0)
     assert told.late_p50 <= told.late_p99 <= told.late_max * 1.04 + 1
-    assert told.seconds == pytest.approx(0.2, abs=0.05 + told.late_max / 1e9)
+    assert_lasted(told, 0.199)
 
 
 @pytest.mark.needs("kernel_timestamps")
@@ -80,7 +86,7 @@ def test_packets_leave_neither_sooner_nor_at_once(rx, group):
 @pytest.mark.parametrize(("speed", "lasts"), [(0.5, 0.4), (4.0, 0.05)])
 def test_speed_scales_the_times(rx, group, speed, lasts):
     told = Replay(packets(*numbered(201)), to=group, ttl=0, speed=speed).run()
-    assert told.seconds == pytest.approx(lasts, abs=0.03 + told.late_max / 1e9)
+    assert_lasted(told, lasts)
     assert len(rx.collect(201, timeout=1)) == 201
 
 
@@ -89,7 +95,7 @@ def test_loops_follow_by_the_mean_gap(rx, group, tmp_path):
     path.write_bytes(packets(*numbered(50)).getvalue())
     told = Replay(path, to=group, ttl=0, loops=3).run()
     assert (told.packets, told.loops) == (150, 3)
-    assert told.seconds == pytest.approx(0.149, abs=0.03 + told.late_max / 1e9)
+    assert_lasted(told, 0.149)
     assert rx.collect(150, timeout=1).payloads() == [data for _, data, _ in numbered(50)] * 3
 
 
@@ -113,7 +119,7 @@ def test_a_timestamp_that_goes_back_follows_at_once(rx, group):
     batch = rx.collect(4, timeout=1)
     assert batch.payloads() == [b"a", b"b", b"c", b"d"]
     assert batch[2].timestamp - batch[1].timestamp < 20 * MS + told.late_max
-    assert told.seconds == pytest.approx(0.12, abs=0.03 + told.late_max / 1e9)
+    assert_lasted(told, 0.12)
 
 
 def test_a_step_of_the_system_clock_changes_nothing(rx, group, monkeypatch):
@@ -121,7 +127,7 @@ def test_a_step_of_the_system_clock_changes_nothing(rx, group, monkeypatch):
     steps = iter([-(10**13), 10**13] * 1000)
     monkeypatch.setattr(time, "time_ns", lambda: true() + next(steps))
     told = Replay(packets(*numbered(100)), to=group, ttl=0).run()
-    assert told.seconds == pytest.approx(0.1, abs=0.03 + told.late_max / 1e9)
+    assert_lasted(told, 0.099)
 
 
 def test_ports_and_groups_are_mapped(backend, place):
@@ -353,6 +359,7 @@ def test_wrong_usage_and_nothing_to_send(backend, feed, arguments, code, told):
 
 
 @pytest.mark.needs("signals to processes")
+@pytest.mark.long
 def test_ctrl_c_tells_the_true_count(program_backend, place, feed):  # noqa: F811
     group = place.group()
     with mcast.Receiver(group, timeout=10) as rx:
@@ -379,6 +386,7 @@ def test_ctrl_c_tells_the_true_count(program_backend, place, feed):  # noqa: F81
     assert told["packets"] == came >= 150
 
 
+@pytest.mark.long
 def test_progress_is_a_line_a_second(program_backend, place, feed):  # noqa: F811
     argv = [sys.executable, "-m", "mcast_fast", "replay", str(feed), "--to", place.group(), "--ttl", "0"]
     done = subprocess.run(
