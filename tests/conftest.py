@@ -6,6 +6,7 @@ elsewhere the tests use the loopback as it is.
 
 import _thread
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import itertools
@@ -143,6 +144,11 @@ def can_block_sources() -> bool:
     return False
 
 
+def has_setsourcefilter() -> bool:
+    """Whether the C library sets source filters (RFC 3678, 5.2); musl has no such function."""
+    return SYSTEM is LINUX and hasattr(ctypes.CDLL(None), "setsourcefilter")
+
+
 def kernel() -> tuple[int, ...]:
     """The version of Linux, (6, 1); (0,) elsewhere."""
     return tuple(map(int, platform.release().split("-")[0].split(".")[:2])) if SYSTEM is LINUX else (0,)
@@ -168,6 +174,7 @@ TOOLS = {
     "named threads": hasattr(os, "sched_getaffinity") and Path("/proc/self/task").is_dir(),
     "users": hasattr(os, "geteuid"),
     "modes of files": hasattr(os, "geteuid"),
+    "setsourcefilter": has_setsourcefilter(),
     "named pipes": hasattr(os, "mkfifo"),
     "process limits": importlib.util.find_spec("resource") is not None,
 }

@@ -120,11 +120,11 @@ def test_what_no_old_call_can_do_is_refused(monkeypatch, udp):
     assert caught.value.errno == errno.ENOPROTOOPT
 
 
-@needs_linux
+@pytest.mark.needs("answers of Linux", "setsourcefilter")
 @pytest.mark.parametrize("exclude", [True, False])
 @pytest.mark.parametrize("packed", ["239.1.1.1 10.0.0.9 10.0.0.7", "ff11::1 fd00::9 fd00::7"])
 def test_filters_go_through_the_c_library_as_through_the_option(monkeypatch, exclude, packed):
-    """setsourcefilter(3) of macOS and BSD; the C library of Linux has it too, and the kernel tells what it set."""
+    """setsourcefilter(3) of macOS and BSD; glibc has it too, and the kernel tells what it set."""
     family = socket.AF_INET6 if ":" in packed else socket.AF_INET
     group, *sources = (socket.inet_pton(family, text) for text in packed.split())
     by_library = tables.LINUX._replace(filters_by_library=True)

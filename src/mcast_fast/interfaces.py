@@ -94,11 +94,22 @@ def interfaces() -> list[Interface]:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
             return [
                 Interface(name, index, addresses.get(index, ()), *flags)
-                for index, name in sorted(socket.if_nameindex())
+                for index, name in _names(asked)
                 if (flags := _flags(asked, name, call)) is not None
             ]
     except OSError as error:
         raise socket_error("list", "interfaces", error) from error
+
+
+def _names(asked: socket.socket) -> list[tuple[int, str]]:
+    """Index and name of every interface, sorted."""
+    try:
+        return sorted(socket.if_nameindex())
+    except OSError as error:
+        # musl's answer to whatever went wrong, most often that no descriptor is left for its socket: nor is one here.
+        if error.errno == ENOBUFS:
+            asked.dup().close()
+        raise
 
 
 def interface_name(index: int) -> str:
