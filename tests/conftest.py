@@ -156,6 +156,7 @@ def kernel() -> tuple[int, ...]:
 
 # What the tests themselves need of a system, beside the features of the library.
 TOOLS = {
+    "compiled modules": platform.python_implementation() == "CPython",  # elsewhere ours is not even looked for
     "timers": hasattr(signal, "setitimer"),
     "signals between threads": hasattr(signal, "pthread_kill"),
     "dscp": "IP_TOS" in _core.membership.OPTIONS,

@@ -656,11 +656,17 @@ def test_what_several_tasks_send_arrives_whole(run, backend, group):
 
 def test_after_a_cancelled_send_the_count_is_exact(run, backend, group):
     async def main():
-        async with aio.Receiver(group, buffer_size="16MiB", timeout=5) as rx, aio.Sender(group, ttl=0) as tx:
+        # Paced, so that none has ended before it is cancelled.
+        async with (
+            aio.Receiver(group, buffer_size="16MiB", timeout=5) as rx,
+            aio.Sender(group, ttl=0, rate=50_000) as tx,
+        ):
             tasks = [asyncio.ensure_future(tx.send_batch(numbered(2000))) for _ in range(3)]
             await until(lambda: tx._handed)
             for task in tasks:
-                await cancelled(task)
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(task.cancelled() for task in tasks)
             left = await tx.drain()
             assert left in (0, 2000, 4000, 6000)
             await tx.send(b"last")

@@ -925,6 +925,7 @@ def test_a_backend_that_does_not_exist_is_refused_with_those_that_do():
     assert "fast, pure" in last
 
 
+@pytest.mark.needs("compiled modules")
 def test_a_missing_extension_is_said_loudly_and_pure_runs():
     done = python(WITHOUT_EXTENSION + SHOW)
     assert done.stdout.startswith("pure Feature(on=False, reason='the compiled backend is missing (no extension here)'")

@@ -554,6 +554,13 @@ def decoded(backend, data, chunk=None, limit=10_000):
     return seen, decoder.counters(), decoder.interfaces, decoder.names, decoder.form, decoder.offset, error
 
 
+def test_a_buffer_of_other_items_is_its_bytes(backend):
+    data = START + GOOD * 3
+    decoder = importlib.import_module(f"mcast_fast._core.{backend}.files").Decoder("any", None, False)
+    assert decoder.decode(memoryview(data).cast("I"), 10, True) == len(data)
+    assert len(decoder.take()) == 3
+
+
 SAMPLES = [
     START + GOOD * 2,
     cf.section(">") + cf.description(">", name="eth0", resolution=9) + cf.packet(cf.datagram(), ">", dropped=1),

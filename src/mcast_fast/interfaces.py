@@ -105,9 +105,9 @@ def _names(asked: socket.socket) -> list[tuple[int, str]]:
     """Index and name of every interface, sorted."""
     try:
         return sorted(socket.if_nameindex())
-    except OSError as error:
-        # musl's answer to whatever went wrong, most often that no descriptor is left for its socket: nor is one here.
-        if error.errno == ENOBUFS:
+    except (OSError, SystemError) as error:
+        # musl answers ENOBUFS to whatever went wrong, and PyPy breaks: most often no descriptor is left: asking tells.
+        if getattr(error, "errno", ENOBUFS) == ENOBUFS:
             asked.dup().close()
         raise
 
@@ -116,7 +116,7 @@ def interface_name(index: int) -> str:
     """The name of the interface with this index, as if_indextoname(3) knows it; the number as text when it has gone."""
     try:
         return socket.if_indextoname(index)
-    except (OSError, OverflowError):
+    except (OSError, OverflowError, ValueError):  # of a negative number: ValueError since CPython 3.14
         return str(index)
 
 

@@ -127,7 +127,9 @@ class Decoder:
         `data` begins where the last call had ended; `final`: nothing follows it. What is left of it and has fewer bytes
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
         CaptureError when no packet waits and the next block cannot be read, MemoryError."""
-        view = memoryview(data).cast("B")
+        view = memoryview(data)
+        if view.format != "B":  # struct copies all of a view that was cast, on PyPy
+            view = view.cast("B")
         used, taken = 0, 1
         try:
             while taken and self.count < limit and len(self._data) <= ARENA_LIMIT - MAX_PACKET_SIZE:
