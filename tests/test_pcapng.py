@@ -557,8 +557,11 @@ def decoded(backend, data, chunk=None, limit=10_000):
 def test_a_buffer_of_other_items_is_its_bytes(backend):
     data = START + GOOD * 3
     decoder = importlib.import_module(f"mcast_fast._core.{backend}.files").Decoder("any", None, False)
-    assert decoder.decode(memoryview(data).cast("I"), 10, True) == len(data)
-    assert len(decoder.take()) == 3
+    for shaped in (memoryview(data).cast("I"), memoryview(data).cast("B", (len(data) // 4, 4))):
+        assert decoder.decode(shaped, 10, True) == len(data)
+        assert len(decoder.take()) == 3
+    with pytest.raises((BufferError, TypeError), match="contiguous"):
+        decoder.decode(memoryview(data)[::2], 10, True)
 
 
 SAMPLES = [

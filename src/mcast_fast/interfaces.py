@@ -106,7 +106,7 @@ def _names(asked: socket.socket) -> list[tuple[int, str]]:
     try:
         return sorted(socket.if_nameindex())
     except (OSError, SystemError) as error:
-        # musl answers ENOBUFS to whatever went wrong, and PyPy breaks: most often no descriptor is left: asking tells.
+        # musl answers ENOBUFS to whatever went wrong, and PyPy breaks. Mostly no descriptor is left: asking tells.
         if getattr(error, "errno", ENOBUFS) == ENOBUFS:
             asked.dup().close()
         raise

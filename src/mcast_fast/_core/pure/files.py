@@ -128,7 +128,7 @@ class Decoder:
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
         CaptureError when no packet waits and the next block cannot be read, MemoryError."""
         view = memoryview(data)
-        if view.format != "B":  # struct copies all of a view that was cast, on PyPy
+        if (view.format, view.strides) != ("B", (1,)):  # struct copies all of a view that was cast, on PyPy
             view = view.cast("B")
         used, taken = 0, 1
         try:
