@@ -89,7 +89,10 @@ def flowing(ends: Ends, group: str, *sources: str) -> Iterator[Consumer]:
         for program in programs:
             program.finish()
         with consumer.news:
-            assert consumer.missed or consumer.news.wait_for(lambda: len(consumer.came[sources[0]]) == COUNT, 10)
+            came = consumer.came[sources[0]]
+            whole = consumer.missed or consumer.news.wait_for(lambda: len(came) == COUNT, 10)
+            missing = sorted(set(range(COUNT)) - {number for number, _ in came})
+            assert whole, f"{len(missing)} of {COUNT} are missing, from {missing[:3]} to {missing[-3:]}; {rx.stats}"
         assert rx.stats.dropped_socket == 0
     consumer.join()
 
