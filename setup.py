@@ -10,8 +10,8 @@ from setuptools.command.build_ext import build_ext
 WANTED = os.environ.get("MCAST_FAST_BUILD", "")
 if WANTED not in ("", "yes", "no"):
     raise SystemExit(f"MCAST_FAST_BUILD={WANTED!r} is not one of: yes, no (or leave it unset)")
-FAST, HEADERS = Path("src/mcast_fast/_core/fast"), Path("src/mcast_fast/_core/c")
-FLAGS, LIBRARIES = (["/std:c11"], ["ws2_32", "iphlpapi"]) if sys.platform == "win32" else (["-O2", "-g0"], [])
+FAST, LIBRARY = Path("src/mcast_fast/_core/fast"), Path("src/mcast_fast/_core/c")
+FLAGS, LIBRARIES = (["/std:c11"], ["ws2_32", "iphlpapi"]) if sys.platform == "win32" else (["-O2", "-g0", "-D_GNU_SOURCE"], [])
 FLAGS += os.environ.get("MCAST_FAST_CFLAGS", "").split()
 SAY = """
 *** mcast-fast: THE FAST BACKEND WAS NOT BUILT: {}
@@ -37,8 +37,9 @@ class BuildOrSay(build_ext):
             print(SAY.format(error), file=sys.stderr)
 
 
-DEPENDS = [str(path) for path in [*HEADERS.glob("*.h"), *FAST.glob("*.pxi")]]
-OPTIONS = {"include_dirs": [str(HEADERS)], "extra_compile_args": FLAGS, "depends": DEPENDS, "libraries": LIBRARIES}
+DEPENDS = [str(path) for path in [*LIBRARY.glob("*.h"), *FAST.glob("*.pxi")]]
+PARTS = sorted(str(path) for path in LIBRARY.glob("*.c"))
+OPTIONS = {"include_dirs": [str(LIBRARY)], "extra_compile_args": FLAGS, "depends": DEPENDS, "libraries": LIBRARIES}
 MODULES = {f"mcast_fast._core.fast.{path.stem}": str(path) for path in sorted(FAST.glob("*.pyx"))}
-EXTENSIONS = [Extension(name, [source], **OPTIONS) for name, source in MODULES.items()]
+EXTENSIONS = [Extension(name, [source, *PARTS], **OPTIONS) for name, source in MODULES.items()]
 setup(ext_modules=[] if WANTED == "no" else EXTENSIONS, cmdclass={"build_ext": BuildOrSay})

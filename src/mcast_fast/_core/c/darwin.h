@@ -104,12 +104,26 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_to
 
 /* ---- threads ---- */
 
+/* Conditions have no monotonic clock here, but a relative wait. */
+static inline int
+mcast_condition_open(mcast_condition *condition)
+{
+    return -pthread_cond_init(condition, NULL);
+}
+
+/* Waits for a signal for `ns` at most, with the mutex held before and after. It may return early. */
+static inline void
+mcast_condition_wait(mcast_condition *condition, mcast_mutex *mutex, int64_t ns)
+{
+    struct timespec time = {.tv_sec = (time_t)(ns / 1000000000), .tv_nsec = (long)(ns % 1000000000)};
+    pthread_cond_timedwait_relative_np(condition, mutex, &time);
+}
+
 /* A thread that is not Python's; macOS binds no thread to a processor. */
 static inline void
 mcast_thread_begin(int cpu)
 {
     (void)cpu;
-    mcast_block_signals();
 }
 
 #endif

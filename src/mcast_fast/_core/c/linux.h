@@ -101,6 +101,7 @@ mcast_send_messages(int fd, mcast_message *messages, unsigned count)
     return sent >= 0 ? sent : -errno;
 }
 
+#include "condition.h"
 #include "msghdr.h"
 
 /* ---- memberships ---- */
@@ -329,7 +330,6 @@ mcast_sleep_until(int64_t moment)
 static inline void
 mcast_thread_begin(int cpu)
 {
-    mcast_block_signals();
     if (cpu >= 0 && cpu < CPU_SETSIZE) {
         cpu_set_t set;
         CPU_ZERO(&set);

@@ -6,6 +6,7 @@
 #define MCAST_MSGHDR_H
 
 #include "cmsg.h"
+#include "pthreads.h"
 #include "record.h"
 #include "sockaddr.h"
 #include <errno.h>
@@ -267,16 +268,7 @@ mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *recor
     return scratch->vectors[i].iov_base;
 }
 
-/* ---- threads, and the clock ---- */
-
-/* For a thread that is not Python's: signals are for the others, which can handle them. */
-static inline void
-mcast_block_signals(void)
-{
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, NULL);
-}
+/* ---- the clock ---- */
 
 static inline int64_t
 mcast_monotonic_ns(void)

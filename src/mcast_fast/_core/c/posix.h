@@ -80,6 +80,7 @@ mcast_send_messages(int fd, mcast_message *messages, unsigned count)
     return sent >= 0 ? (int)sent : -errno;
 }
 
+#include "condition.h"
 #include "bsd.h"
 
 /* ---- what control messages tell ---- */
@@ -132,7 +133,6 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_to
 static inline void
 mcast_thread_begin(int cpu)
 {
-    mcast_block_signals();
     if (cpu >= 0 && cpu < CPU_SETSIZE) {
         cpuset_t set;
         CPU_ZERO(&set);
