@@ -1,9 +1,8 @@
 """Receiver: multicast in, batches out."""
 
-import contextlib
 import os
-import threading
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from mcast_fast.membership import Defaults
 from mcast_fast.nic import NicDrops
 from mcast_fast.rings import RingOptions, Rings, ring_options
 from mcast_fast.sockets import OpenSocket, Options, require
-from mcast_fast.stats import Stats
+from mcast_fast.stats import Stats, What
 from mcast_fast.subscriptions import Membership, Subscriptions
 from mcast_fast.units import UNSET, Unset, size_in_bytes, wait_in_ns, whole_number
 from mcast_fast.watch import Watch
@@ -90,7 +89,6 @@ class Receiver:
         ring_latency: float = 0.01,
         packet_fanout: int | None = None,
     ) -> None:
-        self._closed = True  # until everything is open
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
@@ -104,29 +102,25 @@ class Receiver:
         self._coalesced = options.coalesced
         usual = RING_BATCH if ring_asked else COALESCED_BATCH if options.coalesced else BATCH
         self._batch_size = whole_number(usual if batch_size is None else batch_size, "batch_size", 1, 1_000_000)
-        self._names: dict[int, str] = {}
-        self._slots = _core.slots.Slots(
-            self._batch_size, max_packet_size, self._names, "the receiver", options.coalesced
-        )
+        names: dict[int, str] = {}
+        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, names, "the receiver", options.coalesced)
         self.timeout = timeout
-        self._rings = None if ring_asked is None else Rings(self._slots, self._names, ring_asked)
-        self._joins = Joins(self._rings or self._slots, self._names, options, spread)
+        self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
+        self._joins = Joins(self._rings or self._slots, names, options, spread)
         self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
         self._watch: Watch | None = None
         self._nic = NicDrops()
-        self._final_drops: tuple[int | None, int | None] | None = None
-        self._closing = threading.RLock()
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._close_sockets)
-            undo.callback(self._stop)
+        self._slots.when_idle = _weakly(self._tear_down)
+        try:
             if memory:
                 self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
             self._subscriptions.start(groups)
             self._nic.total(self._subscriptions.indexes())
             if watch:
-                self._watch = Watch(self._subscriptions.indexes, self._subscriptions.told)
-            undo.pop_all()
-        self._closed = False
+                self._watch = Watch(self._subscriptions.indexes, self._reported)
+        except BaseException:
+            self.close()
+            raise
 
     # ---- receiving ----
 
@@ -161,7 +155,7 @@ class Receiver:
 
     def __iter__(self) -> Iterator["Batch"]:
         """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
-        return iter(self._slots)
+        return _Batches(self)
 
     def _wait(self, timeout: float | Unset | None) -> int:
         return self._slots.timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
@@ -173,25 +167,29 @@ class Receiver:
 
         A group that names no port means the only one that this receiver has. GroupError, InterfaceError, SocketError
         (with everything as it was before), ClosedError."""
-        return self._subscriptions.join(group)
+        with self._slots:
+            return self._subscriptions.join(group)
 
     def leave(self, group: str | Group) -> bool:
         """Receive a group, or one source of it, no more; False when it was not joined.
 
         Without port or interface: on all of them. When this returns, nothing of it is delivered any more. GroupError,
         SocketError, ClosedError."""
-        return self._subscriptions.leave(group)
+        with self._slots:
+            return self._subscriptions.leave(group)
 
     def block(self, group: str | Group, source: str) -> bool:
         """Receive one source of a joined group no more; False when that was so already.
 
         Where only some sources are received, this one is taken out (RFC 3678). When this returns, nothing of it is
         delivered any more. GroupError when the group is not joined, SocketError, ClosedError."""
-        return self._subscriptions.block(group, source)
+        with self._slots:
+            return self._subscriptions.block(group, source)
 
     def unblock(self, group: str | Group, source: str) -> bool:
         """Receive one source of a joined group again; False when that was so already. Errors as `block`."""
-        return self._subscriptions.unblock(group, source)
+        with self._slots:
+            return self._subscriptions.unblock(group, source)
 
     def set_sources(
         self, group: str | Group, *, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
@@ -200,31 +198,31 @@ class Receiver:
 
         `include=[]` receives nothing of it, `exclude=[]` every source. One step for the system wherever it can:
         sources that stay wanted are not interrupted. Errors as `block`, and ArgumentError."""
-        return self._subscriptions.set_sources(group, include, exclude)
+        with self._slots:
+            return self._subscriptions.set_sources(group, include, exclude)
 
     @property
     def memberships(self) -> list[Membership]:
         """Every group on every interface: what is wanted, what the system holds, what of "all" was skipped and why;
         ClosedError."""
-        return self._subscriptions.memberships()
+        with self._slots:
+            return self._subscriptions.memberships()
 
     # ---- answering ----
 
     def reply(self, packet: "Packet", payload: bytes | bytearray | memoryview) -> None:
         """Send a unicast datagram to the source of a packet, from the port and interface that it came to; SocketError,
         ClosedError."""
-        one = self._socket_of(packet)
-        try:
-            answering = self._rings.answering(one) if self._rings else one.socket
-            answering.sendto(payload, packet.source_address)
-        except OSError as error:
-            if self._closed:
-                raise ClosedError("the receiver is closed") from None
-            subject = f"{memoryview(payload).nbytes} bytes to {packet.source} port {packet.source_port}"
-            raise socket_error("send", subject, error) from error
+        with self._slots:
+            one = self._socket_of(packet)
+            try:
+                answering = self._rings.answering(one) if self._rings else one.socket
+                answering.sendto(payload, packet.source_address)
+            except OSError as error:
+                subject = f"{memoryview(payload).nbytes} bytes to {packet.source} port {packet.source_port}"
+                raise socket_error("send", subject, error) from error
 
     def _socket_of(self, packet: "Packet") -> OpenSocket:
-        self._check_open()
         version = 4 if len(packet.source_address) == 2 else 6
         best = [one for one in self._joins.sockets() if one.place[:2] == (version, packet.port)]
         if not best:
@@ -257,37 +255,39 @@ class Receiver:
 
     @property
     def stats(self) -> Stats:
-        """The loss ledger so far; after close(), the final one."""
-        with self._closing:
-            dropped, dropped_nic = self._final_drops or self._drops()
-        # Also after the close: a thread may have had a batch in its hands then.
+        """The loss ledger so far; after close(), the final one. ClosedError in another process than the one that opened
+        the receiver."""
+        try:
+            with self._slots:
+                return self._ledger()
+        except ClosedError:
+            if self._slots.foreign:
+                raise
+            return self._ledger()
+
+    def _ledger(self) -> Stats:
         counters = dict(self._slots.counters())
-        lost = counters.pop("dropped_memory")
         dropped_ring = counters.pop("dropped_ring")
         return Stats(
-            **counters,
             dropped_ring=dropped_ring if self._rings else None,
-            dropped_socket=dropped,
-            dropped_background=lost,
-            dropped_nic=dropped_nic,
-            drops_exact=counters["buffers"] >= counters["received"] and not (self._coalesced and dropped),
+            dropped_background=counters.pop("dropped_memory"),
+            dropped_nic=self._nic.total(self._subscriptions.indexes()),
+            drops_exact=counters["buffers"] >= counters["received"]
+            and not (self._coalesced and counters["dropped_socket"]),
             events=tuple(self._subscriptions.events),
+            **counters,
         )
-
-    def _drops(self) -> tuple[int | None, int | None]:
-        """At the sockets, and at the interfaces."""
-        return self._subscriptions.drops(), self._nic.total(self._subscriptions.indexes())
 
     @property
     def closed(self) -> bool:
         """Whether close() was called."""
-        return self._closed
+        return self._slots.closed
 
     def fileno(self) -> int:
-        """A descriptor for select, poll or an event loop: readable when a receive would not wait (leftovers of recv()
-        included).
+        """A descriptor for select, poll or an event loop: readable when a receive would not wait (what recv() left
+        unread included).
 
-        Do not read it or close it. FeatureError where the system has no such descriptor."""
+        Do not read it or close it. ClosedError; FeatureError where the system has no such descriptor."""
         self._check_open()
         require("descriptor", "fileno()")
         return self._slots.fileno()
@@ -296,30 +296,45 @@ class Receiver:
         """Wake every thread that receives here (they get ClosedError; iterations end), leave the groups, and close the
         sockets.
 
-        From any thread, also a signal handler; closing again does nothing."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-            self._stop()
-            self._final_drops = self._drops()  # nobody receives any more, and the sockets can still be asked
-            self._close_sockets()
+        From any thread and from a signal handler, also in the middle of another call: whoever is last out then closes
+        the sockets, this call when nobody is inside. Closing again does nothing. In another process than the one that
+        opened the receiver, it closes that process's descriptors and nothing else."""
+        try:
+            self._slots.close()
+        except BaseException:  # a signal's handler raised: it is closed all the same
+            self._slots.close()
+            raise
 
-    def _stop(self) -> None:
+    def _tear_down(self) -> None:
+        """Nobody is inside any more. Whatever a step meets, the others are done."""
+        try:
+            self._release()
+        except BaseException:  # each step can be done again
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        if not self._slots.foreign:
+            self._nic.total(self._subscriptions.indexes())  # the last reading
         self._subscriptions.close()
         if self._watch is not None:
             self._watch.close()
-        self._slots.close()
-
-    def _close_sockets(self) -> None:
         self._joins.close()
         self._nic.close()
         if self._rings is not None:
             self._rings.close()
 
+    def _reported(self, what: What, index: int, name: str) -> bool:
+        """The watch reports what happened to an interface; whether it need not report it again."""
+        try:
+            with self._slots:
+                return self._subscriptions.told(what, index, name)
+        except ClosedError:
+            return True
+
     def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the receiver is closed")
+        with self._slots:
+            pass
 
     def __enter__(self) -> "Receiver":
         return self
@@ -332,7 +347,33 @@ class Receiver:
     def __repr__(self) -> str:
         groups = len(self._joins.wanted)
         sockets = len(self._joins.sockets())
-        return f"<Receiver of {groups} memberships on {sockets} sockets{', closed' if self._closed else ''}>"
+        return f"<Receiver of {groups} memberships on {sockets} sockets{', closed' if self.closed else ''}>"
+
+
+class _Batches:
+    """Iterates over the batches of a receiver, which it keeps alive."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._next = receiver._slots.__next__
+
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __next__(self) -> "Batch":
+        return self._next()
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A call of a method that does not keep its object alive."""
+    known = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = known()
+        if alive is not None:
+            alive()
+
+    return call
 
 
 def _background(wanted: bool | int | str | None, cpu: int | None) -> int:

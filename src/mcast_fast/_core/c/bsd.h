@@ -49,6 +49,16 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     return status;
 }
 
+enum { MCAST_TELLS_DROPS = 0 }; /* buffers dropped at a socket */
+
+/* No socket option reports the drops at a socket here. */
+static inline int
+mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
+{
+    (void)fd, (void)drops;
+    return -EOPNOTSUPP;
+}
+
 /* ---- what control messages tell ---- */
 
 /* SCM_TIMESTAMP: struct timeval, microseconds. */

@@ -16,6 +16,7 @@
 #include <sys/types.h>
 
 #define MCAST_SYSTEM "macOS"
+#define MCAST_HAS_RING 0
 
 static const mcast_option mcast_options[] = {
     {"SO_TIMESTAMP", SOL_SOCKET, SO_TIMESTAMP},

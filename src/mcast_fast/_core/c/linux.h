@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #define MCAST_SYSTEM "Linux"
+#define MCAST_HAS_RING 1
 
 /* Option numbers that old headers lack, from the kernel's uapi headers. */
 enum {
@@ -155,6 +156,24 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
         memcpy(sources + i * width, (const uint8_t *)&request->gf_slist[i] + at, width);
     free(request);
     return status;
+}
+
+/* ---- drops ---- */
+
+enum { MCAST_TELLS_DROPS = 1 }; /* buffers dropped at a socket */
+
+/* Reads how many buffers were dropped at a socket since it was opened, modulo 2^32 (SO_MEMINFO, item 8): 0, or -errno. */
+static inline int
+mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
+{
+    uint32_t info[9];
+    socklen_t size = sizeof info;
+    if (getsockopt(fd, SOL_SOCKET, LINUX_SO_MEMINFO, info, &size) != 0)
+        return -errno;
+    if (size < sizeof info)
+        return -ENOPROTOOPT;
+    *drops = info[8];
+    return 0;
 }
 
 /* ---- slots that recvmmsg fills ---- */

@@ -22,34 +22,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What one thread sets, once, and others look at without a lock. */
-typedef int mcast_flag;
-
-static inline void
-mcast_flag_set(mcast_flag *flag)
-{
-    __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST);
-}
-
-static inline int
-mcast_flag_is_set(const mcast_flag *flag)
-{
-    return __atomic_load_n(flag, __ATOMIC_SEQ_CST);
-}
-
-/* A place in a sequence that several threads may move at once: whole, and no more than that. */
-static inline ptrdiff_t
-mcast_place_read(const ptrdiff_t *place)
-{
-    return __atomic_load_n(place, __ATOMIC_RELAXED);
-}
-
-static inline void
-mcast_place_move(ptrdiff_t *place, ptrdiff_t to)
-{
-    __atomic_store_n(place, to, __ATOMIC_RELAXED);
-}
-
 /* What a socket is received from by: the descriptor is all that these systems need. */
 typedef int mcast_descriptor;
 
@@ -142,7 +114,7 @@ typedef struct mcast_scratch {
     unsigned char *payloads;
     size_t mapped;
     mcast_message *messages;
-    struct iovec *vectors;
+    struct iovec (*vectors)[2]; /* the second is used by mcast_scratch_receive_into alone */
     struct sockaddr_in6 *names;
     unsigned char (*controls)[MCAST_CONTROL_SIZE];
 } mcast_scratch;
@@ -181,9 +153,9 @@ mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
     scratch->size = size;
     for (unsigned i = 0; i < count; i++) {
         struct msghdr *header = &scratch->messages[i].msg_hdr;
-        scratch->vectors[i].iov_base = scratch->payloads + stride * i;
-        scratch->vectors[i].iov_len = size;
-        header->msg_iov = &scratch->vectors[i];
+        scratch->vectors[i][0].iov_base = scratch->payloads + stride * i;
+        scratch->vectors[i][0].iov_len = size;
+        header->msg_iov = scratch->vectors[i];
         header->msg_iovlen = 1;
         header->msg_name = &scratch->names[i];
         header->msg_control = scratch->controls[i];
@@ -191,18 +163,46 @@ mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
     return 0;
 }
 
+/* Resets the in-out fields: what one packet left there must not be inherited by the next. */
+static inline void
+mcast_scratch_reset(mcast_scratch *scratch, unsigned i)
+{
+    struct msghdr *header = &scratch->messages[i].msg_hdr;
+    header->msg_namelen = sizeof *scratch->names;
+    header->msg_controllen = MCAST_CONTROL_SIZE;
+    header->msg_flags = 0;
+}
+
 /* Fills up to `wanted` slots with what is queued; how many, or -errno. Never waits. */
 static inline int
 mcast_scratch_receive(mcast_scratch *scratch, mcast_descriptor fd, unsigned wanted)
 {
-    for (unsigned i = 0; i < wanted; i++) {
-        /* in-out fields: what one packet left here must not be inherited by the next */
-        struct msghdr *header = &scratch->messages[i].msg_hdr;
-        header->msg_namelen = sizeof *scratch->names;
-        header->msg_controllen = MCAST_CONTROL_SIZE;
-        header->msg_flags = 0;
-    }
+    for (unsigned i = 0; i < wanted; i++)
+        mcast_scratch_reset(scratch, i);
     return mcast_receive_messages(fd, scratch->messages, wanted);
+}
+
+enum { MCAST_RECEIVES_INTO = 1 };
+
+/* As mcast_scratch_receive, but that the first `expected` bytes of message `i` go to `to + i * expected`, and only what is beyond them to
+ * the start of slot `i`. */
+static inline int
+mcast_scratch_receive_into(mcast_scratch *scratch, mcast_descriptor fd, unsigned wanted, unsigned char *to,
+                           size_t expected)
+{
+    for (unsigned i = 0; i < wanted; i++) {
+        struct iovec *vectors = scratch->vectors[i];
+        mcast_scratch_reset(scratch, i);
+        vectors[1] = (struct iovec){vectors[0].iov_base, scratch->size - expected};
+        vectors[0] = (struct iovec){to + i * expected, expected};
+        scratch->messages[i].msg_hdr.msg_iovlen = 2;
+    }
+    int received = mcast_receive_messages(fd, scratch->messages, wanted);
+    for (unsigned i = 0; i < wanted; i++) {
+        scratch->vectors[i][0] = (struct iovec){scratch->vectors[i][1].iov_base, scratch->size};
+        scratch->messages[i].msg_hdr.msg_iovlen = 1;
+    }
+    return received;
 }
 
 /* ---- what control messages tell ---- */
@@ -265,7 +265,7 @@ mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *recor
     mcast_read_source(header->msg_name, header->msg_namelen, record);
     for (struct cmsghdr *message = CMSG_FIRSTHDR(header); message; message = CMSG_NXTHDR(header, message))
         mcast_read_control(message, record, told);
-    return scratch->vectors[i].iov_base;
+    return scratch->vectors[i][0].iov_base;
 }
 
 /* ---- the clock ---- */

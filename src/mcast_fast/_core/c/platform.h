@@ -2,8 +2,8 @@
  *
  * Such a header offers: mcast_options (its socket options), mcast_missing_features, mcast_descriptor (what a socket is received from
  * by), mcast_scratch (slots that a system call fills), mcast_poller (waiting, and being woken), mcast_membership (joins by interface
- * index), mcast_train (what one call sends), mcast_monotonic_ns, mcast_sleep_until and mcast_thread_begin; mcast_flag and
- * mcast_place (what threads share without a lock). Beside it stands ring.h, or no_ring.h where the system maps none. */
+ * index), mcast_train (what one call sends), mcast_monotonic_ns, mcast_sleep_until and mcast_thread_begin; the locks, threads and atomic words of
+ * pthreads.h and atomics.h; and says whether the system maps rings of packets (MCAST_HAS_RING, ring.c). */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H
 
@@ -32,15 +32,11 @@ enum {
 
 #if defined(__linux__)
 #include "linux.h"
-#include "ring.h"
 #elif defined(__APPLE__)
 #include "darwin.h"
-#include "no_ring.h"
 #elif defined(_WIN32)
-#include "no_ring.h"
 #include "win32.h"
 #elif defined(__FreeBSD__)
-#include "no_ring.h"
 #include "posix.h"
 #else
 #error "no header for this system yet: the pure backend runs here (MCAST_FAST_BUILD=no)"

@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #define MCAST_SYSTEM "FreeBSD"
+#define MCAST_HAS_RING 0
 
 static const mcast_option mcast_options[] = {
     {"SO_TIMESTAMP", SOL_SOCKET, SO_TIMESTAMP},

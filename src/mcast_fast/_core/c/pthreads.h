@@ -5,6 +5,7 @@
 #ifndef MCAST_PTHREADS_H
 #define MCAST_PTHREADS_H
 
+#include "atomics.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>

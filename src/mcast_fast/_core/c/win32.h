@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define MCAST_SYSTEM "Windows"
+#define MCAST_HAS_RING 0
 
 /* What old headers lack, from ws2ipdef.h, mswsock.h and mstcpip.h of the Windows SDK. */
 enum {
@@ -63,6 +64,48 @@ static inline void
 mcast_place_move(ptrdiff_t *place, ptrdiff_t to)
 {
     *(volatile ptrdiff_t *)place = to;
+}
+
+/* A word that counts and has flags, as atomics.h. */
+typedef volatile LONG mcast_word;
+
+static inline uint32_t
+mcast_word_load(const mcast_word *word)
+{
+    return (uint32_t)InterlockedCompareExchange((mcast_word *)word, 0, 0);
+}
+
+static inline void
+mcast_word_store(mcast_word *word, uint32_t value)
+{
+    InterlockedExchange(word, (LONG)value);
+}
+
+static inline uint32_t
+mcast_word_add(mcast_word *word, uint32_t value)
+{
+    return (uint32_t)InterlockedExchangeAdd(word, (LONG)value);
+}
+
+static inline uint32_t
+mcast_word_or(mcast_word *word, uint32_t bits)
+{
+    return (uint32_t)InterlockedOr(word, (LONG)bits);
+}
+
+static inline uint32_t
+mcast_word_exchange(mcast_word *word, uint32_t value)
+{
+    return (uint32_t)InterlockedExchange(word, (LONG)value);
+}
+
+static inline int
+mcast_word_replace(mcast_word *word, uint32_t *expected, uint32_t value)
+{
+    LONG before = InterlockedCompareExchange(word, (LONG)value, (LONG)*expected);
+    int replaced = (uint32_t)before == *expected;
+    *expected = (uint32_t)before;
+    return replaced;
 }
 
 typedef struct mcast_timestamping {
@@ -671,6 +714,17 @@ mcast_read_control(const WSACMSGHDR *message, mcast_record *record, mcast_told *
     }
 }
 
+enum { MCAST_RECEIVES_INTO = 0 };
+
+/* Messages come one by one here, into their slots. */
+static inline int
+mcast_scratch_receive_into(mcast_scratch *scratch, mcast_descriptor from, unsigned wanted, unsigned char *to,
+                           size_t expected)
+{
+    (void)to, (void)expected;
+    return mcast_scratch_receive(scratch, from, wanted);
+}
+
 /* Bytes of payload in slot `i` after a receive. */
 static inline size_t
 mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
@@ -693,6 +747,16 @@ mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *recor
     for (WSACMSGHDR *one = WSA_CMSG_FIRSTHDR(&message->header); one; one = WSA_CMSG_NXTHDR(&message->header, one))
         mcast_read_control(one, record, told);
     return (const unsigned char *)message->buffer.buf;
+}
+
+enum { MCAST_TELLS_DROPS = 0 }; /* buffers dropped at a socket */
+
+/* No socket option reports the drops at a socket here. */
+static inline int
+mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
+{
+    (void)fd, (void)drops;
+    return -EOPNOTSUPP;
 }
 
 #include "wsapoll.h"

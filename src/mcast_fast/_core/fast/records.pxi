@@ -1,27 +1,31 @@
-"""What of the C more than one room calls by name: memory, leases, the record, filters, locks."""
+"""What of the C more than one room calls by name: memory, references, the record, filters, locks."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "memory.h":
     ctypedef struct mcast_pool:
-        void *lock
+        size_t retained
     ctypedef struct mcast_memory:
         unsigned char *bytes
         size_t used
         size_t capacity
+    mcast_pool mcast_shared_pool
+    int mcast_pool_prepare() nogil
     void *mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity) nogil
     void mcast_pool_give(mcast_pool *pool, void *block, size_t capacity) nogil
 
 cdef extern from "platform.h":
-    ctypedef struct mcast_lease:
-        size_t used
-    int mcast_lease_detach(mcast_lease *lease) nogil
-    const unsigned char *mcast_lease_pin(mcast_lease *lease, int *in_place) nogil
-    void mcast_lease_unpin(mcast_lease *lease) nogil
-    void mcast_lease_read(mcast_lease *lease, size_t offset, void *to, size_t size) nogil
-    void mcast_lease_end(mcast_lease *lease) nogil
     Py_ssize_t mcast_place_read(const Py_ssize_t *place) nogil
     void mcast_place_move(Py_ssize_t *place, Py_ssize_t to) nogil
+
+cdef extern from "reference.h":
+    ctypedef struct mcast_reference:
+        size_t used
+    int mcast_reference_detach(mcast_reference *reference) nogil
+    const unsigned char *mcast_reference_pin(mcast_reference *reference, int *pinned) nogil
+    void mcast_reference_unpin(mcast_reference *reference) nogil
+    void mcast_reference_read(mcast_reference *reference, size_t offset, void *to, size_t size) nogil
+    void mcast_reference_end(mcast_reference *reference) nogil
 
 cdef extern from "record.h":
     ctypedef struct mcast_record:

@@ -1,5 +1,4 @@
-"""The receiver's core: sockets in, batches out. The loop itself is `mcast_receive` in c/receive.h, and runs without the
-GIL."""
+"""The receiver's core: sources in, batches out. The loop itself is c/receiver.c, and runs without the GIL."""
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
@@ -10,13 +9,20 @@ from mcast_fast._core import layout
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, os_error, socket_error
 
-cdef extern from "background.h":
+cdef extern from "receiver.h":
+    ctypedef struct mcast_life:
+        pass
+    int mcast_life_enter(mcast_life *life) nogil
+    int mcast_life_leave(mcast_life *life) nogil
+    int mcast_life_is_closed(const mcast_life *life) nogil
+    int mcast_life_is_foreign(const mcast_life *life) nogil
     ctypedef struct mcast_counters:
         uint64_t received
         uint64_t bytes
         uint64_t truncated
         uint64_t filtered
         uint64_t fragments
+        uint64_t dropped_socket
         uint64_t dropped_ring
         uint64_t detached
         uint64_t batches
@@ -28,56 +34,64 @@ cdef extern from "background.h":
         mcast_memory records
         mcast_memory data
         uint64_t epoch
-        mcast_lease *lease
-        int copies
+        uint64_t buffers
+        mcast_reference *reference
     ctypedef int mcast_flag
-    ctypedef struct mcast_slots:
+    ctypedef struct mcast_background:
+        pass
+    ctypedef struct mcast_receiver:
+        mcast_life life
         mcast_pool *pool
-        mcast_flag ringed
+        mcast_flag has_rings
         mcast_flag watched
-        mcast_flag closed
+        mcast_background *background
+    ctypedef enum mcast_outcome:
+        MCAST_OK
+        MCAST_EMPTY
+        MCAST_FULL
+        MCAST_TIMEOUT
+        MCAST_CLOSED
+        MCAST_INTERRUPTED
+        MCAST_FAILED
+    ctypedef struct mcast_result:
+        mcast_outcome outcome
+        int error
     int MCAST_HAS_RING
-    int MCAST_BATCH
-    int MCAST_TIMEOUT
-    int MCAST_CLOSED
-    int MCAST_INTERRUPTED
-    int MCAST_WOKEN
+    int MCAST_TELLS_DROPS
     void mcast_flag_set(mcast_flag *flag) nogil
     int mcast_flag_is_set(const mcast_flag *flag) nogil
     int64_t mcast_monotonic_ns() nogil
     size_t mcast_batch_count(const mcast_batch *batch) nogil
-    void mcast_batch_free(mcast_pool *pool, mcast_batch *batch) nogil
-    int mcast_has_room(const mcast_slots *slots, const mcast_batch *batch, size_t limit) nogil
-    int mcast_receive(mcast_slots *slots, mcast_batch *batch, size_t limit, int64_t deadline) nogil
-    int mcast_wait(mcast_slots *slots, int64_t deadline) nogil
-    int mcast_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record,
-                     const unsigned char *payload) nogil
-    size_t mcast_refilter(mcast_slots *slots, mcast_record *records, size_t count) nogil
-    void mcast_finish_batch(mcast_slots *slots, mcast_batch *batch) nogil
-    int mcast_slots_open(mcast_slots *slots, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit) nogil
-    void mcast_slots_close(mcast_slots *slots) nogil
-    void mcast_slots_free(mcast_slots *slots) nogil
-    int64_t mcast_slots_add(mcast_slots *slots, int fd, const mcast_record *implied) nogil
-    int64_t mcast_slots_add_ring(mcast_slots *slots, int fd, uint32_t interface_index, size_t block_size,
-                                 uint32_t count, unsigned latency_ms, int times) nogil
-    int64_t mcast_slots_listen(mcast_slots *slots, uint64_t ring_key, uint16_t port) nogil
-    void mcast_slots_leave_over(mcast_slots *slots, int change) nogil
-    void mcast_slots_remove(mcast_slots *slots, uint64_t key) nogil
-    void mcast_slots_accept(mcast_slots *slots, uint64_t key, mcast_filter *filter) nogil
-    uint64_t mcast_slots_epoch(mcast_slots *slots) nogil
-    int mcast_slots_descriptor(mcast_slots *slots) nogil
-    mcast_counters mcast_slots_counters(mcast_slots *slots) nogil
-    ctypedef struct mcast_background:
-        mcast_slots *slots
-    int mcast_background_open(mcast_background *background, mcast_slots *slots, size_t limit, size_t batch_size,
-                              int cpu) nogil
-    int mcast_background_receive(mcast_background *background, mcast_batch *batch, int64_t deadline) nogil
-    int mcast_background_wait(mcast_background *background, int64_t deadline) nogil
-    void mcast_background_leave_over(mcast_background *background, int change) nogil
-    int mcast_background_descriptor(mcast_background *background) nogil
-    uint64_t mcast_background_dropped(mcast_background *background) nogil
-    void mcast_background_close(mcast_background *background) nogil
-    void mcast_background_free(mcast_background *background) nogil
+    int mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, size_t limit) nogil
+    int mcast_batch_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record,
+                           const unsigned char *payload) nogil
+    void mcast_batch_begin(mcast_receiver *receiver, mcast_batch *batch, int copies) nogil
+    void mcast_batch_return(mcast_receiver *receiver, mcast_batch *batch) nogil
+    void mcast_batch_finish(mcast_receiver *receiver, mcast_batch *batch) nogil
+    void mcast_batch_drop(mcast_receiver *receiver, mcast_batch *batch) nogil
+    int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size,
+                            size_t packet_limit) nogil
+    int mcast_receiver_close(mcast_receiver *receiver) nogil
+    void mcast_receiver_tear_down(mcast_receiver *receiver) nogil
+    void mcast_receiver_free(mcast_receiver *receiver) nogil
+    int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied) nogil
+    int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
+                                    uint32_t count, unsigned latency_ms, int times, int vlan) nogil
+    int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port) nogil
+    void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key) nogil
+    int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter) nogil
+    uint64_t mcast_receiver_epoch(mcast_receiver *receiver) nogil
+    mcast_result mcast_receiver_receive(mcast_receiver *receiver, mcast_batch *batch, size_t limit,
+                                        int64_t deadline) nogil
+    mcast_result mcast_receiver_wait(mcast_receiver *receiver, int64_t deadline) nogil
+    size_t mcast_receiver_filter_again(mcast_receiver *receiver, mcast_record *records, size_t count) nogil
+    int mcast_receiver_wants_all(mcast_receiver *receiver, const mcast_record *records, size_t count) nogil
+    void mcast_receiver_count_delivered(mcast_receiver *receiver, size_t count) nogil
+    void mcast_receiver_set_unread(mcast_receiver *receiver, size_t unread) nogil
+    void mcast_receiver_show_rings(mcast_receiver *receiver) nogil
+    int mcast_receiver_descriptor(mcast_receiver *receiver) nogil
+    mcast_counters mcast_receiver_counters(mcast_receiver *receiver) nogil
+    int mcast_background_open(mcast_receiver *receiver, size_t limit, size_t batch_size, int cpu) nogil
 
 SLOTS_FEATURES = features_of("batched_receive", "wire_length", "descriptor", "background", "background_cpu")
 SLOTS_FEATURES["ring"] = Feature(bool(MCAST_HAS_RING), "" if MCAST_HAS_RING else "this system maps no ring of packets")
@@ -111,94 +125,189 @@ cdef int64_t deadline_of(int64_t timeout_ns):
 
 @cython.final
 cdef class Slots:
-    """Sockets that are received from together, and the slots they are read into. Iterates over batches until closed.
+    """Sources that are received from together. Iterates over batches until closed.
 
-    `batch_size` packets a batch, of `max_packet_size` bytes at the most; `coalesced`: the kernel may hand over several
-    packets as one (UDP_GRO). `names` maps interface indexes to the names they had at opening, and goes with every
-    batch; `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever."""
+    `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalesced`: the kernel may hand over several
+    packets as one (UDP_GRO). `names` maps interface indexes to names, and goes with every batch: a change of names is a
+    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever.
 
-    cdef mcast_slots slots
-    cdef mcast_background background  # its slots are NULL without a thread
-    cdef dict names
+    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
+    one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
+    close() raises ClosedError, and close() closes descriptors alone."""
+
+    cdef mcast_receiver receiver
+    cdef public dict names
+    cdef public object when_idle
     cdef str subject
     cdef Py_ssize_t batch_size
-    # Batches: what was received beyond what was asked for, the oldest first. Threads change it in critical sections
-    # (a GIL is one, where there is one), and tell the C afterwards by how many: whose news comes first is all the same.
-    cdef list leftovers
+    # Batches that were received beyond what was requested, the oldest first. Changed in critical sections alone.
+    cdef list unread
     cdef int64_t timeout
+    cdef bint opened
 
     def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject,
                   bint coalesced=False):
         cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalesced else max_packet_size
         cdef Py_ssize_t count = max(1, min(batch_size, SLOTS, SLOTS_BYTES // size))
-        memset(&self.slots, 0, sizeof(self.slots))
-        memset(&self.background, 0, sizeof(self.background))
         self.names = names
         self.subject = subject
         self.batch_size = batch_size
         self.timeout = -1
-        self.leftovers = []
-        cdef int status = mcast_slots_open(&self.slots, shared_pool(), count, size, max_packet_size)
+        self.unread = []
+        cdef int status = mcast_receiver_open(&self.receiver, shared_pool(), count, size, max_packet_size)
         if status != 0:
-            mcast_flag_set(&self.slots.closed)
-            self._refuse("open", status)
+            raise socket_error("open", subject, os_error(-status))
+        self.opened = True
 
     def __dealloc__(self):
-        mcast_background_free(&self.background)
-        mcast_slots_free(&self.slots)
+        if not self.opened:
+            return
+        mcast_receiver_close(&self.receiver)
+        mcast_receiver_tear_down(&self.receiver)
+        mcast_receiver_free(&self.receiver)
+
+    # ---- inside and out ----
+
+    cdef int _enter(self) except -1:
+        if not mcast_life_enter(&self.receiver.life):
+            self._refuse_closed()
+        return 0
+
+    cdef int _leave(self) except -1:
+        """Whoever is last out of a closed receiver frees everything."""
+        if mcast_life_leave(&self.receiver.life):
+            self._end()
+        return 0
+
+    cdef int _end(self) except -1:
+        with nogil:
+            mcast_receiver_tear_down(&self.receiver)
+        self.unread.clear()
+        idle, self.when_idle = self.when_idle, None
+        if idle is not None:
+            idle()
+        return 0
+
+    def __enter__(self):
+        self._enter()
+        return self
+
+    def __exit__(self, *_):
+        self._leave()
+
+    cdef int _refuse_closed(self) except -1:
+        if mcast_life_is_foreign(&self.receiver.life):
+            raise ClosedError(f"{self.subject} was opened in another process, and can only be closed in this one")
+        raise ClosedError(f"{self.subject} is closed")
+
+    cdef int _refuse(self, str operation, int error) except -1:
+        subject = f"by {self.subject}" if operation == "receive" else self.subject
+        raise socket_error(operation, subject, os_error(error))
+
+    def close(self):
+        """Mark the receiver closed, and wake whoever waits: they get ClosedError, and the last one out frees everything,
+        this call when nobody is inside. From any thread and from a signal handler. The sockets stay open."""
+        cdef int first
+        with nogil:
+            first = mcast_receiver_close(&self.receiver)
+        if not first:
+            return
+        if mcast_life_is_foreign(&self.receiver.life):
+            self._end()  # whoever was inside is in the other process
+        else:
+            self._leave()
+
+    @property
+    def closed(self):
+        """Whether close() was called."""
+        return bool(mcast_life_is_closed(&self.receiver.life))
+
+    @property
+    def foreign(self):
+        """Whether another process opened it."""
+        return bool(mcast_life_is_foreign(&self.receiver.life))
+
+    # ---- what is received ----
 
     def run_in_background(self, size_t limit, int cpu):
-        """Receive in a thread of its own from now on, of which `limit` bytes may wait for who receives here; before
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for whoever receives here; before
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
-        self._check_open()
-        cdef int status = mcast_background_open(&self.background, &self.slots, limit, self.batch_size, cpu)
-        if status != 0:
-            self._refuse("open", status)
+        self._enter()
+        try:
+            status = mcast_background_open(&self.receiver, limit, self.batch_size, cpu)
+            if status != 0:
+                self._refuse("open", -status)
+        finally:
+            self._leave()
 
     def add(self, socket, int port, bytes group, uint32_t interface):
         """Receive from this socket too; the key by which it is named from now on.
 
-        Every packet of it has this port; `group` (16 bytes; zeros = told by each packet) and `interface` (0 = told) are
-        what its binding implies."""
+        Every packet of it has this port; `group` (16 bytes; zeros = reported with each packet) and `interface` (0 =
+        reported) are what its binding implies."""
         cdef mcast_record implied
+        cdef int64_t key
+        cdef int fd = socket.fileno()
         if len(group) != 16:
             raise ValueError("the group is a packed address of 16 bytes")
         memset(&implied, 0, sizeof(implied))
         implied.port = port
         implied.interface_index = interface
         memcpy(implied.group, <const char *>group, 16)
-        self._check_open()
-        cdef int64_t key = mcast_slots_add(&self.slots, socket.fileno(), &implied)
-        if key < 0:
-            self._refuse("open", key)
-        return key
+        self._enter()
+        try:
+            with nogil:
+                key = mcast_receiver_add_socket(&self.receiver, fd, &implied)
+            if key < 0:
+                self._refuse("open", <int>-key)
+            return key
+        finally:
+            self._leave()
 
-    def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms, times):
+    def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms, bint times,
+                 bint vlan=False):
         """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
 
         Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
-        after its first packet; `times`: whether records tell when packets arrived. Nothing passes before a `listen`."""
-        self._check_open()
-        cdef int64_t key = mcast_slots_add_ring(
-            &self.slots, socket.fileno(), interface, block_size, blocks, latency_ms, bool(times)
-        )
-        if key < 0:
-            raise os_error(-key)
-        return key
+        after its first packet; `times`: whether records have the time of arrival; `vlan`: whether tagged frames are
+        wanted. Nothing passes before a `listen`."""
+        cdef int64_t key
+        cdef int fd = socket.fileno()
+        self._enter()
+        try:
+            with nogil:
+                key = mcast_receiver_add_ring(&self.receiver, fd, interface, block_size, blocks, latency_ms, times, vlan)
+            if key < 0:
+                raise os_error(-key)
+            return key
+        finally:
+            self._leave()
 
     def listen(self, uint64_t ring, uint16_t port):
         """Receive from the ring of this key what goes to a port; the key by which to `accept` and `remove` it."""
-        self._check_open()
-        cdef int64_t key = mcast_slots_listen(&self.slots, ring, port)
-        if key < 0:
-            self._refuse("open", key)
-        return key
+        cdef int64_t key
+        self._enter()
+        try:
+            with nogil:
+                key = mcast_receiver_listen(&self.receiver, ring, port)
+            if key < 0:
+                self._refuse("open", <int>-key)
+            return key
+        finally:
+            self._leave()
 
     def remove(self, uint64_t key):
-        """Receive from this socket no more; what is queued there counts as filtered. The socket stays open."""
-        with nogil:
-            mcast_slots_remove(&self.slots, key)
-        self._recheck()
+        """Receive from this socket no more; what is queued there counts as filtered. The socket stays open.
+
+        After close() there is nothing to remove."""
+        if not mcast_life_enter(&self.receiver.life):
+            return
+        try:
+            with nogil:
+                mcast_receiver_remove(&self.receiver, key)
+            self._filter_unread()
+        finally:
+            self._leave()
 
     def accept(self, uint64_t key, entries):
         """What may be delivered from this socket from now on: None = everything, else rows.
@@ -206,6 +315,7 @@ cdef class Slots:
         A row is (group, interface, exclude, sources), each group and interface once; addresses have 16 bytes;
         interface 0 = any; `exclude` says that the sources are those not wanted."""
         cdef mcast_filter new
+        cdef int status
         cdef list rows = [(group, interface, bool(exclude), list(sources))
                           for group, interface, exclude, sources in entries or ()]
         if any(len(address) != 16 for group, _, _, sources in rows for address in (group, *sources)):
@@ -215,207 +325,257 @@ cdef class Slots:
         new.everything = entries is None
         try:
             fill_filter(&new, rows)
+            self._enter()
         except BaseException:
             mcast_filter_free(&new)
             raise
-        with nogil:
-            mcast_slots_accept(&self.slots, key, &new)
-        self._recheck()
+        try:
+            with nogil:
+                status = mcast_receiver_accept(&self.receiver, key, &new)
+            if status != 0:
+                raise MemoryError("no memory for a filter")
+            self._filter_unread()
+        finally:
+            self._leave()
+
+    # ---- receiving ----
 
     def receive(self, Py_ssize_t limit, int64_t timeout_ns):
         """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
-        return self._receive(limit, limit, timeout_ns)
-
-    cdef Batch _receive(self, Py_ssize_t ahead, Py_ssize_t limit, int64_t timeout_ns):
-        """As `receive`; up to `ahead` packets are received at once, and what is beyond `limit` is left over."""
-        cdef mcast_batch batch
-        cdef int64_t deadline = deadline_of(timeout_ns)
-        cdef Batch whole = self._take(limit)
-        cdef int status
-        memset(&batch, 0, sizeof(batch))
-        while whole is None:
-            status = self._fill(&batch, ahead, deadline)
-            if status == MCAST_TIMEOUT:
-                raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
-            if status == MCAST_BATCH:
-                whole = self._finish(&batch)
-                if whole.count > 0:  # none is left where the filters changed meanwhile
-                    return self._cut(whole, limit, batch.epoch)
-            whole = self._take(limit)
-        return whole
+        cdef Batch batch = self._receive(limit, limit, timeout_ns)
+        mcast_receiver_count_delivered(&self.receiver, <size_t>batch.count)
+        return batch
 
     def receive_one(self, int64_t timeout_ns):
-        """One packet; what came with it is left over for the next call. Errors as `receive`."""
+        """One packet; what came with it stays unread for the next call. Errors as `receive`."""
         return make_packet(self._receive(self.batch_size, 1, timeout_ns), 0)
+
+    cdef Batch _receive(self, Py_ssize_t ahead, Py_ssize_t limit, int64_t timeout_ns):
+        """As `receive`; up to `ahead` packets are received at once, and what is beyond `limit` stays unread."""
+        cdef mcast_batch batch
+        cdef mcast_outcome outcome
+        cdef int64_t deadline
+        cdef Batch whole
+        self._enter()
+        try:
+            whole = self._take(limit)
+            if whole is not None:
+                return whole
+            deadline = deadline_of(timeout_ns)
+            mcast_batch_begin(&self.receiver, &batch, False)
+            try:
+                while True:
+                    outcome = self._fill(&batch, ahead, deadline)
+                    if outcome == MCAST_TIMEOUT:
+                        raise TimeoutError(f"no packet came within {timeout_ns / 1e9:g} s")
+                    if outcome == MCAST_CLOSED:
+                        self._refuse_closed()
+                    if outcome == MCAST_OK:
+                        whole = self._finish(&batch)
+                        if whole.count > 0:  # none is left where the filters changed meanwhile
+                            return self._cut(whole, limit, batch.epoch)
+                    whole = self._take(limit)
+                    if whole is not None:
+                        return whole
+            finally:
+                self._return(&batch)
+        finally:
+            self._leave()
 
     def collect(self, Py_ssize_t limit, int64_t timeout_ns):
         """A batch of `limit` packets; or of those that came in time or before the close (maybe none).
 
-        It ends early when the 4 GiB of its arena are full."""
+        It ends early when the 4 GiB of its arena are full. When a signal's handler raises, what was collected stays
+        unread for the next call."""
         cdef mcast_batch batch
+        cdef mcast_outcome outcome = MCAST_OK
         cdef Batch whole
-        cdef int status = MCAST_BATCH
         cdef int64_t deadline = deadline_of(timeout_ns)
-        memset(&batch, 0, sizeof(batch))
-        batch.copies = True
-        self._check_open()
-        while status != MCAST_TIMEOUT and mcast_has_room(&self.slots, &batch, limit):
-            whole = self._take(limit - <Py_ssize_t>mcast_batch_count(&batch))
-            if whole is not None:
-                self._copy(&batch, whole)
-            else:
-                status = self._fill(&batch, limit, deadline)
-        whole = self._finish(&batch)
-        return self._cut(whole, limit, batch.epoch)
+        self._enter()
+        try:
+            mcast_batch_begin(&self.receiver, &batch, True)
+            try:
+                while outcome != MCAST_TIMEOUT and mcast_batch_has_room(&self.receiver, &batch, limit):
+                    whole = self._take(limit - <Py_ssize_t>mcast_batch_count(&batch))
+                    if whole is not None:
+                        if not self._copy(&batch, whole):
+                            self._unread(whole)
+                            break
+                        continue
+                    outcome = self._fill(&batch, limit, deadline)
+                    if outcome == MCAST_FULL or (outcome == MCAST_CLOSED and mcast_batch_count(&batch) > 0):
+                        break
+                    if outcome == MCAST_CLOSED:
+                        self._refuse_closed()
+                    if outcome == MCAST_OK and deadline >= 0 and mcast_monotonic_ns() > deadline:
+                        break
+                whole = self._finish(&batch)
+                whole = self._cut(whole, limit, batch.epoch)
+                mcast_receiver_count_delivered(&self.receiver, <size_t>whole.count)
+                return whole
+            finally:
+                self._return(&batch)
+        finally:
+            self._leave()
 
     def wait(self, int64_t timeout_ns):
         """Whether there is something to receive, by then; takes nothing, so that it may turn out to be unwanted.
 
         Another thread may receive meanwhile."""
         cdef int64_t deadline = deadline_of(timeout_ns)
-        cdef int status = MCAST_INTERRUPTED
-        self._watch()
-        while status == MCAST_INTERRUPTED:
-            with nogil:
-                if self.background.slots != NULL:
-                    status = mcast_background_wait(&self.background, deadline)
-                else:
-                    status = mcast_wait(&self.slots, deadline)
-            if status == MCAST_INTERRUPTED:
+        cdef mcast_result result
+        self._enter()
+        try:
+            self._watch()
+            while True:
+                with nogil:
+                    result = mcast_receiver_wait(&self.receiver, deadline)
+                if result.outcome == MCAST_OK or result.outcome == MCAST_TIMEOUT:
+                    return result.outcome == MCAST_OK
+                if result.outcome == MCAST_CLOSED:
+                    self._refuse_closed()
+                if result.outcome == MCAST_FAILED:
+                    self._refuse("receive", result.error)
                 PyErr_CheckSignals()
-        if status < 0:
-            self._refuse("receive", status)
-        return status != MCAST_TIMEOUT
+        finally:
+            self._leave()
 
     def give_back(self, batches):
         """Batches that were received here come once more, before anything else, as far as they are still wanted."""
-        self._check_open()
-        cdef Batch again = Batch.concatenate(batches)
-        cdef uint64_t epoch = mcast_slots_epoch(&self.slots)
-        again.count = <Py_ssize_t>mcast_refilter(&self.slots, again.first, again.count)
-        if again.count > 0:
-            self._leave_over(again, epoch)
+        cdef Batch one
+        cdef list again = list(batches)
+        if not all(isinstance(one, Batch) for one in again):
+            raise TypeError("only batches can be given back")
+        self._enter()
+        try:
+            with cython.critical_section(self):
+                self.unread[:0] = [one for one in again if one.count > 0]
+                self._show_unread()
+            self._filter_unread()
+        finally:
+            self._leave()
 
     def __iter__(self):
         return self
 
     def __next__(self):
         try:
-            return self._receive(self.batch_size, self.batch_size, self.timeout_ns)
+            return self.receive(self.batch_size, self.timeout_ns)
         except ClosedError:
             raise StopIteration from None
 
-    cdef int _fill(self, mcast_batch *batch, size_t limit, int64_t deadline) except? -1:
-        """One round of the C loop, and Python's signal handlers whenever a signal came."""
-        cdef int status = MCAST_INTERRUPTED
-        while status == MCAST_INTERRUPTED:
-            if mcast_flag_is_set(&self.slots.closed):
-                status = MCAST_CLOSED
-                break
+    cdef mcast_outcome _fill(self, mcast_batch *batch, size_t limit, int64_t deadline) except? MCAST_FAILED:
+        """One round of the C loop, and Python's signal handlers."""
+        cdef mcast_result result
+        with nogil:
+            result = mcast_receiver_receive(&self.receiver, batch, limit, deadline)
+        if result.outcome == MCAST_FAILED:
+            self._refuse("receive", result.error)
+        if mcast_flag_is_set(&self.receiver.has_rings) and mcast_flag_is_set(&self.receiver.watched):
             with nogil:
-                if self.background.slots != NULL:
-                    status = mcast_background_receive(&self.background, batch, deadline)
-                else:
-                    status = mcast_receive(&self.slots, batch, limit, deadline)
-            if status == MCAST_INTERRUPTED:
-                try:
-                    PyErr_CheckSignals()
-                except BaseException:
-                    mcast_batch_free(self.slots.pool, batch)
-                    raise
-        if status == MCAST_CLOSED and mcast_batch_count(batch) > 0:
-            return MCAST_TIMEOUT  # what came before the close is delivered
-        if status < 0 and status != MCAST_WOKEN:
-            mcast_batch_free(self.slots.pool, batch)
-            self._refuse("receive", status)
-        if mcast_flag_is_set(&self.slots.ringed) and mcast_flag_is_set(&self.slots.watched):
-            self._tell(0)
-        return status
+                mcast_receiver_show_rings(&self.receiver)
+        PyErr_CheckSignals()
+        return result.outcome
 
     cdef int _copy(self, mcast_batch *batch, Batch first) except -1:
-        """Starts a batch with the packets of another."""
+        """Adds the packets of another batch; 0 when they have no room in the arena."""
         cdef Py_ssize_t i = 0
-        cdef int pinned
-        cdef const unsigned char *data = arena_in_place(first, &pinned)
-        while i < first.count and mcast_append(self.slots.pool, batch, first.first + i,
-                                               data + first.first[i].offset) == 0:
+        cdef int pinned, status = 0
+        cdef size_t records = batch.records.used, data = batch.data.used
+        cdef const unsigned char *bytes = arena_in_place(first, &pinned)
+        while i < first.count and status == 0:
+            status = mcast_batch_append(self.receiver.pool, batch, first.first + i, bytes + first.first[i].offset)
             i += 1
         arena_left(first, pinned)
-        if i < first.count:
-            mcast_batch_free(self.slots.pool, batch)
+        if status != 0:
+            batch.records.used, batch.data.used = records, data
+        if status < 0:
+            self._unread(first)
             raise MemoryError("no memory for a batch")
-        return 0
+        return status == 0
 
     cdef Batch _finish(self, mcast_batch *batch):
         """What was received, as a batch; of `batch` only the epoch is left."""
-        mcast_finish_batch(&self.slots, batch)
-        cdef uint64_t epoch = batch.epoch
-        cdef Batch whole
-        if batch.lease == NULL:
-            whole = take_over(&batch.records, &batch.data, self.names)
-        else:
-            whole = take_over_lease(&batch.records, batch.lease, self.names)
-            memset(batch, 0, sizeof(batch[0]))
-        batch.epoch = epoch
+        cdef Batch whole = Batch.__new__(Batch)  # first: nothing can fail once the memory is its own
+        mcast_batch_finish(&self.receiver, batch)
+        whole.reference = batch.reference
+        batch.reference = NULL
+        take_over_into(whole, &batch.records, &batch.data, self.names)
+        batch.buffers = 0
         return whole
 
+    cdef int _return(self, mcast_batch *batch) except -1:
+        """The end of a call: what it received and did not deliver stays unread, and the memory goes back."""
+        cdef Batch whole
+        if mcast_batch_count(batch) > 0:
+            try:
+                whole = self._finish(batch)
+            except MemoryError:
+                mcast_batch_drop(&self.receiver, batch)
+            else:
+                if whole.count > 0:
+                    self._unread(whole)
+        mcast_batch_return(&self.receiver, batch)
+        return 0
+
+    # ---- what is unread ----
+
     cdef Batch _take(self, Py_ssize_t limit):
-        """At most `limit` packets of what is left over; None where nothing is."""
+        """At most `limit` packets of what is unread; None where nothing is."""
         cdef Batch taken = None
-        cdef int change = 0
+        if not self.unread:
+            return None
         with cython.critical_section(self):
-            if self.leftovers and not mcast_flag_is_set(&self.slots.closed):
-                taken = self.leftovers[0]
+            if self.unread and not mcast_life_is_closed(&self.receiver.life):
+                taken = self.unread[0]
                 if taken.count > limit:
-                    self.leftovers[0] = make_part(taken, limit, taken.count)
+                    self.unread[0] = make_part(taken, limit, taken.count)
                     taken = make_part(taken, 0, limit)
                 else:
-                    del self.leftovers[0]
-                    change = -1
-        if change:
-            self._tell(change)
+                    del self.unread[0]
+                    self._show_unread()
         return taken
 
     cdef Batch _cut(self, Batch batch, Py_ssize_t limit, uint64_t epoch):
-        """The first `limit` packets of a batch that passed the filters of this epoch; what is beyond is left over."""
+        """The first `limit` packets of a batch that passed the filters of this epoch; what is beyond stays unread."""
         if batch.count <= limit:
             return batch
-        self._leave_over(make_part(batch, limit, batch.count), epoch)
-        return make_part(batch, 0, limit)
+        cdef Batch first = make_part(batch, 0, limit)
+        self._unread(make_part(batch, limit, batch.count))
+        if mcast_receiver_epoch(&self.receiver) != epoch:
+            self._filter_unread()
+        return first
 
-    cdef _leave_over(self, Batch batch, uint64_t epoch):
-        """A batch of at least one packet that passed the filters of this epoch is left over."""
+    cdef _unread(self, Batch batch):
+        """A batch of at least one packet comes before everything else that is unread."""
         with cython.critical_section(self):
-            self.leftovers.insert(0, batch)
-        self._tell(1)
-        if mcast_slots_epoch(&self.slots) != epoch:
-            self._recheck()
+            self.unread.insert(0, batch)
+            self._show_unread()
 
-    cdef _recheck(self):
-        """Take out of what is left over what is no longer wanted."""
+    cdef _show_unread(self):
+        """Inside a critical section: as long as something is unread the descriptor is readable, and whoever waits is
+        woken."""
+        mcast_receiver_set_unread(&self.receiver, <size_t>len(self.unread))
+
+    cdef _filter_unread(self):
+        """Takes out of what is unread what is no longer wanted."""
         cdef Batch left
         cdef list kept = []
-        cdef int change = 0
+        if not self.unread:
+            return
         with cython.critical_section(self):
-            for left in self.leftovers:
-                left.count = <Py_ssize_t>mcast_refilter(&self.slots, left.first, left.count)
+            for left in self.unread:
+                if not mcast_receiver_wants_all(&self.receiver, left.first, left.count):
+                    left = Batch.concatenate([left])  # the packets may be in a batch that was delivered
+                    left.count = <Py_ssize_t>mcast_receiver_filter_again(&self.receiver, left.first, left.count)
                 if left.count:
                     kept.append(left)
-            change = <int>(len(kept) - len(self.leftovers))
-            self.leftovers[:] = kept
-        if change:
-            self._tell(change)
+            self.unread[:] = kept
+            self._show_unread()
 
-    cdef _tell(self, int change):
-        """So many batches more (or fewer) are left over: as long as there are any, here or in a ring, the descriptor is
-        readable, and who waits is woken."""
-        with nogil:
-            if self.background.slots != NULL:
-                mcast_background_leave_over(&self.background, change)
-            else:
-                mcast_slots_leave_over(&self.slots, change)
+    # ---- state ----
 
     @property
     def timeout_ns(self):
@@ -429,52 +589,31 @@ cdef class Slots:
             self.timeout = value
 
     cdef _watch(self):
-        """From now on the descriptor tells what rings hold, too: a system call a batch, which most never need."""
-        if not mcast_flag_is_set(&self.slots.watched):
-            mcast_flag_set(&self.slots.watched)
-            self._tell(0)
+        """From now on the descriptor shows what rings hold, too: a system call per batch, which most never need."""
+        if not mcast_flag_is_set(&self.receiver.watched):
+            mcast_flag_set(&self.receiver.watched)
+            with nogil:
+                mcast_receiver_show_rings(&self.receiver)
 
     def counters(self):
-        """Totals since the opening, by the names of the loss ledger."""
-        cdef dict counters = mcast_slots_counters(&self.slots)
-        if self.background.slots != NULL:
-            counters["dropped_memory"] += mcast_background_dropped(&self.background)
+        """Totals since the opening, by the names of the loss ledger; `dropped_socket` is None where the system does not
+        report it. After close() too."""
+        cdef mcast_counters found
+        if mcast_life_is_foreign(&self.receiver.life):
+            self._refuse_closed()
+        with nogil:
+            found = mcast_receiver_counters(&self.receiver)
+        cdef dict counters = found
+        if not MCAST_TELLS_DROPS:
+            counters["dropped_socket"] = None
         return counters
 
     def fileno(self):
         """One descriptor, readable when a receive would not wait."""
-        cdef int number
-        with nogil:
-            if self.background.slots != NULL:
-                number = mcast_background_descriptor(&self.background)
-            else:
-                number = mcast_slots_descriptor(&self.slots)
-        self._check_open()
-        self._watch()
-        return number
-
-    def close(self):
-        """Wake who receives in another thread, wait until it has left, and give everything back.
-
-        The sockets stay open."""
-        with nogil:
-            mcast_background_close(&self.background)
-            mcast_slots_close(&self.slots)
-        self.leftovers.clear()
-
-    @property
-    def closed(self):
-        """Whether close() was called."""
-        return bool(mcast_flag_is_set(&self.slots.closed))
-
-    cdef int _check_open(self) except -1:
-        if mcast_flag_is_set(&self.slots.closed):
-            raise ClosedError(f"{self.subject} is closed")
-        return 0
-
-    cdef int _refuse(self, str operation, int64_t status) except -1:
-        """Raises what a C function answered: MCAST_CLOSED or -errno."""
-        if status == MCAST_CLOSED:
-            raise ClosedError(f"{self.subject} is closed")
-        subject = f"by {self.subject}" if operation == "receive" else self.subject
-        raise socket_error(operation, subject, os_error(-status))
+        self._enter()
+        try:
+            number = mcast_receiver_descriptor(&self.receiver)
+            self._watch()
+            return number
+        finally:
+            self._leave()

@@ -23,10 +23,8 @@ cdef extern from *:
     #include "platform.h"
     #include "record.h"
     #include <stddef.h>
-    static mcast_pool mcast_the_pool;
     #define MCAST_OFFSET(field) offsetof(mcast_record, field)
     """
-    mcast_pool mcast_the_pool
     size_t AT_TIMESTAMP "MCAST_OFFSET(timestamp)"
     size_t AT_OFFSET "MCAST_OFFSET(offset)"
     size_t AT_INTERFACE "MCAST_OFFSET(interface_index)"
@@ -78,18 +76,16 @@ if C_LAYOUT != layout.offsets() or sizeof(mcast_record) != layout.RECORD_SIZE:
 if C_FLAGS != {flag.name: flag.value for flag in layout.Flag}:
     raise ImportError("the compiled flags are not those of layout.py: rebuild the extension")
 
-mcast_the_pool.lock = PyThread_allocate_lock()
-if mcast_the_pool.lock == NULL:
-    raise MemoryError("no lock for the pool of arenas")
+if mcast_pool_prepare() != 0:
+    raise MemoryError("no memory to prepare the pool of arenas for a fork")
 
 
 cdef mcast_pool *shared_pool() noexcept nogil:
-    return &mcast_the_pool
+    return &mcast_shared_pool
 
 
-cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names):
-    """A batch that owns this memory from now on."""
-    cdef Batch batch = Batch.__new__(Batch)
+cdef void take_over_into(Batch batch, mcast_memory *records, mcast_memory *data, dict names) noexcept:
+    """A new batch owns this memory from now on."""
     batch.records_memory = records[0]
     batch.data_memory = data[0]
     records.bytes = data.bytes = NULL
@@ -97,41 +93,37 @@ cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names):
     batch.first = <mcast_record *>batch.records_memory.bytes
     batch.count = <Py_ssize_t>(batch.records_memory.used // sizeof(mcast_record))
     batch.names = names
-    return batch
 
 
-cdef Batch take_over_lease(mcast_memory *records, mcast_lease *lease, dict names):
-    """A batch that owns these records from now on, and whose payloads are in a ring."""
-    cdef mcast_memory nothing
-    nothing.bytes = NULL
-    nothing.used = nothing.capacity = 0
-    cdef Batch batch = take_over(records, &nothing, names)
-    batch.lease = lease
+cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names):
+    """A batch that owns this memory from now on."""
+    cdef Batch batch = Batch.__new__(Batch)
+    take_over_into(batch, records, data, names)
     return batch
 
 
 cdef unsigned char *arena_in_place(Batch batch, int *pinned) noexcept nogil:
     """The arena, wherever it is now, until `arena_left` is called with the same `pinned`."""
     pinned[0] = 0
-    return batch.data_memory.bytes if batch.lease == NULL else <unsigned char *>mcast_lease_pin(batch.lease, pinned)
+    return batch.data_memory.bytes if batch.reference == NULL else <unsigned char *>mcast_reference_pin(batch.reference, pinned)
 
 
 cdef void arena_left(Batch batch, int pinned) noexcept nogil:
     if pinned:
-        mcast_lease_unpin(batch.lease)
+        mcast_reference_unpin(batch.reference)
 
 
 cdef int arena_for_good(Batch batch, const unsigned char **bytes) except -1:
     """The arena as it stays for the life of the batch: of a ring's, it is copied and the ring gets its block back."""
     cdef int pinned
-    if batch.lease != NULL and mcast_lease_detach(batch.lease) != 0:
+    if batch.reference != NULL and mcast_reference_detach(batch.reference) != 0:
         raise MemoryError("no memory for a batch")
     bytes[0] = arena_in_place(batch, &pinned)  # detached: it pins nothing
     return 0
 
 
 cdef size_t arena_size(Batch batch) noexcept nogil:
-    return batch.data_memory.used if batch.lease == NULL else batch.lease.used
+    return batch.data_memory.used if batch.reference == NULL else batch.reference.used
 
 
 @cython.final
@@ -147,7 +139,7 @@ cdef class Batch:
     cdef Py_ssize_t stride
     cdef mcast_memory records_memory
     cdef mcast_memory data_memory
-    cdef mcast_lease *lease  # on a ring's block, where the payloads are then; NULL: they are in data_memory
+    cdef mcast_reference *reference  # on a ring's block, where the payloads are then; NULL: they are in data_memory
     cdef mcast_record *first
     cdef Py_ssize_t count
     cdef Batch owner
@@ -170,7 +162,7 @@ cdef class Batch:
         try:
             copy_in(&to_data, data)
         except BaseException:
-            mcast_pool_give(&mcast_the_pool, to_records.bytes, to_records.capacity)
+            mcast_pool_give(&mcast_shared_pool, to_records.bytes, to_records.capacity)
             raise
         cdef Batch batch = take_over(&to_records, &to_data, names)
         if not is_whole(batch):
@@ -198,7 +190,7 @@ cdef class Batch:
         try:
             make_room(&data, size)
         except BaseException:
-            mcast_pool_give(&mcast_the_pool, records.bytes, records.capacity)
+            mcast_pool_give(&mcast_shared_pool, records.bytes, records.capacity)
             raise
         for part in parts:
             copy_packets(&records, &data, part)
@@ -206,10 +198,10 @@ cdef class Batch:
 
     def __dealloc__(self):
         if self.owner is None:
-            mcast_pool_give(&mcast_the_pool, self.records_memory.bytes, self.records_memory.capacity)
-            mcast_pool_give(&mcast_the_pool, self.data_memory.bytes, self.data_memory.capacity)
-            if self.lease != NULL:
-                mcast_lease_end(self.lease)
+            mcast_pool_give(&mcast_shared_pool, self.records_memory.bytes, self.records_memory.capacity)
+            mcast_pool_give(&mcast_shared_pool, self.data_memory.bytes, self.data_memory.capacity)
+            if self.reference != NULL:
+                mcast_reference_end(self.reference)
 
     def __len__(self):
         return self.count
@@ -334,7 +326,7 @@ cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
     cdef Batch part = Batch.__new__(Batch)
     part.owner = whole if whole.owner is None else whole.owner
     part.data_memory = whole.data_memory
-    part.lease = whole.lease
+    part.reference = whole.reference
     part.first = whole.first + start
     part.count = stop - start
     part.names = whole.names
@@ -344,7 +336,7 @@ cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
 cdef int make_room(mcast_memory *memory, size_t size) except -1:
     """Empty memory of the pool, with room for so many bytes."""
     memory.used = 0
-    memory.bytes = <unsigned char *>mcast_pool_take(&mcast_the_pool, size, &memory.capacity)
+    memory.bytes = <unsigned char *>mcast_pool_take(&mcast_shared_pool, size, &memory.capacity)
     if memory.bytes == NULL:
         raise MemoryError("no memory for a batch")
     return 0
@@ -435,24 +427,10 @@ cdef class Arena:
 
 @cython.final
 @cython.no_gc
-cdef class Loan:
-    """Exports a batch's arena where it stands, and holds it there until the buffer is released."""
+cdef class Borrowed:
+    """Exports a batch's arena where it is, and keeps it there until the buffer is released."""
 
     cdef Batch batch
-    cdef object memory
-
-    def __enter__(self):
-        with cython.critical_section(self):
-            if self.memory is not None:
-                raise ValueError("this loan is in use already; call borrow() again")
-            self.memory = memoryview(self)
-            return self.memory
-
-    def __exit__(self, *_):
-        with cython.critical_section(self):
-            memory = self.memory
-        with suppress(BufferError):  # somebody looks at it still
-            memory.release()
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         cdef int pinned
@@ -466,6 +444,31 @@ cdef class Loan:
 
     def __releasebuffer__(self, Py_buffer *buffer):
         arena_left(self.batch, <int><size_t>buffer.internal)
+
+
+@cython.final
+cdef class Loan:
+    """What `Batch.borrow` returns: memory for the time of a `with`."""
+
+    cdef Batch batch
+    cdef object memory
+
+    def __enter__(self):
+        cdef Borrowed borrowed = Borrowed.__new__(Borrowed)
+        borrowed.batch = self.batch
+        memory = memoryview(borrowed)
+        with cython.critical_section(self):
+            if self.memory is not None:
+                raise ValueError("this loan is in use already; call borrow() again")
+            self.memory = memory
+        return memory
+
+    def __exit__(self, *_):
+        with cython.critical_section(self):
+            memory, self.memory = self.memory, None
+        if memory is not None:
+            with suppress(BufferError):  # somebody has exported it on: it stays good
+                memory.release()
 
 
 cdef Records records_of(Batch batch):
@@ -527,12 +530,12 @@ cdef class Packet:
     def data(self):
         """The payload, bytes."""
         cdef bytes payload
-        if self.batch.lease == NULL:
+        if self.batch.reference == NULL:
             return PyBytes_FromStringAndSize(
                 <const char *>self.batch.data_memory.bytes + self.record.offset, self.record.length
             )
         payload = PyBytes_FromStringAndSize(NULL, self.record.length)
-        mcast_lease_read(self.batch.lease, self.record.offset, <char *>payload, self.record.length)
+        mcast_reference_read(self.batch.reference, self.record.offset, <char *>payload, self.record.length)
         return payload
 
     @property

@@ -1,0 +1,108 @@
+#include "memory.h"
+#include "process.h"
+
+mcast_pool mcast_shared_pool = {.lock = MCAST_MUTEX_INITIAL};
+
+static void
+hold_pool(void)
+{
+    mcast_lock(&mcast_shared_pool.lock);
+}
+
+static void
+release_pool(void)
+{
+    mcast_unlock(&mcast_shared_pool.lock);
+}
+
+int
+mcast_pool_prepare(void)
+{
+    static mcast_fork_hook hook = {hold_pool, release_pool, NULL};
+    return mcast_process_add_hook(&hook);
+}
+
+/* The class whose blocks hold `size` bytes, or -1 when such a size is not pooled; *rounded is what to allocate. */
+static int
+pool_class(size_t size, size_t *rounded)
+{
+    *rounded = size ? size : 1;
+    if (size <= MCAST_POOL_SMALLEST / 2)
+        return -1;
+    for (int i = 0; i < MCAST_POOL_CLASSES; i++) {
+        size_t capacity = ((size_t)MCAST_POOL_SMALLEST / 4 * (4 + i % 4)) << (i / 4);
+        if (size <= capacity) {
+            *rounded = capacity;
+            return i;
+        }
+    }
+    return -1;
+}
+
+void *
+mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity)
+{
+    int class_ = pool_class(size, capacity);
+    void *block = NULL;
+    if (class_ >= 0) {
+        mcast_lock(&pool->lock);
+        block = pool->unused[class_];
+        if (block) {
+            pool->unused[class_] = *(void **)block;
+            pool->retained -= *capacity;
+        }
+        mcast_unlock(&pool->lock);
+    }
+    return block ? block : malloc(*capacity);
+}
+
+void
+mcast_pool_give(mcast_pool *pool, void *block, size_t capacity)
+{
+    size_t rounded;
+    int class_ = pool_class(capacity, &rounded);
+    if (block && class_ >= 0 && rounded == capacity) {
+        mcast_lock(&pool->lock);
+        int kept = pool->retained + capacity <= MCAST_POOL_RETAINED;
+        if (kept) {
+            *(void **)block = pool->unused[class_];
+            pool->unused[class_] = block;
+            pool->retained += capacity;
+        }
+        mcast_unlock(&pool->lock);
+        if (kept)
+            return;
+    }
+    free(block);
+}
+
+int
+mcast_memory_grow(mcast_pool *pool, mcast_memory *memory, size_t needed)
+{
+    size_t doubled = memory->capacity * 2, capacity;
+    unsigned char *larger = mcast_pool_take(pool, needed > doubled ? needed : doubled, &capacity);
+    if (!larger)
+        return -1;
+    if (memory->used)
+        memcpy(larger, memory->bytes, memory->used);
+    mcast_pool_give(pool, memory->bytes, memory->capacity);
+    memory->bytes = larger;
+    memory->capacity = capacity;
+    return 0;
+}
+
+void
+mcast_memory_fit(mcast_pool *pool, mcast_memory *memory)
+{
+    size_t rounded;
+    pool_class(memory->used ? memory->used : 1, &rounded);
+    if (rounded >= memory->capacity - memory->capacity / 4)
+        return;
+    mcast_memory fitted = {NULL, 0, 0};
+    if (mcast_memory_grow(pool, &fitted, memory->used ? memory->used : 1) != 0)
+        return;
+    memcpy(fitted.bytes, memory->bytes, memory->used);
+    fitted.used = memory->used;
+    mcast_pool_give(pool, memory->bytes, memory->capacity);
+    *memory = fitted;
+}

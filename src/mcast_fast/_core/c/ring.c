@@ -1,0 +1,767 @@
+#include "platform.h"
+
+#if MCAST_HAS_RING
+
+#include "process.h"
+#include "ring.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <net/if.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+/* Option numbers and values that old headers lack, from the kernel's uapi headers. */
+enum {
+    LINUX_PACKET_VNET_HDR = 15,
+    LINUX_PACKET_IGNORE_OUTGOING = 23,
+    LINUX_VIRTIO_GSO_UDP_L4 = 5, /* Linux 6.2; before, the kernel drops such packets */
+    LINUX_VIRTIO_GSO_ECN = 0x80,
+    VLAN_ID = 0x0fff,
+};
+
+enum {
+    RING_FRAME = 2048,          /* only the kernel's plausibility checks look at it: a TPACKET_V3 frame has its own size */
+    SPAN_BYTES = 16 << 20,      /* of one batch at most: it may have to be copied */
+    FEW_BLOCKS = 4,             /* that a batch may hold of a small ring: half of eight */
+    SPARSE_SHARE = 8,           /* a block is sparse when this share of it is not filled */
+};
+
+/* linux/virtio_net.h, as packet sockets give it: before the link header, in the byte order of the host. */
+typedef struct vnet_header {
+    uint8_t flags;
+    uint8_t gso_type;
+    uint16_t header_size;
+    uint16_t gso_size;
+    uint16_t checksum_start;
+    uint16_t checksum_offset;
+} vnet_header;
+
+static uint32_t
+slot_of(const mcast_ring *ring, uint64_t sequence)
+{
+    return (uint32_t)(sequence % ring->count);
+}
+
+/* ---- every open ring, for a fork ---- */
+
+static mcast_mutex open_lock = MCAST_MUTEX_INITIAL;
+static mcast_ring *open_rings;
+
+static void detach_all(mcast_ring *ring);
+
+/* Before a fork: batches in place become copies, for the memory of a ring is shared between processes; then no batch begins until the
+ * fork is over. Held: the list of rings, and the lock of each. */
+static void
+hold_rings(void)
+{
+    mcast_lock(&open_lock);
+    for (mcast_ring *ring = open_rings; ring; ring = ring->next_open) {
+        detach_all(ring);
+        mcast_lock(&ring->lock);
+    }
+}
+
+static void
+release_rings(void)
+{
+    for (mcast_ring *ring = open_rings; ring; ring = ring->next_open)
+        mcast_unlock(&ring->lock);
+    mcast_unlock(&open_lock);
+}
+
+static mcast_fork_hook fork_hook = {hold_rings, release_rings, NULL};
+
+static int
+list_ring(mcast_ring *ring)
+{
+    static int hooked;
+    mcast_lock(&open_lock);
+    int status = hooked ? 0 : mcast_process_add_hook(&fork_hook);
+    hooked = status == 0;
+    if (status == 0) {
+        ring->next_open = open_rings;
+        open_rings = ring;
+    }
+    mcast_unlock(&open_lock);
+    return status;
+}
+
+static void
+unlist_ring(mcast_ring *ring)
+{
+    mcast_lock(&open_lock);
+    mcast_ring **at = &open_rings;
+    while (*at && *at != ring)
+        at = &(*at)->next_open;
+    if (*at)
+        *at = ring->next_open;
+    mcast_unlock(&open_lock);
+}
+
+/* ---- mappings ---- */
+
+/* Another mapping of all blocks; NULL, with errno, when the system refuses one. */
+static mcast_mapping *
+map_blocks(int fd, size_t block_size, uint32_t count)
+{
+    mcast_mapping *mapping = calloc(1, sizeof *mapping + count);
+    if (!mapping)
+        return NULL;
+    void *base = mmap(NULL, block_size * count, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) {
+        free(mapping);
+        return NULL;
+    }
+    mapping->base = base;
+    mapping->block_size = block_size;
+    mapping->count = count;
+    mapping->users = 1;
+    return mapping;
+}
+
+/* Unmaps the blocks that are, or are not, copies. */
+static void
+unmap_blocks(const mcast_mapping *mapping, int moved)
+{
+    for (uint32_t slot = 0; slot < mapping->count; slot++)
+        if (!mapping->moved[slot] == !moved)
+            munmap(mapping->base + slot * mapping->block_size, mapping->block_size);
+}
+
+/* After one user less: what nobody reads any more is unmapped. The ring's lock is held. */
+static void
+shrink_mapping(mcast_mapping *mapping)
+{
+    if (mapping->users > 0 && (mapping->users > mapping->relocated || mapping->trimmed))
+        return;
+    if (mapping->users > 0) { /* copies are all that is read */
+        unmap_blocks(mapping, 0);
+        mapping->trimmed = 1;
+        return;
+    }
+    if (mapping->trimmed)
+        unmap_blocks(mapping, 1);
+    else
+        munmap(mapping->base, mapping->block_size * mapping->count);
+    free(mapping);
+}
+
+static void
+leave_ring(mcast_ring *ring)
+{
+    if (mcast_word_add(&ring->refs, UINT32_MAX) != 1)
+        return;
+    mcast_mutex_close(&ring->lock);
+    free(ring->states);
+    free(ring->gaps);
+    free(ring);
+}
+
+/* ---- blocks ---- */
+
+uint32_t
+mcast_ring_read_drops(mcast_ring *ring)
+{
+    struct tpacket_stats_v3 stats = {0, 0, 0};
+    socklen_t size = sizeof stats;
+    if (getsockopt(ring->fd, SOL_PACKET, PACKET_STATISTICS, &stats, &size) != 0)
+        return 0;
+    __atomic_fetch_add(&ring->drops, stats.tp_drops, __ATOMIC_RELAXED);
+    return stats.tp_drops;
+}
+
+/* Returns a block to the kernel, after its last reader. `mapping` is one in which it was read, or NULL for the ring's own; the ring's
+ * lock is held.
+ *
+ * The kernel drops while it waits for this block, so that what was dropped until now is missing before the block that will fill
+ * this slot next (blocks that come back out of turn place a gap one or a few blocks too late). It fills blocks in order: it waits for
+ * this one only when it has finished the one before. */
+static void
+return_block(mcast_ring *ring, const mcast_mapping *mapping, uint32_t slot)
+{
+    uint32_t before = (slot > 0 ? slot : ring->count) - 1;
+    if (!mapping || mapping->moved[slot])
+        mapping = ring->mapping;
+    uint32_t dropped = mcast_word_exchange(&ring->unplaced, 0);
+    if (ring->mapping && mcast_block_is_ours(ring, before))
+        dropped += mcast_ring_read_drops(ring);
+    if (dropped)
+        mcast_word_add(&ring->gaps[slot], dropped);
+    if (mapping)
+        __atomic_store_n(&mcast_block_header(mapping, slot)->block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+    mcast_block_freed(&ring->states[slot]);
+    /* The kernel may have filled it, and woken the receiver, who then saw a block that was not free yet. */
+    if (mapping && ring->waker >= 0 &&
+        __atomic_load_n(&mcast_block_header(mapping, slot)->block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) {
+        uint64_t one = 1;
+        ssize_t ignored = write(ring->waker, &one, sizeof one);
+        (void)ignored;
+    }
+}
+
+/* One reader less of a block. */
+static void
+leave_block(mcast_ring *ring, const mcast_mapping *mapping, uint32_t slot)
+{
+    if (!mcast_block_drop(&ring->states[slot]))
+        return;
+    mcast_lock(&ring->lock);
+    return_block(ring, mapping, slot);
+    mcast_unlock(&ring->lock);
+}
+
+void
+mcast_ring_finish_block(mcast_ring *ring)
+{
+    ring->left = 0;
+    leave_block(ring, NULL, slot_of(ring, ring->sequence - 1));
+}
+
+/* ---- references ---- */
+
+mcast_reference *
+mcast_reference_new(void)
+{
+    mcast_reference *reference = calloc(1, sizeof *reference);
+    if (reference && mcast_mutex_open(&reference->moving) != 0) {
+        free(reference);
+        return NULL;
+    }
+    return reference;
+}
+
+void
+mcast_reference_discard(mcast_reference *reference)
+{
+    mcast_mutex_close(&reference->moving);
+    free(reference);
+}
+
+void
+mcast_ring_refer(mcast_ring *ring, mcast_reference *reference, uint64_t sequence, uint32_t blocks,
+                 const unsigned char *bytes, size_t used)
+{
+    mcast_word_store(&reference->word, 1);
+    mcast_word_store(&reference->users, 1);
+    reference->ring = ring;
+    reference->sequence = sequence;
+    reference->blocks = blocks;
+    reference->bytes = bytes;
+    reference->used = used;
+    mcast_word_add(&ring->refs, 1);
+    mcast_lock(&ring->lock);
+    reference->mapping = ring->mapping;
+    reference->mapping->users++;
+    reference->listed = 1;
+    reference->older = ring->newest;
+    if (ring->newest)
+        ring->newest->newer = reference;
+    else
+        ring->oldest = reference;
+    ring->newest = reference;
+    mcast_unlock(&ring->lock);
+}
+
+/* Takes a reference out of the ring's list, whose lock is held. */
+static void
+unlist(mcast_ring *ring, mcast_reference *reference)
+{
+    if (!reference->listed)
+        return;
+    if (reference->older)
+        reference->older->newer = reference->newer;
+    else
+        ring->oldest = reference->newer;
+    if (reference->newer)
+        reference->newer->older = reference->older;
+    else
+        ring->newest = reference->older;
+    reference->listed = 0;
+}
+
+static void
+leave_reference(mcast_reference *reference)
+{
+    if (mcast_word_add(&reference->users, UINT32_MAX) != 1)
+        return;
+    mcast_pool_give(&mcast_shared_pool, reference->copy, reference->capacity);
+    mcast_mutex_close(&reference->moving);
+    leave_ring(reference->ring);
+    free(reference);
+}
+
+/* Gives up the blocks of a reference, one reader of each. The ring's lock is held. */
+static void
+leave_blocks(mcast_reference *reference, const mcast_mapping *mapping)
+{
+    mcast_ring *ring = reference->ring;
+    for (uint32_t i = 0; i < reference->blocks; i++) {
+        uint32_t slot = slot_of(ring, reference->sequence + i);
+        if (mcast_block_drop(&ring->states[slot]))
+            return_block(ring, mapping, slot);
+    }
+}
+
+void
+mcast_reference_leave(mcast_reference *reference, uint32_t before)
+{
+    mcast_ring *ring = reference->ring;
+    if (ring->process != mcast_process_number)
+        return; /* the blocks are those of the process that opened the ring */
+    mcast_lock(&ring->lock);
+    unlist(ring, reference);
+    if (before & MCAST_REFERENCE_RELOCATED)
+        reference->mapping->relocated--;
+    else
+        leave_blocks(reference, reference->mapping);
+    reference->mapping->users--;
+    shrink_mapping(reference->mapping);
+    mcast_unlock(&ring->lock);
+}
+
+/* Takes the batch's own pin away, unless that was done. */
+static int
+take_own_pin(mcast_reference *reference)
+{
+    if (mcast_word_or(&reference->word, MCAST_REFERENCE_MOVED) & MCAST_REFERENCE_MOVED)
+        return 0;
+    mcast_reference_unpin(reference);
+    return 1;
+}
+
+int
+mcast_reference_detach(mcast_reference *reference)
+{
+    int status = 0;
+    if (mcast_word_load(&reference->word) & MCAST_REFERENCE_MOVED)
+        return 0;
+    mcast_lock(&reference->moving);
+    int pinned;
+    const unsigned char *bytes = mcast_reference_pin(reference, &pinned);
+    if (pinned) {
+        unsigned char *copy = mcast_pool_take(&mcast_shared_pool, reference->used, &reference->capacity);
+        status = copy ? 0 : -1;
+        if (copy) {
+            memcpy(copy, bytes, reference->used);
+            reference->copy = copy;
+            __atomic_store_n(&reference->bytes, copy, __ATOMIC_RELEASE);
+            if (take_own_pin(reference))
+                __atomic_fetch_add(&reference->ring->detached, 1, __ATOMIC_RELAXED);
+        }
+        mcast_reference_unpin(reference);
+    }
+    mcast_unlock(&reference->moving);
+    return status;
+}
+
+void
+mcast_reference_end(mcast_reference *reference)
+{
+    take_own_pin(reference);
+    leave_reference(reference);
+}
+
+/* ---- relocation ---- */
+
+/* Has the ring read its blocks in another mapping, so that pages of this one can be replaced: 0, or -errno. */
+static int
+change_mapping(mcast_ring *ring)
+{
+    mcast_mapping *mapping = map_blocks(ring->fd, ring->block_size, ring->count);
+    if (!mapping)
+        return -ENOMEM;
+    mcast_lock(&ring->lock);
+    mcast_mapping *before = ring->mapping;
+    ring->mapping = mapping;
+    if (ring->block)
+        ring->block = mapping->base + (ring->block - before->base);
+    before->users--;
+    shrink_mapping(before);
+    mcast_unlock(&ring->lock);
+    return 0;
+}
+
+/* Puts a copy of pinned bytes, `size` from `place` on, at their address. mremap(2) changes all pages in one step: whoever reads
+ * them meanwhile reads the same bytes. 0, or -1. The ring's lock is held. */
+static int
+replace_pages(mcast_reference *reference, uint32_t first, void *copy, size_t size, unsigned char *place)
+{
+    mcast_ring *ring = reference->ring;
+    mcast_mapping *mapping = reference->mapping;
+    uint32_t word = mcast_word_load(&reference->word);
+    if (!(word & MCAST_REFERENCE_PINS))
+        return 1;
+    if (mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED)
+        return -1;
+    memset(mapping->moved + first, 1, reference->blocks);
+    while (word & MCAST_REFERENCE_PINS) /* else the last pin is being removed, which returns the blocks */
+        if (mcast_word_replace(&reference->word, &word, word | MCAST_REFERENCE_RELOCATED)) {
+            mapping->relocated++;
+            leave_blocks(reference, mapping);
+            unlist(ring, reference);
+            break;
+        }
+    return 0;
+}
+
+/* Replaces the pages of pinned bytes by a copy at the same address, and gives up the blocks: 0, or -1 without memory. Called by the
+ * thread that receives, between two batches. */
+static int
+relocate(mcast_ring *ring, mcast_reference *reference)
+{
+    if (reference->mapping == ring->mapping && change_mapping(ring) != 0)
+        return -1;
+    mcast_mapping *mapping = reference->mapping;
+    uint32_t first = slot_of(ring, reference->sequence);
+    size_t size = reference->blocks * ring->block_size;
+    unsigned char *place = mapping->base + first * ring->block_size;
+    mcast_lock(&ring->lock);
+    int pinned = (mcast_word_load(&reference->word) & MCAST_REFERENCE_PINS) != 0, status = 0;
+    mapping->users += (uint32_t)pinned; /* while it is copied from */
+    mcast_unlock(&ring->lock);
+    if (!pinned)
+        return 0;
+    void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy != MAP_FAILED)
+        memcpy(copy, place, size);
+    mcast_lock(&ring->lock);
+    status = copy == MAP_FAILED ? -1 : replace_pages(reference, first, copy, size, place);
+    if (status != 0 && copy != MAP_FAILED)
+        munmap(copy, size);
+    mapping->users--;
+    shrink_mapping(mapping);
+    mcast_unlock(&ring->lock);
+    return status < 0 ? -1 : 0;
+}
+
+/* What is to be freed: the kernel needs the blocks with numbers below `needed` soon; those below `old` are detached, but for the newest. */
+typedef struct span_to_free {
+    uint64_t needed;
+    uint64_t old;
+    int spare_newest;
+    int may_relocate; /* no batch is under construction, of which the blocks would be left behind in another mapping */
+} span_to_free;
+
+/* Detaches one reference, and when the kernel needs its blocks now, relocates what is pinned still: 0, or -1 without memory. */
+static int
+free_blocks(mcast_ring *ring, mcast_reference *reference, const span_to_free *span)
+{
+    int status = mcast_reference_detach(reference);
+    if (status == 0 && span->may_relocate && reference->sequence < span->needed &&
+        mcast_word_load(&reference->word) & MCAST_REFERENCE_PINS)
+        status = relocate(ring, reference);
+    return status;
+}
+
+/* The oldest listed reference behind `after`, which stays until it is left (leave_reference). */
+static mcast_reference *
+next_reference(mcast_ring *ring, const mcast_reference *after, const span_to_free *span)
+{
+    mcast_lock(&ring->lock);
+    mcast_reference *next = after && after->listed ? after->newer : ring->oldest;
+    if (next && !(next->sequence < span->needed || (next->sequence < span->old && !(span->spare_newest && next == ring->newest))))
+        next = NULL;
+    if (next)
+        mcast_word_add(&next->users, 1);
+    mcast_unlock(&ring->lock);
+    return next;
+}
+
+static int
+free_span(mcast_ring *ring, const span_to_free *span)
+{
+    mcast_reference *before = NULL, *one;
+    int status = 0;
+    while (status == 0 && (one = next_reference(ring, before, span))) {
+        status = free_blocks(ring, one, span);
+        if (before)
+            leave_reference(before);
+        before = one;
+    }
+    if (before)
+        leave_reference(before);
+    return status;
+}
+
+static void
+detach_all(mcast_ring *ring)
+{
+    const span_to_free all = {0, UINT64_MAX, 0, 0};
+    free_span(ring, &all);
+}
+
+/* Goes on with the count of what the kernel has filled. */
+static void
+count_filled(mcast_ring *ring)
+{
+    if (ring->filled < ring->sequence)
+        ring->filled = ring->sequence;
+    while (ring->filled < ring->sequence + ring->count) {
+        uint32_t slot = slot_of(ring, ring->filled);
+        if (!mcast_ring_has_block(ring, ring->filled))
+            break;
+        mcast_block_find(&ring->states[slot]);
+        ring->filled++;
+    }
+}
+
+void
+mcast_ring_make_room(mcast_ring *ring, int may_relocate)
+{
+    count_filled(ring);
+    uint64_t quarter = ring->count / 4, near = ring->filled + quarter + 1;
+    const span_to_free span = {
+        .needed = near > ring->count ? near - ring->count : 0,
+        .old = ring->sequence > quarter ? ring->sequence - quarter : 0,
+        .spare_newest = 1,
+        .may_relocate = may_relocate,
+    };
+    free_span(ring, &span);
+}
+
+/* ---- the cursor ---- */
+
+/* How long the kernel took to fill a block, in ns; 0 for one that it handed over because the latency was over. */
+static int64_t
+block_filling(const struct tpacket_hdr_v1 *header)
+{
+    const struct tpacket_bd_ts *first = &header->ts_first_pkt, *last = &header->ts_last_pkt;
+    if (header->block_status & TP_STATUS_BLK_TMO)
+        return 0;
+    int64_t seconds = (int64_t)last->ts_sec - first->ts_sec;
+    int64_t filling = seconds * 1000000000 + ((int64_t)last->ts_nsec - first->ts_nsec);
+    return filling > 0 ? filling : 0; /* by the clock of the day, which may be set */
+}
+
+/* What the kernel dropped while it filled the block at the cursor, for other reasons than that it had no block: it marks what it
+ * finishes after a drop. While it waits for a block its count is of that wait, and is read when the block is returned. */
+static void
+note_drops(mcast_ring *ring, const struct tpacket_hdr_v1 *header)
+{
+    if (header->block_status & TP_STATUS_LOSING && !mcast_block_is_ours(ring, slot_of(ring, ring->filled)))
+        ring->pending_drops += mcast_ring_read_drops(ring);
+}
+
+int
+mcast_ring_take(mcast_ring *ring)
+{
+    while (ring->left == 0) {
+        if (!mcast_ring_has_more(ring))
+            return 0;
+        uint32_t slot = slot_of(ring, ring->sequence++);
+        const struct tpacket_hdr_v1 *header = mcast_block_header(ring->mapping, slot);
+        mcast_block_find(&ring->states[slot]);
+        mcast_block_take(&ring->states[slot]);
+        ring->pending_drops += mcast_word_exchange(&ring->gaps[slot], 0);
+        ring->block = (const unsigned char *)ring->mapping->base + slot * ring->block_size;
+        ring->at = header->offset_to_first_pkt;
+        ring->left = header->num_pkts;
+        ring->filling = block_filling(header);
+        ring->segment = 0;
+        mcast_ring_make_room(ring, 0);
+        note_drops(ring, mcast_block_header(ring->mapping, slot));
+        if (ring->left == 0)
+            mcast_ring_finish_block(ring);
+    }
+    return 1;
+}
+
+int
+mcast_ring_is_sparse(const mcast_ring *ring)
+{
+    const struct tpacket_hdr_v1 *header = mcast_block_header(ring->mapping, slot_of(ring, ring->sequence - 1));
+    return header->blk_len < ring->block_size / SPARSE_SHARE;
+}
+
+/* What the vnet header says of the frame behind it: bytes of payload in each datagram of a super-packet, else 0. */
+static size_t
+segment_size(const unsigned char *frame)
+{
+    vnet_header header;
+    memcpy(&header, frame - sizeof header, sizeof header);
+    return (header.gso_type & ~LINUX_VIRTIO_GSO_ECN) == LINUX_VIRTIO_GSO_UDP_L4 ? header.gso_size : 0;
+}
+
+int
+mcast_ring_read(const mcast_ring *ring, mcast_ring_frame *frame)
+{
+    const size_t head = TPACKET_ALIGN(sizeof(struct tpacket3_hdr)) + sizeof(struct sockaddr_ll);
+    if (ring->at > ring->block_size - head || ring->at % 8 != 0)
+        return 0;
+    const struct tpacket3_hdr *header = (const struct tpacket3_hdr *)(ring->block + ring->at);
+    size_t room = ring->block_size - ring->at;
+    if (header->tp_mac < sizeof *header + sizeof(vnet_header) || header->tp_mac > room ||
+        header->tp_snaplen > room - header->tp_mac)
+        return 0;
+    const struct sockaddr_ll *from =
+        (const struct sockaddr_ll *)((const unsigned char *)header + TPACKET_ALIGN(sizeof *header));
+    frame->bytes = (const unsigned char *)header + header->tp_mac;
+    frame->size = header->tp_snaplen;
+    frame->wire = header->tp_len;
+    frame->timestamp = ring->times ? header->tp_sec * (int64_t)1000000000 + header->tp_nsec : 0;
+    frame->segment = segment_size(frame->bytes);
+    frame->step = header->tp_next_offset < room ? header->tp_next_offset : room;
+    frame->tagged = header->tp_status & TP_STATUS_VLAN_VALID && header->hv1.tp_vlan_tci & VLAN_ID;
+    frame->ours = from->sll_pkttype != PACKET_OTHERHOST;
+    return 1;
+}
+
+uint64_t
+mcast_ring_unread(const mcast_ring *ring)
+{
+    uint64_t frames = ring->left;
+    for (uint64_t sequence = ring->sequence; sequence < ring->sequence + ring->count; sequence++) {
+        if (!mcast_ring_has_block(ring, sequence))
+            break;
+        frames += mcast_block_header(ring->mapping, slot_of(ring, sequence))->num_pkts;
+    }
+    return frames;
+}
+
+/* ---- opening and closing ---- */
+
+static int
+set_packet_option(int fd, int option, const void *value, socklen_t size)
+{
+    return setsockopt(fd, SOL_PACKET, option, value, size) == 0 ? 0 : -errno;
+}
+
+/* Gives a packet socket its ring, in the order that the kernel wants: the headers' size first. */
+static int
+set_up(int fd, size_t block_size, uint32_t count, unsigned latency_ms)
+{
+    int version = TPACKET_V3, on = 1;
+    struct tpacket_req3 request = {
+        .tp_block_size = (unsigned)block_size,
+        .tp_block_nr = count,
+        .tp_frame_size = RING_FRAME,
+        .tp_frame_nr = (unsigned)(block_size / RING_FRAME * count),
+        .tp_retire_blk_tov = latency_ms,
+    };
+    int status = set_packet_option(fd, PACKET_VERSION, &version, sizeof version);
+    if (status == 0)
+        status = set_packet_option(fd, LINUX_PACKET_VNET_HDR, &on, sizeof on);
+    if (status == 0)
+        status = set_packet_option(fd, LINUX_PACKET_IGNORE_OUTGOING, &on, sizeof on);
+    if (status == 0)
+        status = set_packet_option(fd, PACKET_RX_RING, &request, sizeof request);
+    return status;
+}
+
+/* Blocks that one batch may hold: an eighth of the ring, of a small one some more. */
+static uint32_t
+span_of(size_t block_size, uint32_t count)
+{
+    size_t span = count / 8, bound = SPAN_BYTES / block_size;
+    span = span > FEW_BLOCKS ? span : FEW_BLOCKS;
+    span = span < count / 2 ? span : count / 2;
+    span = span < bound ? span : bound;
+    return span > 0 ? (uint32_t)span : 1;
+}
+
+/* Whether the interface is a loopback, where packets may come from 127.0.0.0/8 (netdevice(7)). */
+static int
+is_loopback(int fd, uint32_t interface_index)
+{
+    struct ifreq request;
+    memset(&request, 0, sizeof request);
+    request.ifr_ifindex = (int)interface_index;
+    return ioctl(fd, SIOCGIFNAME, &request) == 0 && ioctl(fd, SIOCGIFFLAGS, &request) == 0 &&
+           (request.ifr_flags & IFF_LOOPBACK) != 0;
+}
+
+/* What is allocated before the kernel is asked; 0, or -errno with `ring` as far as it came. */
+static int
+allocate(mcast_ring *ring, int fd, uint32_t count)
+{
+    int status = mcast_mutex_open(&ring->lock);
+    if (status != 0)
+        return status;
+    ring->states = calloc(count, sizeof *ring->states);
+    ring->gaps = calloc(count, sizeof *ring->gaps);
+    ring->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return !ring->states || !ring->gaps ? -ENOMEM : ring->fd < 0 ? -errno : 0;
+}
+
+int
+mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_index, size_t block_size, uint32_t count,
+                unsigned latency_ms, int times, int vlan)
+{
+    mcast_ring *ring = calloc(1, sizeof *ring);
+    if (!ring)
+        return -ENOMEM;
+    ring->fd = -1;
+    ring->waker = waker;
+    ring->loopback = is_loopback(fd, interface_index);
+    ring->vlan = vlan;
+    ring->interface_index = interface_index;
+    ring->process = mcast_process_number;
+    ring->block_size = block_size;
+    ring->count = count;
+    ring->span = span_of(block_size, count);
+    ring->latency = latency_ms * (int64_t)1000000;
+    ring->times = times;
+    mcast_word_store(&ring->refs, 1);
+    int status = allocate(ring, fd, count);
+    if (status == 0)
+        status = set_up(fd, block_size, count, latency_ms);
+    if (status == 0 && !(ring->mapping = map_blocks(fd, block_size, count)))
+        status = -errno;
+    if (status == 0)
+        status = list_ring(ring);
+    if (status == 0) {
+        *opened = ring;
+        return 0;
+    }
+    if (ring->mapping)
+        munmap(ring->mapping->base, block_size * count);
+    free(ring->mapping);
+    if (ring->fd >= 0)
+        close(ring->fd);
+    leave_ring(ring);
+    return status;
+}
+
+/* From now on nothing passes into the ring, however long its mapping stays. */
+static void
+reject_all(int fd)
+{
+    struct sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+    struct sock_fprog program = {1, &nothing};
+    setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+}
+
+void
+mcast_ring_close(mcast_ring *ring)
+{
+    if (ring->process != mcast_process_number) {
+        close(ring->fd);
+        return; /* its memory is shared with the process that opened it */
+    }
+    reject_all(ring->fd);
+    if (ring->left > 0)
+        mcast_ring_finish_block(ring);
+    const span_to_free all = {UINT64_MAX, UINT64_MAX, 0, 1};
+    free_span(ring, &all);
+    unlist_ring(ring);
+    mcast_lock(&ring->lock);
+    mcast_mapping *mapping = ring->mapping;
+    ring->waker = -1;
+    ring->mapping = NULL;
+    ring->block = NULL;
+    mapping->users--;
+    shrink_mapping(mapping);
+    close(ring->fd);
+    ring->fd = -1;
+    mcast_unlock(&ring->lock);
+    leave_ring(ring);
+}
+
+#else
+typedef int mcast_no_ring; /* this system maps no ring of packets */
+#endif

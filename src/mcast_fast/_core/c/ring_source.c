@@ -1,0 +1,471 @@
+/* A mapped ring as a source: frames become records, and payloads stay in the ring's blocks.
+ *
+ * A batch has a reference to the blocks in which its payloads are (reference.h): one behind the other in memory, so that they never go
+ * beyond the ring's end. A batch that asks for copies (collect), and any batch while blocks come nearly empty, takes as many blocks as it
+ * likes and holds none. */
+#include "receiver.h"
+#include <errno.h>
+
+#if MCAST_HAS_RING
+
+#include "frames.h"
+#include "ring.h"
+
+enum {
+    BLOCKS_ONE_GO = 16,         /* blocks without anything wanted that are read before looking at the clock */
+    PREFETCH = 6,               /* frames ahead: the walk is as fast as memory brings their headers */
+    NAP_NS = 10 * 1000000,      /* at most */
+    OPTION_END = 0, OPTION_NOP = 1, OPTION_LOOSE_ROUTE = 131, OPTION_STRICT_ROUTE = 137, /* RFC 791 */
+};
+
+typedef struct ring_source {
+    mcast_source source;
+    mcast_ring *ring;
+    mcast_reference *spare;
+} ring_source;
+
+/* ---- what a socket would get ---- */
+
+/* The sum over an IPv4 header, which is 0xffff when its checksum is right (RFC 1071). */
+static int
+sum_is_right(const unsigned char *header, size_t size)
+{
+    uint64_t sum = 0;
+    for (size_t at = 0; at < size; at += 4) {
+        uint32_t word;
+        memcpy(&word, header + at, 4);
+        sum += word;
+    }
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffffffff) + (sum >> 32);
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    return sum == 0xffff;
+}
+
+/* Whether options ask for a route of the sender's choice, which a host does not follow for a group. */
+static int
+has_source_route(const unsigned char *header, size_t size)
+{
+    for (size_t at = 20; at < size && header[at] != OPTION_END;) {
+        if (header[at] == OPTION_LOOSE_ROUTE || header[at] == OPTION_STRICT_ROUTE)
+            return 1;
+        size_t step = header[at] == OPTION_NOP ? 1 : at + 1 < size ? header[at + 1] : 0;
+        if (step == 0 || (header[at] != OPTION_NOP && step < 2))
+            return 1; /* broken: not passed on either */
+        at += step;
+    }
+    return 0;
+}
+
+/* Whether IPv4 takes a packet from this source: ip_mc_validate_source() of net/ipv4/route.c. */
+static int
+source4_is_possible(const unsigned char *source, const unsigned char *group, int loopback)
+{
+    if (source[0] >= 224) /* groups, and what is reserved; of those the kernel refuses 255.255.255.255 alone */
+        return source[0] >= 240 && mcast_big32(source) != 0xffffffff;
+    if (source[0] == 0) /* from this network: for groups of the link alone */
+        return group[0] == 224 && group[1] == 0 && group[2] == 0;
+    return source[0] != 127 || loopback;
+}
+
+/* Whether IPv6 takes it: ip6_rcv_core() of net/ipv6/ip6_input.c. */
+static int
+source6_is_possible(const unsigned char *source, const unsigned char *group, int loopback)
+{
+    static const unsigned char one[16] = {[15] = 1};
+    unsigned scope = group[1] & 15;
+    if (source[0] == 0xff || memcmp(source, mcast_v4_prefix, 12) == 0)
+        return 0;
+    return loopback || (memcmp(source, one, 16) != 0 && scope > 1);
+}
+
+/* Whether the stack would hand the datagram in this frame to a socket, as far as a frame alone shows it: it is for this host, untagged, its
+ * header is whole and its source possible. What the routing table has to say (rp_filter) is not asked. */
+static int
+stack_takes(const mcast_ring *ring, const mcast_ring_frame *frame, const mcast_record *record)
+{
+    if (!frame->ours || (frame->tagged && !ring->vlan))
+        return 0;
+    size_t at = 12;
+    int type = mcast_big16(frame->bytes + at);
+    while (type == MCAST_ETHER_VLAN || type == MCAST_ETHER_PROVIDER || type == MCAST_ETHER_QINQ) {
+        if (!ring->vlan)
+            return 0;
+        at += 4;
+        type = mcast_big16(frame->bytes + at);
+    }
+    const unsigned char *header = frame->bytes + at + 2;
+    if (type == MCAST_ETHER_IPV6)
+        return source6_is_possible(record->source, record->group, ring->loopback);
+    size_t size = (size_t)(header[0] & 15) * 4;
+    return sum_is_right(header, size) && (size == 20 || !has_source_route(header, size)) &&
+           source4_is_possible(header + 12, header + 16, ring->loopback);
+}
+
+/* Writes the whole record of the usual frame: Ethernet without a tag, an IPv4 header without options and with the right sum, a datagram in
+ * one piece that was captured whole, from a possible source. 0, with nothing to be relied on, for any other; mcast_frame_read takes those. */
+static int
+read_usual(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *record)
+{
+    const unsigned char *bytes = frame->bytes, *ip = bytes + 14, *udp = bytes + 34;
+    if (frame->size < 42 || mcast_big16(bytes + 12) != MCAST_ETHER_IPV4 || ip[0] != 0x45 ||
+        ip[9] != MCAST_PROTOCOL_UDP || mcast_big16(ip + 6) & 0x3fff || !frame->ours || frame->tagged)
+        return 0;
+    size_t total = mcast_big16(ip + 2), length = mcast_big16(udp + 4);
+    if (total + 14 > frame->size || length < 8 || length + 20 > total || ip[12] == 0 || ip[12] == 127 || ip[12] >= 224 ||
+        !sum_is_right(ip, 20))
+        return 0;
+    record->timestamp = frame->timestamp;
+    record->offset = 0;
+    record->interface_index = ring->interface_index;
+    record->dropped = 0;
+    record->length = record->wire_length = (uint16_t)(length - 8);
+    mcast_map_v4(record->source, ip + 12);
+    mcast_map_v4(record->group, ip + 16);
+    record->source_port = mcast_big16(udp);
+    record->port = mcast_big16(udp + 2);
+    record->flags = MCAST_TTL | MCAST_TOS;
+    record->ttl = ip[8];
+    record->tos = ip[1];
+    return 1;
+}
+
+/* Reads any frame: its kind (frames.h), and for MCAST_FRAME_UDP its record and payload. The record of a fragment has its port too, as
+ * far as it was captured. What no socket would get is MCAST_FRAME_BROKEN. */
+static int
+describe(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *record, const unsigned char **payload)
+{
+    if (read_usual(ring, frame, record)) {
+        *payload = frame->bytes + 42;
+        return MCAST_FRAME_UDP;
+    }
+    int kind = mcast_frame_read(frame->bytes, frame->size, frame->wire, MCAST_LINK_ETHERNET, record, payload);
+    record->timestamp = frame->timestamp;
+    record->interface_index = ring->interface_index;
+    if (kind == MCAST_FRAME_FRAGMENT && *payload + 4 <= frame->bytes + frame->size)
+        record->port = mcast_big16(*payload + 2);
+    if ((kind == MCAST_FRAME_UDP || kind == MCAST_FRAME_FRAGMENT) && !stack_takes(ring, frame, record))
+        return MCAST_FRAME_BROKEN;
+    return kind;
+}
+
+/* ---- frames into a batch ---- */
+
+/* Frames that a batch can have without waiting: of this block, and of those behind it that are filled and that it may hold. */
+static size_t
+ready_frames(const mcast_ring *ring, size_t limit)
+{
+    size_t frames = ring->left;
+    for (uint32_t ahead = 0; frames < limit && ahead + 1 < ring->span; ahead++) {
+        uint32_t slot = (uint32_t)((ring->sequence + ahead) % ring->count);
+        if (slot == 0 || !mcast_ring_has_block(ring, ring->sequence + ahead))
+            break;
+        frames += mcast_block_header(ring->mapping, slot)->num_pkts;
+    }
+    return frames < limit ? frames : limit;
+}
+
+/* Room for one record, and for its payload when it is to be copied; at first for all that are ready. 0, or -1 without memory. */
+static int
+reserve(mcast_receiver *receiver, const mcast_ring *ring, mcast_batch *batch, size_t limit, size_t length)
+{
+    if (batch->records.capacity - batch->records.used < sizeof(mcast_record) || !batch->records.bytes) {
+        size_t wanted = ready_frames(ring, limit - mcast_batch_count(batch));
+        if (mcast_memory_reserve(receiver->pool, &batch->records, (wanted ? wanted : 1) * sizeof(mcast_record)) != 0)
+            return -1;
+    }
+    if (batch->copying && mcast_memory_reserve(receiver->pool, &batch->data, length) != 0)
+        return -1;
+    return 0;
+}
+
+/* Puts one datagram into the batch: its record is already where it belongs. */
+static void
+pack(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, mcast_record *record, const unsigned char *payload)
+{
+    mcast_truncate(receiver, record);
+    record->dropped = ring->pending_drops;
+    ring->pending_drops = 0;
+    if (batch->copying) {
+        record->offset = (uint32_t)batch->data.used;
+        memcpy(batch->data.bytes + batch->data.used, payload, record->length);
+        batch->data.used += record->length;
+    } else {
+        if (!batch->base)
+            batch->base = payload;
+        record->offset = (uint32_t)(payload - batch->base);
+    }
+    batch->end = payload + record->length;
+    batch->records.used += sizeof *record;
+    receiver->counters.received++;
+    receiver->counters.bytes += record->length;
+    receiver->counters.truncated += (record->flags & MCAST_TRUNCATED) != 0;
+}
+
+static void
+count_buffer(mcast_receiver *receiver, mcast_batch *batch)
+{
+    receiver->counters.buffers++;
+    batch->buffers++;
+}
+
+/* Takes a super-packet apart: every segment but the last has the size that its sender gave (udp(7), UDP_SEGMENT). 1 when it is
+ * done, 0 when the batch is full before, -1 without memory. `whole` describes all of it. */
+static int
+split(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit, size_t size,
+      const mcast_record *whole, const unsigned char *payload)
+{
+    while (ring->segment < whole->length) {
+        if (!mcast_batch_has_room(receiver, batch, limit))
+            return 0;
+        size_t left = whole->length - ring->segment, length = left < size ? left : size;
+        if (reserve(receiver, ring, batch, limit, length) != 0)
+            return -1;
+        mcast_record *record = mcast_batch_next(batch);
+        *record = *whole;
+        record->length = record->wire_length = (uint16_t)length;
+        record->flags |= MCAST_COALESCED;
+        pack(receiver, ring, batch, record, payload + ring->segment);
+        ring->segment += length;
+    }
+    count_buffer(receiver, batch);
+    return 1;
+}
+
+/* Counts what is not delivered. What is no UDP passes the kernel's filter behind IPv6 extension headers only. */
+static void
+count_unwanted(mcast_receiver *receiver, int kind, const mcast_record *record, size_t segment)
+{
+    uint64_t datagrams = 1;
+    if (kind == MCAST_FRAME_UDP && segment && record->length > segment)
+        datagrams = (record->length + segment - 1) / segment;
+    if (kind == MCAST_FRAME_FRAGMENT && mcast_index_wants(&receiver->index, record))
+        receiver->counters.fragments++;
+    else if (kind != MCAST_FRAME_LATER && kind != MCAST_FRAME_OTHER)
+        receiver->counters.filtered += datagrams;
+}
+
+/* Reads the frame at the cursor into the batch, which has room: 1 when it is done, 0 when the batch was full before, -1 without memory. */
+static int
+pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit, const mcast_ring_frame *frame)
+{
+    if (reserve(receiver, ring, batch, limit, receiver->slot_size) != 0)
+        return -1;
+    const unsigned char *payload = NULL;
+    mcast_record *record = mcast_batch_next(batch);
+    int kind = describe(ring, frame, record, &payload);
+    if (kind != MCAST_FRAME_UDP || !mcast_index_wants(&receiver->index, record)) {
+        count_unwanted(receiver, kind, record, frame->segment);
+        return 1;
+    }
+    if (frame->segment && record->length > frame->segment) {
+        mcast_record whole = *record;
+        return split(receiver, ring, batch, limit, frame->segment, &whole, payload);
+    }
+    pack(receiver, ring, batch, record, payload);
+    count_buffer(receiver, batch);
+    return 1;
+}
+
+/* Reads the block at the cursor until its end, or until the batch is full. 0, or -1 without memory. */
+static int
+pack_block(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit)
+{
+    while (ring->left > 0 && mcast_batch_has_room(receiver, batch, limit)) {
+        mcast_ring_frame frame;
+        if (!mcast_ring_read(ring, &frame)) { /* nothing that follows can be found */
+            receiver->counters.filtered += ring->left;
+            ring->left = 0;
+            return 0;
+        }
+        const unsigned char *ahead = ring->block + ring->at + frame.step * PREFETCH;
+        for (int line = 0; line < 3; line++)
+            __builtin_prefetch(ahead + 64 * line);
+        int status = pack_frame(receiver, ring, batch, limit, &frame);
+        if (status <= 0)
+            return status;
+        mcast_ring_pass(ring, &frame);
+    }
+    return 0;
+}
+
+/* Whether the batch, which holds that many blocks, goes on with the next one. */
+static int
+goes_on(const mcast_receiver *receiver, const mcast_ring *ring, const mcast_batch *batch, size_t limit, uint32_t held)
+{
+    if (!mcast_batch_has_room(receiver, batch, limit))
+        return 0;
+    return batch->copying || held == 0 || (held < ring->span && ring->sequence % ring->count != 0);
+}
+
+/* Gives the batch a reference to the blocks that it holds, from `first` on. */
+static void
+refer(ring_source *source, mcast_batch *batch, uint64_t first, uint32_t held)
+{
+    mcast_ring *ring = source->ring;
+    batch->reference = source->spare;
+    source->spare = NULL;
+    mcast_ring_refer(ring, batch->reference, first, held, batch->base, (size_t)(batch->end - batch->base));
+}
+
+static mcast_result
+read_ring(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, size_t limit)
+{
+    ring_source *self = (ring_source *)source;
+    mcast_ring *ring = self->ring;
+    if (batch->reference || (mcast_batch_count(batch) > 0 && !batch->copying))
+        return mcast_result_of(MCAST_OK);
+    if (!self->spare && !(self->spare = mcast_reference_new()))
+        return mcast_failure(ENOMEM);
+    if (mcast_batch_count(batch) == 0)
+        batch->epoch = receiver->epoch;
+    mcast_ring_make_room(ring, 1);
+    uint64_t first = 0; /* the number of the first block that the batch holds */
+    uint32_t held = 0;
+    int status = 0;
+    batch->copying |= batch->copies;
+    for (int blocks = 0; status == 0 && goes_on(receiver, ring, batch, limit, held); blocks++) {
+        if ((blocks >= BLOCKS_ONE_GO && mcast_batch_count(batch) == 0) || !mcast_ring_take(ring))
+            break;
+        int sparse = mcast_ring_is_sparse(ring);
+        if (mcast_batch_count(batch) > 0 && !batch->copies && sparse != batch->copying)
+            break; /* the next batch begins with this block */
+        batch->copying = batch->copies || sparse;
+        status = pack_block(receiver, ring, batch, limit);
+        if (!batch->copying && mcast_batch_count(batch) > 0) {
+            mcast_ring_hold(ring);
+            first = held++ ? first : ring->sequence - 1;
+        }
+        if (ring->left == 0)
+            mcast_ring_finish_block(ring);
+    }
+    if (held > 0)
+        refer(self, batch, first, held);
+    if (status < 0 && mcast_batch_count(batch) == 0)
+        return mcast_failure(ENOMEM);
+    return mcast_result_of(mcast_ring_has_more(ring) ? MCAST_OK : MCAST_EMPTY);
+}
+
+/* ---- the rest of a source ---- */
+
+static int
+ring_has_more(const mcast_source *source)
+{
+    return mcast_ring_has_more(((const ring_source *)source)->ring);
+}
+
+/* For how long the blocks of a dense stream may pile up: until the first packet is as old as the latency allows, and within a sixteenth of
+ * the ring. 0 for any other stream. */
+static int64_t
+ring_nap(mcast_source *source)
+{
+    mcast_ring *ring = ((ring_source *)source)->ring;
+    int64_t longest = ring->latency < NAP_NS ? ring->latency : NAP_NS, filling = ring->filling;
+    int64_t bound = filling * ring->count / 16;
+    ring->filling = 0;
+    if (filling == 0 || filling >= longest)
+        return 0;
+    return bound < longest - filling ? bound : longest - filling;
+}
+
+static void
+count_ring(mcast_source *source, mcast_counters *counters)
+{
+    mcast_ring *ring = ((ring_source *)source)->ring;
+    mcast_word_add(&ring->unplaced, mcast_ring_read_drops(ring));
+    counters->dropped_ring += __atomic_load_n(&ring->drops, __ATOMIC_RELAXED);
+    counters->detached += __atomic_load_n(&ring->detached, __ATOMIC_RELAXED);
+}
+
+/* What the ring holds unread was not asked for any more. */
+static void
+remove_ring(mcast_source *source, mcast_receiver *receiver)
+{
+    ring_source *self = (ring_source *)source;
+    mcast_poller_remove(&receiver->poller, self->ring->fd);
+    for (mcast_source **at = &receiver->direct; *at; at = &(*at)->next)
+        if (*at == source) {
+            *at = source->next;
+            break;
+        }
+    if (!mcast_life_is_closed(&receiver->life))
+        receiver->counters.filtered += mcast_ring_unread(self->ring);
+    count_ring(source, &receiver->counters);
+    if (self->spare)
+        mcast_reference_discard(self->spare);
+    mcast_ring_close(self->ring);
+    free(self);
+}
+
+static void
+abandon_ring(mcast_source *source)
+{
+    mcast_ring_close(((ring_source *)source)->ring);
+}
+
+static const mcast_source_ops ring_ops = {read_ring, ring_has_more, ring_nap, count_ring, remove_ring, abandon_ring};
+
+/* Has the poller report each block once, for one that is held shows as readable. 0, or -errno. */
+static int
+watch(const mcast_receiver *receiver, const mcast_ring *ring, uint64_t key)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = key}};
+    return epoll_ctl(receiver->poller.epoll, EPOLL_CTL_ADD, ring->fd, &event) == 0 ? 0 : -errno;
+}
+
+int
+mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
+                       size_t block_size, uint32_t count, unsigned latency_ms, int times, int vlan, uint64_t key)
+{
+    ring_source *self = calloc(1, sizeof *self);
+    if (!self)
+        return -ENOMEM;
+    self->source.ops = &ring_ops;
+    int status = mcast_ring_open(&self->ring, fd, receiver->poller.wake, interface_index, block_size, count, latency_ms,
+                                 times, vlan);
+    if (status == 0 && (status = watch(receiver, self->ring, key)) != 0)
+        mcast_ring_close(self->ring);
+    if (status != 0) {
+        free(self);
+        return status;
+    }
+    self->source.next = receiver->direct;
+    receiver->direct = &self->source;
+    mcast_flag_set(&receiver->has_rings);
+    *source = &self->source;
+    return 0;
+}
+
+#else
+
+int
+mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
+                       size_t block_size, uint32_t count, unsigned latency_ms, int times, int vlan, uint64_t key)
+{
+    (void)source, (void)receiver, (void)fd, (void)interface_index, (void)block_size, (void)count, (void)latency_ms;
+    (void)times, (void)vlan, (void)key;
+    return -ENOSYS;
+}
+
+/* Where nothing maps a ring no batch has a reference. */
+int
+mcast_reference_detach(mcast_reference *reference)
+{
+    (void)reference;
+    return 0;
+}
+
+void
+mcast_reference_end(mcast_reference *reference)
+{
+    (void)reference;
+}
+
+void
+mcast_reference_leave(mcast_reference *reference, uint32_t before)
+{
+    (void)reference, (void)before;
+}
+
+#endif
