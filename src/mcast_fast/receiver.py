@@ -1,11 +1,12 @@
 """Receiver: multicast in, batches out."""
 
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.layout import MAX_PACKET_SIZE
@@ -28,6 +29,26 @@ TIMESTAMPS = ("kernel", "hardware", None)
 BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, unless told
 BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _inside(method: "Callable[Concatenate[Receiver, P], R]") -> "Callable[Concatenate[Receiver, P], R]":
+    """A call that counts as a use of the receiver: closing meanwhile frees nothing before it is over."""
+
+    @functools.wraps(method)
+    def call(self: "Receiver", /, *args: P.args, **options: P.kwargs) -> R:
+        slots = self._slots
+        try:
+            with slots.inside():
+                slots.check()
+                return method(self, *args, **options)
+        finally:
+            slots.settle()
+
+    return call
 
 
 class Receiver:
@@ -162,35 +183,36 @@ class Receiver:
 
     # ---- membership ----
 
+    @_inside
     def join(self, group: str | Group) -> bool:
         """Receive a group too, or one more source of it; False when that was so already.
 
         A group that names no port means the only one that this receiver has. GroupError, InterfaceError, SocketError
         (with everything as it was before), ClosedError."""
-        with self._slots:
-            return self._subscriptions.join(group)
+        return self._subscriptions.join(group)
 
+    @_inside
     def leave(self, group: str | Group) -> bool:
         """Receive a group, or one source of it, no more; False when it was not joined.
 
         Without port or interface: on all of them. When this returns, nothing of it is delivered any more. GroupError,
         SocketError, ClosedError."""
-        with self._slots:
-            return self._subscriptions.leave(group)
+        return self._subscriptions.leave(group)
 
+    @_inside
     def block(self, group: str | Group, source: str) -> bool:
         """Receive one source of a joined group no more; False when that was so already.
 
         Where only some sources are received, this one is taken out (RFC 3678). When this returns, nothing of it is
         delivered any more. GroupError when the group is not joined, SocketError, ClosedError."""
-        with self._slots:
-            return self._subscriptions.block(group, source)
+        return self._subscriptions.block(group, source)
 
+    @_inside
     def unblock(self, group: str | Group, source: str) -> bool:
         """Receive one source of a joined group again; False when that was so already. Errors as `block`."""
-        with self._slots:
-            return self._subscriptions.unblock(group, source)
+        return self._subscriptions.unblock(group, source)
 
+    @_inside
     def set_sources(
         self, group: str | Group, *, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> bool:
@@ -198,29 +220,28 @@ class Receiver:
 
         `include=[]` receives nothing of it, `exclude=[]` every source. One step for the system wherever it can:
         sources that stay wanted are not interrupted. Errors as `block`, and ArgumentError."""
-        with self._slots:
-            return self._subscriptions.set_sources(group, include, exclude)
+        return self._subscriptions.set_sources(group, include, exclude)
 
     @property
+    @_inside
     def memberships(self) -> list[Membership]:
         """Every group on every interface: what is wanted, what the system holds, what of "all" was skipped and why;
         ClosedError."""
-        with self._slots:
-            return self._subscriptions.memberships()
+        return self._subscriptions.memberships()
 
     # ---- answering ----
 
+    @_inside
     def reply(self, packet: "Packet", payload: bytes | bytearray | memoryview) -> None:
         """Send a unicast datagram to the source of a packet, from the port and interface that it came to; SocketError,
         ClosedError."""
-        with self._slots:
-            one = self._socket_of(packet)
-            try:
-                answering = self._rings.answering(one) if self._rings else one.socket
-                answering.sendto(payload, packet.source_address)
-            except OSError as error:
-                subject = f"{memoryview(payload).nbytes} bytes to {packet.source} port {packet.source_port}"
-                raise socket_error("send", subject, error) from error
+        one = self._socket_of(packet)
+        try:
+            answering = self._rings.answering(one) if self._rings else one.socket
+            answering.sendto(payload, packet.source_address)
+        except OSError as error:
+            subject = f"{memoryview(payload).nbytes} bytes to {packet.source} port {packet.source_port}"
+            raise socket_error("send", subject, error) from error
 
     def _socket_of(self, packet: "Packet") -> OpenSocket:
         version = 4 if len(packet.source_address) == 2 else 6
@@ -257,13 +278,18 @@ class Receiver:
     def stats(self) -> Stats:
         """The loss ledger so far; after close(), the final one. ClosedError in another process than the one that opened
         the receiver."""
+        if self._slots.closed and not self._slots.foreign:
+            return self._ledger()
         try:
-            with self._slots:
-                return self._ledger()
+            return self._live_ledger()
         except ClosedError:
             if self._slots.foreign:
                 raise
             return self._ledger()
+
+    @_inside
+    def _live_ledger(self) -> Stats:
+        return self._ledger()
 
     def _ledger(self) -> Stats:
         counters = dict(self._slots.counters())
@@ -327,14 +353,17 @@ class Receiver:
     def _reported(self, what: What, index: int, name: str) -> bool:
         """The watch reports what happened to an interface; whether it need not report it again."""
         try:
-            with self._slots:
-                return self._subscriptions.told(what, index, name)
+            return self._react(what, index, name)
         except ClosedError:
             return True
 
+    @_inside
+    def _react(self, what: What, index: int, name: str) -> bool:
+        return self._subscriptions.told(what, index, name)
+
+    @_inside
     def _check_open(self) -> None:
-        with self._slots:
-            pass
+        """ClosedError when the receiver is closed, or another process's."""
 
     def __enter__(self) -> "Receiver":
         return self

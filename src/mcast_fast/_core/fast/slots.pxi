@@ -188,6 +188,18 @@ cdef class Slots:
             idle()
         return 0
 
+    def inside(self):
+        """What is entered for the time of a use: `try: with slots.inside(): slots.check(); … finally: slots.settle()`.
+
+        Here this is all that is needed; the pure backend enters by a lock of C, so that a signal cannot come between."""
+        return self
+
+    def check(self):
+        """ClosedError when the receiver is closed or another process's; to be called inside."""
+
+    def settle(self):
+        """The end of a use: whoever is last out of what was closed frees it."""
+
     def __enter__(self):
         self._enter()
         return self
@@ -197,7 +209,7 @@ cdef class Slots:
 
     cdef int _refuse_closed(self) except -1:
         if mcast_life_is_foreign(&self.receiver.life):
-            raise ClosedError(f"{self.subject} was opened in another process, and can only be closed in this one")
+            raise ClosedError(f"{self.subject} was opened in another process")
         raise ClosedError(f"{self.subject} is closed")
 
     cdef int _refuse(self, str operation, int error) except -1:
@@ -345,12 +357,29 @@ cdef class Slots:
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
         cdef Batch batch = self._receive(limit, limit, timeout_ns)
-        mcast_receiver_count_delivered(&self.receiver, <size_t>batch.count)
+        self._deliver(batch)
         return batch
 
     def receive_one(self, int64_t timeout_ns):
         """One packet; what came with it stays unread for the next call. Errors as `receive`."""
-        return make_packet(self._receive(self.batch_size, 1, timeout_ns), 0)
+        cdef Batch batch = self._receive(self.batch_size, 1, timeout_ns)
+        cdef Packet packet = make_packet(batch, 0)
+        self._hear_signals(batch)
+        return packet
+
+    cdef int _deliver(self, Batch batch) except -1:
+        """Counts a batch that is about to be returned, unless a signal's handler raises."""
+        mcast_receiver_count_delivered(&self.receiver, <size_t>batch.count)
+        return self._hear_signals(batch)
+
+    cdef int _hear_signals(self, Batch batch) except -1:
+        """Run the handlers of signals that came meanwhile: when one raises, what was to be returned stays unread."""
+        try:
+            return PyErr_CheckSignals()
+        except BaseException:
+            if batch.count > 0:
+                self._unread(batch)
+            raise
 
     cdef Batch _receive(self, Py_ssize_t ahead, Py_ssize_t limit, int64_t timeout_ns):
         """As `receive`; up to `ahead` packets are received at once, and what is beyond `limit` stays unread."""
@@ -413,7 +442,7 @@ cdef class Slots:
                         break
                 whole = self._finish(&batch)
                 whole = self._cut(whole, limit, batch.epoch)
-                mcast_receiver_count_delivered(&self.receiver, <size_t>whole.count)
+                self._deliver(whole)
                 return whole
             finally:
                 self._return(&batch)
