@@ -64,16 +64,18 @@ split(mcast_receiver *receiver, mcast_batch *batch, uint32_t segment)
     size_t room = count + receiver->slot_count; /* for the slots that follow, too */
     if (mcast_memory_reserve(receiver->pool, &batch->records, room * sizeof whole) != 0)
         return 0;
-    mcast_record *first = mcast_batch_next(batch), one = whole;
-    uint32_t left = whole.length;
-    one.flags |= MCAST_COALESCED;
-    one.length = one.wire_length = (uint16_t)segment;
-    for (unsigned i = 0; i < count; i++, left -= segment) {
-        first[i] = one;
-        one.offset += segment;
-        one.dropped = 0;
+    mcast_record *first = mcast_batch_next(batch);
+    const uint32_t offset = whole.offset, dropped = whole.dropped, last = whole.length - (count - 1) * segment;
+    whole.flags |= MCAST_COALESCED;
+    whole.length = whole.wire_length = (uint16_t)segment;
+    whole.dropped = 0;
+    *first = whole;
+    for (unsigned i = 1; i < count; i++) { /* from memory: a copy that is changed in registers would wait for its own stores */
+        memcpy(&first[i], first, sizeof *first);
+        first[i].offset = offset + i * segment;
     }
-    first[count - 1].length = first[count - 1].wire_length = (uint16_t)(left + segment);
+    first->dropped = dropped;
+    first[count - 1].length = first[count - 1].wire_length = (uint16_t)last;
     receiver->segments = count > receiver->segments ? count : receiver->segments;
     return count;
 }
