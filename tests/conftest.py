@@ -13,6 +13,7 @@ import itertools
 import os
 import platform
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -177,6 +178,7 @@ TOOLS = {
     "modes of files": hasattr(os, "geteuid"),
     "setsourcefilter": has_setsourcefilter(),
     "named pipes": hasattr(os, "mkfifo"),
+    "cc": shutil.which("cc") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

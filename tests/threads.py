@@ -21,6 +21,7 @@ import mcast_fast as mcast
 from mcast_fast import Batch, ClosedError, Receiver, Sender, SocketError, _core
 
 SECONDS = 60  # that packets may take, on a machine that is stopped now and then; who waits for them closes what all receive from
+SPARSE = (128 << 10) // 8  # bytes in a block of a ring of 1 MiB, below which its payloads are copied
 CHUNK = 100  # datagrams that are on their way at the most: any receive buffer holds them
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -238,8 +239,8 @@ def read_a_batch(group: str, options: dict[str, Any], readers: int = 6, count: i
                 take_turns,
             )
             assert set(seen) == set(wanted)
-        if "ring" in options:
-            assert rx.stats.detached == len(taken)
+        if "ring" in options:  # a block that comes nearly empty is copied at once
+            assert rx.stats.detached == sum(memoryview(each.data).nbytes > SPARSE for each in taken)
 
 
 def read_everything(each: Batch, wanted: list[bytes], detach: bool) -> None:

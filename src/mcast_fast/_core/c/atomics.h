@@ -33,6 +33,19 @@ mcast_place_move(ptrdiff_t *place, ptrdiff_t to)
     __atomic_store_n(place, to, __ATOMIC_RELAXED);
 }
 
+/* A pointer to bytes that one thread changes, once, while others read it. */
+static inline const unsigned char *
+mcast_pointer_load(const unsigned char *const *pointer)
+{
+    return __atomic_load_n(pointer, __ATOMIC_ACQUIRE);
+}
+
+static inline void
+mcast_pointer_store(const unsigned char **pointer, const unsigned char *value)
+{
+    __atomic_store_n(pointer, value, __ATOMIC_RELEASE);
+}
+
 /* A word that counts and has flags: every change is sequentially consistent. */
 typedef uint32_t mcast_word;
 

@@ -45,8 +45,7 @@ static inline int
 mcast_index_wants(mcast_index *index, const mcast_record *record)
 {
     const mcast_wanted *latest = index->latest;
-    if (latest && mcast_wanted_is(latest, record) &&
-        mcast_entry_allows(latest->filter, latest->entry, record->source))
+    if (latest && mcast_wanted_is(latest, record) && mcast_entry_allows(latest->filter, latest->entry, record->source))
         return 1;
     return mcast_index_search(index, record);
 }

@@ -81,8 +81,8 @@ mcast_send_messages(int fd, mcast_message *messages, unsigned count)
     return sent >= 0 ? (int)sent : -errno;
 }
 
-#include "condition.h"
 #include "bsd.h"
+#include "condition.h"
 
 /* ---- what control messages tell ---- */
 

@@ -40,10 +40,10 @@ typedef struct mcast_receiver {
     mcast_scratch scratch;
     unsigned slot_count; /* of the scratch */
     size_t slot_size;
-    size_t packet_limit;      /* bytes of payload that are kept */
-    unsigned segments;        /* packets per slot, at most, when slots were last filled */
-    size_t filled;            /* bytes per slot, on average, when slots were last filled */
-    size_t coalesced;         /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
+    size_t packet_limit; /* bytes of payload that are kept */
+    unsigned segments;   /* packets per slot, at most, when slots were last filled */
+    size_t filled;       /* bytes per slot, on average, when slots were last filled */
+    size_t coalesced;    /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
     mcast_poller poller;
     mcast_member **members; /* by key; NULL where one was removed */
     size_t keys;
@@ -58,18 +58,18 @@ typedef struct mcast_receiver {
     uint64_t epoch;                         /* the number of changes of filters */
     size_t expected;                        /* packets in the last batch: the next one is likely as large */
     unsigned rotation;                      /* which ready socket is read first: none starves behind busy ones */
-    int failure;                            /* errno that a socket answered after packets of others: for the next call */
+    int failure; /* errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
-    mcast_flag watched; /* somebody looks at the descriptor who does not receive */
-    size_t unread;      /* batches that were received and not taken yet */
-    int shown;          /* the poller is readable because of those, or of what a ring has */
+    mcast_flag watched;                  /* somebody looks at the descriptor who does not receive */
+    size_t unread;                       /* batches that were received and not taken yet */
+    int shown;                           /* the poller is readable because of those, or of what a ring has */
     struct mcast_background *background; /* NULL without a thread of its own */
 } mcast_receiver;
 
 enum {
-    MCAST_ONE_GO = 1024,           /* packets that are read without looking at the clock while none is wanted */
-    MCAST_GO_BYTES = 3 << 18,      /* that are read in one go: so large a batch is worth handing over */
-    MCAST_GRACE_NS = 10 * 1000000, /* beyond the deadline, to find what is wanted behind what is not */
+    MCAST_ONE_GO = 1024,                   /* packets that are read without looking at the clock while none is wanted */
+    MCAST_GO_BYTES = 3 << 18,              /* that are read in one go: so large a batch is worth handing over */
+    MCAST_GRACE_NS = 10 * 1000000,         /* beyond the deadline, to find what is wanted behind what is not */
     MCAST_SLICE_NS_OF_TURN = 50 * 1000000, /* whoever waits for a turn looks at the signals as often as that */
 };
 

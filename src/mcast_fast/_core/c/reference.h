@@ -18,8 +18,8 @@
 
 typedef struct mcast_reference {
     mcast_word word;
-    mcast_word users;   /* of this structure: the batch, and whoever detaches it now */
-    mcast_mutex moving; /* held by the one that copies */
+    mcast_word users;           /* of this structure: the batch, and whoever detaches it now */
+    mcast_mutex moving;         /* held by the one that copies */
     const unsigned char *bytes; /* where offset 0 of the batch's records points; changes before MOVED is set */
     size_t used;
     unsigned char *copy; /* of the pool, or NULL */
@@ -28,7 +28,7 @@ typedef struct mcast_reference {
     struct mcast_mapping *mapping;
     uint64_t sequence; /* of the first block, which counts from the opening */
     uint32_t blocks;   /* one behind the other in memory */
-    int listed;        /* in the ring's list: it may still have to be detached; guarded by the ring's lock, as the links */
+    int listed; /* in the ring's list: it may still have to be detached; guarded by the ring's lock, as the links */
     struct mcast_reference *older;
     struct mcast_reference *newer;
 } mcast_reference;
@@ -53,7 +53,7 @@ mcast_reference_pin(mcast_reference *reference, int *pinned)
             *pinned = 1;
             break;
         }
-    return reference->bytes;
+    return mcast_pointer_load(&reference->bytes);
 }
 
 static inline void

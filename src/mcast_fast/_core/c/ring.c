@@ -25,10 +25,10 @@ enum {
 };
 
 enum {
-    RING_FRAME = 2048,          /* only the kernel's plausibility checks look at it: a TPACKET_V3 frame has its own size */
-    SPAN_BYTES = 16 << 20,      /* of one batch at most: it may have to be copied */
-    FEW_BLOCKS = 4,             /* that a batch may hold of a small ring: half of eight */
-    SPARSE_SHARE = 8,           /* a block is sparse when this share of it is not filled */
+    RING_FRAME = 2048,     /* only the kernel's plausibility checks look at it: a TPACKET_V3 frame has its own size */
+    SPAN_BYTES = 16 << 20, /* of one batch at most: it may have to be copied */
+    FEW_BLOCKS = 4,        /* that a batch may hold of a small ring: half of eight */
+    SPARSE_SHARE = 8,      /* a block is sparse when this share of it is not filled */
 };
 
 /* linux/virtio_net.h, as packet sockets give it: before the link header, in the byte order of the host. */
@@ -349,7 +349,7 @@ mcast_reference_detach(mcast_reference *reference)
         if (copy) {
             memcpy(copy, bytes, reference->used);
             reference->copy = copy;
-            __atomic_store_n(&reference->bytes, copy, __ATOMIC_RELEASE);
+            mcast_pointer_store(&reference->bytes, copy);
             if (take_own_pin(reference))
                 __atomic_fetch_add(&reference->ring->detached, 1, __ATOMIC_RELAXED);
         }
@@ -380,63 +380,67 @@ change_mapping(mcast_ring *ring)
     ring->mapping = mapping;
     if (ring->block)
         ring->block = mapping->base + (ring->block - before->base);
-    before->users--;
-    shrink_mapping(before);
+    before->users--; /* the reference that asks for this is another one */
     mcast_unlock(&ring->lock);
     return 0;
 }
 
-/* Puts a copy of pinned bytes, `size` from `place` on, at their address. mremap(2) changes all pages in one step: whoever reads
- * them meanwhile reads the same bytes. 0, or -1. The ring's lock is held. */
+/* Pins what is pinned by somebody already; 0 when nobody has it pinned any more. */
 static int
-replace_pages(mcast_reference *reference, uint32_t first, void *copy, size_t size, unsigned char *place)
+pin_once_more(mcast_reference *reference)
 {
-    mcast_ring *ring = reference->ring;
-    mcast_mapping *mapping = reference->mapping;
     uint32_t word = mcast_word_load(&reference->word);
-    if (!(word & MCAST_REFERENCE_PINS))
-        return 1;
-    if (mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED)
-        return -1;
-    memset(mapping->moved + first, 1, reference->blocks);
-    while (word & MCAST_REFERENCE_PINS) /* else the last pin is being removed, which returns the blocks */
-        if (mcast_word_replace(&reference->word, &word, word | MCAST_REFERENCE_RELOCATED)) {
-            mapping->relocated++;
-            leave_blocks(reference, mapping);
-            unlist(ring, reference);
-            break;
-        }
+    while (word & MCAST_REFERENCE_PINS)
+        if (mcast_word_replace(&reference->word, &word, word + 1))
+            return 1;
     return 0;
 }
 
-/* Replaces the pages of pinned bytes by a copy at the same address, and gives up the blocks: 0, or -1 without memory. Called by the
- * thread that receives, between two batches. */
+/* Puts a copy of pinned bytes at their address, and gives up their blocks: 0, or -1 without memory. mremap(2) changes all pages in one
+ * step: whoever reads them meanwhile reads the same bytes. */
 static int
-relocate(mcast_ring *ring, mcast_reference *reference)
+replace_pages(mcast_ring *ring, mcast_reference *reference)
 {
-    if (reference->mapping == ring->mapping && change_mapping(ring) != 0)
-        return -1;
     mcast_mapping *mapping = reference->mapping;
     uint32_t first = slot_of(ring, reference->sequence);
     size_t size = reference->blocks * ring->block_size;
     unsigned char *place = mapping->base + first * ring->block_size;
-    mcast_lock(&ring->lock);
-    int pinned = (mcast_word_load(&reference->word) & MCAST_REFERENCE_PINS) != 0, status = 0;
-    mapping->users += (uint32_t)pinned; /* while it is copied from */
-    mcast_unlock(&ring->lock);
-    if (!pinned)
-        return 0;
     void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (copy != MAP_FAILED)
-        memcpy(copy, place, size);
+    if (copy == MAP_FAILED)
+        return -1;
+    memcpy(copy, place, size);
     mcast_lock(&ring->lock);
-    status = copy == MAP_FAILED ? -1 : replace_pages(reference, first, copy, size, place);
-    if (status != 0 && copy != MAP_FAILED)
-        munmap(copy, size);
-    mapping->users--;
-    shrink_mapping(mapping);
+    int failed = mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED;
+    if (!failed) {
+        memset(mapping->moved + first, 1, reference->blocks);
+        mcast_word_or(&reference->word, MCAST_REFERENCE_RELOCATED);
+        mapping->relocated++;
+        leave_blocks(reference, mapping);
+        unlist(ring, reference);
+        shrink_mapping(mapping);
+    }
     mcast_unlock(&ring->lock);
-    return status < 0 ? -1 : 0;
+    if (failed)
+        munmap(copy, size);
+    return -failed;
+}
+
+/* Has pinned bytes give up their blocks, and stay where they are: 0, or -1 without memory. Called by the thread that receives, between two
+ * batches. */
+static int
+relocate(mcast_ring *ring, mcast_reference *reference)
+{
+    int status = 0;
+    if (!pin_once_more(reference))
+        return 0;
+    if (!(mcast_word_load(&reference->word) & MCAST_REFERENCE_RELOCATED)) {
+        if (reference->mapping == ring->mapping)
+            status = change_mapping(ring);
+        if (status == 0)
+            status = replace_pages(ring, reference);
+    }
+    mcast_reference_unpin(reference);
+    return status == 0 ? 0 : -1;
 }
 
 /* What is to be freed: the kernel needs the blocks with numbers below `needed` soon; those below `old` are detached, but for the newest. */
@@ -447,13 +451,12 @@ typedef struct span_to_free {
     int may_relocate; /* no batch is under construction, of which the blocks would be left behind in another mapping */
 } span_to_free;
 
-/* Detaches one reference, and when the kernel needs its blocks now, relocates what is pinned still: 0, or -1 without memory. */
+/* Detaches one reference, and relocates what is pinned still: 0, or -1 without memory. */
 static int
 free_blocks(mcast_ring *ring, mcast_reference *reference, const span_to_free *span)
 {
     int status = mcast_reference_detach(reference);
-    if (status == 0 && span->may_relocate && reference->sequence < span->needed &&
-        mcast_word_load(&reference->word) & MCAST_REFERENCE_PINS)
+    if (status == 0 && span->may_relocate && mcast_word_load(&reference->word) & MCAST_REFERENCE_PINS)
         status = relocate(ring, reference);
     return status;
 }
@@ -464,7 +467,8 @@ next_reference(mcast_ring *ring, const mcast_reference *after, const span_to_fre
 {
     mcast_lock(&ring->lock);
     mcast_reference *next = after && after->listed ? after->newer : ring->oldest;
-    if (next && !(next->sequence < span->needed || (next->sequence < span->old && !(span->spare_newest && next == ring->newest))))
+    if (next && !(next->sequence < span->needed ||
+                  (next->sequence < span->old && !(span->spare_newest && next == ring->newest))))
         next = NULL;
     if (next)
         mcast_word_add(&next->users, 1);

@@ -22,15 +22,15 @@ typedef struct mcast_mapping {
     unsigned char *base;
     size_t block_size;
     uint32_t count;
-    uint32_t users;     /* references whose bytes are needed in it, and the ring; guarded by the ring's lock */
-    uint32_t relocated; /* of those references: bytes that are copies now */
-    int trimmed;        /* only the relocated pages are still mapped */
+    uint32_t users;        /* references whose bytes are needed in it, and the ring; guarded by the ring's lock */
+    uint32_t relocated;    /* of those references: bytes that are copies now */
+    int trimmed;           /* only the relocated pages are still mapped */
     unsigned char moved[]; /* by block: its pages are a copy */
 } mcast_mapping;
 
 typedef struct mcast_ring {
-    int fd;     /* a duplicate of our own: what is read through it must not depend on who closes the socket */
-    int waker;  /* an eventfd that wakes the receiver, or -1 once the ring is closed; guarded by `lock` */
+    int fd;    /* a duplicate of our own: what is read through it must not depend on who closes the socket */
+    int waker; /* an eventfd that wakes the receiver, or -1 once the ring is closed; guarded by `lock` */
     int loopback;
     int vlan; /* whether tagged frames are wanted */
     uint32_t interface_index;
@@ -48,16 +48,16 @@ typedef struct mcast_ring {
     mcast_reference *oldest;
     mcast_reference *newest;
     uint64_t drops;
-    uint64_t detached;    /* batches whose bytes were copied, or relocated */
-    mcast_word unplaced;  /* drops of which the place in the stream is not known yet */
+    uint64_t detached;            /* batches whose bytes were copied, or relocated */
+    mcast_word unplaced;          /* drops of which the place in the stream is not known yet */
     struct mcast_ring *next_open; /* every open ring, for a fork */
 
     uint64_t sequence; /* blocks taken so far: the next one has this number */
     uint64_t filled;   /* blocks found filled so far */
     const unsigned char *block;
-    size_t at;       /* of the frame that is read next, from the start of its block */
-    uint32_t left;   /* frames still to be read there; 0: no block is taken */
-    size_t segment;  /* bytes of this frame's payload that are read already: a super-packet across two batches */
+    size_t at;              /* of the frame that is read next, from the start of its block */
+    uint32_t left;          /* frames still to be read there; 0: no block is taken */
+    size_t segment;         /* bytes of this frame's payload that are read already: a super-packet across two batches */
     uint32_t pending_drops; /* drops that belong to the next record */
     int64_t filling; /* ns in which the block taken last was filled; 0: it was not full, or we have slept since */
 } mcast_ring;

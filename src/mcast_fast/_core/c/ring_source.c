@@ -12,10 +12,13 @@
 #include "ring.h"
 
 enum {
-    BLOCKS_ONE_GO = 16,         /* blocks without anything wanted that are read before looking at the clock */
-    PREFETCH = 6,               /* frames ahead: the walk is as fast as memory brings their headers */
-    NAP_NS = 10 * 1000000,      /* at most */
-    OPTION_END = 0, OPTION_NOP = 1, OPTION_LOOSE_ROUTE = 131, OPTION_STRICT_ROUTE = 137, /* RFC 791 */
+    BLOCKS_ONE_GO = 16,    /* blocks without anything wanted that are read before looking at the clock */
+    PREFETCH = 6,          /* frames ahead: the walk is as fast as memory brings their headers */
+    NAP_NS = 10 * 1000000, /* at most */
+    OPTION_END = 0,
+    OPTION_NOP = 1,
+    OPTION_LOOSE_ROUTE = 131,
+    OPTION_STRICT_ROUTE = 137, /* RFC 791 */
 };
 
 typedef struct ring_source {
@@ -113,8 +116,8 @@ read_usual(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *
         ip[9] != MCAST_PROTOCOL_UDP || mcast_big16(ip + 6) & 0x3fff || !frame->ours || frame->tagged)
         return 0;
     size_t total = mcast_big16(ip + 2), length = mcast_big16(udp + 4);
-    if (total + 14 > frame->size || length < 8 || length + 20 > total || ip[12] == 0 || ip[12] == 127 || ip[12] >= 224 ||
-        !sum_is_right(ip, 20))
+    if (total + 14 > frame->size || length < 8 || length + 20 > total || ip[12] == 0 || ip[12] == 127 ||
+        ip[12] >= 224 || !sum_is_right(ip, 20))
         return 0;
     record->timestamp = frame->timestamp;
     record->offset = 0;

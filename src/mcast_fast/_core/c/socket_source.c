@@ -70,7 +70,8 @@ split(mcast_receiver *receiver, mcast_batch *batch, uint32_t segment)
     whole.length = whole.wire_length = (uint16_t)segment;
     whole.dropped = 0;
     *first = whole;
-    for (unsigned i = 1; i < count; i++) { /* from memory: a copy that is changed in registers would wait for its own stores */
+    for (unsigned i = 1; i < count;
+         i++) { /* from memory: a copy that is changed in registers would wait for its own stores */
         memcpy(&first[i], first, sizeof *first);
         first[i].offset = offset + i * segment;
     }

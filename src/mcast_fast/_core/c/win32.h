@@ -66,6 +66,18 @@ mcast_place_move(ptrdiff_t *place, ptrdiff_t to)
     *(volatile ptrdiff_t *)place = to;
 }
 
+static inline const unsigned char *
+mcast_pointer_load(const unsigned char *const *pointer)
+{
+    return *(const unsigned char *const volatile *)pointer;
+}
+
+static inline void
+mcast_pointer_store(const unsigned char **pointer, const unsigned char *value)
+{
+    *(const unsigned char *volatile *)pointer = value;
+}
+
 /* A word that counts and has flags, as atomics.h. */
 typedef volatile LONG mcast_word;
 
