@@ -72,7 +72,7 @@ run_kernel(void *argument)
 static mcast_reference *
 receive(mcast_ring *ring, unsigned char *number)
 {
-    mcast_ring_make_room(ring, 1);
+    mcast_ring_make_room(ring, 1, 1);
     if (!mcast_ring_take(ring))
         return NULL;
     const unsigned char *base = NULL, *end = NULL;

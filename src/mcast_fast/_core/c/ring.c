@@ -515,14 +515,14 @@ count_filled(mcast_ring *ring)
 }
 
 void
-mcast_ring_make_room(mcast_ring *ring, int may_relocate)
+mcast_ring_make_room(mcast_ring *ring, int may_relocate, int spare_newest)
 {
     count_filled(ring);
     uint64_t quarter = ring->count / 4, near = ring->filled + quarter + 1;
     const span_to_free span = {
         .needed = near > ring->count ? near - ring->count : 0,
         .old = ring->sequence > quarter ? ring->sequence - quarter : 0,
-        .spare_newest = 1,
+        .spare_newest = spare_newest,
         .may_relocate = may_relocate,
     };
     free_span(ring, &span);
@@ -567,7 +567,7 @@ mcast_ring_take(mcast_ring *ring)
         ring->left = header->num_pkts;
         ring->filling = block_filling(header);
         ring->segment = 0;
-        mcast_ring_make_room(ring, 0);
+        mcast_ring_make_room(ring, 0, 1);
         note_drops(ring, mcast_block_header(ring->mapping, slot));
         if (ring->left == 0)
             mcast_ring_finish_block(ring);

@@ -89,9 +89,9 @@ uint32_t mcast_ring_read_drops(mcast_ring *ring);
 uint64_t mcast_ring_unread(const mcast_ring *ring);
 
 /* Detaches what the kernel comes near: the blocks that it fills within the next quarter of the ring, whoever has them; and what is more
- * than a quarter of the ring old, for nobody detaches while the receiver is busy elsewhere. The newest batch is spared by the second
- * rule alone: whoever goes over batches in a loop has it until this call is over. `may_relocate`: between two batches. */
-void mcast_ring_make_room(mcast_ring *ring, int may_relocate);
+ * than a quarter of the ring old, for nobody detaches while the receiver is busy elsewhere. `spare_newest`: the second rule leaves the newest
+ * batch in place, for whoever goes over batches in a loop has it until this call is over. `may_relocate`: between two batches. */
+void mcast_ring_make_room(mcast_ring *ring, int may_relocate, int spare_newest);
 
 /* Takes the next block that is filled, unless one is taken; 0 when there is none. */
 int mcast_ring_take(mcast_ring *ring);

@@ -323,7 +323,7 @@ read_ring(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, si
         return mcast_failure(ENOMEM);
     if (mcast_batch_count(batch) == 0)
         batch->epoch = receiver->epoch;
-    mcast_ring_make_room(ring, 1);
+    mcast_ring_make_room(ring, 1, 1);
     uint64_t first = 0; /* the number of the first block that the batch holds */
     uint32_t held = 0;
     int status = 0;
@@ -345,6 +345,7 @@ read_ring(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, si
     }
     if (held > 0)
         refer(self, batch, first, held);
+    mcast_ring_make_room(ring, 1, held > 0); /* the receiver may be busy elsewhere while the kernel comes round */
     if (status < 0 && mcast_batch_count(batch) == 0)
         return mcast_failure(ENOMEM);
     return mcast_result_of(mcast_ring_has_more(ring) ? MCAST_OK : MCAST_EMPTY);
