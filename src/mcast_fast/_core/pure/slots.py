@@ -150,8 +150,8 @@ class Slots(State):
         else:
             with self._state:
                 self._pack(Call())
-                for key in list(self._sockets):
-                    self._forget(key)
+                for one in list(self._sockets.values()):
+                    self._forget(one)
                 self._unread = None
                 self._close_descriptors()
         idle, self.when_idle = self.when_idle, None
@@ -239,7 +239,7 @@ class Slots(State):
                 failure = self._failure
                 self._drain(gone, NOTHING, Call(), sys.maxsize, _DISCARD_AT_MOST)
                 self._failure = failure
-                self._forget(key)
+                self._forget(gone)
                 self._unregister(gone)
             self._filter_unread()
 
@@ -353,7 +353,7 @@ class Slots(State):
             left = _time_left(deadline)
             ready = self._select(left)
             self._life.check()
-            if any(key.data is not None for key, _ in ready):
+            if [key for key, _ in ready if key.data is not None]:
                 return True
             if ready:
                 self._look_why_woken()

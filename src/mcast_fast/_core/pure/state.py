@@ -212,8 +212,10 @@ class State:
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
         group, interface, source, port = (row[at] for at in _KEY)
-        sockets = list(self._sockets.values())  # the handler of a signal may remove one in the middle
-        return any(one.port == port and one.filter.allows(group, interface, source) for one in sockets)
+        for one in list(self._sockets.values()):  # the handler of a signal may remove one in the middle
+            if one.port == port and one.filter.allows(group, interface, source):
+                return True
+        return False
 
     def _sift(self, records: bytes | bytearray, before: dict[str, int]) -> tuple[bytearray, dict[str, int]]:
         """Those records that are still wanted, and the counters with the others counted as filtered.
@@ -257,14 +259,14 @@ class State:
                 self._unread, self._counters, self._unread_epoch = chain, counters, epoch
         self._show()
 
-    def _forget(self, key: int) -> None:
+    def _forget(self, one: Socket) -> None:
         """Takes a socket out, with its drops counted for good."""
-        one = self._sockets[key]
         one.count_drops()
-        counters = self._counters
-        self._counters = counters | {"dropped_socket": counters["dropped_socket"] + one.drops}
-        del self._sockets[key]
-        self._epoch += 1
+        if one.key in self._sockets:  # else the handler of a signal took it out meanwhile
+            counters = self._counters
+            self._counters = counters | {"dropped_socket": counters["dropped_socket"] + one.drops}
+            del self._sockets[one.key]
+            self._epoch += 1
 
     # ---- what the descriptor shows ----
 
