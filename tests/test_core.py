@@ -437,10 +437,12 @@ def test_a_removed_socket_is_received_from_no_more_and_stays_open(pair, udp):
     assert pair.receiver.recv(100) == b"to the removed one"
 
 
-def test_a_removed_socket_can_come_back(pair):
+def test_a_removed_socket_can_come_back(pair, udp):
+    """Its key is unique among those that are in use."""
+    other = pair.slots.add(udp(), 1, GROUP, 7)
     pair.slots.remove(pair.key)
     key = pair.slots.add(pair.receiver, 1, OTHER_GROUP, 1)
-    assert key != pair.key
+    assert key != other
     pair.slots.accept(key, EVERYTHING)
     pair.arrive(b"a")
     assert pair.slots.receive(5, WAIT)[0].group == "239.1.1.2"
@@ -458,13 +460,16 @@ def test_after_a_close_nothing_is_received_and_all_is_counted(pair):
         lambda: pair.slots.receive(1, -1),
         lambda: pair.slots.collect(1, 0),
         lambda: pair.slots.receive_one(0),
+        lambda: pair.slots.wait(0),
+        lambda: pair.slots.give_back([]),
         lambda: pair.slots.add(pair.receiver, 1, GROUP, 0),
+        lambda: pair.slots.accept(pair.key, []),
+        pair.slots.__enter__,
         pair.slots.fileno,
     ):
         with pytest.raises(ClosedError, match="the tested is closed"):
             call()
     pair.slots.remove(pair.key)
-    pair.slots.accept(pair.key, [])
     assert pair.slots.counters()["received"] == 1
     pair.arrive(b"still open")
     assert pair.receiver.recv(100) == b"still open"
@@ -781,7 +786,7 @@ def test_both_backends_say_the_same_of_themselves(module, name):
     assert inspect.getdoc(fast) == inspect.getdoc(pure)
 
 
-OF_INSTANCES = {"names", "timeout_ns"}  # attributes: a class of Python does not know them
+OF_INSTANCES = {"names", "timeout_ns", "when_idle"}  # attributes: a class of Python does not know them
 
 
 def public(kind):

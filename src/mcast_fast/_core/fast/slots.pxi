@@ -191,7 +191,7 @@ cdef class Slots:
     def inside(self):
         """What is entered for the time of a use: `try: with slots.inside(): slots.check(); … finally: slots.settle()`.
 
-        Here this is all that is needed; the pure backend enters by a lock of C, so that a signal cannot come between."""
+        The fast backend needs no more than this; the pure one is entered by a lock of C: no signal comes between."""
         return self
 
     def check(self):
@@ -217,8 +217,9 @@ cdef class Slots:
         raise socket_error(operation, subject, os_error(error))
 
     def close(self):
-        """Mark the receiver closed, and wake whoever waits: they get ClosedError, and the last one out frees everything,
-        this call when nobody is inside. From any thread and from a signal handler. The sockets stay open."""
+        """Mark the receiver closed, and wake whoever waits: they get ClosedError; the last one out frees everything.
+
+        That is this call when nobody is inside. From any thread and from a signal handler. The sockets stay open."""
         cdef int first
         with nogil:
             first = mcast_receiver_close(&self.receiver)
