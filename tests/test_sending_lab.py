@@ -183,7 +183,7 @@ def test_a_refusal_switches_segmentation_off_and_is_no_error(ends, rx, group):
         pytest.skip("SO_NO_CHECK is of IPv4")
     payloads = numbered(700, 300)
     with sender(ends[0], group) as tx:
-        for outlet in tx._outlets.values():
+        for outlet in tx._sockets.values():
             outlet.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         assert tx.send_batch(payloads) == 300
         assert rx.collect(300).payloads() == payloads
@@ -240,7 +240,7 @@ def test_a_firewall_that_drops_one_kind_stops_there(ends, group, tx, rx):
 
 
 def test_a_send_buffer_of_4_kib_is_waited_for(ends, group, tx, rx):
-    for outlet in tx._outlets.values():
+    for outlet in tx._sockets.values():
         outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
     payloads = numbered(1400, 500) + numbered(20, 500)
     assert tx.send_batch(payloads) == 1000

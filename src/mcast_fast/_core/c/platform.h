@@ -2,7 +2,7 @@
  *
  * Such a header offers: mcast_options (its socket options), mcast_missing_features, mcast_descriptor (what a socket is received from
  * by), mcast_scratch (slots that a system call fills), mcast_poller (waiting, and being woken), mcast_membership (joins by interface
- * index), mcast_train (what one call sends), mcast_monotonic_ns, mcast_sleep_until and mcast_thread_begin; mcast_flag and
+ * index), mcast_message_vector (what one call sends), mcast_monotonic_ns, mcast_sleep_until and mcast_thread_begin; mcast_flag and
  * mcast_place (what threads share without a lock). Beside it stands ring.h, or no_ring.h where the system maps none. */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H

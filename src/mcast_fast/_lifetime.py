@@ -1,0 +1,79 @@
+"""Who is inside an object, and when its descriptors may be closed: the life-cycle contract for code in Python.
+
+Rules of this module: `close` takes no lock that the code a signal interrupted may hold.
+"""
+
+import threading
+from collections.abc import Callable
+
+from mcast_fast import _process
+from mcast_fast.errors import ClosedError
+
+
+class Lifetime:
+    """The uses of one object, and its close.
+
+    `subject` is what errors call the object. `when_idle` is called once: after `close`, when the last use has ended.
+
+    A use is written so that an exception of a signal handler, at whatever bytecode it comes, leaves nothing behind:
+    locks are entered and left by C.
+
+        try:
+            with lifetime.inside():
+                lifetime.check()
+                ...
+        finally:
+            lifetime.settle()
+    """
+
+    def __init__(self, subject: str, when_idle: Callable[[], object] | None = None) -> None:
+        self.closed = False
+        self._subject = subject
+        self._process = _process.number
+        self._inside: dict[int, threading.RLock] = {}  # by thread; held while it is inside
+        self._when_idle = [when_idle] if when_idle is not None else []
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another process opened the object: only closing is allowed then."""
+        return self._process != _process.number
+
+    def inside(self) -> "threading.RLock":
+        """What the calling thread holds while it is inside; it may be so several times."""
+        thread = threading.get_ident()
+        return self._inside.get(thread) or self._inside.setdefault(thread, threading.RLock())
+
+    def check(self) -> None:
+        """ClosedError when the object is closed, or belongs to another process; to be asked inside."""
+        if self.foreign:
+            raise ClosedError(f"{self._subject} was opened in another process")
+        if self.closed:
+            raise ClosedError(f"{self._subject} is closed")
+
+    def settle(self) -> None:
+        """Call `when_idle` if the object is closed, nobody is inside, and it was not called yet."""
+        if not self.closed or not self._when_idle:
+            return
+        # In a child the threads that were inside are gone, and their locks stay held.
+        if not self.foreign and any(map(_is_held, list(self._inside.values()))):
+            return
+        try:
+            call = self._when_idle.pop()
+        except IndexError:  # another thread was faster
+            return
+        call()
+
+    def close(self) -> None:
+        """Refuse new uses from now on, from any thread or signal handler; the last one out closes what is in use."""
+        self.closed = True
+        self.settle()
+
+
+def _is_held(lock: "threading.RLock") -> bool:
+    """Whether a thread, this one included, holds the lock."""
+    if lock._is_owned():  # type: ignore[attr-defined]
+        return True
+    if lock.acquire(blocking=False):
+        lock.release()
+        return False
+    return True
