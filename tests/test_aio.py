@@ -24,6 +24,9 @@ class NoReaders(asyncio.SelectorEventLoop):
     def add_reader(self, fd, callback, *args):
         raise NotImplementedError
 
+    def add_writer(self, fd, callback, *args):
+        raise NotImplementedError
+
 
 def uvloop_loop():
     return importlib.import_module("uvloop").new_event_loop()
