@@ -13,7 +13,8 @@ from mcast_fast.errors import ClosedError
 class Lifetime:
     """The uses of one object, and its close.
 
-    `subject` is what errors call the object. `when_idle` is called once: after `close`, when the last use has ended.
+    `subject` is what errors call the object. `when_idle` is called after `close`, when the last use has ended; and once
+    more by the next `close`, where an exception of a signal handler ended it.
 
     A use is written so that an exception of a signal handler, at whatever bytecode it comes, leaves nothing behind:
     locks are entered and left by C.
@@ -31,7 +32,7 @@ class Lifetime:
         self._subject = subject
         self._process = _process.number
         self._inside: dict[int, threading.RLock] = {}  # by thread; held while it is inside
-        self._when_idle = [when_idle] if when_idle is not None else []
+        self._when_idle = when_idle
 
     @property
     def foreign(self) -> bool:
@@ -51,17 +52,15 @@ class Lifetime:
             raise ClosedError(f"{self._subject} is closed")
 
     def settle(self) -> None:
-        """Call `when_idle` if the object is closed, nobody is inside, and it was not called yet."""
-        if not self.closed or not self._when_idle:
+        """Call `when_idle` if the object is closed, nobody is inside, and it has not returned yet."""
+        call = self._when_idle
+        if not self.closed or call is None:
             return
         # In a child the threads that were inside are gone, and their locks stay held.
         if not self.foreign and any(map(_is_held, list(self._inside.values()))):
             return
-        try:
-            call = self._when_idle.pop()
-        except IndexError:  # another thread was faster
-            return
         call()
+        self._when_idle = None
 
     def close(self) -> None:
         """Refuse new uses from now on, from any thread or signal handler; the last one out closes what is in use."""

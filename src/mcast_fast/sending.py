@@ -77,9 +77,9 @@ class OpenSockets:
         sock.close()
 
     def close(self) -> None:
-        """Close them all."""
-        while self._sockets:
-            self._sockets.pop().close()
+        """Close them all; again, where an exception came in between."""
+        for sock in self._sockets:
+            sock.close()
 
 
 def open_sending(version: int, source: str | None, interface: Interface, options: Options) -> socket.socket:

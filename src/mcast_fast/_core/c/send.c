@@ -111,13 +111,11 @@ mcast_transmitter_enter(mcast_transmitter *transmitter)
     return closed ? MCAST_SEND_CLOSED : 0;
 }
 
-/* Whether it has to be reported now that nobody is inside; state_lock is held. */
+/* Whether it is closed and nobody is inside; state_lock is held. */
 static int
-becomes_idle(mcast_transmitter *transmitter)
+is_idle(const mcast_transmitter *transmitter)
 {
-    int now = transmitter->users == 0 && !transmitter->idle && mcast_flag_is_set(&transmitter->closed);
-    transmitter->idle |= now;
-    return now;
+    return transmitter->users == 0 && mcast_flag_is_set(&transmitter->closed);
 }
 
 int
@@ -127,7 +125,7 @@ mcast_transmitter_leave(mcast_transmitter *transmitter)
         return 0;
     mcast_lock(&transmitter->state_lock);
     transmitter->users--;
-    int idle = becomes_idle(transmitter);
+    int idle = is_idle(transmitter);
     mcast_unlock(&transmitter->state_lock);
     return idle;
 }
@@ -136,13 +134,10 @@ int
 mcast_transmitter_close(mcast_transmitter *transmitter)
 {
     mcast_flag_set(&transmitter->closed);
-    if (mcast_transmitter_is_foreign(transmitter)) {
-        int first = !transmitter->idle;
-        transmitter->idle = 1;
-        return first;
-    }
+    if (mcast_transmitter_is_foreign(transmitter))
+        return 1;
     mcast_lock(&transmitter->state_lock);
-    int idle = becomes_idle(transmitter);
+    int idle = is_idle(transmitter);
     mcast_condition_signal_all(&transmitter->send_ended);
     mcast_unlock(&transmitter->state_lock);
     return idle;

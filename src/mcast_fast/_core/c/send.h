@@ -11,7 +11,7 @@
  * Neither is held when a function returns to the binding, so that a handler of a signal never waits for the code that it interrupted.
  *
  * Life cycle: mcast_transmitter_enter and _leave bracket every use. After mcast_transmitter_close the last one to leave (or close
- * itself) is told once that the sockets may be closed. A forked child touches no lock: enter answers MCAST_SEND_FOREIGN there. */
+ * itself) learns that the sockets may be closed. A forked child touches no lock: enter answers MCAST_SEND_FOREIGN there. */
 #ifndef MCAST_SEND_H
 #define MCAST_SEND_H
 
@@ -70,7 +70,6 @@ typedef struct mcast_transmitter {
     mcast_pace pace;
     mcast_send_counters counters;
     size_t users;     /* inside */
-    int idle;         /* it was reported that nobody is inside any more */
     uint32_t process; /* that opened it */
     mcast_flag closed;
 } mcast_transmitter;
@@ -99,10 +98,10 @@ void mcast_transmitter_free(mcast_transmitter *transmitter);
 /* 0, MCAST_SEND_CLOSED or MCAST_SEND_FOREIGN; only after 0 the caller is inside, and has to leave. */
 int mcast_transmitter_enter(mcast_transmitter *transmitter);
 
-/* Whether the sockets may be closed now: 1 once, to the last one out of a closed sender. */
+/* Whether the sockets may be closed now: to the last one out of a closed sender. */
 int mcast_transmitter_leave(mcast_transmitter *transmitter);
 
-/* Marks it closed, and wakes who waits for a turn; 1 when the sockets may be closed now, else who leaves last hears it. */
+/* Marks it closed, and wakes who waits for a turn; whether the sockets may be closed now, else the last one to leave learns it. */
 int mcast_transmitter_close(mcast_transmitter *transmitter);
 
 int mcast_transmitter_is_closed(const mcast_transmitter *transmitter);

@@ -173,8 +173,9 @@ cdef class Transmitter:
     """What the sockets of one sender have in common: pace, counters, and one slice at a time.
 
     `ns_per_unit` is the time between two units, 0 for as fast as possible; a unit is a datagram or (`by_bits`) a bit of
-    payload. `burst` datagrams leave together. `subject` is what errors call the sender. `when_idle` is called once:
-    after close(), when nobody is inside any more, so that the sockets may be closed."""
+    payload. `burst` datagrams leave together. `subject` is what errors call the sender. `when_idle` is called
+    after close(), when nobody is inside any more, so that the sockets may be closed; once more by the next close(),
+    where an exception of a signal handler ended it."""
 
     cdef mcast_transmitter transmitter
     cdef str subject
@@ -202,9 +203,9 @@ cdef class Transmitter:
         return self.report_idle() if mcast_transmitter_leave(&self.transmitter) else 0
 
     cdef int report_idle(self) except -1:
-        call, self.when_idle = self.when_idle, None
-        if call is not None:
-            call()
+        if self.when_idle is not None:
+            self.when_idle()
+            self.when_idle = None
         return 0
 
     cdef int refuse(self, int64_t status, str what) except -1:

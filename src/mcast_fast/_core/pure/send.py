@@ -196,8 +196,9 @@ class Transmitter:
     """What the sockets of one sender have in common: pace, counters, and one slice at a time.
 
     `ns_per_unit` is the time between two units, 0 for as fast as possible; a unit is a datagram or (`by_bits`) a bit of
-    payload. `burst` datagrams leave together. `subject` is what errors call the sender. `when_idle` is called once:
-    after close(), when nobody is inside any more, so that the sockets may be closed."""
+    payload. `burst` datagrams leave together. `subject` is what errors call the sender. `when_idle` is called
+    after close(), when nobody is inside any more, so that the sockets may be closed; once more by the next close(),
+    where an exception of a signal handler ended it."""
 
     def __init__(
         self,
