@@ -1,5 +1,6 @@
 """A sender is closed from anywhere at any moment, loses no count to an exception, and belongs to its process."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -13,8 +14,8 @@ import warnings
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import ClosedError, _core
-from tests.conftest import BACKENDS, descriptors, free_port, loopback
+from mcast_fast import ClosedError, _core, aio
+from tests.conftest import descriptors, free_port, loopback
 from tests.lifecycle.moments import Moment, moments
 
 # What of a sender is code of Python; what is compiled runs no handler in the middle.
@@ -212,7 +213,7 @@ def in_child(check):
             os.write(write, told)
             os._exit(0)
     os.close(write)
-    with open(read, "rb") as pipe:
+    with os.fdopen(read, "rb") as pipe:
         told = pipe.read().decode()
     _, status = os.waitpid(child, 0)
     assert status == 0, f"the child ended with status {status}"
@@ -240,6 +241,7 @@ def test_in_a_child_every_call_but_close_says_that_the_sender_is_another_process
 
     done = threading.Event()
     with mcast.Receiver(group, timeout=5) as rx, mcast.Sender(group, ttl=0, rate="10k/s") as tx:
+
         def send():
             while not done.is_set():
                 tx.send_batch([b"x"] * 10)
@@ -266,6 +268,26 @@ def own_descriptors(tx):
         before = descriptors()
         like_it.close()
         return before - descriptors()
+
+
+@pytest.mark.needs("signals to processes", "descriptor")
+def test_a_child_that_closes_an_aio_sender_leaves_the_loop_of_the_parent_alone(group):
+    """The poll set of the loop is shared with the child: the parent still wakes when an answer comes."""
+
+    async def main():
+        with mcast.Receiver(group, timeout=5) as rx:
+            async with aio.Sender(group, ttl=0, timeout=10) as tx:
+                await tx.send(b"question")
+                question = rx.recv()
+                waiting = asyncio.ensure_future(tx.recv())
+                while tx._line._watch is None or not tx._line._watch._started:
+                    await asyncio.sleep(0)
+                assert in_child(tx.close) == ""
+                rx.reply(question, b"answer")
+                assert (await waiting).data == b"answer"
+                assert await tx.send(b"more") == 1
+
+    asyncio.run(main())
 
 
 # ---- exit ----
@@ -330,11 +352,11 @@ def test_what_is_made_without_a_sender_is_refused_and_crashes_nothing(group):
         for use in (
             lambda: schedule.add(bytes(16), 1, tx._own.route),
             lambda: schedule.start(0, 0, 1.0),
-            lambda: schedule.lateness(),
+            schedule.lateness,
             lambda: tx._transmitter.send(core.Route(), [b"x"]),
             lambda: tx._transmitter.send_recorded(schedule, memoryview(b""), memoryview(b""), 0),
         ):
-            with pytest.raises(ValueError, match="of no sender|of another sender"):
+            with pytest.raises(ValueError, match=r"of no sender|of another sender"):
                 use()
 
 
@@ -344,6 +366,3 @@ def test_a_route_of_another_sender_is_refused(group):
             one._transmitter.send(other._own.route, [b"x"])
         with pytest.raises(ValueError, match="of another sender"):
             one._transmitter.schedule().add(bytes(16), 1, other._own.route)
-
-
-assert BACKENDS

@@ -36,6 +36,7 @@ PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
 @click.option("--dscp", type=int, help="Class of service, 0 to 63.")
 @click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
+@click.option("--no-segmentation", is_flag=True, help="Have the kernel segment nothing (UDP GSO).")
 @click.option("--wait", type=click.FloatRange(min=0), help="Print the answers that come within so many seconds.")
 @click.option("--progress", is_flag=True, help="A line a second on standard error, also when that is no terminal.")
 def command(
@@ -53,6 +54,7 @@ def command(
     ttl: int,
     dscp: int | None,
     no_loopback: bool,
+    no_segmentation: bool,
     wait: float | None,
     progress: bool,
 ) -> None:
@@ -73,6 +75,7 @@ def command(
         dscp=dscp,
         loopback=not no_loopback,
         rate=wanted_rate,
+        segmentation=not no_segmentation,
     ) as sender:
         _send(sender, payloads, at_once, progress or sys.stderr.isatty())
         if wait is not None and not _print_answers(sender, wait):
