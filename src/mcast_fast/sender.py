@@ -35,6 +35,7 @@ from mcast_fast.units import UNSET, Rate, Unset, rate_of, wait_in_ns, whole_numb
 if TYPE_CHECKING:
     from mcast_fast._core.fast.send import Route
     from mcast_fast._core.fast.send import Schedule as CoreSchedule
+    from mcast_fast._core.fast.slots import Slots
     from mcast_fast._core.fast.views import Batch, Packet
 
 Payload = bytes | bytearray | memoryview
@@ -196,7 +197,9 @@ class Sender:
             Options(ttl, loopback, dscp, source_port, reuse, transmit_times, segmentation, max_rate)
         )
         self._names = {one.index: one.name for subscription in self._subscriptions for one in subscription.interfaces}
-        self._replies = _core.slots.Slots(1, MAX_PACKET_SIZE, self._names, "the sender")
+        self._replies = self._new_replies()
+        self._reply_keys: dict[int, int] = {}  # by the keys of the sockets that are received from
+        self._listening = False
         interval = self._rate.ns_per_unit if self._rate else 0.0
         by_bits = self._rate.by_bits if self._rate else False
         self._open_sockets = OpenSockets()
@@ -226,30 +229,32 @@ class Sender:
         return Paths(found, self._transmitter.route([one.target for one in found]))
 
     def _added(self, sock: socket.socket, interface: Interface, old: SendingSocket | None) -> SendingSocket:
-        """Have a socket sent by, and answers received from it; in place of an old one. It is closed on an error."""
+        """Have a socket sent by, in place of an old one; on an error it is closed."""
         self._open_sockets.add(sock)
-        reply_key = -1
         try:
             reason = no_segmentation(sock, interface, self._options)
             limit = 0 if reason else LARGEST_SEGMENT
             self._names[interface.index] = interface.name
-            implied = 0 if tells_destination() else interface.index
-            reply_key = self._replies.add(sock, sock.getsockname()[1], NOWHERE, implied)
-            self._replies.accept(reply_key, None)
             if old is None:
-                return SendingSocket(sock, self._transmitter.add(sock, limit), reply_key, interface, reason)
-            self._transmitter.replace(old.key, sock, limit)
-            return SendingSocket(sock, old.key, reply_key, interface, reason)
+                added = SendingSocket(sock, self._transmitter.add(sock, limit), interface, reason)
+            else:
+                self._transmitter.replace(old.key, sock, limit)
+                added = SendingSocket(sock, old.key, interface, reason)
+                self._discard(old)
+            if self._listening:
+                self._listen_to(added)
         except BaseException:
-            self._discard(sock, reply_key)
+            self._open_sockets.discard(sock)
             raise
+        return added
 
-    def _discard(self, sock: socket.socket, reply_key: int) -> None:
-        """Close a socket that nobody sends by."""
-        if reply_key >= 0:
+    def _discard(self, old: SendingSocket) -> None:
+        """Close a socket that nobody sends by any more."""
+        reply_key = self._reply_keys.pop(old.key, None)
+        if reply_key is not None:
             with contextlib.suppress(ClosedError):
                 self._replies.remove(reply_key)
-        self._open_sockets.discard(sock)
+        self._open_sockets.discard(old.socket)
 
     # ---- sending ----
 
@@ -437,7 +442,6 @@ class Sender:
         sock = open_anew(old, version, source, interface, self._options)
         self._sockets[version, interface.index, source] = self._added(sock, interface, old)
         del self._sockets[place]
-        self._discard(old.socket, old.reply_key)
 
     # ---- what was sent ----
 
@@ -481,6 +485,34 @@ class Sender:
 
     # ---- answers ----
 
+    def _new_replies(self) -> "Slots":
+        return _core.slots.Slots(1, MAX_PACKET_SIZE, self._names, "the sender")
+
+    def _listen(self) -> None:
+        """Receive answers from now on. Not sooner: the kernel wakes the poll set that a socket is in for each datagram
+        that has left (sock_def_write_space), which costs a tenth of sending it."""
+        if self._listening:
+            return
+        with self._opening:
+            try:
+                for sock in self._sockets.values():
+                    self._listen_to(sock)
+                self._listening = True
+            except BaseException:  # of what was added nobody may know the key
+                self._replies.close()
+                self._replies, self._reply_keys = self._new_replies(), {}
+                if self.closed:  # meanwhile, and closed the former
+                    self._replies.close()
+                raise
+
+    def _listen_to(self, sock: SendingSocket) -> None:
+        if sock.key in self._reply_keys:
+            return
+        implied = 0 if tells_destination() else sock.interface.index
+        key = self._replies.add(sock.socket, sock.socket.getsockname()[1], NOWHERE, implied)
+        self._reply_keys[sock.key] = key
+        self._replies.accept(key, None)
+
     @_using
     def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
         """One unicast answer. `timeout` in seconds: left out = the sender's, None = for ever, 0 = does not wait.
@@ -489,6 +521,7 @@ class Sender:
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
         if self._options.transmit_times:
             self._take_times()
+        self._listen()
         try:
             return self._replies.receive_one(timeout_ns)
         except SocketError:
@@ -498,13 +531,16 @@ class Sender:
     @_using
     def wait(self, timeout: float | Unset | None = UNSET) -> bool:
         """Whether an answer is there within `timeout` (as `recv`); takes nothing. ClosedError, SocketError."""
-        return self._replies.wait(self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout))
+        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
+        self._listen()
+        return self._replies.wait(timeout_ns)
 
     @_using
     def fileno(self) -> int:
         """A descriptor for select, poll or an event loop: readable when an answer is there. Do not read it or close
         it."""
         require("descriptor", "fileno()")
+        self._listen()
         return self._replies.fileno()
 
     # ---- state ----

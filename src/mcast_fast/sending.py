@@ -50,12 +50,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class SendingSocket:
-    """A socket that is sent by, its keys in the core for sending and for answers, and why the kernel may not segment
-    ('' when it may)."""
+    """A socket that is sent by, its key in the core, and why the kernel may not segment ('' when it may)."""
 
     socket: socket.socket
     key: int
-    reply_key: int
     interface: Interface
     reason: str
 
