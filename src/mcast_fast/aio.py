@@ -283,7 +283,8 @@ class Sender:
 
         Cancelled, what has not left does not leave; but what the thread has begun (see the class) leaves whole.
         `drain()` waits for it and counts. SendError, ArgumentError, ClosedError."""
-        return await self._send(self._sender._outgoing(payloads, size))
+        kept = tuple(payloads) if isinstance(payloads, list) else payloads  # others may change it meanwhile
+        return await self._send(self._sender._outgoing(kept, size))
 
     async def send_to(self, payload: Payload, group: str | Group) -> int:
         """Send one datagram to another group, as `mcast_fast.Sender.send_to`; how many left."""

@@ -5,7 +5,7 @@ import errno
 import functools
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
@@ -345,7 +345,7 @@ class Sender:
             call = self._transmitter.send_records
             return Outgoing(lambda route, *how: call(route, records, data, *how), lambda i: len(payloads[i]))
         if (view := _view(payloads)) is None:
-            return self._outgoing_list(tuple(payloads))
+            return self._outgoing_list(payloads if isinstance(payloads, list | tuple) else tuple(payloads))
         if view.ndim < 2:
             raise ArgumentError("send_batch takes a sequence of payloads; pass size= to send one buffer in rows")
         rows = view.shape[0] if view.shape else 0
@@ -353,9 +353,9 @@ class Sender:
             return self._outgoing_list((b"",) * rows)
         return self._outgoing_rows(view, whole_number(view.nbytes // rows, "size of a row", 1, LARGEST_PAYLOAD[6]))
 
-    def _outgoing_list(self, payloads: tuple[Payload, ...], group: str | Group | None = None) -> Outgoing:
+    def _outgoing_list(self, payloads: Sequence[Payload], group: str | Group | None = None) -> Outgoing:
         call = self._transmitter.send
-        size_of = lambda i: memoryview(payloads[i]).nbytes  # noqa: E731
+        size_of = lambda i: memoryview(payloads[i] if i < len(payloads) else b"").nbytes  # noqa: E731
         return Outgoing(lambda route, *how: call(route, payloads, *how), size_of, group)
 
     def _outgoing_rows(self, buffer: Any, size: int) -> Outgoing:

@@ -5,8 +5,8 @@ signal in between, but where it asks for that (PyErr_CheckSignals)."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -15,6 +15,12 @@ from libc.string cimport memset
 from mcast_fast._core import lateness
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, os_error
+
+cdef extern from "Python.h":
+    PyObject **PySequence_Fast_ITEMS(object sequence)
+    bint PyBytes_CheckExact(PyObject *item)
+    char *PyBytes_AS_STRING(PyObject *item)
+    Py_ssize_t PyBytes_GET_SIZE(PyObject *item)
 
 cdef extern from "send.h":
     ctypedef unsigned int socklen_t
@@ -343,12 +349,13 @@ cdef class Transmitter:
         Waits while a send buffer is full or the next is not due; without `wait` it answers EAGAIN or ENOBUFS instead,
         also when it has sent for a while. Raises ClosedError, TypeError before anything left, and what a handler of
         signals raises."""
-        cdef tuple items = tuple(payloads)
+        items = payloads if type(payloads) in (list, tuple) else tuple(payloads)
         cdef Py_ssize_t at = 0, count = len(items)
         cdef size_t sent = 0, skipped
         cdef mcast_request request
         cdef int status = 0
-        check_types(items)
+        if count > AT_ONCE:  # else they are looked at before the first leaves
+            check_types(items)
         self.enter()
         try:
             self.begin(&request, route, wait)
@@ -357,7 +364,9 @@ cdef class Transmitter:
             at, request.sent = <Py_ssize_t>(first // route.count), first % route.count
             while at < count and status == 0:
                 skipped = request.sent
-                status = self.send_some(&request, items, at)
+                # Held by a list of our own: another thread may change theirs. A cold line of memory for each is
+                # touched once for a part, and not for the whole sequence again and again.
+                status = self.send_some(&request, items[at:at + AT_ONCE])
                 sent += request.sent - skipped
                 request.sent = 0
                 at += AT_ONCE
@@ -365,19 +374,20 @@ cdef class Transmitter:
         finally:
             self.leave()
 
-    cdef int send_some(self, mcast_request *request, tuple items, Py_ssize_t at) except 1:
-        """At most AT_ONCE items from `at` on, whose memory is held meanwhile; bytes are held by the tuple."""
+    cdef int send_some(self, mcast_request *request, items) except 1:
+        """At most AT_ONCE items of a list or tuple that nobody changes, whose memory is held meanwhile."""
         cdef Py_buffer buffers[AT_ONCE]
         cdef iovec pieces[AT_ONCE]
-        cdef Py_ssize_t held = 0, i, count = min(<Py_ssize_t>AT_ONCE, len(items) - at)
+        cdef Py_ssize_t held = 0, i, count = len(items)
+        cdef PyObject **item = PySequence_Fast_ITEMS(items)
         try:
             for i in range(count):
-                item = items[at + i]
-                if PyBytes_CheckExact(item):
-                    pieces[i].iov_base = PyBytes_AS_STRING(item)
-                    pieces[i].iov_len = <size_t>PyBytes_GET_SIZE(item)
+                if PyBytes_CheckExact(item[i]):
+                    pieces[i].iov_base = PyBytes_AS_STRING(item[i])
+                    pieces[i].iov_len = <size_t>PyBytes_GET_SIZE(item[i])
                     continue
-                PyObject_GetBuffer(item, &buffers[held], PyBUF_SIMPLE)
+                check_type(<object>item[i])
+                PyObject_GetBuffer(<object>item[i], &buffers[held], PyBUF_SIMPLE)
                 pieces[i].iov_base = buffers[held].buf
                 pieces[i].iov_len = <size_t>buffers[held].len
                 held += 1
@@ -498,9 +508,17 @@ cdef class Transmitter:
         return info.limit, info.refusal
 
 
-cdef int check_types(tuple items) except -1:
+cdef int check_type(item) except -1:
+    if not PyObject_CheckBuffer(item):
+        raise TypeError(f"a bytes-like object is required, not {type(item).__name__!r}")
+    return 0
+
+
+cdef int check_types(items) except -1:
     """TypeError for the first that is no bytes-like object."""
-    for item in items:
-        if not PyBytes_CheckExact(item) and not PyObject_CheckBuffer(item):
-            raise TypeError(f"a bytes-like object is required, not {type(item).__name__!r}")
+    cdef Py_ssize_t i
+    with cython.critical_section(items):
+        for i in range(len(items)):
+            if not PyBytes_CheckExact(PySequence_Fast_ITEMS(items)[i]):
+                check_type(<object>PySequence_Fast_ITEMS(items)[i])
     return 0
