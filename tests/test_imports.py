@@ -45,15 +45,16 @@ captures        : _core.blocks pcapng stats streams units
 conversion      : _core _core.addresses _core.layout pcapng streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
 sending         : _core interfaces qdiscs sockets stats systems
-sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership sending sockets stats units
+outgoing        : _core groups interfaces units
+sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership outgoing sending sockets stats units
 rotation        : streams units
 postrotate      : systems
 privileges      :
 replay          : groups pcapng sender streams units
 recorder        : pcapng postrotate receiver rotation stats streams units
 waiting         : _process units
-aio             : _core groups receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder replay rotation sender stats streams units
+aio             : _core groups outgoing receiver sender stats subscriptions units waiting
+cli             : _version _core _core.layout captures conversion groups interfaces outgoing pcapng privileges receiver recorder replay rotation sender stats streams units
 __main__        : cli
 __init__        : _version _core _core.layout groups interfaces pcapng receiver recorder replay rotation sender stats subscriptions
 """
@@ -68,6 +69,7 @@ conversion      : _core.fast
 receiver        : _core.fast
 recorder        : _core.fast
 replay          : _core.fast
+outgoing        : _core.fast
 sender          : _core.fast
 aio             : _core.fast
 cli             : _core.fast

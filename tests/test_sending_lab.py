@@ -321,10 +321,11 @@ def test_sending_goes_on_by_an_interface_that_was_made_anew(made, ends, group, w
 def test_an_interface_that_comes_and_goes_leaves_one_socket(made, ends, group):
     end = ends[0]
     with sender(end, group) as tx, end.host.enter():
-        for _ in range(3):
+        for number in (1, 2, 3):
             end.host.run("ip", "link", "del", end.interface)
             made.link("a", "b", number=1, names=(end.interface, ends[1].interface))
             assert tx.send(b"x") == 1
+            assert tx.stats.reopened == number
             assert len(tx._open_sockets._sockets) == len(tx._sockets) == 1
     assert not any(one.socket.fileno() >= 0 for one in tx._sockets.values())
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mcast_fast import _core, receiver, sender
 from mcast_fast.errors import ArgumentError, ClosedError
 from mcast_fast.groups import Group
+from mcast_fast.outgoing import Outgoing, outgoing, outgoing_list
 from mcast_fast.stats import SenderStats, Stats, TransmitTime
 from mcast_fast.subscriptions import Membership
 from mcast_fast.units import NANOSECONDS, UNSET, Unset, wait_in_ns, whole_number
@@ -276,7 +277,7 @@ class Sender:
         """Send one datagram to each group; how many left. SendError (`sent`: how many had left), ClosedError.
 
         Cancelled, it may still leave; `drain()` counts."""
-        return await self._send(self._sender._outgoing_list((payload,)))
+        return await self._send(outgoing_list(self._sender._transmitter, (payload,)))
 
     async def send_batch(self, payloads: "Iterable[Payload] | Batch | Any", size: int | None = None) -> int:
         """Send many datagrams to each group, in order, as `mcast_fast.Sender.send_batch`; how many left.
@@ -284,11 +285,11 @@ class Sender:
         Cancelled, what has not left does not leave; but what the thread has begun (see the class) leaves whole.
         `drain()` waits for it and counts. SendError, ArgumentError, ClosedError."""
         kept = tuple(payloads) if isinstance(payloads, list) else payloads  # others may change it meanwhile
-        return await self._send(self._sender._outgoing(kept, size))
+        return await self._send(outgoing(self._sender._transmitter, kept, size))
 
     async def send_to(self, payload: Payload, group: str | Group) -> int:
         """Send one datagram to another group, as `mcast_fast.Sender.send_to`; how many left."""
-        return await self._send(self._sender._outgoing_list((payload,), group))
+        return await self._send(outgoing_list(self._sender._transmitter, (payload,), group))
 
     async def drain(self) -> int:
         """Wait until everything that was handed over has left, also by tasks that were cancelled; how many datagrams
@@ -302,48 +303,48 @@ class Sender:
             raise failure
         return self._sender.stats.datagrams
 
-    async def _send(self, outgoing: sender.Outgoing) -> int:
+    async def _send(self, job: Outgoing) -> int:
         if self._paced or self._handed:
-            return await self._in_thread(outgoing)
-        if self._turn < ONE_TURN and not self._queued and self._step(outgoing) == 0:
-            return outgoing.sent
+            return await self._in_thread(job)
+        if self._turn < ONE_TURN and not self._queued and self._step(job) == 0:
+            return job.sent
         self._queued += 1
         try:
             async with self._space.order():
-                return await self._in_steps(outgoing)
+                return await self._in_steps(job)
         finally:
             self._queued -= 1
 
-    def _step(self, outgoing: sender.Outgoing) -> int:
+    def _step(self, job: Outgoing) -> int:
         """Send what leaves now: 0, EAGAIN or ENOBUFS."""
-        before = outgoing.sent
-        code = self._sender._step(outgoing)
-        self._turn += outgoing.sent - before
+        before = job.sent
+        code = self._sender._step(job)
+        self._turn += job.sent - before
         return code
 
-    async def _in_steps(self, outgoing: sender.Outgoing) -> int:
+    async def _in_steps(self, job: Outgoing) -> int:
         """The rest of a call, whenever the loop has time and the system has room."""
         if self._turn >= ONE_TURN:
             self._turn = 0
             await asyncio.sleep(0)
         before = -1
-        while code := self._step(outgoing):
+        while code := self._step(job):
             if code == errno.ENOBUFS:
-                await asyncio.sleep(min(PAUSE_FIRST * 2 ** min(outgoing.retries, 8), PAUSE_LAST))
-            elif outgoing.sent != before:
+                await asyncio.sleep(min(PAUSE_FIRST * 2 ** min(job.retries, 8), PAUSE_LAST))
+            elif job.sent != before:
                 await asyncio.sleep(0)
-            elif not await self._space.wait(self._sender._duplicate(outgoing)):
-                return await self._in_thread(outgoing)
-            before = outgoing.sent
+            elif not await self._space.wait(self._sender._duplicate(job)):
+                return await self._in_thread(job)
+            before = job.sent
             self._turn = 0
-        return outgoing.sent
+        return job.sent
 
-    async def _in_thread(self, outgoing: sender.Outgoing) -> int:
+    async def _in_thread(self, job: Outgoing) -> int:
         if self.closed:
             raise ClosedError("the sender is closed")
         if self._worker is None:
             self._worker = Worker("mcast_fast.aio")
-        begun = self._worker.submit(partial(self._sender._go_on, outgoing, outgoing.sent, 0))
+        begun = self._worker.submit(partial(self._sender._go_on, job, job.sent, 0))
         future = asyncio.wrap_future(begun)
         self._handed.add(future)
         future.add_done_callback(self._handed.discard)

@@ -5,10 +5,10 @@ import errno
 import functools
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core import lateness
@@ -18,6 +18,7 @@ from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError
 from mcast_fast.groups import Group
 from mcast_fast.interfaces import Interface
 from mcast_fast.membership import Defaults, Subscription, subscribe
+from mcast_fast.outgoing import Destination, Outgoing, Paths, Payload, outgoing, outgoing_list
 from mcast_fast.sending import (
     OpenSockets,
     Options,
@@ -33,16 +34,13 @@ from mcast_fast.stats import SenderStats, TransmitTime
 from mcast_fast.units import UNSET, Rate, Unset, rate_of, wait_in_ns, whole_number
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.send import Route
     from mcast_fast._core.fast.send import Schedule as CoreSchedule
     from mcast_fast._core.fast.slots import Slots
     from mcast_fast._core.fast.views import Batch, Packet
 
-Payload = bytes | bytearray | memoryview
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LARGEST_PAYLOAD = {4: 65_507, 6: 65_527}
 LARGEST_SEGMENT = 65_507
 
 PACINGS = ("sender", "kernel")
@@ -51,52 +49,6 @@ RETRIES = 100  # of one datagram that a full queue refuses, by a call that does 
 
 # Answers that may mean that the interface is gone, and another one of its name came instead.
 GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL})
-
-Call = Callable[["Route", int, bool], tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where one datagram goes: the key of the socket it leaves by, the packed group (4 or 16 bytes), port and
-    interface."""
-
-    key: int
-    group: bytes
-    port: int
-    interface: Interface
-
-    @property
-    def target(self) -> tuple[int, bytes, int, int]:
-        """What the core takes."""
-        return (self.key, self.group, self.port, self.interface.index)
-
-    def __str__(self) -> str:
-        family = socket.AF_INET if len(self.group) == 4 else socket.AF_INET6
-        return f"{socket.inet_ntop(family, self.group)} port {self.port} on {self.interface.name}"
-
-
-class Paths(NamedTuple):
-    """Where every payload of a call goes, in this order, and the same for the core."""
-
-    destinations: list[Destination]
-    route: "Route"
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """One call of a user while it is sent.
-
-    `call`: that of the core, by a route, without the datagrams that have left, and whether it may wait. `size_of`:
-    bytes of a payload by its number. `group`: of send_to; None for the sender's own. `sent`: datagrams that have left;
-    `retries`: since the last one did; `recovered`: how many had left when the interface was last looked up once more.
-    """
-
-    call: Call
-    size_of: Callable[[int], int]
-    group: "str | Group | None" = None
-    sent: int = 0
-    retries: int = 0
-    recovered: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +152,7 @@ class Sender:
         self._replies = self._new_replies()
         self._reply_keys: dict[int, int] = {}  # by the keys of the sockets that are received from
         self._listening = False
+        self._reopened = 0
         interval = self._rate.ns_per_unit if self._rate else 0.0
         by_bits = self._rate.by_bits if self._rate else False
         self._open_sockets = OpenSockets()
@@ -274,7 +227,7 @@ class Sender:
         firewall of this machine sees them as one. Left is what the system took without an error: an interface that goes
         down may hold some of it, and a queue discipline that segments too (`tc tbf`) may drop parts: switch
         `segmentation` off there. Raises SendError (`sent`: how many had left), ArgumentError, ClosedError."""
-        return self._go_on(self._outgoing(payloads, size), 0, 0)
+        return self._go_on(outgoing(self._transmitter, payloads, size), 0, 0)
 
     def send_to(self, payload: Payload, group: str | Group) -> int:
         """Send one datagram to another group, in the grammar of `Group.parse`; how many left.
@@ -334,83 +287,52 @@ class Sender:
     def _send_all(self, payloads: tuple[Payload, ...], group: str | Group | None = None) -> int:
         """Send each payload; the common case makes no Outgoing."""
         sent, code = self._transmitter.send(self._paths_to(group).route, payloads)
-        return self._go_on(self._outgoing_list(payloads, group), sent, code) if code else sent
+        return self._go_on(outgoing_list(self._transmitter, payloads, group), sent, code) if code else sent
 
-    def _outgoing(self, payloads: Any, size: int | None) -> Outgoing:
-        """What `send_batch` is to send; ArgumentError."""
-        if size is not None:
-            return self._outgoing_rows(payloads, whole_number(size, "size", 1, LARGEST_PAYLOAD[6]))
-        if isinstance(payloads, _core.views.Batch):
-            records, data = payloads.records, payloads.data
-            call = self._transmitter.send_records
-            return Outgoing(lambda route, *how: call(route, records, data, *how), lambda i: len(payloads[i]))
-        if (view := _view(payloads)) is None:
-            return self._outgoing_list(payloads if isinstance(payloads, list | tuple) else tuple(payloads))
-        if view.ndim < 2:
-            raise ArgumentError("send_batch takes a sequence of payloads; pass size= to send one buffer in rows")
-        rows = view.shape[0] if view.shape else 0
-        if view.nbytes == 0:
-            return self._outgoing_list((b"",) * rows)
-        return self._outgoing_rows(view, whole_number(view.nbytes // rows, "size of a row", 1, LARGEST_PAYLOAD[6]))
-
-    def _outgoing_list(self, payloads: Sequence[Payload], group: str | Group | None = None) -> Outgoing:
-        call = self._transmitter.send
-        size_of = lambda i: memoryview(payloads[i] if i < len(payloads) else b"").nbytes  # noqa: E731
-        return Outgoing(lambda route, *how: call(route, payloads, *how), size_of, group)
-
-    def _outgoing_rows(self, buffer: Any, size: int) -> Outgoing:
-        try:
-            view = memoryview(buffer).cast("B")
-        except TypeError as error:
-            kind = type(buffer).__name__
-            raise ArgumentError(f"size= goes with one contiguous buffer, not with {kind}: {error}") from error
-        call = self._transmitter.send_rows
-        return Outgoing(lambda route, *how: call(route, view, size, *how), lambda i: min(size, view.nbytes - i * size))
-
-    def _go_on(self, outgoing: Outgoing, sent: int, code: int) -> int:
+    def _go_on(self, job: Outgoing, sent: int, code: int) -> int:
         """Send what has not left yet, after `sent` datagrams and an errno; how many left in all. SendError."""
-        outgoing.sent = sent
+        job.sent = sent
         if code:
-            self._recover(outgoing, code)
+            self._recover(job, code)
         while True:
-            sent, code = outgoing.call(self._paths_to(outgoing.group).route, outgoing.sent, True)
-            outgoing.sent += sent
+            sent, code = job.call(self._paths_to(job.group).route, job.sent, True)
+            job.sent += sent
             if code == 0:
-                return outgoing.sent
-            self._recover(outgoing, code)
+                return job.sent
+            self._recover(job, code)
 
-    def _step(self, outgoing: Outgoing) -> int:
+    def _step(self, job: Outgoing) -> int:
         """Send what leaves without waiting: 0 when all has, else EAGAIN or ENOBUFS: to be called again. SendError."""
-        sent, code = outgoing.call(self._paths_to(outgoing.group).route, outgoing.sent, False)
-        outgoing.sent += sent
-        outgoing.retries = 0 if sent else outgoing.retries
-        if code == errno.ENOBUFS and outgoing.retries < RETRIES:
-            outgoing.retries += 1
+        sent, code = job.call(self._paths_to(job.group).route, job.sent, False)
+        job.sent += sent
+        job.retries = 0 if sent else job.retries
+        if code == errno.ENOBUFS and job.retries < RETRIES:
+            job.retries += 1
             return code
         if code in (0, errno.EAGAIN):
             return code
-        self._recover(outgoing, code)
+        self._recover(job, code)
         return errno.EAGAIN
 
-    def _recover(self, outgoing: Outgoing, code: int) -> None:
+    def _recover(self, job: Outgoing, code: int) -> None:
         """Have it go on after an error, or raise it: SendError."""
-        destination = self._next_destination(outgoing)
-        if code in GONE and outgoing.recovered != outgoing.sent and self._find_again(destination):
-            outgoing.recovered = outgoing.sent
+        destination = self._next_destination(job)
+        if code in GONE and job.recovered != job.sent and self._find_again(destination):
+            job.recovered = job.sent
             return
-        number = outgoing.sent // len(self._paths_to(outgoing.group).destinations)
-        subject = f"{outgoing.size_of(number)} bytes to {destination}"
-        raise SendError(code, explain("send", subject, code), outgoing.sent)
+        number = job.sent // len(self._paths_to(job.group).destinations)
+        subject = f"{job.size_of(number)} bytes to {destination}"
+        raise SendError(code, explain("send", subject, code), job.sent)
 
-    def _next_destination(self, outgoing: Outgoing) -> Destination:
+    def _next_destination(self, job: Outgoing) -> Destination:
         """Where the next datagram goes."""
-        destinations = self._paths_to(outgoing.group).destinations
-        return destinations[outgoing.sent % len(destinations)]
+        destinations = self._paths_to(job.group).destinations
+        return destinations[job.sent % len(destinations)]
 
     @_using
-    def _duplicate(self, outgoing: Outgoing) -> socket.socket:
+    def _duplicate(self, job: Outgoing) -> socket.socket:
         """A duplicate of the socket that the next datagram goes by, for an event loop to watch."""
-        key = self._next_destination(outgoing).key
+        key = self._next_destination(job).key
         return next(one.socket for one in list(self._sockets.values()) if one.key == key).dup()
 
     @_using
@@ -442,6 +364,7 @@ class Sender:
         sock = open_anew(old, version, source, interface, self._options)
         self._sockets[version, interface.index, source] = self._added(sock, interface, old)
         del self._sockets[place]
+        self._reopened += 1
 
     # ---- what was sent ----
 
@@ -454,7 +377,10 @@ class Sender:
         sockets = list(self._sockets.values())
         able = any(self._transmitter.refusal(one.key)[0] > 0 for one in sockets)
         reasons = dict.fromkeys(reason for one in sockets if (reason := self._refusal(one)))
-        return SenderStats(datagrams, size, calls, would_blocks, retries, rate, error, able, "; ".join(reasons))
+        reason = "; ".join(reasons)
+        return SenderStats(
+            datagrams, size, calls, would_blocks, retries, rate, error, able, reason, reopened=self._reopened
+        )
 
     def _refusal(self, sock: SendingSocket) -> str:
         """Why datagrams do not always leave by this socket in packets that are segmented; '' when they do."""
@@ -601,11 +527,3 @@ def _checked(options: Options) -> Options:
     if options.source_port is not None:
         whole_number(options.source_port, "source_port", 1, 65_535)
     return options
-
-
-def _view(payloads: object) -> memoryview | None:
-    """The memory of one buffer; None for a sequence of them."""
-    try:
-        return memoryview(payloads)  # type: ignore[arg-type]
-    except TypeError:
-        return None

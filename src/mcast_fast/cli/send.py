@@ -12,7 +12,8 @@ import click
 from mcast_fast.cli.output import complain, text_line
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
-from mcast_fast.sender import LARGEST_PAYLOAD, Sender
+from mcast_fast.outgoing import LARGEST_PAYLOAD
+from mcast_fast.sender import Sender
 from mcast_fast.units import NANOSECONDS, rate_of
 
 AT_ONCE = 256  # payloads handed over together
