@@ -266,7 +266,8 @@ def test_after_a_full_queue_datagrams_leave_singly(ends, group, rx):
 
 
 def another(group: str) -> str:
-    return group.replace("239.1.1.1", "239.1.1.2").replace("ff15::1", "ff15::2")
+    """One of link-local scope in IPv6: its address names the interface to the kernel, by the index."""
+    return group.replace("239.1.1.1", "239.1.1.2").replace("ff15::1", "ff12::2")
 
 
 def recorded(group: str) -> mcast.Batch:
@@ -355,9 +356,9 @@ async def turns(count: int) -> None:
 
 @pytest.mark.parametrize("way", ["cancel", "close"])
 def test_a_full_send_buffer_does_not_block_the_event_loop(ends, group, way):
-    """A shaper of 8 kbit/s: what is sent would take minutes."""
-    shape(ends[0], "1mb", "8kbit")
-    payloads = numbered(1000, 1000)
+    """A shaper of 160 kbit/s: what is sent would take 20 s."""
+    shape(ends[0], "1mb", "160kbit")
+    payloads = numbered(1000, 400)
 
     async def main() -> None:
         with ends[0].host.enter():
@@ -369,7 +370,7 @@ def test_a_full_send_buffer_does_not_block_the_event_loop(ends, group, way):
         assert not one.done()
         assert not two.done()
         left = tx.stats.datagrams
-        assert 0 < left < 1000
+        assert 0 < left < 400
         if way == "close":
             tx.close()
         else:
@@ -378,7 +379,7 @@ def test_a_full_send_buffer_does_not_block_the_event_loop(ends, group, way):
         for task in (one, two):
             with pytest.raises(ClosedError if way == "close" else asyncio.CancelledError):
                 await task
-        assert left <= tx.stats.datagrams < 1000
+        assert left <= tx.stats.datagrams < 400
         if way == "cancel":
             assert await tx.drain() == tx.stats.datagrams
         tx.close()
