@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #include "reference_clock.h"
 
@@ -62,9 +63,32 @@ reference_sendmmsg(int fd, uint32_t group, uint16_t port, int64_t count, int siz
     return now_ns() - start;
 }
 
-/* The same by UDP GSO, MAX_SEGMENTS or 64 KiB to a sendto(2). */
+/* The same of payloads that each lie elsewhere in memory, as objects of Python do: `pieces` has one for each datagram. */
 int64_t
-reference_segments(int fd, uint32_t group, uint16_t port, int64_t count, int size)
+reference_scattered(int fd, uint32_t group, uint16_t port, int64_t count, const struct iovec *pieces)
+{
+    struct sockaddr_in address = destination(group, port);
+    struct mmsghdr messages[BATCH];
+    memset(messages, 0, sizeof messages);
+    int64_t start = now_ns();
+    for (int64_t sent = 0; sent < count;) {
+        int64_t now = count - sent < BATCH ? count - sent : BATCH;
+        for (int64_t i = 0; i < now; i++)
+            messages[i].msg_hdr = (struct msghdr){.msg_name = &address,
+                                                  .msg_namelen = sizeof address,
+                                                  .msg_iov = (struct iovec *)&pieces[sent + i],
+                                                  .msg_iovlen = 1};
+        int left = sendmmsg(fd, messages, (unsigned)now, MSG_DONTWAIT);
+        if (left < 0 && again(fd) != 0)
+            return -errno;
+        sent += left > 0 ? left : 0;
+    }
+    return now_ns() - start;
+}
+
+/* The same by UDP GSO, MAX_SEGMENTS or 64 KiB to a sendto(2): of zeros, or of the rows of a buffer. */
+int64_t
+reference_segments(int fd, uint32_t group, uint16_t port, int64_t count, int size, const uint8_t *rows)
 {
     struct sockaddr_in address = destination(group, port);
     int segments = LARGEST / size < MAX_SEGMENTS ? LARGEST / size : MAX_SEGMENTS;
@@ -73,7 +97,8 @@ reference_segments(int fd, uint32_t group, uint16_t port, int64_t count, int siz
     int64_t start = now_ns();
     for (int64_t sent = 0; sent < count;) {
         int64_t now = count - sent < segments ? count - sent : segments;
-        if (sendto(fd, zeros, (size_t)(now * size), MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address) >= 0)
+        const uint8_t *from = rows ? rows + sent * size : zeros;
+        if (sendto(fd, from, (size_t)(now * size), MSG_DONTWAIT, (struct sockaddr *)&address, sizeof address) >= 0)
             sent += now;
         else if (again(fd) != 0)
             return -errno;

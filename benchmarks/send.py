@@ -140,6 +140,15 @@ class Sendmmsg:
         self._loops.close()
 
 
+class Scattered(Sendmmsg):
+    """The payloads of MixedList, each in memory of its own: what C pays for them too."""
+
+    def prepare(self, count: int, size: int) -> Callable[[], object]:
+        payloads = [bytes(size - 128 + number % 256) for number in range(count)]
+        pieces = (reference_send.Piece * count)(*((payload, len(payload)) for payload in payloads))
+        return lambda: self._loops.scattered(pieces) and payloads
+
+
 class Segments(Sendmmsg):
     def prepare(self, count: int, size: int) -> Callable[[], object]:
         return lambda: self._loops.segments(count, size)
@@ -154,6 +163,7 @@ CONTENDERS: dict[str, tuple[str, type[Contender]]] = {
     "list": ("ours, list of one size", List),
     "rows": ("ours, rows of one buffer", Rows),
     "c sendmmsg": ("C sendmmsg", Sendmmsg),
+    "c scattered": ("C sendmmsg of the mixed sizes", Scattered),
     "c segments": ("C sendto with UDP GSO", Segments),
 }
 

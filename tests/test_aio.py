@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import importlib
+import inspect
 import itertools
 import linecache
 import subprocess
@@ -22,6 +23,9 @@ class NoReaders(asyncio.SelectorEventLoop):
     """A loop that cannot watch descriptors, as the proactor of Windows."""
 
     def add_reader(self, fd, callback, *args):
+        raise NotImplementedError
+
+    def add_writer(self, fd, callback, *args):
         raise NotImplementedError
 
 
@@ -612,6 +616,51 @@ def test_the_package_does_not_import_asyncio():
 
 
 # ---- sending ----
+
+
+def test_the_arguments_are_those_of_the_blocking_sender():
+    blocking, awaited = (inspect.signature(kind.__init__).parameters.values() for kind in (mcast.Sender, aio.Sender))
+    assert list(map(str, awaited)) == list(map(str, blocking))
+
+
+def test_another_group_and_what_a_sender_tells_of_itself(run, backend, place):
+    first, second = place.group(1), place.group(2)
+
+    async def main():
+        async with aio.Receiver(second, timeout=5) as rx, aio.Sender(first, ttl=0, segmentation=False) as tx:
+            assert await tx.send_to(b"there", second) == 1
+            packet = await rx.recv()
+            assert packet.data == b"there"
+            assert packet.source_port == tx.local_addresses[0][1]
+            assert tx.groups == (mcast.Group.parse(first),)
+            assert (tx.stats.datagrams, tx.stats.segmentation) == (1, False)
+            with pytest.raises(ArgumentError, match="transmit_times=True"):
+                tx.transmit_times()
+            with pytest.raises(TypeError, match="bytes-like"):
+                await tx.send_batch([b"a", 5])
+
+    run(main())
+
+
+def test_a_long_batch_lets_other_tasks_run(run, backend, group):
+    """It never waits here; what takes longer than a step gives way all the same."""
+
+    async def main():
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        async with aio.Sender(group, ttl=0) as tx:
+            task = asyncio.ensure_future(other())
+            await tx.send_batch([b"x", b"yy"] * 10_000)
+            assert turns > 5
+            await cancelled(task)
+
+    run(main())
 
 
 def test_question_and_answer(run, backend, group):

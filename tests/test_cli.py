@@ -565,6 +565,11 @@ def test_send_many(listener):
     assert payloads == [(bytes(range(256)) * 2)[:300]] * 600
 
 
+def test_send_without_segmentation(listener):
+    assert invoke("send", listener.text, "x", "--count", 3, "--no-segmentation").stdout == "sent 3\n"
+    assert listener.collect(4, timeout=0.2).payloads() == [b"x"] * 3
+
+
 def test_send_without_loopback(backend):
     interface = multicast_ipv6()
     if interface is None:

@@ -795,7 +795,7 @@ def public(kind):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [("views", "Batch"), ("views", "Packet"), ("slots", "Slots"), ("send", "Transmitter"), ("send", "Itinerary")],
+    [("views", "Batch"), ("views", "Packet"), ("slots", "Slots"), ("send", "Transmitter"), ("send", "Schedule")],
 )
 def test_the_classes_of_both_backends_have_the_same_public_names_and_docstrings(module, name):
     fast, pure = (getattr(one, name) for one in both(module))

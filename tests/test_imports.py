@@ -14,12 +14,15 @@ systems         :
 errors          : systems
 _version        :
 units           :
+_process        :
+_lifetime       : _process
 groups          :
 igmp            :
 netlink         :
 stats           :
 nic             : netlink
 hardware        :
+qdiscs          : netlink
 interfaces      : netlink groups systems
 watch           : interfaces netlink stats systems
 _core.layout    :
@@ -28,7 +31,7 @@ _core.blocks    :
 _core.lateness  :
 _core.arrow     : _core.layout _core.addresses
 _core.fast      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness
-_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness systems
+_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness _lifetime systems
 _core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses hardware membership systems
@@ -41,15 +44,17 @@ pcapng          : _version _core _core.blocks groups membership stats streams un
 captures        : _core.blocks pcapng stats streams units
 conversion      : _core _core.addresses _core.layout pcapng streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
-sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership sockets stats units
+sending         : _core interfaces qdiscs sockets stats systems
+outgoing        : _core groups interfaces units
+sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership outgoing sending sockets stats units
 rotation        : streams units
 postrotate      : systems
 privileges      :
 replay          : groups pcapng sender streams units
 recorder        : pcapng postrotate receiver rotation stats streams units
-waiting         : units
-aio             : _core groups receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder replay rotation sender stats streams units
+waiting         : _process units
+aio             : _core groups outgoing receiver sender stats subscriptions units waiting
+cli             : _version _core _core.layout captures conversion groups interfaces outgoing pcapng privileges receiver recorder replay rotation sender stats streams units
 __main__        : cli
 __init__        : _version _core _core.layout groups interfaces pcapng receiver recorder replay rotation sender stats subscriptions
 """
@@ -64,6 +69,7 @@ conversion      : _core.fast
 receiver        : _core.fast
 recorder        : _core.fast
 replay          : _core.fast
+outgoing        : _core.fast
 sender          : _core.fast
 aio             : _core.fast
 cli             : _core.fast

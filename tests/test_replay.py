@@ -195,20 +195,20 @@ def test_a_torn_file_is_sent_as_far_as_it_goes(rx, group):
 
 def test_a_refused_packet_tells_how_many_had_left(rx, group):
     """65,535 bytes stand in the record, and no datagram holds them."""
-    sender, itinerary = itinerary_of(group)
-    itinerary.start(0, 0, None)
+    sender, schedule = schedule_of(group)
+    schedule.start(0, 0, None)
     batch = batch_of(*((record(data), data) for data in (b"a", b"b", bytes(65_535))))
     with sender, pytest.raises(SendError, match=r"65535 bytes to .*; send at most 65,507 bytes") as caught:
-        sender.send_recorded(batch, itinerary)
+        sender.send_recorded(batch, schedule)
     assert caught.value.errno == errno.EMSGSIZE
     assert (caught.value.sent, len(rx.collect(3, timeout=0.2))) == (2, 2)
 
 
 def test_a_closed_sender_sends_nothing(group):
-    sender, itinerary = itinerary_of(group)
+    sender, schedule = schedule_of(group)
     sender.close()
     with pytest.raises(mcast.ClosedError):
-        sender.send_recorded(batch_of((record(b"a"), b"a")), itinerary)
+        sender.send_recorded(batch_of((record(b"a"), b"a")), schedule)
 
 
 @pytest.mark.parametrize(
@@ -241,48 +241,48 @@ def test_a_stream_cannot_be_looped(backend):
 # ---- the core ----
 
 
-def itinerary_of(group):
+def schedule_of(group):
     sender = mcast.Sender(group, ttl=0)
-    return sender, sender.itinerary(lambda _: group)
+    return sender, sender.schedule(lambda _: group)
 
 
 def test_the_core_checks_what_it_is_given(group):
-    sender, itinerary = itinerary_of(group)
-    other, _ = itinerary_of(group)
+    sender, schedule = schedule_of(group)
+    other, _ = schedule_of(group)
     with sender, other:
         records = memoryview(RECORD.pack(*record(b"abcd")))
         with pytest.raises(ValueError, match="do not fit"):
-            sender._transmitter.send_recorded(itinerary.core, records, memoryview(b"abc"), 0)
+            sender._transmitter.send_recorded(schedule.core, records, memoryview(b"abc"), 0)
         with pytest.raises(ValueError, match="do not fit"):
-            sender._transmitter.send_recorded(itinerary.core, records[:63], memoryview(b"abcd"), 0)
+            sender._transmitter.send_recorded(schedule.core, records[:63], memoryview(b"abcd"), 0)
         with pytest.raises(ValueError, match="of another sender"):
-            other._transmitter.send_recorded(itinerary.core, records, memoryview(b"abcd"), 0)
-        assert sender._transmitter.send_recorded(itinerary.core, records, memoryview(b"abcd"), 0) == (0, 0)
-        assert sender._transmitter.send_recorded(itinerary.core, records, memoryview(b"abcd"), 7) in ((0, 0), (-0, 0))
-        with pytest.raises(ValueError, match="a leg has"):
-            itinerary.core.add(b"short", 1, sender._route)
-        with pytest.raises(ValueError, match="a leg has"):
-            itinerary.core.add(bytes(16), 70_000, sender._route)
+            other._transmitter.send_recorded(schedule.core, records, memoryview(b"abcd"), 0)
+        assert sender._transmitter.send_recorded(schedule.core, records, memoryview(b"abcd"), 0) == (0, 0)
+        assert sender._transmitter.send_recorded(schedule.core, records, memoryview(b"abcd"), 7) in ((0, 0), (-0, 0))
+        with pytest.raises(ValueError, match="a route entry has"):
+            schedule.core.add(b"short", 1, sender._own.route)
+        with pytest.raises(ValueError, match="a route entry has"):
+            schedule.core.add(bytes(16), 70_000, sender._own.route)
         for moment, scale in ((-1, 1.0), (2**61, 1.0), (0, -1.0), (0, float("nan"))):
             with pytest.raises(ValueError, match="the moment is"):
-                itinerary.core.start(0, moment, scale)
+                schedule.core.start(0, moment, scale)
 
 
 @pytest.mark.parametrize("timestamp", [-(2**63), 2**63 - 1])
 def test_any_timestamp_may_stand_in_a_file(rx, group, timestamp):
     """The first packet of all times, and one of the far future behind it: that one waits, and Ctrl-C ends it."""
-    sender, itinerary = itinerary_of(group)
+    sender, schedule = schedule_of(group)
     with sender:
-        itinerary.start(-(2**63), time.monotonic_ns(), 1.0)
+        schedule.start(-(2**63), time.monotonic_ns(), 1.0)
         rows = [(record(b"a", -(2**63)), b"a"), (record(b"b", timestamp), b"b")]
         batch = batch_of(*rows)
         if timestamp < 0:
-            assert sender.send_recorded(batch, itinerary) == 2
+            assert sender.send_recorded(batch, schedule) == 2
             return
         ctrl_c = threading.Timer(0.3, interrupt_main)
         ctrl_c.start()
         with pytest.raises(KeyboardInterrupt):
-            sender.send_recorded(batch, itinerary)
+            sender.send_recorded(batch, schedule)
         ctrl_c.join()
         assert sender.stats.datagrams == 1
 
@@ -315,11 +315,11 @@ def test_both_backends_count_in_the_same_buckets(monkeypatch, place, late):
         for module in _core.MODULES:
             monkeypatch.setattr(_core, module, importlib.import_module(f"mcast_fast._core.{name}.{module}"))
         group = place.group()
-        sender, itinerary = itinerary_of(group)
+        sender, schedule = schedule_of(group)
         with sender:
-            itinerary.start(NOW, time.monotonic_ns() - late, 1.0)
-            sender.send_recorded(batch_of((record(b"a"), b"a")), itinerary)
-            counts, latest = itinerary.core.lateness()
+            schedule.start(NOW, time.monotonic_ns() - late, 1.0)
+            sender.send_recorded(batch_of((record(b"a"), b"a")), schedule)
+            counts, latest = schedule.core.lateness()
         found.append((sum(counts), counts[lateness.bucket_of(latest)], latest >= late))
     assert found == [(1, 1, True)] * len(found)
 

@@ -1,19 +1,21 @@
 """What send_batch says left is what arrives, byte for byte, whatever refuses in between."""
 
+import asyncio
 import errno
 import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import numpy as np
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import SendError
+from mcast_fast import ClosedError, SendError, aio
 from tests import lab
+from tests.test_pcapng import NOW, batch_of, record
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("backend")]
 
@@ -31,9 +33,14 @@ def group(request) -> str:
 
 
 @pytest.fixture
-def ends() -> Iterator[Ends]:
-    with lab.Lab() as made:
-        yield made.link("a", "b")
+def made() -> Iterator[lab.Lab]:
+    with lab.Lab() as one:
+        yield one
+
+
+@pytest.fixture
+def ends(made) -> Ends:
+    return made.link("a", "b", number=1)
 
 
 @pytest.fixture
@@ -183,13 +190,227 @@ def test_a_refusal_switches_segmentation_off_and_is_no_error(ends, rx, group):
         pytest.skip("SO_NO_CHECK is of IPv4")
     payloads = numbered(700, 300)
     with sender(ends[0], group) as tx:
-        for outlet in tx._outlets.values():
+        for outlet in tx._sockets.values():
             outlet.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         assert tx.send_batch(payloads) == 300
         assert rx.collect(300).payloads() == payloads
         if segments(tx):
             assert tx.stats.retries == 1
             assert "segments above 699 bytes: Invalid argument (22)" in tx.stats.segmentation_reason
+
+
+def test_segmentation_can_be_switched_off(ends, group, rx):
+    payloads = numbered(100, 64)
+    with sender(ends[0], group, segmentation=False) as tx:
+        for way in (payloads, np.frombuffer(b"".join(payloads), "u1").reshape(64, 100)):
+            assert tx.send_batch(way) == 64
+            assert rx.collect(64).payloads() == payloads
+        assert not tx.stats.segmentation
+        if segments(tx):
+            assert tx.stats.segmentation_reason == "segmentation=False"
+    assert rx.stats.buffers == 128
+
+
+# ---- shapers ----
+
+
+def shape(end: lab.End, limit: str, rate: str = "80mbit") -> None:
+    """A token bucket filter: it cuts super-packets apart, keeps what fits, and answers success."""
+    end.host.run(
+        "tc", "qdisc", "replace", "dev", end.interface, "root", "tbf", "rate", rate, "burst", "20kb", "limit", limit
+    )
+
+
+@pytest.mark.parametrize("limit", ["10kb", "50kb", "150kb"])
+@pytest.mark.parametrize("rate", [None, "20k/s"])
+def test_a_shaper_with_a_short_queue_delivers_all_that_is_said_to_have_left(ends, group, rx, limit, rate):
+    shape(ends[0], limit)
+    payloads = numbered(1000, 300)
+    with sender(ends[0], group, rate=rate) as tx:
+        assert tx.send_batch(payloads) == 300
+        assert rx.collect(300).payloads() == payloads
+        if segments(tx):
+            assert "queue discipline tbf" in tx.stats.segmentation_reason
+
+
+def test_a_shaper_below_a_class_is_found_too(ends, group, rx):
+    device = ("dev", ends[0].interface)
+    ends[0].host.run("tc", "qdisc", "replace", *device, "root", "handle", "1:", "htb", "default", "10")
+    ends[0].host.run("tc", "class", "add", *device, "parent", "1:", "classid", "1:10", "htb", "rate", "1gbit")
+    shaper = ("tbf", "rate", "80mbit", "burst", "20kb", "limit", "20kb")
+    ends[0].host.run("tc", "qdisc", "add", *device, "parent", "1:10", *shaper)
+    with sender(ends[0], group) as tx:
+        assert tx.send_batch(numbered(1000, 300)) == 300
+        assert len(rx.collect(300)) == 300
+        assert not tx.stats.segmentation
+
+
+def test_after_a_full_queue_datagrams_leave_singly(ends, group, rx):
+    """The queue came after the sender was opened, and holds no super-packet at all."""
+    with sender(ends[0], group) as tx:
+        shape(ends[0], "900")
+        with suppress(SendError):
+            tx.send_batch(numbered(1000, 64))
+        if segments(tx):
+            assert "refused segmentation: No buffer space available (105)" in tx.stats.segmentation_reason
+            assert not tx.stats.segmentation
+        shape(ends[0], "10kb")
+        before = tx.stats.datagrams
+        rx.collect(64, timeout=0.2)
+        assert tx.send_batch(numbered(1000, 200)) == 200
+        assert len(rx.collect(200)) == 200
+        assert tx.stats.datagrams == before + 200
+
+
+# ---- an interface that comes back ----
+
+
+def another(group: str) -> str:
+    """One of link-local scope in IPv6: its address names the interface to the kernel, by the index."""
+    return group.replace("239.1.1.1", "239.1.1.2").replace("ff15::1", "ff12::2")
+
+
+def recorded(group: str) -> mcast.Batch:
+    return batch_of(*((record(data, NOW), data) for data in (b"1", b"2")))
+
+
+BACK: dict[str, Callable[[mcast.Sender, str], int]] = {
+    "send": lambda tx, _: tx.send(b"x"),
+    "send_batch": lambda tx, _: tx.send_batch([b"x"] * 100),
+    "rows": lambda tx, _: tx.send_batch(bytes(1000), size=10),
+    "send_to": lambda tx, other: tx.send_to(b"x", other),
+    "send_recorded": lambda tx, other: tx.send_recorded(recorded(other), tx.schedule(lambda _: other)),
+    "asyncio": lambda tx, _: asyncio.run(over(tx).send_batch([b"x"] * 100)),
+}
+
+
+def over(tx: mcast.Sender) -> aio.Sender:
+    """An aio.Sender that sends by an open sender."""
+    made = aio.Sender(tx.groups[0])
+    made._sender.close()
+    made._sender = tx
+    return made
+
+
+@pytest.mark.parametrize("way", BACK)
+@pytest.mark.parametrize("source_port", [None, 6000])
+def test_sending_goes_on_by_an_interface_that_was_made_anew(made, ends, group, way, source_port):
+    """By its name; also to the groups of send_to that were known, and from the same port."""
+    end = ends[0]
+    other = feed(another(group), end)
+    with sender(end, group, source_port=source_port) as tx, end.host.enter():
+        assert tx.send(b"x") == tx.send_to(b"x", other) == 1
+        before, port = tx.stats.datagrams, tx.local_addresses[0][1]
+        end.host.run("ip", "link", "del", end.interface)
+        with pytest.raises(SendError, match=end.interface):
+            tx.send(b"gone")
+        made.link("a", "b", number=1, names=(end.interface, ends[1].interface))
+        with ends[1].host.enter():
+            rx = mcast.Receiver(feed(group, ends[1]), feed(another(group), ends[1]), timeout=5)
+        with rx:
+            sent = BACK[way](tx, other)
+            assert len(rx.collect(sent)) == sent
+            assert tx.stats.datagrams == before + sent
+            assert tx.send(b"a") == tx.send_to(b"b", other) == 1
+            packets = rx.collect(2)
+            assert packets.payloads() == [b"a", b"b"]
+        assert {packet.source_port for packet in packets} == {tx.local_addresses[0][1]}
+        assert source_port is None or tx.local_addresses[0][1] == port
+        assert len(tx.local_addresses) == 1
+
+
+def test_an_interface_that_comes_and_goes_leaves_one_socket(made, ends, group):
+    end = ends[0]
+    with sender(end, group) as tx, end.host.enter():
+        for number in (1, 2, 3):
+            end.host.run("ip", "link", "del", end.interface)
+            made.link("a", "b", number=1, names=(end.interface, ends[1].interface))
+            assert tx.send(b"x") == 1
+            assert tx.stats.reopened == number
+            assert len(tx._open_sockets._sockets) == len(tx._sockets) == 1
+    assert not any(one.socket.fileno() >= 0 for one in tx._sockets.values())
+
+
+def test_an_interface_of_that_name_in_another_namespace_is_not_taken(ends, group, tx):
+    """The thread that sends is elsewhere, where an interface has the name of the one that is gone."""
+    end = ends[0]
+    lab.run("ip", "link", "add", end.interface, "type", "veth", "peer", "name", "elsewhere")
+    try:
+        lab.run("ip", "link", "set", end.interface, "up")
+        lab.run("ip", "address", "add", "10.99.9.1/24", "dev", end.interface)
+        end.host.run("ip", "link", "del", end.interface)
+        with pytest.raises(SendError):
+            tx.send(b"x")
+    finally:
+        lab.run("ip", "link", "del", end.interface)
+
+
+# ---- asyncio ----
+
+
+async def turns(count: int) -> None:
+    """The loop has its turn so often."""
+    for _ in range(count):
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("way", ["cancel", "close"])
+def test_a_full_send_buffer_does_not_block_the_event_loop(ends, group, way):
+    """A shaper of 160 kbit/s: what is sent would take 20 s."""
+    shape(ends[0], "1mb", "160kbit")
+    payloads = numbered(1000, 400)
+
+    async def main() -> None:
+        with ends[0].host.enter():
+            tx = aio.Sender(feed(group, ends[0]))
+        one, two = (asyncio.ensure_future(tx.send_batch(payloads)) for _ in range(2))
+        while tx.stats.would_blocks == 0:
+            await asyncio.sleep(0)
+        await turns(20)
+        assert not one.done()
+        assert not two.done()
+        left = tx.stats.datagrams
+        assert 0 < left < 400
+        if way == "close":
+            tx.close()
+        else:
+            two.cancel()
+            one.cancel()
+        for task in (one, two):
+            with pytest.raises(ClosedError if way == "close" else asyncio.CancelledError):
+                await task
+        assert left <= tx.stats.datagrams < 400
+        if way == "cancel":
+            assert await tx.drain() == tx.stats.datagrams
+        tx.close()
+        assert not tx._space._waiting
+
+    asyncio.run(asyncio.wait_for(main(), 30), debug=True)
+
+
+def test_a_full_queue_does_not_block_the_event_loop(ends, group, rx):
+    shape(ends[0], "10kb", "8mbit")
+    payloads = numbered(1000, 200)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0)
+            ticks += 1
+
+    async def main() -> None:
+        ticking = asyncio.ensure_future(tick())
+        with ends[0].host.enter():
+            tx = aio.Sender(feed(group, ends[0]))
+        async with tx:
+            assert await tx.send_batch(payloads) == 200
+            assert tx.stats.retries > 0
+        ticking.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert ticks > 100
+    assert rx.collect(200).payloads() == payloads
 
 
 # ---- what refuses ----
@@ -240,7 +461,7 @@ def test_a_firewall_that_drops_one_kind_stops_there(ends, group, tx, rx):
 
 
 def test_a_send_buffer_of_4_kib_is_waited_for(ends, group, tx, rx):
-    for outlet in tx._outlets.values():
+    for outlet in tx._sockets.values():
         outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
     payloads = numbered(1400, 500) + numbered(20, 500)
     assert tx.send_batch(payloads) == 1000

@@ -28,7 +28,7 @@ from mcast_fast.receiver import Receiver
 from mcast_fast.recorder import RecordedFile, Recorder, Recording
 from mcast_fast.replay import Replay, Replayed
 from mcast_fast.rotation import Autostop, Rotation
-from mcast_fast.sender import Itinerary, Sender
+from mcast_fast.sender import Schedule, Sender
 from mcast_fast.stats import Event, ReaderStats, SenderStats, Stats, TransmitTime, WriterStats
 from mcast_fast.subscriptions import Membership
 
@@ -51,7 +51,6 @@ __all__ = [
     "GroupError",
     "Interface",
     "InterfaceError",
-    "Itinerary",
     "Membership",
     "MulticastError",
     "MulticastWarning",
@@ -65,6 +64,7 @@ __all__ = [
     "Replay",
     "Replayed",
     "Rotation",
+    "Schedule",
     "Scope",
     "SendError",
     "Sender",

@@ -1,24 +1,25 @@
 """asyncio over Receiver and Sender: the same calls, awaited.
 
-Rules of this room: the blocking classes receive and send, with a timeout of 0; `waiting` waits for them.
+Rules of this module: the blocking classes receive and send, without waiting; `waiting` waits for them.
 A task takes its packets itself, in the step in which it goes on: what is cancelled before has taken nothing. The
-package root does not import this room, so that `import mcast_fast` needs no asyncio.
+package root does not import this module, so that `import mcast_fast` needs no asyncio.
 """
 
 import asyncio
+import errno
 import types
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from mcast_fast import _core, receiver, sender
-from mcast_fast.errors import ArgumentError, ClosedError, SendError
+from mcast_fast.errors import ArgumentError, ClosedError
 from mcast_fast.groups import Group
-from mcast_fast.stats import Stats
+from mcast_fast.outgoing import Outgoing, outgoing, outgoing_list
+from mcast_fast.stats import SenderStats, Stats, TransmitTime
 from mcast_fast.subscriptions import Membership
 from mcast_fast.units import NANOSECONDS, UNSET, Unset, wait_in_ns, whole_number
-from mcast_fast.waiting import ONE_TURN, Line
+from mcast_fast.waiting import ONE_TURN, Line, Space, Worker
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -29,7 +30,8 @@ Payload = bytes | bytearray | memoryview
 
 LINGER = 0.001  # seconds: the least that epoll_wait(2) can be told
 LONGEST_LINGER = 0.1
-DIRECT_AT_MOST = 64  # datagrams that are sent without the thread
+PAUSE_FIRST = 0.00005  # seconds, after a full queue; doubled each time
+PAUSE_LAST = 0.005  # but no longer than this
 
 
 class Receiver:
@@ -220,37 +222,74 @@ def _checked(max_packets: int) -> int:
 class Sender:
     """A `mcast_fast.Sender` for asyncio: what waits is awaited, all else is the same.
 
-    Arguments and errors are those of `mcast_fast.Sender`; `timeout`: seconds that recv() waits, None = for ever. Few
-    datagrams go out at once; long batches, and all with a `rate`, from a thread of the sender's own, one call after the
-    other. Leaving `async with` drains, unless an error is on its way.
+    Arguments and errors are those of `mcast_fast.Sender`; `timeout`: seconds that recv() waits, None = for ever. The
+    event loop is never blocked: datagrams leave without waiting, a millisecond's worth at a time, and the loop watches
+    the socket while its buffer is full. With a `rate`, and in a loop without add_writer, a thread of the sender's own
+    sends, one call after the other. Leaving `async with` drains, unless an error is on its way.
     """
 
-    def __init__(self, *groups: str | Group, timeout: float | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *groups: str | Group,
+        port: int | None = None,
+        interface: str | int | None = None,
+        source: str | None = None,
+        source_port: int | None = None,
+        ttl: int = 1,
+        dscp: int | None = None,
+        loopback: bool = True,
+        rate: float | str | None = None,
+        burst: int = 1,
+        pacing: str = "sender",
+        transmit_times: bool = False,
+        segmentation: bool = True,
+        timeout: float | None = None,
+    ) -> None:
         self._timeout_ns = wait_in_ns(timeout)
-        self._sender = sender.Sender(*groups, timeout=0, **options)
-        self._paced = options.get("rate") is not None
+        self._sender = sender.Sender(
+            *groups,
+            port=port,
+            interface=interface,
+            source=source,
+            source_port=source_port,
+            ttl=ttl,
+            dscp=dscp,
+            loopback=loopback,
+            rate=rate,
+            burst=burst,
+            pacing=pacing,
+            transmit_times=transmit_times,
+            segmentation=segmentation,
+            timeout=0,
+        )
+        self._paced = rate is not None and pacing == "sender"
         self._line = Line(self._sender, 0)
-        self._executor: ThreadPoolExecutor | None = None
+        self._space = Space()
+        self._worker: Worker | None = None
         self._handed: set[asyncio.Future[int]] = set()
         self._abandoned: BaseException | None = None
-        self._left = 0  # datagrams
-        self._direct = 0  # datagrams since others had their turn
+        self._queued = 0  # tasks that send in steps, or wait for those
+        self._turn = 0  # datagrams since others had their turn
 
     # ---- sending ----
 
     async def send(self, payload: Payload) -> int:
         """Send one datagram to each group; how many left. SendError (`sent`: how many had left), ClosedError.
 
-        Cancelled, it may still leave; `drain()` tells."""
-        return await self._call(lambda: self._sender.send(payload), 1)
+        Cancelled, it may still leave; `drain()` counts."""
+        return await self._send(outgoing_list(self._sender._transmitter, (payload,)))
 
-    async def send_batch(self, payloads: Sequence[Payload] | Payload, size: int | None = None) -> int:
+    async def send_batch(self, payloads: "Iterable[Payload] | Batch | Any", size: int | None = None) -> int:
         """Send many datagrams to each group, in order, as `mcast_fast.Sender.send_batch`; how many left.
 
-        Cancelled, what the thread has begun still leaves whole, and what it has not begun does not; `drain()` waits for
-        it and counts. SendError, ArgumentError, ClosedError."""
-        count = len(payloads) if size is None else ONE_TURN
-        return await self._call(lambda: self._sender.send_batch(payloads, size), count)
+        Cancelled, what has not left does not leave; but what the thread has begun (see the class) leaves whole.
+        `drain()` waits for it and counts. SendError, ArgumentError, ClosedError."""
+        kept = tuple(payloads) if isinstance(payloads, list) else payloads  # others may change it meanwhile
+        return await self._send(outgoing(self._sender._transmitter, kept, size))
+
+    async def send_to(self, payload: Payload, group: str | Group) -> int:
+        """Send one datagram to another group, as `mcast_fast.Sender.send_to`; how many left."""
+        return await self._send(outgoing_list(self._sender._transmitter, (payload,), group))
 
     async def drain(self) -> int:
         """Wait until everything that was handed over has left, also by tasks that were cancelled; how many datagrams
@@ -262,39 +301,57 @@ class Sender:
         failure, self._abandoned = self._abandoned, None
         if failure is not None:
             raise failure
-        return self._left
+        return self._sender.stats.datagrams
 
-    async def _call(self, call: Callable[[], int], count: int) -> int:
-        if self._handed or self._paced or count > DIRECT_AT_MOST:
-            return await self._in_thread(call)
-        if self._direct >= ONE_TURN:
-            self._direct = 0
-            await asyncio.sleep(0)
-        self._direct += count
-        return self._counted(call)
-
-    def _counted(self, call: Callable[[], int]) -> int:
+    async def _send(self, job: Outgoing) -> int:
+        if self._paced or self._handed:
+            return await self._in_thread(job)
+        if self._turn < ONE_TURN and not self._queued and self._step(job) == 0:
+            return job.sent
+        self._queued += 1
         try:
-            sent = call()
-        except SendError as error:
-            self._left += error.sent
-            raise
-        self._left += sent
-        return sent
+            async with self._space.order():
+                return await self._in_steps(job)
+        finally:
+            self._queued -= 1
 
-    async def _in_thread(self, call: Callable[[], int]) -> int:
+    def _step(self, job: Outgoing) -> int:
+        """Send what leaves now: 0, EAGAIN or ENOBUFS."""
+        before = job.sent
+        code = self._sender._step(job)
+        self._turn += job.sent - before
+        return code
+
+    async def _in_steps(self, job: Outgoing) -> int:
+        """The rest of a call, whenever the loop has time and the system has room."""
+        if self._turn >= ONE_TURN:
+            self._turn = 0
+            await asyncio.sleep(0)
+        before = -1
+        while code := self._step(job):
+            if code == errno.ENOBUFS:
+                await asyncio.sleep(min(PAUSE_FIRST * 2 ** min(job.retries, 8), PAUSE_LAST))
+            elif job.sent != before:
+                await asyncio.sleep(0)
+            elif not await self._space.wait(self._sender._duplicate(job)):
+                return await self._in_thread(job)
+            before = job.sent
+            self._turn = 0
+        return job.sent
+
+    async def _in_thread(self, job: Outgoing) -> int:
         if self.closed:
-            return self._counted(call)  # which tells
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, "mcast_fast.aio")
-        begun = self._executor.submit(self._counted, call)
+            raise ClosedError("the sender is closed")
+        if self._worker is None:
+            self._worker = Worker("mcast_fast.aio")
+        begun = self._worker.submit(partial(self._sender._go_on, job, job.sent, 0))
         future = asyncio.wrap_future(begun)
         self._handed.add(future)
         future.add_done_callback(self._handed.discard)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if not begun.cancel():  # it runs: drain() tells what becomes of it
+            if not begun.cancel():  # it runs: drain() raises what becomes of it
                 future.add_done_callback(self._abandon)
             raise
 
@@ -316,6 +373,25 @@ class Sender:
 
     # ---- state ----
 
+    def transmit_times(self) -> list[TransmitTime]:
+        """When datagrams left; as `mcast_fast.Sender.transmit_times`."""
+        return self._sender.transmit_times()
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that are sent to."""
+        return self._sender.groups
+
+    @property
+    def local_addresses(self) -> tuple[tuple[str, int], ...]:
+        """Address and port of each socket; as `mcast_fast.Sender.local_addresses`."""
+        return self._sender.local_addresses
+
+    @property
+    def stats(self) -> SenderStats:
+        """What left so far; also after the close."""
+        return self._sender.stats
+
     @property
     def closed(self) -> bool:
         """Whether close() was called."""
@@ -327,8 +403,9 @@ class Sender:
         From any thread; closing again does nothing."""
         self._sender.close()
         self._line.close()
-        if self._executor is not None:
-            self._executor.shutdown(wait=False)
+        self._space.close()
+        if self._worker is not None:
+            self._worker.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mcast_fast.errors import ArgumentError
 from mcast_fast.groups import Group
 from mcast_fast.pcapng import Reader
-from mcast_fast.sender import Itinerary, Sender
+from mcast_fast.sender import Schedule, Sender
 from mcast_fast.streams import PathOrFile, subject_of
 from mcast_fast.units import NANOSECONDS, whole_number
 
@@ -114,7 +114,7 @@ class Replay:
             "rate": rate,
         }
         self._sender: Sender | None = None
-        self._itinerary: Itinerary | None = None
+        self._schedule: Schedule | None = None
         self._turn = -1
         self._in_turn = 0  # packets
         self._origin = self._last = self._moment = 0
@@ -140,11 +140,11 @@ class Replay:
     @property
     def result(self) -> Replayed:
         """What was done so far; also after run() has raised."""
-        if self._sender is None or self._itinerary is None:
+        if self._sender is None or self._schedule is None:
             return Replayed()
         stats = self._sender.stats
         taken = max(0, self._ended - self._started)
-        middle, most, worst = (self._itinerary.late(share) for share in (0.5, 0.99, 1.0))
+        middle, most, worst = (self._schedule.late(share) for share in (0.5, 0.99, 1.0))
         return Replayed(
             stats.datagrams,
             stats.bytes,
@@ -171,20 +171,20 @@ class Replay:
                 return
 
     def _send(self, turn: int, batch: "Batch") -> None:
-        if self._sender is None or self._itinerary is None:
+        if self._sender is None or self._schedule is None:
             self._sender = Sender(self.destination(batch[0]), **self._options)  # type: ignore[arg-type]
-            self._itinerary = self._sender.itinerary(self.destination)
+            self._schedule = self._sender.schedule(self.destination)
         if turn != self._turn:
-            self._begin(turn, batch, self._itinerary)
+            self._begin(turn, batch, self._schedule)
         try:
-            self._sender.send_recorded(batch, self._itinerary)
+            self._sender.send_recorded(batch, self._schedule)
         finally:
             self._ended = time.monotonic_ns()
         self._in_turn += len(batch)
         self._left -= len(batch)
         self._last = max(self._last, batch[-1].timestamp)
 
-    def _begin(self, turn: int, batch: "Batch", itinerary: Itinerary) -> None:
+    def _begin(self, turn: int, batch: "Batch", schedule: Schedule) -> None:
         """The file from its start: at once, or where the turn before would go on by its mean gap."""
         if turn == 0:
             self._moment = self._started = time.monotonic_ns() + (LEAD_NS if self._speed else 0)
@@ -196,7 +196,7 @@ class Replay:
         if self._speed and not self._origin:
             raise ArgumentError(f"{subject_of(self._file)} has no times; use a rate, or send as fast as it goes")
         self._turn, self._in_turn = turn, 0
-        itinerary.start(self._origin, self._moment, self._speed)
+        schedule.start(self._origin, self._moment, self._speed)
 
     def destination(self, packet: "Packet") -> Group:
         """Where a recorded packet goes."""

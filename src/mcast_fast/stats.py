@@ -81,7 +81,9 @@ class SenderStats:
     full (ENOBUFS), or because segmentation was refused. `rate`: what pacing achieved, in datagrams or bits of payload a
     second as it was asked for, and `rate_error`: how far that is from what was asked for (0.001 is 0.1 % too fast);
     None when not paced, or before the second departure. `segmentation`: whether datagrams of one size leave as packets
-    that the kernel cuts apart (udp(7), UDP_SEGMENT); `segmentation_reason`: why not, or not always.
+    that the kernel segments (udp(7), UDP_SEGMENT); `segmentation_reason`: why not, or not always: switched off, refused
+    by the path, a queue that was full (ENOBUFS; from then on datagrams leave singly), or a queue discipline that drops
+    parts of them. `reopened`: sockets opened anew because their interface was deleted and came back.
     """
 
     datagrams: int = 0
@@ -93,6 +95,7 @@ class SenderStats:
     rate_error: float | None = None
     segmentation: bool = False
     segmentation_reason: str = ""
+    reopened: int = 0
 
 
 @dataclass(frozen=True, slots=True)

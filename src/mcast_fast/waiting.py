@@ -1,19 +1,22 @@
-"""Waiting in an event loop for what a receiver or sender receives.
+"""Waiting in an event loop: for what a receiver or sender receives, and for room to send.
 
-Rules of this room: tasks are told that packets are there, and take them themselves. Nothing stays in the loop when
-nobody waits.
+Rules of this module: tasks are told that packets are there, and take them themselves. Nothing stays in the loop when
+nobody waits. A forked child closes its descriptors only: loop, poll set and wake-up pipe are shared with the parent.
 """
 
 import asyncio
 import contextlib
 import os
 import queue
+import socket
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
+from mcast_fast import _process
 from mcast_fast.errors import ClosedError, FeatureError
 from mcast_fast.units import NANOSECONDS
 
@@ -47,6 +50,7 @@ class _ReaderWatch:
         self._loop = loop
         self._call = call
         self._started = False
+        self._process = _process.number
         self._descriptor = os.dup(descriptor)
 
     def start(self) -> None:
@@ -57,7 +61,7 @@ class _ReaderWatch:
     def stop(self) -> None:
         if self._started:
             self._started = False
-            if not self._loop.is_closed():
+            if not self._loop.is_closed() and self._process == _process.number:
                 self._loop.remove_reader(self._descriptor)
 
     def close(self) -> None:
@@ -149,6 +153,7 @@ class Line:
         self._turn = 0  # packets taken since the loop last had its turn
         self._gathered = 0  # packets taken since
         self._since = 0.0  # by the loop's clock
+        self._process = _process.number
 
     def took(self, packets: int) -> None:
         """A task has taken so many."""
@@ -289,6 +294,10 @@ class Line:
 
     def close(self) -> None:
         """Wakes all who wait; from any thread, after the receiver or sender was closed."""
+        if self._process != _process.number:
+            if self._watch is not None:
+                self._watch.close()
+            return
         loop = self._loop
         if loop is None or loop.is_closed() or not loop.is_running() or loop is _running():
             self._detach()
@@ -307,6 +316,96 @@ class Line:
         if self._watch is not None:
             self._watch.close()
         self._loop = self._watch = None
+
+
+class Space:
+    """Tasks that wait until they may send: for their turn, and for room in the send buffer of a socket."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._order = asyncio.Lock()
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._process = _process.number
+        self._closed = False
+
+    def order(self) -> asyncio.Lock:
+        """What a task holds from its first wait to its last datagram; one for each loop."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._order = loop, asyncio.Lock()
+        return self._order
+
+    async def wait(self, sock: socket.socket) -> bool:
+        """Until a socket has room, or the close; False when the loop cannot watch sockets. Closes the socket, which is
+        a duplicate: the number must not go to somebody else while the loop knows it."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        with sock:
+            try:
+                loop.add_writer(sock, _wake, future)
+            except NotImplementedError:
+                return False
+            self._waiting.add(future)
+            try:
+                if not self._closed:
+                    await future
+            finally:
+                self._waiting.discard(future)
+                if self._process == _process.number:
+                    loop.remove_writer(sock)
+        return True
+
+    def close(self) -> None:
+        """Wakes all who wait; from any thread, after the sender was closed."""
+        self._closed = True
+        loop = self._loop
+        if loop is None or loop.is_closed() or self._process != _process.number:
+            return
+        with contextlib.suppress(RuntimeError):  # closed just now
+            loop.call_soon_threadsafe(self._wake_all)
+
+    def _wake_all(self) -> None:
+        for future in self._waiting:
+            _wake(future)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Worker:
+    """A thread that makes calls, one after the other. The interpreter does not wait for it at its exit, as it would for
+    one of concurrent.futures."""
+
+    def __init__(self, name: str) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None] = queue.SimpleQueue()
+        threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True).start()
+
+    def submit(self, call: Callable[[], int]) -> "Future[int]":
+        """The result of a call, once it has been made."""
+        future: Future[int] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def close(self) -> None:
+        """End the thread after what was submitted."""
+        self._calls.put(None)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _work(calls: "queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None]") -> None:
+    while (item := calls.get()) is not None:
+        future, call = item
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+        del item, future, call  # nothing of them is kept while the thread waits
 
 
 def _running() -> asyncio.AbstractEventLoop | None:

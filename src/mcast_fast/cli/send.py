@@ -12,7 +12,8 @@ import click
 from mcast_fast.cli.output import complain, text_line
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
-from mcast_fast.sender import LARGEST_PAYLOAD, Sender
+from mcast_fast.outgoing import LARGEST_PAYLOAD
+from mcast_fast.sender import Sender
 from mcast_fast.units import NANOSECONDS, rate_of
 
 AT_ONCE = 256  # payloads handed over together
@@ -36,6 +37,7 @@ PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
 @click.option("--dscp", type=int, help="Class of service, 0 to 63.")
 @click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
+@click.option("--no-segmentation", is_flag=True, help="Have the kernel segment nothing (UDP GSO).")
 @click.option("--wait", type=click.FloatRange(min=0), help="Print the answers that come within so many seconds.")
 @click.option("--progress", is_flag=True, help="A line a second on standard error, also when that is no terminal.")
 def command(
@@ -53,6 +55,7 @@ def command(
     ttl: int,
     dscp: int | None,
     no_loopback: bool,
+    no_segmentation: bool,
     wait: float | None,
     progress: bool,
 ) -> None:
@@ -73,6 +76,7 @@ def command(
         dscp=dscp,
         loopback=not no_loopback,
         rate=wanted_rate,
+        segmentation=not no_segmentation,
     ) as sender:
         _send(sender, payloads, at_once, progress or sys.stderr.isatty())
         if wait is not None and not _print_answers(sender, wait):

@@ -72,9 +72,9 @@ mcast_read_timeval(const struct cmsghdr *message, mcast_record *record)
 
 /* No kernel of these cuts datagrams apart: the sender is not told that it may (the feature send_segmentation is off). */
 static inline void
-mcast_train_segment(mcast_train *train, uint16_t size)
+mcast_vector_segment(mcast_message_vector *vector, uint16_t size)
 {
-    (void)train, (void)size;
+    (void)vector, (void)size;
 }
 
 /* ---- waiting, and being woken ---- */

@@ -323,12 +323,12 @@ mcast_poller_descriptor(const mcast_poller *poller)
 
 /* ---- sending ---- */
 
-/* The kernel cuts the last message into segments of so many bytes. */
+/* Has the kernel cut the last message into segments of this many bytes. */
 static inline void
-mcast_train_segment(mcast_train *train, uint16_t size)
+mcast_vector_segment(mcast_message_vector *vector, uint16_t size)
 {
-    struct msghdr *header = &train->headers[train->messages - 1].msg_hdr;
-    struct cmsghdr *message = (struct cmsghdr *)train->controls[train->messages - 1];
+    struct msghdr *header = &vector->headers[vector->messages - 1].msg_hdr;
+    struct cmsghdr *message = (struct cmsghdr *)vector->controls[vector->messages - 1];
     header->msg_control = message;
     header->msg_controllen = CMSG_SPACE(sizeof size);
     message->cmsg_level = IPPROTO_UDP;

@@ -1,5 +1,5 @@
 /* What the systems with recvmsg(2) have in common: memberships by RFC 3678, slots of struct msghdr, what control messages tell, and
- * trains to send. linux.h, darwin.h and posix.h include it, and say before: what one message is (mcast_message), how a socket address
+ * message vectors to send. linux.h, darwin.h and posix.h include it, and say before: what one message is (mcast_message), how a socket address
  * knows its length (mcast_set_length), how often a membership is tried (MCAST_MEMBERSHIP_TRIES), whether the length of what was
  * truncated is told (MCAST_TELLS_WIRE_LENGTH), and how many messages are received and sent (mcast_receive_messages, mcast_send_messages). */
 #ifndef MCAST_MSGHDR_H
@@ -286,69 +286,86 @@ enum {
     MCAST_EMSGSIZE = EMSGSIZE,
 };
 
-/* A train: what one call to send takes. A message is one datagram, or a super-packet of up to 64 that the kernel cuts apart where it
- * can (Linux: udp(7), UDP_SEGMENT). */
+/* What one call to send takes: messages, each of them one datagram, or a super-packet of up to 64 that the kernel segments where it can
+ * (Linux: udp(7), UDP_SEGMENT). */
 enum {
-    MCAST_TRAIN_MESSAGES = 256,
-    MCAST_TRAIN_VECTORS = 1024, /* also what one message may gather (UIO_MAXIOV) */
+    MCAST_VECTOR_MESSAGES = 256,
+    MCAST_VECTOR_PIECES = 1024, /* also what one message may gather (UIO_MAXIOV) */
     MCAST_SEGMENTS_MAX = 64,    /* UDP_MAX_SEGMENTS before Linux 6.9 */
     MCAST_SUPER_MAX = 65507,
 };
 
-typedef struct mcast_train {
+/* Zeros at first: what is never set here, the flags, is never changed by sending either. */
+typedef struct mcast_message_vector {
     unsigned messages;
-    unsigned vectors;
-    mcast_message headers[MCAST_TRAIN_MESSAGES];
-    struct iovec pieces[MCAST_TRAIN_VECTORS];
-    unsigned datagrams[MCAST_TRAIN_MESSAGES]; /* in each message */
-    _Alignas(struct cmsghdr) unsigned char controls[MCAST_TRAIN_MESSAGES][CMSG_SPACE(sizeof(uint16_t))];
-} mcast_train;
+    unsigned used; /* pieces */
+    mcast_message headers[MCAST_VECTOR_MESSAGES];
+    struct iovec pieces[MCAST_VECTOR_PIECES];
+    unsigned datagrams[MCAST_VECTOR_MESSAGES]; /* in each message */
+    _Alignas(struct cmsghdr) unsigned char controls[MCAST_VECTOR_MESSAGES][CMSG_SPACE(sizeof(uint16_t))];
+} mcast_message_vector;
 
-/* Whether a message of so many datagrams more has room. */
-static inline int
-mcast_train_has_room(const mcast_train *train, unsigned datagrams)
+static inline void
+mcast_vector_clear(mcast_message_vector *vector)
 {
-    return train->messages < MCAST_TRAIN_MESSAGES && train->vectors + datagrams <= MCAST_TRAIN_VECTORS;
+    vector->messages = vector->used = 0;
+}
+
+/* Whether a message of this number of datagrams has room. */
+static inline int
+mcast_vector_has_room(const mcast_message_vector *vector, unsigned datagrams)
+{
+    return vector->messages < MCAST_VECTOR_MESSAGES && vector->used + datagrams <= MCAST_VECTOR_PIECES;
 }
 
 static inline void
-mcast_train_begin(mcast_train *train, const struct sockaddr_storage *address, socklen_t size)
+mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *address, socklen_t size)
 {
-    struct msghdr *header = &train->headers[train->messages].msg_hdr;
-    memset(header, 0, sizeof *header);
+    struct msghdr *header = &vector->headers[vector->messages].msg_hdr;
     header->msg_name = (void *)address;
     header->msg_namelen = size;
-    header->msg_iov = &train->pieces[train->vectors];
-    train->datagrams[train->messages++] = 0;
+    header->msg_iov = &vector->pieces[vector->used];
+    header->msg_iovlen = 0;
+    header->msg_control = NULL;
+    header->msg_controllen = 0;
+    vector->datagrams[vector->messages++] = 0;
 }
 
-/* One datagram more in the last message; neighbours in memory become one piece. */
+/* Adds datagrams that lie one behind the other to the last message; neighbours in memory become one piece. */
 static inline void
-mcast_train_add(mcast_train *train, struct iovec payload)
+mcast_vector_add_several(mcast_message_vector *vector, struct iovec payload, unsigned datagrams)
 {
-    struct msghdr *header = &train->headers[train->messages - 1].msg_hdr;
-    struct iovec *last = header->msg_iovlen ? &header->msg_iov[header->msg_iovlen - 1] : NULL;
-    train->datagrams[train->messages - 1]++;
-    if (last && (unsigned char *)last->iov_base + last->iov_len == payload.iov_base) {
-        last->iov_len += payload.iov_len;
+    struct msghdr *header = &vector->headers[vector->messages - 1].msg_hdr;
+    struct iovec *next = &vector->pieces[vector->used];
+    vector->datagrams[vector->messages - 1] += datagrams;
+    if (header->msg_iovlen && (unsigned char *)next[-1].iov_base + next[-1].iov_len == payload.iov_base) {
+        next[-1].iov_len += payload.iov_len;
         return;
     }
-    header->msg_iov[header->msg_iovlen++] = payload;
-    train->vectors++;
+    *next = payload;
+    header->msg_iovlen++;
+    vector->used++;
 }
 
-/* Bytes that message `i` of the train held, after it left. */
-static inline size_t
-mcast_train_bytes(const mcast_train *train, unsigned i)
+/* Adds one datagram to the last message. */
+static inline void
+mcast_vector_add(mcast_message_vector *vector, struct iovec payload)
 {
-    return train->headers[i].msg_len;
+    mcast_vector_add_several(vector, payload, 1);
+}
+
+/* Bytes that message `i` held, after it left. */
+static inline size_t
+mcast_vector_bytes(const mcast_message_vector *vector, unsigned i)
+{
+    return vector->headers[i].msg_len;
 }
 
 /* Sends without waiting; how many messages left, or -errno when none did. */
 static inline int
-mcast_train_send(mcast_train *train, int fd)
+mcast_vector_send(mcast_message_vector *vector, int fd)
 {
-    return mcast_send_messages(fd, train->headers, train->messages);
+    return mcast_send_messages(fd, vector->headers, vector->messages);
 }
 
 /* Waits until the send buffer has room, for so long at the most. An error queue that holds something answers at once (poll(2),

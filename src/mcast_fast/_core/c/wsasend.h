@@ -13,76 +13,89 @@ enum {
     MCAST_EMSGSIZE = WSAEMSGSIZE,
 };
 
-/* A train: datagrams that leave one by one, or super-packets of up to 64 that the system cuts apart (UDP_SEND_MSG_SIZE). */
+/* As msghdr.h; a message is one datagram, or a super-packet of up to 64 that the system segments (UDP_SEND_MSG_SIZE). */
 enum {
-    MCAST_TRAIN_MESSAGES = 256,
-    MCAST_TRAIN_VECTORS = 1024,
+    MCAST_VECTOR_MESSAGES = 256,
+    MCAST_VECTOR_PIECES = 1024,
     MCAST_SEGMENTS_MAX = 64,
     MCAST_SUPER_MAX = 65507,
 };
 
-typedef struct mcast_train_message {
+typedef struct mcast_sent_message {
     const struct sockaddr_storage *address;
     socklen_t size;
     DWORD segment; /* bytes; 0: one datagram */
     DWORD sent;
     unsigned first;
     unsigned vectors;
-} mcast_train_message;
+} mcast_sent_message;
 
-typedef struct mcast_train {
+typedef struct mcast_message_vector {
     unsigned messages;
-    unsigned vectors;
-    mcast_train_message headers[MCAST_TRAIN_MESSAGES];
-    WSABUF pieces[MCAST_TRAIN_VECTORS];
-    unsigned datagrams[MCAST_TRAIN_MESSAGES]; /* in each message */
-} mcast_train;
+    unsigned used; /* pieces */
+    mcast_sent_message headers[MCAST_VECTOR_MESSAGES];
+    WSABUF pieces[MCAST_VECTOR_PIECES];
+    unsigned datagrams[MCAST_VECTOR_MESSAGES]; /* in each message */
+} mcast_message_vector;
 
-/* Whether a message of so many datagrams more has room. */
+static inline void
+mcast_vector_clear(mcast_message_vector *vector)
+{
+    vector->messages = vector->used = 0;
+}
+
+/* Whether a message of this number of datagrams has room. */
 static inline int
-mcast_train_has_room(const mcast_train *train, unsigned datagrams)
+mcast_vector_has_room(const mcast_message_vector *vector, unsigned datagrams)
 {
-    return train->messages < MCAST_TRAIN_MESSAGES && train->vectors + datagrams <= MCAST_TRAIN_VECTORS;
+    return vector->messages < MCAST_VECTOR_MESSAGES && vector->used + datagrams <= MCAST_VECTOR_PIECES;
 }
 
 static inline void
-mcast_train_begin(mcast_train *train, const struct sockaddr_storage *address, socklen_t size)
+mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *address, socklen_t size)
 {
-    train->headers[train->messages] = (mcast_train_message){.address = address, .size = size, .first = train->vectors};
-    train->datagrams[train->messages++] = 0;
+    vector->headers[vector->messages] = (mcast_sent_message){.address = address, .size = size, .first = vector->used};
+    vector->datagrams[vector->messages++] = 0;
 }
 
-/* One datagram more in the last message; neighbours in memory become one piece. */
+/* Adds datagrams that lie one behind the other to the last message; neighbours in memory become one piece. */
 static inline void
-mcast_train_add(mcast_train *train, struct iovec payload)
+mcast_vector_add_several(mcast_message_vector *vector, struct iovec payload, unsigned datagrams)
 {
-    mcast_train_message *header = &train->headers[train->messages - 1];
-    WSABUF *last = header->vectors ? &train->pieces[train->vectors - 1] : NULL;
-    train->datagrams[train->messages - 1]++;
+    mcast_sent_message *header = &vector->headers[vector->messages - 1];
+    WSABUF *last = header->vectors ? &vector->pieces[vector->used - 1] : NULL;
+    vector->datagrams[vector->messages - 1] += datagrams;
     if (last && last->buf + last->len == payload.iov_base) {
         last->len += (ULONG)payload.iov_len;
         return;
     }
-    train->pieces[train->vectors++] = (WSABUF){.buf = payload.iov_base, .len = (ULONG)payload.iov_len};
+    vector->pieces[vector->used++] = (WSABUF){.buf = payload.iov_base, .len = (ULONG)payload.iov_len};
     header->vectors++;
 }
 
-/* The system cuts the last message into segments of so many bytes. */
+/* Adds one datagram to the last message. */
 static inline void
-mcast_train_segment(mcast_train *train, uint16_t size)
+mcast_vector_add(mcast_message_vector *vector, struct iovec payload)
 {
-    train->headers[train->messages - 1].segment = size;
+    mcast_vector_add_several(vector, payload, 1);
 }
 
-/* Bytes that message `i` of the train held, after it left. */
-static inline size_t
-mcast_train_bytes(const mcast_train *train, unsigned i)
+/* Has the system cut the last message into segments of this many bytes. */
+static inline void
+mcast_vector_segment(mcast_message_vector *vector, uint16_t size)
 {
-    return train->headers[i].sent;
+    vector->headers[vector->messages - 1].segment = size;
+}
+
+/* Bytes that message `i` held, after it left. */
+static inline size_t
+mcast_vector_bytes(const mcast_message_vector *vector, unsigned i)
+{
+    return vector->headers[i].sent;
 }
 
 static inline int
-mcast_send_message(SOCKET socket, mcast_train_message *message, WSABUF *pieces)
+mcast_send_message(SOCKET socket, mcast_sent_message *message, WSABUF *pieces)
 {
     _Alignas(WSACMSGHDR) char control[WSA_CMSG_SPACE(sizeof(DWORD))];
     WSAMSG header = {.name = (struct sockaddr *)message->address,
@@ -103,13 +116,13 @@ mcast_send_message(SOCKET socket, mcast_train_message *message, WSABUF *pieces)
 
 /* Sends without waiting; how many messages left, or -errno when none did. */
 static inline int
-mcast_train_send(mcast_train *train, int fd)
+mcast_vector_send(mcast_message_vector *vector, int fd)
 {
     int status = 0;
     unsigned left = 0;
-    for (; left < train->messages && status == 0; left += status == 0) {
-        mcast_train_message *message = &train->headers[left];
-        status = mcast_send_message((SOCKET)(unsigned)fd, message, &train->pieces[message->first]);
+    for (; left < vector->messages && status == 0; left += status == 0) {
+        mcast_sent_message *message = &vector->headers[left];
+        status = mcast_send_message((SOCKET)(unsigned)fd, message, &vector->pieces[message->first]);
     }
     return left ? (int)left : status;
 }

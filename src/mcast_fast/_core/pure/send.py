@@ -1,21 +1,18 @@
 """Many datagrams, one system call each: the twin of fast/send.pxi and c/send.h."""
 
-import contextlib
 import errno
-import itertools
 import select
 import socket as socket_module
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import starmap
 from typing import Any
 
 from mcast_fast._core import lateness
 from mcast_fast._core.addresses import endpoint
 from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature
-from mcast_fast.errors import ClosedError
+from mcast_fast._lifetime import Lifetime
 
 _ONE_EACH = "the pure backend sends one datagram a system call"
 FEATURES = {
@@ -24,70 +21,87 @@ FEATURES = {
     "pacing": Feature(True, ""),
 }
 
-# The schedule goes by time.perf_counter_ns: the monotonic clock too, but of Windows in steps of 15 ms.
+# Pace and schedule go by time.perf_counter_ns: the monotonic clock too, but of Windows in steps of 15 ms.
 
 # Windows has no such flag: the sockets themselves do not wait.
 _NOWAIT = int(getattr(socket_module, "MSG_DONTWAIT", 0))
 _SLICE_NS = 50_000_000  # a thread that sends lets another have its turn
+_STEP_NS = 1_000_000  # a call that must not wait gives way to others after it
 _NAP_NS = 20_000_000  # close() is seen within it
 _SPIN_NS = 150_000  # before a departure, the clock is watched instead of slept by
-_CREDIT_NS = 10_000_000  # who comes later than this to a call begins a new schedule
+_CREDIT_NS = 10_000_000  # a call that comes later than this starts the pace anew
 _RETRY_FIRST_NS = 50_000  # after ENOBUFS; doubled each time
 _RETRY_LAST_NS = 5_000_000  # but no longer than this
 _RETRIES_MAX = 100  # without one datagram leaving: half a second
+_NEVER = 2**61  # ns: no moment is later
+_SUMMED = 1024  # datagrams
 _TIMESTAMP, _OFFSET, _LENGTH, _GROUP, _PORT = (
     [field.name for field in FIELDS].index(name) for name in ("timestamp", "offset", "length", "group", "port")
 )
-_FOR_EVER = 2**62  # ns
 
 Address = tuple[str, int] | tuple[str, int, int, int]
+Target = tuple[int, Address]  # the key of a socket, and where to
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where every payload of a call goes, in this order; made by `Transmitter.route`."""
 
-    targets: list[tuple[socket_module.socket, Address]]
+    owner: "Transmitter | None" = None
+    targets: list[Target] = field(default_factory=list)
 
 
-class Itinerary:
+class Schedule:
     """Where each record of a recording goes, by its group and port, and when, by its timestamp; made by
-    `Transmitter.itinerary`."""
+    `Transmitter.schedule`."""
 
-    def __init__(self, owner: "Transmitter") -> None:
-        self._owner = owner
-        self._scale = 0.0
-        self._legs: dict[tuple[bytes, int], tuple[socket_module.socket, Address]] = {}
-        self._origin = self._start = self._reached = 0
-        self._late = [0] * lateness.BUCKETS
-        self._latest = 0
+    _owner: "Transmitter | None" = None
 
     def add(self, group: bytes, port: int, route: Route) -> None:
         """Records of this group (16 bytes) and port go to the first target of the route from now on."""
+        owner = self._owned()
         if len(group) != 16 or not 0 <= port <= 0xFFFF or not route.targets:
-            raise ValueError("a leg has a group of 16 bytes, a port, and a target")
-        self._legs[group, port] = route.targets[0]
+            raise ValueError("a route entry has a group of 16 bytes, a port, and a target")
+        owner._check_route(route)
+        self._entries[group, port] = route.targets[0]
 
     def start(self, origin: int, moment: int, scale: float) -> None:
         """From now on a record is due at `moment` (ns, monotonic) + (its timestamp - `origin`) * `scale`, and not
-        before the one in front of it; `scale` 0: as the sender's own rate says."""
-        if not 0 <= moment < 2**61 or not 0 <= scale <= 1e9:
+        before its predecessor; `scale` 0: at the sender's own rate."""
+        self._owned()
+        if not 0 <= moment < _NEVER or not 0 <= scale <= 1e9:
             raise ValueError("the moment is at least 0, and the scale 0 to 1e9")
         self._origin, self._start, self._scale = origin, moment, scale
         self._reached = 0
 
     def lateness(self) -> tuple[list[int], int]:
-        """How late records left: (how many by the buckets of lateness.py, ns of the latest)."""
+        """How late records left: (counts by the buckets of lateness.py, ns of the latest)."""
+        self._owned(closed_too=True)
         return list(self._late), self._latest
 
-    def _target(self, row: tuple[Any, ...]) -> tuple[socket_module.socket, Address] | None:
+    def _open(self, owner: "Transmitter") -> None:
+        self._owner = owner
+        self._scale = 0.0
+        self._entries: dict[tuple[bytes, int], Target] = {}
+        self._origin = self._start = self._reached = 0
+        self._late = [0] * lateness.BUCKETS
+        self._latest = 0
+
+    def _owned(self, closed_too: bool = False) -> "Transmitter":
+        """The sender it is of; ValueError, ClosedError."""
+        if self._owner is None:
+            raise ValueError("the schedule is of no sender")
+        if self._owner.foreign or not closed_too:
+            self._owner._lifetime.check()
+        return self._owner
+
+    def _target(self, row: tuple[Any, ...]) -> Target | None:
         """Where a record goes; None when that is not known."""
-        return self._legs.get((row[_GROUP], row[_PORT]))
+        return self._entries.get((row[_GROUP], row[_PORT]))
 
     def _due(self, row: tuple[Any, ...]) -> int:
-        """When a record is due that follows the one that left last. Any timestamp may stand in a file."""
-        after = max(0, row[_TIMESTAMP] - self._origin) * self._scale
-        return max(self._reached, self._start + int(after) if after < _FOR_EVER else _FOR_EVER)
+        """When a record is due that follows the one that left last. A file may hold any timestamp."""
+        return max(self._reached, _moment_after(self._start, max(0, row[_TIMESTAMP] - self._origin) * self._scale))
 
     def _left(self, row: tuple[Any, ...], now: int) -> None:
         """Counts how late a record left."""
@@ -99,7 +113,7 @@ class Itinerary:
 
 @dataclass(slots=True)
 class _Pace:
-    """The schedule: unit number u is due at start + u * ns_per_unit. A unit is a datagram, or a bit of payload."""
+    """Unit number u is due at start + u * ns_per_unit. A unit is a datagram, or a bit of payload."""
 
     ns_per_unit: float
     by_bits: bool
@@ -113,7 +127,7 @@ class _Pace:
     past_ns: int = 0
 
     def begin(self, now: int) -> None:
-        """A call begins: goes on with the schedule when it is in time, else starts another."""
+        """A call begins: goes on with the pace when it is in time, else starts it anew."""
         if self.start and now - self.due <= _CREDIT_NS:
             return
         self.past_units += self.before_last
@@ -123,7 +137,7 @@ class _Pace:
 
     @property
     def due(self) -> int:
-        return self.start + int(self.units * self.ns_per_unit)
+        return _moment_after(self.start, self.units * self.ns_per_unit)
 
     def account(self, size: int, now: int) -> None:
         self.before_last = self.units
@@ -133,160 +147,244 @@ class _Pace:
 
     @property
     def rate(self) -> float:
-        """What was achieved, units a second; 0.0 when nothing can be said yet."""
+        """The achieved rate, units per second; 0.0 when it is not known yet."""
         taken = self.past_ns + self.last - self.start
         return (self.past_units + self.before_last) / taken * 1e9 if taken > 0 else 0.0
 
 
 @dataclass(slots=True)
-class _Errand:
-    """One call of a user: every payload to every target, payload after payload; or, by an itinerary, each record to
-    its own."""
+class _Request:
+    """One call of a user: every payload to every target, payload after payload; or, by a schedule, each record to its
+    own."""
 
-    targets: list[tuple[socket_module.socket, Address]]
+    targets: list[Target]
     payload: Callable[[int], memoryview]
     total: int
     sent: int = 0
+    wait: bool = True
+    end: int = 0  # of the step of a call that must not wait; 0: not begun
     retries: int = 0
     begun: bool = False
-    itinerary: Itinerary | None = None
-    rows: list[tuple[Any, ...]] = field(default_factory=list)  # the records, by an itinerary
+    schedule: Schedule | None = None
+    rows: list[tuple[Any, ...]] = field(default_factory=list)  # the records, by a schedule
 
     @property
-    def target(self) -> tuple[socket_module.socket, Address] | None:
-        """Where the next datagram goes; None when an itinerary does not say it."""
-        if self.itinerary is not None:
-            return self.itinerary._target(self.rows[self.sent])
+    def target(self) -> Target | None:
+        """Where the next datagram goes; None when a schedule does not say it."""
+        if self.schedule is not None:
+            return self.schedule._target(self.rows[self.sent])
         return self.targets[self.sent % len(self.targets)]
 
     @property
     def due(self) -> int | None:
-        """When the next datagram is due by an itinerary; None without one that says it."""
-        if self.itinerary is None or not self.itinerary._scale:
+        """When the next datagram is due by a schedule; None without one that says it."""
+        if self.schedule is None or not self.schedule._scale:
             return None
-        return self.itinerary._due(self.rows[self.sent])
+        return self.schedule._due(self.rows[self.sent])
 
 
 @dataclass(slots=True)
 class _Counters:
+    """`sizes`: of the payloads that left since the last sum."""
+
+    datagrams: int = 0
     bytes: int = 0
-    system_calls: int = 0
-    would_blocks: int = 0
-    retries: int = 0
+    sizes: list[int] = field(default_factory=list)
 
 
 class Transmitter:
-    """What the sockets of one sender have in common: the schedule, the counters, and one turn at a time.
+    """What the sockets of one sender have in common: pace, counters, and one slice at a time.
 
-    `ns_per_unit` is the time between two units, 0 for as fast as it goes; a unit is a datagram or (`by_bits`) a bit of
-    payload. `burst` datagrams leave together. `subject` is what errors call the sender."""
+    `ns_per_unit` is the time between two units, 0 for as fast as possible; a unit is a datagram or (`by_bits`) a bit of
+    payload. `burst` datagrams leave together. `subject` is what errors call the sender. `when_idle` is called
+    after close(), when nobody is inside any more, so that the sockets may be closed; once more by the next close(),
+    where an exception of a signal handler ended it."""
 
-    def __init__(self, subject: str, ns_per_unit: float, by_bits: bool, burst: int) -> None:
+    def __init__(
+        self,
+        subject: str,
+        ns_per_unit: float,
+        by_bits: bool,
+        burst: int,
+        when_idle: Callable[[], object] | None = None,
+    ) -> None:
         if burst < 1 or not ns_per_unit >= 0:
             raise ValueError("a burst is at least 1, and the time between two units at least 0")
-        self._subject = subject
-        self._pace = _Pace(ns_per_unit, by_bits, burst)
+        self._lifetime = Lifetime(subject, when_idle)
+        # Finite, for 0 * infinity is no number and the first datagram would never be due.
+        self._pace = _Pace(min(ns_per_unit, float(_NEVER)), by_bits, burst)
         self._counters = _Counters()
-        self._departed = itertools.count()  # of datagrams; its next number is how many have left
-        self._turn = threading.RLock()  # a signal's handler may close the sender whose turn it is
+        self._calls = self._would_blocks = self._retries = 0
+        self._send_lock = threading.RLock()  # held for a slice; a signal's handler may send in the middle of one
         self._sockets: list[tuple[socket_module.socket, int]] = []
-        self._closed = False
+
+    # ---- life cycle ----
+
+    def inside(self) -> Any:
+        """A context manager for who uses the sockets; ClosedError when the sender is closed, or of another process.
+
+        `settle()` has to follow it, whatever happens."""
+        self._lifetime.check()
+        return self._lifetime.inside()
+
+    def settle(self) -> None:
+        """After `inside()`: the last one out of a closed sender has `when_idle` called."""
+        self._lifetime.settle()
+
+    def close(self) -> None:
+        """Ends who sends (ClosedError), from any thread or signal handler; never waits."""
+        self._lifetime.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._lifetime.closed
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another process opened the sender."""
+        return self._lifetime.foreign
+
+    # ---- sockets and routes ----
 
     def add(self, socket: socket_module.socket, segment_limit: int) -> int:
-        """The key of a socket; segments of at most so many bytes may be cut by the kernel, 0 for none."""
+        """The key of a socket; the kernel may segment into at most so many bytes, 0 for not at all. ClosedError."""
+        self._lifetime.check()
         self._sockets.append((socket, segment_limit))
         return len(self._sockets) - 1
 
+    def replace(self, key: int, socket: socket_module.socket, segment_limit: int) -> None:
+        """Send by this socket under a key from now on: when it returns, nobody uses the former one. ClosedError."""
+        self._known(key)
+        with self._send_lock:
+            self._lifetime.check()
+            self._sockets[key] = (socket, segment_limit)
+
     def route(self, targets: list[tuple[int, bytes, int, int]]) -> Route:
-        """Targets are (key, packed group, port, interface index)."""
-        found: list[tuple[socket_module.socket, Address]] = []
+        """Targets are (key, packed group, port, interface index). ClosedError."""
+        self._lifetime.check()
+        found: list[Target] = []
         for key, group, port, scope in targets:
             if len(group) not in (4, 16):
                 raise ValueError("the group is a packed address")
-            if not 0 <= key < len(self._sockets):
-                raise IndexError(f"no socket has the key {key}")
-            found.append((self._sockets[key][0], _address(group, port, scope)))
-        return Route(found)
+            self._known(key)
+            found.append((key, _address(group, port, scope)))
+        return Route(self, found)
 
-    def itinerary(self) -> Itinerary:
-        """An empty Itinerary of this sender's."""
-        return Itinerary(self)
+    def schedule(self) -> Schedule:
+        """An empty Schedule of this sender's. ClosedError."""
+        self._lifetime.check()
+        schedule = Schedule()
+        schedule._open(self)
+        return schedule
 
-    def send(self, route: Route, payloads: Iterable[Any]) -> tuple[int, int]:
-        """Send bytes-like objects, each to every target of the route: (how many datagrams left, errno that stopped it
-        or 0).
+    def _known(self, key: int) -> None:
+        if not 0 <= key < len(self._sockets):
+            raise IndexError(f"no socket has the key {key}")
 
-        Waits while a send buffer is full or the next is not due. Raises ClosedError, TypeError before anything left,
-        and what a handler of signals raises."""
+    def _check_route(self, route: Route) -> None:
+        if route.owner is not self:
+            raise ValueError("the route is of another sender")
+
+    # ---- sending ----
+
+    def send(self, route: Route, payloads: Iterable[Any], first: int = 0, wait: bool = True) -> tuple[int, int]:
+        """Send bytes-like objects, each to every target of the route, without the `first` datagrams: (how many left,
+        errno that stopped it or 0).
+
+        Waits while a send buffer is full or the next is not due; without `wait` it answers EAGAIN or ENOBUFS instead,
+        also when it has sent for a while. Raises ClosedError, TypeError before anything left, and what a handler of
+        signals raises."""
         views = list(map(_as_buffer, payloads))
-        return self._run(_Errand(route.targets, views.__getitem__, len(views) * len(route.targets)))
+        return self._run(self._request(route, views.__getitem__, len(views), first, wait))
 
-    def send_rows(self, route: Route, buffer: Any, size: int) -> tuple[int, int]:
+    def send_rows(self, route: Route, buffer: Any, size: int, first: int = 0, wait: bool = True) -> tuple[int, int]:
         """As `send`, in rows of `size` bytes of one contiguous buffer, of which the last may be shorter."""
         if size == 0:
             raise ValueError("a row is at least one byte")
         view = _as_buffer(buffer).cast("B")
         rows = -(-len(view) // size)
-        return self._run(
-            _Errand(route.targets, lambda i: view[i * size : (i + 1) * size], rows * len(route.targets)),
-        )
+        return self._run(self._request(route, lambda i: view[i * size : (i + 1) * size], rows, first, wait))
 
-    def send_records(self, route: Route, records: memoryview, data: memoryview) -> tuple[int, int]:
+    def send_records(
+        self, route: Route, records: memoryview, data: memoryview, first: int = 0, wait: bool = True
+    ) -> tuple[int, int]:
         """As `send`, the payloads that records describe: each must lie within `data`, else ValueError."""
         payload, rows = _described(records, data)
-        return self._run(_Errand(route.targets, payload, len(rows) * len(route.targets)))
+        return self._run(self._request(route, payload, len(rows), first, wait))
 
-    def send_recorded(self, itinerary: Itinerary, records: memoryview, data: memoryview, first: int) -> tuple[int, int]:
-        """Send the payloads that records describe, from `first` on, each to where and when the itinerary says: (how
+    def send_recorded(self, schedule: Schedule, records: memoryview, data: memoryview, first: int) -> tuple[int, int]:
+        """Send the payloads that records describe, from `first` on, each to where and when the schedule says: (how
         many left, errno that stopped it or 0).
 
-        It stops too before a record of which the itinerary does not say where it goes. Errors as `send_records`."""
-        if itinerary._owner is not self:
-            raise ValueError("the itinerary is of another sender")
+        It stops too before a record of which the schedule does not say where it goes. Errors as `send_records`."""
+        if schedule._owner is not self:
+            raise ValueError("the schedule is of another sender")
         payload, rows = _described(records, data)
-        sent, status = self._run(_Errand([], payload, len(rows), sent=first, itinerary=itinerary, rows=rows))
-        return sent - first, status
+        return self._run(_Request([], payload, len(rows), sent=first, schedule=schedule, rows=rows))
 
-    def _run(self, errand: _Errand) -> tuple[int, int]:
+    def _request(
+        self, route: Route, payload: Callable[[int], memoryview], payloads: int, first: int, wait: bool
+    ) -> _Request:
+        self._check_route(route)
+        return _Request(route.targets, payload, payloads * len(route.targets), first, wait)
+
+    def _run(self, request: _Request) -> tuple[int, int]:
         """Slice by slice, so that other threads have their turn."""
-        while True:
-            with self._turn:
-                status = self._slice(errand)
-            if status and self._closed:
-                raise ClosedError(f"{self._subject} is closed")
-            if status is not None:
-                return errand.sent, status
+        first = request.sent
+        try:
+            with self._lifetime.inside():
+                self._lifetime.check()
+                status = None
+                while status is None:
+                    with self._send_lock:
+                        status = self._slice(request)
+                if status:
+                    self._check_open()
+                return request.sent - first, status
+        finally:
+            self._lifetime.settle()
 
-    def _slice(self, errand: _Errand) -> int | None:
+    def _check_open(self) -> None:
+        """ClosedError; a child that forked in the middle of a call has to leave it too."""
+        if self._lifetime.closed or self._lifetime.foreign:
+            self._lifetime.check()
+
+    def _slice(self, request: _Request) -> int | None:
         """Sends for a slice: 0 when all has left, None when the slice is over, or an errno."""
         now = time.perf_counter_ns()
         end = now + _SLICE_NS
-        if self._pace.ns_per_unit and not errand.begun:
+        if not request.wait:
+            end = request.end = request.end or now + _STEP_NS
+        over = None if request.wait else errno.EAGAIN
+        if self._pace.ns_per_unit and not request.begun:
             self._pace.begin(now)
-        errand.begun = True
-        while errand.sent < errand.total:
-            if self._closed:
-                raise ClosedError(f"{self._subject} is closed")
-            target = errand.target
+        request.begun = True
+        while request.sent < request.total:
+            self._check_open()
+            target = request.target
             if target is None:
                 return 0
             if now >= end:
-                return None
-            if self._is_due(errand.due, now):
-                status = self._send_one(errand, *target)
+                return over
+            if self._is_due(request, now):
+                status = self._send_one(request, *target)
                 if status:
                     return status
+            elif not request.wait:
+                return over
             now = time.perf_counter_ns()
         return 0
 
-    def _is_due(self, due: int | None, now: int) -> bool:
-        """Whether the next may leave, after waiting for it for a nap at the most."""
+    def _is_due(self, request: _Request, now: int) -> bool:
+        """Whether the next may leave, after waiting for it for a nap at most."""
+        due = request.due
         if due is None:
             if not self._pace.ns_per_unit or self._pace.in_burst:
                 return True
             due = self._pace.due
-        if due <= now:
-            return True
+        if due <= now or not request.wait:
+            return due <= now
         if due - now > _SPIN_NS:
             time.sleep(min(due - now - _SPIN_NS, _NAP_NS) / 1e9)
             now = time.perf_counter_ns()
@@ -294,63 +392,85 @@ class Transmitter:
             now = time.perf_counter_ns()
         return due <= now
 
-    def _send_one(self, errand: _Errand, socket: socket_module.socket, address: Address) -> int:
+    def _send_one(self, request: _Request, key: int, address: Address) -> int:
         """0, also when it has to be tried again; or an errno."""
-        payload = errand.payload(errand.sent // (len(errand.targets) or 1))
-        self._counters.system_calls += 1
+        socket = self._sockets[key][0]
+        payload = request.payload(request.sent // (len(request.targets) or 1))
+        self._calls += 1
         now = time.perf_counter_ns()
         try:
-            # In one go of C, so that no handler of a signal comes between a departure and its being counted.
-            departure = starmap(socket.sendto, ((payload, _NOWAIT, address),))
-            next(zip(departure, self._departed, strict=False))
+            # The call of C that sends also counts, so that no exception of a signal's handler comes in between.
+            self._counters.sizes.extend(map(socket.sendto, (payload,), (_NOWAIT,), (address,)))
         except OSError as error:
-            return self._refused(socket, errand, error.errno or 0)
-        if errand.itinerary is not None and errand.itinerary._scale:
-            errand.itinerary._left(errand.rows[errand.sent], now)
-        errand.sent += 1
-        errand.retries = 0
-        self._counters.bytes += payload.nbytes
+            return self._refused(socket, request, error.errno or 0)
+        if request.schedule is not None and request.schedule._scale:
+            request.schedule._left(request.rows[request.sent], now)
+        request.sent += 1
+        request.retries = 0
         self._pace.account(payload.nbytes, now)
+        if len(self._counters.sizes) >= _SUMMED:
+            self._counters = _Counters(*self._sums())
         return 0
 
-    def _refused(self, socket: socket_module.socket, errand: _Errand, number: int) -> int:
+    def _refused(self, socket: socket_module.socket, request: _Request, number: int) -> int:
         """What to do about an errno: 0 to try again, or that errno."""
         if number in (errno.EAGAIN, errno.EWOULDBLOCK):
-            self._counters.would_blocks += 1
-            with contextlib.suppress(ValueError):  # closed meanwhile
-                select.select([], [socket], [], _NAP_NS / 1e9)
+            self._would_blocks += 1
+            if not request.wait:
+                return errno.EAGAIN
+            _wait_writable(socket, _NAP_NS)
             return 0
-        if number == errno.ENOBUFS and errand.retries < _RETRIES_MAX:
-            time.sleep(min(_RETRY_FIRST_NS << min(errand.retries, 8), _RETRY_LAST_NS) / 1e9)
-            errand.retries += 1
-            self._counters.retries += 1
+        if number == errno.ENOBUFS and request.retries < _RETRIES_MAX:
+            self._retries += 1
+            if not request.wait:
+                return number
+            pause = min(_RETRY_FIRST_NS << min(request.retries, 8), _RETRY_LAST_NS)
+            request.retries += 1
+            time.sleep(pause / 1e9)
             return 0
         return number
 
+    # ---- counters ----
+
+    def _sums(self) -> tuple[int, int]:
+        """Datagrams and bytes that have left."""
+        counters = self._counters
+        sizes = counters.sizes[:]
+        return counters.datagrams + len(sizes), counters.bytes + sum(sizes)
+
     def counters(self) -> tuple[int, int, int, int, int, float]:
-        """So far: datagrams, bytes, system calls, would-blocks, retries; and the achieved rate, units a second (0.0:
-        not known yet)."""
-        told = self._counters
-        return (
-            int(repr(self._departed).removeprefix("count(").removesuffix(")")),
-            told.bytes,
-            told.system_calls,
-            told.would_blocks,
-            told.retries,
-            self._pace.rate,
-        )
+        """So far: datagrams, bytes, system calls, would-blocks, retries; and the achieved rate, units per second (0.0:
+        not known yet). Also after close(); ClosedError in another process."""
+        self._check_process()
+        return (*self._sums(), self._calls, self._would_blocks, self._retries, self._pace.rate)
 
     def refusal(self, key: int) -> tuple[int, int]:
-        """What a socket's path has refused to cut apart: (largest segment that is still tried, errno or 0)."""
-        if not 0 <= key < len(self._sockets):
-            raise IndexError(f"no socket has the key {key}")
+        """What a socket's path has refused to segment: (largest segment that is still tried, errno or 0). As
+        `counters`."""
+        self._check_process()
+        self._known(key)
         return self._sockets[key][1], 0
 
-    def close(self) -> None:
-        """Ends who sends (ClosedError); when it returns, the sockets may be closed."""
-        self._closed = True
-        with self._turn:
-            pass
+    def _check_process(self) -> None:
+        if self._lifetime.foreign:
+            self._lifetime.check()
+
+
+def _wait_writable(socket: socket_module.socket, ns: int) -> None:
+    """Waits until the send buffer has room. An error queue that holds something answers at once (poll(2), POLLERR), so
+    that a moment is slept then."""
+    if not hasattr(select, "poll"):  # Windows
+        select.select([], [socket], [], ns / 1e9)
+        return
+    poll = select.poll()
+    poll.register(socket, select.POLLOUT)
+    if any(not events & select.POLLOUT for _, events in poll.poll(ns / 1e6)):
+        time.sleep(0.0001)
+
+
+def _moment_after(start: int, ns: float) -> int:
+    """The moment `ns` after `start`; _NEVER when that is too far away to count."""
+    return min(start + int(ns), _NEVER) if ns < _NEVER else _NEVER
 
 
 def _address(group: bytes, port: int, interface: int) -> Address:

@@ -1,0 +1,1 @@
+"""The life-cycle contract, object by object: close, signals, fork, exit."""
