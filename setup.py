@@ -37,7 +37,7 @@ class BuildOrSay(build_ext):
             print(SAY.format(error), file=sys.stderr)
 
 
-DEPENDS = [str(path) for path in [*HEADERS.glob("*.h"), *FAST.glob("*.pxi")]]
+DEPENDS = [str(path) for path in [*HEADERS.glob("*.[ch]"), *FAST.glob("*.pxi")]]
 OPTIONS = {"include_dirs": [str(HEADERS)], "extra_compile_args": FLAGS, "depends": DEPENDS, "libraries": LIBRARIES}
 MODULES = {f"mcast_fast._core.fast.{path.stem}": str(path) for path in sorted(FAST.glob("*.pyx"))}
 EXTENSIONS = [Extension(name, [source], **OPTIONS) for name, source in MODULES.items()]

@@ -13,6 +13,8 @@ ROOMS = """
 systems         :
 errors          : systems
 _version        :
+_process        :
+_lifecycle      : _process
 units           :
 groups          :
 igmp            :
@@ -27,7 +29,7 @@ _core.addresses : _core.layout
 _core.blocks    :
 _core.lateness  :
 _core.arrow     : _core.layout _core.addresses
-_core.fast      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness
+_core.fast      : _core.blocks _core.layout _core.addresses _core.lateness
 _core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness systems
 _core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
@@ -37,21 +39,22 @@ rings           : bpf sockets units
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
 streams         :
-pcapng          : _version _core _core.blocks groups membership stats streams units
-captures        : _core.blocks pcapng stats streams units
-conversion      : _core _core.addresses _core.layout pcapng streams
+pcapng          : _lifecycle _version _core _core.blocks stats streams
+reader          : _lifecycle _process _core _core.blocks _core.layout groups membership stats streams units
+captures        : _core.blocks reader stats streams units
+conversion      : _core _core.addresses _core.layout pcapng reader streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
 sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership sockets stats units
 rotation        : streams units
 postrotate      : systems
 privileges      :
-replay          : groups pcapng sender streams units
-recorder        : pcapng postrotate receiver rotation stats streams units
+replay          : groups reader sender streams units
+recorder        : _lifecycle pcapng postrotate receiver rotation stats streams units
 waiting         : units
 aio             : _core groups receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges receiver recorder replay rotation sender stats streams units
+cli             : _version _core _core.layout captures conversion groups interfaces pcapng privileges reader receiver recorder replay rotation sender stats streams units
 __main__        : cli
-__init__        : _version _core _core.layout groups interfaces pcapng receiver recorder replay rotation sender stats subscriptions
+__init__        : _version _core _core.layout groups interfaces pcapng reader receiver recorder replay rotation sender stats subscriptions
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.
@@ -59,6 +62,7 @@ FOR_TYPES = """
 rings           : _core.fast
 joins           : _core.fast rings
 pcapng          : _core.fast
+reader          : _core.fast
 captures        : _core.fast
 conversion      : _core.fast
 receiver        : _core.fast

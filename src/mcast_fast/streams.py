@@ -50,15 +50,37 @@ def _zstd() -> Any:
 def _decoded(raw: IO[bytes], subject: str, mode: str) -> IO[bytes]:
     """`raw` behind the compression that the suffix names."""
     kind = COMPRESSED.get(Path(subject).suffix.lower())
+    below: Any = raw if mode == "rb" else _OfOneProcess(raw)
     if kind == "gzip":
         import gzip
 
-        stream: Any = gzip.GzipFile(filename="", fileobj=raw, mode=mode)
+        stream: Any = gzip.GzipFile(filename="", fileobj=below, mode=mode)
     elif kind == "zstd":
-        stream = _zstd().ZstdFile(raw, mode)
+        stream = _zstd().ZstdFile(below, mode)
     else:
         return raw
     return Both(stream, raw)  # type: ignore[return-value]
+
+
+class _OfOneProcess:
+    """The file that a compressor writes to: bytes of a forked child, such as the compressor's end when the child exits,
+    are discarded. The functions are kept, for modules may be gone when the interpreter exits."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._getpid = os.getpid
+        self._process = os.getpid()
+
+    def is_foreign(self) -> bool:
+        """Whether this is another process than the one that opened the file."""
+        return self._getpid() != self._process
+
+    def write(self, data: Any) -> int:
+        """Bytes written; in another process all of them, nowhere."""
+        return memoryview(data).nbytes if self.is_foreign() else self._raw.write(data)
+
+    def flush(self) -> None:
+        """The file below has no buffer."""
 
 
 class Both(io.RawIOBase):
@@ -67,6 +89,7 @@ class Both(io.RawIOBase):
     def __init__(self, stream: Any, raw: IO[bytes]) -> None:
         self._stream = stream
         self._raw = raw
+        self._owner = _OfOneProcess(raw)
 
     def readable(self) -> bool:
         """Whether it was opened to read."""
@@ -79,6 +102,22 @@ class Both(io.RawIOBase):
     def fileno(self) -> int:
         """The descriptor of the file below."""
         return self._raw.fileno()
+
+    def seekable(self) -> bool:
+        """Whether it can be read from its start again."""
+        return self.readable() and self._raw.seekable()
+
+    def tell(self) -> int:
+        """How many bytes were decompressed."""
+        count: int = self._stream.tell()
+        return count
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Decompress from the start of the file to `offset`: also where an exception left the decompressor in the
+        middle of something."""
+        self._stream.seek(0)
+        count: int = self._stream.seek(offset, whence)
+        return count
 
     def readinto(self, buffer: Any) -> int:
         """Bytes put into the buffer; 0 at the end."""
@@ -97,16 +136,17 @@ class Both(io.RawIOBase):
 
     def flush(self) -> None:
         """Compress what is there, and write it."""
-        if not self.closed and self.writable():
+        if not self.closed and self.writable() and not self._owner.is_foreign():
             self._stream.flush()
 
     def close(self) -> None:
-        """Close both, whatever happens."""
+        """Close both, whatever happens; in a forked child the descriptor alone."""
         if self.closed:
             return
         try:
             super().close()  # which flushes
-            self._stream.close()
+            if not self._owner.is_foreign():
+                self._stream.close()
         finally:
             self._raw.close()
 

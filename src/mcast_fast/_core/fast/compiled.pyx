@@ -6,6 +6,7 @@ Its parts are the files named here, and the modules of their names hand out what
 include "records.pxi"
 include "membership.pxi"
 include "views.pxi"
+include "arrow.pxi"
 include "slots.pxi"
 include "send.pxi"
 include "files.pxi"

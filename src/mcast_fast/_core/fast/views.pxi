@@ -89,15 +89,26 @@ cdef mcast_pool *shared_pool() noexcept nogil:
 
 cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names):
     """A batch that owns this memory from now on."""
+    cdef Batch batch = new_batch(names)
+    fill_batch(batch, records, data)
+    return batch
+
+
+cdef Batch new_batch(dict names):
+    """A batch of nothing, to be filled."""
     cdef Batch batch = Batch.__new__(Batch)
+    batch.names = names
+    return batch
+
+
+cdef void fill_batch(Batch batch, mcast_memory *records, mcast_memory *data) noexcept nogil:
+    """Has a new batch own this memory from now on."""
     batch.records_memory = records[0]
     batch.data_memory = data[0]
     records.bytes = data.bytes = NULL
     records.used = records.capacity = data.used = data.capacity = 0
     batch.first = <mcast_record *>batch.records_memory.bytes
     batch.count = <Py_ssize_t>(batch.records_memory.used // sizeof(mcast_record))
-    batch.names = names
-    return batch
 
 
 cdef Batch take_over_lease(mcast_memory *records, mcast_lease *lease, dict names):
@@ -151,6 +162,7 @@ cdef class Batch:
     cdef mcast_record *first
     cdef Py_ssize_t count
     cdef Batch owner
+    cdef mcast_shared *shared  # NULL, or who frees data_memory: Arrow arrays may need it longer than this batch
     cdef readonly dict names
 
     def __cinit__(self):
@@ -207,7 +219,10 @@ cdef class Batch:
     def __dealloc__(self):
         if self.owner is None:
             mcast_pool_give(&mcast_the_pool, self.records_memory.bytes, self.records_memory.capacity)
-            mcast_pool_give(&mcast_the_pool, self.data_memory.bytes, self.data_memory.capacity)
+            if self.shared != NULL:
+                mcast_shared_release(self.shared)
+            else:
+                mcast_pool_give(&mcast_the_pool, self.data_memory.bytes, self.data_memory.capacity)
             if self.lease != NULL:
                 mcast_lease_end(self.lease)
 
@@ -290,10 +305,11 @@ cdef class Batch:
         return capsule
 
     def __arrow_c_array__(self, requested_schema=None):
-        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
-        from mcast_fast._core.arrow import export
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take.
 
-        return export(self)
+        A struct with a column for each field of the record, and the payloads as binary, without a copy where they
+        follow one another without gaps. The arrays outlive the batch, and the interpreter."""
+        return export_arrow(self)
 
     def __repr__(self):
         return f"<Batch of {self.count} packets>"

@@ -1,5 +1,15 @@
 """What the compiled core has of batches and packets: views.pxi."""
 
-from mcast_fast._core.fast.compiled import C_FLAGS, C_LAYOUT, Arena, Batch, Loan, Packet, Packets, Records
+from mcast_fast._core.fast.compiled import (
+    C_FLAGS,
+    C_LAYOUT,
+    Arena,
+    Batch,
+    Loan,
+    Packet,
+    Packets,
+    Records,
+    arrow_stream,
+)
 
-__all__ = ["C_FLAGS", "C_LAYOUT", "Arena", "Batch", "Loan", "Packet", "Packets", "Records"]
+__all__ = ["C_FLAGS", "C_LAYOUT", "Arena", "Batch", "Loan", "Packet", "Packets", "Records", "arrow_stream"]

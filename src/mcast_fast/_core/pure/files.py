@@ -3,6 +3,7 @@
 import dataclasses
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _NATIVE = "<" if sys.byteorder == "little" else ">"
 _OTHER = ">" if _NATIVE == "<" else "<"
 _TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
 _LARGEST_COUNT = 2**32 - 1  # of dropped packets, in a record
+_LARGEST_TOTAL = 2**64 - 1
 _MOST_SECONDS = 2**62
 _FIRST_SECOND, _LAST_TIME = -9_223_372_036, 2**63 - 1  # whole seconds and ns that 64 bits of ns hold
 _SECOND = 1_000_000_000
@@ -82,9 +84,12 @@ class Decoder:
 
     `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
     addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
-    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more."""
+    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
+    index is never used again. Threads may share a decoder; what an exception of a signal handler interrupts is as if it
+    had not been begun."""
 
     def __init__(self, subject: str, rows: Iterable[Row] | None, multicast_only: bool) -> None:
+        self._lock = threading.RLock()  # a signal handler may come in between
         self.names: dict[int, str] = {}
         self.offset = 0
         self.needed = 0
@@ -98,6 +103,7 @@ class Decoder:
         self._interfaces: list[_Interface] = []
         self._section = 0  # the first interface of this section
         self._counters = dict.fromkeys(blocks.COUNTERS, 0)
+        self._delivered = 0  # of those received
         self._records = bytearray()
         self._data = bytearray()
         self._readers: dict[int, Callable[[bytes], None]] = {
@@ -127,6 +133,36 @@ class Decoder:
         `data` begins where the last call had ended; `final`: nothing follows it. What is left of it and has fewer bytes
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
         CaptureError when no packet waits and the next block cannot be read, MemoryError."""
+        with self._lock:
+            before = self._state()
+            try:
+                return self._decode(data, limit, final)
+            except CaptureError:
+                raise
+            except BaseException:
+                self._restore(before)
+                raise
+
+    def _state(self) -> tuple[Any, ...]:
+        """All that blocks change."""
+        names = ("offset", "needed", "form", "_order", "_pcap", "_swap", "_section")
+        owed = [interface.owed for interface in self._interfaces]
+        return tuple((name, getattr(self, name)) for name in names), owed, dict(self._counters), len(self._data)
+
+    def _restore(self, before: tuple[Any, ...]) -> None:
+        attributes, owed, counters, data = before
+        for name, value in attributes:
+            setattr(self, name, value)
+        for index in range(len(owed), len(self._interfaces)):
+            self.names.pop(index + 1, None)
+        del self._interfaces[len(owed) :]
+        for interface, drops in zip(self._interfaces, owed, strict=True):
+            interface.owed = drops
+        packets = counters["received"] - self._delivered
+        del self._records[packets * RECORD_SIZE :], self._data[data:]
+        self._counters = counters
+
+    def _decode(self, data: bytes | bytearray | memoryview, limit: int, final: bool) -> int:
         view = memoryview(data)
         if (view.format, view.strides) != ("B", (1,)):  # struct copies all of a view that was cast, on PyPy
             view = view.cast("B")
@@ -148,10 +184,22 @@ class Decoder:
 
     def take(self) -> Batch:
         """The packets that were read since the last call, as a batch; it may be empty."""
-        self._counters["batches"] += bool(self._records)
-        batch = take_over(self._records, self._data, self.names)
-        self._records, self._data = bytearray(), bytearray()
-        return batch
+        taken, delivered = None, self._delivered
+        try:
+            with self._lock:
+                batch = take_over(self._records, self._data, self.names)
+                records, data = bytearray(), bytearray()
+                # Nothing is called from here on, so that no signal handler comes in between.
+                self._counters["batches"] += self._records != b""
+                self._delivered = self._counters["received"]
+                self._records, self._data = records, data
+                taken = batch
+            return batch
+        except BaseException:  # of a signal handler, as the lock was released
+            if taken is not None:
+                self._records, self._data, self._delivered = taken._records, taken._arena, delivered
+                self._counters["batches"] -= self._records != b""
+            raise
 
     @property
     def count(self) -> int:
@@ -337,7 +385,7 @@ class Decoder:
         kind, framed = read_frame(captured.frame, captured.wire, interface.link_type)
         interface.owed = min(interface.owed + captured.dropped, _LARGEST_COUNT)
         self._counters["frames"] += 1
-        self._counters["dropped"] += captured.dropped
+        self._counters["dropped"] = min(self._counters["dropped"] + captured.dropped, _LARGEST_TOTAL)
         self._counters["skipped"] += kind is Kind.OTHER
         self._counters["broken"] += kind is Kind.BROKEN
         if kind not in (Kind.UDP, Kind.FRAGMENT):
@@ -387,11 +435,13 @@ class Decoder:
     @property
     def interfaces(self) -> tuple[blocks.CapturedOn, ...]:
         """Every interface that the file has described so far; the first one has index 1."""
-        return tuple(interface.told() for interface in self._interfaces)
+        with self._lock:
+            return tuple(interface.told() for interface in self._interfaces)
 
     def counters(self) -> dict[str, int]:
         """Totals since the first byte, by the names of `blocks.COUNTERS`."""
-        return dict(self._counters)
+        with self._lock:
+            return dict(self._counters)
 
 
 # ---- writing ----
@@ -461,10 +511,15 @@ class Encoder:
         self._pcap = form == "pcap"
         self._interfaces: dict[int, int] = {}
 
+    @property
+    def interfaces(self) -> int:
+        """How many were added."""
+        return len(self._interfaces)
+
     def add(self, index: int) -> None:
         """Packets of this interface index belong to the interface that the file describes next."""
         if len(self._interfaces) == blocks.MOST_WRITTEN:
-            raise ArgumentError(f"a file can be written of {blocks.MOST_WRITTEN} interfaces at most")
+            raise ArgumentError(blocks.TOO_MANY_WRITTEN)
         self._interfaces[index] = len(self._interfaces)
 
     def encode(self, batch: Batch, start: int) -> tuple[memoryview, int]:

@@ -8,7 +8,7 @@ from itertools import repeat
 from operator import index as as_index
 from typing import Any, overload
 
-from mcast_fast._core import layout
+from mcast_fast._core import arrow, layout
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 from mcast_fast._core.layout import Flag
 
@@ -140,10 +140,12 @@ class Batch:
         return array.copy() if copy else array
 
     def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
-        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
-        from mcast_fast._core.arrow import export
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take.
 
-        return export(self)
+        A struct with a column for each field of the record, and the payloads as binary, without a copy where they
+        follow one another without gaps. The arrays outlive the batch, and the interpreter. FeatureError without
+        pyarrow."""
+        return arrow.export(self)
 
     def __repr__(self) -> str:
         return f"<Batch of {self._count} packets>"
@@ -165,6 +167,12 @@ class Loan:
     def __exit__(self, *_: object) -> None:
         with suppress(BufferError):  # somebody looks at it still
             self._memory.release()
+
+
+def arrow_stream(batches: Iterable[Batch], requested_schema: Any = None) -> Any:
+    """Batches of an iterator as the capsule of `__arrow_c_stream__`; all have one schema, so that none is requested.
+    FeatureError without pyarrow."""
+    return arrow.stream(iter(batches), Batch.from_bytes(b"", b"", {}))
 
 
 def make_part(whole: Batch, start: int, stop: int) -> Batch:
