@@ -17,15 +17,15 @@ from mcast_fast._lifecycle import Guarded, guarded
 from mcast_fast._version import __version__
 from mcast_fast.errors import ArgumentError, FileError, explain
 from mcast_fast.stats import Stats, WriterStats
-from mcast_fast.streams import PathOrFile, is_compressed, open_output, plain_suffix, subject_of
+from mcast_fast.streams import Compressed, PathOrFile, is_compressed, open_output, plain_suffix, subject_of
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 GATHERED = 64 * 1024  # bytes of small batches that are written at once
 FORMS = ("pcapng", "pcap")
-# What writes in one call into C, which says how much it wrote also when a signal handler raises.
-WRITTEN_IN_C = (io.FileIO, io.BytesIO)
+# What says how much it has written also when a signal handler raises in the middle.
+RESUMED = (io.FileIO, io.BytesIO, Compressed)
 
 
 def _option(code: int, value: bytes) -> bytes:
@@ -94,8 +94,8 @@ class Writer(Guarded):
     counted before compression.
 
     Threads may share a writer; close() may be called at any moment, from a signal handler too. An exception of a signal
-    handler in the middle of a write loses nothing that is counted: the next call goes on from there (where a file is
-    compressed, or written in Python, it is a FileError from then on). A writer belongs to the process that opened it: a
+    handler in the middle of a write loses nothing that is counted: the next call goes on from there (of a
+    file object that is Python: FileError from then on). A writer belongs to the process that opened it: a
     forked child writes nothing into the shared file. Raises ArgumentError, FeatureError, FileError.
     """
 
@@ -299,9 +299,21 @@ class Writer(Guarded):
 
     def _write_once(self, rest: memoryview) -> None:
         """Write some of it: how much is in `_counts` before an exception of a signal handler can come."""
-        self._counts.extend(map(self._file.write, (rest,)))
+        before = self._taken()
+        try:
+            self._counts.extend(map(self._file.write, (rest,)))
+        except OSError:
+            raise
+        except BaseException:
+            if not self._counts and self._taken() > before:
+                self._counts.append(self._taken() - before)
+            raise
         if self._counts[-1] is None:  # a file that does not block, and has no room
             raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def _taken(self) -> int:
+        """What a compressor has taken, which is Python around one call into C."""
+        return self._file.taken if isinstance(self._file, Compressed) else 0
 
     def _count_written(self) -> None:
         while self._counts:
@@ -322,7 +334,7 @@ class Writer(Guarded):
     def _give_up(self, error: BaseException) -> None:
         """After an exception in the middle of a write: where that cannot go on, cut the file to whole blocks and count
         the packets in them. FileError for an OSError; else the next call raises one."""
-        if not isinstance(error, OSError) and type(self._file) in WRITTEN_IN_C:
+        if not isinstance(error, OSError) and type(self._file) in RESUMED:
             return
         whole, packets = self._whole_blocks(memoryview(self._buffer)[: self._sent])
         self._cut(self._bytes + whole)

@@ -192,7 +192,12 @@ class Reader(Guarded):
     def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
         """One packet. Errors as `recv_batch`."""
         _check_timeout(timeout)
-        return self._deliver(1, self._batch_size)[0]
+        batch = self._deliver(1, self._batch_size)
+        try:
+            return batch[0]
+        except BaseException:  # of a signal handler
+            self._unread.insert(0, batch)
+            raise
 
     def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
         """One large Batch of `max_packets` packets, or of what is left of the file: it may be empty.

@@ -248,7 +248,7 @@ class Recorder(Guarded):
                 batch = self._receiver.recv_batch(timeout=0 if number else timeout)
             except TimeoutError:
                 return
-            self._unwritten, self._before = batch, self._packets_in_file()
+            self._unwritten = batch
             self._last_came = time.monotonic_ns()
             self._write(batch)
             self._look_at_clock(time.monotonic_ns())
@@ -343,6 +343,7 @@ class Recorder(Guarded):
             while self._most_kept and len(self._kept) >= self._most_kept:
                 remove(self._kept.popleft())
         writer = Writer(target, form=self._form, filter_text=self._filter_text)
+        self._before = 0
         self._path = subject_of(target)
         self._files += 1
         if self._most_kept:

@@ -103,7 +103,7 @@ class Decoder:
         self._interfaces: list[_Interface] = []
         self._section = 0  # the first interface of this section
         self._counters = dict.fromkeys(blocks.COUNTERS, 0)
-        self._delivered = 0  # of those received
+        self._undo: tuple[_Interface, int] | None = None  # what the block in progress changed
         self._records = bytearray()
         self._data = bytearray()
         self._readers: dict[int, Callable[[bytes], None]] = {
@@ -134,33 +134,26 @@ class Decoder:
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
         CaptureError when no packet waits and the next block cannot be read, MemoryError."""
         with self._lock:
-            before = self._state()
-            try:
-                return self._decode(data, limit, final)
-            except CaptureError:
-                raise
-            except BaseException:
-                self._restore(before)
-                raise
+            return self._decode(data, limit, final)
 
     def _state(self) -> tuple[Any, ...]:
-        """All that blocks change."""
-        names = ("offset", "needed", "form", "_order", "_pcap", "_swap", "_section")
-        owed = [interface.owed for interface in self._interfaces]
-        return tuple((name, getattr(self, name)) for name in names), owed, dict(self._counters), len(self._data)
+        """All that a block changes, but for the drops of an interface (`_undo`)."""
+        self._undo = None
+        parts = self.needed, self.form, self._order, self._pcap, self._swap, self._section
+        return parts, len(self._interfaces), dict(self._counters), len(self._records), len(self._data)
 
     def _restore(self, before: tuple[Any, ...]) -> None:
-        attributes, owed, counters, data = before
-        for name, value in attributes:
-            setattr(self, name, value)
-        for index in range(len(owed), len(self._interfaces)):
+        """As it was: what interrupted a block may be a signal handler, and the block is read again."""
+        parts, described, counters, records, data = before
+        self.needed, self.form, self._order, self._pcap, self._swap, self._section = parts
+        for index in range(described, len(self._interfaces)):
             self.names.pop(index + 1, None)
-        del self._interfaces[len(owed) :]
-        for interface, drops in zip(self._interfaces, owed, strict=True):
-            interface.owed = drops
-        packets = counters["received"] - self._delivered
-        del self._records[packets * RECORD_SIZE :], self._data[data:]
+        del self._interfaces[described:]
+        del self._records[records:], self._data[data:]
         self._counters = counters
+        if self._undo is not None:
+            interface, owed = self._undo
+            interface.owed = owed
 
     def _decode(self, data: bytes | bytearray | memoryview, limit: int, final: bool) -> int:
         view = memoryview(data)
@@ -169,9 +162,16 @@ class Decoder:
         used, taken = 0, 1
         try:
             while taken and self.count < limit and len(self._data) <= ARENA_LIMIT - MAX_PACKET_SIZE:
-                taken = self._step(view[used:])
-                used += taken
-                self.offset += taken
+                before = self._state()
+                try:
+                    taken = self._step(view[used:])
+                    used += taken
+                    self.offset += taken
+                except _BlockError:
+                    raise
+                except BaseException:
+                    self._restore(before)
+                    raise
             if taken:
                 self.needed = 0
             elif final and used < len(view) and not self.count:
@@ -184,20 +184,19 @@ class Decoder:
 
     def take(self) -> Batch:
         """The packets that were read since the last call, as a batch; it may be empty."""
-        taken, delivered = None, self._delivered
+        taken = None
         try:
             with self._lock:
                 batch = take_over(self._records, self._data, self.names)
                 records, data = bytearray(), bytearray()
                 # Nothing is called from here on, so that no signal handler comes in between.
                 self._counters["batches"] += self._records != b""
-                self._delivered = self._counters["received"]
                 self._records, self._data = records, data
                 taken = batch
             return batch
         except BaseException:  # of a signal handler, as the lock was released
             if taken is not None:
-                self._records, self._data, self._delivered = taken._records, taken._arena, delivered
+                self._records, self._data = taken._records, taken._arena
                 self._counters["batches"] -= self._records != b""
             raise
 
@@ -383,6 +382,7 @@ class Decoder:
         """Counts a packet, and delivers it when it was asked for."""
         interface = self._interfaces[captured.interface]
         kind, framed = read_frame(captured.frame, captured.wire, interface.link_type)
+        self._undo = interface, interface.owed
         interface.owed = min(interface.owed + captured.dropped, _LARGEST_COUNT)
         self._counters["frames"] += 1
         self._counters["dropped"] = min(self._counters["dropped"] + captured.dropped, _LARGEST_TOTAL)
