@@ -29,8 +29,9 @@ _core.addresses : _core.layout
 _core.blocks    :
 _core.lateness  :
 _core.arrow     : _core.layout _core.addresses
-_core.fast      : _core.blocks _core.layout _core.addresses _core.lateness
-_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness systems
+_core.restore   : _core
+_core.fast      : _core.restore _core.blocks _core.layout _core.addresses _core.lateness
+_core.pure      : _core.restore _core.arrow _core.blocks _core.layout _core.addresses _core.lateness systems
 _core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses hardware membership systems

@@ -1,4 +1,4 @@
-"""Batches for other libraries through the Arrow C interfaces (c/arrow.h): arrays without an interpreter, and streams."""
+"""Batches for other libraries through the Arrow C interfaces (c/arrow.h): arrays and streams."""
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.errno cimport EINVAL, EIO, ENOMEM
@@ -160,7 +160,8 @@ cdef void stream_release(ArrowArrayStream *stream) noexcept nogil:
 
 
 def arrow_stream(batches, requested_schema=None):
-    """Batches of an iterator as the capsule of `__arrow_c_stream__`; all have one schema, so that none is requested."""
+    """Batches of an iterator as the capsule of `__arrow_c_stream__`; all have one schema, so that none is requested.
+    FeatureError without what the feature "arrow" needs."""
     cdef ArrowArrayStream *stream = <ArrowArrayStream *>new_structure(sizeof(ArrowArrayStream))
     capsule = PyCapsule_New(stream, "arrow_array_stream", free_stream)
     cdef Stream *held = <Stream *>new_structure(sizeof(Stream))

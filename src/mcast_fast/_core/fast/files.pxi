@@ -112,10 +112,11 @@ cdef class Decoder:
     `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
     addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
     multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
-    index is never used again. Threads may share a decoder: `lock` guards `decoder`."""
+    index is never used again. Threads may share a decoder; what an exception of a signal handler interrupts is as if it
+    had not been begun."""
 
     cdef mcast_decoder decoder
-    cdef PyThread_type_lock lock
+    cdef PyThread_type_lock lock  # of `decoder` and `position`
     cdef str subject
     cdef dict wanted_names
     cdef readonly dict names

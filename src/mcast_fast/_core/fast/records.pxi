@@ -59,7 +59,8 @@ cdef extern from "arrow.c":
         const char *(*get_last_error)(ArrowArrayStream *) noexcept nogil
         void (*release)(ArrowArrayStream *) noexcept nogil
         void *private_data
-    mcast_shared *mcast_shared_new(unsigned char *bytes, size_t capacity, void (*give)(void *, size_t) noexcept nogil) nogil
+    mcast_shared *mcast_shared_new(unsigned char *bytes, size_t capacity,
+                                   void (*give)(void *, size_t) noexcept nogil) nogil
     void mcast_shared_release(mcast_shared *shared) nogil
     mcast_arrow *mcast_arrow_new(const mcast_record *records, size_t count, const unsigned char *arena,
                                  mcast_shared *shared) nogil

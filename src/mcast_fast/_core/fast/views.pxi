@@ -14,7 +14,9 @@ from libc.string cimport memcpy
 from contextlib import suppress
 from operator import index as as_index
 
-from mcast_fast._core import layout
+from pickle import PickleBuffer
+
+from mcast_fast._core import layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 
 cdef extern from *:
@@ -77,6 +79,8 @@ if C_LAYOUT != layout.offsets() or sizeof(mcast_record) != layout.RECORD_SIZE:
     raise ImportError(f"the compiled record {C_LAYOUT} is not that of layout.py {layout.offsets()}: rebuild it")
 if C_FLAGS != {flag.name: flag.value for flag in layout.Flag}:
     raise ImportError("the compiled flags are not those of layout.py: rebuild the extension")
+
+VIEWS_FEATURES = {name: layout.Feature(True, "") for name in ("arrow", "packet_buffer")}
 
 mcast_the_pool.lock = PyThread_allocate_lock()
 if mcast_the_pool.lock == NULL:
@@ -152,7 +156,8 @@ cdef class Batch:
     """Packets received together: immutable, and alive as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together.
+    Batches are equal when their packets are. They can be pickled, with their own packets only."""
 
     cdef mcast_array_interface array
     cdef Py_ssize_t stride
@@ -168,8 +173,7 @@ cdef class Batch:
     def __cinit__(self):
         self.count = 0
 
-    def __init__(self):
-        raise TypeError("batches come from a receiver or a file, or from Batch.from_bytes")
+    _made_by = layout.NO_BATCH
 
     @staticmethod
     def from_bytes(records, data, dict names):
@@ -310,6 +314,32 @@ cdef class Batch:
         A struct with a column for each field of the record, and the payloads as binary, without a copy where they
         follow one another without gaps. The arrays outlive the batch, and the interpreter."""
         return export_arrow(self)
+
+    def __copy__(self):
+        return self  # nobody can change it
+
+    def __deepcopy__(self, memo):
+        return Batch.concatenate([self])
+
+    def __reduce_ex__(self, int protocol):
+        """Its packets, and no more of the memory than they need; without copies where protocol 5 can do without."""
+        cdef Batch whole = self
+        if self.lease != NULL or self.data_memory.used > payload_bytes(self):
+            whole = Batch.concatenate([self])
+        if protocol >= 5:
+            parts = PickleBuffer(records_of(whole)), PickleBuffer(arena_of(whole))
+        else:
+            parts = bytes(records_of(whole)), bytes(arena_of(whole))
+        return restore.batch, (*parts, self.names)
+
+    def __eq__(self, other):
+        if not isinstance(other, Batch):
+            return restore.same(self, other)
+        return self is other or same_batch(self, <Batch>other)
+
+    def __hash__(self):
+        ends = (self[0], self[self.count - 1]) if self.count else ()
+        return hash((self.count, ends))
 
     def __repr__(self):
         return f"<Batch of {self.count} packets>"
@@ -496,144 +526,3 @@ cdef Arena arena_of(Batch batch):
     cdef Arena arena = Arena.__new__(Arena)
     arena.batch = batch
     return arena
-
-
-@cython.final
-@cython.no_gc
-cdef class Packets:
-    """Iterates over the packets of a batch."""
-
-    cdef Batch batch
-    cdef Py_ssize_t position
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        cdef Py_ssize_t at = mcast_place_read(&self.position)  # threads that share an iterator may see a packet twice
-        if at >= self.batch.count:
-            raise StopIteration
-        mcast_place_move(&self.position, at + 1)
-        return make_packet(self.batch, at)
-
-    def __length_hint__(self):
-        return self.batch.count - mcast_place_read(&self.position)
-
-
-cdef Packet make_packet(Batch batch, Py_ssize_t index):
-    cdef Packet packet = Packet.__new__(Packet)
-    packet.batch = batch
-    packet.record = batch.first + index
-    return packet
-
-
-@cython.final
-@cython.no_gc
-@cython.freelist(256)
-cdef class Packet:
-    """One received packet; each property is built when it is read."""
-
-    cdef Batch batch
-    cdef const mcast_record *record
-
-    def __init__(self):
-        raise TypeError("packets come from a batch")
-
-    @property
-    def data(self):
-        """The payload, bytes."""
-        cdef bytes payload
-        if self.batch.lease == NULL:
-            return PyBytes_FromStringAndSize(
-                <const char *>self.batch.data_memory.bytes + self.record.offset, self.record.length
-            )
-        payload = PyBytes_FromStringAndSize(NULL, self.record.length)
-        mcast_lease_read(self.batch.lease, self.record.offset, <char *>payload, self.record.length)
-        return payload
-
-    @property
-    def view(self):
-        """The payload as a read-only memoryview, without a copy (of a ring's batch: as `Batch.data`)."""
-        return memoryview(arena_of(self.batch))[self.record.offset:self.record.offset + self.record.length]
-
-    @property
-    def timestamp(self):
-        """Arrival, ns since the Unix epoch; 0 when no time was asked for."""
-        return self.record.timestamp
-
-    @property
-    def source(self):
-        """Address of the sender; IPv6 link-local keeps its zone: 'fe80::1%eth0'."""
-        return address_text(self._packed_source(), self.record.interface_index, self.batch.names)
-
-    @property
-    def source_port(self):
-        """UDP port of the sender."""
-        return self.record.source_port
-
-    @property
-    def source_address(self):
-        """The sender as `socket.sendto` takes it."""
-        return endpoint(self._packed_source(), self.record.source_port, self.record.interface_index)
-
-    @property
-    def group(self):
-        """The true destination address."""
-        return address_text(PyBytes_FromStringAndSize(<const char *>self.record.group, 16), 0, self.batch.names)
-
-    @property
-    def port(self):
-        """UDP port it was sent to."""
-        return self.record.port
-
-    @property
-    def interface(self):
-        """Name of the interface it arrived on; '' when unknown."""
-        return interface_text(self.record.interface_index, self.batch.names)
-
-    @property
-    def interface_index(self):
-        """Index of the interface it arrived on; 0 when unknown."""
-        return self.record.interface_index
-
-    @property
-    def dropped(self):
-        """Buffers the kernel dropped just before this packet."""
-        return self.record.dropped
-
-    @property
-    def truncated(self):
-        """Whether the payload was longer than `max_packet_size`."""
-        return bool(self.record.flags & MCAST_TRUNCATED)
-
-    @property
-    def wire_length(self):
-        """Bytes of payload before truncation; 0 when unknown."""
-        return self.record.wire_length
-
-    @property
-    def flags(self):
-        """Bits of `mcast_fast.Flag`."""
-        return layout.Flag(self.record.flags)
-
-    @property
-    def ttl(self):
-        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True, or with a ring."""
-        return self.record.ttl if self.record.flags & MCAST_TTL else None
-
-    @property
-    def tos(self):
-        """TOS or traffic class; None unless the receiver was opened with recv_tos=True, or with a ring."""
-        return self.record.tos if self.record.flags & MCAST_TOS else None
-
-    def __len__(self):
-        return self.record.length
-
-    def __bytes__(self):
-        return self.data
-
-    def __repr__(self):
-        return layout.packet_text(self)
-
-    cdef bytes _packed_source(self):
-        return PyBytes_FromStringAndSize(<const char *>self.record.source, 16)

@@ -11,5 +11,6 @@ from mcast_fast._core.fast.compiled import (
     Records,
     arrow_stream,
 )
+from mcast_fast._core.fast.compiled import VIEWS_FEATURES as FEATURES
 
-__all__ = ["C_FLAGS", "C_LAYOUT", "Arena", "Batch", "Loan", "Packet", "Packets", "Records", "arrow_stream"]
+__all__ = ["C_FLAGS", "C_LAYOUT", "FEATURES", "Arena", "Batch", "Loan", "Packet", "Packets", "Records", "arrow_stream"]

@@ -503,7 +503,7 @@ def _frame(row: tuple[Any, ...], payload: bytes, wire: int) -> tuple[bytes, int]
 
 
 class Encoder:
-    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns)."""
+    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns). Threads may share an encoder."""
 
     def __init__(self, form: str) -> None:
         if form not in ("pcapng", "pcap"):
