@@ -583,3 +583,58 @@ def test_what_an_interrupt_keeps_from_being_recorded_is_given_back(ends, tmp_pat
     while len(left) < 200 - len(recorded):
         left += numbers(rx.recv_batch(timeout=10))
     assert recorded + left == list(range(200))
+
+
+# ---- what a reader has left over ----
+
+
+@pytest.mark.parametrize("first", ["recv", "recv_batch"])
+def test_collect_gives_all_that_is_left(backend, tmp_path, first):
+    path = a_file(tmp_path / "feed.pcapng", 1000)
+    with mcast.open(path, batch_size=100) as reader:
+        before = READ[first](reader)
+        rest = reader.collect(1_000_000)
+        assert len(rest) == 1000 - len(before)
+        assert [int.from_bytes(one.data, "big") for one in [*before, *rest]] == list(range(1000))
+        assert len(reader.collect(1)) == 0
+        with pytest.raises(EOFError, match="has ended"):
+            reader.recv()
+
+
+def test_what_would_not_fit_a_batch_is_left_for_the_next(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(mcast.reader, "ARENA_LIMIT", 500 * SIZE)  # in the place of 4 GiB
+    with mcast.open(a_file(tmp_path / "feed.pcapng", 1000), batch_size=300) as reader:
+        assert int.from_bytes(reader.recv().data, "big") == 0
+        parts = [reader.collect(1_000_000) for _ in range(3)]
+    assert [len(part) for part in parts] == [299, 700, 0]
+    assert [number for part in parts for number in numbers(part)] == list(range(1, 1000))
+
+
+def test_names_of_a_batch_stay_what_they_were(backend):
+    """However much the file describes later: an index is never used again."""
+    out = io.BytesIO()
+    for name in ("eth0", "lan0"):  # two sections, each with an interface 0
+        part = io.BytesIO()
+        with mcast.Writer(part) as writer:
+            rows = RECORD.pack(1, 0, 1, 0, 1, 1, *ADDRESSES, 1, 5000, 0, 0, 0)
+            writer.write(_core.views.Batch.from_bytes(rows, b"x", {1: name}))
+        out.write(part.getvalue())
+    with mcast.open(io.BytesIO(out.getvalue())) as reader:
+        first = reader.recv_batch(1)
+        assert [packet.interface for packet in first] == ["eth0"]
+        second = reader.recv_batch(1)
+        assert [packet.interface for packet in second] == ["lan0"]
+        assert [packet.interface for packet in first] == ["eth0"]
+        assert (first[0].interface_index, second[0].interface_index) == (1, 2)
+
+
+def test_drops_beyond_64_bits_are_counted_alike(backend):
+    with mcast.Writer(writer_file := io.BytesIO()) as writer:
+        rows = RECORD.pack(1, 0, 1, 7, 1, 1, *ADDRESSES, 1, 5000, 0, 0, 0)
+        writer.write(_core.views.Batch.from_bytes(rows, b"x", {1: "eth0"}))
+    block = writer_file.getvalue()
+    assert block.count((7).to_bytes(8, sys.byteorder)) == 1
+    block = block.replace((7).to_bytes(8, sys.byteorder), (2**64 - 2).to_bytes(8, sys.byteorder))
+    with mcast.open(io.BytesIO(block * 3)) as reader:
+        assert [packet.dropped for packet in reader.collect(10)] == [2**32 - 1] * 3
+        assert reader.stats.dropped == 2**64 - 1

@@ -10,6 +10,7 @@ cdef class Packets:
 
     cdef Batch batch
     cdef Py_ssize_t position
+    cdef const unsigned char *arena  # where it was at the start: for prefetches, and nothing else
 
     def __iter__(self):
         return self
@@ -19,6 +20,7 @@ cdef class Packets:
         if at >= self.batch.count:
             raise StopIteration
         mcast_place_move(&self.position, at + 1)
+        mcast_look_ahead(self.arena, self.batch.first, <size_t>at, <size_t>self.batch.count)
         return make_packet(self.batch, at)
 
     def __length_hint__(self):

@@ -44,6 +44,9 @@ cdef extern from "record.h":
     int MCAST_COALESCED
     int MCAST_HARDWARE
 
+cdef extern from "ahead.h":
+    void mcast_look_ahead(const unsigned char *arena, const mcast_record *records, size_t at, size_t count) nogil
+
 cdef extern from "arrow.c":
     ctypedef struct mcast_shared:
         pass

@@ -235,8 +235,11 @@ cdef class Batch:
 
     def __iter__(self):
         cdef Packets packets = Packets.__new__(Packets)
+        cdef int pinned
         packets.batch = self
         packets.position = 0
+        packets.arena = arena_in_place(self, &pinned)
+        arena_left(self, pinned)
         return packets
 
     def __getitem__(self, index):
@@ -264,6 +267,7 @@ cdef class Batch:
         cdef const char *data = <const char *>arena_in_place(self, &pinned)
         try:
             for i in range(self.count):
+                mcast_look_ahead(<const unsigned char *>data, self.first, <size_t>i, <size_t>self.count)
                 payload = PyBytes_FromStringAndSize(data + self.first[i].offset, self.first[i].length)
                 Py_INCREF(payload)
                 PyList_SET_ITEM(found, i, payload)
