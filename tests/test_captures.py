@@ -1,13 +1,11 @@
 """What stands in a file, files made readable, and batches in other forms: CSV, Arrow, Parquet."""
 
-import gc
 import io
 import stat
 
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast._core import arrow
 from mcast_fast.captures import Repaired, repair, summarise
 from mcast_fast.conversion import COLUMNS, convert, convert_file, form_of, open_batches
 from tests import capture_files as cf
@@ -16,9 +14,8 @@ from tests.test_pcapng import NOW, batch_of, read, record, rows, some, written
 SECOND = 10**9
 
 
-@pytest.fixture
-def mixed(backend):
-    """A batch of every kind: both families, truncated, without TTL, after drops, without a time."""
+def a_batch_of_every_kind():
+    """Both families, truncated, without TTL, after drops, without a time."""
     payloads = [b"", b"one", bytes(range(256)), b"cut", b"no time", b'"quoted", and\n'][:5]
     return batch_of(
         (record(payloads[0]), payloads[0]),
@@ -27,6 +24,11 @@ def mixed(backend):
         (record(payloads[3], NOW + 3, wire=900), payloads[3]),
         (record(payloads[4], 0, flags=0, wire=0), payloads[4]),
     )
+
+
+@pytest.fixture
+def mixed(backend):
+    return a_batch_of_every_kind()
 
 
 # ---- what stands in a file ----
@@ -207,67 +209,6 @@ def plain(table):
     pyarrow = pytest.importorskip("pyarrow")
     times = table["timestamp"].cast(pyarrow.int64())
     return {name: (times if name == "timestamp" else table[name]).to_pylist() for name in table.schema.names}
-
-
-@pytest.mark.parametrize("part", [slice(None), slice(1, 4), slice(2, 3), slice(0, 0)])
-def test_pyarrow_takes_a_batch(mixed, part):
-    pyarrow = pytest.importorskip("pyarrow")
-    batch = mixed[part]
-    table = pyarrow.record_batch(batch)
-    table.validate(full=True)
-    assert plain(table) == expected(batch)
-    assert str(table.schema.field("timestamp").type) == "timestamp[ns, tz=UTC]"
-
-
-def test_payloads_that_do_not_follow_each_other_are_taken_too(backend):
-    pyarrow = pytest.importorskip("pyarrow")
-    whole = some(4, 10)
-    records = bytes(whole.records)
-    swapped = type(whole).from_bytes(records[128:192] + records[:64] + records[192:], bytes(whole.data), whole.names)
-    assert pyarrow.record_batch(swapped)["payload"].to_pylist() == swapped.payloads()
-
-
-def test_a_table_outlives_its_batch(backend):
-    pyarrow = pytest.importorskip("pyarrow")
-    batch = some(100)
-    wanted = batch.payloads()
-    table = pyarrow.table(batch)
-    del batch
-    gc.collect()
-    for _ in range(20):
-        some(100, 255)
-    assert table["payload"].to_pylist() == wanted
-
-
-def test_nothing_is_kept_of_what_was_released(mixed):
-    pyarrow = pytest.importorskip("pyarrow")
-    before = len(arrow._kept), len(arrow._exported)
-    capsules = mixed.__arrow_c_array__()
-    table = pyarrow.record_batch(mixed)
-    column = table["payload"]
-    assert len(arrow._kept) > before[0]
-    del capsules, table
-    gc.collect()
-    assert column.to_pylist() == mixed.payloads()
-    del column
-    gc.collect()
-    assert (len(arrow._kept), len(arrow._exported)) == before
-
-
-def test_polars_takes_a_batch(mixed):
-    polars = pytest.importorskip("polars")
-    frame = polars.DataFrame(mixed)
-    assert frame["payload"].to_list() == mixed.payloads()
-    assert frame["group"].to_list() == [packet.group for packet in mixed]
-
-
-def test_duckdb_takes_a_batch(mixed):
-    duckdb = pytest.importorskip("duckdb")
-    pyarrow = pytest.importorskip("pyarrow")
-    packets = pyarrow.table(mixed)
-    assert packets.num_rows == len(mixed)
-    found = duckdb.sql('select "group", sum(octet_length(payload))::int from packets group by 1 order by 1').fetchall()
-    assert found == [("239.1.1.1", sum(map(len, mixed.payloads())) - 3), ("ff15::1", 3)]
 
 
 def test_parquet_holds_every_column(mixed, tmp_path):

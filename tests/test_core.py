@@ -837,7 +837,7 @@ def test_the_option_tables_of_both_backends_agree():
     assert fast.SYSTEM == pure.SYSTEM
 
 
-@pytest.mark.parametrize("module", ["slots", "send"])
+@pytest.mark.parametrize("module", ["views", "slots", "send"])
 def test_both_backends_speak_of_the_same_features(module):
     fast, pure = both(module)
     assert fast.FEATURES.keys() == pure.FEATURES.keys() <= layout.FEATURES.keys()

@@ -13,8 +13,9 @@ ROOMS = """
 systems         :
 errors          : systems
 _version        :
-units           :
 _process        :
+_lifecycle      : _process
+units           :
 _lifetime       : _process
 groups          :
 igmp            :
@@ -30,8 +31,9 @@ _core.addresses : _core.layout
 _core.blocks    :
 _core.lateness  :
 _core.arrow     : _core.layout _core.addresses
-_core.fast      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness
-_core.pure      : _core.arrow _core.blocks _core.layout _core.addresses _core.lateness _lifetime systems
+_core.restore   : _core
+_core.fast      : _core.restore _core.blocks _core.layout _core.addresses _core.lateness
+_core.pure      : _core.restore _core.arrow _core.blocks _core.layout _core.addresses _core.lateness _lifetime systems
 _core           : _core.layout _core.fast _core.pure systems
 membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses hardware membership systems
@@ -40,9 +42,10 @@ rings           : bpf sockets units
 joins           : _core _core.addresses membership sockets
 subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
 streams         :
-pcapng          : _version _core _core.blocks groups membership stats streams units
-captures        : _core.blocks pcapng stats streams units
-conversion      : _core _core.addresses _core.layout pcapng streams
+pcapng          : _lifecycle _version _core _core.blocks stats streams
+reader          : _lifecycle _process _core _core.blocks _core.layout groups membership stats streams units
+captures        : _core.blocks reader stats streams units
+conversion      : _core _core.addresses _core.layout pcapng reader streams
 receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
 sending         : _core interfaces qdiscs sockets stats systems
 outgoing        : _core groups interfaces units
@@ -50,13 +53,13 @@ sender          : _core _core.lateness _core.layout _core.addresses groups inter
 rotation        : streams units
 postrotate      : systems
 privileges      :
-replay          : groups pcapng sender streams units
-recorder        : pcapng postrotate receiver rotation stats streams units
+replay          : groups reader sender streams units
+recorder        : _lifecycle pcapng postrotate receiver rotation stats streams units
 waiting         : _process units
 aio             : _core groups outgoing receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces outgoing pcapng privileges receiver recorder replay rotation sender stats streams units
+cli             : _version _core _core.layout captures conversion groups interfaces outgoing pcapng privileges reader receiver recorder replay rotation sender stats streams units
 __main__        : cli
-__init__        : _version _core _core.layout groups interfaces pcapng receiver recorder replay rotation sender stats subscriptions
+__init__        : _version _core _core.layout groups interfaces pcapng reader receiver recorder replay rotation sender stats subscriptions
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.
@@ -64,6 +67,7 @@ FOR_TYPES = """
 rings           : _core.fast
 joins           : _core.fast rings
 pcapng          : _core.fast
+reader          : _core.fast
 captures        : _core.fast
 conversion      : _core.fast
 receiver        : _core.fast

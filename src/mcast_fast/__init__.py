@@ -22,8 +22,9 @@ from mcast_fast.errors import (
 )
 from mcast_fast.groups import Group, Scope, is_multicast
 from mcast_fast.interfaces import Interface, interfaces
-from mcast_fast.pcapng import Reader, Writer
-from mcast_fast.pcapng import open_capture as open
+from mcast_fast.pcapng import Writer
+from mcast_fast.reader import Reader
+from mcast_fast.reader import open_capture as open
 from mcast_fast.receiver import Receiver
 from mcast_fast.recorder import RecordedFile, Recorder, Recording
 from mcast_fast.replay import Replay, Replayed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mcast_fast._core.blocks import CapturedOn
 from mcast_fast.errors import ArgumentError, CaptureError, FileError, file_error
-from mcast_fast.pcapng import Reader
+from mcast_fast.reader import Reader
 from mcast_fast.stats import ReaderStats
 from mcast_fast.streams import PRIVATE, is_compressed
 from mcast_fast.units import NANOSECONDS

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcast_fast._lifecycle import Guarded, guarded
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
 from mcast_fast.pcapng import Writer
 from mcast_fast.receiver import Receiver
@@ -66,7 +67,7 @@ class Recording:
     reason: str
 
 
-class Recorder:
+class Recorder(Guarded):
     """Records what a receiver receives: `run()` does it, in the thread that calls it.
 
     `path`: where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file; `rotate` and `stop`:
@@ -78,8 +79,14 @@ class Recorder:
 
     pcapng files hold the drops with the packets they came before (epb_dropcount), and every five seconds and at the end
     a statistics block: what this file received and what was dropped meanwhile. The receiver stays open, and open it
-    with `batch_size=4096`: large batches make large writes. Raises ArgumentError, FeatureError, FileError.
+    with `batch_size=4096`: large batches make large writes.
+
+    close() may be called at any moment, also by a signal handler: a recording that runs ends within 50 ms, and its file
+    is whole. A recorder belongs to the process that opened it: a forked child writes nothing into the shared file.
+    Raises ArgumentError, FeatureError, FileError.
     """
+
+    _WHAT = "recorder"
 
     def __init__(
         self,
@@ -95,6 +102,7 @@ class Recorder:
         form: str | None = None,
         filter_text: str = "",
     ) -> None:
+        super().__init__()
         self._receiver = receiver
         self._stream = None if isinstance(path, str | os.PathLike) else path
         if self._stream is not None and (rotate is not None or reserve is not None or command is not None):
@@ -123,7 +131,10 @@ class Recorder:
         self._path = ""
         self._unflushed_since = 0
         self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
+        self._unwritten: Batch | None = None  # received, and not all handed to the writer
+        self._before = 0  # packets in the file when the writer got it
         self._writer = self._open()
+        self._closed = False
 
     # ---- for other threads and signal handlers ----
 
@@ -140,12 +151,35 @@ class Recorder:
         self.soon(self._rotate if self._rotate_limits != NO_LIMITS else lambda: self._end("asked"))
 
     def soon(self, action: Callable[[], None]) -> None:
-        """Have the recording's own thread call `action` between two batches, within 50 ms unless the disk stalls."""
+        """Have the recording's own thread call `action` between two batches, within 50 ms unless the disk stalls.
+        ClosedError in a forked child."""
+        self._check_process()
         self._requests.append(action)
+
+    def close(self) -> None:
+        """End the recording now: what it has taken is written, and the file gets its last statistics. Closing again
+        does nothing.
+
+        Any thread and any signal handler may call it at any moment: a run() in progress ends within 50 ms, and finishes
+        the file. In a forked child only the descriptor is closed. FileError when the last write is refused."""
+        super().close()
+
+    def _tear_down(self) -> None:
+        if self._reason == "":
+            self._reason = "closed"
+            try:
+                self._finish(last=True)
+            finally:
+                self._writer.close()
+
+    def _abandon(self) -> None:
+        self._writer.close()
 
     @property
     def result(self) -> Recording:
-        """What became of it so far; the final account once run() has ended, however it did."""
+        """What became of it so far; the final account once run() has ended, however it did. ClosedError in a forked
+        child."""
+        self._check_process()
         stands = self._writer.stats
         stats = self._final_stats or self._receiver.stats
         written, size = self._written + stands.packets, self._bytes + stands.bytes
@@ -153,12 +187,14 @@ class Recorder:
 
     # ---- recording ----
 
+    @guarded
     def run(self) -> Recording:
-        """Record until a limit of `stop` is reached, somebody calls stop(), or the receiver is closed.
+        """Record until a limit of `stop` is reached, stop() or close() is called, or the receiver is closed.
 
         What had arrived by then is written, the file gets its last statistics and is brought to the disk (fsync).
-        FileError: the disk is full, the reader of a pipe has gone, the reserve is reached; SocketError. What a handler
-        of signals raises, KeyboardInterrupt too, ends it at once; the file is whole all the same."""
+        FileError: the disk is full, the reader of a pipe has gone, the reserve is reached; SocketError; ClosedError in
+        a forked child. What a signal handler raises, KeyboardInterrupt too, ends it at once; the file is whole all the
+        same, and what the receiver had delivered and is not in the file is given back to the receiver."""
         now = self._last_came = time.monotonic_ns()
         self._stop_at = now + self._stop_limits.duration if self._stop_limits.duration else 0
         self._rotate_at = now + self._rotate_limits.duration if self._rotate_limits.duration else 0
@@ -166,13 +202,17 @@ class Recorder:
         try:
             while not self._reason:
                 self._step()
+                if self._closed:
+                    self._end("closed")
             if self._reason in ("asked", "duration", "idle"):
                 self._drain()
             self._finish(last=True)
         except BaseException:
+            self._check_process()  # a handler may have forked
             self._reason = "error"
             with contextlib.suppress(FileError):
                 self._writer.close()
+            self._give_back()
             raise
         finally:
             self._final_stats = self._receiver.stats
@@ -193,6 +233,7 @@ class Recorder:
                 timeout = 0
             self._take(BATCHES, timeout)
         except ClosedError:
+            self._check_process()
             self._end("closed")
         self._look_at_clock(time.monotonic_ns())
         while self._requests and not self._reason:
@@ -207,6 +248,7 @@ class Recorder:
                 batch = self._receiver.recv_batch(timeout=0 if number else timeout)
             except TimeoutError:
                 return
+            self._unwritten = batch
             self._last_came = time.monotonic_ns()
             self._write(batch)
             self._look_at_clock(time.monotonic_ns())
@@ -234,9 +276,20 @@ class Recorder:
                 self._check_reserve(part)
                 self._writer.write(part)
             batch = batch[count:] if count < len(batch) else batch[:0]
+            self._unwritten, self._before = batch, self._packets_in_file()
             self._look_at_limits(is_full=len(batch) > 0)
+            self._before = self._packets_in_file()  # it may be another file now
+        self._unwritten = None
         if self._unflushed_since == 0:
             self._unflushed_since = time.monotonic_ns()
+
+    def _give_back(self) -> None:
+        """Have the receiver deliver what an exception kept from being written; what the writer accepted is in the
+        file, or lost with it."""
+        batch, self._unwritten = self._unwritten, None
+        if batch is not None:
+            with contextlib.suppress(ClosedError):
+                self._receiver.give_back([batch[max(0, self._packets_in_file() - self._before) :]])
 
     def _fitting(self, batch: "Batch") -> int:
         """How many packets of a batch the file takes before it is full; an empty file takes one in any case."""
@@ -290,6 +343,7 @@ class Recorder:
             while self._most_kept and len(self._kept) >= self._most_kept:
                 remove(self._kept.popleft())
         writer = Writer(target, form=self._form, filter_text=self._filter_text)
+        self._before = 0
         self._path = subject_of(target)
         self._files += 1
         if self._most_kept:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mcast_fast.errors import ArgumentError
 from mcast_fast.groups import Group
-from mcast_fast.pcapng import Reader
+from mcast_fast.reader import Reader
 from mcast_fast.sender import Schedule, Sender
 from mcast_fast.streams import PathOrFile, subject_of
 from mcast_fast.units import NANOSECONDS, whole_number

@@ -62,6 +62,6 @@ def features() -> dict[str, layout.Feature]:
     found |= {
         name: layout.Feature(name not in SYSTEM.missing, SYSTEM.missing.get(name, "")) for name in SYSTEM_FEATURES
     }
-    found |= slots.FEATURES | send.FEATURES
+    found |= views.FEATURES | slots.FEATURES | send.FEATURES
     unknown = layout.Feature(False, "this build does not know it yet: reinstall")
     return {name: found.get(name, unknown) for name in layout.FEATURES}

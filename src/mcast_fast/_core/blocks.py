@@ -30,6 +30,7 @@ LARGEST_BLOCK = (16 << 20) + 4096  # 16 MiB of packet, and the block's own heade
 LARGEST_FRAME = 16 << 20
 MOST_INTERFACES = 65_536  # in one file
 MOST_WRITTEN = 1024  # interfaces in a file of ours
+TOO_MANY_WRITTEN = f"a file can be written of {MOST_WRITTEN} interfaces at most"
 LONGEST_NAME = 127  # bytes of an interface's name; what is longer is cut
 
 IF_NAME = 2

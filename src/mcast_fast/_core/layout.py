@@ -53,6 +53,10 @@ RECORD_SIZE = RECORD.size
 ARENA_LIMIT = 2**32 - 1  # offsets are 32 bits wide
 MAX_PACKET_SIZE = 65_535
 
+# What says that an object is not made by calling its class.
+NO_BATCH = "batches come from a receiver or a file, or from Batch.from_bytes"
+NO_PACKET = "packets come from a batch"
+
 V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -101,6 +105,8 @@ FEATURES = {
     "ring": "packets from a ring that the kernel maps (AF_PACKET, TPACKET_V3)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
     "watch": "interfaces that go and come back are joined again (rtnetlink)",
+    "arrow": "batches and files for pyarrow, polars and DuckDB (the Arrow C interfaces)",
+    "packet_buffer": "a packet is its payload where a buffer is asked for (struct.unpack_from(format, packet))",
     "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",
 }
 

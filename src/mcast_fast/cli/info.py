@@ -7,7 +7,7 @@ import click
 
 from mcast_fast.captures import Flow, Summary, summarise
 from mcast_fast.cli.output import complain, endpoint_text, standard_input, time_text
-from mcast_fast.pcapng import Reader
+from mcast_fast.reader import Reader
 from mcast_fast.units import NANOSECONDS
 
 HEADINGS = ("group", "source", "packets", "bytes", "first", "last", "rate /s", "largest gap s", "dropped")

@@ -279,12 +279,18 @@ mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t
     return 0;
 }
 
+/* Room for a packet's record and payload; asked for before anything is counted, so that a block for which there is no memory can
+ * be read once more. */
 static inline int
+mcast_decoder_reserve(mcast_decoder *decoder, size_t size)
+{
+    return mcast_memory_reserve(decoder->pool, &decoder->records, sizeof(mcast_record)) != 0 ||
+           mcast_memory_reserve(decoder->pool, &decoder->data, size < UINT16_MAX ? size : UINT16_MAX) != 0;
+}
+
+static inline void
 mcast_decoder_deliver(mcast_decoder *decoder, mcast_record *record, const unsigned char *payload)
 {
-    if (mcast_memory_reserve(decoder->pool, &decoder->records, sizeof *record) != 0 ||
-        mcast_memory_reserve(decoder->pool, &decoder->data, record->length) != 0)
-        return MCAST_DECODE_MEMORY;
     record->offset = (uint32_t)decoder->data.used;
     memcpy(decoder->records.bytes + decoder->records.used, record, sizeof *record);
     memcpy(decoder->data.bytes + decoder->data.used, payload, record->length);
@@ -293,7 +299,6 @@ mcast_decoder_deliver(mcast_decoder *decoder, mcast_record *record, const unsign
     decoder->counters.received++;
     decoder->counters.bytes += record->length;
     decoder->counters.truncated += record->flags & MCAST_TRUNCATED;
-    return MCAST_DECODE_MORE;
 }
 
 /* A packet as a block tells it. */
@@ -313,12 +318,15 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     mcast_interface *device = &decoder->interfaces[captured->interface_at];
     mcast_record record;
     const unsigned char *payload = captured->frame;
+    if (mcast_decoder_reserve(decoder, captured->size) != 0)
+        return MCAST_DECODE_MEMORY;
     int kind =
         mcast_frame_read(captured->frame, captured->size, captured->wire, (int)device->link_type, &record, &payload);
     uint64_t owed = device->owed + (captured->dropped < UINT32_MAX ? captured->dropped : UINT32_MAX);
     device->owed = owed < UINT32_MAX ? (uint32_t)owed : UINT32_MAX;
     decoder->counters.frames++;
-    decoder->counters.dropped += captured->dropped;
+    uint64_t dropped = decoder->counters.dropped + captured->dropped;
+    decoder->counters.dropped = dropped < captured->dropped ? UINT64_MAX : dropped;
     decoder->counters.skipped += kind == MCAST_FRAME_OTHER;
     decoder->counters.broken += kind == MCAST_FRAME_BROKEN;
     if (kind != MCAST_FRAME_UDP && kind != MCAST_FRAME_FRAGMENT)
@@ -336,10 +344,9 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     record.timestamp = captured->timestamp;
     record.interface_index = captured->interface_at + 1;
     record.dropped = device->owed;
-    int status = mcast_decoder_deliver(decoder, &record, payload);
-    if (status == MCAST_DECODE_MORE)
-        device->owed = 0;
-    return status;
+    mcast_decoder_deliver(decoder, &record, payload);
+    device->owed = 0;
+    return MCAST_DECODE_MORE;
 }
 
 /* Interfaces -------------------------------------------------------------------------------------------------------- */

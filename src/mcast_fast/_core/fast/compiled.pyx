@@ -1,4 +1,6 @@
 # cython: language_level=3, freethreading_compatible=True
+# cython: binding=False, embedsignature=True, embedsignature.format=clinic
+# Without binding a method checks what it is called for: `Batch.payloads(None)` would read memory of nobody.
 """The compiled core in one extension: five would carry Cython's own code five times, 20 KB of a wheel each.
 
 Its parts are the files named here, and the modules of their names hand out what is theirs."""
@@ -6,6 +8,9 @@ Its parts are the files named here, and the modules of their names hand out what
 include "records.pxi"
 include "membership.pxi"
 include "views.pxi"
+include "packets.pxi"
+include "arrow.pxi"
 include "slots.pxi"
 include "send.pxi"
 include "files.pxi"
+include "seal.pxi"

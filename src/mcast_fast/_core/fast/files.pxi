@@ -4,6 +4,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from mcast_fast._core import blocks
@@ -90,33 +91,53 @@ cdef object known_or_none(uint64_t counter):
     return None if counter == mcast_unknown else counter
 
 
+cdef void lock_codec(PyThread_type_lock lock) noexcept:
+    """Waits without the GIL, which the thread inside may need. Nothing that runs Python is done under the lock."""
+    if not PyThread_acquire_lock(lock, NOWAIT_LOCK):
+        with nogil:
+            PyThread_acquire_lock(lock, WAIT_LOCK)
+
+
+cdef PyThread_type_lock new_codec_lock() except NULL:
+    cdef PyThread_type_lock lock = PyThread_allocate_lock()
+    if lock == NULL:
+        raise MemoryError("no lock for a codec")
+    return lock
+
+
 @cython.final
 cdef class Decoder:
     """A capture file, read piece by piece: pcapng and classic pcap.
 
     `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
     addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
-    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more."""
+    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
+    index is never used again. Threads may share a decoder; what an exception of a signal handler interrupts is as if it
+    had not been begun."""
 
     cdef mcast_decoder decoder
+    cdef PyThread_type_lock lock  # of `decoder` and `position`
     cdef str subject
     cdef dict wanted_names
     cdef readonly dict names
-    cdef readonly uint64_t offset
+    cdef uint64_t position
 
-    def __cinit__(self, str subject, rows, bint multicast_only):
+    def __cinit__(self, str subject not None, rows, bint multicast_only):
         memset(&self.decoder, 0, sizeof(self.decoder))
         self.decoder.pool = shared_pool()
+        self.lock = new_codec_lock()
         self.decoder.multicast_only = multicast_only
         self.subject = subject
         self.names = {}
         self.wanted_names = {"": 0}
-        self.offset = 0
+        self.position = 0
         if rows is not None:
             self._accept(list(rows))
 
     def __dealloc__(self):
         mcast_decoder_free(&self.decoder)
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
 
     cdef int _accept(self, list rows) except -1:
         cdef mcast_entry entry
@@ -150,129 +171,210 @@ cdef class Decoder:
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
         CaptureError when no packet waits and the next block cannot be read, MemoryError."""
         cdef Py_buffer view
-        cdef size_t used = 0, taken
+        cdef size_t used = 0
+        cdef uint64_t told[3]
+        cdef uint64_t position
         cdef int status = MCAST_DECODE_INTERFACE
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             while status == MCAST_DECODE_INTERFACE:
-                with nogil:
-                    status = mcast_decode(&self.decoder, <const unsigned char *>view.buf + used,
-                                          <size_t>view.len - used, limit, &taken)
-                used += taken
-                if status == MCAST_DECODE_INTERFACE:
-                    self._describe()
+                status = self._decode(<const unsigned char *>view.buf, <size_t>view.len, limit, &used)
             left = view.len - <Py_ssize_t>used
         finally:
             PyBuffer_Release(&view)
-        self.offset += used
         if status == MCAST_DECODE_MEMORY:
             raise MemoryError("no memory for a batch")
-        if status == MCAST_DECODE_WRONG:
-            self._refuse(self.decoder.failure, self.decoder.told, self.decoder.other)
+        lock_codec(self.lock)
         if status == MCAST_DECODE_MORE and final and left and self.decoder.records.used == 0:
-            self._refuse(MCAST_WRONG_END, left, self.decoder.needed)
+            status, told[:] = MCAST_DECODE_WRONG, [MCAST_WRONG_END, <uint64_t>left, self.decoder.needed]
+        else:
+            told[:] = [<uint64_t>self.decoder.failure, self.decoder.told, self.decoder.other]
+        position = self.position
+        PyThread_release_lock(self.lock)
+        if status == MCAST_DECODE_WRONG:
+            raise CaptureError(self.subject, position, blocks.failure_text(told[0], told[1], told[2]))
         return used
+
+    cdef int _decode(self, const unsigned char *bytes, size_t size, size_t limit, size_t *used) except -1:
+        """Reads on to the end, or to the next interface that the file describes, which gets its name here."""
+        cdef char text[256]
+        cdef size_t taken = 0, length = 0
+        cdef uint32_t index = 0
+        cdef int status
+        with nogil:
+            PyThread_acquire_lock(self.lock, WAIT_LOCK)
+            status = mcast_decode(&self.decoder, bytes + used[0], size - used[0], limit, &taken)
+            self.position += taken
+            if status == MCAST_DECODE_INTERFACE:
+                index = self.decoder.described
+                length = self.decoder.interfaces[index - 1].text_length
+                memcpy(text, self.decoder.interfaces[index - 1].text, length)
+            PyThread_release_lock(self.lock)
+        used[0] += taken
+        if status == MCAST_DECODE_INTERFACE:
+            name = text[:length].decode("utf-8", "replace")
+            self.names[index] = name
+            number = self.wanted_names.get(name, NO_NAME_OF_THE_FILTER) if name else NO_NAME_OF_THE_FILTER
+            self._number(index - 1, number)
+        return status
+
+    cdef void _number(self, uint32_t at, uint32_t number) noexcept:
+        """Sets the number of an interface in the filter."""
+        lock_codec(self.lock)
+        self.decoder.interfaces[at].name = number
+        PyThread_release_lock(self.lock)
 
     def take(self):
         """The packets that were read since the last call, as a batch; it may be empty."""
+        cdef Batch batch = new_batch(self.names)
+        lock_codec(self.lock)
         mcast_decoder_finish(&self.decoder)
-        return take_over(&self.decoder.records, &self.decoder.data, self.names)
+        fill_batch(batch, &self.decoder.records, &self.decoder.data)
+        PyThread_release_lock(self.lock)
+        return batch
 
     @property
     def count(self):
         """How many packets wait for `take`."""
-        return self.decoder.records.used // sizeof(mcast_record)
+        lock_codec(self.lock)
+        cdef size_t used = self.decoder.records.used
+        PyThread_release_lock(self.lock)
+        return used // sizeof(mcast_record)
 
-    cdef int _refuse(self, int failure, uint64_t told, uint64_t other) except -1:
-        raise CaptureError(self.subject, self.offset, blocks.failure_text(failure, told, other))
-
-    cdef int _describe(self) except -1:
-        """Gives the interface that the file has just described its name, and its number in the filter."""
-        cdef mcast_interface *interface = &self.decoder.interfaces[self.decoder.described - 1]
-        name = interface.text[:interface.text_length].decode("utf-8", "replace")
-        self.names[self.decoder.described] = name
-        interface.name = self.wanted_names.get(name, NO_NAME_OF_THE_FILTER) if name else NO_NAME_OF_THE_FILTER
-        return 0
+    @property
+    def offset(self):
+        """How many bytes of the file are decoded."""
+        lock_codec(self.lock)
+        cdef uint64_t position = self.position
+        PyThread_release_lock(self.lock)
+        return position
 
     @property
     def needed(self):
         """How many bytes the next block has, as far as that is known; 0 when it is not for want of bytes that it was
         not read."""
-        return self.decoder.needed
+        lock_codec(self.lock)
+        cdef uint64_t needed = self.decoder.needed
+        PyThread_release_lock(self.lock)
+        return needed
 
     @property
     def form(self):
         """'pcapng' or 'pcap'; '' before the first bytes."""
-        if not self.decoder.known:
+        lock_codec(self.lock)
+        cdef bint known = self.decoder.known, classic = self.decoder.pcap != NULL
+        PyThread_release_lock(self.lock)
+        if not known:
             return ""
-        return "pcapng" if self.decoder.pcap == NULL else "pcap"
+        return "pcap" if classic else "pcapng"
 
     @property
     def interfaces(self):
         """Every interface that the file has described so far; the first one has index 1."""
+        cdef mcast_interface *copies
         cdef const mcast_interface *one
-        cdef uint32_t i
+        cdef uint32_t count = 0, i
+        with nogil:
+            PyThread_acquire_lock(self.lock, WAIT_LOCK)
+            copies = <mcast_interface *>malloc((self.decoder.described + 1) * sizeof(mcast_interface))
+            if copies != NULL:
+                count = self.decoder.described
+                memcpy(copies, self.decoder.interfaces, count * sizeof(mcast_interface))
+            PyThread_release_lock(self.lock)
+        if copies == NULL:
+            raise MemoryError("no memory for the interfaces of a file")
         found = []
-        for i in range(self.decoder.described):
-            one = &self.decoder.interfaces[i]
-            found.append(blocks.CapturedOn(
-                self.names[i + 1], one.link_type, known_or_none(one.received), known_or_none(one.dropped),
-                known_or_none(one.dropped_system), known_or_none(one.delivered)))
+        try:
+            for i in range(count):
+                one = &copies[i]
+                found.append(blocks.CapturedOn(
+                    one.text[:one.text_length].decode("utf-8", "replace"), one.link_type, known_or_none(one.received),
+                    known_or_none(one.dropped), known_or_none(one.dropped_system), known_or_none(one.delivered)))
+        finally:
+            free(copies)
         return tuple(found)
 
     def counters(self):
         """Totals since the first byte, by the names of `blocks.COUNTERS`."""
-        return self.decoder.counters
+        lock_codec(self.lock)
+        cdef mcast_decode_counters counters = self.decoder.counters
+        PyThread_release_lock(self.lock)
+        return counters
 
 
 @cython.final
 cdef class Encoder:
-    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns)."""
+    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns). Threads may share an encoder."""
 
     cdef mcast_encoder encoder
+    cdef PyThread_type_lock lock
     cdef uint32_t indexes[MOST_WRITTEN]
     cdef bytearray memory
 
-    def __cinit__(self, str form):
+    def __cinit__(self, str form not None):
         if form not in ("pcapng", "pcap"):
             raise ValueError(f"form {form!r} is neither 'pcapng' nor 'pcap'")
         memset(&self.encoder, 0, sizeof(self.encoder))
+        self.lock = new_codec_lock()
         self.encoder.pcap = form == "pcap"
         self.encoder.indexes = self.indexes
         self.memory = bytearray()
 
+    def __dealloc__(self):
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
+
+    @property
+    def interfaces(self):
+        """How many were added."""
+        lock_codec(self.lock)
+        cdef size_t count = self.encoder.interfaces
+        PyThread_release_lock(self.lock)
+        return count
+
     def add(self, uint32_t index):
         """Packets of this interface index belong to the interface that the file describes next."""
-        if self.encoder.interfaces == MOST_WRITTEN:
-            raise ArgumentError(f"a file can be written of {MOST_WRITTEN} interfaces at most")
-        self.indexes[self.encoder.interfaces] = index
-        self.encoder.interfaces += 1
+        lock_codec(self.lock)
+        cdef size_t at = self.encoder.interfaces
+        if at < MOST_WRITTEN:
+            self.indexes[at] = index
+            self.encoder.interfaces = at + 1
+        PyThread_release_lock(self.lock)
+        if at == MOST_WRITTEN:
+            raise ArgumentError(blocks.TOO_MANY_WRITTEN)
 
     def encode(self, Batch batch not None, Py_ssize_t start):
         """(packets from `start` on as bytes, where it stopped): the batch's end, or before an interface to `add`.
 
         The bytes are good until the next call. ArgumentError when the packet at `start` cannot be written; what stands
         before one that cannot is returned first."""
-        cdef const unsigned char *data
-        cdef const mcast_record *records = batch.first
-        cdef int pinned
-        cdef size_t count = <size_t>(batch.count - start), used = 0, written, room
+        cdef size_t room, written, used = 0
+        cdef int unfit = 0
         if not 0 <= start <= batch.count:
             raise IndexError(f"packet {start} of a batch of {batch.count}")
         with nogil:
-            room = mcast_encoded_size(records + start, count)
-        if <size_t>len(self.memory) < room:
-            PyByteArray_Resize(self.memory, <Py_ssize_t>room)
-        cdef unsigned char *to = <unsigned char *>PyByteArray_AS_STRING(self.memory)
-        with nogil:
-            data = arena_in_place(batch, &pinned)
-            written = mcast_encode(&self.encoder, records + start, count, data, to, &used)
-            arena_left(batch, pinned)
-        if written == 0 and self.encoder.unfit:
-            self._refuse(batch, start)
+            room = mcast_encoded_size(batch.first + start, <size_t>(batch.count - start))
+        lock_codec(self.lock)
+        try:
+            if <size_t>len(self.memory) < room:
+                PyByteArray_Resize(self.memory, <Py_ssize_t>room)
+            written = self._encode(batch, start, <unsigned char *>PyByteArray_AS_STRING(self.memory), &used)
+            unfit = self.encoder.unfit
+        finally:
+            PyThread_release_lock(self.lock)
+        if written == 0 and unfit:
+            length = max(batch.first[start].length, batch.first[start].wire_length)
+            reason = blocks.UNFIT[unfit - 1].format(length=length)
+            raise ArgumentError(f"packet {start} of the batch cannot be written: {reason}")
         return memoryview(self.memory)[:used], start + <Py_ssize_t>written
 
-    cdef int _refuse(self, Batch batch, Py_ssize_t at) except -1:
-        cdef size_t length = max(batch.first[at].length, batch.first[at].wire_length)
-        reason = blocks.UNFIT[self.encoder.unfit - 1].format(length=length)
-        raise ArgumentError(f"packet {at} of the batch cannot be written: {reason}")
+    cdef size_t _encode(self, Batch batch, Py_ssize_t start, unsigned char *to, size_t *used) noexcept:
+        cdef const unsigned char *data
+        cdef size_t written
+        cdef int pinned
+        with nogil:
+            data = arena_in_place(batch, &pinned)
+            written = mcast_encode(
+                &self.encoder, batch.first + start, <size_t>(batch.count - start), data, to, used)
+            arena_left(batch, pinned)
+        return written

@@ -48,6 +48,36 @@ cdef extern from "record.h":
     int MCAST_COALESCED
     int MCAST_HARDWARE
 
+cdef extern from "ahead.h":
+    void mcast_look_ahead(const unsigned char *arena, const mcast_record *records, size_t at, size_t count) nogil
+
+cdef extern from "arrow.h":
+    ctypedef struct mcast_shared:
+        pass
+    ctypedef struct mcast_arrow:
+        pass
+    struct ArrowSchema:
+        void (*release)(ArrowSchema *) noexcept nogil
+    struct ArrowArray:
+        void (*release)(ArrowArray *) noexcept nogil
+    struct ArrowArrayStream:
+        int (*get_schema)(ArrowArrayStream *, ArrowSchema *) noexcept nogil
+        int (*get_next)(ArrowArrayStream *, ArrowArray *) noexcept nogil
+        const char *(*get_last_error)(ArrowArrayStream *) noexcept nogil
+        void (*release)(ArrowArrayStream *) noexcept nogil
+        void *private_data
+    mcast_shared *mcast_shared_new(unsigned char *bytes, size_t capacity,
+                                   void (*give)(void *, size_t) noexcept nogil) nogil
+    void mcast_shared_release(mcast_shared *shared) nogil
+    mcast_arrow *mcast_arrow_new(const mcast_record *records, size_t count, const unsigned char *arena,
+                                 mcast_shared *shared) nogil
+    size_t mcast_arrow_interfaces(const mcast_arrow *arrow) nogil
+    uint32_t mcast_arrow_interface(const mcast_arrow *arrow, size_t at) nogil
+    int mcast_arrow_add_name(mcast_arrow *arrow, const char *name, size_t size) nogil
+    void mcast_arrow_export(mcast_arrow *arrow, ArrowArray *array) nogil
+    void mcast_arrow_free(mcast_arrow *arrow) nogil
+    int mcast_arrow_schema(ArrowSchema *schema) nogil
+
 cdef extern from "filter.h":
     ctypedef struct mcast_entry:
         uint8_t group[16]
@@ -65,6 +95,8 @@ cdef extern from "filter.h":
 cdef extern from "pythread.h":
     ctypedef void *PyThread_type_lock
     int WAIT_LOCK
+    int NOWAIT_LOCK
     PyThread_type_lock PyThread_allocate_lock()
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait) nogil
     void PyThread_release_lock(PyThread_type_lock lock) nogil
+    void PyThread_free_lock(PyThread_type_lock lock)

@@ -532,7 +532,8 @@ cdef class Slots:
         mcast_batch_finish(&self.receiver, batch)
         whole.reference = batch.reference
         batch.reference = NULL
-        take_over_into(whole, &batch.records, &batch.data, self.names)
+        whole.names = self.names
+        fill_batch(whole, &batch.records, &batch.data)
         batch.buffers = 0
         return whole
 

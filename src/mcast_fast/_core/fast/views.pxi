@@ -14,7 +14,9 @@ from libc.string cimport memcpy
 from contextlib import suppress
 from operator import index as as_index
 
-from mcast_fast._core import layout
+from pickle import PickleBuffer
+
+from mcast_fast._core import layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 
 cdef extern from *:
@@ -76,6 +78,8 @@ if C_LAYOUT != layout.offsets() or sizeof(mcast_record) != layout.RECORD_SIZE:
 if C_FLAGS != {flag.name: flag.value for flag in layout.Flag}:
     raise ImportError("the compiled flags are not those of layout.py: rebuild the extension")
 
+VIEWS_FEATURES = {name: layout.Feature(True, "") for name in ("arrow", "packet_buffer")}
+
 if mcast_pool_prepare() != 0:
     raise MemoryError("no memory to prepare the pool of arenas for a fork")
 
@@ -84,21 +88,27 @@ cdef mcast_pool *shared_pool() noexcept nogil:
     return &mcast_shared_pool
 
 
-cdef void take_over_into(Batch batch, mcast_memory *records, mcast_memory *data, dict names) noexcept:
-    """A new batch owns this memory from now on."""
+cdef Batch new_batch(dict names):
+    """A batch of nothing, to be filled."""
+    cdef Batch batch = Batch.__new__(Batch)
+    batch.names = names
+    return batch
+
+
+cdef void fill_batch(Batch batch, mcast_memory *records, mcast_memory *data) noexcept nogil:
+    """Has a new batch own this memory from now on."""
     batch.records_memory = records[0]
     batch.data_memory = data[0]
     records.bytes = data.bytes = NULL
     records.used = records.capacity = data.used = data.capacity = 0
     batch.first = <mcast_record *>batch.records_memory.bytes
     batch.count = <Py_ssize_t>(batch.records_memory.used // sizeof(mcast_record))
-    batch.names = names
 
 
 cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names):
     """A batch that owns this memory from now on."""
-    cdef Batch batch = Batch.__new__(Batch)
-    take_over_into(batch, records, data, names)
+    cdef Batch batch = new_batch(names)
+    fill_batch(batch, records, data)
     return batch
 
 
@@ -133,7 +143,8 @@ cdef class Batch:
     """Packets received together: immutable, and alive as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together.
+    Batches are equal when their packets are. They can be pickled, with their own packets only."""
 
     cdef mcast_array_interface array
     cdef Py_ssize_t stride
@@ -143,13 +154,13 @@ cdef class Batch:
     cdef mcast_record *first
     cdef Py_ssize_t count
     cdef Batch owner
+    cdef mcast_shared *shared  # NULL, or who frees data_memory: Arrow arrays may need it longer than this batch
     cdef readonly dict names
 
     def __cinit__(self):
         self.count = 0
 
-    def __init__(self):
-        raise TypeError("batches come from a receiver or a file, or from Batch.from_bytes")
+    _made_by = layout.NO_BATCH
 
     @staticmethod
     def from_bytes(records, data, dict names):
@@ -199,7 +210,10 @@ cdef class Batch:
     def __dealloc__(self):
         if self.owner is None:
             mcast_pool_give(&mcast_shared_pool, self.records_memory.bytes, self.records_memory.capacity)
-            mcast_pool_give(&mcast_shared_pool, self.data_memory.bytes, self.data_memory.capacity)
+            if self.shared != NULL:
+                mcast_shared_release(self.shared)
+            else:
+                mcast_pool_give(&mcast_shared_pool, self.data_memory.bytes, self.data_memory.capacity)
             if self.reference != NULL:
                 mcast_reference_end(self.reference)
 
@@ -208,8 +222,11 @@ cdef class Batch:
 
     def __iter__(self):
         cdef Packets packets = Packets.__new__(Packets)
+        cdef int pinned
         packets.batch = self
         packets.position = 0
+        packets.arena = arena_in_place(self, &pinned)
+        arena_left(self, pinned)
         return packets
 
     def __getitem__(self, index):
@@ -237,6 +254,7 @@ cdef class Batch:
         cdef const char *data = <const char *>arena_in_place(self, &pinned)
         try:
             for i in range(self.count):
+                mcast_look_ahead(<const unsigned char *>data, self.first, <size_t>i, <size_t>self.count)
                 payload = PyBytes_FromStringAndSize(data + self.first[i].offset, self.first[i].length)
                 Py_INCREF(payload)
                 PyList_SET_ITEM(found, i, payload)
@@ -282,10 +300,37 @@ cdef class Batch:
         return capsule
 
     def __arrow_c_array__(self, requested_schema=None):
-        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
-        from mcast_fast._core.arrow import export
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take.
 
-        return export(self)
+        A struct with a column for each field of the record, and the payloads as binary, without a copy where they
+        follow one another without gaps. The arrays outlive the batch, and the interpreter."""
+        return export_arrow(self)
+
+    def __copy__(self):
+        return self  # nobody can change it
+
+    def __deepcopy__(self, memo):
+        return Batch.concatenate([self])
+
+    def __reduce_ex__(self, int protocol):
+        """Its packets, and no more of the memory than they need; without copies where protocol 5 can do without."""
+        cdef Batch whole = self
+        if self.reference != NULL or self.data_memory.used > payload_bytes(self):
+            whole = Batch.concatenate([self])
+        if protocol >= 5:
+            parts = PickleBuffer(records_of(whole)), PickleBuffer(arena_of(whole))
+        else:
+            parts = bytes(records_of(whole)), bytes(arena_of(whole))
+        return restore.batch, (*parts, self.names)
+
+    def __eq__(self, other):
+        if not isinstance(other, Batch):
+            return restore.same(self, other)
+        return self is other or same_batch(self, <Batch>other)
+
+    def __hash__(self):
+        ends = (self[0], self[self.count - 1]) if self.count else ()
+        return hash((self.count, ends))
 
     def __repr__(self):
         return f"<Batch of {self.count} packets>"
@@ -483,144 +528,3 @@ cdef Arena arena_of(Batch batch):
     cdef Arena arena = Arena.__new__(Arena)
     arena.batch = batch
     return arena
-
-
-@cython.final
-@cython.no_gc
-cdef class Packets:
-    """Iterates over the packets of a batch."""
-
-    cdef Batch batch
-    cdef Py_ssize_t position
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        cdef Py_ssize_t at = mcast_place_read(&self.position)  # threads that share an iterator may see a packet twice
-        if at >= self.batch.count:
-            raise StopIteration
-        mcast_place_move(&self.position, at + 1)
-        return make_packet(self.batch, at)
-
-    def __length_hint__(self):
-        return self.batch.count - mcast_place_read(&self.position)
-
-
-cdef Packet make_packet(Batch batch, Py_ssize_t index):
-    cdef Packet packet = Packet.__new__(Packet)
-    packet.batch = batch
-    packet.record = batch.first + index
-    return packet
-
-
-@cython.final
-@cython.no_gc
-@cython.freelist(256)
-cdef class Packet:
-    """One received packet; each property is built when it is read."""
-
-    cdef Batch batch
-    cdef const mcast_record *record
-
-    def __init__(self):
-        raise TypeError("packets come from a batch")
-
-    @property
-    def data(self):
-        """The payload, bytes."""
-        cdef bytes payload
-        if self.batch.reference == NULL:
-            return PyBytes_FromStringAndSize(
-                <const char *>self.batch.data_memory.bytes + self.record.offset, self.record.length
-            )
-        payload = PyBytes_FromStringAndSize(NULL, self.record.length)
-        mcast_reference_read(self.batch.reference, self.record.offset, <char *>payload, self.record.length)
-        return payload
-
-    @property
-    def view(self):
-        """The payload as a read-only memoryview, without a copy (of a ring's batch: as `Batch.data`)."""
-        return memoryview(arena_of(self.batch))[self.record.offset:self.record.offset + self.record.length]
-
-    @property
-    def timestamp(self):
-        """Arrival, ns since the Unix epoch; 0 when no time was asked for."""
-        return self.record.timestamp
-
-    @property
-    def source(self):
-        """Address of the sender; IPv6 link-local keeps its zone: 'fe80::1%eth0'."""
-        return address_text(self._packed_source(), self.record.interface_index, self.batch.names)
-
-    @property
-    def source_port(self):
-        """UDP port of the sender."""
-        return self.record.source_port
-
-    @property
-    def source_address(self):
-        """The sender as `socket.sendto` takes it."""
-        return endpoint(self._packed_source(), self.record.source_port, self.record.interface_index)
-
-    @property
-    def group(self):
-        """The true destination address."""
-        return address_text(PyBytes_FromStringAndSize(<const char *>self.record.group, 16), 0, self.batch.names)
-
-    @property
-    def port(self):
-        """UDP port it was sent to."""
-        return self.record.port
-
-    @property
-    def interface(self):
-        """Name of the interface it arrived on; '' when unknown."""
-        return interface_text(self.record.interface_index, self.batch.names)
-
-    @property
-    def interface_index(self):
-        """Index of the interface it arrived on; 0 when unknown."""
-        return self.record.interface_index
-
-    @property
-    def dropped(self):
-        """Buffers the kernel dropped just before this packet."""
-        return self.record.dropped
-
-    @property
-    def truncated(self):
-        """Whether the payload was longer than `max_packet_size`."""
-        return bool(self.record.flags & MCAST_TRUNCATED)
-
-    @property
-    def wire_length(self):
-        """Bytes of payload before truncation; 0 when unknown."""
-        return self.record.wire_length
-
-    @property
-    def flags(self):
-        """Bits of `mcast_fast.Flag`."""
-        return layout.Flag(self.record.flags)
-
-    @property
-    def ttl(self):
-        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True, or with a ring."""
-        return self.record.ttl if self.record.flags & MCAST_TTL else None
-
-    @property
-    def tos(self):
-        """TOS or traffic class; None unless the receiver was opened with recv_tos=True, or with a ring."""
-        return self.record.tos if self.record.flags & MCAST_TOS else None
-
-    def __len__(self):
-        return self.record.length
-
-    def __bytes__(self):
-        return self.data
-
-    def __repr__(self):
-        return layout.packet_text(self)
-
-    cdef bytes _packed_source(self):
-        return PyBytes_FromStringAndSize(<const char *>self.record.source, 16)

@@ -3,6 +3,7 @@
 import dataclasses
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _NATIVE = "<" if sys.byteorder == "little" else ">"
 _OTHER = ">" if _NATIVE == "<" else "<"
 _TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
 _LARGEST_COUNT = 2**32 - 1  # of dropped packets, in a record
+_LARGEST_TOTAL = 2**64 - 1
 _MOST_SECONDS = 2**62
 _FIRST_SECOND, _LAST_TIME = -9_223_372_036, 2**63 - 1  # whole seconds and ns that 64 bits of ns hold
 _SECOND = 1_000_000_000
@@ -82,9 +84,12 @@ class Decoder:
 
     `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
     addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
-    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more."""
+    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
+    index is never used again. Threads may share a decoder; what an exception of a signal handler interrupts is as if it
+    had not been begun."""
 
     def __init__(self, subject: str, rows: Iterable[Row] | None, multicast_only: bool) -> None:
+        self._lock = threading.RLock()  # a signal handler may come in between
         self.names: dict[int, str] = {}
         self.offset = 0
         self.needed = 0
@@ -98,6 +103,7 @@ class Decoder:
         self._interfaces: list[_Interface] = []
         self._section = 0  # the first interface of this section
         self._counters = dict.fromkeys(blocks.COUNTERS, 0)
+        self._undo: tuple[_Interface, int] | None = None  # what the block in progress changed
         self._records = bytearray()
         self._data = bytearray()
         self._readers: dict[int, Callable[[bytes], None]] = {
@@ -127,15 +133,45 @@ class Decoder:
         `data` begins where the last call had ended; `final`: nothing follows it. What is left of it and has fewer bytes
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
         CaptureError when no packet waits and the next block cannot be read, MemoryError."""
+        with self._lock:
+            return self._decode(data, limit, final)
+
+    def _state(self) -> tuple[Any, ...]:
+        """All that a block changes, but for the drops of an interface (`_undo`)."""
+        self._undo = None
+        parts = self.needed, self.form, self._order, self._pcap, self._swap, self._section
+        return parts, len(self._interfaces), dict(self._counters), len(self._records), len(self._data)
+
+    def _restore(self, before: tuple[Any, ...]) -> None:
+        """As it was: what interrupted a block may be a signal handler, and the block is read again."""
+        parts, described, counters, records, data = before
+        self.needed, self.form, self._order, self._pcap, self._swap, self._section = parts
+        for index in range(described, len(self._interfaces)):
+            self.names.pop(index + 1, None)
+        del self._interfaces[described:]
+        del self._records[records:], self._data[data:]
+        self._counters = counters
+        if self._undo is not None:
+            interface, owed = self._undo
+            interface.owed = owed
+
+    def _decode(self, data: bytes | bytearray | memoryview, limit: int, final: bool) -> int:
         view = memoryview(data)
         if (view.format, view.strides) != ("B", (1,)):  # struct copies all of a view that was cast, on PyPy
             view = view.cast("B")
         used, taken = 0, 1
         try:
             while taken and self.count < limit and len(self._data) <= ARENA_LIMIT - MAX_PACKET_SIZE:
-                taken = self._step(view[used:])
-                used += taken
-                self.offset += taken
+                before = self._state()
+                try:
+                    taken = self._step(view[used:])
+                    used += taken
+                    self.offset += taken
+                except _BlockError:
+                    raise
+                except BaseException:
+                    self._restore(before)
+                    raise
             if taken:
                 self.needed = 0
             elif final and used < len(view) and not self.count:
@@ -148,10 +184,21 @@ class Decoder:
 
     def take(self) -> Batch:
         """The packets that were read since the last call, as a batch; it may be empty."""
-        self._counters["batches"] += bool(self._records)
-        batch = take_over(self._records, self._data, self.names)
-        self._records, self._data = bytearray(), bytearray()
-        return batch
+        taken = None
+        try:
+            with self._lock:
+                batch = take_over(self._records, self._data, self.names)
+                records, data = bytearray(), bytearray()
+                # Nothing is called from here on, so that no signal handler comes in between.
+                self._counters["batches"] += self._records != b""
+                self._records, self._data = records, data
+                taken = batch
+            return batch
+        except BaseException:  # of a signal handler, as the lock was released
+            if taken is not None:
+                self._records, self._data = taken._records, taken._arena
+                self._counters["batches"] -= self._records != b""
+            raise
 
     @property
     def count(self) -> int:
@@ -335,9 +382,10 @@ class Decoder:
         """Counts a packet, and delivers it when it was asked for."""
         interface = self._interfaces[captured.interface]
         kind, framed = read_frame(captured.frame, captured.wire, interface.link_type)
+        self._undo = interface, interface.owed
         interface.owed = min(interface.owed + captured.dropped, _LARGEST_COUNT)
         self._counters["frames"] += 1
-        self._counters["dropped"] += captured.dropped
+        self._counters["dropped"] = min(self._counters["dropped"] + captured.dropped, _LARGEST_TOTAL)
         self._counters["skipped"] += kind is Kind.OTHER
         self._counters["broken"] += kind is Kind.BROKEN
         if kind not in (Kind.UDP, Kind.FRAGMENT):
@@ -387,11 +435,13 @@ class Decoder:
     @property
     def interfaces(self) -> tuple[blocks.CapturedOn, ...]:
         """Every interface that the file has described so far; the first one has index 1."""
-        return tuple(interface.told() for interface in self._interfaces)
+        with self._lock:
+            return tuple(interface.told() for interface in self._interfaces)
 
     def counters(self) -> dict[str, int]:
         """Totals since the first byte, by the names of `blocks.COUNTERS`."""
-        return dict(self._counters)
+        with self._lock:
+            return dict(self._counters)
 
 
 # ---- writing ----
@@ -453,7 +503,7 @@ def _frame(row: tuple[Any, ...], payload: bytes, wire: int) -> tuple[bytes, int]
 
 
 class Encoder:
-    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns)."""
+    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns). Threads may share an encoder."""
 
     def __init__(self, form: str) -> None:
         if form not in ("pcapng", "pcap"):
@@ -461,10 +511,15 @@ class Encoder:
         self._pcap = form == "pcap"
         self._interfaces: dict[int, int] = {}
 
+    @property
+    def interfaces(self) -> int:
+        """How many were added."""
+        return len(self._interfaces)
+
     def add(self, index: int) -> None:
         """Packets of this interface index belong to the interface that the file describes next."""
         if len(self._interfaces) == blocks.MOST_WRITTEN:
-            raise ArgumentError(f"a file can be written of {blocks.MOST_WRITTEN} interfaces at most")
+            raise ArgumentError(blocks.TOO_MANY_WRITTEN)
         self._interfaces[index] = len(self._interfaces)
 
     def encode(self, batch: Batch, start: int) -> tuple[memoryview, int]:

@@ -1,20 +1,31 @@
 """Records and arena of a batch on the standard library: the twin of fast/views.pxi."""
 
 import ctypes
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import repeat
+from operator import eq
 from operator import index as as_index
+from pickle import PickleBuffer
 from typing import Any, overload
 
-from mcast_fast._core import layout
+from mcast_fast._core import arrow, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
-from mcast_fast._core.layout import Flag
+from mcast_fast._core.layout import Feature, Flag
 
 _TYPES = {"q": ctypes.c_int64, "I": ctypes.c_uint32, "H": ctypes.c_uint16, "B": ctypes.c_uint8}
 _POSITIONS = {field.name: i for i, field in enumerate(layout.FIELDS)}
 
+
+FEATURES = {
+    "arrow": arrow.feature(),
+    "packet_buffer": Feature(True, "")
+    if sys.version_info >= (3, 12)
+    else Feature(False, "the pure backend needs Python 3.12 for it (PEP 688); use bytes(packet) or packet.view"),
+}
+WRITABLE = 1  # PyBUF_WRITABLE
 
 _numpy_dtype = cache(layout.numpy_dtype)
 
@@ -29,7 +40,8 @@ class Batch:
     """Packets received together: immutable, and alive as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together.
+    Batches are equal when their packets are. They can be pickled, with their own packets only."""
 
     __slots__ = ("_arena", "_count", "_first", "_records", "names")
 
@@ -39,8 +51,8 @@ class Batch:
     _count: int
     names: dict[int, str]
 
-    def __init__(self) -> None:
-        raise TypeError("batches come from a receiver or a file, or from Batch.from_bytes")
+    def __new__(cls) -> "Batch":
+        raise TypeError(layout.NO_BATCH)
 
     @staticmethod
     def from_bytes(records: Any, data: Any, names: dict[int, str]) -> "Batch":
@@ -140,10 +152,35 @@ class Batch:
         return array.copy() if copy else array
 
     def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
-        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take."""
-        from mcast_fast._core.arrow import export
+        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take.
 
-        return export(self)
+        A struct with a column for each field of the record, and the payloads as binary, without a copy where they
+        follow one another without gaps. The arrays outlive the batch, and the interpreter. FeatureError without
+        pyarrow."""
+        return arrow.export(self)
+
+    def __copy__(self) -> "Batch":
+        return self  # nobody can change it
+
+    def __deepcopy__(self, memo: Any) -> "Batch":
+        return Batch.concatenate([self])
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Its packets, and no more of the memory than they need; without copies where protocol 5 can do without."""
+        whole = Batch.concatenate([self]) if len(self._arena) > self.payload_bytes else self
+        parts = whole.records, whole.data
+        kind: Any = PickleBuffer if protocol >= 5 else bytes
+        return restore.batch, (*map(kind, parts), self.names)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Batch):
+            found: bool = restore.same(self, other)
+            return found
+        return self is other or (len(self) == len(other) and all(map(eq, self, other)))
+
+    def __hash__(self) -> int:
+        ends = (self[0], self[self._count - 1]) if self._count else ()
+        return hash((self._count, ends))
 
     def __repr__(self) -> str:
         return f"<Batch of {self._count} packets>"
@@ -167,9 +204,15 @@ class Loan:
             self._memory.release()
 
 
+def arrow_stream(batches: Iterable[Batch], requested_schema: Any = None) -> Any:
+    """Batches of an iterator as the capsule of `__arrow_c_stream__`; all have one schema, so that none is requested.
+    FeatureError without what the feature "arrow" needs."""
+    return arrow.stream(iter(batches), Batch.from_bytes(b"", b"", {}))
+
+
 def make_part(whole: Batch, start: int, stop: int) -> Batch:
     """The packets from start to stop, in the same memory; 0 <= start <= stop <= count."""
-    part = Batch.__new__(Batch)
+    part: Batch = object.__new__(Batch)
     part._records = whole._records
     part._arena = whole._arena
     part._first = whole._first + start
@@ -180,7 +223,7 @@ def make_part(whole: Batch, start: int, stop: int) -> Batch:
 
 def take_over(records: bytearray, data: bytearray, names: dict[int, str]) -> Batch:
     """A batch that owns this memory from now on."""
-    batch = Batch.__new__(Batch)
+    batch: Batch = object.__new__(Batch)
     batch._records = records
     batch._arena = data
     batch._first = 0
@@ -190,15 +233,19 @@ def take_over(records: bytearray, data: bytearray, names: dict[int, str]) -> Bat
 
 
 class Packet:
-    """One received packet; each property is built when it is read."""
+    """One received packet; each property is built when it is read.
+
+    It is its payload to whoever asks for a buffer: `struct.unpack_from(format, packet)`, `memoryview(packet)`,
+    `bytes(packet)`. Packets are equal when their payloads and all that is known of them are. A packet keeps the memory
+    of its whole batch; `copy()` does not."""
 
     __slots__ = ("_batch", "_row")
 
     _batch: Batch
     _row: tuple[Any, ...]
 
-    def __init__(self) -> None:
-        raise TypeError("packets come from a batch")
+    def __new__(cls) -> "Packet":
+        raise TypeError(layout.NO_PACKET)
 
     @property
     def data(self) -> bytes:
@@ -288,8 +335,44 @@ class Packet:
     def __bytes__(self) -> bytes:
         return self.data
 
+    def __buffer__(self, flags: int) -> memoryview:  # PEP 688
+        if flags & WRITABLE:
+            raise BufferError("Object is not writable.")
+        return self.view
+
+    def copy(self) -> "Packet":
+        """The same packet with memory of its own: the batch it came in can be freed."""
+        return make_packet(take_over(bytearray(self._plain_record()), bytearray(self.data), self._names()), 0)
+
+    def __copy__(self) -> "Packet":
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Packet":
+        return self.copy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restore.packet, (self._plain_record(), self.data, self._names())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Packet):
+            found: bool = restore.same(self, other)
+            return found
+        return row_at(self, 0) == row_at(other, 0) and self._names() == other._names() and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash((self._plain_record(), self.data, self._batch.names.get(self.interface_index)))
+
     def __repr__(self) -> str:
         return layout.packet_text(self)
+
+    def _plain_record(self) -> bytes:
+        """The record without its place in the arena."""
+        return layout.RECORD.pack(*row_at(self, 0))
+
+    def _names(self) -> dict[int, str]:
+        """The name of the packet's own interface."""
+        name = self._batch.names.get(self.interface_index)
+        return {} if name is None else {self.interface_index: name}
 
     def _field(self, name: str) -> int:
         value: int = self._row[_POSITIONS[name]]
@@ -297,7 +380,7 @@ class Packet:
 
 
 def make_packet(batch: Batch, index: int) -> Packet:
-    packet = Packet.__new__(Packet)
+    packet: Packet = object.__new__(Packet)
     packet._batch = batch
     packet._row = layout.RECORD.unpack_from(batch._records, (batch._first + index) * layout.RECORD_SIZE)
     return packet

@@ -1,0 +1,30 @@
+/* Payloads that are read soon, fetched into the cache meanwhile: a ring's memory was written by another processor, and a miss costs
+ * more than all the rest of a packet. */
+#ifndef MCAST_AHEAD_H
+#define MCAST_AHEAD_H
+
+#include "record.h"
+#include <stddef.h>
+
+#if defined(__GNUC__)
+#define MCAST_PREFETCH(address) __builtin_prefetch(address)
+#else
+#define MCAST_PREFETCH(address) ((void)(address))
+#endif
+
+enum { MCAST_AHEAD = 3, MCAST_AHEAD_LINES = 8, MCAST_CACHE_LINE = 64 };
+
+/* What comes MCAST_AHEAD packets after `at`. The address may be one where nothing is any more: a prefetch never faults. */
+static inline void
+mcast_look_ahead(const unsigned char *arena, const mcast_record *records, size_t at, size_t count)
+{
+    if (at + MCAST_AHEAD >= count)
+        return;
+    const mcast_record *record = &records[at + MCAST_AHEAD];
+    size_t size =
+        record->length < MCAST_AHEAD_LINES * MCAST_CACHE_LINE ? record->length : MCAST_AHEAD_LINES * MCAST_CACHE_LINE;
+    for (size_t i = 0; i < size; i += MCAST_CACHE_LINE)
+        MCAST_PREFETCH(arena + record->offset + i);
+}
+
+#endif

@@ -1,0 +1,35 @@
+"""Nobody makes an object from Python that only C can fill in: `Packet.__new__(Packet)` would have no record to read."""
+
+cdef extern from *:
+    """
+    static PyObject *mcast_refuse(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+    {
+        PyObject *texts = PyDict_GetItemString(type->tp_dict, "_made_by"); /* borrowed */
+        (void)args;
+        (void)kwargs;
+        if (texts)
+            PyErr_SetObject(PyExc_TypeError, texts);
+        else
+            PyErr_Format(PyExc_TypeError, "%s is not made by calling it", type->tp_name);
+        return NULL;
+    }
+
+    static void mcast_seal(PyTypeObject *type)
+    {
+        type->tp_new = mcast_refuse;  /* Cython calls the one that it made directly */
+        type->tp_vectorcall = NULL;
+        PyType_Modified(type);
+    }
+    """
+    void mcast_seal(type one)
+
+OPEN = ("Slots", "Transmitter", "Decoder", "Encoder")  # they are made by calling them, with arguments that they check
+
+
+def _seal():
+    for name, one in list(globals().items()):
+        if isinstance(one, type) and one.__module__ == __name__ and name not in OPEN:
+            mcast_seal(one)
+
+
+_seal()

@@ -1,0 +1,30 @@
+"""Batches and packets from what was pickled, by whichever backend is in use; and whether they are equal to those of the
+other one.
+
+Rules of this module: pickles name its functions, which keep their names and arguments.
+"""
+
+from operator import eq
+from typing import Any
+
+from mcast_fast import _core
+
+
+def batch(records: Any, data: Any, names: dict[int, str]) -> Any:
+    """What `Batch.__reduce_ex__` took apart."""
+    return _core.views.Batch.from_bytes(records, data, names)
+
+
+def packet(record: Any, data: Any, names: dict[int, str]) -> Any:
+    """What `Packet.__reduce__` took apart."""
+    return batch(record, data, names)[0]
+
+
+def same(left: Any, right: Any) -> Any:
+    """Whether two batches or packets are equal, of which `right` may be anything."""
+    kind, other = type(left), type(right)
+    if kind.__name__ != other.__name__ or not other.__module__.startswith("mcast_fast._core."):
+        return NotImplemented
+    if kind.__name__ == "Batch":
+        return len(left) == len(right) and all(map(eq, left, right))
+    return left.__reduce__()[1] == right.__reduce__()[1]

@@ -1,0 +1,375 @@
+"""Capture files as batches: a Reader that stands where a Receiver would.
+
+It reads pcapng (draft-ietf-opsawg-pcapng) and classic pcap; the blocks are the business of the core's decoder.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any
+
+from mcast_fast import _core, _process
+from mcast_fast._core import blocks
+from mcast_fast._core.layout import ARENA_LIMIT
+from mcast_fast._lifecycle import Guarded
+from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
+from mcast_fast.groups import Group
+from mcast_fast.membership import ALL_INTERFACES, SourceFilter, sources_of
+from mcast_fast.stats import ReaderStats
+from mcast_fast.streams import PathOrFile, open_input, subject_of
+from mcast_fast.units import UNSET, Unset, wait_in_ns, whole_number
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.files import Decoder
+    from mcast_fast._core.fast.views import Batch, Packet
+
+CHUNK = 256 * 1024  # bytes read at once
+MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
+
+
+def filter_rows(
+    groups: Iterable[str | Group], port: int | None, interface: str | None, source: str | None
+) -> list[tuple[bytes, int, str, bool, tuple[bytes, ...]]]:
+    """What the core's decoder may deliver: a row for each group, port and interface; GroupError."""
+    wanted: dict[tuple[bytes, int, str], SourceFilter] = {}
+    for value in groups:
+        group = Group.coerce(value)
+        group = replace(
+            group,
+            port=group.port if group.port is not None else port,
+            interface=group.interface if group.interface is not None else interface,
+            source=group.source if group.source is not None else source,
+        )
+        sources, name = sources_of(group), group.interface or ""
+        for one in group.expand():
+            key = one.packed, group.port or 0, "" if name == ALL_INTERFACES else name
+            wanted[key] = wanted[key].union(sources) if key in wanted else sources
+    return [(*key, sources.exclude, tuple(sorted(sources.sources))) for key, sources in wanted.items()]
+
+
+class _Input:
+    """The bytes of a file for the decoder. What is not a whole block yet is kept: at most one block.
+
+    An exception of a signal handler may come after any call. So what a read returned is first in `_came`, by a single
+    call into C that makes the system call too, and counted from there by steps that no handler interrupts.
+    """
+
+    def __init__(self, file: IO[bytes], subject: str) -> None:
+        self._file: Any = file
+        self._subject = subject
+        self._buffer = bytearray(CHUNK)
+        self._start = 0
+        self._end = 0
+        self._came: list[Any] = []  # what reads returned, and is not counted yet
+        self._base = _position_of(file)
+        self._interrupted = False
+        self.position = 0  # of what is left, counted from where reading began
+        self.ended = False
+
+    def rest(self) -> memoryview:
+        """The bytes that were read and not decoded."""
+        self._count()
+        return memoryview(self._buffer)[self._start : self._end]
+
+    def skip_to(self, position: int) -> None:
+        """The bytes before `position` are decoded."""
+        self._start += position - self.position
+        self.position = position
+
+    def read(self, needed: int) -> None:
+        """Read on, with room for a block of `needed` bytes; FileError, CaptureError."""
+        self._resume()
+        left = self._end - self._start
+        if needed > len(self._buffer) - self._start or self._end == len(self._buffer):
+            fresh = self._buffer if needed <= len(self._buffer) else bytearray(needed + CHUNK)
+            fresh[:left] = self._buffer[self._start : self._end]
+            self._buffer, self._start, self._end = fresh, 0, left
+        with memoryview(self._buffer) as whole, whole[self._end :] as room:
+            try:
+                if hasattr(self._file, "readinto"):
+                    self._came.extend(map(self._file.readinto, (room,)))
+                else:
+                    self._came.extend(map(self._file.read, (len(room),)))
+            except OSError as error:
+                if error.errno:
+                    raise file_error("read", self._subject, error) from error
+                raise CaptureError(self._subject, self.position, str(error)) from error  # torn compressed data
+            except BaseException:
+                self._interrupted = True
+                raise
+        self._count()
+
+    def _count(self) -> None:
+        """Add what has come to what is there."""
+        while self._came:
+            came = self._came[0] or 0
+            if not isinstance(came, int):
+                size = len(came)
+                self._buffer[self._end : self._end + size] = came
+                came = size
+            self._end += came
+            self.ended = not came
+            del self._came[0]
+
+    def _resume(self) -> None:
+        """Where a file that is Python was interrupted, what it had read is lost: it is read again, if that can be."""
+        self._count()
+        if self._interrupted and self._base is not None:
+            self._file.seek(self._base + self.position + self._end - self._start)
+        self._interrupted = False
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _position_of(file: Any) -> int | None:
+    """Where a file that can be read again is read from; None for a pipe."""
+    try:
+        return int(file.tell()) if file.seekable() else None
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+class Reader(Guarded):
+    """The packets of a capture file, as a Receiver would deliver them: `for batch in reader`, `recv_batch`, `recv`,
+    `collect`, `stats`, `close`.
+
+    `file`: a path (also of a file compressed as .gz or .zst), or an open binary file, such as a pipe. pcapng and
+    classic pcap; Ethernet with VLAN tags, Linux cooked, raw IP and null links. `groups`: texts in the grammar of
+    `Group.parse`, or Groups, of which port and interface (by its name in the file) may be left out; `port`, `interface`
+    and `source` fill them in. Without groups: everything to multicast destinations, and with `multicast_only=False`
+    all UDP. `batch_size`: packets in a batch at most. `timeout` is there for scripts that are written for a Receiver: a
+    file never makes one wait. Where it ends, `recv` and `recv_batch` raise EOFError, and an iteration ends.
+
+    `interface` of a packet is the name that the file has for it (`interface_index` counts from 1 as the file does), and
+    `dropped` what the file reports. Fragments are counted and not reassembled. Where a file cannot be read any further,
+    CaptureError comes after all packets before it.
+
+    Threads may share a reader; close() may be called at any moment, from a signal handler too. What an exception of a
+    signal handler interrupts is delivered by the next call. A reader belongs to the process that opened it. Raises
+    GroupError, ArgumentError, FeatureError, FileError.
+    """
+
+    _WHAT = "reader"
+
+    def __init__(
+        self,
+        file: PathOrFile,
+        *groups: str | Group,
+        port: int | None = None,
+        interface: str | None = None,
+        source: str | None = None,
+        timeout: float | None = None,
+        batch_size: int = 256,
+        multicast_only: bool = True,
+    ) -> None:
+        super().__init__()
+        self.timeout = timeout
+        wait_in_ns(timeout)
+        self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
+        self._subject = subject_of(file)
+        rows = filter_rows(groups, port, interface, source) if groups else None
+        self._decoder: Decoder = _core.files.Decoder(self._subject, rows, multicast_only)
+        self._input = _Input(open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject)
+        self._owned = isinstance(file, str | os.PathLike)
+        self._unread: list[Batch] = []  # decoded, and not delivered yet
+        self._ready: Batch | None = None  # taken out of `_unread` for the call in progress
+        self._failure: CaptureError | FileError | None = None
+        self._closed = False
+
+    # ---- packets ----
+
+    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> "Batch":
+        """The next 1..max_packets (default batch_size) packets, as a Batch.
+
+        Raises EOFError at the end of the file, CaptureError where it cannot be read any further, FileError,
+        ClosedError."""
+        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        _check_timeout(timeout)
+        return self._deliver(limit, limit)
+
+    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
+        """One packet. Errors as `recv_batch`."""
+        _check_timeout(timeout)
+        batch = self._deliver(1, self._batch_size)
+        try:
+            return batch[0]
+        except BaseException:  # of a signal handler
+            self._unread.insert(0, batch)
+            raise
+
+    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
+        """One large Batch of `max_packets` packets, or of what is left of the file: it may be empty.
+
+        It has fewer where more would not fit the 4 GiB of a batch. Errors as `recv_batch`, but that no EOFError is
+        raised."""
+        limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        _check_timeout(timeout)
+        return self._deliver(limit, 0)
+
+    def __iter__(self) -> Iterator["Batch"]:
+        """Batches until the file ends, or the reader is closed."""
+        try:
+            while True:
+                yield self.recv_batch()
+        except EOFError:
+            return
+        except ClosedError:
+            self._check_process()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """The rest of the file through the Arrow C stream interface: `pyarrow.table(reader)`.
+
+        A record batch for each batch, columns as `Batch.__arrow_c_array__`. FeatureError, ClosedError."""
+        self._check_open()
+        return _core.views.arrow_stream(iter(self), requested_schema)
+
+    def _deliver(self, limit: int, at_once: int) -> "Batch":
+        """At most `limit` packets of what is there; where nothing is, `at_once` are read; 0: all that `limit` says.
+
+        A batch is taken out of `_unread` by steps that no signal handler interrupts, and comes back when one raises
+        before it is on its way to the caller: hence no decorator."""
+        self._check_open()
+        taken = None
+        try:
+            with self._lock:
+                self._check_entry()
+                self._busy = True
+                try:
+                    if at_once:
+                        self._make_ready(limit, at_once)
+                    else:
+                        self._make_all_ready(limit)
+                    taken, self._ready = self._ready, None
+                finally:
+                    self._busy = False
+                    if self._ready is not None:
+                        self._unread, self._ready = [self._ready, *self._unread], None
+            return taken  # type: ignore[return-value]
+        except BaseException:
+            if taken is not None:
+                self._unread.insert(0, taken)
+            raise
+        finally:
+            if self._closed:
+                self._settle()
+
+    def _make_ready(self, limit: int, at_once: int) -> None:
+        if not self._unread:
+            if not self._read(at_once, at_least=1):
+                raise EOFError(f"{self._subject} has ended")
+            self._take()
+        first, others = self._unread[0], self._unread[1:]
+        if len(first) > limit:
+            first, others = first[:limit], [first[limit:], *others]
+        self._ready, self._unread = first, others
+
+    def _make_all_ready(self, limit: int) -> None:
+        more = limit - sum(map(len, self._unread))
+        if more > 0:
+            try:
+                self._read(more, at_least=more)
+            except (CaptureError, FileError):
+                if not self._unread:
+                    raise  # else it is raised when those are delivered
+            self._take()
+        ready, others = fitting(self._unread, limit)
+        whole = ready[0] if len(ready) == 1 else _core.views.Batch.concatenate(ready)
+        self._ready, self._unread = whole, others
+
+    def _take(self) -> None:
+        """Move what is decoded to `_unread`, in one call: an exception of a signal handler comes before or after it."""
+        if self._decoder.count:
+            self._unread.extend(map(type(self._decoder).take, (self._decoder,)))
+
+    def _read(self, limit: int, at_least: int) -> int:
+        """Read until `at_least` packets wait in the decoder, or the file has no more; returns how many wait."""
+        if self._failure is not None and not self._decoder.count:
+            raise self._failure
+        decoder, source = self._decoder, self._input
+        try:
+            while self._failure is None:
+                source.skip_to(decoder.offset)
+                with source.rest() as rest:
+                    decoder.decode(rest, limit, source.ended)
+                    left = len(rest) - (decoder.offset - source.position)
+                source.skip_to(decoder.offset)
+                if decoder.count >= at_least or decoder.needed <= left or source.ended:
+                    break
+                source.read(decoder.needed)
+                self._check_open()  # a handler may have closed it meanwhile
+        except (CaptureError, FileError) as error:
+            self._failure = error
+            if not decoder.count:
+                raise
+        if source.ended and not decoder.form:
+            self._failure = CaptureError(self._subject, 0, "it is empty")
+            raise self._failure
+        return decoder.count
+
+    # ---- state ----
+
+    @property
+    def batch_size(self) -> int:
+        """Packets in a batch at most."""
+        return self._batch_size
+
+    @property
+    def form(self) -> str:
+        """'pcapng' or 'pcap'; '' before the first packet was requested."""
+        self._check_process()
+        return self._decoder.form
+
+    @property
+    def offset(self) -> int:
+        """Bytes of the file that were read, in whole blocks (of a compressed file: as decompressed)."""
+        self._check_process()
+        return self._decoder.offset
+
+    @property
+    def interfaces(self) -> tuple[blocks.CapturedOn, ...]:
+        """Every interface that the file has described so far, and what its statistics blocks counted."""
+        self._check_process()
+        return self._decoder.interfaces
+
+    @property
+    def stats(self) -> ReaderStats:
+        """What became of the file's packets so far."""
+        self._check_process()
+        return ReaderStats(**self._decoder.counters())
+
+    def _tear_down(self) -> None:
+        self._unread, self._ready = [], None
+        if self._owned:
+            self._input.close()
+
+    _abandon = _tear_down
+
+    def __repr__(self) -> str:
+        received = f", {self.stats.received} packets so far" if self._process == _process.number else ""
+        return f"<Reader of {self._subject}{received}{', closed' if self._closed else ''}>"
+
+
+def fitting(batches: list["Batch"], limit: int) -> tuple[list["Batch"], list["Batch"]]:
+    """The first `limit` packets of these batches, as far as they fit one batch; and the others."""
+    count = size = 0
+    for at, batch in enumerate(batches):
+        if count + len(batch) > limit:
+            rest = limit - count
+            return ([*batches[:at], batch[:rest]] if rest else batches[:at]), [batch[rest:], *batches[at + 1 :]]
+        size += batch.payload_bytes
+        if at and size > ARENA_LIMIT:
+            return batches[:at], batches[at:]
+        count += len(batch)
+    return batches, []
+
+
+def _check_timeout(timeout: float | Unset | None) -> None:
+    if not isinstance(timeout, Unset):
+        wait_in_ns(timeout)
+
+
+def open_capture(file: PathOrFile, groups: Iterable[str | Group] | str | Group = (), **options: Any) -> Reader:
+    """A Reader of a capture file: `groups` and `options` as the Reader takes them."""
+    return Reader(file, *((groups,) if isinstance(groups, str | Group) else groups), **options)
