@@ -18,7 +18,7 @@ groups          :
 igmp            :
 netlink         :
 stats           :
-nic             : netlink
+nic             : netlink sockets
 hardware        :
 interfaces      : netlink groups systems
 watch           : interfaces netlink stats systems
@@ -34,8 +34,9 @@ membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses hardware membership systems
 bpf             : _core.addresses
 rings           : bpf sockets units
-joins           : _core _core.addresses membership sockets
-subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
+plan            : membership sockets
+joins           : _core _core.addresses membership plan sockets
+subscriptions   : _core _core.addresses groups igmp interfaces joins membership plan stats watch
 streams         :
 pcapng          : _version _core _core.blocks groups membership stats streams units
 captures        : _core.blocks pcapng stats streams units

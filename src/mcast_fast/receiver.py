@@ -111,7 +111,7 @@ class Receiver:
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, self._names, ring_asked)
         self._joins = Joins(self._rings or self._slots, self._names, options, spread)
-        self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
+        self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source), watch)
         self._watch: Watch | None = None
         self._nic = NicDrops()
         self._final_drops: tuple[int | None, int | None] | None = None
@@ -124,7 +124,7 @@ class Receiver:
             self._subscriptions.start(groups)
             self._nic.total(self._subscriptions.indexes())
             if watch:
-                self._watch = Watch(self._subscriptions.indexes, self._subscriptions.told)
+                self._watch = Watch(self._subscriptions.indexes, self._subscriptions.reported)
             undo.pop_all()
         self._closed = False
 

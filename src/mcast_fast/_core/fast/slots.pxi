@@ -119,7 +119,7 @@ cdef class Slots:
 
     cdef mcast_slots slots
     cdef mcast_background background  # its slots are NULL without a thread
-    cdef dict names
+    cdef public dict names  # another one is put here on a change: batches keep the one they came with
     cdef str subject
     cdef Py_ssize_t batch_size
     # Batches: what was received beyond what was asked for, the oldest first. Threads change it in critical sections

@@ -10,6 +10,7 @@ FEATURES: dict[str, Feature]
 
 class Slots:
     timeout_ns: int
+    names: dict[int, str]
     def __init__(
         self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str, coalesced: bool = False
     ) -> None: ...

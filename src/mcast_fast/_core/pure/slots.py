@@ -108,7 +108,7 @@ class Slots:
         self._batch_size = batch_size
         self._subject = subject
         self._leftovers: list[Batch] = []  # what was received beyond what was asked for, the oldest first
-        self._names = names
+        self.names = names  # another one is put here on a change: batches keep the one they came with
         self._size = MAX_PACKET_SIZE if coalesced else max_packet_size
         # Without recvmsg nothing tells that a packet was truncated, so that none is until it is here.
         self._buffer = bytearray(self._size if _HAS_RECVMSG else _LARGEST)
@@ -380,7 +380,7 @@ class Slots:
                 records = bytearray(left.records.tobytes())
                 self._refilter(records)
                 if records:
-                    rest.append(take_over(records, bytearray(left.data), self._names))
+                    rest.append(take_over(records, bytearray(left.data), self.names))
             if self._leftovers:
                 self._leftovers = rest
                 self._show()
@@ -537,7 +537,7 @@ class Slots:
 
     def _finish(self, records: bytearray, data: bytearray) -> Batch:
         """The batch is whole: count it."""
-        batch = take_over(records, data, self._names)
+        batch = take_over(records, data, self.names)
         with self._state:
             self._counters["batches"] += 1
             self._counters["largest_batch"] = max(self._counters["largest_batch"], len(batch))
