@@ -156,7 +156,10 @@ class ModelSocket:
         self.number = number
 
     def close(self) -> None:
-        del self.kernel.held[self.number]
+        self.kernel.held.pop(self.number, None)
+
+    def __del__(self) -> None:
+        self.close()  # as a socket's own does
 
     def getsockopt(self, *_: object) -> bytes:
         return bytes(36)
@@ -187,6 +190,7 @@ class Model:
         self._patch.undo()
 
     def want(self, wanted: Wanted) -> bool:
+        self.joins.recover()
         return self.joins.apply(dict.fromkeys(self.joins.wanted) | wanted)
 
     def holders(self, channel: GroupEndpoint) -> "Iterator[tuple[int, SourceFilter, SourceFilter]]":

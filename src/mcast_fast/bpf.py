@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right, insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from mcast_fast._core.addresses import is_v4
@@ -115,6 +116,15 @@ class Assembler:
         for at, label in code.jumps.items():
             self.jumps[start + at] = label
 
+    def include(self, part: "Assembler") -> None:
+        """Append what was written elsewhere, with its labels."""
+        start = len(self.steps)
+        self.steps += part.steps
+        for at, label in part.jumps.items():
+            self.jumps[start + at] = label
+        for label, at in part.labels.items():
+            self.labels[label] = start + at
+
     def mark(self, label: str) -> None:
         """Name the next step."""
         self.labels[label] = len(self.steps)
@@ -137,7 +147,7 @@ class Assembler:
     def program(self) -> "Program[int]":
         """What was written, with its labels resolved."""
         for at, label in self.jumps.items():
-            self.steps[at] = step(JUMP, self.labels[label] - at - 1)
+            self.steps[at] = JUMP << CODE | self.labels[label] - at - 1 << VALUE
         return self.steps
 
 
@@ -378,12 +388,10 @@ class Filter:
         sets = dict.fromkeys(ports for search in searches for ports in search.port_sets())
         far = {ports: f"section {number}" for number, ports in enumerate(sets)}
         out = Assembler()
-        _write_link(out, self._vlan)
-        _write_ipv4(out)
-        out.add(LOAD_WORD_X, IPV4_GROUP)
+        out.include(_ipv4_head(self._vlan))
         out.add(LOAD_X_MEMORY, TRANSPORT)
         self._ipv4.write(out, far)
-        _write_ipv6(out)
+        out.include(_ipv6_head())
         self._write_beginnings(out, sorted(self._ipv6), 0, far)
         for ports, name in far.items():
             out.mark(name)
@@ -427,13 +435,11 @@ def exact(wanted: Wanted, vlan: bool = False) -> "Program[int]":
 def coarse(vlan: bool = False) -> "Program[int]":
     """Lets pass every datagram to a group, for as many groups as no exact program has room for."""
     out = Assembler()
-    _write_link(out, vlan)
-    _write_ipv4(out)
-    out.add(LOAD_WORD_X, IPV4_GROUP)
+    out.include(_ipv4_head(vlan))
     out.add(AND, 0xF0000000)
     out.jump_if(0xE0000000, ACCEPT)
     out.jump(REJECT)
-    _write_ipv6(out)
+    out.include(_ipv6_head())
     out.add(LOAD_BYTE_X, IPV6_GROUP)
     out.jump_unless(0xFF, REJECT)
     out.jump(ACCEPT)
@@ -478,8 +484,11 @@ def _write_link(out: Assembler, vlan: bool) -> None:
         out.mark(f"tag {tags + 1}")
 
 
-def _write_ipv4(out: Assembler) -> None:
-    """UDP, and the first fragment or the whole; RFC 791."""
+@cache
+def _ipv4_head(vlan: bool) -> Assembler:
+    """Up to IPv4's group at A: UDP, and the first fragment or the whole; RFC 791."""
+    out = Assembler()
+    _write_link(out, vlan)
     out.mark("ipv4")
     out.add(LOAD_BYTE_X, 9)
     out.jump_unless(UDP, REJECT)
@@ -490,17 +499,22 @@ def _write_ipv4(out: Assembler) -> None:
     out.add(SHIFT_LEFT, 2)
     out.add(ADD_X)
     out.add(STORE, TRANSPORT)
+    out.add(LOAD_WORD_X, IPV4_GROUP)
+    return out
 
 
-def _write_ipv6(out: Assembler) -> None:
+@cache
+def _ipv6_head() -> Assembler:
     """UDP, or an extension header behind which it may follow; RFC 8200."""
+    out = Assembler()
     out.mark("ipv6")
     out.add(LOAD_BYTE_X, 6)
     out.add(STORE, NEXT_HEADER)
-    for header in (UDP, *EXTENSIONS):
-        out.jump_if(header, "ipv6 group")
+    headers = (UDP, *EXTENSIONS)
+    for left, header in zip(range(len(headers) - 1, -1, -1), headers, strict=True):
+        out.add(IF_EQUAL, header, left + 1, 0)
     out.jump(REJECT)
-    out.mark("ipv6 group")
+    return out
 
 
 def _write_ends(out: Assembler) -> None:

@@ -8,6 +8,7 @@ something; close() and the readers of `sockets` need no lock.
 
 import contextlib
 import errno
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -218,9 +219,16 @@ class Joins:
     def close(self) -> None:
         """Close every socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and again
         does nothing."""
+        try:
+            close_all(self._every_socket())
+        except BaseException:
+            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
+            raise
+
+    def _every_socket(self) -> list[socket.socket]:
         added = self._journal.added if self._journal is not None else []
         opened = [member.opened for member in added]
-        close_all([one.socket for one in self.sockets()] + [one.socket for one in opened if one is not None])
+        return [one.socket for one in self.sockets()] + [one.socket for one in opened if one is not None]
 
     # ---- kernel memberships that are not as they should be ----
 

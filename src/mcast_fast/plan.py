@@ -43,10 +43,16 @@ def limits(version: int, spread: bool) -> Limits:
 
 
 def _read_number(path: Path | None, otherwise: int) -> int:
+    """The number in a file: without buffers or decoding, for it is read at every change."""
     try:
-        return max(1, int(path.read_text())) if path else otherwise
+        return max(1, int(_read(path))) if path else otherwise
     except (OSError, ValueError):
         return otherwise
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        return file.read(64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,7 +271,14 @@ class Rings:
     def close(self) -> None:
         """Close every packet socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and
         again does nothing."""
-        close_all([ring.socket for ring in list(self._rings.values())] + list(self._answering.values()))
+        try:
+            close_all(self._every_socket())
+        except BaseException:
+            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
+            raise
+
+    def _every_socket(self) -> list[socket.socket]:
+        return [ring.socket for ring in list(self._rings.values())] + list(self._answering.values())
 
 
 def start(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> None:

@@ -109,9 +109,10 @@ class Subscriptions:
             try:
                 self._check_open()
                 self._joins.recover()
-                return call(*arguments)
+                result = call(*arguments)
             finally:
                 self._is_busy = False
+            return result
 
     # ---- changing ----
 
