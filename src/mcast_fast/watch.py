@@ -95,13 +95,20 @@ class Watch:
             self._thread = threading.Thread(target=self._listener.run, name="mcast-fast watch", daemon=True)
             self._thread.start()
         except BaseException as error:
-            self._close_descriptors()
-            if isinstance(error, RuntimeError):  # no thread can be started
-                refused = OSError(EAGAIN, str(error))
-                raise socket_error("open", "a thread for the kernel's news of interfaces", refused) from error
-            if isinstance(error, OSError) and not isinstance(error, MulticastError):
-                raise socket_error("open", "the kernel's news of interfaces", error) from error
+            self._undo(error)
             raise
+
+    def _undo(self, error: BaseException) -> None:
+        """Leave nothing open after a refused or interrupted opening; and raise what was refused as an error of ours."""
+        cannot_start = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+        if hasattr(self, "_thread") and self._waker is not None and not cannot_start:
+            self._waker.close()  # interrupted while the thread started, which closes the others
+        else:
+            self._close_descriptors()
+        if cannot_start:
+            raise socket_error("open", "a thread for the news of interfaces", OSError(EAGAIN, "")) from error
+        if isinstance(error, OSError) and not isinstance(error, MulticastError):
+            raise socket_error("open", "the kernel's news of interfaces", error) from error
 
     def close(self) -> None:
         """Have the thread end; it closes what it listens to. Again does nothing.
@@ -123,9 +130,8 @@ class Watch:
                 one.close()
 
     def __del__(self) -> None:
-        waker = getattr(self, "_waker", None)
-        if waker is not None:
-            waker.close()
+        if hasattr(self, "_thread"):
+            self.close()
 
 
 class _Task:
