@@ -6,6 +6,7 @@ The model kernel knows the rules of RFC 3678 as Linux keeps them, and can refuse
 import errno
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -487,6 +488,66 @@ def test_who_was_retired_is_still_wanted_after_a_second_move(monkeypatch: pytest
         model.want({})
         assert model.kernel.let_pass[first.key] == {}
         model.joins.close()
+
+
+# ---- cost ----
+
+
+def calls_of(call: Any) -> int:
+    """How many Python functions and methods of C a call calls."""
+    count = 0
+
+    def profile(_frame: Any, event: str, _: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def many(first: int, count: int) -> Wanted:
+    return {
+        GroupEndpoint(ENDPOINTS[0], map_address(f"239.2.{n >> 8}.{n & 255}")): ANY_SOURCE
+        for n in range(first, first + count)
+    }
+
+
+@pytest.mark.parametrize("make", [dict, dict.fromkeys], ids=["join", "leave"])
+def test_a_change_costs_what_changes_and_not_what_is_held(make: Any) -> None:
+    costs = []
+    for held in (20, 2_000):
+        with Model(Limits(20, 10)) as model:
+            model.want(many(0, held))
+            costs.append([calls_of(lambda one=one: model.joins.apply(make(many(one, 1)))) for one in (held, held + 1)])
+            if make is not dict:
+                costs[-1] = [calls_of(lambda one=one: model.joins.apply(make(many(one, 1)))) for one in (3, 15)]
+    assert max(costs[1]) <= 1.2 * max(costs[0]) + 20, costs
+    assert max(costs[1]) > 50 or make is not dict
+
+
+def test_many_groups_at_once_cost_in_proportion() -> None:
+    costs = []
+    for count in (500, 4_000):
+        with Model(Limits(20, 10)) as model:
+            wanted = many(0, count)
+            costs.append(calls_of(lambda wanted=wanted: model.joins.apply(wanted)) / count)
+            model.check(wanted)
+    assert costs[1] < 1.3 * costs[0], costs
+
+
+def test_rooms_that_leaves_make_are_used_again() -> None:
+    with Model(Limits(20, 10)) as model:
+        model.want(many(0, 400))
+        kept = {one: sources for number, (one, sources) in enumerate(many(0, 400).items()) if number % 2}
+        model.want(kept)
+        model.check(kept)
+        model.want(kept | many(1_000, 200))
+        model.check(kept | many(1_000, 200))
+        assert len(model.joins.sockets()) == 20
 
 
 # ---- the system's limits --------------------------------------------------------------------------------------------
