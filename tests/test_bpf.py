@@ -250,11 +250,12 @@ PORT_SETS = [(5000,), (5001,), (5000, 5001, 5002), tuple(range(5000, 5060, 2)), 
 
 
 @pytest.mark.parametrize("shape", ["neighbours", "runs", "scattered", "ends"])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_any_sequence_of_changes_gives_the_exact_filter(shape, seed):
     """After changes one by one, as after all at once: what is wanted passes, its neighbours and other ports do not."""
     rng = random.Random(f"{shape} {seed}")
     changed, state = bpf.Filter({}), {}
+    port_sets = PORT_SETS[: (1, 2, 3, len(PORT_SETS))[seed % 4]]
     for turn in range(4):
         for _ in range((5, 150, 400, 100)[turn]):
             group = (
@@ -262,7 +263,7 @@ def test_any_sequence_of_changes_gives_the_exact_filter(shape, seed):
                 if state and rng.random() < (0.2, 0.2, 0.3, 0.9)[turn]
                 else addresses(rng, shape)
             )
-            ports = rng.choice(PORT_SETS) if rng.random() < (0.9, 0.9, 0.8, 0.3)[turn] else ()
+            ports = rng.choice(port_sets) if rng.random() < (0.9, 0.9, 0.8, 0.3)[turn] else ()
             changed.set(map_address(group), ports)
             state.pop(group, None)
             if ports:

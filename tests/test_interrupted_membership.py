@@ -123,6 +123,17 @@ def held(rx):
     return {(one.group, one.mode, one.sources): (one.joined, one.kernel_mode) for one in rx.memberships}
 
 
+def assert_filters_are_wanted(rx):
+    """The filters of rings are for what their listeners have, and nothing else."""
+    for ring in rx._rings._rings.values() if rx._rings else ():
+        wanted = {}
+        for key, (port, groups) in ring.listeners.items():
+            for group in groups:
+                wanted.setdefault(group, {})[key] = port
+        assert ring.groups == wanted
+        assert not ring.changed
+
+
 def calls(port):
     """Calls by name, each with the one that undoes it."""
     other = f"239.9.9.3%{loopback()}:{port + 1}"
@@ -160,6 +171,7 @@ def test_a_receiver_goes_on_after_an_interrupt_at_any_moment(path, name):
                 seen.append(held(rx))
                 assert seen[-1] in (old, new), number
                 assert rx.stats.dropped_socket in (0, None)
+                assert_filters_are_wanted(rx)
                 second(rx), first(rx)
                 back(rx)
                 assert held(rx) == old

@@ -397,6 +397,32 @@ def test_a_receiver_that_is_forgotten_is_collected(backend):
     assert not watch_threads()
 
 
+class Owner:
+    """Has a watch that reports to it."""
+
+    def __init__(self) -> None:
+        self.watch = watch.Watch(self.indexes, self.report)
+
+    def indexes(self) -> list[int]:
+        return []
+
+    def report(self, what: What, index: int, name: str) -> bool:
+        return True
+
+
+@pytest.mark.needs("watch")
+def test_whoever_is_reported_to_is_collected_with_the_watch():
+    before, owner = descriptors(), Owner()
+    gone = weakref.ref(owner)
+    owner.watch.close()
+    owner.watch.close()
+    owner.watch = watch.Watch(owner.indexes, owner.report)
+    del owner
+    gc.collect()
+    assert gone() is None
+    assert sockets_closed(before)
+
+
 @pytest.mark.needs("watch", "process limits")
 def test_an_opening_without_descriptors_leaves_nothing_open(backend):
     """Whichever of them is the one too many."""

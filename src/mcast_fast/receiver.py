@@ -49,8 +49,8 @@ class Receiver:
     `background_cpu` is the processor it runs on. `busy_poll`: microseconds that the kernel looks at the device itself
     before it sleeps (SO_BUSY_POLL). `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which
     costs some 5 % each. `reuse`: let other sockets share the port. `spread`: hold more groups and sources than the
-    system allows a socket by taking more sockets. `watch`: join again when an interface comes back, and tell in
-    `stats.events` (Linux).
+    system allows a socket by taking more sockets. `watch`: join again when an interface comes back, join
+    when one comes that is not there yet, and report in `stats.events` (Linux).
 
     `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
     "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). A batch comes when its first packet is
