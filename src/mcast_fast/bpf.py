@@ -139,10 +139,15 @@ class Assembler:
         self.add(code, value, 0, 1)
         self.jump(label)
 
-    def jump_unless(self, value: int, label: str, code: int = IF_EQUAL) -> None:
-        """Go there when the comparison does not hold."""
+    def reject_if(self, value: int, code: int = IF_EQUAL) -> None:
+        """Nothing passes when the comparison holds."""
+        self.add(code, value, 0, 1)
+        self.add(RETURN)
+
+    def reject_unless(self, value: int, code: int = IF_EQUAL) -> None:
+        """Nothing passes when the comparison does not hold."""
         self.add(code, value, 1, 0)
-        self.jump(label)
+        self.add(RETURN)
 
     def program(self) -> "Program[int]":
         """What was written, with its labels resolved."""
@@ -319,22 +324,26 @@ class Search:
                 self._split(at)
             else:
                 at += 1
-        self._write(out, 0, len(self._chunks))
+        if self._chunks:
+            out.append(self._joined(0, len(self._chunks)))
+        else:
+            out.add(RETURN)
 
-    def _write(self, out: Assembler, start: int, end: int) -> None:
-        if end - start > 1:
-            middle = (start + end) // 2
-            upper = f"upper {len(out.steps)}"
-            out.jump_if(self._starts[middle], upper, IF_AT_LEAST)
-            self._write(out, start, middle)
-            out.mark(upper)
-            self._write(out, middle, end)
-        elif end > start:
+    def _joined(self, start: int, end: int) -> Code:
+        """The code of some chunks, behind comparisons that lead to each: halves, and halves of them."""
+        if end - start == 1:
             code = self._chunks[start].code
             assert code is not None
-            out.append(code)
-        else:
-            out.jump(REJECT)
+            return code
+        middle = (start + end) // 2
+        lower, upper = self._joined(start, middle), self._joined(middle, end)
+        size = len(lower.steps)
+        head = (step(IF_AT_LEAST, self._starts[middle], 0, 1), step(JUMP, size))
+        joined = Code(array("Q", head) + lower.steps + upper.steps)
+        for code, at in ((lower, len(head)), (upper, len(head) + size)):
+            for place, label in code.jumps.items():
+                joined.jumps[at + place] = label
+        return joined
 
 
 # ---- the filter -----------------------------------------------------------------------------------------------------
@@ -423,8 +432,10 @@ class Filter:
             out.mark(upper)
             self._write_words(out, words[middle:], number, far)
         elif words:
-            out.jump_unless(words[0][0], REJECT)
+            out.reject_unless(words[0][0])
             self._write_beginnings(out, words[0][1], number + 1, far)
+        else:
+            out.add(RETURN)
 
 
 def exact(wanted: Wanted, vlan: bool = False) -> "Program[int]":
@@ -438,10 +449,10 @@ def coarse(vlan: bool = False) -> "Program[int]":
     out.include(_ipv4_head(vlan))
     out.add(AND, 0xF0000000)
     out.jump_if(0xE0000000, ACCEPT)
-    out.jump(REJECT)
+    out.add(RETURN)
     out.include(_ipv6_head())
     out.add(LOAD_BYTE_X, IPV6_GROUP)
-    out.jump_unless(0xFF, REJECT)
+    out.reject_unless(0xFF)
     out.jump(ACCEPT)
     _write_ends(out)
     return out.program()
@@ -465,12 +476,12 @@ def _write_link(out: Assembler, vlan: bool) -> None:
     A socket gets no frame that is tagged for a VLAN: vlan_do_receive() gives those to the VLAN's own device. The
     outermost tag is no part of the bytes any more."""
     out.add(LOAD_WORD, PACKET_TYPE)
-    out.jump_if(OTHER_HOST, REJECT, IF_AT_LEAST)
+    out.reject_if(OTHER_HOST, IF_AT_LEAST)
     if not vlan:
         out.add(LOAD_WORD, VLAN_TAG_PRESENT)
         out.add(IF_EQUAL, 0, 3, 0)
         out.add(LOAD_WORD, VLAN_TAG)
-        out.jump_if(VLAN_ID, REJECT, IF_BITS)
+        out.reject_if(VLAN_ID, IF_BITS)
     inside = MOST_TAGS if vlan else 0
     for tags in range(inside + 1):
         header = ETHERNET_HEADER + 4 * tags
@@ -480,7 +491,7 @@ def _write_link(out: Assembler, vlan: bool) -> None:
         out.jump_if(IPV6, "ipv6")
         for tag in TAGS if tags < inside else ():
             out.jump_if(tag, f"tag {tags + 1}")
-        out.jump(REJECT)
+        out.add(RETURN)
         out.mark(f"tag {tags + 1}")
 
 
@@ -491,9 +502,9 @@ def _ipv4_head(vlan: bool) -> Assembler:
     _write_link(out, vlan)
     out.mark("ipv4")
     out.add(LOAD_BYTE_X, 9)
-    out.jump_unless(UDP, REJECT)
+    out.reject_unless(UDP)
     out.add(LOAD_HALF_X, 6)
-    out.jump_if(0x1FFF, REJECT, IF_BITS)
+    out.reject_if(0x1FFF, IF_BITS)
     out.add(LOAD_BYTE_X, 0)
     out.add(AND, 0x0F)
     out.add(SHIFT_LEFT, 2)
@@ -513,12 +524,10 @@ def _ipv6_head() -> Assembler:
     headers = (UDP, *EXTENSIONS)
     for left, header in zip(range(len(headers) - 1, -1, -1), headers, strict=True):
         out.add(IF_EQUAL, header, left + 1, 0)
-    out.jump(REJECT)
+    out.add(RETURN)
     return out
 
 
 def _write_ends(out: Assembler) -> None:
-    out.mark(REJECT)
-    out.add(RETURN, 0)
     out.mark(ACCEPT)
     out.add(RETURN, WHOLE)
