@@ -509,6 +509,29 @@ def test_more_groups_than_a_program_has_room_for(ends, monkeypatch):
         assert rx.stats.filtered == 30
 
 
+def test_little_memory_for_options_makes_the_filter_coarse_until_it_fits(ends):
+    a, b = ends
+    try:
+        b.host.sysctl("net.core.optmem_max", 20_480)
+    except lab.LabError:
+        pytest.skip("feature net.core.optmem_max of a namespace: this kernel has one for all")
+    groups = [f"239.{n % 250}.{n // 250}.{7 * n % 250}%{b.interface}:{PORT}" for n in range(2_000)]
+    with b.host.enter(), pytest.warns(mcast.MulticastWarning, match=r"2,000 groups .* refused.* net\.core\.optmem_max"):
+        rx = mcast.Receiver(*groups, ring="1MiB", timeout=5)
+    with rx:
+        a.blast("239.250.0.1", PORT, count=5).finish()
+        a.blast("239.0.0.0", PORT, count=5).finish()
+        assert len(rx.collect(5)) == 5
+        assert rx.stats.filtered == 5
+        assert [one.what for one in rx.stats.events] == ["coarse"]
+        for group in groups[1_000:]:
+            assert rx.leave(group)
+        a.blast("239.250.0.1", PORT, count=5).finish()
+        a.blast("239.0.0.0", PORT, count=5).finish()
+        assert len(rx.collect(5)) == 5
+        assert rx.stats.filtered == 5
+
+
 def test_one_change_is_one_program(ends, monkeypatch):
     attached, attach = [], rings._attach
     monkeypatch.setattr(rings, "_attach", lambda sock, program: (attached.append(len(program)), attach(sock, program)))

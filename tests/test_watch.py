@@ -1,7 +1,9 @@
 """Interfaces that go and come back while a receiver watches; and the kernel's news, taken apart."""
 
+import contextlib
 import gc
 import logging
+import os
 import threading
 import time
 import weakref
@@ -421,6 +423,36 @@ def test_whoever_is_reported_to_is_collected_with_the_watch():
     gc.collect()
     assert gone() is None
     assert sockets_closed(before)
+
+
+@pytest.mark.needs("watch", "signals to processes")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("closes", [False, True], ids=["child keeps it", "child closes it"])
+def test_a_forked_child_neither_ends_the_watch_nor_keeps_it(closes):
+    """The child has every descriptor too, and no thread."""
+    before, owner = descriptors(), Owner()
+    (to_read, to_write), (from_child, to_parent) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            opened = descriptors()
+            if closes:
+                owner.watch.close()
+                owner.watch.close()
+            status = 0 if descriptors() == opened - 3 * closes else 2
+            os.write(to_parent, b"!")
+            os.close(to_write)
+            os.read(to_read, 1)
+        os._exit(status)
+    assert os.read(from_child, 1) == b"!"
+    assert watch_threads()
+    owner.watch.close()
+    assert sockets_closed(before + 4)
+    assert not watch_threads()
+    for one in (to_write, to_read, from_child, to_parent):
+        os.close(one)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.needs("watch", "process limits")

@@ -39,7 +39,7 @@ CODE, TRUE, FALSE, VALUE = (0, 16, 24, 32) if sys.byteorder == "little" else (48
 # Codes of linux/bpf_common.h, put together; X is the index register.
 LOAD_WORD, LOAD_HALF, LOAD_WORD_X, LOAD_HALF_X, LOAD_BYTE_X, LOAD_MEMORY = 0x20, 0x28, 0x40, 0x48, 0x50, 0x60
 SET_X, LOAD_X_MEMORY, STORE = 0x01, 0x61, 0x02
-AND, SHIFT_LEFT, ADD_X = 0x54, 0x64, 0x0C
+AND, SHIFT_LEFT, ADD_X, SUBTRACT = 0x54, 0x64, 0x0C, 0x14
 JUMP, IF_EQUAL, IF_ABOVE, IF_AT_LEAST, IF_BITS = 0x05, 0x15, 0x25, 0x35, 0x45
 RETURN = 0x06
 
@@ -58,6 +58,9 @@ UDP = 17
 EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # headers of IPv6 behind which UDP may follow
 ETHERNET_HEADER = 14
 IPV4_GROUP, IPV6_GROUP = 16, 24  # offsets in the IP headers
+# 224.0.0.0, from which groups are counted: a comparison with 2**31 and more becomes two instructions of eBPF
+# (bpf_convert_filter()), and it is those that net.core.optmem_max limits.
+FIRST_IPV4 = 0xE0000000
 TRANSPORT, NEXT_HEADER = 0, 1  # memory: where IPv4's transport header starts, and IPv6's next header
 
 LEAF = 8  # intervals that are compared one by one at the end of a search
@@ -372,7 +375,7 @@ class Filter:
             key = tuple(ports)
             intervals = known[key] = known.get(key) or port_intervals(ports)
             into = ipv4 if is_v4(group) else ipv6.setdefault(group[:12], [])
-            into.append((_word(group, 3), intervals))
+            into.append((_number(group), intervals))
         self._ipv4 = _search_ipv4(ipv4)
         self._ipv6 = {beginning: _search_ipv6(those) for beginning, those in ipv6.items()}
 
@@ -380,12 +383,12 @@ class Filter:
         """Have datagrams to a group pass that go to these ports; no ports: none of them."""
         after = port_intervals(ports) or None
         if is_v4(group):
-            self._ipv4.set(_word(group, 3), after)
+            self._ipv4.set(_number(group), after)
             return
         search = self._ipv6.get(group[:12])
         if search is None:
             search = self._ipv6[group[:12]] = _search_ipv6(())
-        search.set(_word(group, 3), after)
+        search.set(_number(group), after)
         if not search:
             del self._ipv6[group[:12]]
 
@@ -398,6 +401,7 @@ class Filter:
         far = {ports: f"section {number}" for number, ports in enumerate(sets)}
         out = Assembler()
         out.include(_ipv4_head(self._vlan))
+        out.add(SUBTRACT, FIRST_IPV4)
         out.add(LOAD_X_MEMORY, TRANSPORT)
         self._ipv4.write(out, far)
         out.include(_ipv6_head())
@@ -448,7 +452,7 @@ def coarse(vlan: bool = False) -> "Program[int]":
     out = Assembler()
     out.include(_ipv4_head(vlan))
     out.add(AND, 0xF0000000)
-    out.jump_if(0xE0000000, ACCEPT)
+    out.jump_if(FIRST_IPV4, ACCEPT)
     out.add(RETURN)
     out.include(_ipv6_head())
     out.add(LOAD_BYTE_X, IPV6_GROUP)
@@ -464,6 +468,11 @@ def _search_ipv4(numbers: Iterable[tuple[int, Ports]]) -> Search:
 
 def _search_ipv6(numbers: Iterable[tuple[int, Ports]]) -> Search:
     return Search(numbers, 42, 6)  # X is where the IPv6 header starts, of 40 bytes
+
+
+def _number(group: bytes) -> int:
+    """The number that a group is searched by: what differs of an IPv4 one, the last word of an IPv6 one."""
+    return _word(group, 3) - FIRST_IPV4 if is_v4(group) else _word(group, 3)
 
 
 def _word(group: bytes, number: int) -> int:

@@ -336,23 +336,32 @@ def attach(sock: socket.socket, program: "bpf.Program[int]", vlan: bool, groups:
 
     Where it is too long (4,096 steps; net.core.optmem_max), all groups pass, and the answer says why. SocketError."""
     try:
-        try:
-            if len(program) > bpf.MOST_STEPS:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            _attach(sock, program)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOMEM):
-                raise
+        number = _try(sock, program)
+        if number:
             _attach(sock, bpf.coarse(vlan))
-            return _why_coarse(len(program), groups, error.errno)
+        if number == errno.ENOMEM:  # the one before counted too (sk_filter_charge()), and is short now
+            number = _try(sock, program)
     except OSError as error:
         raise socket_error("filter", "a ring", error) from error
-    return ""
+    return _why_coarse(len(program), groups, number) if number else ""
+
+
+def _try(sock: socket.socket, program: "bpf.Program[int]") -> int:
+    """Attach a program; ENOMEM or EINVAL where it is too long."""
+    if len(program) > bpf.MOST_STEPS:
+        return errno.EINVAL
+    try:
+        _attach(sock, program)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOMEM):
+            raise
+        return error.errno
+    return 0
 
 
 def _why_coarse(steps: int, groups: int, number: int) -> str:
     if number == errno.ENOMEM:
-        remedy = "raise net.core.optmem_max (20 KiB take 2,046 steps, 128 KiB all that the kernel does)"
+        remedy = "raise net.core.optmem_max (20 KiB take some 1,700 steps, 128 KiB all that the kernel does)"
     else:
         remedy = f"the kernel takes {bpf.MOST_STEPS:,}; use several receivers"
     return (

@@ -4,6 +4,7 @@ It reports, and changes nothing. It listens in the network namespace of the thre
 whoever it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -89,6 +90,7 @@ class Watch:
             self._news.setblocking(False)
             # Two sockets, for what is not closed when an exception comes in between closes itself.
             self._wake, self._waker = socket.socketpair()
+            self._waker.setblocking(False)
             # Listed after the news are bound to, so that no change falls between.
             links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
             self._listener = Listener(self._news, self._wake, links, _weakly(indexes), _weakly(report))
@@ -102,7 +104,7 @@ class Watch:
         """Leave nothing open after a refused or interrupted opening; and raise what was refused as an error of ours."""
         cannot_start = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
         if hasattr(self, "_thread") and self._waker is not None and not cannot_start:
-            self._waker.close()  # interrupted while the thread started, which closes the others
+            self._end_thread(self._waker)  # interrupted while it started: it closes the others
         else:
             self._close_descriptors()
         if cannot_start:
@@ -118,11 +120,19 @@ class Watch:
         waker = self._waker
         if waker is None or waker.fileno() < 0:
             return
-        waker.close()
         if os.getpid() != self._opener:
             self._close_descriptors()
-        elif threading.current_thread() is not self._thread:
+            return
+        self._end_thread(waker)
+        if threading.current_thread() is not self._thread:
             self._listener.has_ended(ENDING)
+
+    @staticmethod
+    def _end_thread(waker: socket.socket) -> None:
+        """Wake the thread: by a byte too, for a forked child may have this end open as well."""
+        with contextlib.suppress(OSError):
+            waker.send(b"!")
+        waker.close()
 
     def _close_descriptors(self) -> None:
         for one in (self._news, self._wake, self._waker):
