@@ -110,6 +110,9 @@ class Subscriptions:
                 self._check_open()
                 self._joins.recover()
                 result = call(*arguments)
+            except (OSError, ValueError, KeyError):
+                self._check_open()  # what is closed in the middle of a call answers with its own errors
+                raise
             finally:
                 self._is_busy = False
             return result
