@@ -21,7 +21,7 @@ groups          :
 igmp            :
 netlink         :
 stats           :
-nic             : netlink
+nic             : netlink sockets
 hardware        :
 qdiscs          : netlink
 interfaces      : netlink groups systems
@@ -39,8 +39,9 @@ membership      : _core.addresses groups interfaces
 sockets         : _core _core.layout _core.addresses hardware membership systems
 bpf             : _core.addresses
 rings           : bpf sockets units
-joins           : _core _core.addresses membership sockets
-subscriptions   : _core _core.addresses groups igmp interfaces joins membership stats watch
+plan            : membership sockets
+joins           : _core _core.addresses membership plan sockets
+subscriptions   : _core _core.addresses groups igmp interfaces joins membership plan stats watch
 streams         :
 pcapng          : _lifecycle _version _core _core.blocks stats streams
 reader          : _lifecycle _process _core _core.blocks _core.layout groups membership stats streams units

@@ -6,6 +6,7 @@ The model kernel knows the rules of RFC 3678 as Linux keeps them, and can refuse
 import errno
 import itertools
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,15 +14,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcast_fast import _core, joins
+from mcast_fast import _core, joins, plan
 from mcast_fast._core.addresses import map_address, native
 from mcast_fast.errors import MulticastError
-from mcast_fast.joins import Joins, Limits
-from mcast_fast.membership import ANY_SOURCE, Channel, Place, SourceFilter, Wanted
+from mcast_fast.joins import Joins
+from mcast_fast.membership import ANY_SOURCE, Endpoint, GroupEndpoint, SourceFilter, Wanted
+from mcast_fast.plan import Limits
 from mcast_fast.sockets import OpenSocket, Options
 
 NAMES = {1: "eth0", 2: "eth1"}
-PLACES = (Place(4, 5000, 1), Place(4, 5001, 1), Place(4, 5000, 2))
+ENDPOINTS = (Endpoint(4, 5000, 1), Endpoint(4, 5001, 1), Endpoint(4, 5000, 2))
 GROUPS = tuple(map_address(f"239.1.1.{number}") for number in range(1, 6))
 SOURCES = tuple(map_address(f"10.0.0.{number}") for number in range(1, 8))
 SMALL = Limits(groups=2, sources=3)
@@ -64,11 +66,11 @@ class Kernel:
 
     # ---- opening ----
 
-    def open_socket(self, place: Place, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
+    def open_socket(self, endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
         self._called("open")
         sock = ModelSocket(self, next(self._numbers))
         self.held[sock.number] = {}
-        return OpenSocket(sock, place, group, place.interface)  # type: ignore[arg-type]
+        return OpenSocket(sock, endpoint, group, endpoint.interface)  # type: ignore[arg-type]
 
     # ---- the slots ----
 
@@ -155,7 +157,10 @@ class ModelSocket:
         self.number = number
 
     def close(self) -> None:
-        del self.kernel.held[self.number]
+        self.kernel.held.pop(self.number, None)
+
+    def __del__(self) -> None:
+        self.close()  # as a socket's own does
 
     def getsockopt(self, *_: object) -> bytes:
         return bytes(36)
@@ -178,7 +183,7 @@ class Model:
     def __enter__(self) -> "Model":
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(joins, "open_socket", self.kernel.open_socket)
-        self._patch.setattr(joins, "limits", lambda version, spread: self.kernel.limits)
+        self._patch.setattr(plan, "limits", lambda version, spread: self.kernel.limits)
         self._patch.setattr(_core, "membership", self.kernel)
         return self
 
@@ -186,18 +191,19 @@ class Model:
         self._patch.undo()
 
     def want(self, wanted: Wanted) -> bool:
-        return self.joins.bring_about(wanted)
+        self.joins.recover()
+        return self.joins.apply(dict.fromkeys(self.joins.wanted) | wanted)
 
-    def holders(self, channel: Channel) -> "Iterator[tuple[int, SourceFilter, SourceFilter]]":
+    def holders(self, channel: GroupEndpoint) -> "Iterator[tuple[int, SourceFilter, SourceFilter]]":
         """Socket number, the kernel's filter, and what the slots let pass."""
         group = channel.group
-        for seat in self.joins.seats():
-            number = seat.opened.socket.number  # type: ignore[union-attr]
+        for member in self.joins.members():
+            number = member.opened.socket.number  # type: ignore[union-attr]
             held = self.kernel.held[number].get(native(group))
-            if seat.place == channel.place and held is not None:
+            if member.endpoint == channel.endpoint and held is not None:
                 yield number, held, self.kernel.let_pass[self.kernel.keys[number]].get(group, SourceFilter(False))
 
-    def delivered(self, channel: Channel) -> SourceFilter:
+    def delivered(self, channel: GroupEndpoint) -> SourceFilter:
         """Whom the slots deliver, all sockets together."""
         union = SourceFilter(False)
         for _, held, let_pass in self.holders(channel):
@@ -222,17 +228,17 @@ class Model:
             else:
                 assert all(not held.exclude and held == let_pass for _, held, let_pass in holders)
                 assert frozenset().union(*(held.sources for _, held, _ in holders)) == sources.sources
-        known = {(channel.place, native(channel.group)) for channel in wanted}
-        places = {channel.place for channel in wanted}
-        for seat in self.joins.seats():
-            held = self.kernel.held[seat.opened.socket.number]  # type: ignore[union-attr]
-            assert all((seat.place, group) in known for group in held), "a group is held that nobody wants"
-            alone = [other for other in self.joins.seats() if other.place == seat.place] == [seat]
-            assert held or (seat.place in places and alone), "a socket is open for nothing"
+        known = {(channel.endpoint, native(channel.group)) for channel in wanted}
+        places = {channel.endpoint for channel in wanted}
+        for member in self.joins.members():
+            held = self.kernel.held[member.opened.socket.number]  # type: ignore[union-attr]
+            assert all((member.endpoint, group) in known for group in held), "a group is held that nobody wants"
+            alone = [other for other in self.joins.members() if other.endpoint == member.endpoint] == [member]
+            assert held or (member.endpoint in places and alone), "a socket is open for nothing"
         assert len(self.joins.sockets()) == len(self.kernel.held) == len(self.kernel.let_pass), "something is left open"
 
 
-channels = st.builds(Channel, st.sampled_from(PLACES), st.sampled_from(GROUPS))
+channels = st.builds(GroupEndpoint, st.sampled_from(ENDPOINTS), st.sampled_from(GROUPS))
 filters = st.builds(SourceFilter, st.booleans(), st.frozensets(st.sampled_from(SOURCES)))
 one_source = st.sampled_from(SOURCES)
 operations = st.one_of(
@@ -241,7 +247,7 @@ operations = st.one_of(
 )
 
 
-def apply(wanted: Wanted, operation: tuple[str, Channel, SourceFilter, bytes]) -> Wanted:
+def apply(wanted: Wanted, operation: tuple[str, GroupEndpoint, SourceFilter, bytes]) -> Wanted:
     """What is wanted after one operation, in the words of RFC 3678."""
     name, channel, sources, source = operation
     after = dict(wanted)
@@ -283,7 +289,7 @@ def test_with_and_without_a_source(sources: SourceFilter, one: bytes, other: byt
 @given(changes=st.lists(operations, max_size=12))
 @pytest.mark.long
 def test_any_changes_end_in_what_is_wanted(full_state: bool, changes: list[Any]) -> None:
-    limits = SMALL if full_state else Limits(groups=2, sources=joins.NO_LIMIT)
+    limits = SMALL if full_state else Limits(groups=2, sources=plan.NO_LIMIT)
     with Model(limits, full_state) as model:
         wanted: Wanted = {}
         for change in changes:
@@ -328,9 +334,9 @@ def test_a_refusal_at_any_call_leaves_everything_as_it_was(changes: list[Any], l
 )
 def test_a_refusal_undoes_call_by_call_too(before: SourceFilter, after: SourceFilter) -> None:
     """On systems without a full-state filter, a change is many calls: any may be refused."""
-    channel = Channel(PLACES[0], GROUPS[0])
+    channel = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
     for call in itertools.count():
-        with Model(Limits(2, joins.NO_LIMIT), full_state=False) as model:
+        with Model(Limits(2, plan.NO_LIMIT), full_state=False) as model:
             model.want({channel: before})
             state = model.kernel.state()
             model.kernel.fail_at = len(model.kernel.calls) + call
@@ -344,7 +350,7 @@ def test_a_refusal_undoes_call_by_call_too(before: SourceFilter, after: SourceFi
                 return
 
 
-ONE = Channel(PLACES[0], GROUPS[0])
+ONE = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
 SPREAD_AND_BACK = [("set", ONE, sources, SOURCES[0]) for sources in (include(0, 1, 2, 3, 4), exclude(6), include(0, 4))]
 
 
@@ -365,7 +371,7 @@ def test_what_stays_wanted_is_heard_at_every_moment(changes: list[Any]) -> None:
                 if passes(before[channel], source) and passes(wanted[channel], source)
             ]
 
-            def check(staying: list[tuple[Channel, bytes]] = staying) -> None:
+            def check(staying: list[tuple[GroupEndpoint, bytes]] = staying) -> None:
                 for channel, source in staying:
                     heard = [
                         passes(held, source) and passes(let_pass, source)
@@ -381,7 +387,7 @@ def test_what_stays_wanted_is_heard_at_every_moment(changes: list[Any]) -> None:
 @settings(max_examples=150, deadline=None)
 @given(first=st.frozensets(one_source, min_size=1), then=st.frozensets(one_source, min_size=1))
 def test_a_source_that_stays_wanted_stays_at_its_socket(first: frozenset[bytes], then: frozenset[bytes]) -> None:
-    channel = Channel(PLACES[0], GROUPS[0])
+    channel = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
     with Model() as model:
         where = []
         for sources in (first, then):
@@ -394,15 +400,15 @@ def test_a_source_that_stays_wanted_stays_at_its_socket(first: frozenset[bytes],
 
 
 def test_the_only_group_is_bound_and_others_go_elsewhere() -> None:
-    first, second = (Channel(PLACES[0], group) for group in GROUPS[:2])
+    first, second = (GroupEndpoint(ENDPOINTS[0], group) for group in GROUPS[:2])
     with Model() as model:
         model.want({first: ANY_SOURCE})
         model.want({first: ANY_SOURCE, second: ANY_SOURCE})
-        assert [seat.bound for seat in model.joins.seats()] == [GROUPS[0], bytes(16)]
+        assert [member.bound for member in model.joins.members()] == [GROUPS[0], bytes(16)]
 
 
 def test_groups_are_spread_over_as_few_sockets_as_the_limit_allows() -> None:
-    wanted = {Channel(PLACES[0], map_address(f"239.2.{n >> 8}.{n & 255}")): ANY_SOURCE for n in range(1_000)}
+    wanted = {GroupEndpoint(ENDPOINTS[0], map_address(f"239.2.{n >> 8}.{n & 255}")): ANY_SOURCE for n in range(1_000)}
     with Model(Limits(20, 10)) as model:
         model.want(wanted)
         model.check(wanted)
@@ -410,7 +416,7 @@ def test_groups_are_spread_over_as_few_sockets_as_the_limit_allows() -> None:
 
 
 def test_what_is_wanted_already_costs_no_call() -> None:
-    wanted = {Channel(PLACES[0], GROUPS[0]): include(0, 1, 2, 3)}
+    wanted = {GroupEndpoint(ENDPOINTS[0], GROUPS[0]): include(0, 1, 2, 3)}
     with Model() as model:
         assert model.want(wanted)
         calls = len(model.kernel.calls)
@@ -419,7 +425,7 @@ def test_what_is_wanted_already_costs_no_call() -> None:
 
 
 def test_one_change_of_a_filter_is_one_call() -> None:
-    channel = Channel(PLACES[0], GROUPS[0])
+    channel = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
     with Model() as model:
         model.want({channel: ANY_SOURCE})
         for sources in (include(0, 1), include(1, 2), exclude(0), ANY_SOURCE):
@@ -430,7 +436,7 @@ def test_one_change_of_a_filter_is_one_call() -> None:
 
 def test_a_source_specific_join_is_never_an_any_source_one() -> None:
     """Not for a moment: the routers would send everybody's traffic (RFC 4607)."""
-    channel = Channel(PLACES[0], GROUPS[0])
+    channel = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
     with Model() as model:
         modes = []
         model.kernel.after_call = lambda: modes.extend(held.exclude for _, held, _ in model.holders(channel))
@@ -439,7 +445,7 @@ def test_a_source_specific_join_is_never_an_any_source_one() -> None:
 
 
 def test_where_no_source_is_wanted_the_port_stays_open() -> None:
-    channel = Channel(PLACES[0], GROUPS[0])
+    channel = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
     with Model() as model:
         model.want({channel: include(0)})
         model.want({channel: include()})
@@ -449,12 +455,12 @@ def test_where_no_source_is_wanted_the_port_stays_open() -> None:
 
 @pytest.mark.parametrize("sources", [ANY_SOURCE, include(0, 1, 2, 3, 4), exclude(0, 1, 2, 3, 4)])
 def test_a_move_to_another_index_holds_the_same_there(sources: SourceFilter) -> None:
-    old, other = Channel(PLACES[0], GROUPS[0]), Channel(PLACES[2], GROUPS[1])
-    new = Channel(PLACES[0]._replace(interface=7), GROUPS[0])
+    old, other = GroupEndpoint(ENDPOINTS[0], GROUPS[0]), GroupEndpoint(ENDPOINTS[2], GROUPS[1])
+    new = GroupEndpoint(ENDPOINTS[0]._replace(interface=7), GROUPS[0])
     with Model() as model:
         model.want({old: sources, other: ANY_SOURCE})
         held = len(list(model.holders(old)))
-        model.joins.names[7] = "eth0"
+        model.joins.name_interface(7, "eth0")
         state = model.kernel.state()
         model.kernel.fail_at = len(model.kernel.calls) + 2
         with pytest.raises((MulticastError, OSError)):
@@ -471,7 +477,7 @@ def test_a_move_to_another_index_holds_the_same_there(sources: SourceFilter) -> 
 
 def test_who_was_retired_is_still_wanted_after_a_second_move(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ModelSocket, "recv", lambda *_: b"queued")
-    old = Channel(PLACES[0], GROUPS[0])
+    old = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
     with Model() as model:
         model.want({old: ANY_SOURCE})
         (first,) = model.joins.sockets()
@@ -484,16 +490,76 @@ def test_who_was_retired_is_still_wanted_after_a_second_move(monkeypatch: pytest
         model.joins.close()
 
 
+# ---- cost ----
+
+
+def calls_of(call: Any) -> int:
+    """How many Python functions and methods of C a call calls."""
+    count = 0
+
+    def profile(_frame: Any, event: str, _: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def many(first: int, count: int) -> Wanted:
+    return {
+        GroupEndpoint(ENDPOINTS[0], map_address(f"239.2.{n >> 8}.{n & 255}")): ANY_SOURCE
+        for n in range(first, first + count)
+    }
+
+
+@pytest.mark.parametrize("make", [dict, dict.fromkeys], ids=["join", "leave"])
+def test_a_change_costs_what_changes_and_not_what_is_held(make: Any) -> None:
+    costs = []
+    for held in (20, 2_000):
+        with Model(Limits(20, 10)) as model:
+            model.want(many(0, held))
+            costs.append([calls_of(lambda one=one: model.joins.apply(make(many(one, 1)))) for one in (held, held + 1)])
+            if make is not dict:
+                costs[-1] = [calls_of(lambda one=one: model.joins.apply(make(many(one, 1)))) for one in (3, 15)]
+    assert max(costs[1]) <= 1.2 * max(costs[0]) + 20, costs
+    assert max(costs[1]) > 50 or make is not dict
+
+
+def test_many_groups_at_once_cost_in_proportion() -> None:
+    costs = []
+    for count in (500, 4_000):
+        with Model(Limits(20, 10)) as model:
+            wanted = many(0, count)
+            costs.append(calls_of(lambda wanted=wanted: model.joins.apply(wanted)) / count)
+            model.check(wanted)
+    assert costs[1] < 1.3 * costs[0], costs
+
+
+def test_rooms_that_leaves_make_are_used_again() -> None:
+    with Model(Limits(20, 10)) as model:
+        model.want(many(0, 400))
+        kept = {one: sources for number, (one, sources) in enumerate(many(0, 400).items()) if number % 2}
+        model.want(kept)
+        model.check(kept)
+        model.want(kept | many(1_000, 200))
+        model.check(kept | many(1_000, 200))
+        assert len(model.joins.sockets()) == 20
+
+
 # ---- the system's limits --------------------------------------------------------------------------------------------
 
 
 def test_the_limits_are_those_of_the_system(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, name in enumerate(("groups", "sources4", "sources6"), start=3):
         (tmp_path / name).write_text(f"{number}\n")
-    monkeypatch.setattr(joins, "GROUPS_A_SOCKET", {4: tmp_path / "groups"})
-    monkeypatch.setattr(joins, "SOURCES_A_GROUP", {4: tmp_path / "sources4", 6: tmp_path / "sources6"})
-    assert joins.limits(4, spread=True) == Limits(3, 4)
-    assert joins.limits(6, spread=True).sources == 5
-    assert joins.limits(4, spread=False) == joins.limits(6, spread=False) == Limits(joins.NO_LIMIT, joins.NO_LIMIT)
+    monkeypatch.setattr(plan, "GROUPS_OF_A_SOCKET", {4: tmp_path / "groups"})
+    monkeypatch.setattr(plan, "SOURCES_OF_A_GROUP", {4: tmp_path / "sources4", 6: tmp_path / "sources6"})
+    assert plan.limits(4, spread=True) == Limits(3, 4)
+    assert plan.limits(6, spread=True).sources == 5
+    assert plan.limits(4, spread=False) == plan.limits(6, spread=False) == Limits(plan.NO_LIMIT, plan.NO_LIMIT)
     (tmp_path / "groups").write_text("0")
-    assert joins.limits(4, spread=True).groups == 1
+    assert plan.limits(4, spread=True).groups == 1

@@ -1,7 +1,9 @@
 """Membership changed on a live receiver, while packets flow: who is heard, what the network is told, how much fits."""
 
+import os
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -317,6 +319,40 @@ def test_what_is_meaningless_is_refused_and_changes_nothing(ends):
     ):
         with pytest.raises(mcast.ClosedError):
             call()
+
+
+def test_more_groups_than_a_text_may_name_are_refused_before_anything_is_planned(ends):
+    _, receiving = ends
+    before = descriptors()
+    with receiving.host.enter():
+        for count in (65_537, 3_000_000):
+            with pytest.raises(mcast.GroupError, match=r"more than the 65,536 that one text may name"):
+                mcast.Receiver(text("232.1.1.1", receiving, count))
+        with mcast.Receiver(text("232.1.1.1", receiving)) as rx:
+            for call in (rx.join, rx.leave, lambda one: rx.block(one, "10.0.0.1")):
+                with pytest.raises(mcast.GroupError, match="65,536"):
+                    call(text("232.1.1.1", receiving, 65_537))
+            assert rx.leave("232.1.1.0+65536")
+    assert descriptors() == before
+
+
+def test_an_interface_whose_name_is_not_utf8(ends):
+    """The kernel takes any bytes but '/' and white space."""
+    sending, receiving = ends
+    host = receiving.host
+    with host.enter():
+        name = os.fsdecode(b"v\xff0")
+        run = ["ip", "link", "set", receiving.interface, "down", "name", name]
+        subprocess.run(run, check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        with pytest.warns(mcast.MulticastWarning, match="hardware"):
+            rx = mcast.Receiver("239.1.1.1:5000", interface=name, timeout=5, watch=True, timestamps="hardware")
+        with rx:
+            (held,) = rx.memberships
+            assert (held.interface, held.joined) == (name, True)
+            sending.wait_usable()
+            sending.blast("239.1.1.1", PORT, count=1).finish()
+            assert rx.recv().interface == name
 
 
 # ---- every interface, and what is in the way ----

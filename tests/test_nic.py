@@ -14,13 +14,13 @@ from tests import lab
 from tests.conftest import loopback
 
 
-def reply(dropped, missed, size=nic.LINK_STATS.size):
+def reply(dropped, missed, size=nic.LINK_STATS.size, sequence=1):
     counts = [0] * 16
     counts[nic.RX_DROPPED], counts[nic.RX_MISSED] = dropped, missed
     told = nic.LINK_STATS.pack(*counts)[:size]
     attribute = netlink.RTATTR.pack(netlink.RTATTR.size + len(told), nic.IFLA_STATS_LINK_64) + told
     body = nic.IF_STATS_MSG.pack(0, 1, 1) + attribute
-    return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), nic.RTM_NEWSTATS, 0, 1, 0) + body
+    return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), nic.RTM_NEWSTATS, 0, sequence, 0) + body
 
 
 def test_dropped_and_missed_are_lost():
@@ -41,7 +41,59 @@ def test_any_bytes_can_be_told(answer):
     assert found is None or found >= 0
 
 
-def test_it_counts_from_the_first_look():
+def test_a_reply_to_another_request_is_passed_over():
+    assert nic.parse(reply(3, 4), 1) == 7
+    assert nic.parse(reply(3, 4), 2) is None
+    assert nic.parse(reply(1, 1, sequence=5) + reply(3, 4), 1) == 7
+    assert nic.answers(reply(3, 4), 1)
+    assert not nic.answers(reply(3, 4), 2)
+
+
+class Answers:
+    """A netlink socket that has the answer to a request which was interrupted queued, and then answers each one."""
+
+    def __init__(self, old):
+        self.queued = [reply(old, 0, sequence=77)]
+        self.requests = 0
+
+    def send(self, request):
+        _, kind, _, number, _ = netlink.NLMSGHDR.unpack_from(request)
+        assert kind == nic.RTM_GETSTATS
+        self.requests += 1
+        self.queued.append(reply(10 * self.requests, 0, sequence=number))
+
+    def recv(self, _):
+        return self.queued.pop(0)
+
+    def fileno(self):
+        return 3
+
+
+def test_an_answer_that_nobody_waited_for_shifts_no_other(monkeypatch):
+    monkeypatch.setattr(nic, "FRESH", 0.0)
+    drops = nic.NicDrops()
+    drops.close()
+    drops._socket = Answers(5_000)
+    assert [drops.total([1]), drops.total([1]), drops.total([1])] == [0, 10, 20]
+
+
+def test_counters_are_asked_for_ten_times_a_second_at_most(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(nic.time, "monotonic", lambda: now[0])
+    drops = nic.NicDrops()
+    drops.close()
+    drops._socket = Answers(0)
+    found = []
+    for _ in range(20):
+        found.append(drops.total([1]))
+        now[0] += 0.0251
+    assert drops._socket.requests == 5
+    assert found == sorted(found)
+    assert found[-1] == 40
+
+
+def test_it_counts_from_the_first_look(monkeypatch):
+    monkeypatch.setattr(nic, "FRESH", 0.0)
     drops, index = nic.NicDrops(), socket.if_nametoindex(loopback())
     if drops.total([index]) is None:
         pytest.skip("feature drop counters of interfaces: the system does not tell them")

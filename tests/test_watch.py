@@ -1,7 +1,12 @@
 """Interfaces that go and come back while a receiver watches; and the kernel's news, taken apart."""
 
+import contextlib
+import gc
 import logging
+import os
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -9,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
-from mcast_fast import joins, netlink, watch
+from mcast_fast import _core, joins, netlink, watch
 from mcast_fast.stats import What
 from tests import lab
-from tests.conftest import descriptors
+from tests.conftest import descriptors, free_port, loopback
 
 PORT = 5000
 GROUPS = ("239.1.1.1", "ff15::1")
@@ -102,7 +107,7 @@ def test_deleted_and_made_anew(backend, made, group):
         assert [one.what for one in rx.stats.events].count(What.BACK) == 2
         (held,) = rx.memberships
         assert held.joined
-    assert descriptors() == before
+    assert sockets_closed(before)
 
 
 @pytest.mark.lab
@@ -175,6 +180,338 @@ def test_what_a_gone_interface_has_queued_is_not_delivered_after_leave(backend, 
         wait_for_event(rx, What.BACK)
         assert rx.leave(group)
         assert len(rx.collect(10, timeout=0.05)) == 0
+
+
+def sockets_closed(before: int) -> bool:
+    """The thread of a watch closes what it listened to, a moment after close() or the end of its receiver."""
+    deadline = time.monotonic() + 5
+    while descriptors() != before and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return descriptors() == before
+
+
+def watch_threads() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "mcast-fast watch"]
+
+
+def wait_for_joined(rx: mcast.Receiver, interface: str, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not any(one.interface == interface and one.joined for one in rx.memberships):
+        assert time.monotonic() < deadline, (rx.memberships, rx.stats.events)
+        time.sleep(0.005)
+
+
+@pytest.mark.lab
+def test_an_interface_that_flaps_is_joined_afresh_once(backend, made, monkeypatch):
+    """Ten times within three seconds; each time is an event, and the network hears of it once."""
+    refreshed = []
+    refresh = joins.Joins.refresh
+    monkeypatch.setattr(
+        joins.Joins, "refresh", lambda self, *arguments: (refreshed.append(arguments), refresh(self, *arguments))
+    )
+    sending, receiving = made.link("a", "b")
+    with open_watched(receiving, text(GROUPS[0], receiving.interface)) as rx:
+        for _ in range(10):
+            receiving.host.run("ip", "link", "set", receiving.interface, "down")
+            receiving.host.run("ip", "link", "set", receiving.interface, "up")
+        wait_for_event(rx, What.REJOINED)
+        heard_within(rx, sending, GROUPS[0], BACK_WITHIN)
+        assert refreshed == [(receiving.index,)]
+        assert [one.what for one in rx.stats.events].count(What.REJOINED) == 1
+        assert rx.memberships[0].joined
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("ring", [None, "1MiB"])
+def test_an_interface_that_is_not_there_yet_is_waited_for(backend, made, group, ring):
+    if ring and not mcast.features()["ring"]:
+        pytest.skip(f"feature ring: {mcast.features()['ring'].reason}")
+    host = made.hosts["b"]
+    before = descriptors()
+    with host.enter():
+        rx = mcast.Receiver(text(group, "vb3"), watch=True, ring=ring, timeout=0.1)
+    with rx:
+        (waiting,) = rx.memberships
+        assert (waiting.group, waiting.port, waiting.interface) == (group, PORT, "vb3")
+        assert (waiting.joined, waiting.sockets, waiting.reason) == (False, 0, "the interface is not there yet")
+        assert not rx.join(text(group, "vb3"))
+        sending, receiving = made.link("a", "b", number=3)
+        wait_for_joined(rx, "vb3")
+        assert wait_for_event(rx, What.NEW).interface == "vb3"
+        assert heard_within(rx, sending, group, BACK_WITHIN).interface == receiving.interface
+        assert len(rx.memberships) == 1
+    assert sockets_closed(before)
+
+
+@pytest.mark.lab
+def test_what_waits_may_be_changed_and_left(backend, made):
+    host = made.hosts["b"]
+    with host.enter():
+        rx = mcast.Receiver(text("239.1.1.1", "vb3"), text("239.1.1.2", "vb3"), "239.1.1.4%vb3:5000+3", watch=True)
+    with rx:
+        assert rx.set_sources("239.1.1.1", include=["10.77.3.1"])
+        assert not rx.set_sources("239.1.1.1", include=["10.77.3.1"])
+        assert rx.leave("239.1.1.2")
+        assert not rx.leave("239.1.1.2")
+        assert rx.leave("239.1.1.5%vb3")
+        assert [(one.group, one.sources) for one in rx.memberships] == [
+            ("239.1.1.1", ("10.77.3.1",)), ("239.1.1.4", ()), ("239.1.1.6", ())
+        ]  # fmt: skip
+        made.link("a", "b", number=3)
+        wait_for_joined(rx, "vb3")
+        held = {one.group: (one.joined, one.kernel_mode, one.kernel_sources) for one in rx.memberships}
+        any_source = (True, "exclude", ())
+        assert held == {
+            "239.1.1.1": (True, "include", ("10.77.3.1",)),
+            "239.1.1.4": any_source,
+            "239.1.1.6": any_source,
+        }
+
+
+@pytest.mark.lab
+def test_a_name_that_is_not_there_is_an_error_without_watch_and_an_index_with_it_too(backend, made):
+    with made.hosts["b"].enter():
+        with pytest.raises(mcast.InterfaceError, match="vb3"):
+            mcast.Receiver(text("239.1.1.1", "vb3"))
+        with pytest.raises(mcast.InterfaceError, match="index 77"):
+            mcast.Receiver(text("239.1.1.1", "77"), watch=True)
+
+
+@pytest.mark.lab
+def test_all_takes_interfaces_that_come_later(backend, made):
+    before = descriptors()
+    sending, receiving = made.link("a", "b", number=4)
+    with open_watched(receiving, f"239.1.1.1%all:{PORT}") as rx:
+        heard_within(rx, sending, "239.1.1.1", BACK_WITHIN)
+        assert rx.block("239.1.1.1", "10.77.5.9")
+        later, _ = made.link("a", "b", number=5)
+        wait_for_joined(rx, "vb5")
+        assert wait_for_event(rx, What.NEW).interface == "vb5"
+        found = heard_within(rx, later, "239.1.1.1", BACK_WITHIN)
+        while found.interface != "vb5":
+            found = heard_within(rx, later, "239.1.1.1", BACK_WITHIN)
+        assert {one.interface: one.sources for one in rx.memberships if one.joined} == {
+            "vb4": ("10.77.5.9",), "vb5": ("10.77.5.9",)
+        }  # fmt: skip
+        assert rx.leave("239.1.1.1")
+        made.link("a", "b", number=6)
+        receiving.host.run("ip", "link", "set", "vb5", "down")
+        wait_for_event(rx, What.NEW)
+        assert rx.memberships == []
+    assert sockets_closed(before)
+
+
+@pytest.mark.lab
+def test_all_waits_where_none_is_fit_yet(backend, made):
+    with made.hosts["b"].enter():
+        rx = mcast.Receiver(f"239.1.1.1%all:{PORT}", watch=True)
+    with rx:
+        assert [(one.interface, one.joined) for one in rx.memberships] == [("lo", False)]
+        made.link("a", "b", number=5)
+        wait_for_joined(rx, "vb5")
+
+
+@pytest.mark.lab
+def test_what_is_refused_is_reported_and_tried_again(backend, made, monkeypatch):
+    """The thread survives whatever is raised: an error of ours, of the system, a warning, or of a bug."""
+    _, receiving = made.link("a", "b", number=7)
+    errors = [OSError(19, "No such device"), mcast.InterfaceError("odd link"), UserWarning("clipped"), KeyError("bug")]
+    raised, open_socket = [], joins.open_socket
+
+    def refuse(*arguments):
+        if len(raised) < len(errors):
+            raised.append(errors[len(raised)])
+            raise raised[-1]
+        return open_socket(*arguments)
+
+    with open_watched(receiving, text(GROUPS[0], receiving.interface)) as rx:
+        monkeypatch.setattr(joins, "open_socket", refuse)
+        receiving.host.run("ip", "link", "del", receiving.interface)
+        wait_for_event(rx, What.GONE)
+        made.link("a", "b", number=7)
+        wait_for_event(rx, What.BACK)
+        failed = [one.detail for one in rx.stats.events if one.what is What.FAILED]
+        assert len(failed) == len(errors)
+        assert all(str(error) in detail for error, detail in zip(errors, failed, strict=True))
+        assert rx.memberships[0].joined
+
+
+@pytest.mark.lab
+def test_a_rejoin_that_is_refused_is_a_reason_until_it_is_done(backend, made, monkeypatch):
+    _, receiving = made.link("a", "b")
+    refusing, join = threading.Event(), _core.membership.join
+
+    def refuse(*arguments):
+        if refusing.is_set():
+            raise OSError(105, "No buffer space available")
+        join(*arguments)
+
+    with open_watched(receiving, text(GROUPS[0], receiving.interface)) as rx:
+        monkeypatch.setattr(_core.membership, "join", refuse)
+        refusing.set()
+        receiving.host.run("ip", "link", "set", receiving.interface, "down")
+        receiving.host.run("ip", "link", "set", receiving.interface, "up")
+        event = wait_for_event(rx, What.FAILED)
+        assert "No buffer space available (105)" in event.detail
+        (held,) = rx.memberships
+        assert not held.joined
+        assert "No buffer space available (105)" in held.reason
+        refusing.clear()
+        wait_for_joined(rx, receiving.interface)
+        wait_for_event(rx, What.REJOINED)
+
+
+@pytest.mark.lab
+def test_lost_news_are_made_up_for_even_when_that_fails_first(backend, made, monkeypatch):
+    _, receiving = made.link("a", "b")
+    failures, listed = [mcast.SocketError(24, "no descriptor is left")], watch.interfaces
+    with open_watched(receiving, text(GROUPS[0], receiving.interface)) as rx:
+        monkeypatch.setattr(watch, "interfaces", lambda: _raise(failures.pop()) if failures else listed())
+        rx._watch._listener._has_lost_news = True
+        receiving.host.run("ip", "link", "set", receiving.interface, "down")
+        event = wait_for_event(rx, What.FAILED)
+        assert "no descriptor is left" in event.interface + event.detail
+        wait_for_event(rx, What.DOWN)
+        assert watch_threads()
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.needs("watch")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_receiver_that_is_forgotten_is_collected(backend):
+    mcast.Receiver(text("239.9.1.1", loopback()), watch=True).close()
+    assert not watch_threads()
+    before = descriptors()
+    for _ in range(20):
+        rx = mcast.Receiver(text("239.9.1.1", loopback()), watch=True)
+        gone = weakref.ref(rx._subscriptions)
+        del rx
+    gc.collect()
+    assert sockets_closed(before)
+    assert gone() is None
+    deadline = time.monotonic() + 5
+    while watch_threads() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert not watch_threads()
+
+
+class Owner:
+    """Has a watch that reports to it."""
+
+    def __init__(self) -> None:
+        self.watch = watch.Watch(self.indexes, self.report)
+
+    def indexes(self) -> list[int]:
+        return []
+
+    def report(self, what: What, index: int, name: str) -> bool:
+        return True
+
+
+@pytest.mark.needs("watch")
+def test_whoever_is_reported_to_is_collected_with_the_watch():
+    before, owner = descriptors(), Owner()
+    gone = weakref.ref(owner)
+    owner.watch.close()
+    owner.watch.close()
+    owner.watch = watch.Watch(owner.indexes, owner.report)
+    del owner
+    gc.collect()
+    assert gone() is None
+    assert sockets_closed(before)
+
+
+@pytest.mark.needs("watch", "signals to processes")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("closes", [False, True], ids=["child keeps it", "child closes it"])
+def test_a_forked_child_neither_ends_the_watch_nor_keeps_it(closes):
+    """The child has every descriptor too, and no thread."""
+    before, owner = descriptors(), Owner()
+    (to_read, to_write), (from_child, to_parent) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            opened = descriptors()
+            if closes:
+                owner.watch.close()
+                owner.watch.close()
+            status = 0 if descriptors() == opened - 3 * closes else 2
+            os.write(to_parent, b"!")
+            os.close(to_write)
+            os.read(to_read, 1)
+        os._exit(status)
+    assert os.read(from_child, 1) == b"!"
+    assert watch_threads()
+    owner.watch.close()
+    assert sockets_closed(before + 4)
+    assert not watch_threads()
+    for one in (to_write, to_read, from_child, to_parent):
+        os.close(one)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.needs("watch", "process limits")
+def test_an_opening_without_descriptors_leaves_nothing_open(backend):
+    """Whichever of them is the one too many."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before, opened, refused = descriptors(), False, 0
+    limit = 3
+    while not opened:
+        rx = None
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        try:
+            rx = mcast.Receiver(text("239.9.1.1", loopback()), watch=True)
+            opened = True
+        except mcast.SocketError:
+            refused += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if rx is not None:
+            rx.close()
+        del rx
+        gc.collect()
+        assert sockets_closed(before), limit
+        limit += 1
+    assert refused > 3
+
+
+@pytest.mark.needs("watch")
+def test_where_no_thread_can_start_it_is_an_error_of_ours(backend, monkeypatch):
+    before = descriptors()
+    monkeypatch.setattr(threading.Thread, "start", lambda _: _raise(RuntimeError("can't start new thread")))
+    with pytest.raises(mcast.SocketError, match="thread"):
+        mcast.Receiver(text("239.9.1.1", loopback()), watch=True)
+    gc.collect()
+    assert descriptors() == before
+
+
+@pytest.mark.needs("watch")
+def test_events_are_bounded(backend):
+    with mcast.Receiver(text("239.9.1.1", loopback())) as rx:
+        index = rx._subscriptions.indexes()[0]
+        for number in range(1_500):
+            assert rx._subscriptions.reported(What.UP, index, f"eth{number}")
+        assert [one.interface for one in rx.stats.events] == [f"eth{number}" for number in range(500, 1_500)]
+        assert rx._subscriptions.events_left_out == 500
+
+
+@pytest.mark.needs("watch")
+def test_names_in_a_batch_stay_what_they_were(backend):
+    port = free_port()
+    feed = f"239.9.1.1%{loopback()}:{port}"
+    with mcast.Receiver(feed, timeout=5) as rx, mcast.Sender(feed) as tx:
+        tx.send(b"old")
+        old = rx.recv()
+        assert rx._subscriptions.reported(What.RENAMED, old.interface_index, "fresh0")
+        tx.send(b"new")
+        assert (old.interface, rx.recv().interface) == (loopback(), "fresh0")
 
 
 @pytest.mark.lab

@@ -1,13 +1,19 @@
 """The kernel's filter of a ring, as a program of classic BPF: what goes to the joined groups and ports passes.
 
-Rules of this room: no I/O; a program is data. It sees Ethernet frames; bpf(4) of the BSDs describes the machine,
-linux/filter.h has the numbers. Pieces of a datagram behind the first never pass: a fragmented datagram is counted by
-its first piece. Whom a group's packets may come from is not asked here: the slots know.
+No I/O; a program is data. It sees Ethernet frames as packet(7) delivers them, with the outermost VLAN tag taken out
+(linux/filter.h has the numbers, bpf(4) of the BSDs describes the machine). Fragments behind the first never pass: a
+fragmented datagram is counted by its first fragment. Sources are checked behind the ring, not here.
+
+`Filter` keeps the joined groups in sorted intervals, cut into chunks. A chunk is code that does not depend on its place
+in the program, so that one join or leave generates one chunk anew, and the rest is copied.
 """
 
-import struct
-from collections.abc import Collection, Mapping, Sequence
+import sys
+from array import array
+from bisect import bisect_right, insort
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 from mcast_fast._core.addresses import is_v4
@@ -15,9 +21,11 @@ from mcast_fast._core.addresses import is_v4
 Wanted = Mapping[bytes, Collection[int]]
 """Ports by group; groups packed, 16 bytes."""
 
+Program = array  # of "Q": each item is one `struct sock_filter`
+
 
 class Instruction(NamedTuple):
-    """One step of a program, `struct sock_filter`: the jumps are how many steps to skip."""
+    """One step of a program, `struct sock_filter`: the jumps are numbers of steps to skip."""
 
     code: int
     if_true: int
@@ -25,46 +33,107 @@ class Instruction(NamedTuple):
     value: int
 
 
-SOCK_FILTER = struct.Struct("=HBBI")
+# Where the fields of struct sock_filter (code 16 bits, jt 8, jf 8, k 32) are in 64 bits of native order.
+CODE, TRUE, FALSE, VALUE = (0, 16, 24, 32) if sys.byteorder == "little" else (48, 40, 32, 0)
 
 # Codes of linux/bpf_common.h, put together; X is the index register.
-LOAD_HALF, LOAD_WORD_X, LOAD_HALF_X, LOAD_BYTE_X, LOAD_MEMORY = 0x28, 0x40, 0x48, 0x50, 0x60
-SET_X, LOAD_X_MEMORY, STORE, FROM_X = 0x01, 0x61, 0x02, 0x87
-AND, SHIFT_LEFT, ADD, ADD_X = 0x54, 0x64, 0x04, 0x0C
-JUMP, IF_EQUAL, IF_AT_LEAST, IF_BITS = 0x05, 0x15, 0x35, 0x45
+LOAD_WORD, LOAD_HALF, LOAD_WORD_X, LOAD_HALF_X, LOAD_BYTE_X, LOAD_MEMORY = 0x20, 0x28, 0x40, 0x48, 0x50, 0x60
+SET_X, LOAD_X_MEMORY, STORE = 0x01, 0x61, 0x02
+AND, SHIFT_LEFT, ADD_X, SUBTRACT = 0x54, 0x64, 0x0C, 0x14
+JUMP, IF_EQUAL, IF_ABOVE, IF_AT_LEAST, IF_BITS = 0x05, 0x15, 0x25, 0x35, 0x45
 RETURN = 0x06
 
+# Loads from here on are of what the kernel knows beside the bytes (SKF_AD_OFF).
+BESIDE = 0xFFFFF000
+PACKET_TYPE, VLAN_TAG, VLAN_TAG_PRESENT = BESIDE + 4, BESIDE + 44, BESIDE + 48
+OTHER_HOST = 3  # PACKET_OTHERHOST; what is above it was sent from here (linux/if_packet.h)
+VLAN_ID = 0x0FFF  # of the tag; 0 = a priority alone, which the stack takes as untagged (802.1Q)
+
 WHOLE = 0x7FFFFFFF  # bytes of a frame that pass
+MOST_STEPS = 4096  # BPF_MAXINSNS
 TAGS = (0x8100, 0x88A8, 0x9100)
 MOST_TAGS = 2
 IPV4, IPV6 = 0x0800, 0x86DD
 UDP = 17
-EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # headers of IPv6 behind which UDP may stand
-ETHERNET_HEADER, IPV6_HEADER = 14, 40
-TRANSPORT, NEXT_HEADER = 0, 1  # memory: where the transport header starts, what IPv6 says it is
-LEAF = 4  # values that are compared one by one at the end of a search
+EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # headers of IPv6 behind which UDP may follow
+ETHERNET_HEADER = 14
+IPV4_GROUP, IPV6_GROUP = 16, 24  # offsets in the IP headers
+# 224.0.0.0, from which groups are counted: a comparison with 2**31 and more becomes two instructions of eBPF
+# (bpf_convert_filter()), and it is those that net.core.optmem_max limits.
+FIRST_IPV4 = 0xE0000000
+TRANSPORT, NEXT_HEADER = 0, 1  # memory: where IPv4's transport header starts, and IPv6's next header
 
-NOTHING = (Instruction(RETURN, 0, 0, 0),)
+LEAF = 8  # intervals that are compared one by one at the end of a search
+FULL, GOOD, SMALL = 64, 48, 16  # intervals of a chunk: at most, when built, and when it is joined to its neighbour
+REACH = 250  # steps of a chunk at most: a conditional jump skips 255 at most
+INLINE_PORTS = 12  # intervals of ports that are checked inside a chunk; more have a section of their own
+
+Ports = tuple[tuple[int, int], ...]
+"""Sorted intervals of ports, ends included; () = any port."""
+Interval = tuple[int, int, Ports]
+"""First and last number, and the ports that pass for them."""
+
+ACCEPT, REJECT = "accept", "reject"
+
+
+def step(code: int, value: int = 0, if_true: int = 0, if_false: int = 0) -> int:
+    """One `struct sock_filter` as an integer."""
+    return code << CODE | if_true << TRUE | if_false << FALSE | value << VALUE
+
+
+def instructions(program: "Program[int]") -> tuple[Instruction, ...]:
+    """The steps of a program taken apart."""
+    return tuple(
+        Instruction(one >> CODE & 0xFFFF, one >> TRUE & 0xFF, one >> FALSE & 0xFF, one >> VALUE & 0xFFFFFFFF)
+        for one in program
+    )
+
+
+NOTHING: "Program[int]" = array("Q", [step(RETURN)])
+
+
+@dataclass(slots=True)
+class Code:
+    """A part of a program: its steps, and which of them jump to sections outside of it."""
+
+    steps: "Program[int]"
+    jumps: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Assembler:
-    """A program in the making. Only JUMP goes to labels, for other jumps reach no further than 255 steps."""
+    """A program in the making. Labels are reached by JUMP alone: other jumps skip 255 steps at most."""
 
-    steps: list[Instruction] = field(default_factory=list)
+    steps: "Program[int]" = field(default_factory=lambda: array("Q"))
     labels: dict[str, int] = field(default_factory=dict)
     jumps: dict[int, str] = field(default_factory=dict)
 
     def add(self, code: int, value: int = 0, if_true: int = 0, if_false: int = 0) -> None:
-        """One step more."""
-        self.steps.append(Instruction(code, if_true, if_false, value))
+        """Append one step."""
+        self.steps.append(step(code, value, if_true, if_false))
+
+    def append(self, code: Code) -> None:
+        """Append a part."""
+        start = len(self.steps)
+        self.steps += code.steps
+        for at, label in code.jumps.items():
+            self.jumps[start + at] = label
+
+    def include(self, part: "Assembler") -> None:
+        """Append what was written elsewhere, with its labels."""
+        start = len(self.steps)
+        self.steps += part.steps
+        for at, label in part.jumps.items():
+            self.jumps[start + at] = label
+        for label, at in part.labels.items():
+            self.labels[label] = start + at
 
     def mark(self, label: str) -> None:
-        """The next step has this name."""
+        """Name the next step."""
         self.labels[label] = len(self.steps)
 
     def jump(self, label: str) -> None:
-        """Go to a step with a name, further on."""
+        """Go to a named step further on."""
         self.jumps[len(self.steps)] = label
         self.add(JUMP)
 
@@ -73,151 +142,401 @@ class Assembler:
         self.add(code, value, 0, 1)
         self.jump(label)
 
-    def jump_unless(self, value: int, label: str, code: int = IF_EQUAL) -> None:
-        """Go there when the comparison does not hold."""
+    def reject_if(self, value: int, code: int = IF_EQUAL) -> None:
+        """Nothing passes when the comparison holds."""
+        self.add(code, value, 0, 1)
+        self.add(RETURN)
+
+    def reject_unless(self, value: int, code: int = IF_EQUAL) -> None:
+        """Nothing passes when the comparison does not hold."""
         self.add(code, value, 1, 0)
-        self.jump(label)
+        self.add(RETURN)
 
-    def program(self) -> tuple[Instruction, ...]:
+    def program(self) -> "Program[int]":
         """What was written, with its labels resolved."""
-        return tuple(
-            step._replace(value=self.labels[self.jumps[at]] - at - 1) if at in self.jumps else step
-            for at, step in enumerate(self.steps)
-        )
+        for at, label in self.jumps.items():
+            self.steps[at] = JUMP << CODE | self.labels[label] - at - 1 << VALUE
+        return self.steps
 
 
-def packed(program: Sequence[Instruction]) -> bytes:
-    """The program as an array of `struct sock_filter`."""
-    return b"".join(SOCK_FILTER.pack(*step) for step in program)
+# ---- searching ------------------------------------------------------------------------------------------------------
+
+Test = tuple[int, int, int | str, int | str]  # code, value, and for both outcomes a label, or how many steps to skip
 
 
-def exact(wanted: Wanted) -> tuple[Instruction, ...]:
-    """Lets pass what goes to these groups and ports; behind IPv6 extension headers, the group alone decides."""
-    if not wanted:
-        return NOTHING
-    ports = sorted({tuple(sorted(those)) for those in wanted.values()})
-    names = {those: f"ports {number}" for number, those in enumerate(ports)}
-    targets = {group: names[tuple(sorted(those))] for group, those in wanted.items()}
-    out = Assembler()
-    _link(out)
-    _ipv4(out)
-    out.add(LOAD_WORD_X, 16)
-    out.add(LOAD_X_MEMORY, TRANSPORT)
-    _search(out, {_word(group, 3): target for group, target in targets.items() if is_v4(group)})
-    _ipv6(out)
-    _search_ipv6(out, {group: f"ipv6 {target}" for group, target in targets.items() if not is_v4(group)})
-    for those, name in names.items():
-        _check_ports(out, name, those)
-    _end(out)
-    return out.program()
+def _tests(intervals: Sequence[Interval], names: Mapping[Ports, str]) -> list[Test]:
+    """Comparisons that lead a number to the label of its interval's ports, or to REJECT."""
+    if len(intervals) > LEAF:
+        middle = len(intervals) // 2
+        lower = _tests(intervals[:middle], names)
+        return [(IF_AT_LEAST, intervals[middle][0], len(lower), 0), *lower, *_tests(intervals[middle:], names)]
+    found: list[Test] = []
+    for number, (first, last, ports) in enumerate(intervals, start=1):
+        is_last = number == len(intervals)
+        if first == last:
+            found.append((IF_EQUAL, first, names[ports], REJECT if is_last else 0))
+        else:
+            found.append((IF_ABOVE, last, REJECT if is_last else 1, 0))
+            found.append((IF_AT_LEAST, first, names[ports], REJECT))
+    return found
 
 
-def coarse() -> tuple[Instruction, ...]:
+def _port_tests(ports: Ports, far: Mapping[Ports, str], offset: int, version: int) -> list[Test | str]:
+    """Checks of a datagram's port, when the group is found; a text is a section to go on in, with the port at A.
+
+    Behind IPv6 extension headers the group alone decides: whatever else came has been rejected before."""
+    found: list[Test | str] = [(LOAD_MEMORY, NEXT_HEADER, 0, 0), (IF_EQUAL, UDP, 0, ACCEPT)] if version == 6 else []
+    found.append((LOAD_HALF_X, offset, 0, 0))
+    if ports in far:
+        return [*found, far[ports]]
+    return [*found, *_tests([(first, last, ()) for first, last in ports], {(): ACCEPT})]
+
+
+def _chunk(intervals: Sequence[Interval], far: Mapping[Ports, str], offset: int, version: int) -> Code | None:
+    """The code for some intervals, complete in itself; None where it has too many steps for conditional jumps."""
+    sets = dict.fromkeys(ports for *_, ports in intervals)
+    names = {ports: f"ports {number}" if ports else ACCEPT for number, ports in enumerate(sets)}
+    rows: list[Test | str] = list(_tests(intervals, names))
+    labels: dict[str, int] = {}
+    for ports, name in names.items():
+        if ports:
+            labels[name] = len(rows)
+            rows += _port_tests(ports, far, offset, version)
+    labels[ACCEPT], labels[REJECT] = len(rows), len(rows) + 1
+    if len(rows) > REACH:
+        return None
+    code = Code(array("Q"))
+    steps: list[int] = []
+    for at, row in enumerate(rows):
+        if isinstance(row, str):
+            code.jumps[at] = row
+            steps.append(step(JUMP))
+        else:
+            test, value, true, false = row
+            skip_true = true if isinstance(true, int) else labels[true] - at - 1
+            skip_false = false if isinstance(false, int) else labels[false] - at - 1
+            steps.append(test << CODE | skip_true << TRUE | skip_false << FALSE | value << VALUE)
+    code.steps.extend((*steps, step(RETURN, WHOLE), step(RETURN)))
+    return code
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Neighbouring intervals, and their code as long as they stay the same."""
+
+    intervals: list[Interval]
+    code: Code | None = None
+    wide: tuple[Ports, ...] | None = None
+
+    def port_sets(self) -> tuple[Ports, ...]:
+        """The sets of ports that have a section of their own."""
+        if self.wide is None:
+            self.wide = tuple(ports for *_, ports in self.intervals if len(ports) > INLINE_PORTS)
+        return self.wide
+
+    def set(self, number: int, ports: Ports | None) -> None:
+        """Have these ports pass for a number; None = nothing passes for it."""
+        rows = self.intervals
+        at = bisect_right(rows, (number, 1 << 32)) - 1
+        if at >= 0 and rows[at][1] >= number:
+            first, last, before = rows.pop(at)
+            rows[at:at] = [one for one in ((first, number - 1, before), (number + 1, last, before)) if one[0] <= one[1]]
+        self.code = self.wide = None
+        if ports is None:
+            return
+        first = last = number
+        at = bisect_right(rows, (number, 1 << 32))
+        if at < len(rows) and rows[at][0] == number + 1 and rows[at][2] == ports:
+            last = rows.pop(at)[1]
+        if at > 0 and rows[at - 1][1] == number - 1 and rows[at - 1][2] == ports:
+            first = rows.pop(at - 1)[0]
+        insort(rows, (first, last, ports))
+
+
+class Search:
+    """Leads 32-bit numbers to the ports that pass for them: chunks in ascending order."""
+
+    def __init__(self, numbers: Iterable[tuple[int, Ports]], offset: int, version: int) -> None:
+        intervals: list[Interval] = []
+        for number, ports in sorted(numbers):
+            if intervals and intervals[-1][1] == number - 1 and intervals[-1][2] == ports:
+                intervals[-1] = (intervals[-1][0], number, ports)
+            else:
+                intervals.append((number, number, ports))
+        self._offset, self._version = offset, version
+        self._fill(intervals)
+
+    @classmethod
+    def of_ports(cls, ports: Ports) -> "Search":
+        """The search that accepts these ports."""
+        made = cls((), 0, 4)
+        made._fill([(first, last, ()) for first, last in ports])
+        return made
+
+    def _fill(self, intervals: Sequence[Interval]) -> None:
+        self._chunks = [Chunk(list(intervals[at : at + GOOD])) for at in range(0, len(intervals), GOOD)]
+        self._starts = [chunk.intervals[0][0] for chunk in self._chunks]
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def set(self, number: int, ports: Ports | None) -> None:
+        """Have these ports pass for a number; None = nothing passes for it."""
+        at = max(0, bisect_right(self._starts, number) - 1)
+        if not self._chunks:
+            self._chunks, self._starts = [Chunk([])], [number]
+        chunk = self._chunks[at]
+        chunk.set(number, ports)
+        if len(chunk.intervals) > FULL:
+            self._split(at)
+        elif len(chunk.intervals) < SMALL:
+            self._shrink(at)
+        else:
+            self._starts[at] = chunk.intervals[0][0]
+
+    def _split(self, at: int) -> None:
+        rows = self._chunks[at].intervals
+        middle = len(rows) // 2
+        self._chunks[at : at + 1] = [Chunk(rows[:middle]), Chunk(rows[middle:])]
+        self._starts[at : at + 1] = [rows[0][0], rows[middle][0]]
+
+    def _shrink(self, at: int) -> None:
+        """Join a small chunk to its neighbour where both together are not large; drop an empty one."""
+        first = min(at, max(0, len(self._chunks) - 2))
+        rows = [row for chunk in self._chunks[first : first + 2] for row in chunk.intervals]
+        if len(rows) <= GOOD:
+            self._chunks[first : first + 2] = [Chunk(rows)] if rows else []
+            self._starts[first : first + 2] = [rows[0][0]] if rows else []
+        elif not self._chunks[at].intervals:
+            del self._chunks[at], self._starts[at]
+        else:
+            self._starts[at] = self._chunks[at].intervals[0][0]
+
+    def port_sets(self) -> Iterable[Ports]:
+        """The sets of ports that have a section of their own."""
+        return (ports for chunk in self._chunks for ports in chunk.port_sets())
+
+    def write(self, out: Assembler, far: Mapping[Ports, str]) -> None:
+        """Append the code: the number at A, and X where the ports' offset counts from."""
+        at = 0
+        while at < len(self._chunks):
+            chunk = self._chunks[at]
+            if chunk.code is None or chunk.code.jumps:  # the names of sections change
+                chunk.code = _chunk(chunk.intervals, far, self._offset, self._version)
+            if chunk.code is None:
+                self._split(at)
+            else:
+                at += 1
+        if self._chunks:
+            out.append(self._joined(0, len(self._chunks)))
+        else:
+            out.add(RETURN)
+
+    def _joined(self, start: int, end: int) -> Code:
+        """The code of some chunks, behind comparisons that lead to each: halves, and halves of them."""
+        if end - start == 1:
+            code = self._chunks[start].code
+            assert code is not None
+            return code
+        middle = (start + end) // 2
+        lower, upper = self._joined(start, middle), self._joined(middle, end)
+        size = len(lower.steps)
+        head = (step(IF_AT_LEAST, self._starts[middle], 0, 1), step(JUMP, size))
+        joined = Code(array("Q", head) + lower.steps + upper.steps)
+        for code, at in ((lower, len(head)), (upper, len(head) + size)):
+            for place, label in code.jumps.items():
+                joined.jumps[at + place] = label
+        return joined
+
+
+# ---- the filter -----------------------------------------------------------------------------------------------------
+
+
+def port_intervals(ports: Collection[int]) -> Ports:
+    """Sorted intervals of neighbouring ports."""
+    found: list[tuple[int, int]] = []
+    for port in sorted(ports):
+        if found and found[-1][1] >= port - 1:
+            found[-1] = (found[-1][0], port)
+        else:
+            found.append((port, port))
+    return tuple(found)
+
+
+class Filter:
+    """The groups and ports that pass, and the program for them."""
+
+    def __init__(self, wanted: Wanted, vlan: bool = False) -> None:
+        self._vlan = vlan
+        ipv4: list[tuple[int, Ports]] = []
+        ipv6: dict[bytes, list[tuple[int, Ports]]] = {}
+        known: dict[tuple[int, ...], Ports] = {}
+        for group, ports in wanted.items():
+            key = tuple(ports)
+            intervals = known[key] = known.get(key) or port_intervals(ports)
+            into = ipv4 if is_v4(group) else ipv6.setdefault(group[:12], [])
+            into.append((_number(group), intervals))
+        self._ipv4 = _search_ipv4(ipv4)
+        self._ipv6 = {beginning: _search_ipv6(those) for beginning, those in ipv6.items()}
+
+    def set(self, group: bytes, ports: Collection[int]) -> None:
+        """Have datagrams to a group pass that go to these ports; no ports: none of them."""
+        after = port_intervals(ports) or None
+        if is_v4(group):
+            self._ipv4.set(_number(group), after)
+            return
+        search = self._ipv6.get(group[:12])
+        if search is None:
+            search = self._ipv6[group[:12]] = _search_ipv6(())
+        search.set(_number(group), after)
+        if not search:
+            del self._ipv6[group[:12]]
+
+    def program(self) -> "Program[int]":
+        """Lets pass what goes to these groups and ports; behind IPv6 extension headers, the group alone decides."""
+        if not self._ipv4 and not self._ipv6:
+            return NOTHING
+        searches = [self._ipv4, *self._ipv6.values()]
+        sets = dict.fromkeys(ports for search in searches for ports in search.port_sets())
+        far = {ports: f"section {number}" for number, ports in enumerate(sets)}
+        out = Assembler()
+        out.include(_ipv4_head(self._vlan))
+        out.add(SUBTRACT, FIRST_IPV4)
+        out.add(LOAD_X_MEMORY, TRANSPORT)
+        self._ipv4.write(out, far)
+        out.include(_ipv6_head())
+        self._write_beginnings(out, sorted(self._ipv6), 0, far)
+        for ports, name in far.items():
+            out.mark(name)
+            Search.of_ports(ports).write(out, {})
+        _write_ends(out)
+        return out.program()
+
+    def _write_beginnings(
+        self, out: Assembler, beginnings: Sequence[bytes], number: int, far: Mapping[Ports, str]
+    ) -> None:
+        """Compare the words of an IPv6 group from the number-th on, for groups whose words before are alike."""
+        out.add(LOAD_WORD_X, IPV6_GROUP + 4 * number)
+        if number == 3:
+            self._ipv6[beginnings[0]].write(out, far)
+            return
+        alike: dict[int, list[bytes]] = {}
+        for one in beginnings:
+            alike.setdefault(_word(one, number), []).append(one)
+        self._write_words(out, list(alike.items()), number, far)
+
+    def _write_words(
+        self, out: Assembler, words: Sequence[tuple[int, list[bytes]]], number: int, far: Mapping[Ports, str]
+    ) -> None:
+        if len(words) > 1:
+            middle = len(words) // 2
+            upper = f"words {len(out.steps)}"
+            out.jump_if(words[middle][0], upper, IF_AT_LEAST)
+            self._write_words(out, words[:middle], number, far)
+            out.mark(upper)
+            self._write_words(out, words[middle:], number, far)
+        elif words:
+            out.reject_unless(words[0][0])
+            self._write_beginnings(out, words[0][1], number + 1, far)
+        else:
+            out.add(RETURN)
+
+
+def exact(wanted: Wanted, vlan: bool = False) -> "Program[int]":
+    """The program that lets pass what goes to these groups and ports; with `vlan`, tagged frames too."""
+    return Filter(wanted, vlan).program()
+
+
+def coarse(vlan: bool = False) -> "Program[int]":
     """Lets pass every datagram to a group, for as many groups as no exact program has room for."""
     out = Assembler()
-    _link(out)
-    _ipv4(out)
-    out.add(LOAD_WORD_X, 16)
+    out.include(_ipv4_head(vlan))
     out.add(AND, 0xF0000000)
-    out.jump_if(0xE0000000, "accept")
-    out.jump("reject")
-    _ipv6(out)
-    out.add(LOAD_BYTE_X, 24)
-    out.jump_unless(0xFF, "reject")
-    out.add(LOAD_MEMORY, NEXT_HEADER)
-    out.jump_if(UDP, "accept")
-    _end(out)
+    out.jump_if(FIRST_IPV4, ACCEPT)
+    out.add(RETURN)
+    out.include(_ipv6_head())
+    out.add(LOAD_BYTE_X, IPV6_GROUP)
+    out.reject_unless(0xFF)
+    out.jump(ACCEPT)
+    _write_ends(out)
     return out.program()
+
+
+def _search_ipv4(numbers: Iterable[tuple[int, Ports]]) -> Search:
+    return Search(numbers, 2, 4)  # the port's offset in the UDP header, where X is
+
+
+def _search_ipv6(numbers: Iterable[tuple[int, Ports]]) -> Search:
+    return Search(numbers, 42, 6)  # X is where the IPv6 header starts, of 40 bytes
+
+
+def _number(group: bytes) -> int:
+    """The number that a group is searched by: what differs of an IPv4 one, the last word of an IPv6 one."""
+    return _word(group, 3) - FIRST_IPV4 if is_v4(group) else _word(group, 3)
 
 
 def _word(group: bytes, number: int) -> int:
     return int.from_bytes(group[4 * number : 4 * number + 4])
 
 
-def _link(out: Assembler) -> None:
-    """X is where the IP header starts, behind a few VLAN tags at the most."""
-    for tags in range(MOST_TAGS + 1):
+def _write_link(out: Assembler, vlan: bool) -> None:
+    """Only frames for this host, and without a VLAN tag unless asked for; X is where the IP header starts.
+
+    A socket gets no frame that is tagged for a VLAN: vlan_do_receive() gives those to the VLAN's own device. The
+    outermost tag is no part of the bytes any more."""
+    out.add(LOAD_WORD, PACKET_TYPE)
+    out.reject_if(OTHER_HOST, IF_AT_LEAST)
+    if not vlan:
+        out.add(LOAD_WORD, VLAN_TAG_PRESENT)
+        out.add(IF_EQUAL, 0, 3, 0)
+        out.add(LOAD_WORD, VLAN_TAG)
+        out.reject_if(VLAN_ID, IF_BITS)
+    inside = MOST_TAGS if vlan else 0
+    for tags in range(inside + 1):
         header = ETHERNET_HEADER + 4 * tags
         out.add(LOAD_HALF, header - 2)
         out.add(SET_X, header)
         out.jump_if(IPV4, "ipv4")
         out.jump_if(IPV6, "ipv6")
-        for tag in TAGS if tags < MOST_TAGS else ():
+        for tag in TAGS if tags < inside else ():
             out.jump_if(tag, f"tag {tags + 1}")
-        out.jump("reject")
+        out.add(RETURN)
         out.mark(f"tag {tags + 1}")
 
 
-def _ipv4(out: Assembler) -> None:
-    """UDP, and no piece but the first; RFC 791."""
+@cache
+def _ipv4_head(vlan: bool) -> Assembler:
+    """Up to IPv4's group at A: UDP, and the first fragment or the whole; RFC 791."""
+    out = Assembler()
+    _write_link(out, vlan)
     out.mark("ipv4")
     out.add(LOAD_BYTE_X, 9)
-    out.jump_unless(UDP, "reject")
+    out.reject_unless(UDP)
     out.add(LOAD_HALF_X, 6)
-    out.jump_if(0x1FFF, "reject", IF_BITS)
+    out.reject_if(0x1FFF, IF_BITS)
     out.add(LOAD_BYTE_X, 0)
     out.add(AND, 0x0F)
     out.add(SHIFT_LEFT, 2)
     out.add(ADD_X)
     out.add(STORE, TRANSPORT)
+    out.add(LOAD_WORD_X, IPV4_GROUP)
+    return out
 
 
-def _ipv6(out: Assembler) -> None:
-    """RFC 8200."""
+@cache
+def _ipv6_head() -> Assembler:
+    """UDP, or an extension header behind which it may follow; RFC 8200."""
+    out = Assembler()
     out.mark("ipv6")
     out.add(LOAD_BYTE_X, 6)
     out.add(STORE, NEXT_HEADER)
-    out.add(FROM_X)
-    out.add(ADD, IPV6_HEADER)
-    out.add(STORE, TRANSPORT)
+    headers = (UDP, *EXTENSIONS)
+    for left, header in zip(range(len(headers) - 1, -1, -1), headers, strict=True):
+        out.add(IF_EQUAL, header, left + 1, 0)
+    out.add(RETURN)
+    return out
 
 
-def _search(out: Assembler, targets: Mapping[int, str]) -> None:
-    """Go where the number belongs, or reject: halves, until few are left."""
-    numbers = sorted(targets)
-    if len(numbers) > LEAF:
-        middle = len(numbers) // 2
-        upper = f"upper {len(out.steps)}"
-        out.jump_if(numbers[middle], upper, IF_AT_LEAST)
-        _search(out, {number: targets[number] for number in numbers[:middle]})
-        out.mark(upper)
-        _search(out, {number: targets[number] for number in numbers[middle:]})
-        return
-    for number in numbers:
-        out.jump_if(number, targets[number])
-    out.jump("reject")
-
-
-def _search_ipv6(out: Assembler, targets: Mapping[bytes, str]) -> None:
-    """Groups that begin alike are searched by their last word."""
-    for beginning in sorted({group[:12] for group in targets}):
-        other = f"not {beginning.hex()}"
-        for number in range(3):
-            out.add(LOAD_WORD_X, 24 + 4 * number)
-            out.jump_unless(_word(beginning, number), other)
-        out.add(LOAD_WORD_X, 36)
-        _search(out, {_word(group, 3): target for group, target in targets.items() if group[:12] == beginning})
-        out.mark(other)
-    out.jump("reject")
-
-
-def _check_ports(out: Assembler, name: str, ports: Collection[int]) -> None:
-    """The port of the destination, at X; for IPv6 when UDP follows at once."""
-    out.mark(f"ipv6 {name}")
-    out.add(LOAD_MEMORY, NEXT_HEADER)
-    out.jump_unless(UDP, "extension")
-    out.add(LOAD_X_MEMORY, TRANSPORT)
-    out.mark(name)
-    out.add(LOAD_HALF_X, 2)
-    _search(out, dict.fromkeys(ports, "accept"))
-
-
-def _end(out: Assembler) -> None:
-    """What stands at A is a next header of IPv6 that is not UDP; and the two ways to end."""
-    out.mark("extension")
-    for header in EXTENSIONS:
-        out.jump_if(header, "accept")
-    out.mark("reject")
-    out.add(RETURN, 0)
-    out.mark("accept")
+def _write_ends(out: Assembler) -> None:
+    out.mark(ACCEPT)
     out.add(RETURN, WHOLE)

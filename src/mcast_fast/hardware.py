@@ -39,4 +39,4 @@ def _control(sock: socket.socket, request: int, interface: str, config: "array.a
     import fcntl  # Windows has none
 
     address, _ = config.buffer_info()
-    fcntl.ioctl(sock.fileno(), request, IFREQ_POINTER.pack(interface.encode(), address).ljust(IFREQ_SIZE, b"\0"))
+    fcntl.ioctl(sock.fileno(), request, IFREQ_POINTER.pack(os.fsencode(interface), address).ljust(IFREQ_SIZE, b"\0"))

@@ -1,13 +1,15 @@
 """The desired state: which sources of which group on which interface are wanted at which port; and what the texts of a
 user mean.
 
-Rules of this room: nothing is opened or joined here, but names of interfaces are looked up. A `Place` is where a socket
-can stand, a `Channel` what it can hold, and a `SourceFilter` whom it listens to (RFC 3678: include or exclude a set of
-sources).
+Nothing is opened or joined here, but names of interfaces are looked up. An `Endpoint` is what a socket is bound to, a
+`GroupEndpoint` a group that it can hold there, and a `SourceFilter` the sources that are wanted of it (RFC 3678:
+include or exclude a set of sources).
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from mcast_fast._core.addresses import map_address, plain_text
@@ -16,26 +18,27 @@ from mcast_fast.groups import Group
 from mcast_fast.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
 
 ALL_INTERFACES = "all"
+IFNAMSIZ = 16  # bytes of an interface's name, with its NUL (netdevice(7))
 
 
-class Place(NamedTuple):
-    """Where a socket stands: IP version, UDP port, index of its interface."""
+class Endpoint(NamedTuple):
+    """What a socket is bound to: IP version, UDP port, index of its interface."""
 
     version: int
     port: int
     interface: int
 
 
-class Channel(NamedTuple):
-    """A group at a place; the group's address is packed, 16 bytes."""
+class GroupEndpoint(NamedTuple):
+    """A group at an endpoint; the group's address is packed, 16 bytes."""
 
-    place: Place
+    endpoint: Endpoint
     group: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFilter:
-    """Whom to listen to: only `sources`, or (exclude) all but `sources`; packed, 16 bytes each."""
+    """The sources that are wanted: only `sources`, or (exclude) all but `sources`; packed, 16 bytes each."""
 
     exclude: bool = True
     sources: frozenset[bytes] = frozenset()
@@ -49,7 +52,7 @@ class SourceFilter:
         return SourceFilter(self.exclude, self.sources - {source} if self.exclude else self.sources | {source})
 
     def union(self, other: "SourceFilter") -> "SourceFilter":
-        """Whom one of both listens to."""
+        """What one of both wants."""
         if self.exclude and other.exclude:
             return SourceFilter(True, self.sources & other.sources)
         if self.exclude:
@@ -61,7 +64,11 @@ class SourceFilter:
 
 ANY_SOURCE = SourceFilter()
 
-Wanted = dict[Channel, SourceFilter]
+Wanted = dict[GroupEndpoint, SourceFilter]
+Changes = dict[GroupEndpoint, SourceFilter | None]
+"""What is to be different: the sources wanted from now on, or None where the group is left."""
+
+MOST_GROUPS = 65_536  # that one text (`+N`) can mean: what is planned for them has to fit into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,23 +82,31 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a user asked for, looked up: the groups, the interfaces, and the sources; and what of "all" is not fit."""
+    """What a user asked for, looked up: the groups, the interfaces, and the sources; and what of "all" is not fit.
+
+    `awaited`: the name of an interface that is not there yet."""
 
     group: Group
     interfaces: tuple[Interface, ...]
     sources: SourceFilter
     skipped: tuple[Skipped, ...] = ()
+    awaited: str = ""
 
     @property
     def optional(self) -> bool:
         """Whether one of its interfaces may fail: one dead interface of "all" never aborts the rest."""
         return self.group.interface == ALL_INTERFACES
 
-    def channels(self) -> Iterable[Channel]:
-        """Every (place, group) of it."""
-        for group in self.group.expand():
-            for interface in self.interfaces:
-                yield Channel(Place(group.version, group.port or 0, interface.index), group.packed)
+    def group_endpoints(self, interface: int) -> Iterable[GroupEndpoint]:
+        """Every group of it, at one of its interfaces."""
+        endpoint = Endpoint(self.group.version, self.group.port or 0, interface)
+        return (GroupEndpoint(endpoint, group) for group in packed_groups(self.group))
+
+
+def packed_groups(group: Group) -> Iterable[bytes]:
+    """The addresses of a run of groups, packed."""
+    first = int.from_bytes(group.packed)
+    return (number.to_bytes(16) for number in range(first, first + group.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +118,19 @@ class Defaults:
     source: str | None = None
 
 
+def bounded(value: str | Group) -> Group:
+    """A group, or a run of as many as one call takes; GroupError."""
+    group = Group.coerce(value)
+    if group.count > MOST_GROUPS:
+        raise GroupError(
+            f"group {group}: {group.count:,} groups are more than the {MOST_GROUPS:,} that one text may name"
+        )
+    return group
+
+
 def complete(value: str | Group, defaults: Defaults) -> Group:
     """The group with the defaults filled in; GroupError when it has no port then."""
-    group = Group.coerce(value)
+    group = bounded(value)
     if group.port is None and defaults.port is not None:
         group = replace(group, port=defaults.port)
     if group.source is None and defaults.source is not None:
@@ -123,17 +148,26 @@ def sources_of(group: Group) -> SourceFilter:
     return ANY_SOURCE if group.source is None else SourceFilter(False, frozenset([map_address(group.source)]))
 
 
-def look_up(group: Group, default: str | int | None, known: Sequence[Interface]) -> Subscription:
+def look_up(
+    group: Group, default: str | int | None, known: Sequence[Interface], may_wait: bool = False
+) -> Subscription:
     """The interfaces a group is to be joined on: its own, the default's, every one (`all`), or the routing table's.
 
-    The default may be what the grammar has no room for: an IPv6 address."""
+    The default may be what the grammar has no room for: an IPv6 address. `may_wait`: a name that no interface has, and
+    "all" where none is fit, are no InterfaceError."""
     sources = sources_of(group)
     wanted = group.interface if group.interface is not None else default
+    if wanted is None:
+        return Subscription(group, (default_interface(group.address, known),), sources)
     if wanted != ALL_INTERFACES:
-        one = default_interface(group.address) if wanted is None else find_interface(wanted)
-        return Subscription(group, (one,), sources)
+        try:
+            return Subscription(group, (_find(wanted, known),), sources)
+        except InterfaceError:
+            if not may_wait or not is_name(wanted):
+                raise
+            return Subscription(group, (), sources, awaited=str(wanted))
     fit, unfit = multicast_interfaces(known)
-    if not fit:
+    if not fit and not may_wait:
         reasons = "; ".join(f"{interface.name}: {reason}" for interface, reason in unfit)
         raise InterfaceError(
             f"group {group}: no interface is up and multicast-capable ({reasons}); name one with %interface"
@@ -142,19 +176,35 @@ def look_up(group: Group, default: str | int | None, known: Sequence[Interface])
     return Subscription(group, tuple(fit), sources, skipped)
 
 
-def subscribe(groups: Iterable[str | Group], defaults: Defaults) -> list[Subscription]:
+def _find(wanted: str | int, known: Sequence[Interface]) -> Interface:
+    try:
+        return find_interface(wanted, known)
+    except InterfaceError:
+        return find_interface(wanted)  # which knows alternative names too
+
+
+def is_name(interface: str | int) -> bool:
+    """Whether this can be the name of an interface that is not there yet, and is no index and no address."""
+    if not isinstance(interface, str) or interface.isdecimal() or not 0 < len(os.fsencode(interface)) < IFNAMSIZ:
+        return False
+    return not any(one.isspace() or one in "/:" for one in interface) and not _is_ipv4(interface)
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def subscribe(groups: Iterable[str | Group], defaults: Defaults, may_wait: bool = False) -> list[Subscription]:
     """Look up what the texts of a user mean; GroupError, InterfaceError."""
     known = interfaces()
-    return [look_up(complete(value, defaults), defaults.interface, known) for value in groups]
+    return [look_up(complete(value, defaults), defaults.interface, known, may_wait) for value in groups]
 
 
-def add_to(wanted: Wanted, channel: Channel, sources: SourceFilter) -> None:
-    """A channel that is asked for again listens to the sources of both."""
-    before = wanted.get(channel)
-    wanted[channel] = sources if before is None else before.union(sources)
-
-
-def channel_text(channel: Channel, names: dict[int, str]) -> str:
-    """A channel as errors name it: '239.1.1.1 on eth0'."""
-    index = channel.place.interface
-    return f"{plain_text(channel.group)} on {names.get(index, index)}"
+def group_endpoint_text(one: GroupEndpoint, names: dict[int, str]) -> str:
+    """A group and its interface as errors name them: '239.1.1.1 on eth0'."""
+    index = one.endpoint.interface
+    return f"{plain_text(one.group)} on {names.get(index, index)}"

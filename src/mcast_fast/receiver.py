@@ -69,15 +69,17 @@ class Receiver:
     `background_cpu` is the processor it runs on. `busy_poll`: microseconds that the kernel looks at the device itself
     before it sleeps (SO_BUSY_POLL). `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which
     costs some 5 % each. `reuse`: let other sockets share the port. `spread`: hold more groups and sources than the
-    system allows a socket by taking more sockets. `watch`: join again when an interface comes back, and tell in
-    `stats.events` (Linux).
+    system allows a socket by taking more sockets. `watch`: join again when an interface comes back, join
+    when one comes that is not there yet, and report in `stats.events` (Linux).
 
     `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
     "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). A batch comes when its first packet is
     about `ring_latency` seconds (0.001 to 1) old: the kernel hands over blocks that are full or that old, and while
     they come full the receiver sleeps in between. Payloads stay in the ring while there is room: see `Batch.data`.
     `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
-    interface, each flow going to one of them.
+    interface, each flow going to one of them. `vlan`: deliver frames that are tagged for a VLAN too, of whichever one.
+    Otherwise a ring delivers what a socket would get, as far as a frame alone shows it: frames for this host, with the
+    right header checksum, from a possible source; all else counts as filtered.
 
     Threads may share a receiver: each packet goes to exactly one of those that receive, in batches that only their own
     thread has; any may join, leave, read `stats` and close meanwhile.
@@ -109,6 +111,7 @@ class Receiver:
         ring: bool | int | str | None = None,
         ring_latency: float = 0.01,
         packet_fanout: int | None = None,
+        vlan: bool = False,
     ) -> None:
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
@@ -116,7 +119,7 @@ class Receiver:
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = _background(background, background_cpu)
         options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
-        ring_asked = _ring_options(ring, ring_latency, packet_fanout, timestamps)
+        ring_asked = _ring_options(ring, ring_latency, packet_fanout, timestamps, vlan)
         if ring_asked is not None:
             _check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalesced=False)
@@ -128,7 +131,7 @@ class Receiver:
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
-        self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source))
+        self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source), watch)
         self._watch: Watch | None = None
         self._nic = NicDrops()
         self._slots.when_idle = _weakly(self._tear_down)
@@ -359,7 +362,7 @@ class Receiver:
 
     @_inside
     def _react(self, what: What, index: int, name: str) -> bool:
-        return self._subscriptions.told(what, index, name)
+        return self._subscriptions.reported(what, index, name)
 
     @_inside
     def _check_open(self) -> None:
@@ -476,12 +479,14 @@ def _check_ring_alone(**others: object) -> None:
 
 
 def _ring_options(
-    ring: bool | int | str | None, latency: float, fanout: int | None, timestamps: str | None
+    ring: bool | int | str | None, latency: float, fanout: int | None, timestamps: str | None, vlan: bool
 ) -> RingOptions | None:
     """The arguments about rings, checked; None when none is wanted."""
     if ring is None or ring is False:
         if fanout is not None:
             raise ArgumentError("packet_fanout goes with ring= only")
+        if vlan:
+            raise ArgumentError("vlan=True goes with ring= only: a socket gets no frame that is tagged for a VLAN")
         return None
     require("ring", "ring=")
-    return ring_options(ring, latency, fanout, timestamps == "kernel")
+    return ring_options(ring, latency, fanout, timestamps == "kernel", vlan)

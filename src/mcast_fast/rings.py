@@ -4,7 +4,6 @@ Stands between `Joins` and the slots where packets come from rings: what Joins c
 then, and what goes to its port is listened for at the ring of its interface.
 """
 
-import array
 import contextlib
 import errno
 import os
@@ -12,20 +11,21 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcast_fast import bpf
 from mcast_fast.errors import ArgumentError, InterfaceError, SocketError, explain, socket_error
-from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, open_socket
+from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, close_all, open_socket
 from mcast_fast.units import size_in_bytes, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
 
 DEFAULT_SIZE = 64 << 20
-LEAST_SIZE = 1 << 20
+LEAST_SIZE, LARGEST_SIZE = 1 << 20, 1 << 40
 # A block is what the kernel hands over at once, full or not: a slow stream fills one in each latency, so that a ring
 # lasts for blocks x latency then. Hence many; but each costs a wake-up and a batch, hence large; and one has to hold
 # the largest frame (64 KiB, a super-packet).
@@ -46,12 +46,13 @@ Row = tuple[bytes, int, bool, Sequence[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class RingOptions:
-    """How the rings of one receiver are opened: bytes, ms, fanout group."""
+    """How the rings of one receiver are opened: bytes, ms, fanout group; `vlan`: tagged frames pass too."""
 
     size: int = DEFAULT_SIZE
     latency_ms: int = 10
     fanout: int | None = None
     times: bool = True
+    vlan: bool = False
 
     @property
     def block_size(self) -> int:
@@ -65,36 +66,109 @@ class RingOptions:
         return self.size // self.block_size
 
 
-def ring_options(ring: bool | int | str, latency: float, fanout: int | None, times: bool) -> RingOptions:
+def ring_options(
+    ring: bool | int | str, latency: float, fanout: int | None, times: bool, vlan: bool = False
+) -> RingOptions:
     """The arguments of a receiver, checked; ArgumentError."""
     size = DEFAULT_SIZE if ring is True else size_in_bytes(ring, "ring")
     if size < LEAST_SIZE:
         raise ArgumentError(f"ring {ring!r} is too small; use at least {LEAST_SIZE} bytes (or ring=True)")
+    check_memory(size)
     if isinstance(latency, bool) or not isinstance(latency, int | float) or not 0.001 <= latency <= 1:
         raise ArgumentError(f"ring_latency {latency!r} is out of range; use 0.001 to 1 seconds")
     if fanout is not None:
         whole_number(fanout, "packet_fanout", 0, 65_535)
-    return RingOptions(size, round(latency * 1000), fanout, times)
+    return RingOptions(size, round(latency * 1000), fanout, times, bool(vlan))
 
 
-@dataclass(slots=True)
+# ---- memory ----
+
+MEMINFO = Path("/proc/meminfo")
+# Of a cgroup: limit and use of version 2, and of version 1; "max" and absurdly large numbers are no limits.
+CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+SPARE = 8  # an eighth of what is free stays for others
+
+
+def free_memory() -> int | None:
+    """Bytes that the machine, or the cgroup of this process, has left; None where nobody says."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        rows = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+        found.append(int(rows.get("MemAvailable", "").split()[0]) * 1024)
+    for limit, used in CGROUPS:
+        with contextlib.suppress(OSError, ValueError):
+            found.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    return min(found, default=None)
+
+
+def check_memory(size: int) -> None:
+    """Refuse a ring that the free memory cannot hold; ArgumentError.
+
+    The kernel would try: the pages of a ring are charged to no process, so that the OOM killer ends others for it."""
+    free = free_memory()
+    most = LARGEST_SIZE if free is None else min(LARGEST_SIZE, free - free // SPARE)
+    if size > most:
+        has = "" if free is None else f": {free >> 20:,} MiB of memory are free, of which an eighth is spared"
+        raise ArgumentError(
+            f"a ring of {size:,} bytes is more than the {most:,} that there can be{has}; use a smaller ring="
+        )
+
+
+@dataclass(slots=True, eq=False)
 class Ring:
-    """The ring of one interface: its packet socket, its key in the slots, and what its listeners want."""
+    """The ring of one interface: its packet socket, its key in the slots, and what its listeners want.
 
+    Every change can be made again from its start, so that an exception of a signal handler in the middle of one does no
+    harm: `groups` gets what comes before it loses what goes, and `filter` is built anew when it was left in the middle.
+    """
+
+    interface: str
     socket: socket.socket
-    key: int
+    vlan: bool
+    keys: list[int] = field(default_factory=list)  # one, once the slots have it
     listeners: dict[int, tuple[int, frozenset[bytes]]] = field(default_factory=dict)  # by key: port, groups
-    wanted: bpf.Wanted = field(default_factory=dict)
+    groups: dict[bytes, dict[int, int]] = field(default_factory=dict)  # by group: ports by key of their listener
+    changed: dict[bytes, None] = field(default_factory=dict)  # groups of which the kernel's filter does not know yet
+    filter: bpf.Filter | None = None
+    coarse: str = ""  # why the kernel lets pass every group
 
-    def follow(self) -> None:
-        """Bring the kernel's filter in step with the listeners."""
-        wanted: dict[bytes, set[int]] = {}
-        for port, groups in self.listeners.values():
-            for group in groups:
-                wanted.setdefault(group, set()).add(port)
-        if wanted != self.wanted:
-            attach(self.socket, wanted)
-            self.wanted = wanted
+    def set_groups(self, key: int, groups: frozenset[bytes]) -> None:
+        """Note the groups that a listener wants; `update` has the kernel know."""
+        port, before = self.listeners[key]
+        self.listeners[key] = (port, before | groups)
+        for group in groups:
+            ports = self.groups.setdefault(group, {})
+            if key not in ports:
+                self.changed[group] = None
+                ports[key] = port
+        for group in before - groups:
+            ports = self.groups.get(group, {})
+            self.changed[group] = None
+            ports.pop(key, None)
+            if not ports:
+                self.groups.pop(group, None)
+        self.listeners[key] = (port, groups)
+
+    def update(self) -> None:
+        """Bring the kernel's filter up to date; SocketError."""
+        if not self.changed:
+            return
+        changed = list(self.changed)
+        built, self.filter = self.filter, None
+        if built is None or len(changed) > 64 + len(self.groups) // 4:
+            built = bpf.Filter({group: set(ports.values()) for group, ports in self.groups.items()}, self.vlan)
+        else:
+            for group in changed:
+                built.set(group, set(self.groups.get(group, {}).values()))
+        program = built.program()
+        if not self.coarse or len(program) <= bpf.MOST_STEPS:
+            self.coarse = attach(self.socket, program, self.vlan, len(self.groups))
+        self.filter = built
+        for group in changed:
+            self.changed.pop(group, None)
 
 
 class Rings:
@@ -105,95 +179,137 @@ class Rings:
         self._names = names
         self._options = options
         self._rings: dict[int, Ring] = {}
-        self._ring_of: dict[int, int] = {}  # interface by key of a listener
+        self._ring_of: dict[int, Ring] = {}  # by key of a listener
+        self._coarse: dict[int, str] = {}  # of which a notice was given, by interface
         self._answering: dict[tuple[int, int, int], socket.socket] = {}
         self._lock = threading.RLock()  # of the answering sockets: replies come from any thread
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Names of the interfaces by index; never changed in place, for batches keep them."""
+        return self._names
+
+    @names.setter
+    def names(self, names: dict[int, str]) -> None:
+        self._names = self._slots.names = names
+
     def add(self, _socket: socket.socket, port: int, _group: bytes, interface: int) -> int:
         """Listen for a port on an interface, whose ring is opened when it is the first; SocketError, InterfaceError."""
-        ring = self._rings.get(interface)
-        if ring is None:
-            ring = self._rings[interface] = open_ring(self._slots, interface, self._names, self._options)
+        keys: list[int] = []
         try:
-            key = self._slots.listen(ring.key, port)
+            ring = self._rings.get(interface) or self._open(interface)
+            keys.extend(map(self._slots.listen, ring.keys, (port,)))
+            ring.listeners[keys[0]] = (port, frozenset())
+            self._ring_of[keys[0]] = ring
         except BaseException:
+            for key in keys:
+                self.remove(key)
             self._close_unused(interface)
             raise
-        ring.listeners[key] = (port, frozenset())
-        self._ring_of[key] = interface
-        return key
+        return keys[0]
+
+    def _open(self, interface: int) -> Ring:
+        """Open the ring of an interface; it is known here before the slots have it, so that nothing is left open."""
+        name = self._names[interface]
+        with _errors(f"on {name}", self._options.fanout):
+            check_memory(self._options.size)
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            ring = self._rings[interface] = Ring(name, sock, self._options.vlan)
+            start(ring, self._slots, interface, self._options)
+        return ring
 
     def accept(self, key: int, entries: Iterable[Row]) -> None:
-        """What may be delivered to a listener from now on; SocketError when the kernel takes no filter."""
+        """What may be delivered to a listener from now on; what is new arrives once `flush` has returned."""
         rows = list(entries)
-        ring = self._rings[self._ring_of[key]]
-        before = ring.listeners[key]
-        ring.listeners[key] = (before[0], frozenset(group for group, *_ in rows))
-        try:
-            ring.follow()
-        except SocketError:
-            ring.listeners[key] = before
-            raise
+        self._ring_of[key].set_groups(key, frozenset(group for group, *_ in rows))
         self._slots.accept(key, rows)
 
+    def flush(self) -> None:
+        """Have the kernel's filters let pass what is accepted, and no more; SocketError.
+
+        Once for any number of listeners: what is to be joined must pass before it is."""
+        for ring in list(self._rings.values()):
+            ring.update()
+
+    def notices(self) -> list[tuple[str, str]]:
+        """Interfaces whose kernel filter became coarse since the last call, and why."""
+        found = []
+        for index, ring in list(self._rings.items()):
+            if ring.coarse and index not in self._coarse:
+                found.append((ring.interface, ring.coarse))
+        self._coarse = {index: ring.coarse for index, ring in list(self._rings.items()) if ring.coarse}
+        return found
+
     def remove(self, key: int) -> None:
-        """Listen no more; the last listener of an interface takes its ring along."""
-        interface = self._ring_of.pop(key)
+        """Listen no more; the last listener of an interface takes its ring along. Again does nothing."""
+        ring = self._ring_of.get(key)
         self._slots.remove(key)
-        ring = self._rings[interface]
-        del ring.listeners[key]
-        with contextlib.suppress(SocketError):  # it lets pass more than it has to
-            ring.follow()
-        self._close_unused(interface)
+        if ring is not None:
+            if key in ring.listeners:
+                ring.set_groups(key, frozenset())
+                del ring.listeners[key]
+            self._ring_of.pop(key, None)
+            for index in [index for index, one in self._rings.items() if one is ring]:
+                self._close_unused(index)
 
     def _close_unused(self, interface: int) -> None:
-        ring = self._rings[interface]
-        if not ring.listeners:
-            del self._rings[interface]
-            self._slots.remove(ring.key)
+        ring = self._rings.get(interface)
+        if ring is not None and not ring.listeners:
+            for key in ring.keys:
+                self._slots.remove(key)
             ring.socket.close()
+            del self._rings[interface]
 
     def answering(self, one: OpenSocket) -> socket.socket:
         """A socket that is bound to the port, to answer from; it is opened when it is first needed."""
         with self._lock:
-            if one.place not in self._answering:
+            if one.endpoint not in self._answering:
                 options = Options(buffer_size=0, metadata=frozenset())
-                self._answering[one.place] = open_socket(one.place, bytes(16), self._names, options).socket
-            return self._answering[one.place]
+                self._answering[one.endpoint] = open_socket(one.endpoint, bytes(16), self._names, options).socket
+            return self._answering[one.endpoint]
 
     def close(self) -> None:
-        """Close every packet socket; the slots are closed before."""
-        with self._lock:
-            for sock in [ring.socket for ring in self._rings.values()] + list(self._answering.values()):
-                sock.close()
-
-
-def open_ring(slots: "Slots", interface: int, names: dict[int, str], options: RingOptions) -> Ring:
-    """The ring of an interface, bound, through which nothing passes yet; SocketError or InterfaceError, with nothing
-    left open."""
-    name = names[interface]
-    subject = f"on {name}"
-    with contextlib.ExitStack() as undo:
+        """Close every packet socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and
+        again does nothing."""
         try:
-            sock = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
-            _check_link(sock, name)
-            sock.setblocking(False)
-            attach(sock, {})
-            key = slots.add_ring(sock, interface, options.block_size, options.blocks, options.latency_ms, options.times)
-            undo.callback(slots.remove, key)
-            sock.bind((name, ETH_P_ALL))
-            if options.fanout is not None:
-                subject = f"with packet_fanout={options.fanout} on {name}"
-                kind = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
-                sock.setsockopt(SOL_PACKET, PACKET_FANOUT, options.fanout | kind << 16)
-        except PermissionError as error:
-            raise _without_privilege(subject, error.errno or errno.EPERM) from error
-        except OSError as error:
-            if isinstance(error, SocketError):
-                raise
-            raise socket_error("ring", subject, error) from error
-        undo.pop_all()
-    return Ring(sock, key)
+            close_all(self._every_socket())
+        except BaseException:
+            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
+            raise
+
+    def _every_socket(self) -> list[socket.socket]:
+        return [ring.socket for ring in list(self._rings.values())] + list(self._answering.values())
+
+
+def start(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> None:
+    """Map the ring and bind it; nothing passes through it yet. OSError, InterfaceError."""
+    _check_link(ring.socket, ring.interface)
+    ring.socket.setblocking(False)
+    _attach(ring.socket, bpf.NOTHING)
+    row = (ring.socket, interface, options.block_size, options.blocks, options.latency_ms, options.times, options.vlan)
+    # In one call: no signal handler can run between the mapping and the note of its key.
+    ring.keys.extend(map(slots.add_ring, *zip(row)))
+    try:
+        ring.socket.bind((ring.interface, ETH_P_ALL))
+    except UnicodeEncodeError as error:  # Python binds packet sockets by UTF-8 names only
+        raise InterfaceError(f"ring on {ring.interface!a}: its name is not UTF-8; rename it (ip-link(8))") from error
+    if options.fanout is not None:
+        kind = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+        ring.socket.setsockopt(SOL_PACKET, PACKET_FANOUT, options.fanout | kind << 16)
+
+
+@contextlib.contextmanager
+def _errors(subject: str, fanout: int | None) -> Iterator[None]:
+    """What the system refuses at an opening, as an error of ours."""
+    try:
+        yield
+    except PermissionError as error:
+        raise _without_privilege(subject, error.errno or errno.EPERM) from error
+    except OSError as error:
+        if isinstance(error, SocketError):
+            raise
+        with_fanout = f"with packet_fanout={fanout} " if fanout is not None else ""
+        raise socket_error("ring", with_fanout + subject, error) from error
 
 
 def _without_privilege(subject: str, number: int) -> SocketError:
@@ -207,31 +323,53 @@ def _without_privilege(subject: str, number: int) -> SocketError:
 def _check_link(sock: socket.socket, name: str) -> None:
     import fcntl  # Windows has none
 
-    told = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, IFREQ_NAME.pack(name.encode()))
-    (link,) = LINK_TYPE.unpack_from(told)
+    answer = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, IFREQ_NAME.pack(os.fsencode(name)))
+    (link,) = LINK_TYPE.unpack_from(answer)
     if link not in ETHERNET_LINKS:
         raise InterfaceError(
             f"ring on {name}: its link is not Ethernet (type {link} of linux/if_arp.h); receive without ring="
         )
 
 
-def attach(sock: socket.socket, wanted: bpf.Wanted) -> None:
-    """Have the kernel let pass what is wanted, from one packet to the next; and all groups where those wanted are too
-    many for a program (EINVAL beyond 4,096 steps, ENOMEM beyond net.core.optmem_max). SocketError."""
+def attach(sock: socket.socket, program: "bpf.Program[int]", vlan: bool, groups: int) -> str:
+    """Have the kernel let pass what a program does, from one packet to the next; "" when it takes it.
+
+    Where it is too long (4,096 steps; net.core.optmem_max), all groups pass, and the answer says why. SocketError."""
     try:
-        try:
-            _attach(sock, bpf.exact(wanted))
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOMEM):
-                raise
-            _attach(sock, bpf.coarse())
+        number = _try(sock, program)
+        if number:
+            _attach(sock, bpf.coarse(vlan))
+        if number == errno.ENOMEM:  # the one before counted too (sk_filter_charge()), and is short now
+            number = _try(sock, program)
     except OSError as error:
         raise socket_error("filter", "a ring", error) from error
+    return _why_coarse(len(program), groups, number) if number else ""
 
 
-def _attach(sock: socket.socket, program: tuple[bpf.Instruction, ...]) -> None:
-    steps = array.array("Q", bpf.packed(program))
-    if len(program) > 65_535:  # struct sock_fprog counts in 16 bits
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-    request = struct.pack("HP", len(program), steps.buffer_info()[0])
+def _try(sock: socket.socket, program: "bpf.Program[int]") -> int:
+    """Attach a program; ENOMEM or EINVAL where it is too long."""
+    if len(program) > bpf.MOST_STEPS:
+        return errno.EINVAL
+    try:
+        _attach(sock, program)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOMEM):
+            raise
+        return error.errno
+    return 0
+
+
+def _why_coarse(steps: int, groups: int, number: int) -> str:
+    if number == errno.ENOMEM:
+        remedy = "raise net.core.optmem_max (20 KiB take some 1,700 steps, 128 KiB all that the kernel does)"
+    else:
+        remedy = f"the kernel takes {bpf.MOST_STEPS:,}; use several receivers"
+    return (
+        f"the kernel filter for {groups:,} groups has {steps:,} steps, and was refused: every multicast datagram "
+        f"passes to this process, which filters them more slowly; {remedy}"
+    )
+
+
+def _attach(sock: socket.socket, program: "bpf.Program[int]") -> None:
+    request = struct.pack("HP", len(program), program.buffer_info()[0])
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, request)

@@ -7,17 +7,18 @@ the question came from.
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mcast_fast import _core, hardware
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
-from mcast_fast.membership import Place
+from mcast_fast.membership import Endpoint
 from mcast_fast.systems import SYSTEM
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -62,14 +63,25 @@ class Options:
 
 @dataclass(slots=True)
 class OpenSocket:
-    """A socket, what its binding implies (zeros: told by each packet), and its key in the slots."""
+    """A socket, what its binding implies (zeros: each packet says it), and its key in the slots once it has one."""
 
     socket: socket.socket
-    place: Place
+    endpoint: Endpoint
     group: bytes = NOWHERE
     interface: int = 0
-    key: int = -1
+    keys: list[int] = field(default_factory=list)
     drops: int = 0
+    is_counted: bool = False  # its drops, among those of closed sockets
+
+    @property
+    def place(self) -> Endpoint:
+        """The endpoint."""
+        return self.endpoint
+
+    @property
+    def key(self) -> int:
+        """Its key in the slots, -1 before it has one."""
+        return self.keys[0] if self.keys else -1
 
     def has_interface(self) -> bool:
         """Whether its interface is still there, in the namespace of the socket; True where nobody can say.
@@ -80,7 +92,7 @@ class OpenSocket:
         import fcntl  # Windows has none
 
         try:
-            fcntl.ioctl(self.socket.fileno(), SYSTEM.name_request, IFREQ_INDEX.pack(self.place.interface))
+            fcntl.ioctl(self.socket.fileno(), SYSTEM.name_request, IFREQ_INDEX.pack(self.endpoint.interface))
         except OSError:
             return False
         return True
@@ -98,10 +110,10 @@ class OpenSocket:
         say."""
         if "SO_MEMINFO" not in _core.membership.OPTIONS:
             return None
-        told = self.socket.getsockopt(*_core.membership.OPTIONS["SO_MEMINFO"], MEMINFO.size)
-        if len(told) < MEMINFO.size:
+        answer = self.socket.getsockopt(*_core.membership.OPTIONS["SO_MEMINFO"], MEMINFO.size)
+        if len(answer) < MEMINFO.size:
             return None
-        self.drops += (MEMINFO.unpack(told)[MEMINFO_DROPS] - self.drops) % 2**32
+        self.drops += (MEMINFO.unpack(answer)[MEMINFO_DROPS] - self.drops) % 2**32
         return self.drops
 
 
@@ -164,7 +176,7 @@ def bind_device(sock: socket.socket, name: str) -> bool:
     if option is None:
         return False
     try:
-        sock.setsockopt(*option, name.encode() + b"\0")
+        sock.setsockopt(*option, os.fsencode(name) + b"\0")
     except PermissionError:
         return False
     return True
@@ -192,14 +204,14 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
         )
 
 
-def bind_address(group: bytes, place: Place) -> tuple[str, int] | tuple[str, int, int, int]:
+def bind_address(group: bytes, endpoint: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
     """Where to bind: the group itself filters in the kernel, where the system lets it be bound; the wildcard when the
     socket is to hold several."""
-    wildcard = "0.0.0.0" if place.version == 4 else "::"
+    wildcard = "0.0.0.0" if endpoint.version == 4 else "::"
     host = plain_text(group) if group != NOWHERE and SYSTEM.binds_groups else wildcard
-    if not SYSTEM.binds_groups and place.version == 6:
-        return (host, place.port)  # Windows wants no scope beside the wildcard
-    return (host, place.port) if place.version == 4 else (host, place.port, 0, place.interface)
+    if not SYSTEM.binds_groups and endpoint.version == 6:
+        return (host, endpoint.port)  # Windows wants no scope beside the wildcard
+    return (host, endpoint.port) if endpoint.version == 4 else (host, endpoint.port, 0, endpoint.interface)
 
 
 def tells_destination() -> bool:
@@ -207,31 +219,51 @@ def tells_destination() -> bool:
     return any(name in _core.membership.OPTIONS for name in METADATA["destination"][4])
 
 
-def open_socket(place: Place, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
+def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
     """A bound socket that holds no group yet; `group` is bound when it is to be the only one. SocketError, with nothing
     left open.
 
-    Where packets do not tell their destination, what comes is taken for the only group's, on the place's interface."""
-    sock = open_datagram(place.version, options.reuse)
+    Where packets do not say their destination, what comes is taken for the only group's, on the endpoint's
+    interface."""
+    sock = open_datagram(endpoint.version, options.reuse)
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)
-        subject = f"port {place.port} on {names.get(place.interface, place.interface)}"
+        subject = f"port {endpoint.port} on {names.get(endpoint.interface, endpoint.interface)}"
         try:
-            set_option(sock, MULTICAST_ALL[place.version], 0)
-            on_device = bind_device(sock, names[place.interface]) or not tells_destination()
+            set_option(sock, MULTICAST_ALL[endpoint.version], 0)
+            on_device = bind_device(sock, names[endpoint.interface]) or not tells_destination()
             if options.only_holds:
                 undo.pop_all()
-                return OpenSocket(sock, place, NOWHERE, place.interface)
+                return OpenSocket(sock, endpoint, NOWHERE, endpoint.interface)
             implied = on_device and group != NOWHERE
-            ask_metadata(sock, place.version, options.metadata | (set() if implied else {"destination"}))
+            ask_metadata(sock, endpoint.version, options.metadata | (set() if implied else {"destination"}))
             set_buffer(sock, options.buffer_size)
-            _ask_device(sock, names[place.interface], options)
-            sock.bind(bind_address(group, place))
+            _ask_device(sock, names[endpoint.interface], options)
+            sock.bind(bind_address(group, endpoint))
         except OSError as error:
             raise socket_error("bind", subject, error) from error
         undo.pop_all()
     bound = group if SYSTEM.binds_groups or not tells_destination() else NOWHERE
-    return OpenSocket(sock, place, bound, place.interface if on_device else 0)
+    return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0)
+
+
+def close_all(sockets: Iterable[socket.socket]) -> None:
+    """Close every one of these, and do nothing else; again does nothing.
+
+    An exception of a signal handler in the middle is raised when all are closed. What the system answers is left out: a
+    descriptor is gone after close(2), whatever it returns."""
+    interrupted: BaseException | None = None
+    left = list(sockets)
+    while left:
+        try:
+            while left:
+                with contextlib.suppress(OSError):
+                    left[-1].close()
+                left.pop()
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted
 
 
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:

@@ -14,10 +14,14 @@ class What(StrEnum):
 
     GONE = "gone"  # deleted
     BACK = "back"  # there again, under a new index, and joined
+    NEW = "new"  # there for the first time, and joined: it was waited for, or is one of "all"
     DOWN = "down"  # set down, or lost its carrier
-    UP = "up"  # up with a carrier again, and joined afresh
+    UP = "up"  # up with a carrier again
+    REJOINED = "rejoined"  # up for a while without a break, and joined afresh
     RENAMED = "renamed"
     ADDRESS = "address"  # an address came or went
+    FAILED = "failed"  # could not be joined, or watched; it is tried again
+    COARSE = "coarse"  # the kernel's filter of a ring lets pass more than is wanted
 
 
 @dataclass(frozen=True, slots=True)

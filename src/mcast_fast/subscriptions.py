@@ -1,38 +1,58 @@
-"""Subscriptions: what a live receiver is subscribed to, how it is changed, and what of it is really joined."""
+"""Subscriptions: what a live receiver is subscribed to, how it is changed, and what of it is really joined.
+
+One thread at a time is inside; a signal handler that calls in the middle of another call of its thread is refused.
+"""
 
 import contextlib
+import errno
+import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import TypeVar
 
 from mcast_fast import _core, igmp
 from mcast_fast._core.addresses import map_address, native, plain_text
-from mcast_fast.errors import ArgumentError, ClosedError, GroupError, SocketError, SsmWarning
+from mcast_fast.errors import (
+    ArgumentError,
+    ClosedError,
+    GroupError,
+    MulticastWarning,
+    SocketError,
+    SsmWarning,
+)
 from mcast_fast.groups import Group
-from mcast_fast.interfaces import find_interface, interfaces
+from mcast_fast.interfaces import Interface, find_interface, interfaces, multicast_interfaces
 from mcast_fast.joins import Joins, drop_totals
 from mcast_fast.membership import (
     ALL_INTERFACES,
-    Channel,
+    Changes,
     Defaults,
+    GroupEndpoint,
     Skipped,
     SourceFilter,
     Subscription,
-    Wanted,
-    add_to,
+    bounded,
     complete,
     look_up,
+    packed_groups,
     sources_of,
     subscribe,
 )
+from mcast_fast.plan import MemberSocket
 from mcast_fast.stats import Event, What
 from mcast_fast.watch import event
 
-Change = Callable[[SourceFilter | None], SourceFilter | None]
+T = TypeVar("T")
+Change = Callable[[SourceFilter], SourceFilter | None]
 
 MODES = {True: "exclude", False: "include"}
+MOST_EVENTS = 1000  # that are kept
+VERSION_CHECK = 1.0  # seconds for which an IGMP or MLD version that was found is taken to stay
+NOT_THERE = "the interface is not there yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +61,7 @@ class Membership:
 
     `mode` and `sources`: wanted; "exclude" with no sources is any-source. `joined`: whether a socket holds it now.
     `kernel_mode`, `kernel_sources`: read back from the sockets' own filters (RFC 3678 5.2.2, sources of all sockets
-    together); None where the system cannot tell, or nothing is held. `sockets`: how many share it. `reason`: why it is
+    together); None where the system cannot say, or nothing is held. `sockets`: how many share it. `reason`: why it is
     not joined.
     """
 
@@ -58,121 +78,195 @@ class Membership:
 
 
 class Subscriptions:
-    """The desired state of a receiver. Every change is whole or not done, and idempotent; from any thread."""
+    """The desired state of a receiver. Every change is whole or not done, and idempotent; from any thread.
 
-    def __init__(self, joins: Joins, defaults: Defaults) -> None:
-        self.events: list[Event] = []
+    `watch`: interfaces that are not there yet are waited for: whoever watches calls `reported`."""
+
+    def __init__(self, joins: Joins, defaults: Defaults, watch: bool = False) -> None:
+        self.events: tuple[Event, ...] = ()  # the latest MOST_EVENTS
+        self.events_left_out = 0
         self._joins = joins
         self._defaults = defaults
+        self._watch = watch
         self._skipped: dict[tuple[str, str], Skipped] = {}  # by group and interface
-        self._warned: set[tuple[int, str]] = set()
+        self._awaited: dict[str, dict[Group, SourceFilter]] = {}  # by name of an interface that is not there yet
+        self._everywhere: dict[Group, SourceFilter] = {}  # of "all": on interfaces that come later too
+        self._known: dict[str, Interface] = {}  # by name: as it was when a group was last joined there
+        self._checked: dict[tuple[int, str], float] = {}  # when the IGMP or MLD version was looked at; inf: warned
         self._without_address: set[int] = set()  # interfaces that had no IPv4 address when last looked at
+        self._failures: dict[int, str] = {}  # why what is gone could not be joined at the index it has now
         self._lock = threading.RLock()
+        self._is_busy = False
         self._closed = False
+
+    def _alone(self, call: Callable[..., T], *arguments: object) -> T:
+        """Make a call while no other is made. SocketError from a signal handler that came in the middle of one."""
+        with self._lock:
+            if self._is_busy:
+                text = "another membership call is being carried out in this thread; call again when it has returned"
+                raise SocketError(errno.EBUSY, text, "join")
+            self._is_busy = True
+            try:
+                self._check_open()
+                self._joins.recover()
+                result = call(*arguments)
+            except (OSError, ValueError, KeyError):
+                self._check_open()  # what is closed in the middle of a call answers with its own errors
+                raise
+            finally:
+                self._is_busy = False
+            return result
 
     # ---- changing ----
 
     def start(self, groups: Iterable[str | Group]) -> None:
         """Join all groups of an opening; GroupError, InterfaceError, SocketError."""
-        with self._lock:
-            self._add(subscribe(groups, self._defaults))
+        self._alone(lambda: self._add(subscribe(groups, self._defaults, self._watch)))
 
     def join(self, value: str | Group) -> bool:
-        """Listen to a group too, or to one more source of it; whether that changed anything."""
-        with self._lock:
-            self._check_open()
-            group = complete(self._with_port(Group.coerce(value)), self._defaults)
-            there = self._named(group) if group.interface is None and self._defaults.interface is None else []
-            if len(there) != group.count:
-                return self._add([look_up(group, self._defaults.interface, interfaces())])
-            wanted = dict(self._joins.wanted)
-            for channel in there:  # held already: the interfaces are those
-                add_to(wanted, channel, sources_of(group))
-            return self._bring_about(wanted)
+        """Receive a group too, or one more source of it; whether that changed anything."""
+        return self._alone(self._join, bounded(value))
+
+    def _join(self, value: Group) -> bool:
+        group = complete(self._with_port(value), self._defaults)
+        there = self._named(group) if group.interface is None and self._defaults.interface is None else []
+        if len(there) != group.count:
+            return self._add([self._look_up(group)])
+        sources = sources_of(group)  # held already: the interfaces are those
+        return self._apply({one: self._joins.wanted[one].union(sources) for one in there})
+
+    def _look_up(self, group: Group) -> Subscription:
+        """As `look_up`; an interface that was used before and has its index still is not searched for again."""
+        name = group.interface if group.interface is not None else self._defaults.interface
+        known = self._known.get(name) if isinstance(name, str) else None
+        if known is not None:
+            with contextlib.suppress(OSError, ValueError):
+                if socket.if_nametoindex(known.name) == known.index:
+                    return Subscription(group, (known,), sources_of(group))
+        found = look_up(group, self._defaults.interface, interfaces(), self._watch)
+        if name != ALL_INTERFACES and isinstance(name, str) and len(found.interfaces) == 1:
+            self._remember(name, found.interfaces[0])
+        return found
+
+    def _remember(self, name: str, interface: Interface) -> None:
+        if interface.name == name:  # not by an address or an alternative name, which may belong to another one soon
+            self._known[name] = interface
 
     def leave(self, value: str | Group) -> bool:
-        """Listen to a group, or to one source of it, no more; whether that changed anything."""
-        group = Group.coerce(value)
+        """Receive a group, or one source of it, no more; whether that changed anything."""
+        group = bounded(value)
         if group.source is None:
-            return self._change(group, lambda before: None, must_be_there=False)
+            return self._alone(self._change, group, lambda before: None, False)
         source = map_address(group.source)
 
-        def narrow(before: SourceFilter | None) -> SourceFilter | None:
-            if before is None or before.exclude:
+        def narrow(before: SourceFilter) -> SourceFilter | None:
+            if before.exclude:
                 return before
             return before.without(source) if before.sources - {source} else None
 
-        return self._change(group, narrow, must_be_there=False)
+        return self._alone(self._change, group, narrow, False)
 
     def block(self, value: str | Group, source: str) -> bool:
-        """Hear one source of a group no more; whether that changed anything."""
-        return self._of_source(value, source, SourceFilter.without)
+        """Receive one source of a group no more; whether that changed anything."""
+        group = bounded(value)
+        packed = _source_of(group, source)
+        return self._alone(self._change, group, lambda before: before.without(packed), True)
 
     def unblock(self, value: str | Group, source: str) -> bool:
-        """Hear a blocked source again; whether that changed anything."""
-        return self._of_source(value, source, SourceFilter.within)
+        """Receive a blocked source again; whether that changed anything."""
+        group = bounded(value)
+        packed = _source_of(group, source)
+        return self._alone(self._change, group, lambda before: before.within(packed), True)
 
     def set_sources(self, value: str | Group, include: Iterable[str] | None, exclude: Iterable[str] | None) -> bool:
-        """Listen to exactly these sources of a group, or to all but these; whether that changed anything."""
+        """Receive exactly these sources of a group, or all but these; whether that changed anything."""
         if (include is None) == (exclude is None):
             raise ArgumentError("set_sources takes either include=[…] or exclude=[…]")
-        group = Group.coerce(value)
+        group = bounded(value)
         texts = include if include is not None else exclude
-        sources = frozenset(_source_of(group, text) for text in texts or ())
-        return self._change(group, lambda before: SourceFilter(include is None, sources))
+        wanted = SourceFilter(include is None, frozenset(_source_of(group, text) for text in texts or ()))
+        return self._alone(self._change, group, lambda before: wanted, True)
 
-    def _of_source(self, value: str | Group, text: str, change: Callable[[SourceFilter, bytes], SourceFilter]) -> bool:
-        group = Group.coerce(value)
-        source = _source_of(group, text)
-        return self._change(group, lambda before: None if before is None else change(before, source))
+    def _change(self, group: Group, change: Change, must_be_there: bool) -> bool:
+        """Change the wanted sources of every group and interface that the text names."""
+        named = self._named(group)
+        waiting = [(waits, one) for waits in self._waiting(group) for one in waits if self._means(group, one)]
+        if must_be_there and not named and not waiting:
+            raise GroupError(f"group {group} is not joined here; join it first")
+        changed = self._apply({one: change(self._joins.wanted[one]) for one in named})
+        for waits, one in waiting:
+            after = change(waits[one])
+            changed |= after != waits[one]
+            if after is None:
+                del waits[one]
+            else:
+                waits[one] = after
+        self._awaited = {name: waits for name, waits in self._awaited.items() if waits}
+        return changed
 
-    def _change(self, group: Group, change: Change, must_be_there: bool = True) -> bool:
-        """Change the wanted sources of every channel that the group's text names."""
-        with self._lock:
-            self._check_open()
-            named = self._named(group)
-            if must_be_there and not named:
-                raise GroupError(f"group {group} is not joined here; join it first")
-            wanted = dict(self._joins.wanted)
-            for channel in named:
-                after = change(wanted.pop(channel))
-                if after is not None:
-                    wanted[channel] = after
-            return self._bring_about(wanted)
+    def _apply(self, changes: Changes) -> bool:
+        self._warn_of_old_versions(changes)
+        changed = self._joins.apply(changes)
+        self._report_notices()
+        return changed
 
-    def _bring_about(self, wanted: Wanted) -> bool:
-        self._warn_of_old_versions(wanted)
-        return self._joins.bring_about(wanted)
+    def _report_notices(self) -> None:
+        """A filter of the kernel that became coarse: an event, and a warning."""
+        for interface, text in self._joins.notices():
+            self._add_event(event(What.COARSE, interface, text))
+            warnings.warn(f"{interface}: {text}", MulticastWarning, stacklevel=2)
 
     def _add(self, subscriptions: list[Subscription]) -> bool:
         """Join what must be joined as a whole, then what may fail (`all`) one interface at a time."""
-        wanted = dict(self._joins.wanted)
+        changes: Changes = {}
         for one in subscriptions:
             for interface in one.interfaces:
-                self._joins.names[interface.index] = interface.name
+                self._joins.name_interface(interface.index, interface.name)
+                self._remember(interface.name, interface)
                 self._note_address(interface.index, interface.ipv4 is not None)
-            for channel in () if one.optional else one.channels():
-                add_to(wanted, channel, one.sources)
-        changed = self._bring_about(wanted)
+            if not one.optional:
+                for interface in one.interfaces:
+                    self._add_to(changes, one, interface.index)
+        changed = self._apply(changes)
         for one in subscriptions:
-            self._skip(*one.skipped)
+            for skipped in one.skipped:
+                self._skip(skipped)
+            if one.awaited:
+                changed |= self._wait_for(self._awaited.setdefault(one.awaited, {}), one)
             if one.optional:
                 changed |= self._add_optional(one)
+        return changed
+
+    def _add_to(self, changes: Changes, subscription: Subscription, interface: int) -> None:
+        """Add the groups at one interface; one that is asked for again has the sources of both."""
+        for one in subscription.group_endpoints(interface):
+            before = changes.get(one) or self._joins.wanted.get(one)
+            changes[one] = subscription.sources if before is None else before.union(subscription.sources)
+
+    @staticmethod
+    def _wait_for(waits: dict[Group, SourceFilter], subscription: Subscription) -> bool:
+        """Note groups one by one, for each may be left; whether that is new."""
+        changed = False
+        for group in replace(subscription.group, source=None).expand():
+            before = waits.get(group)
+            waits[group] = subscription.sources if before is None else before.union(subscription.sources)
+            changed |= waits[group] != before
         return changed
 
     def _add_optional(self, subscription: Subscription) -> bool:
         changed, joined, failure = False, False, None
         for interface in subscription.interfaces:
-            wanted = dict(self._joins.wanted)
-            for channel in replace(subscription, interfaces=(interface,)).channels():
-                add_to(wanted, channel, subscription.sources)
+            changes: Changes = {}
+            self._add_to(changes, subscription, interface.index)
             try:
-                changed |= self._bring_about(wanted)
+                changed |= self._apply(changes)
                 joined = True
             except SocketError as error:
                 self._skip(Skipped(str(subscription.group), interface.name, str(error)))
                 failure = error
-        if failure is not None and not joined:
+        if self._watch:
+            changed |= self._wait_for(self._everywhere, subscription)
+        elif failure is not None and not joined:
             raise failure
         return changed
 
@@ -180,67 +274,99 @@ class Subscriptions:
 
     def _with_port(self, group: Group) -> Group:
         """A group that names no port means the only one there is."""
-        ports = {channel.place.port for channel in self._joins.wanted}
+        ports = self._joins.table.by_port
         if group.port is not None or self._defaults.port is not None or len(ports) != 1:
             return group
-        return replace(group, port=ports.pop())
+        return replace(group, port=next(iter(ports)))
 
-    def _named(self, group: Group) -> list[Channel]:
-        """The channels that a text means: of any port and interface where it names none."""
-        addresses = {one.packed for one in group.expand()}
-        port = group.port if group.port is not None else self._defaults.port
+    def _port_of(self, group: Group) -> int | None:
+        return group.port if group.port is not None else self._defaults.port
+
+    def _named(self, group: Group) -> list[GroupEndpoint]:
+        """The groups and interfaces that a text means: of any port and interface where it names none."""
+        port = self._port_of(group)
         index = None
         if group.interface not in (None, ALL_INTERFACES):
             index = self._index_of(group.interface or "")
+        by_group = self._joins.table.by_group
         return [
-            channel
-            for channel in self._joins.wanted
-            if channel.group in addresses
-            and port in (None, channel.place.port)
-            and index in (None, channel.place.interface)
+            one
+            for packed in packed_groups(group)
+            for one in by_group.get(packed, ())
+            if port in (None, one.endpoint.port) and index in (None, one.endpoint.interface)
         ]
 
     def _index_of(self, interface: str) -> int:
         """An interface that may be gone by now is known by the name it had."""
         known = {name: index for index, name in self._joins.names.items()}
-        return known[interface] if interface in known else find_interface(interface).index
+        if interface in known:
+            return known[interface]
+        return 0 if interface in self._awaited else find_interface(interface).index
 
-    # ---- telling ----
+    def _waiting(self, group: Group) -> list[dict[Group, SourceFilter]]:
+        """Where groups wait for interfaces that a text names."""
+        if group.interface is None:
+            return [*self._awaited.values(), self._everywhere]
+        if group.interface == ALL_INTERFACES:
+            return [self._everywhere]
+        return [self._awaited[group.interface]] if group.interface in self._awaited else []
+
+    def _means(self, group: Group, waiting: Group) -> bool:
+        """Whether a text means a group that waits."""
+        offset = int.from_bytes(waiting.packed) - int.from_bytes(group.packed)
+        return 0 <= offset < group.count and self._port_of(group) in (None, waiting.port)
+
+    # ---- reporting ----
 
     def drops(self) -> int | None:
         """How many buffers the kernel dropped at our sockets so far, the closed ones too; None where it cannot say."""
-        with self._lock:
+        with contextlib.suppress(OSError):  # closed just now
             known = drop_totals(self._joins.sockets())
             return None if known is None else known + self._joins.closed_drops
+        return self._joins.closed_drops
 
     def memberships(self) -> list[Membership]:
         """What is wanted and what is held, and what of "all" was skipped and why."""
-        with self._lock:
-            self._check_open()
-            held = [self._membership(channel, wanted) for channel, wanted in self._joins.wanted.items()]
-            there = {(one.group, one.port) for one in held}
-            skipped = [self._skipped_membership(one) for one in self._skipped.values()]
-            return held + [one for one in skipped if (one.group, one.port) in there]
+        return self._alone(self._memberships)
 
-    def _skip(self, *skipped: Skipped) -> None:
-        self._skipped |= {(one.group, one.interface): one for one in skipped}
+    def _memberships(self) -> list[Membership]:
+        there: dict[MemberSocket, bool] = {}
+        held = [self._membership(one, wanted, there) for one, wanted in self._joins.wanted.items()]
+        known = {(one.group, one.port) for one in held} | {(one.address, one.port) for one in self._everywhere}
+        skipped = [self._skipped_membership(one) for one in self._skipped.values()]
+        waiting = [
+            self._waiting_membership(one, name, wanted)
+            for name, waits in self._awaited.items()
+            for one, wanted in waits.items()
+        ]
+        return held + [one for one in skipped if (one.group, one.port) in known] + waiting
 
-    def _membership(self, channel: Channel, wanted: SourceFilter) -> Membership:
-        place = channel.place
-        holders = [seat for seat in self._joins.seats() if seat.place == place and channel.group in seat.shares]
-        told = [_core_filter(seat.opened.socket, channel) for seat in holders if seat.opened is not None]
-        gone = any(not seat.opened.has_interface() for seat in holders if seat.opened is not None)
-        known = [] if gone else [one for one in told if one is not None]
+    def _skip(self, skipped: Skipped) -> None:
+        self._skipped[skipped.group, skipped.interface] = skipped
+
+    def _membership(self, one: GroupEndpoint, wanted: SourceFilter, there: dict[MemberSocket, bool]) -> Membership:
+        """`there`: whether the interfaces of sockets are, as far as they were asked already."""
+        endpoint = one.endpoint
+        holders = self._joins.table.holders(one)
+        for member in holders:
+            if member not in there:
+                there[member] = member.opened is None or member.opened.has_interface()
+        gone = not all(there[member] for member in holders)
+        refused = next((member.refused[one.group] for member in holders if one.group in member.refused), "")
+        told = [_core_filter(member.opened.socket, one) for member in holders if member.opened is not None]
+        known = [] if gone else [filter_ for filter_ in told if filter_ is not None]
         held = bool(known) or not told or not _can_read_filters()
-        reason = "the interface is gone" if gone else "" if held else "the system does not hold it"
+        reason = self._failures.get(endpoint.interface, "the interface is gone") if gone else refused
+        if not reason and not held:
+            reason = "the system does not hold it"
         if not holders:
             reason = "no source is wanted"
         return Membership(
-            plain_text(channel.group),
-            place.port,
-            self._joins.names.get(place.interface, str(place.interface)),
+            plain_text(one.group),
+            endpoint.port,
+            self._joins.names.get(endpoint.interface, str(endpoint.interface)),
             MODES[wanted.exclude],
-            tuple(map(plain_text, sorted(wanted.sources))),
+            _texts(wanted.sources),
             bool(holders) and not reason,
             MODES[known[0][0]] if known else None,
             _in_order(source for _, sources in known for source in sources) if known else None,
@@ -257,49 +383,107 @@ class Subscriptions:
             group.address, group.port or 0, one.interface, mode, sources, False, sockets=0, reason=one.reason
         )
 
-    def _warn_of_old_versions(self, wanted: Wanted) -> None:
+    @staticmethod
+    def _waiting_membership(one: Group, name: str, wanted: SourceFilter) -> Membership:
+        mode, sources = MODES[wanted.exclude], _texts(wanted.sources)
+        return Membership(one.address, one.port or 0, name, mode, sources, False, sockets=0, reason=NOT_THERE)
+
+    def _warn_of_old_versions(self, changes: Changes) -> None:
         """Once an interface: source-specific joins that reach the network as any-source ones."""
-        for channel, sources in wanted.items():
-            key = (channel.place.version, self._joins.names.get(channel.place.interface, ""))
-            if sources.exclude or key in self._warned:
+        now = time.monotonic()
+        specific = {one.endpoint for one, sources in changes.items() if sources is not None and not sources.exclude}
+        for version, _, index in specific:
+            key = (version, self._joins.names.get(index, ""))
+            if now < self._checked.get(key, 0.0) + VERSION_CHECK:
                 continue
-            if obstacle := igmp.obstacle(*key):
-                self._warned.add(key)
+            obstacle = igmp.obstacle(*key)
+            self._checked[key] = float("inf") if obstacle else now
+            if obstacle:
                 text = f"source-specific joins on {key[1]} ask the network for any source: {obstacle}"
                 warnings.warn(text, SsmWarning, stacklevel=2)
 
     # ---- interfaces that come and go ----
 
-    def indexes(self) -> set[int]:
+    def indexes(self) -> list[int]:
         """The interfaces that something is wanted on."""
-        return {channel.place.interface for channel in list(self._joins.wanted)}
+        return list(self._joins.table.by_interface)
 
-    def told(self, what: What, index: int, name: str) -> bool:
-        """The watch tells of an interface; whether it need not be told again."""
+    def reported(self, what: What, index: int, name: str) -> bool:
+        """The watch reports an event of an interface; False when it is to be reported again later.
+
+        An interface that is there with a carrier, and was not before, is reported as BACK whoever waits for it."""
         with self._lock:
             if self._closed:
                 return True
             try:
-                return self._react(what, index, name)
-            except (SocketError, OSError) as error:
+                return self._alone(self._react, what, index, name)
+            except ClosedError:
+                return True
+            except Exception as error:  # whatever it is, the next try may go well
                 if what is not What.BACK:
-                    self.events.append(event(what, name, f"not joined afresh: {error}"))
-                return what is not What.BACK  # a new interface may not be ready yet
+                    self._add_event(event(What.FAILED, name, f"{what.value}: {error}"))
+                    return what is not What.REJOINED
+                self._note_failure(name, error)
+                return False  # a new interface may not be ready yet
+
+    told = reported
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        """Why an interface that is there again is not joined; an event when that is new."""
+        text = f"the interface is there again, and not joined yet: {error}"
+        for index in [index for index in self.indexes() if self._joins.names.get(index) == name]:
+            if self._failures.get(index) != text:
+                self._failures[index] = text
+                self._add_event(event(What.FAILED, name, text))
 
     def _react(self, what: What, index: int, name: str) -> bool:
-        detail = ""
         if what is What.BACK:
-            self._joins.names[index] = name
-            for old in [old for old in self.indexes() if old != index and self._joins.names.get(old) == name]:
-                self._joins.move(old, index)
-            detail = f"index {index}"
-        elif what is What.RENAMED:
-            detail, self._joins.names[index] = f"was {self._joins.names.get(index, index)}", name
-        elif what is What.UP:
+            return self._welcome(index, name)
+        detail = ""
+        if what is What.RENAMED:
+            detail = f"was {self._joins.names.get(index, index)}"
+            self._joins.name_interface(index, name)
+        elif what is What.REJOINED:
             self._joins.refresh(index)
         elif what is What.ADDRESS:
             self._refresh_unreported(index)
-        self.events.append(event(what, name, detail))
+        self._add_event(event(what, name, detail))
+        return True
+
+    def _welcome(self, index: int, name: str) -> bool:
+        """An interface is there: join what was held under its name, what waits for it, and what is wanted on all."""
+        failed = self._joins.repair() is not None
+        names = self._joins.names
+        old = [one for one in self.indexes() if one != index and names.get(one) == name]
+        if old:
+            self._joins.name_interface(index, name)
+            for one in old:
+                self._joins.move(one, index)
+                self._failures.pop(one, None)
+            self._add_event(event(What.BACK, name, f"index {index}"))
+        self._report_notices()
+        return (self._join_waiting(index, name) if name in self._awaited or self._everywhere else True) and not failed
+
+    def _join_waiting(self, index: int, name: str) -> bool:
+        """Join what waits for an interface; whether there is nothing left to be tried again."""
+        there = next((one for one in interfaces() if one.index == index and one.name == name), None)
+        if there is None:
+            return True  # gone again: another report will come
+        waits = dict(self._awaited.get(name, {}))
+        changed = False
+        if waits:
+            changed |= self._add([Subscription(group, (there,), sources) for group, sources in waits.items()])
+            self._awaited.pop(name, None)
+        if multicast_interfaces([there])[0]:
+            for group, sources in self._everywhere.items():
+                one = Subscription(group, (there,), sources)
+                self._joins.name_interface(index, name)
+                changes: Changes = {}
+                self._add_to(changes, one, index)
+                changed |= self._apply({key: after for key, after in changes.items() if key not in self._joins.wanted})
+                self._skipped = {key: skipped for key, skipped in self._skipped.items() if key[1] != name}
+        if changed:
+            self._add_event(event(What.NEW, name, f"index {index}"))
         return True
 
     def _refresh_unreported(self, index: int) -> None:
@@ -312,12 +496,16 @@ class Subscriptions:
     def _note_address(self, index: int, has_address: bool) -> None:
         (self._without_address.discard if has_address else self._without_address.add)(index)
 
+    def _add_event(self, one: Event) -> None:
+        kept = self.events[-(MOST_EVENTS - 1) :]
+        self.events_left_out += len(self.events) - len(kept)
+        self.events = (*kept, one)
+
     # ---- the end ----
 
     def close(self) -> None:
-        """Nothing is changed any more."""
-        with self._lock:
-            self._closed = True
+        """Nothing is changed any more, but what is being changed. Takes no lock."""
+        self._closed = True
 
     def _check_open(self) -> None:
         if self._closed:
@@ -329,6 +517,10 @@ def _source_of(group: Group, text: str) -> bytes:
     return map_address(replace(group, source=text).source or "")
 
 
+def _texts(sources: Iterable[bytes]) -> tuple[str, ...]:
+    return tuple(map(plain_text, sorted(sources)))
+
+
 def _in_order(packed: Iterable[bytes]) -> tuple[str, ...]:
     return tuple(str(ip_address(source)) for source in sorted(packed))
 
@@ -337,10 +529,10 @@ def _can_read_filters() -> bool:
     return "MCAST_MSFILTER" in _core.membership.OPTIONS
 
 
-def _core_filter(sock: object, channel: Channel) -> tuple[bool, tuple[bytes, ...]] | None:
-    """The filter as the system holds it; None where it holds none, or cannot tell."""
+def _core_filter(sock: socket.socket, one: GroupEndpoint) -> tuple[bool, tuple[bytes, ...]] | None:
+    """The filter as the system holds it; None where it holds none, or cannot say."""
     if not _can_read_filters():
         return None
     with contextlib.suppress(OSError):
-        return _core.membership.get_filter(sock, channel.place.interface, native(channel.group))  # type: ignore[arg-type]
+        return _core.membership.get_filter(sock, one.endpoint.interface, native(one.group))
     return None

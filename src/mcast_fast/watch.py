@@ -1,20 +1,24 @@
 """Watch: the kernel's news of links and addresses, as events of the interfaces that somebody is joined on.
 
-Rules of this room: it tells, and changes nothing. It hears the network namespace of the thread that opened it.
+It reports, and changes nothing. It listens in the network namespace of the thread that opened it. Its thread refers to
+whoever it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
 """
 
 import contextlib
 import logging
 import os
-import select
+import selectors
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from errno import EAGAIN
+from typing import TypeVar
 
 from mcast_fast import netlink
-from mcast_fast.errors import FeatureError, socket_error
+from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 from mcast_fast.interfaces import interfaces
 from mcast_fast.stats import Event, What
 from mcast_fast.systems import SYSTEM
@@ -24,14 +28,20 @@ IFF_RUNNING = 0x40
 AF_BRIDGE = 7
 GROUPS = netlink.RTMGRP_LINK | netlink.RTMGRP_IPV4_IFADDR | netlink.RTMGRP_IPV6_IFADDR
 LARGEST_MESSAGE = 1 << 16
-RETRY = 0.1  # seconds between tries to join an interface that is back, and not ready yet
+# Seconds: between tries of what did not go well, twice as long each time; and for how long an interface has to be up
+# without a break before it is joined afresh, unless it flaps for longer than FLAPPING.
+RETRY, LONGEST_RETRY = 0.1, 5.0
+QUIET, FLAPPING = 0.5, 10.0
+ENDING = 0.1  # seconds that close() gives the thread to close its descriptors
 
 log = logging.getLogger("mcast_fast")
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Link:
-    """What was last heard of an interface."""
+    """What was last reported of an interface."""
 
     name: str
     is_running: bool
@@ -51,111 +61,263 @@ def parse(data: bytes) -> list[tuple[int, int, int, str]]:
             if family == AF_BRIDGE:  # of a bridge's port, which stays when the bridge lets it go
                 continue
             named = dict(netlink.attributes(body[netlink.IFINFOMSG.size :])).get(netlink.IFLA_IFNAME, memoryview(b""))
-            found.append((kind, index, flags, bytes(named).partition(b"\0")[0].decode(errors="replace")))
+            found.append((kind, index, flags, os.fsdecode(bytes(named).partition(b"\0")[0])))
         elif kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR) and len(body) >= netlink.IFADDRMSG.size:
             found.append((kind, netlink.IFADDRMSG.unpack_from(body)[4], 0, ""))
     return found
 
 
+Report = Callable[[What, int, str], bool]
+
+
 class Watch:
-    """Calls `told(what, index, name)` in a thread of its own for every event of an interface in `indexes()`.
+    """Calls `report(what, index, name)` in a thread of its own for every event of an interface in `indexes()`.
 
-    BACK is told with the new index and repeated until `told` returns True."""
+    Both are bound methods, which are held weakly. BACK is reported of every interface that is there with a carrier and
+    was not before; REJOINED when one of `indexes()` is up for a while, after however many flaps. What returns False is
+    reported again later. Whatever is raised is logged, reported as FAILED, and does not end the thread. SocketError,
+    FeatureError, with nothing left open."""
 
-    def __init__(self, indexes: Callable[[], Collection[int]], told: Callable[[What, int, str], bool]) -> None:
+    def __init__(self, indexes: Callable[[], Collection[int]], report: Report) -> None:
         if reason := SYSTEM.missing.get("watch"):
             raise FeatureError(f"watch=True: {reason}; mcast_fast.features() lists what there is")
-        self._indexes = indexes
-        self._told = told
-        self._gone: dict[str, int] = {}  # name -> the index it had
-        self._pending: dict[str, int] = {}  # name -> new index, to be joined
-        with contextlib.ExitStack() as undo:
-            try:
-                self._news = undo.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
-                self._news.bind((0, GROUPS))
-                self._wake, self._waker = os.pipe()
-            except OSError as error:
-                raise socket_error("open", "the kernel's news of interfaces", error) from error
-            undo.pop_all()
-        # Listed after the news are bound to, so that no change falls between.
-        self._links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
-        self._thread = threading.Thread(target=self._run, name="mcast-fast watch", daemon=True)
-        self._thread.start()
+        self._opener = os.getpid()
+        self._news: socket.socket | None = None
+        self._wake = self._waker = None
+        try:
+            self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+            self._news.bind((0, GROUPS))
+            self._news.setblocking(False)
+            # Two sockets, for what is not closed when an exception comes in between closes itself.
+            self._wake, self._waker = socket.socketpair()
+            self._waker.setblocking(False)
+            # Listed after the news are bound to, so that no change falls between.
+            links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
+            self._listener = Listener(self._news, self._wake, links, _weakly(indexes), _weakly(report))
+            self._thread = threading.Thread(target=self._listener.run, name="mcast-fast watch", daemon=True)
+            self._thread.start()
+        except BaseException as error:
+            self._undo(error)
+            raise
+
+    def _undo(self, error: BaseException) -> None:
+        """Leave nothing open after a refused or interrupted opening; and raise what was refused as an error of ours."""
+        cannot_start = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+        if hasattr(self, "_thread") and self._waker is not None and not cannot_start:
+            self._end_thread(self._waker)  # interrupted while it started: it closes the others
+        else:
+            self._close_descriptors()
+        if cannot_start:
+            raise socket_error("open", "a thread for the news of interfaces", OSError(EAGAIN, "")) from error
+        if isinstance(error, OSError) and not isinstance(error, MulticastError):
+            raise socket_error("open", "the kernel's news of interfaces", error) from error
 
     def close(self) -> None:
-        """Stop listening; waits for the thread, unless it is the one that calls."""
-        if self._waker < 0:
-            return
-        waker, self._waker = self._waker, -1
-        os.close(waker)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        """Have the thread end; it closes what it listens to. Again does nothing.
 
-    def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._news, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
+        Never waits for the thread where that may wait for the caller: at most ENDING seconds for its descriptors. In a
+        forked child, which has no such thread, it closes the child's descriptors and does nothing else."""
+        waker = self._waker
+        if waker is None or waker.fileno() < 0:
+            return
+        if os.getpid() != self._opener:
+            self._close_descriptors()
+            return
+        self._end_thread(waker)
+        if threading.current_thread() is not self._thread:
+            self._listener.has_ended(ENDING)
+
+    @staticmethod
+    def _end_thread(waker: socket.socket) -> None:
+        """Wake the thread: by a byte too, for a forked child may have this end open as well."""
+        with contextlib.suppress(OSError):
+            waker.send(b"!")
+        waker.close()
+
+    def _close_descriptors(self) -> None:
+        for one in (self._news, self._wake, self._waker):
+            if one is not None:
+                one.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_thread"):
+            self.close()
+
+
+class _Task:
+    """Something to report at a time of the monotonic clock, and again after `delay` seconds if it did not go well."""
+
+    def __init__(self, when: float) -> None:
+        self.when = self.since = when
+        self.delay = RETRY
+
+
+class Listener:
+    """What the thread of a watch knows; it owns both sockets while it runs."""
+
+    def __init__(
+        self,
+        news: socket.socket,
+        wake: socket.socket,
+        links: dict[int, Link],
+        indexes: Callable[[], Callable[[], Collection[int]] | None],
+        report: Callable[[], Report | None],
+    ) -> None:
+        self._news = news
+        self._wake = wake
+        self._links = links
+        self._indexes = indexes
+        self._report = report
+        self._has_lost_news = False
+        self._failure = ""  # that was reported last
+        self._tasks: dict[tuple[What, int], _Task] = {}
+        self._ended = threading.Lock()
+        self._ended.acquire()  # until the thread ends
+        for index, link in links.items():  # some may have come since they were asked for
+            if link.is_running:
+                self._plan(What.BACK, index)
+
+    def has_ended(self, seconds: float) -> bool:
+        """Whether the thread ended within so many seconds."""
+        if self._ended.acquire(timeout=seconds):
+            self._ended.release()
+            return True
+        return False
+
+    def run(self) -> None:
+        """Report until the other end of `wake` is closed."""
+        # No descriptor of its own; green threads take its place where a program has them (gevent, eventlet).
+        waiting: selectors.BaseSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         try:
-            while True:
-                ready = dict(poll.poll(RETRY * 1000 if self._pending else None))
-                if self._wake in ready:
-                    return
-                if ready:
-                    self._read()
-                self._try_pending()
+            waiting.register(self._wake, selectors.EVENT_READ)
+            waiting.register(self._news, selectors.EVENT_READ)
+            while not self._turn(waiting):
+                pass
         finally:
+            waiting.close()
             self._news.close()
-            os.close(self._wake)
+            self._wake.close()
+            self._ended.release()
+
+    def _turn(self, waiting: selectors.BaseSelector) -> bool:
+        """Wait for news or for the time of a task, and report; whether it is the end."""
+        ready = [key.fileobj for key, _ in waiting.select(self._until_next())]
+        if self._wake in ready:
+            return True
+        try:
+            if self._news in ready:
+                self._read()
+            if self._has_lost_news:
+                self._compare()
+            self._do_tasks()
+            self._failure = ""
+        except ClosedError:
+            return False  # the close comes
+        except Exception as error:
+            self._has_lost_news = True  # in part, perhaps: they are compared in a while
+            self._plan(What.FAILED, 0, RETRY)  # of no interface: it only ends the waiting
+            self._fail(error)
+        return False
+
+    def _fail(self, error: Exception) -> None:
+        """Log and report an error, once while it stays the same."""
+        text = f"watch: {type(error).__name__}: {error}"
+        if text == self._failure:
+            return
+        self._failure = text
+        log.exception("the watch of interfaces goes on after an error")
+        try:
+            self._tell(What.FAILED, 0, text)
+        except Exception:
+            log.exception("the watch of interfaces could not report an error")
+
+    def _tell(self, what: What, index: int, name: str) -> bool:
+        report = self._report()
+        return report is None or report(what, index, name)
+
+    def _is_ours(self, index: int) -> bool:
+        indexes = self._indexes()
+        return indexes is not None and index in indexes()
+
+    # ---- tasks ----
+
+    def _plan(self, what: What, index: int, after: float = 0.0) -> None:
+        """Report something `after` seconds; when it was planned already, then later, but not for ever."""
+        now = time.monotonic()
+        task = self._tasks.setdefault((what, index), _Task(now))
+        task.when = min(now + after, max(now, task.since + FLAPPING))
+
+    def _until_next(self) -> float | None:
+        if not self._tasks:
+            return None
+        return max(0.0, min(task.when for task in self._tasks.values()) - time.monotonic())
+
+    def _do_tasks(self) -> None:
+        for (what, index), task in list(self._tasks.items()):
+            if task.when > time.monotonic():
+                continue
+            link = self._links.get(index)
+            del self._tasks[what, index]
+            if link is None or not link.is_running:
+                continue  # when it is up, it is planned again
+            task.when, task.delay = time.monotonic() + task.delay, min(2 * task.delay, LONGEST_RETRY)
+            self._tasks[what, index] = task
+            if self._tell(what, index, link.name):
+                self._tasks.pop((what, index), None)
+
+    # ---- news ----
 
     def _read(self) -> None:
         try:
             data = self._news.recv(LARGEST_MESSAGE)
+        except BlockingIOError:
+            return
         except OSError as error:  # ENOBUFS: more news than the buffer held
             log.warning("news of interfaces were lost: %s", error)
-            self._compare()
+            self._has_lost_news = True
             return
         for kind, index, flags, name in parse(data):
-            self._heard(kind, index, flags, name)
+            self._take(kind, index, flags, name)
 
     def _compare(self) -> None:
         """Bring what is known up to date after news were lost."""
         now = {one.index: one for one in interfaces()}
         for index in [index for index in self._links if index not in now]:
-            self._heard(netlink.RTM_DELLINK, index, 0, self._links[index].name)
+            self._take(netlink.RTM_DELLINK, index, 0, self._links[index].name)
         for one in now.values():
             flags = IFF_UP * one.is_up | IFF_RUNNING * one.has_carrier
-            self._heard(netlink.RTM_NEWLINK, one.index, flags, one.name)
+            self._take(netlink.RTM_NEWLINK, one.index, flags, one.name)
+        self._has_lost_news = False
 
-    def _heard(self, kind: int, index: int, flags: int, name: str) -> None:
-        ours = index in self._indexes()
+    def _take(self, kind: int, index: int, flags: int, name: str) -> None:
         if kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
-            if ours and index in self._links:
-                self._told(What.ADDRESS, index, self._links[index].name)
+            if index in self._links and self._is_ours(index):
+                self._tell(What.ADDRESS, index, self._links[index].name)
         elif kind == netlink.RTM_DELLINK:
             link = self._links.pop(index, None)
-            if ours and link is not None:
-                self._gone[link.name] = index
-                self._told(What.GONE, index, link.name)
+            if link is not None and self._is_ours(index):
+                self._tell(What.GONE, index, link.name)
         else:
-            self._link(index, Link(name, is_running(flags)), ours)
+            self._take_link(index, Link(name, is_running(flags)))
 
-    def _link(self, index: int, now: Link, ours: bool) -> None:
+    def _take_link(self, index: int, now: Link) -> None:
         before = self._links.get(index)
         self._links[index] = now
-        if now.name in self._gone and now.is_running:
-            self._pending[now.name] = index
-        if not ours or before is None:
+        if now.is_running and (before is None or not before.is_running or before.name != now.name):
+            self._plan(What.BACK, index)
+        if before is None or not self._is_ours(index):
             return
         if before.name != now.name:
-            self._told(What.RENAMED, index, now.name)
+            self._tell(What.RENAMED, index, now.name)
         if before.is_running != now.is_running:
-            self._told(What.UP if now.is_running else What.DOWN, index, now.name)
+            if now.is_running:
+                self._plan(What.REJOINED, index, QUIET)
+            self._tell(What.UP if now.is_running else What.DOWN, index, now.name)
 
-    def _try_pending(self) -> None:
-        for name, index in list(self._pending.items()):
-            if self._told(What.BACK, index, name):
-                del self._pending[name]
-                self._gone.pop(name, None)
+
+def _weakly(call: Callable[..., T]) -> "Callable[[], Callable[..., T] | None]":
+    """A bound method by a weak reference to its object; any other callable as it is."""
+    return weakref.WeakMethod(call) if hasattr(call, "__self__") else lambda: call
 
 
 def event(what: What, interface: str, detail: str = "") -> Event:
