@@ -17,7 +17,7 @@ from typing import Any
 import mcast_fast as mcast
 from mcast_fast import ClosedError, MulticastError, aio
 from tests.lifecycle.programs.paths import PATHS, check, free_port, group
-from tests.lifecycle.programs.signals import DESCRIPTORS, nothing_left
+from tests.lifecycle.programs.signals import AGAIN, DESCRIPTORS, nothing_left
 
 ROUNDS = 20
 THREADS = 6
@@ -151,13 +151,14 @@ def from_a_handler(make: Callable[[], Blocked]) -> None:
     """The same from a signal handler that interrupts the call."""
     blocked = make()
     before = signal.signal(signal.SIGALRM, lambda *_: blocked.thing.close())
-    signal.setitimer(signal.ITIMER_REAL, random.choice((0.0005, 0.02)))
+    signal.setitimer(signal.ITIMER_REAL, random.choice((0.0005, 0.02)), AGAIN)
     try:
         answer = blocked.call()
         check(blocked.is_iteration, f"it returned {answer!r}")
     except ClosedError:
         pass
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     check(blocked.thing.closed, "close() did not close")
 
