@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,16 @@ def run(program: str, *arguments: str, backend: str, patience: float = PATIENCE,
     The whole process group is killed after a hang: forked children too."""
     options = [f"-X{name}={value}" if value is not True else f"-X{name}" for name, value in sys._xoptions.items()]
     command = [sys.executable, *options, "-Xfaulthandler", "-m", f"tests.lifecycle.programs.{program}", *arguments]
+    with tempfile.TemporaryDirectory(prefix="mcast-lifecycle-") as directory:
+        return _run(command, {"MCAST_FAST_BACKEND": backend, "TMPDIR": directory}, patience, code)
+
+
+def _run(command: list[str], environment: dict[str, str], patience: float, code: int) -> str:
+    said = " ".join(command[command.index("-m") + 2 :])
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env=os.environ | {"MCAST_FAST_BACKEND": backend},
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -34,11 +41,11 @@ def run(program: str, *arguments: str, backend: str, patience: float = PATIENCE,
     try:
         output, _ = process.communicate(timeout=patience)
     except subprocess.TimeoutExpired:
-        pytest.fail(f"{' '.join(arguments)}: not done after {patience:g} s:\n{_end(process)}")
+        pytest.fail(f"{said}: not done after {patience:g} s:\n{_end(process)}")
     finally:
         with contextlib.suppress(ProcessLookupError):  # a forked child that outlived its parent
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == code, f"{' '.join(arguments)}: exit code {process.returncode}:\n{output}"
+    assert process.returncode == code, f"{said}: exit code {process.returncode}:\n{output}"
     return output
 
 

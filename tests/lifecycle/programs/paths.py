@@ -210,7 +210,7 @@ def payloads_of(path: Path) -> list[bytes]:
 
 
 def temporary(name: str) -> Path:
-    """A path in a directory of its own, which nobody removes before the process group ends: it is small."""
+    """A path in a directory of its own, below TMPDIR, which whoever runs the program removes."""
     return Path(tempfile.mkdtemp(prefix="mcast-lifecycle-"), name)
 
 

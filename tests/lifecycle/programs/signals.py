@@ -24,7 +24,9 @@ from tests.lifecycle.programs.paths import check, free_port, group
 SHORT, LONG = 0.003, 100.0  # seconds a receive waits where the handler does not end it, and where it does
 PATIENCE = 2.0  # seconds for what must be there
 LONGEST_DELAY = 0.002
-AGAIN = 0.05  # a signal just before a system call that blocks does not interrupt it: Python's handler waits for the next
+AGAIN = (
+    0.05  # a signal just before a system call that blocks does not interrupt it: Python's handler waits for the next
+)
 ROUNDS_OPEN = 25  # moments until the object is opened afresh
 BURST = 20
 OPTIONS: dict[str, dict[str, object]] = {
