@@ -46,16 +46,18 @@ def check_numbers(batch: mcast.Batch, first: int) -> int:
 
 
 def batches(text: str) -> Iterator[mcast.Batch]:
-    """One at a time, the next ones made of the first by its records: the numbers are written anew."""
+    """Numbered on from one to the next."""
     for index in range(BATCHES):
         yield numbered(COUNT, index * COUNT, text)
 
 
 def leftovers() -> None:
-    """All are given back, and asked for in one call."""
+    """All are given back, the last one first, and asked for in one call."""
     text = f"{group()}:{free_port()}"
+    parts = list(batches(text))
     with mcast.Receiver(text) as rx:
-        rx.give_back(list(batches(text)))
+        while parts:
+            rx.give_back([parts.pop()])
         at = 0
         while at < COUNT * BATCHES:
             batch = rx.collect(COUNT * BATCHES - at, timeout=0)
