@@ -28,13 +28,12 @@ WAIT = 0.0005  # seconds a call waits
 ROUNDS = 4  # the first of them warms up
 MOST_GROWTH = 1 << 20
 SOAK_WARM_UP, SOAK_PAUSE = 30.0, 0.02  # seconds; between two bursts
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident() -> int:
     """Bytes of memory that this process has in use."""
     gc.collect()
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Traffic:
