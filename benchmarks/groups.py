@@ -1,11 +1,12 @@
 """What many groups cost: columns of a ring, rx.stats on rings and sockets, joins and leaves, at 1, 1,000 and 4,000.
 
 Two namespaces joined by veth. Every receiver is a process of its own and stays open; in turn, and in a new order every
-round, each ring is filled by packets to all of its groups by turns, and timed while it is read. The groups are
-scattered over 239.0.0.0/8, which is the worst case for the kernel's filter.
+round, each ring is filled by packets to all of its groups by turns, and timed while it is read. Those groups come in
+runs of 16 neighbours; what is joined and left is scattered over 239.0.0.0/8, the worst case for the kernel's filter.
 """
 
 import argparse
+import contextlib
 import itertools
 import random
 import resource
@@ -32,6 +33,8 @@ RING_BYTES = 256 << 20  # blocks enough for as long as filling takes: one every 
 BUFFER_BYTES = 64 << 10
 QUIET_MS = 1000
 GROUPS = (1, 1_000, 4_000)
+RUN = 16  # groups that are neighbours, where packets are received: the kernel's filter can be exact at 4,000 groups
+SETTLED_SECONDS = 1.0  # a long filter delays packets: the kernel's threads run it after the sender has ended
 CALLS = 100  # of rx.stats in a round
 JOINED_ONE_BY_ONE, JOINED_AT_ONCE = 2_000, 4_000
 GROUPS_OF_A_SOCKET = 20  # net.ipv4.igmp_max_memberships
@@ -83,11 +86,18 @@ def scattered(count: int) -> list[str]:
     return [network.GROUP, *(socket.inet_ntoa(struct.pack(">I", 239 << 24 | number)) for number in numbers)]
 
 
-def opened(place: Place, groups: int, **options: Any) -> Any:
-    """Our receiver of so many groups."""
+def neighbouring(count: int) -> list[str]:
+    """So many groups in runs of neighbours, as feeds have them: the runs are scattered."""
+    starts = random.Random(count).sample(range(1, 1 << 24, RUN), -(-count // RUN))
+    numbers = [start + offset for start in starts for offset in range(RUN)][: count - 1]
+    return [network.GROUP, *(socket.inet_ntoa(struct.pack(">I", 239 << 24 | number)) for number in numbers)]
+
+
+def opened(place: Place, groups: list[str], **options: Any) -> Any:
+    """Our receiver of these groups."""
     import mcast_fast
 
-    texts = (f"{group}%{place.interface}:{place.port}" for group in scattered(groups))
+    texts = (f"{group}%{place.interface}:{place.port}" for group in groups)
     return mcast_fast.Receiver(*texts, timeout=place.quiet_ms / 1000, **options)
 
 
@@ -98,7 +108,7 @@ class ManyColumns(RingColumns):
         import numpy as np
 
         self._asarray = np.asarray
-        self._receiver = opened(place, groups, ring=place.buffer_bytes, batch_size=self.batch_size)
+        self._receiver = opened(place, neighbouring(groups), ring=place.buffer_bytes, batch_size=self.batch_size)
 
 
 class ReceivingStation:
@@ -106,25 +116,35 @@ class ReceivingStation:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self._place = place = Place(**order["place"])
-        groups, kind = order["groups"], order["contender"]
+        groups, kind = order["groups"], order["kind"]
+        self._receiver = None
         if kind == "c":
             self._contender = ReferenceRing(Setting(place, order["library"]))
         elif kind == "ring":
             self._contender = ManyColumns(place, groups)
             self._receiver = self._contender._receiver
         else:
-            self._receiver = opened(place, groups, buffer_size=BUFFER_BYTES)
+            self._receiver = opened(place, neighbouring(groups), buffer_size=BUFFER_BYTES)
 
     def ready(self) -> dict[str, Any]:
         return {"port": self._place.port}
 
+    def discard(self) -> None:
+        """Take what came while it was others' turn: a filter that is coarse lets their packets pass."""
+        if self._receiver:
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    self._receiver.recv_batch(timeout=0)
+        station.say()
+
     def drain(self, count: int, size: int) -> None:
-        time.sleep(station.RETIRED_SECONDS)
+        time.sleep(SETTLED_SECONDS)
         start = time.perf_counter_ns()
         received = self._contender.receive(count)
         end = time.perf_counter_ns()
         if (received.packets, received.total) != (count, count * size):
-            raise RuntimeError(f"sent {count} x {size} bytes, but received {received}")
+            ledger = f", {self._receiver.stats}" if self._receiver else ""
+            raise RuntimeError(f"sent {count} x {size} bytes, but received {received}{ledger}")
         station.say(wall=(end - start) / count)
 
     def stats(self, calls: int) -> None:
@@ -147,7 +167,7 @@ class MembershipStation:
     def one_by_one(self, groups: int) -> None:
         place = self._place
         texts = [f"{group}%{place.interface}:{place.port}" for group in scattered(groups + 1)[1:]]
-        with opened(place, 1, ring=place.buffer_bytes) as receiver:
+        with opened(place, scattered(1), ring=place.buffer_bytes) as receiver:
             moments = [time.perf_counter()]
             for change in (receiver.join, receiver.leave):
                 changed = sum(map(change, texts))
@@ -158,7 +178,7 @@ class MembershipStation:
 
     def at_once(self, groups: int) -> None:
         start = time.perf_counter()
-        with opened(self._place, groups, ring=self._place.buffer_bytes) as receiver:
+        with opened(self._place, scattered(groups), ring=self._place.buffer_bytes) as receiver:
             taken = time.perf_counter() - start
             if len(receiver.memberships) != groups:
                 raise RuntimeError(f"{len(receiver.memberships)} of {groups} groups")
@@ -176,7 +196,7 @@ class SendingStation:
 
     def send(self, port: int, count: int, size: int, groups: int) -> None:
         payload = bytes(size)
-        for target in itertools.islice(itertools.cycle([(group, port) for group in scattered(groups)]), count):
+        for target in itertools.islice(itertools.cycle([(group, port) for group in neighbouring(groups)]), count):
             self._socket.sendto(payload, target)
         station.say(sent=count)
 
@@ -188,6 +208,7 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--count", type=int, default=COUNT, help="packets in the ring (%(default)s)")
     options.add_argument("--size", type=int, default=SIZE, help="bytes of payload (%(default)s)")
     options.add_argument("--calls", type=int, default=CALLS, help="of rx.stats in a round (%(default)s)")
+    options.add_argument("--no-joins", action="store_true", help="leave joins and leaves out")
     options.add_argument(
         "--groups", type=int, nargs="+", default=list(GROUPS), metavar="N", help="numbers of groups, first 1"
     )
@@ -225,7 +246,13 @@ def rows(options: argparse.Namespace) -> list[Row]:
 def open_one(row: Row, interface: str, library: str, prefix: tuple[str, ...]) -> Process:
     kind, groups = row
     place = Place(interface, RING_BYTES, QUIET_MS, network.free_port())
-    order = {"contender": kind, "groups": groups, "place": asdict(place), "library": library}
+    order = {
+        "contender": f"{kind}, {groups} groups",
+        "kind": kind,
+        "groups": groups,
+        "place": asdict(place),
+        "library": library,
+    }
     return Process("receive", order, prefix=prefix, environment=FAST, module=MODULE)
 
 
@@ -234,7 +261,7 @@ def measure(
 ) -> dict[str, list[dict[str, float]]]:
     samples: dict[str, list[dict[str, float]]] = {}
     shuffled = random.Random(1)
-    order: list[Row | None] = [*receivers, None]  # None: joins and leaves
+    order: list[Row | None] = [*receivers, *([] if options.no_joins else [None])]  # None: joins and leaves
     for number in range(options.rounds + 1):
         shuffled.shuffle(order)
         for row in order:
@@ -249,6 +276,7 @@ def one_round(row: Row, receiver: Process, sender: Process, options: argparse.Na
     kind, groups = row
     told = {}
     if kind != "sockets":
+        receiver.ask("discard")
         sender.ask("send", port=receiver.ready["port"], count=options.count, size=options.size, groups=groups)
         wall = receiver.ask("drain", count=options.count, size=options.size)["wall"]
         told["c" if kind == "c" else columns(groups)] = wall
