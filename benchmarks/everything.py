@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import aio, gro, live, pace, rate, receive, report, ring, send
+from benchmarks import aio, arrow, gro, groups, live, pace, rate, receive, report, ring, send
 from benchmarks.process import BenchmarkError
 from benchmarks.report import NOTHING, Report, Table
 
@@ -15,6 +15,8 @@ BENCHMARKS: dict[str, ModuleType] = {
     "receive": receive,
     "gro": gro,
     "ring": ring,
+    "groups": groups,
+    "arrow": arrow,
     "live": live,
     "rate": rate,
     "send": send,
@@ -27,6 +29,8 @@ QUICK = {
     "receive": "--rounds 3 --count 2000",
     "gro": "--rounds 3 --count 2048",
     "ring": "--rounds 3 --count 20000 --live 100000",
+    "groups": "--rounds 1 --count 10000 --calls 10",
+    "arrow": "--rounds 3 --count 4096",
     "live": "--rounds 1 --count 200000",
     "rate": "--rounds 1 --seconds 0.2 --steps 2",
     "send": "--rounds 3 --count 5000",

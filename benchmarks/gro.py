@@ -73,6 +73,7 @@ ROWS = {
 }
 
 BARS = (
+    Bar(f"columns, {COALESCED}", f"c, {COALESCED}", Direction.AT_MOST, 1.5),
     Bar(f"columns, {COALESCED}", None, Direction.AT_MOST, 80),
     Bar(f"recvfrom, {COALESCED}", f"columns, {COALESCED}", Direction.AT_LEAST, 12),
     Bar(f"columns, {SINGLE}", f"plain columns, {SINGLE}", Direction.AT_MOST, 1.03),

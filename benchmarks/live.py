@@ -76,7 +76,7 @@ def bars(rounds: int) -> tuple[Bar, ...]:
     socket_bars = (
         Bar(LOSSLESS, None, Direction.AT_LEAST, math.ceil(LOSSLESS_SHARE * rounds)),
         Bar(WORSE_THAN_C, None, Direction.AT_MOST, 0),
-        Bar("batches", "c", Direction.AT_MOST, 1.10),
+        Bar("batches", "c", Direction.AT_MOST, 1.05),
         Bar("batches", "c all", Direction.BELOW, 1.0),
         Bar("recvfrom", "batches", Direction.AT_LEAST, 1.4),
     )

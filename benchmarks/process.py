@@ -38,8 +38,11 @@ class Process:
         prefix: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
         module: str = STATION,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self._again = partial(Process, role, order, prefix=prefix, environment=environment, module=module)
+        options = {"environment": environment, "module": module, "patience": patience}
+        self._again = partial(Process, role, order, prefix=prefix, **options)
+        self._patience = patience
         self.name = f"{role} {order.get('contender', '')}".strip()
         command = [*prefix, sys.executable, "-m", module, role, json.dumps(order)]
         self._process = subprocess.Popen(
@@ -71,8 +74,8 @@ class Process:
         """The next line; an `error` in it, silence or the end of the process raises BenchmarkError."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
-            if not selector.select(PATIENCE_SECONDS):
-                raise BenchmarkError(f"{self.name}: no answer in {PATIENCE_SECONDS} s")
+            if not selector.select(self._patience):
+                raise BenchmarkError(f"{self.name}: no answer in {self._patience:g} s")
         line = self._process.stdout.readline()
         if not line:
             raise BenchmarkError(f"{self.name}: the process ended with status {self._process.wait()}")

@@ -21,9 +21,9 @@ BUFFER_BYTES = 64 << 20
 QUIET_MS = 1000
 
 BARS = (
-    Bar("columns", "c", Direction.AT_MOST, 1.10),
+    Bar("columns", "c", Direction.AT_MOST, 1.05),
     Bar("payloads", "c", Direction.AT_MOST, 1.20),
-    Bar("packets", "c", Direction.AT_MOST, 1.25),
+    Bar("packets", "c", Direction.AT_MOST, 1.10),
     Bar("recvfrom", "columns", Direction.AT_LEAST, 1.40),
     Bar("recvfrom", "payloads", Direction.AT_LEAST, 1.30),
     Bar("recvfrom", "packets", Direction.AT_LEAST, 1.25),

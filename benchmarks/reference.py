@@ -1,15 +1,19 @@
 """Compiles reference.c on the spot and calls it: the C receive loop, and the sender, at full speed or at a rate."""
 
 import ctypes
+import importlib.machinery
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from benchmarks.network import Place
 
@@ -18,15 +22,40 @@ COMMAND = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC")
 
 
 @contextmanager
-def compiled(source: Path = SOURCE) -> Iterator[Path]:
+def compiled(source: Path = SOURCE, *options: str) -> Iterator[Path]:
     """The shared library, for as long as the block lasts."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise OSError("the C reference needs a C compiler: install gcc or clang, or set CC")
     with tempfile.TemporaryDirectory(prefix="mcast-benchmarks-") as directory:
         library = Path(directory, "reference.so")
-        subprocess.run([compiler, *COMMAND, "-o", library, source], check=True)
+        subprocess.run([compiler, *COMMAND, *options, "-o", library, source], check=True)
         yield library
+
+
+@contextmanager
+def compiled_extension(source: Path) -> Iterator[Path]:
+    """A Cython module, compiled on the spot, for as long as the block lasts."""
+    try:
+        from Cython.Compiler.Main import compile as translate
+    except ImportError:
+        raise OSError("the Cython reference needs Cython: pip install cython") from None
+    with tempfile.TemporaryDirectory(prefix="mcast-benchmarks-") as directory:
+        translated = Path(directory, f"{source.stem}.c")
+        if translate(str(source), output_file=str(translated)).num_errors:
+            raise OSError(f"{source.name} does not compile")
+        include = [f"-I{sysconfig.get_path('include')}", f"-I{source.parent}"]
+        with compiled(translated, *include, "-Wno-unused-function") as library:
+            yield library
+
+
+def load_extension(library: str | Path, name: str) -> Any:
+    """The Cython module of that name, from the library that compiled_extension() has made."""
+    loader = importlib.machinery.ExtensionFileLoader(name, str(library))
+    spec = importlib.util.spec_from_file_location(name, str(library), loader=loader)
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
 
 
 @cache

@@ -3,7 +3,9 @@
  * Compiled on the spot and called through ctypes. Python makes, filters and binds the packet socket. The records go into one array that
  * every block overwrites, and no payload is touched: that is what makes it a limit.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_packet.h>

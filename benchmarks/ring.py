@@ -22,19 +22,22 @@ ROUNDS = 15
 COUNT = 200_000
 LIVE_COUNT = 3_000_000
 LIVE_ROUNDS = 5
-LIVE_NAMES = ("batches", "c")
+LIVE_NAMES = ("batches", "kept", "c")
 SIZE = 256
 RING_BYTES = 256 << 20
 QUIET_MS = 1000
 SEGMENTS = 64
 SOURCE = Path(__file__).with_name("reference_ring.c")
+BYTES_SOURCE = SOURCE.with_name("reference_bytes.pyx")
 LOST_LIVE = "batches: lost live"
 
 BARS = (
     Bar("cypcap", "columns", Direction.AT_LEAST, 4.0),
     Bar("cypcap", "payloads", Direction.AT_LEAST, 1.6),
     Bar("cypcap", "packets", Direction.AT_LEAST, 1.25),
-    Bar("columns", "c", Direction.AT_MOST, 1.5),
+    Bar("columns", "c", Direction.AT_MOST, 0.8),
+    Bar("payloads", "bytes", Direction.AT_MOST, 1.10),
+    Bar("packets", "bytes", Direction.AT_MOST, 1.35),
     Bar(LOST_LIVE, None, Direction.AT_MOST, 0),
     Bar("live batches", "live c", Direction.AT_MOST, 1.3),
 )
@@ -56,9 +59,11 @@ def run(options: argparse.Namespace) -> Report:
     with machine.watched(report.notes), ExitStack() as stack:
         library = str(stack.enter_context(reference.compiled()))
         ring_library = str(stack.enter_context(reference.compiled(SOURCE)))
+        bytes_library = str(stack.enter_context(reference.compiled_extension(BYTES_SOURCE)))
         sending, receiving = stack.enter_context(live.link())
         place = Place(receiving.interface, RING_BYTES, QUIET_MS)
-        receivers = open_receivers(stack, ring_library, options.only, place, report.notes, live.inside(receiving))
+        libraries = {"library": ring_library, "bytes_library": bytes_library}
+        receivers = open_receivers(stack, libraries, options.only, place, report.notes, live.inside(receiving))
         order = {"interface": sending.interface, "address": sending.ipv4, "library": library, "core": None}
         sender = stack.enter_context(Process("send", order, prefix=live.inside(sending)))
         report.samples = fill_and_drain(receivers, sender, options)
@@ -74,16 +79,17 @@ def run(options: argparse.Namespace) -> Report:
 
 
 def open_receivers(
-    stack: ExitStack, library: str, names: list[str], place: Place, notes: list[str], prefix: tuple[str, ...]
+    stack: ExitStack,
+    libraries: dict[str, str],
+    names: list[str],
+    place: Place,
+    notes: list[str],
+    prefix: tuple[str, ...],
 ) -> dict[str, Process]:
     """A process for each contender; notes who could not be opened and why."""
     receivers = {}
     for name in names:
-        order = {
-            "contender": name,
-            "place": asdict(replace(place, port=network.free_port())),
-            "library": library,
-        }
+        order = {"contender": name, "place": asdict(replace(place, port=network.free_port()))} | libraries
         environment = CONTENDERS[name].environment
         try:
             receivers[name] = stack.enter_context(Process("ring", order, prefix=prefix, environment=environment))

@@ -125,7 +125,8 @@ class RingStation:
 
     def __init__(self, order: dict[str, Any]) -> None:
         self._place = Place(**order["place"])
-        self._contender = ring_contenders.CONTENDERS[order["contender"]].opens(Setting(self._place, order["library"]))
+        setting = Setting(self._place, order["library"], bytes_library=order["bytes_library"])
+        self._contender = ring_contenders.CONTENDERS[order["contender"]].opens(setting)
 
     def ready(self) -> dict[str, Any]:
         return {"port": self._place.port}

@@ -1,0 +1,1 @@
+"""What the life-cycle tests run in processes of their own: `python -m tests.lifecycle.programs.NAME ARGUMENT ...`."""

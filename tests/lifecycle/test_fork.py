@@ -1,0 +1,23 @@
+"""fork(): an object belongs to the process that opened it; a child refuses it, and the parent notices nothing."""
+
+import pytest
+
+from tests.lifecycle.process import run
+from tests.lifecycle.programs.fork import ENDS, IN_PARENT
+from tests.lifecycle.programs.paths import NEEDS, PATHS
+
+pytestmark = pytest.mark.needs("signals to processes", "timers")
+
+ALWAYS = ("close", "calls", "sys.exit")  # the other ends are marked long
+
+
+def cases() -> "list[object]":
+    marks = {path: [pytest.mark.needs(NEEDS[path])] if path in NEEDS else [] for path in PATHS}
+    long = {end: [] if end in ALWAYS else [pytest.mark.long] for end in (*ENDS, *IN_PARENT)}
+    return [pytest.param(path, end, marks=marks[path] + long[end]) for path in PATHS for end in long]
+
+
+@pytest.mark.parametrize(("path", "end"), cases())
+def test_the_parent_goes_on_whatever_a_child_does(backend: str, path: str, end: str) -> None:
+    who = "daemon" if end == "daemon" else "parent"
+    assert f"the {who} is well" in run("fork", path, end, backend=backend)

@@ -1,0 +1,29 @@
+"""A signal at every moment of every call: nothing hangs, nothing stays open, nothing that was counted is lost."""
+
+import pytest
+
+from tests.lifecycle.process import PATIENCE, run
+from tests.lifecycle.programs.signals import CALLS, OPTIONS
+
+pytestmark = pytest.mark.needs("signals to processes", "timers")
+
+MOMENTS, MANY_MOMENTS = 50, 1_000
+NEEDS = {"ring": "ring", "background": "background", "watch": "watch"}
+CASES = [
+    pytest.param(path, call, marks=[pytest.mark.needs(NEEDS[path])] if path in NEEDS else [])
+    for path in OPTIONS
+    for call in (("send_batch",) if path == "paced" else CALLS)
+]
+
+
+@pytest.mark.parametrize(("path", "call"), CASES)
+def test_a_signal_at_any_moment_loses_nothing(backend: str, path: str, call: str) -> None:
+    assert run("signals", path, call, str(MOMENTS), backend=backend).endswith("held\n")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("path", "call"), CASES)
+def test_a_thousand_signals_lose_nothing(backend: str, path: str, call: str) -> None:
+    output = run("signals", path, call, str(MANY_MOMENTS), backend=backend, patience=10 * PATIENCE)
+    assert output.endswith("held\n")
