@@ -253,10 +253,9 @@ DELIVERED = {
 
 
 @pytest.mark.parametrize("frame", DELIVERED.values(), ids=DELIVERED.keys())
-def test_headers_are_walked_to_the_payload(ends, frame, monkeypatch):
+def test_headers_are_walked_to_the_payload(ends, frame):
     a, b = ends
-    monkeypatch.setattr("mcast_fast.receiver.ring_options", functools.partial(rings.ring_options, vlan=True))
-    with receiver(b, V4, V6) as rx, packet_socket(a) as raw:
+    with receiver(b, V4, V6, vlan=True) as rx, packet_socket(a) as raw:
         raw.send(frame)
         packet = rx.recv()
         assert (packet.data, packet.port) == (b"payload", PORT)
