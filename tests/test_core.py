@@ -1,6 +1,7 @@
 """The narrow core itself, on both backends: the same names, behaviour and messages, and nothing outside its memory."""
 
 import ast
+import contextlib
 import errno
 import importlib
 import inspect
@@ -508,6 +509,95 @@ def test_what_came_before_a_close_is_collected(pair):
 
 def test_slots_leave_no_descriptor_open(backend, no_leak):
     _core.slots.Slots(1, 100, {}, "the tested").close()
+
+
+def test_who_is_last_out_tears_down_and_reports_it_once(pair):
+    ended = []
+    pair.slots.when_idle = lambda: ended.append(pair.slots.closed)
+    with pair.slots:
+        with pair.slots.inside():
+            pair.slots.check()
+            pair.slots.close()
+        pair.slots.settle()
+        assert ended == []
+        with pytest.raises(ClosedError):
+            pair.slots.receive(1, 0)
+        assert ended == []
+    assert ended == [True]
+    pair.slots.close()
+    pair.slots.settle()
+    assert ended == [True]
+
+
+@pytest.mark.needs("signals to processes")
+def test_in_another_process_there_is_nothing_but_closing(pair, udp):
+    """And the process that opened it notices nothing."""
+    leave_over(pair, b"2")
+    calls = [
+        lambda: pair.slots.receive(1, 0),
+        lambda: pair.slots.receive_one(0),
+        lambda: pair.slots.collect(1, 0),
+        lambda: pair.slots.wait(0),
+        lambda: pair.slots.give_back([]),
+        lambda: pair.slots.add(pair.receiver, 1, GROUP, 0),
+        lambda: pair.slots.accept(pair.key, []),
+        pair.slots.counters,
+        pair.slots.fileno,
+        pair.slots.__enter__,
+    ]
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            words = {str(error) for call in calls if (error := error_of(call)) is not None}
+            pair.slots.close()
+            good = words == {"the tested was opened in another process"} and pair.slots.foreign and pair.slots.closed
+            status = 0 if good else 2
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not pair.slots.foreign
+    assert pair.slots.receive(5, 0).payloads() == [b"2"]
+    with pytest.raises(TimeoutError):
+        pair.slots.receive(1, 1_000_000)
+    pair.arrive(b"3")
+    assert pair.slots.receive(5, WAIT).payloads() == [b"3"]
+
+
+def error_of(call):
+    try:
+        call()
+    except ClosedError as error:
+        return error
+    raise AssertionError("it was not refused")
+
+
+@pytest.mark.parametrize("end", ["remove", "close"])
+def test_the_drops_of_a_socket_are_counted_for_good(pair, end):
+    held, dropped = overflow(pair)
+    assert pair.slots.counters()["dropped_socket"] == dropped
+    assert len(pair.slots.collect(held, WAIT)) == held
+    if end == "remove":
+        pair.slots.remove(pair.key)
+    else:
+        pair.slots.close()
+    pair.receiver.close()
+    assert pair.slots.counters()["dropped_socket"] == dropped
+
+
+def test_the_drops_of_what_is_filtered_later_are_those_of_the_next_one(pair, udp):
+    sources = [record(0, 1)[:24] + address + record(0, 1)[40:] for address in (ELSEWHERE, HERE)]
+    drops = [
+        RECORD.pack(*RECORD.unpack(one)[:3], 3 + number, *RECORD.unpack(one)[4:]) for number, one in enumerate(sources)
+    ]
+    batch = _core.views.Batch.from_bytes(b"".join(drops), b"a", {})
+    port = batch[0].port
+    key = pair.slots.add(udp(), port, GROUP, 1)
+    pair.slots.accept(key, EVERYTHING)
+    pair.slots.give_back([batch])
+    pair.slots.accept(key, [(GROUP, 1, False, [HERE])])
+    (left,) = pair.slots.receive(5, 0)
+    assert (left.source, left.dropped) == ("127.0.0.1", 7)
+    assert [packet.dropped for packet in batch] == [3, 4]
 
 
 def readable(number):
