@@ -80,8 +80,10 @@ def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenat
         try:
             with self._transmitter.inside():
                 return method(self, *args, **kwargs)
-        except OSError as error:
-            if error.errno == errno.EBADF and self.closed:  # just before
+        except ClosedError:
+            raise
+        except (OSError, ValueError):  # a descriptor that is closed, or an object of the pure backend's
+            if self.closed:
                 raise ClosedError("the sender is closed") from None
             raise
         finally:

@@ -154,6 +154,7 @@ class Line:
         self._gathered = 0  # packets taken since
         self._since = 0.0  # by the loop's clock
         self._process = _process.number
+        self._closed = False
 
     def took(self, packets: int) -> None:
         """A task has taken so many."""
@@ -173,7 +174,12 @@ class Line:
         if timeout_ns == 0:
             await asyncio.sleep(0)
             return receive()
-        loop = self._attach()
+        try:
+            loop = self._attach()
+        except OSError:
+            with contextlib.suppress(TimeoutError):
+                return receive()  # closed just before: that is the error
+            raise
         deadline = None if timeout_ns < 0 else loop.time() + timeout_ns / NANOSECONDS
         told, first = True, False
         while told:
@@ -192,6 +198,8 @@ class Line:
             self._queue.append(future)
         timer = None if deadline is None else loop.call_at(deadline, self._expire, future)
         self._listen(loop)
+        if self._closed:  # since it was last looked at, and woke nobody
+            _wake(future)
         try:
             told = await future
         except BaseException:
@@ -294,14 +302,16 @@ class Line:
 
     def close(self) -> None:
         """Wakes all who wait; from any thread, after the receiver or sender was closed."""
+        self._closed = True
         if self._process != _process.number:
             if self._watch is not None:
                 self._watch.close()
             return
         loop = self._loop
-        if loop is None or loop.is_closed() or not loop.is_running() or loop is _running():
+        if loop is None or loop.is_closed() or not loop.is_running():
             self._detach()
             return
+        # Not here, even in the loop's own thread: this may be a signal's handler in the middle of something of ours.
         with contextlib.suppress(RuntimeError):  # closed just now
             loop.call_soon_threadsafe(self._detach)
 
@@ -324,7 +334,7 @@ class Space:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._order = asyncio.Lock()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: set[asyncio.Future[bool]] = set()
         self._process = _process.number
         self._closed = False
 
@@ -339,7 +349,7 @@ class Space:
         """Until a socket has room, or the close; False when the loop cannot watch sockets. Closes the socket, which is
         a duplicate: the number must not go to somebody else while the loop knows it."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
+        future: asyncio.Future[bool] = loop.create_future()
         with sock:
             try:
                 loop.add_writer(sock, _wake, future)
@@ -369,9 +379,9 @@ class Space:
             _wake(future)
 
 
-def _wake(future: asyncio.Future[None]) -> None:
+def _wake(future: asyncio.Future[bool]) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(True)
 
 
 class Worker:
@@ -406,11 +416,3 @@ def _work(calls: "queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None
         except BaseException as error:
             future.set_exception(error)
         del item, future, call  # nothing of them is kept while the thread waits
-
-
-def _running() -> asyncio.AbstractEventLoop | None:
-    """The loop that runs in this thread."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

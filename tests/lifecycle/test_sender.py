@@ -136,6 +136,33 @@ def test_a_signal_at_many_moments_of_a_paced_batch(group, came, no_leak, act):
         signal.signal(signal.SIGALRM, former)
 
 
+@pytest.mark.needs("timers")
+def test_a_signal_that_closes_an_aio_sender_at_many_moments(group, no_leak):
+    """Its handler runs between two bytecodes of the loop, of the line of tasks, or of the sender."""
+
+    async def until_closed(call):
+        with contextlib.suppress(ClosedError):
+            while True:
+                await call()
+
+    async def main(number):
+        tx = aio.Sender(group, ttl=0)
+        former = signal.signal(signal.SIGALRM, lambda *_: tx.close())
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 + number * 5e-6)
+            await asyncio.gather(
+                until_closed(lambda: tx.send_batch([b"x"] * 20)),
+                until_closed(lambda: tx.send(b"x")),
+                until_closed(tx.recv),
+            )
+        finally:
+            signal.signal(signal.SIGALRM, former)
+        assert tx.closed
+
+    for number in range(300):
+        asyncio.run(asyncio.wait_for(main(number), 20))
+
+
 @pytest.mark.parametrize("way", ["recv", "send_batch"])
 def test_the_last_one_out_closes_the_sockets(group, no_leak, way):
     """Of several threads that wait inside when the sender is closed."""
