@@ -4,8 +4,10 @@ import gc
 import importlib
 import os
 import random
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -261,3 +263,19 @@ def test_duckdb_takes_a_batch(mixed):
     assert packets.num_rows == len(mixed)
     found = duckdb.sql('select "group", sum(octet_length(payload))::int from packets group by 1 order by 1').fetchall()
     assert found == [("239.1.1.1", sum(map(len, mixed.payloads())) - 3), ("ff15::1", 3)]
+
+
+def test_the_c_of_it_needs_no_python(tmp_path):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("feature C compiler: this system has none")
+    c = Path(mcast.__file__).parent / "_core" / "c"
+    program = tmp_path / "arrow"
+    flags = ["-std=c11", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined", f"-I{c}"]
+    built = subprocess.run(
+        [compiler, *flags, Path(__file__).with_name("arrow.c"), c / "arrow.c", "-o", program],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    ended = subprocess.run([program], check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr

@@ -31,7 +31,7 @@ _core.addresses : _core.layout
 _core.blocks    :
 _core.lateness  :
 _core.arrow     : _core.layout _core.addresses
-_core.restore   : _core
+_core.restore   :
 _core.fast      : _core.restore _core.blocks _core.layout _core.addresses _core.lateness
 _core.pure      : _core.restore _core.arrow _core.blocks _core.layout _core.addresses _core.lateness _lifetime systems
 _core           : _core.layout _core.fast _core.pure systems

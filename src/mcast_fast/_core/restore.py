@@ -4,15 +4,20 @@ other one.
 Rules of this module: pickles name its functions, which keep their names and arguments.
 """
 
+import sys
 from operator import eq
 from typing import Any
 
-from mcast_fast import _core
+
+def _views() -> Any:
+    """Those of the backend in use. The package is there, for this module is in it; it imports the backends, and they
+    this one."""
+    return sys.modules["mcast_fast._core"].views
 
 
 def batch(records: Any, data: Any, names: dict[int, str]) -> Any:
     """What `Batch.__reduce_ex__` took apart."""
-    return _core.views.Batch.from_bytes(records, data, names)
+    return _views().Batch.from_bytes(records, data, names)
 
 
 def packet(record: Any, data: Any, names: dict[int, str]) -> Any:
