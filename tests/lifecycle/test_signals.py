@@ -7,7 +7,7 @@ from tests.lifecycle.programs.signals import CALLS, OPTIONS
 
 pytestmark = pytest.mark.needs("signals to processes", "timers")
 
-MOMENTS, MANY_MOMENTS = 50, 1_000
+MOMENTS, MANY_MOMENTS = 60, 1_000  # of each call, shared out among the handlers
 NEEDS = {"ring": "ring", "background": "background", "watch": "watch"}
 CASES = [
     pytest.param(path, call, marks=[pytest.mark.needs(NEEDS[path])] if path in NEEDS else [])

@@ -1,8 +1,9 @@
 """A signal at random moments of a call, swept over time: `signals PATH CALL COUNT`.
 
-The handler raises, closes, or joins and leaves. Afterwards nothing is lost that was counted, memberships are the old ones
-or the new ones, and close() leaves no descriptor and no thread. An exception that comes when a call has already returned
-takes the answer of that one call with it: that is Python's, and allowed for calls that return something.
+COUNT is shared out among the handlers: one raises, one closes, one joins and leaves. Afterwards nothing is lost that was
+counted, memberships are the old ones or the new ones, and close() leaves no descriptor and no thread. An exception that
+comes when a call has already returned takes the answer of that one call with it: that is Python's, and allowed for calls
+that return something.
 """
 
 import contextlib
@@ -258,7 +259,7 @@ def main(path: str, call: str, count: str) -> None:
     random.seed(seed)
     for handler in HANDLERS:
         print(f"{path} {call}: the handler {handler} (MCAST_FAST_SEED={seed})", flush=True)
-        sweep(path, call, handler, int(count))
+        sweep(path, call, handler, -(-int(count) // len(HANDLERS)))
     print("held", flush=True)
 
 
