@@ -11,7 +11,8 @@ WANTED = os.environ.get("MCAST_FAST_BUILD", "")
 if WANTED not in ("", "yes", "no"):
     raise SystemExit(f"MCAST_FAST_BUILD={WANTED!r} is not one of: yes, no (or leave it unset)")
 FAST, LIBRARY = Path("src/mcast_fast/_core/fast"), Path("src/mcast_fast/_core/c")
-FLAGS, LIBRARIES = (["/std:c11"], ["ws2_32", "iphlpapi"]) if sys.platform == "win32" else (["-O2", "-g0", "-D_GNU_SOURCE"], [])
+WINDOWS, OTHERS = (["/std:c11"], ["ws2_32", "iphlpapi"]), (["-O2", "-g0", "-D_GNU_SOURCE"], [])
+FLAGS, LIBRARIES = WINDOWS if sys.platform == "win32" else OTHERS
 FLAGS += os.environ.get("MCAST_FAST_CFLAGS", "").split()
 SAY = """
 *** mcast-fast: THE FAST BACKEND WAS NOT BUILT: {}

@@ -72,7 +72,10 @@ def _is_held(lock: "threading.RLock") -> bool:
     """Whether a thread, this one included, holds the lock."""
     if lock._is_owned():  # type: ignore[attr-defined]
         return True
-    if lock.acquire(blocking=False):
-        lock.release()
-        return False
-    return True
+    taken: list[bool] = []
+    try:
+        taken.extend(map(lock.acquire, (False,)))  # noted in the call that takes it: no signal comes between
+        return not taken[0]
+    finally:
+        if taken and taken[0]:
+            lock.release()

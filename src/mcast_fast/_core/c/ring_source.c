@@ -148,8 +148,11 @@ describe(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *re
     record->interface_index = ring->interface_index;
     if (kind == MCAST_FRAME_FRAGMENT && *payload + 4 <= frame->bytes + frame->size)
         record->port = mcast_big16(*payload + 2);
-    if ((kind == MCAST_FRAME_UDP || kind == MCAST_FRAME_FRAGMENT) && !stack_takes(ring, frame, record))
+    int whole = kind == MCAST_FRAME_UDP;
+    if ((whole || kind == MCAST_FRAME_FRAGMENT) && !stack_takes(ring, frame, record))
         return MCAST_FRAME_BROKEN;
+    if (whole && memcmp(record->group, mcast_v4_prefix, 12) != 0 && mcast_big16(*payload - 2) == 0)
+        return MCAST_FRAME_BROKEN; /* IPv6 needs a checksum (RFC 8200, 8.1) */
     return kind;
 }
 

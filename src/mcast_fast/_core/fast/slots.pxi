@@ -277,8 +277,8 @@ cdef class Slots:
         finally:
             self._leave()
 
-    def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms, bint times,
-                 bint vlan=False):
+    def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms,
+                 bint times, bint vlan=False):
         """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
 
         Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
@@ -289,7 +289,8 @@ cdef class Slots:
         self._enter()
         try:
             with nogil:
-                key = mcast_receiver_add_ring(&self.receiver, fd, interface, block_size, blocks, latency_ms, times, vlan)
+                key = mcast_receiver_add_ring(&self.receiver, fd, interface, block_size, blocks, latency_ms, times,
+                                              vlan)
             if key < 0:
                 raise os_error(-key)
             return key

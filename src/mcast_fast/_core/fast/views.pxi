@@ -115,7 +115,9 @@ cdef Batch take_over(mcast_memory *records, mcast_memory *data, dict names):
 cdef unsigned char *arena_in_place(Batch batch, int *pinned) noexcept nogil:
     """The arena, wherever it is now, until `arena_left` is called with the same `pinned`."""
     pinned[0] = 0
-    return batch.data_memory.bytes if batch.reference == NULL else <unsigned char *>mcast_reference_pin(batch.reference, pinned)
+    if batch.reference == NULL:
+        return batch.data_memory.bytes
+    return <unsigned char *>mcast_reference_pin(batch.reference, pinned)
 
 
 cdef void arena_left(Batch batch, int pinned) noexcept nogil:
