@@ -312,8 +312,8 @@ def send_together(group: str, threads: int = 4, count: int = 300) -> None:
 
 
 def close_a_sender(group: str, threads: int = 3) -> None:
-    """One thread closes while others send by the clock: all end, and what left is what comes."""
-    tally = Tally()
+    """One thread closes while others send by the clock: all end, and what left by then is what comes."""
+    tally, ended = Tally(), threading.Semaphore(0)
     with Receiver(group) as rx, Sender(group, ttl=0, rate="20k/s") as tx:
 
         def send() -> None:
@@ -321,6 +321,7 @@ def close_a_sender(group: str, threads: int = 3) -> None:
                 while True:
                     tx.send_batch(numbered(10))
                     tally.wait_for(tx.stats.datagrams - CHUNK)  # no more are on their way than a buffer holds
+            ended.release()
 
         def answer() -> None:
             with contextlib.suppress(ClosedError):
@@ -330,6 +331,8 @@ def close_a_sender(group: str, threads: int = 3) -> None:
             try:
                 tally.wait_for(CHUNK)
                 tx.close()
+                for _ in range(threads):  # close() waits for nobody
+                    assert ended.acquire(timeout=SECONDS)
                 tally.wait_for(tx.stats.datagrams)
             finally:
                 tx.close()

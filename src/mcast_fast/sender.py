@@ -488,7 +488,8 @@ class Sender:
     def close(self) -> None:
         """End who sends or waits for an answer (ClosedError), and close the sockets as soon as nobody uses them.
 
-        From any thread or signal handler, at any moment; closing again does nothing."""
+        From any thread or signal handler, at any moment; it waits for nobody: the count in `stats` is final when the
+        calls in other threads have ended. Closing again does nothing."""
         try:
             self._replies.close()
         finally:
