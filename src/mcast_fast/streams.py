@@ -191,6 +191,7 @@ class Decompressed(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0) -> int:
         """Decompress from the start of the file to `offset`: also where an exception left the decompressor in the
         middle of something."""
+        self._stream.close()  # and not the file below
         self._raw.seek(0)
         self._stream = self._make()
         count: int = self._stream.seek(offset, whence)

@@ -126,6 +126,7 @@ class Plain:
 @pytest.mark.needs("timers")
 @pytest.mark.parametrize("kind", ["pcapng", "pcap", "pcapng.gz", "python"])
 @pytest.mark.parametrize("how", READ)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised where Python itself ignores it
 @pytest.mark.long
 def test_reading_goes_on_after_an_exception_of_a_signal_handler(backend, tmp_path, monkeypatch, kind, how):
     monkeypatch.setattr(mcast.reader, "CHUNK", 20_000)
