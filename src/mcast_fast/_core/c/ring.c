@@ -175,6 +175,18 @@ mcast_ring_read_drops(mcast_ring *ring)
     return stats.tp_drops;
 }
 
+static int
+is_filled(const mcast_mapping *mapping, uint32_t slot)
+{
+    return (__atomic_load_n(&mcast_block_header(mapping, slot)->block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) != 0;
+}
+
+static void
+store_status(const mcast_mapping *mapping, uint32_t slot, uint32_t status)
+{
+    __atomic_store_n(&mcast_block_header(mapping, slot)->block_status, status, __ATOMIC_RELEASE);
+}
+
 /* Returns a block to the kernel, after its last reader. `mapping` is one in which it was read, or NULL for the ring's own; the ring's
  * lock is held.
  *
@@ -184,20 +196,22 @@ mcast_ring_read_drops(mcast_ring *ring)
 static void
 return_block(mcast_ring *ring, const mcast_mapping *mapping, uint32_t slot)
 {
-    uint32_t before = (slot > 0 ? slot : ring->count) - 1;
     if (!mapping || mapping->moved[slot])
         mapping = ring->mapping;
     uint32_t dropped = mcast_word_exchange(&ring->unplaced, 0);
-    if (ring->mapping && mcast_block_is_ours(ring, before))
+    int waited_for = ring->mapping && mcast_block_is_ours(ring, (slot > 0 ? slot : ring->count) - 1);
+    if (waited_for)
         dropped += mcast_ring_read_drops(ring);
-    if (dropped)
-        mcast_word_add(&ring->gaps[slot], dropped);
     if (mapping)
-        __atomic_store_n(&mcast_block_header(mapping, slot)->block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+        store_status(mapping, slot, TP_STATUS_KERNEL);
+    if (waited_for) { /* and what was dropped between the two lines above, unless the block is full already */
+        uint32_t late = mcast_ring_read_drops(ring);
+        mcast_word_add(is_filled(mapping, slot) ? &ring->unplaced : &ring->gaps[slot], late);
+    }
+    mcast_word_add(&ring->gaps[slot], dropped);
     mcast_block_freed(&ring->states[slot]);
     /* The kernel may have filled it, and woken the receiver, who then saw a block that was not free yet. */
-    if (mapping && ring->waker >= 0 &&
-        __atomic_load_n(&mcast_block_header(mapping, slot)->block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) {
+    if (mapping && ring->waker >= 0 && is_filled(mapping, slot)) {
         uint64_t one = 1;
         ssize_t ignored = write(ring->waker, &one, sizeof one);
         (void)ignored;
