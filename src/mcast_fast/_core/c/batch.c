@@ -82,9 +82,3 @@ mcast_batch_return(mcast_receiver *receiver, mcast_batch *batch)
     mcast_unlock(&receiver->state_lock);
     memset(batch, 0, sizeof *batch);
 }
-
-int
-mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, size_t limit)
-{
-    return mcast_batch_count(batch) < limit && MCAST_ARENA_LIMIT - batch->data.used >= receiver->slot_size;
-}

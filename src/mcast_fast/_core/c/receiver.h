@@ -124,7 +124,11 @@ void mcast_batch_begin(mcast_receiver *receiver, mcast_batch *batch, int copies)
 void mcast_batch_return(mcast_receiver *receiver, mcast_batch *batch);
 
 /* Whether the batch may take one more slot: by its limit, and by MCAST_ARENA_LIMIT. */
-int mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, size_t limit);
+static inline int
+mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, size_t limit)
+{
+    return mcast_batch_count(batch) < limit && MCAST_ARENA_LIMIT - batch->data.used >= receiver->slot_size;
+}
 
 /* Adds 1 packet or more to the batch, up to `limit` in all, by the deadline (monotonic ns; < 0 waits for ever): MCAST_OK, MCAST_EMPTY
  * (nothing yet; look at what is unread, at signals and at the deadline, and call again), MCAST_TIMEOUT, MCAST_CLOSED, MCAST_INTERRUPTED or

@@ -19,9 +19,6 @@
 enum {
     LINUX_PACKET_VNET_HDR = 15,
     LINUX_PACKET_IGNORE_OUTGOING = 23,
-    LINUX_VIRTIO_GSO_UDP_L4 = 5, /* Linux 6.2; before, the kernel drops such packets */
-    LINUX_VIRTIO_GSO_ECN = 0x80,
-    VLAN_ID = 0x0fff,
 };
 
 enum {
@@ -30,16 +27,6 @@ enum {
     FEW_BLOCKS = 4,        /* that a batch may hold of a small ring: half of eight */
     SPARSE_SHARE = 8,      /* a block is sparse when this share of it is not filled */
 };
-
-/* linux/virtio_net.h, as packet sockets give it: before the link header, in the byte order of the host. */
-typedef struct vnet_header {
-    uint8_t flags;
-    uint8_t gso_type;
-    uint16_t header_size;
-    uint16_t gso_size;
-    uint16_t checksum_start;
-    uint16_t checksum_offset;
-} vnet_header;
 
 /* ---- every open ring, for a fork ---- */
 
@@ -280,39 +267,6 @@ mcast_ring_is_sparse(const mcast_ring *ring)
 {
     const struct tpacket_hdr_v1 *header = mcast_block_header(ring->mapping, mcast_ring_slot(ring, ring->sequence - 1));
     return header->blk_len < ring->block_size / SPARSE_SHARE;
-}
-
-/* What the vnet header says of the frame behind it: bytes of payload in each datagram of a super-packet, else 0. */
-static size_t
-segment_size(const unsigned char *frame)
-{
-    vnet_header header;
-    memcpy(&header, frame - sizeof header, sizeof header);
-    return (header.gso_type & ~LINUX_VIRTIO_GSO_ECN) == LINUX_VIRTIO_GSO_UDP_L4 ? header.gso_size : 0;
-}
-
-int
-mcast_ring_read(const mcast_ring *ring, mcast_ring_frame *frame)
-{
-    const size_t head = TPACKET_ALIGN(sizeof(struct tpacket3_hdr)) + sizeof(struct sockaddr_ll);
-    if (ring->at > ring->block_size - head || ring->at % 8 != 0)
-        return 0;
-    const struct tpacket3_hdr *header = (const struct tpacket3_hdr *)(ring->block + ring->at);
-    size_t room = ring->block_size - ring->at;
-    if (header->tp_mac < sizeof *header + sizeof(vnet_header) || header->tp_mac > room ||
-        header->tp_snaplen > room - header->tp_mac)
-        return 0;
-    const struct sockaddr_ll *from =
-        (const struct sockaddr_ll *)((const unsigned char *)header + TPACKET_ALIGN(sizeof *header));
-    frame->bytes = (const unsigned char *)header + header->tp_mac;
-    frame->size = header->tp_snaplen;
-    frame->wire = header->tp_len;
-    frame->timestamp = ring->times ? header->tp_sec * (int64_t)1000000000 + header->tp_nsec : 0;
-    frame->segment = segment_size(frame->bytes);
-    frame->step = header->tp_next_offset < room ? header->tp_next_offset : room;
-    frame->tagged = header->tp_status & TP_STATUS_VLAN_VALID && header->hv1.tp_vlan_tci & VLAN_ID;
-    frame->ours = from->sll_pkttype != PACKET_OTHERHOST;
-    return 1;
 }
 
 uint64_t

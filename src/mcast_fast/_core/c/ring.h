@@ -62,6 +62,22 @@ typedef struct mcast_ring {
     int64_t filling; /* ns in which the block taken last was filled; 0: it was not full, or we have slept since */
 } mcast_ring;
 
+enum {
+    LINUX_VIRTIO_GSO_UDP_L4 = 5, /* Linux 6.2; before, the kernel drops such packets */
+    LINUX_VIRTIO_GSO_ECN = 0x80,
+    MCAST_VLAN_ID = 0x0fff, /* of a tag */
+};
+
+/* linux/virtio_net.h, as packet sockets give it: before the link header, in the byte order of the host. */
+typedef struct mcast_vnet_header {
+    uint8_t flags;
+    uint8_t gso_type;
+    uint16_t header_size;
+    uint16_t gso_size;
+    uint16_t checksum_start;
+    uint16_t checksum_offset;
+} mcast_vnet_header;
+
 /* A frame in its block. */
 typedef struct mcast_ring_frame {
     const unsigned char *bytes;
@@ -98,9 +114,6 @@ int mcast_ring_take(mcast_ring *ring);
 
 /* Whether the block at the cursor holds so little that copying its payloads costs less than keeping it. */
 int mcast_ring_is_sparse(const mcast_ring *ring);
-
-/* The frame at the cursor; 0 when it does not lie inside its block. */
-int mcast_ring_read(const mcast_ring *ring, mcast_ring_frame *frame);
 
 /* Leaves the block that was read to its end. */
 void mcast_ring_finish_block(mcast_ring *ring);
@@ -181,6 +194,40 @@ mcast_ring_pass(mcast_ring *ring, const mcast_ring_frame *frame)
     ring->segment = 0;
     ring->left--;
     ring->at += frame->step;
+}
+
+/* What the vnet header says of the frame behind it: bytes of payload in each datagram of a super-packet, else 0. */
+static inline size_t
+mcast_ring_segment_size(const unsigned char *frame)
+{
+    mcast_vnet_header header;
+    memcpy(&header, frame - sizeof header, sizeof header);
+    return (header.gso_type & ~LINUX_VIRTIO_GSO_ECN) == LINUX_VIRTIO_GSO_UDP_L4 ? header.gso_size : 0;
+}
+
+/* The frame at the cursor; 0 when it does not lie inside its block. */
+static inline int
+mcast_ring_read(const mcast_ring *ring, mcast_ring_frame *frame)
+{
+    const size_t head = TPACKET_ALIGN(sizeof(struct tpacket3_hdr)) + sizeof(struct sockaddr_ll);
+    if (ring->at > ring->block_size - head || ring->at % 8 != 0)
+        return 0;
+    const struct tpacket3_hdr *header = (const struct tpacket3_hdr *)(ring->block + ring->at);
+    size_t room = ring->block_size - ring->at;
+    if (header->tp_mac < sizeof *header + sizeof(mcast_vnet_header) || header->tp_mac > room ||
+        header->tp_snaplen > room - header->tp_mac)
+        return 0;
+    const struct sockaddr_ll *from =
+        (const struct sockaddr_ll *)((const unsigned char *)header + TPACKET_ALIGN(sizeof *header));
+    frame->bytes = (const unsigned char *)header + header->tp_mac;
+    frame->size = header->tp_snaplen;
+    frame->wire = header->tp_len;
+    frame->timestamp = ring->times ? header->tp_sec * (int64_t)1000000000 + header->tp_nsec : 0;
+    frame->segment = mcast_ring_segment_size(frame->bytes);
+    frame->step = header->tp_next_offset < room ? header->tp_next_offset : room;
+    frame->tagged = header->tp_status & TP_STATUS_VLAN_VALID && header->hv1.tp_vlan_tci & MCAST_VLAN_ID;
+    frame->ours = from->sll_pkttype != PACKET_OTHERHOST;
+    return 1;
 }
 
 #endif
