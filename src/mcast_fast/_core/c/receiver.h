@@ -90,6 +90,9 @@ void mcast_receiver_free(mcast_receiver *receiver);
 
 /* ---- what is received ---- */
 
+/* Frees a member, and its source when it goes with it. The state lock is held. */
+void mcast_member_free(mcast_receiver *receiver, mcast_member *member);
+
 /* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. */
 int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied);
 

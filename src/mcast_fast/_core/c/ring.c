@@ -41,18 +41,10 @@ typedef struct vnet_header {
     uint16_t checksum_offset;
 } vnet_header;
 
-static uint32_t
-slot_of(const mcast_ring *ring, uint64_t sequence)
-{
-    return (uint32_t)(sequence % ring->count);
-}
-
 /* ---- every open ring, for a fork ---- */
 
 static mcast_mutex open_lock = MCAST_MUTEX_INITIAL;
 static mcast_ring *open_rings;
-
-static void detach_all(mcast_ring *ring);
 
 /* Before a fork: batches in place become copies, for the memory of a ring is shared between processes; then no batch begins until the
  * fork is over. Held: the list of rings, and the lock of each. */
@@ -61,7 +53,7 @@ hold_rings(void)
 {
     mcast_lock(&open_lock);
     for (mcast_ring *ring = open_rings; ring; ring = ring->next_open) {
-        detach_all(ring);
+        mcast_ring_detach_all(ring, 0);
         mcast_lock(&ring->lock);
     }
 }
@@ -106,8 +98,8 @@ unlist_ring(mcast_ring *ring)
 /* ---- mappings ---- */
 
 /* Another mapping of all blocks; NULL, with errno, when the system refuses one. */
-static mcast_mapping *
-map_blocks(int fd, size_t block_size, uint32_t count)
+mcast_mapping *
+mcast_mapping_new(int fd, size_t block_size, uint32_t count)
 {
     mcast_mapping *mapping = calloc(1, sizeof *mapping + count);
     if (!mapping)
@@ -134,8 +126,8 @@ unmap_blocks(const mcast_mapping *mapping, int moved)
 }
 
 /* After one user less: what nobody reads any more is unmapped. The ring's lock is held. */
-static void
-shrink_mapping(mcast_mapping *mapping)
+void
+mcast_mapping_shrink(mcast_mapping *mapping)
 {
     if (mapping->users > 0 && (mapping->users > mapping->relocated || mapping->trimmed))
         return;
@@ -151,8 +143,8 @@ shrink_mapping(mcast_mapping *mapping)
     free(mapping);
 }
 
-static void
-leave_ring(mcast_ring *ring)
+void
+mcast_ring_leave(mcast_ring *ring)
 {
     if (mcast_word_add(&ring->refs, UINT32_MAX) != 1)
         return;
@@ -175,29 +167,43 @@ mcast_ring_read_drops(mcast_ring *ring)
     return stats.tp_drops;
 }
 
+static int
+is_filled(const mcast_mapping *mapping, uint32_t slot)
+{
+    return (__atomic_load_n(&mcast_block_header(mapping, slot)->block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) != 0;
+}
+
+static void
+store_status(const mcast_mapping *mapping, uint32_t slot, uint32_t status)
+{
+    __atomic_store_n(&mcast_block_header(mapping, slot)->block_status, status, __ATOMIC_RELEASE);
+}
+
 /* Returns a block to the kernel, after its last reader. `mapping` is one in which it was read, or NULL for the ring's own; the ring's
  * lock is held.
  *
  * The kernel drops while it waits for this block, so that what was dropped until now is missing before the block that will fill
  * this slot next (blocks that come back out of turn place a gap one or a few blocks too late). It fills blocks in order: it waits for
  * this one only when it has finished the one before. */
-static void
-return_block(mcast_ring *ring, const mcast_mapping *mapping, uint32_t slot)
+void
+mcast_ring_return_block(mcast_ring *ring, const mcast_mapping *mapping, uint32_t slot)
 {
-    uint32_t before = (slot > 0 ? slot : ring->count) - 1;
     if (!mapping || mapping->moved[slot])
         mapping = ring->mapping;
     uint32_t dropped = mcast_word_exchange(&ring->unplaced, 0);
-    if (ring->mapping && mcast_block_is_ours(ring, before))
+    int waited_for = ring->mapping && mcast_block_is_ours(ring, (slot > 0 ? slot : ring->count) - 1);
+    if (waited_for)
         dropped += mcast_ring_read_drops(ring);
-    if (dropped)
-        mcast_word_add(&ring->gaps[slot], dropped);
     if (mapping)
-        __atomic_store_n(&mcast_block_header(mapping, slot)->block_status, TP_STATUS_KERNEL, __ATOMIC_RELEASE);
+        store_status(mapping, slot, TP_STATUS_KERNEL);
+    if (waited_for) { /* and what was dropped between the two lines above, unless the block is full already */
+        uint32_t late = mcast_ring_read_drops(ring);
+        mcast_word_add(is_filled(mapping, slot) ? &ring->unplaced : &ring->gaps[slot], late);
+    }
+    mcast_word_add(&ring->gaps[slot], dropped);
     mcast_block_freed(&ring->states[slot]);
     /* The kernel may have filled it, and woken the receiver, who then saw a block that was not free yet. */
-    if (mapping && ring->waker >= 0 &&
-        __atomic_load_n(&mcast_block_header(mapping, slot)->block_status, __ATOMIC_ACQUIRE) & TP_STATUS_USER) {
+    if (mapping && ring->waker >= 0 && is_filled(mapping, slot)) {
         uint64_t one = 1;
         ssize_t ignored = write(ring->waker, &one, sizeof one);
         (void)ignored;
@@ -211,7 +217,7 @@ leave_block(mcast_ring *ring, const mcast_mapping *mapping, uint32_t slot)
     if (!mcast_block_drop(&ring->states[slot]))
         return;
     mcast_lock(&ring->lock);
-    return_block(ring, mapping, slot);
+    mcast_ring_return_block(ring, mapping, slot);
     mcast_unlock(&ring->lock);
 }
 
@@ -219,313 +225,7 @@ void
 mcast_ring_finish_block(mcast_ring *ring)
 {
     ring->left = 0;
-    leave_block(ring, NULL, slot_of(ring, ring->sequence - 1));
-}
-
-/* ---- references ---- */
-
-mcast_reference *
-mcast_reference_new(void)
-{
-    mcast_reference *reference = calloc(1, sizeof *reference);
-    if (reference && mcast_mutex_open(&reference->moving) != 0) {
-        free(reference);
-        return NULL;
-    }
-    return reference;
-}
-
-void
-mcast_reference_discard(mcast_reference *reference)
-{
-    mcast_mutex_close(&reference->moving);
-    free(reference);
-}
-
-void
-mcast_ring_refer(mcast_ring *ring, mcast_reference *reference, uint64_t sequence, uint32_t blocks,
-                 const unsigned char *bytes, size_t used)
-{
-    mcast_word_store(&reference->word, 1);
-    mcast_word_store(&reference->users, 1);
-    reference->ring = ring;
-    reference->sequence = sequence;
-    reference->blocks = blocks;
-    reference->bytes = bytes;
-    reference->used = used;
-    mcast_word_add(&ring->refs, 1);
-    mcast_lock(&ring->lock);
-    reference->mapping = ring->mapping;
-    reference->mapping->users++;
-    reference->listed = 1;
-    reference->older = ring->newest;
-    if (ring->newest)
-        ring->newest->newer = reference;
-    else
-        ring->oldest = reference;
-    ring->newest = reference;
-    mcast_unlock(&ring->lock);
-}
-
-/* Takes a reference out of the ring's list, whose lock is held. */
-static void
-unlist(mcast_ring *ring, mcast_reference *reference)
-{
-    if (!reference->listed)
-        return;
-    if (reference->older)
-        reference->older->newer = reference->newer;
-    else
-        ring->oldest = reference->newer;
-    if (reference->newer)
-        reference->newer->older = reference->older;
-    else
-        ring->newest = reference->older;
-    reference->listed = 0;
-}
-
-static void
-leave_reference(mcast_reference *reference)
-{
-    if (mcast_word_add(&reference->users, UINT32_MAX) != 1)
-        return;
-    mcast_pool_give(&mcast_shared_pool, reference->copy, reference->capacity);
-    mcast_mutex_close(&reference->moving);
-    leave_ring(reference->ring);
-    free(reference);
-}
-
-/* Gives up the blocks of a reference, one reader of each. The ring's lock is held. */
-static void
-leave_blocks(mcast_reference *reference, const mcast_mapping *mapping)
-{
-    mcast_ring *ring = reference->ring;
-    for (uint32_t i = 0; i < reference->blocks; i++) {
-        uint32_t slot = slot_of(ring, reference->sequence + i);
-        if (mcast_block_drop(&ring->states[slot]))
-            return_block(ring, mapping, slot);
-    }
-}
-
-void
-mcast_reference_leave(mcast_reference *reference, uint32_t before)
-{
-    mcast_ring *ring = reference->ring;
-    if (ring->process != mcast_process_number)
-        return; /* the blocks are those of the process that opened the ring */
-    mcast_lock(&ring->lock);
-    unlist(ring, reference);
-    if (before & MCAST_REFERENCE_RELOCATED)
-        reference->mapping->relocated--;
-    else
-        leave_blocks(reference, reference->mapping);
-    reference->mapping->users--;
-    shrink_mapping(reference->mapping);
-    mcast_unlock(&ring->lock);
-}
-
-/* Takes the batch's own pin away, unless that was done. */
-static int
-take_own_pin(mcast_reference *reference)
-{
-    if (mcast_word_or(&reference->word, MCAST_REFERENCE_MOVED) & MCAST_REFERENCE_MOVED)
-        return 0;
-    mcast_reference_unpin(reference);
-    return 1;
-}
-
-int
-mcast_reference_detach(mcast_reference *reference)
-{
-    int status = 0;
-    if (mcast_word_load(&reference->word) & MCAST_REFERENCE_MOVED)
-        return 0;
-    mcast_lock(&reference->moving);
-    int pinned;
-    const unsigned char *bytes = mcast_reference_pin(reference, &pinned);
-    if (pinned) {
-        unsigned char *copy = mcast_pool_take(&mcast_shared_pool, reference->used, &reference->capacity);
-        status = copy ? 0 : -1;
-        if (copy) {
-            memcpy(copy, bytes, reference->used);
-            reference->copy = copy;
-            mcast_pointer_store(&reference->bytes, copy);
-            if (take_own_pin(reference))
-                __atomic_fetch_add(&reference->ring->detached, 1, __ATOMIC_RELAXED);
-        }
-        mcast_reference_unpin(reference);
-    }
-    mcast_unlock(&reference->moving);
-    return status;
-}
-
-void
-mcast_reference_end(mcast_reference *reference)
-{
-    take_own_pin(reference);
-    leave_reference(reference);
-}
-
-/* ---- relocation ---- */
-
-/* Has the ring read its blocks in another mapping, so that pages of this one can be replaced: 0, or -errno. */
-static int
-change_mapping(mcast_ring *ring)
-{
-    mcast_mapping *mapping = map_blocks(ring->fd, ring->block_size, ring->count);
-    if (!mapping)
-        return -ENOMEM;
-    mcast_lock(&ring->lock);
-    mcast_mapping *before = ring->mapping;
-    ring->mapping = mapping;
-    if (ring->block)
-        ring->block = mapping->base + (ring->block - before->base);
-    before->users--; /* the reference that asks for this is another one */
-    mcast_unlock(&ring->lock);
-    return 0;
-}
-
-/* Pins what is pinned by somebody already; 0 when nobody has it pinned any more. */
-static int
-pin_once_more(mcast_reference *reference)
-{
-    uint32_t word = mcast_word_load(&reference->word);
-    while (word & MCAST_REFERENCE_PINS)
-        if (mcast_word_replace(&reference->word, &word, word + 1))
-            return 1;
-    return 0;
-}
-
-/* Puts a copy of pinned bytes at their address, and gives up their blocks: 0, or -1 without memory. mremap(2) changes all pages in one
- * step: whoever reads them meanwhile reads the same bytes. */
-static int
-replace_pages(mcast_ring *ring, mcast_reference *reference)
-{
-    mcast_mapping *mapping = reference->mapping;
-    uint32_t first = slot_of(ring, reference->sequence);
-    size_t size = reference->blocks * ring->block_size;
-    unsigned char *place = mapping->base + first * ring->block_size;
-    void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (copy == MAP_FAILED)
-        return -1;
-    memcpy(copy, place, size);
-    mcast_lock(&ring->lock);
-    int failed = mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED;
-    if (!failed) {
-        memset(mapping->moved + first, 1, reference->blocks);
-        mcast_word_or(&reference->word, MCAST_REFERENCE_RELOCATED);
-        mapping->relocated++;
-        leave_blocks(reference, mapping);
-        unlist(ring, reference);
-        shrink_mapping(mapping);
-    }
-    mcast_unlock(&ring->lock);
-    if (failed)
-        munmap(copy, size);
-    return -failed;
-}
-
-/* Has pinned bytes give up their blocks, and stay where they are: 0, or -1 without memory. Called by the thread that receives, between two
- * batches. */
-static int
-relocate(mcast_ring *ring, mcast_reference *reference)
-{
-    int status = 0;
-    if (!pin_once_more(reference))
-        return 0;
-    if (!(mcast_word_load(&reference->word) & MCAST_REFERENCE_RELOCATED)) {
-        if (reference->mapping == ring->mapping)
-            status = change_mapping(ring);
-        if (status == 0)
-            status = replace_pages(ring, reference);
-    }
-    mcast_reference_unpin(reference);
-    return status == 0 ? 0 : -1;
-}
-
-/* What is to be freed: the kernel needs the blocks with numbers below `needed` soon; those below `old` are detached, but for the newest. */
-typedef struct span_to_free {
-    uint64_t needed;
-    uint64_t old;
-    int spare_newest;
-    int may_relocate; /* no batch is under construction, of which the blocks would be left behind in another mapping */
-} span_to_free;
-
-/* Detaches one reference, and relocates what is pinned still: 0, or -1 without memory. */
-static int
-free_blocks(mcast_ring *ring, mcast_reference *reference, const span_to_free *span)
-{
-    int status = mcast_reference_detach(reference);
-    if (status == 0 && span->may_relocate && mcast_word_load(&reference->word) & MCAST_REFERENCE_PINS)
-        status = relocate(ring, reference);
-    return status;
-}
-
-/* The oldest listed reference behind `after`, which stays until it is left (leave_reference). */
-static mcast_reference *
-next_reference(mcast_ring *ring, const mcast_reference *after, const span_to_free *span)
-{
-    mcast_lock(&ring->lock);
-    mcast_reference *next = after && after->listed ? after->newer : ring->oldest;
-    if (next && !(next->sequence < span->needed ||
-                  (next->sequence < span->old && !(span->spare_newest && next == ring->newest))))
-        next = NULL;
-    if (next)
-        mcast_word_add(&next->users, 1);
-    mcast_unlock(&ring->lock);
-    return next;
-}
-
-static int
-free_span(mcast_ring *ring, const span_to_free *span)
-{
-    mcast_reference *before = NULL, *one;
-    int status = 0;
-    while (status == 0 && (one = next_reference(ring, before, span))) {
-        status = free_blocks(ring, one, span);
-        if (before)
-            leave_reference(before);
-        before = one;
-    }
-    if (before)
-        leave_reference(before);
-    return status;
-}
-
-static void
-detach_all(mcast_ring *ring)
-{
-    const span_to_free all = {0, UINT64_MAX, 0, 0};
-    free_span(ring, &all);
-}
-
-/* Goes on with the count of what the kernel has filled. */
-static void
-count_filled(mcast_ring *ring)
-{
-    if (ring->filled < ring->sequence)
-        ring->filled = ring->sequence;
-    while (ring->filled < ring->sequence + ring->count) {
-        uint32_t slot = slot_of(ring, ring->filled);
-        if (!mcast_ring_has_block(ring, ring->filled))
-            break;
-        mcast_block_find(&ring->states[slot]);
-        ring->filled++;
-    }
-}
-
-void
-mcast_ring_make_room(mcast_ring *ring, int may_relocate, int spare_newest)
-{
-    count_filled(ring);
-    uint64_t quarter = ring->count / 4, near = ring->filled + quarter + 1;
-    const span_to_free span = {
-        .needed = near > ring->count ? near - ring->count : 0,
-        .old = ring->sequence > quarter ? ring->sequence - quarter : 0,
-        .spare_newest = spare_newest,
-        .may_relocate = may_relocate,
-    };
-    free_span(ring, &span);
+    leave_block(ring, NULL, mcast_ring_slot(ring, ring->sequence - 1));
 }
 
 /* ---- the cursor ---- */
@@ -547,7 +247,7 @@ block_filling(const struct tpacket_hdr_v1 *header)
 static void
 note_drops(mcast_ring *ring, const struct tpacket_hdr_v1 *header)
 {
-    if (header->block_status & TP_STATUS_LOSING && !mcast_block_is_ours(ring, slot_of(ring, ring->filled)))
+    if (header->block_status & TP_STATUS_LOSING && !mcast_block_is_ours(ring, mcast_ring_slot(ring, ring->filled)))
         ring->pending_drops += mcast_ring_read_drops(ring);
 }
 
@@ -557,7 +257,7 @@ mcast_ring_take(mcast_ring *ring)
     while (ring->left == 0) {
         if (!mcast_ring_has_more(ring))
             return 0;
-        uint32_t slot = slot_of(ring, ring->sequence++);
+        uint32_t slot = mcast_ring_slot(ring, ring->sequence++);
         const struct tpacket_hdr_v1 *header = mcast_block_header(ring->mapping, slot);
         mcast_block_find(&ring->states[slot]);
         mcast_block_take(&ring->states[slot]);
@@ -578,7 +278,7 @@ mcast_ring_take(mcast_ring *ring)
 int
 mcast_ring_is_sparse(const mcast_ring *ring)
 {
-    const struct tpacket_hdr_v1 *header = mcast_block_header(ring->mapping, slot_of(ring, ring->sequence - 1));
+    const struct tpacket_hdr_v1 *header = mcast_block_header(ring->mapping, mcast_ring_slot(ring, ring->sequence - 1));
     return header->blk_len < ring->block_size / SPARSE_SHARE;
 }
 
@@ -622,7 +322,7 @@ mcast_ring_unread(const mcast_ring *ring)
     for (uint64_t sequence = ring->sequence; sequence < ring->sequence + ring->count; sequence++) {
         if (!mcast_ring_has_block(ring, sequence))
             break;
-        frames += mcast_block_header(ring->mapping, slot_of(ring, sequence))->num_pkts;
+        frames += mcast_block_header(ring->mapping, mcast_ring_slot(ring, sequence))->num_pkts;
     }
     return frames;
 }
@@ -714,7 +414,7 @@ mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_index
     int status = allocate(ring, fd, count);
     if (status == 0)
         status = set_up(fd, block_size, count, latency_ms);
-    if (status == 0 && !(ring->mapping = map_blocks(fd, block_size, count)))
+    if (status == 0 && !(ring->mapping = mcast_mapping_new(fd, block_size, count)))
         status = -errno;
     if (status == 0)
         status = list_ring(ring);
@@ -727,7 +427,7 @@ mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_index
     free(ring->mapping);
     if (ring->fd >= 0)
         close(ring->fd);
-    leave_ring(ring);
+    mcast_ring_leave(ring);
     return status;
 }
 
@@ -750,8 +450,7 @@ mcast_ring_close(mcast_ring *ring)
     reject_all(ring->fd);
     if (ring->left > 0)
         mcast_ring_finish_block(ring);
-    const span_to_free all = {UINT64_MAX, UINT64_MAX, 0, 1};
-    free_span(ring, &all);
+    mcast_ring_detach_all(ring, 1);
     unlist_ring(ring);
     mcast_lock(&ring->lock);
     mcast_mapping *mapping = ring->mapping;
@@ -759,11 +458,11 @@ mcast_ring_close(mcast_ring *ring)
     ring->mapping = NULL;
     ring->block = NULL;
     mapping->users--;
-    shrink_mapping(mapping);
+    mcast_mapping_shrink(mapping);
     close(ring->fd);
     ring->fd = -1;
     mcast_unlock(&ring->lock);
-    leave_ring(ring);
+    mcast_ring_leave(ring);
 }
 
 #else

@@ -113,6 +113,30 @@ void mcast_ring_refer(mcast_ring *ring, mcast_reference *reference, uint64_t seq
 mcast_reference *mcast_reference_new(void);
 void mcast_reference_discard(mcast_reference *reference);
 
+/* ---- for reference.c ---- */
+
+/* Another mapping of all blocks; NULL, with errno, when the system refuses one. */
+mcast_mapping *mcast_mapping_new(int fd, size_t block_size, uint32_t count);
+
+/* After one user less: unmaps what nobody reads any more. The ring's lock is held. */
+void mcast_mapping_shrink(mcast_mapping *mapping);
+
+/* Returns a block to the kernel, after its last reader. `mapping` is one in which it was read, or NULL for the ring's own; the ring's lock
+ * is held. */
+void mcast_ring_return_block(mcast_ring *ring, const mcast_mapping *mapping, uint32_t slot);
+
+/* One user less of the ring's own structure. */
+void mcast_ring_leave(mcast_ring *ring);
+
+/* Detaches every batch; and relocates what is pinned, where that is allowed. */
+void mcast_ring_detach_all(mcast_ring *ring, int may_relocate);
+
+static inline uint32_t
+mcast_ring_slot(const mcast_ring *ring, uint64_t sequence)
+{
+    return (uint32_t)(sequence % ring->count);
+}
+
 static inline struct tpacket_hdr_v1 *
 mcast_block_header(const mcast_mapping *mapping, uint32_t slot)
 {

@@ -455,24 +455,4 @@ mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, 
     return -ENOSYS;
 }
 
-/* Where nothing maps a ring no batch has a reference. */
-int
-mcast_reference_detach(mcast_reference *reference)
-{
-    (void)reference;
-    return 0;
-}
-
-void
-mcast_reference_end(mcast_reference *reference)
-{
-    (void)reference;
-}
-
-void
-mcast_reference_leave(mcast_reference *reference, uint32_t before)
-{
-    (void)reference, (void)before;
-}
-
 #endif

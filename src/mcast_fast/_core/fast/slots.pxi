@@ -440,8 +440,6 @@ cdef class Slots:
                         break
                     if outcome == MCAST_CLOSED:
                         self._refuse_closed()
-                    if outcome == MCAST_OK and deadline >= 0 and mcast_monotonic_ns() > deadline:
-                        break
                 whole = self._finish(&batch)
                 whole = self._cut(whole, limit, batch.epoch)
                 self._deliver(whole)
@@ -495,6 +493,8 @@ cdef class Slots:
         try:
             return self.receive(self.batch_size, self.timeout_ns)
         except ClosedError:
+            if mcast_life_is_foreign(&self.receiver.life):
+                raise
             raise StopIteration from None
 
     cdef mcast_outcome _fill(self, mcast_batch *batch, size_t limit, int64_t deadline) except? MCAST_FAILED:
@@ -598,7 +598,7 @@ cdef class Slots:
         if not self.unread:
             return
         with cython.critical_section(self):
-            for left in self.unread:
+            for left in list(self.unread):
                 if not mcast_receiver_wants_all(&self.receiver, left.first, left.count):
                     left = Batch.concatenate([left])  # the packets may be in a batch that was delivered
                     left.count = <Py_ssize_t>mcast_receiver_filter_again(&self.receiver, left.first, left.count)

@@ -284,8 +284,9 @@ cdef class Batch:
     def borrow(self):
         """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block.
 
-        The block is held for so long: a ring that comes round to it drops packets meanwhile. Views of the memory that
-        are left at the end stay good, and hold the block until the last one is gone."""
+        The memory is valid until the end of the `with`; what was exported from it (a NumPy array, a PickleBuffer) stays
+        valid, and keeps its contents, for as long as it exists. Neither stops the ring: a ring that comes round to the
+        block replaces its pages by a copy at the same address."""
         cdef Loan loan = Loan.__new__(Loan)
         loan.batch = self
         return loan

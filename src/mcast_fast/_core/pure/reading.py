@@ -4,12 +4,13 @@ Nothing here changes a batch or a counter: `slots.py` does that, in one step for
 """
 
 import dataclasses
+import errno
 import socket as socket_module
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
-from itertools import starmap
+from itertools import repeat, starmap
 from typing import Any
 
 from mcast_fast._core.layout import RECORD, V4_MAPPED, Flag
@@ -98,6 +99,22 @@ class Read:
     filter: Filter
     epoch: int
     results: list[Any] = dataclasses.field(default_factory=list)
+
+
+def discard(one: Socket, lengths: list[int], most: int) -> None:
+    """Read and drop what is queued at a socket, at most that many packets; adds the length of each.
+
+    It has a buffer of its own: what an interrupted call has read may be in the others."""
+    scratch = bytearray(1)
+    while len(lengths) < most:
+        try:
+            lengths.extend(map(one.socket.recv_into, repeat(scratch, most), repeat(1), repeat(_NOWAIT)))
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:  # Windows: the packet was longer, and is gone
+                return
+            lengths.append(1)
 
 
 class Buffers:

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import selectors
 import socket as socket_module
-import sys
 import threading
 import time
 import weakref
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
-from mcast_fast._core.pure.reading import NOTHING, REPORTS_DROPS, Buffers, Filter, Read, Row, Socket
+from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Read, Row, Socket, discard
 from mcast_fast._core.pure.state import Call, State
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, take_over
@@ -46,7 +45,7 @@ _LONGEST_WAIT = 86_400.0  # seconds
 _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
 # Nothing interrupts select() on Windows: signals are looked at between slices. Seconds.
 _SLICE = None if _HAS_DESCRIPTOR else 0.05
-_DISCARD_AT_MOST = 10_000_000  # packets; bounded, for the port of a socket that goes may be sent to
+_DISCARD_AT_MOST = 1_000_000  # packets; bounded, for the port of a socket that goes may be sent to
 
 _Result = TypeVar("_Result")
 
@@ -236,9 +235,12 @@ class Slots(State):
         with self._state:
             gone = self._sockets.get(key)
             if gone is not None:
-                failure = self._failure
-                self._drain(gone, NOTHING, Call(), sys.maxsize, _DISCARD_AT_MOST)
-                self._failure = failure
+                gone_packets: list[int] = []
+                try:
+                    discard(gone, gone_packets, _DISCARD_AT_MOST)
+                finally:
+                    counters = self._counters
+                    self._counters = counters | {"filtered": counters["filtered"] + len(gone_packets)}
                 self._forget(gone)
                 self._unregister(gone)
             self._filter_unread()
@@ -334,7 +336,6 @@ class Slots(State):
                 if not call.records:
                     raise
                 break
-            more = more and (deadline is None or time.monotonic() <= deadline)
         if not self._finish(call, limit):
             call.batch = take_over(bytearray(), bytearray(), self.names)
         self._count_delivered(call)
@@ -379,6 +380,8 @@ class Slots(State):
         try:
             return self.receive(self._batch_size, self.timeout_ns)
         except ClosedError:
+            if self._life.foreign:
+                raise
             raise StopIteration from None
 
     def _select(self, left: float | None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -431,17 +434,17 @@ class Slots(State):
                 if self._sockets.get(one.key) is not one:
                     self._unregister(one)  # removed meanwhile, or an exception ended its removal
                 elif self._failure is None:
-                    self._drain(one, one.filter, call, limit, _ONE_GO)
+                    self._drain(one, call, limit)
             self._raise_failure(call)
 
-    def _drain(self, one: Socket, wanted: Filter, call: Call, limit: int, most: int) -> None:
+    def _drain(self, one: Socket, call: Call, limit: int) -> None:
         """Reads a socket until it is empty, the batch is full, or others should have their turn."""
-        enough = len(call.data) + _GO_BYTES
+        enough, most = len(call.data) + _GO_BYTES, _ONE_GO
         while most > 0 and len(call.data) < enough and not self._life.closed:
             room = self._room(call, limit)
             if room <= 0:
                 return
-            more = self._receive_from(Read(one, wanted, self._epoch), room)
+            more = self._receive_from(Read(one, one.filter, self._epoch), room)
             self._pack(call)
             if not more:
                 return
