@@ -1,4 +1,5 @@
-/* Calls of macOS by those of Linux, for .ci/darwin: recvmsg_x, sendmsg_x, and kqueue by epoll. */
+/* Calls of macOS by those of Linux, for .ci/darwin: recvmsg_x, sendmsg_x, waiting for a condition, and kqueue by epoll. */
+#include "names.h"
 #include "sys/event.h"
 #include <errno.h>
 #include <sys/epoll.h>
@@ -36,6 +37,17 @@ sendmsg_x(int fd, message *messages, unsigned count, int flags)
         if (messages[i].length != 0 || sendmsg(fd, &messages[i].header, flags) < 0)
             return i ? (ssize_t)i : -1;
     return count;
+}
+
+/* The condition has the default clock, as one that macOS opens has. */
+int
+pthread_cond_timedwait_relative_np(pthread_cond_t *condition, pthread_mutex_t *mutex, const struct timespec *time)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += time->tv_sec + (until.tv_nsec + time->tv_nsec) / 1000000000;
+    until.tv_nsec = (until.tv_nsec + time->tv_nsec) % 1000000000;
+    return pthread_cond_timedwait(condition, mutex, &until);
 }
 
 /* ---- kqueue: an epoll descriptor, and an eventfd for its one user event ---- */

@@ -18,7 +18,7 @@ typedef struct sample {
 } sample;
 
 static uint64_t state;
-static mcast_pool pool;
+static mcast_pool pool = {.lock = MCAST_MUTEX_INITIAL};
 static uint64_t packets, refused;
 
 /* xorshift64* */

@@ -279,7 +279,8 @@ cdef class Decoder:
             copies = <mcast_interface *>malloc((self.decoder.described + 1) * sizeof(mcast_interface))
             if copies != NULL:
                 count = self.decoder.described
-                memcpy(copies, self.decoder.interfaces, count * sizeof(mcast_interface))
+                if count:  # without any there is no memory to copy from
+                    memcpy(copies, self.decoder.interfaces, count * sizeof(mcast_interface))
             PyThread_release_lock(self.lock)
         if copies == NULL:
             raise MemoryError("no memory for the interfaces of a file")
