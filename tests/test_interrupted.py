@@ -7,6 +7,7 @@ every such moment is tried in turn instead of hoped for. The fast backend runs h
 import contextlib
 import importlib
 import itertools
+import os
 import platform
 import select
 import socket
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(platform.python_implementation() != "CPython", r
 GROUP = map_address("239.1.1.1")
 WAIT = 5_000_000_000
 PACKETS = 8
-OURS = "/_core/pure/"
+OURS = f"{os.sep}_core{os.sep}pure{os.sep}"
 
 
 class InterruptedCallError(Exception):
