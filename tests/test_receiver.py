@@ -1162,3 +1162,8 @@ def test_a_loan_is_the_arena_for_as_long_as_it_lasts(rx, tx):
     with batch.borrow() as memory:
         view = memory[1:]
     assert bytes(view) == b"bc"
+
+
+def test_a_reply_is_to_a_packet(place, backend):
+    with mcast.Receiver(place.group()) as rx, pytest.raises(TypeError, match="a packet of this receiver is required"):
+        rx.reply(b"no packet", b"pong")

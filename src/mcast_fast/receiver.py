@@ -247,6 +247,8 @@ class Receiver:
             raise socket_error("send", subject, error) from error
 
     def _socket_of(self, packet: "Packet") -> OpenSocket:
+        if not isinstance(packet, _core.views.Packet):
+            raise TypeError(f"a packet of this receiver is required, not {type(packet).__name__!r}")
         version = 4 if len(packet.source_address) == 2 else 6
         best = [one for one in self._joins.sockets() if one.place[:2] == (version, packet.port)]
         if not best:

@@ -90,7 +90,7 @@ def open_sending(version: int, source: str | None, interface: Interface, options
         undo.callback(sock.close)
         try:
             set_option(sock, HOPS[version], options.ttl)
-            set_option(sock, LOOP[version], int(options.loopback))
+            set_option(sock, LOOP[version], int(bool(options.loopback)))
             set_option(sock, REPORT_ERRORS[version], 1)
             if options.dscp is not None and not set_option(sock, TRAFFIC_CLASS[version], options.dscp << 2):
                 raise FeatureError(f"dscp={options.dscp}: {_core.membership.SYSTEM} has no {TRAFFIC_CLASS[version]}")
