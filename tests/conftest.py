@@ -71,8 +71,13 @@ def pytest_configure(config: pytest.Config) -> None:
         own_network()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A lab test that cannot run is skipped by the feature's name; in CI that is a failure."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Weekly tests are left out unless they are asked for. A lab test that cannot run is skipped by the feature's name; in
+    CI that is a failure."""
+    if "MCAST_FAST_WEEKLY" not in os.environ:
+        weekly = [item for item in items if item.get_closest_marker("weekly")]
+        config.hook.pytest_deselected(items=weekly)
+        items[:] = [item for item in items if not item.get_closest_marker("weekly")]
     reason = lab.available()
     if not reason or IN_CI:
         return

@@ -861,7 +861,7 @@ def test_batches_may_be_read_in_many_threads_while_the_ring_turns(ends):
             if not numbers(batch.payloads()) == borrowed == copied == wanted:
                 wrong.append(batch)
 
-    threads = [threading.Thread(target=read) for _ in range(4)]
+    threads = [threading.Thread(target=read, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     with receiver(b, ring="16MiB", ring_latency=0.001) as rx:
