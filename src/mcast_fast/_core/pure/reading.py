@@ -4,7 +4,6 @@ Nothing here changes a batch or a counter: `slots.py` does that, in one step for
 """
 
 import dataclasses
-import errno
 import socket as socket_module
 import struct
 from collections.abc import Iterable
@@ -105,16 +104,14 @@ def discard(one: Socket, lengths: list[int], most: int) -> None:
     """Read and drop what is queued at a socket, at most that many packets; adds the length of each.
 
     It has a buffer of its own: what an interrupted call has read may be in the others."""
-    scratch = bytearray(1)
+    scratch = bytearray(_LARGEST)  # Windows refuses to cut a packet short
     while len(lengths) < most:
         try:
-            lengths.extend(map(one.socket.recv_into, repeat(scratch, most), repeat(1), repeat(_NOWAIT)))
-        except (BlockingIOError, InterruptedError):
+            lengths.extend(map(one.socket.recv_into, repeat(scratch, most), repeat(0), repeat(_NOWAIT)))
+        except ConnectionResetError:  # Windows: an ICMP answer to what was sent from here
+            continue
+        except OSError:
             return
-        except OSError as error:
-            if error.errno != errno.EMSGSIZE:  # Windows: the packet was longer, and is gone
-                return
-            lengths.append(1)
 
 
 class Buffers:
