@@ -76,6 +76,7 @@ class Socket:
     pending_drops: int = 0  # drops reported with packets that were filtered: they belong to the next record
     meminfo_drops: int = 0  # the same counter as last asked for
     drops: int = 0  # in all, as last asked for
+    discarded: list[int] = dataclasses.field(default_factory=list)  # lengths of what was queued when it was removed
 
     def count_drops(self) -> None:
         """Ask the kernel for the drops so far (SO_MEMINFO); what is not known is not counted."""
@@ -100,14 +101,14 @@ class Read:
     results: list[Any] = dataclasses.field(default_factory=list)
 
 
-def discard(one: Socket, lengths: list[int], most: int) -> None:
-    """Read and drop what is queued at a socket, at most that many packets; adds the length of each.
+def discard(one: Socket, most: int) -> None:
+    """Read and drop what is queued at a socket, at most that many packets; `one.discarded` has the length of each.
 
     It has a buffer of its own: what an interrupted call has read may be in the others."""
     scratch = bytearray(_LARGEST)  # Windows refuses to cut a packet short
-    while len(lengths) < most:
+    while len(one.discarded) < most:
         try:
-            lengths.extend(map(one.socket.recv_into, repeat(scratch, most), repeat(0), repeat(_NOWAIT)))
+            one.discarded.extend(map(one.socket.recv_into, repeat(scratch, most), repeat(0), repeat(_NOWAIT)))
         except ConnectionResetError:  # Windows: an ICMP answer to what was sent from here
             continue
         except OSError:

@@ -235,12 +235,7 @@ class Slots(State):
         with self._state:
             gone = self._sockets.get(key)
             if gone is not None:
-                gone_packets: list[int] = []
-                try:
-                    discard(gone, gone_packets, _DISCARD_AT_MOST)
-                finally:
-                    counters = self._counters
-                    self._counters = counters | {"filtered": counters["filtered"] + len(gone_packets)}
+                discard(gone, _DISCARD_AT_MOST)
                 self._forget(gone)
                 self._unregister(gone)
             self._filter_unread()

@@ -262,9 +262,13 @@ class State:
     def _forget(self, one: Socket) -> None:
         """Takes a socket out, with its drops counted for good."""
         one.count_drops()
+        discarded = len(one.discarded)
         if one.key in self._sockets:  # else the handler of a signal took it out meanwhile
             counters = self._counters
-            self._counters = counters | {"dropped_socket": counters["dropped_socket"] + one.drops}
+            self._counters = counters | {
+                "dropped_socket": counters["dropped_socket"] + one.drops,
+                "filtered": counters["filtered"] + discarded,
+            }
             del self._sockets[one.key]
             self._epoch += 1
 
