@@ -472,7 +472,8 @@ def test_a_forked_child_leaves_files_alone(backend, tmp_path, suffix, end):
 
 def run(code, backend, *arguments):
     environment = os.environ | {"MCAST_FAST_BACKEND": backend}
-    command = [sys.executable, "-c", code, *arguments]
+    # Since 3.12 Python warns of every fork beside a thread: those tested here are meant.
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", code, *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=30)
 
 
