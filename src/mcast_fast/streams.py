@@ -136,6 +136,12 @@ class Compressed(io.RawIOBase):
             self._process = 0  # nothing is left to flush
             super().close()
 
+    def __del__(self) -> None:
+        # Of a reference cycle Python finalizes the file below first, or last: closed, it takes no end of the stream.
+        if self._raw.closed:
+            self._process = 0
+        super().__del__()
+
     def _compress(self, size: int, function: Callable[[Any], bytes], argument: Any) -> None:
         self._settle()
         self._offered = size

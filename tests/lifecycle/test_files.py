@@ -477,6 +477,25 @@ def run(code, backend, *arguments):
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=30)
 
 
+STREAM_FINALIZED_LAST = """
+import sys
+from mcast_fast import streams
+
+raw = open(sys.argv[1], "wb", buffering=0)
+stream = streams.Compressed(raw, *streams._gzip_writer())
+stream.write(bytes(1000))
+raw.close()
+del stream
+"""
+
+
+def test_a_stream_whose_file_was_finalized_first_ends_quietly(backend, tmp_path, monkeypatch):
+    """As the members of a reference cycle may be, in whatever order."""
+    monkeypatch.setenv("PYTHONDEVMODE", "1")  # before 3.13 errors of such a finalizer are shown only then
+    ended = run(STREAM_FINALIZED_LAST, backend, str(tmp_path / "feed.gz"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 # ---- what a reader has left over ----
 
 
