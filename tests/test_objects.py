@@ -137,6 +137,7 @@ def test_a_deep_copy_of_a_batch_has_memory_of_its_own(backend):
     assert bytes(copied.data) == b"".join(PAYLOADS[1:])
 
 
+@pytest.mark.needs("receive_ttl")
 def test_what_was_received_is_copied_and_pickled(backend, place):
     group = place.group()
     with mcast.Receiver(group, recv_ttl=True) as rx, mcast.Sender(group, ttl=0) as tx:
