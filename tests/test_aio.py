@@ -656,7 +656,8 @@ def test_a_long_batch_lets_other_tasks_run(run, backend, group):
 
         async with aio.Sender(group, ttl=0) as tx:
             task = asyncio.ensure_future(other())
-            await tx.send_batch([b"x", b"yy"] * 10_000)
+            # Several steps of this backend: a step has a time, in which pure sends less (under wine, much less).
+            await tx.send_batch([b"x", b"yy"] * (10_000 if backend == "fast" else 2_000))
             assert turns > 5
             await cancelled(task)
 
