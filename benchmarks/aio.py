@@ -104,7 +104,7 @@ def table(report: Report, burst: int) -> Table:
         of_blocking = ratio(cost, to.get(key("blocking", burst)))
         lost = sum(sample["lost"] for sample in taken)
         rows.append((row.title, f"{cost:,.0f}", of_blocking, f"{batch:.1f}", f"{rate:,.0f}", f"{lost:,}"))
-    headings = ("", "CPU ns a packet", "of blocking", "packets a batch", "sent a second", "lost")
+    headings = ("", "CPU ns per packet", "of blocking", "packets a batch", "sent a second", "lost")
     return Table(f"a steady stream in bursts of {burst} (medians)", headings, rows)
 
 

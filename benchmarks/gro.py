@@ -1,4 +1,4 @@
-"""ns a packet to drain a pre-filled socket buffer: packets coalesced by UDP GSO and GRO, and packets that are not.
+"""ns per packet to drain a pre-filled socket buffer: packets coalesced by UDP GSO and GRO, and packets that are not.
 
 As `receive`, but that nobody asks for times: 64 packets leave in one system call and, where the receiver lets the
 kernel, come in one. What the kernel is not let to coalesce it cuts apart before it is queued.
@@ -125,7 +125,9 @@ def table(report: Report, what: str) -> Table:
         faster = f"{to[f'recvfrom, {what}'] / to[key]:.2f} x" if f"recvfrom, {what}" in to else NOTHING
         of_c = ratio(to[key], to.get(f"c, {what}"))
         rows.append((row.title, f"{to[key]:,.1f}", spread(report.series[key]), of_c, faster))
-    return Table(f"drain of a full buffer, {what}", ("", "ns a packet", "quartiles", "of C", "against recvfrom"), rows)
+    return Table(
+        f"drain of a full buffer, {what}", ("", "ns per packet", "quartiles", "of C", "against recvfrom"), rows
+    )
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def set_receive_buffer(sock: socket.socket, size: int) -> None:
 
 
 def set_quiet(sock: socket.socket, milliseconds: int) -> None:
-    """SO_RCVTIMEO, not settimeout(): that one polls before every receive and costs 1,000 ns a packet."""
+    """SO_RCVTIMEO, not settimeout(): that one polls before every receive and costs 1,000 ns per packet."""
     seconds, rest = divmod(milliseconds, 1000)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", seconds, rest * 1000))
 

@@ -1,4 +1,4 @@
-"""Draws what `all --json` wrote as SVG: ns a packet, and the highest rate without loss.
+"""Draws what `all --json` wrote as SVG: ns per packet, and the highest rate without loss.
 
 The colours follow the reader's light or dark mode; nothing but the standard library is needed.
 """
@@ -58,7 +58,7 @@ class Panel:
 PANELS = (
     Panel(
         "Time to receive a packet that waits in the kernel",
-        "ns a packet (less is better)",
+        "ns per packet (less is better)",
         {
             "receive": {name: row.title for name, row in contenders.CONTENDERS.items()},
             "gro": {

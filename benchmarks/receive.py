@@ -1,4 +1,4 @@
-"""ns a packet to drain a pre-filled socket buffer over loopback, every contender in turn.
+"""ns per packet to drain a pre-filled socket buffer over loopback, every contender in turn.
 
 Each contender has a process and a port of its own, fills its own socket's buffer, and is timed only while it drains
 it. The order changes every round, and a first round that warms up is thrown away.
@@ -72,4 +72,4 @@ def table(report: Report) -> Table:
         faster = f"{to['recvfrom'] / value:.2f} x" if "recvfrom" in to else NOTHING
         of_c = ratio(value, to.get("c"))
         rows.append((CONTENDERS[name].title, f"{value:,.0f}", spread(report.series[name]), of_c, faster))
-    return Table("drain of a full buffer", ("", "ns a packet", "quartiles", "of C", "against recvfrom"), rows)
+    return Table("drain of a full buffer", ("", "ns per packet", "quartiles", "of C", "against recvfrom"), rows)

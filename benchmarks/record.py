@@ -135,7 +135,7 @@ def measure(
 def stream(
     name: str, sender: Process, receiving: End, directory: Path, options: argparse.Namespace, count: int
 ) -> dict[str, Any]:
-    """One recording: CPU ns a packet in the file (in all, without packets), and how many are not there: what a program
+    """One recording: CPU ns per packet in the file (in all, without packets), and how many are missing: what a program
     drops must not make it look cheap."""
     file = directory / f"{name}.pcapng"
     _, command, line = RECORDERS[name]

@@ -1,4 +1,4 @@
-"""ns a packet to read a mapped ring, every contender in turn; and loss and CPU of a live stream.
+"""ns per packet to read a mapped ring, every contender in turn; and loss and CPU of a live stream.
 
 Two namespaces joined by veth, single packets. First each contender's ring is filled with all packets of a round, and it
 is timed only while it reads them, from the first to the last; all have to be there. Then each in turn follows a longer
@@ -147,7 +147,7 @@ def table(report: Report) -> Table:
         faster = f"{to['cypcap'] / to[name]:.2f} x" if "cypcap" in to else "-"
         row = (f"{to[name]:,.0f}", spread(report.series[name]), ratio(to[name], to.get("c")), faster)
         rows.append((CONTENDERS[name].title, *row))
-    return Table("drain of a full ring", ("", "ns a packet", "quartiles", "of C", "against cypcap"), rows)
+    return Table("drain of a full ring", ("", "ns per packet", "quartiles", "of C", "against cypcap"), rows)
 
 
 def live_table(report: Report, followed: dict[str, list[dict[str, Any]]]) -> Table:
@@ -157,5 +157,5 @@ def live_table(report: Report, followed: dict[str, list[dict[str, Any]]]) -> Tab
         batch, rate = (max(sample[what] for sample in taken) for what in ("batch", "rate"))
         title = CONTENDERS[name.removeprefix("live ")].title
         rows.append((title, f"{report.measured[name]:,.0f}", f"{batch:,.0f}", f"{rate:,.0f}", losses))
-    headings = ("", "CPU ns a packet", "packets a batch", "sent a second", "lost (dropped by the ring)")
+    headings = ("", "CPU ns per packet", "packets a batch", "sent a second", "lost (dropped by the ring)")
     return Table("live", headings, rows)

@@ -167,7 +167,7 @@ def test_demo_as_a_program(program_backend):
     assert first == f"mcast-fast {mcast.__version__}, {program_backend} backend, 2,000 packets of 256 bytes"
     assert re.match(
         r"IPv4 on lo\w* \(239\.255\.77\.1:\d+\): question and answer, sent 2,000, received 2,000, lost 0, "
-        r"[\d,]+ packets/s \([\d,]+ ns a packet\)$",
+        r"[\d,]+ packets/s \([\d,]+ ns per packet\)$",
         others[0],
     )
     assert others[1].startswith("IPv6 ")

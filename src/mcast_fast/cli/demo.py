@@ -52,7 +52,7 @@ class Run:
         return self.sent - self.received
 
     @property
-    def ns_a_packet(self) -> int:
+    def ns_per_packet(self) -> int:
         """Sending, receiving and checking together."""
         return round(self.seconds * NANOSECONDS / self.received) if self.received else 0
 
@@ -184,7 +184,7 @@ def _run_text(one: Run) -> str:
     answer = "question and answer" if one.answered else "no answer"
     return (
         f"{one.family} on {one.interface} ({one.group}): {answer}, sent {one.sent:,}, received {one.received:,}, "
-        f"lost {one.lost:,}, {one.rate:,} packets/s ({one.ns_a_packet:,} ns a packet)"
+        f"lost {one.lost:,}, {one.rate:,} packets/s ({one.ns_per_packet:,} ns per packet)"
     )
 
 
@@ -193,7 +193,7 @@ def _as_dict(runs: list[Run], skipped: dict[int, str]) -> dict[str, object]:
         "version": __version__,
         "backend": _core.backend,
         "runs": [
-            asdict(one) | {"lost": one.lost, "packets_per_second": one.rate, "ns_per_packet": one.ns_a_packet}
+            asdict(one) | {"lost": one.lost, "packets_per_second": one.rate, "ns_per_packet": one.ns_per_packet}
             for one in runs
         ],
         "skipped": [{"family": f"IPv{version}", "reason": reason} for version, reason in skipped.items()],
