@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 TIMESTAMPS = ("kernel", "hardware", None)
-BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, unless told
+BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, by default
 BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
@@ -59,20 +59,20 @@ class Receiver:
     the group.
 
     `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most, 256 (coalesced 1,024,
-    with a ring 4,096) unless told. `max_packet_size`: bytes of payload; what is longer is truncated and flagged.
+    with a ring 4,096) by default. `max_packet_size`: bytes of payload; what is longer is truncated and flagged.
     `buffer_size`: the kernel's buffer a socket, bytes or "4MiB"; left out, up to 4 MiB as far as the system allows.
     `timestamps`: "kernel" (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with
     `Flag.HARDWARE`; else the kernel's, with a warning) or None. `gro`: let the kernel hand over many packets of one
     sender as one, which is far faster; they share one arrival time, so that it is on by default only with
     `timestamps=None`, and with "kernel" such packets have `Flag.COALESCED`. `background`: receive in a thread of its
-    own, so that packets wait in up to so many bytes of memory ("256MiB" for True) while Python is busy;
+    own, so that packets wait in up to this many bytes of memory ("256MiB" for True) while Python is busy;
     `background_cpu` is the processor it runs on. `busy_poll`: microseconds that the kernel looks at the device itself
     before it sleeps (SO_BUSY_POLL). `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which
     costs some 5 % each. `reuse`: let other sockets share the port. `spread`: hold more groups and sources than the
     system allows a socket by taking more sockets. `watch`: join again when an interface comes back, join
     when one comes that is not there yet, and report in `stats.events` (Linux).
 
-    `ring`: take packets from a ring that the kernel maps, one for each interface, of so many bytes (True: 64 MiB;
+    `ring`: take packets from a ring that the kernel maps, one for each interface, of this many bytes (True: 64 MiB;
     "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). A batch comes when its first packet is
     about `ring_latency` seconds (0.001 to 1) old: the kernel hands over blocks that are full or that old, and while
     they come full the receiver sleeps in between. Payloads stay in the ring while there is room: see `Batch.data`.

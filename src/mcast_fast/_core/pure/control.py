@@ -15,8 +15,8 @@ _TTL, _TOS, _HARDWARE = int(Flag.TTL), int(Flag.TOS), int(Flag.HARDWARE)
 
 
 @dataclasses.dataclass(slots=True)
-class Told:
-    """What the control messages of one packet tell, over what its socket implies."""
+class Ancillary:
+    """What the control messages of one packet say, beyond what its socket implies."""
 
     group: bytes
     interface: int
@@ -83,17 +83,17 @@ class Told:
 
 # What a row of tables.py names -> what reads it.
 BY_NAME = {
-    "time": Told.time,
-    "timeval": Told.timeval,
-    "times": Told.times,
-    "destination": Told.destination,
-    "interface": Told.arrived_on,
-    "overflow": Told.overflow_total,
-    "pktinfo4": Told.pktinfo4,
-    "pktinfo6": Told.pktinfo6,
-    "ttl": Told.hops,
-    "tos": Told.service,
-    "segment": Told.segment_size,
+    "time": Ancillary.time,
+    "timeval": Ancillary.timeval,
+    "times": Ancillary.times,
+    "destination": Ancillary.destination,
+    "interface": Ancillary.arrived_on,
+    "overflow": Ancillary.overflow_total,
+    "pktinfo4": Ancillary.pktinfo4,
+    "pktinfo6": Ancillary.pktinfo6,
+    "ttl": Ancillary.hops,
+    "tos": Ancillary.service,
+    "segment": Ancillary.segment_size,
 }
 
 

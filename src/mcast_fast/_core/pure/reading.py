@@ -13,7 +13,7 @@ from itertools import repeat, starmap
 from typing import Any
 
 from mcast_fast._core.layout import RECORD, V4_MAPPED, Flag
-from mcast_fast._core.pure.control import READERS, Told
+from mcast_fast._core.pure.control import READERS, Ancillary
 from mcast_fast._core.pure.tables import SYSTEM
 
 HAS_RECVMSG = hasattr(socket_module.socket, "recvmsg_into")
@@ -174,28 +174,29 @@ class Packing:
         cut = flags & _MSG_TRUNC
         if cut and wire <= length:
             wire = 0  # not known: macOS and BSD report the length after truncation
-        told = Told(one.group, one.interface, self.overflow)
+        ancillary = Ancillary(one.group, one.interface, self.overflow)
         for level, kind, value in control:
             read = READERS.get((level, kind))
             if read is not None:
-                read(told, value)
-        dropped = told.overflow - self.overflow + self.pending_drops & _UINT32
-        self.overflow = told.overflow
+                read(ancillary, value)
+        dropped = ancillary.overflow - self.overflow + self.pending_drops & _UINT32
+        self.overflow = ancillary.overflow
         source = _packed_source(one.family, name[0])
-        segment = told.segment if 0 < told.segment < length else 0
-        if not self._filter.allows(told.group, told.interface, source):
+        segment = ancillary.segment if 0 < ancillary.segment < length else 0
+        if not self._filter.allows(ancillary.group, ancillary.interface, source):
             self.pending_drops = dropped
             self.filtered += -(-length // segment) if segment else 1
             return
         self.pending_drops = 0
-        bits = told.flags | (_TRUNCATED if cut else 0) | (_COALESCED if segment else 0)
+        bits = ancillary.flags | (_TRUNCATED if cut else 0) | (_COALESCED if segment else 0)
         for at in range(0, length, segment) if segment else (0,):
             size = min(segment, length - at) if segment else length
             kept = min(size, self._limit)
             flag = bits | _TRUNCATED if kept < size else bits
             self.records += RECORD.pack(
-                told.timestamp, self.end + at, told.interface, dropped, kept, size if segment else wire, source,
-                told.group, name[1], one.port, flag, told.ttl, told.tos,
+                ancillary.timestamp, self.end + at, ancillary.interface, dropped, kept,
+                size if segment else wire, source, ancillary.group, name[1], one.port,
+                flag, ancillary.ttl, ancillary.tos,
             )  # fmt: skip
             dropped = 0
             self.bytes += kept
