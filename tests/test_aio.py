@@ -752,3 +752,32 @@ def test_a_closed_sender_wakes_who_waits(run, backend, group, no_leak):
 
     run(main())
     wait_for_threads()
+
+
+@pytest.mark.parametrize("moment", ["before the thread", "after the thread", "before the call is handed over"])
+def test_a_close_while_the_thread_is_made_ends_the_call_and_the_thread(backend, group, monkeypatch, moment):
+    """What another thread, or a signal handler, may do at any moment of the first paced call."""
+    tx = aio.Sender(group, ttl=0, rate=1)
+    threads = []
+
+    class Closing(aio.Worker):
+        def __init__(self, name):
+            before = set(threading.enumerate())
+            if moment == "before the thread":
+                tx.close()
+            super().__init__(name)
+            threads.extend(set(threading.enumerate()) - before)
+            if moment == "after the thread":
+                tx.close()
+
+        def submit(self, call):
+            if moment == "before the call is handed over":
+                tx.close()
+            return super().submit(call)
+
+    monkeypatch.setattr(aio, "Worker", Closing)
+    with pytest.raises(ClosedError):
+        asyncio.run(tx.send_batch([b"x"] * 100))
+    (thread,) = threads
+    thread.join(30)
+    assert not thread.is_alive()

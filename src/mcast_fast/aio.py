@@ -344,6 +344,8 @@ class Sender:
             raise ClosedError("the sender is closed")
         if self._worker is None:
             self._worker = Worker("mcast_fast.aio")
+            if self._sender.closed:  # since it was last looked at, and close() saw no worker
+                self._worker.close()
         begun = self._worker.submit(partial(self._sender._go_on, job, job.sent, 0))
         future = asyncio.wrap_future(begun)
         self._handed.add(future)

@@ -390,16 +390,21 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None] = queue.SimpleQueue()
+        self._closed = False
         threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True).start()
 
     def submit(self, call: Callable[[], int]) -> "Future[int]":
-        """The result of a call, once it has been made."""
+        """The result of a call, once it has been made. ClosedError when it never will be."""
         future: Future[int] = Future()
         self._calls.put((future, call))
+        # Looked at after the put: either close() came later, and the call stands before its None, or it is seen here.
+        if self._closed and future.cancel():
+            raise ClosedError("the sender is closed")
         return future
 
     def close(self) -> None:
-        """End the thread after what was submitted."""
+        """End the thread after what was submitted. From any thread and from a signal handler."""
+        self._closed = True
         self._calls.put(None)
 
     def __del__(self) -> None:
