@@ -3,6 +3,7 @@
 #ifndef MCAST_AHEAD_H
 #define MCAST_AHEAD_H
 
+#include "platform.h"
 #include "record.h"
 #include <stddef.h>
 
@@ -12,7 +13,7 @@
 #define MCAST_PREFETCH(address) ((void)(address))
 #endif
 
-enum { MCAST_AHEAD = 3, MCAST_AHEAD_LINES = 8, MCAST_CACHE_LINE = 64 };
+enum { MCAST_AHEAD = 3, MCAST_AHEAD_LINES = 8 };
 
 /* What comes MCAST_AHEAD packets after `at`. The address may be one where nothing is any more: a prefetch never faults. */
 static inline void

@@ -53,7 +53,7 @@ mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity)
         }
         mcast_unlock(&pool->lock);
     }
-    return block ? block : malloc(*capacity);
+    return block ? block : mcast_aligned_allocate(*capacity);
 }
 
 void
@@ -73,7 +73,7 @@ mcast_pool_give(mcast_pool *pool, void *block, size_t capacity)
         if (kept)
             return;
     }
-    free(block);
+    mcast_aligned_free(block);
 }
 
 int

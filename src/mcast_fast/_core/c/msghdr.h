@@ -5,6 +5,7 @@
 #ifndef MCAST_MSGHDR_H
 #define MCAST_MSGHDR_H
 
+#include "aligned.h"
 #include "cmsg.h"
 #include "pthreads.h"
 #include "record.h"

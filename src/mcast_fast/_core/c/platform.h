@@ -9,6 +9,8 @@
 
 #include <stdint.h>
 
+enum { MCAST_CACHE_LINE = 64 }; /* bytes */
+
 typedef struct mcast_option {
     const char *name;
     int level;

@@ -12,6 +12,7 @@
 #include <mswsock.h>
 
 #include <errno.h>
+#include <malloc.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -458,6 +459,19 @@ static inline void
 mcast_condition_wait(mcast_condition *condition, mcast_mutex *mutex, int64_t ns)
 {
     SleepConditionVariableSRW(condition, mutex, (DWORD)((ns + 999999) / 1000000), 0);
+}
+
+/* Memory that begins at a cache line, as in aligned.h. */
+static inline void *
+mcast_aligned_allocate(size_t size)
+{
+    return _aligned_malloc(size, MCAST_CACHE_LINE);
+}
+
+static inline void
+mcast_aligned_free(void *memory)
+{
+    _aligned_free(memory);
 }
 
 typedef struct mcast_thread_request {
