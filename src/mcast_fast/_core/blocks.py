@@ -68,19 +68,19 @@ PCAP = {
     0xA1B2CD34: Pcap(1000, 24),  # Kuznetzov's, of old Red Hat systems: eight more bytes a packet
 }
 
-# What can be wrong with a file; the C enum MCAST_WRONG_* counts in the same order from 1. {told} is what the file says.
+# What can be wrong with a file, in the order of the C enum MCAST_WRONG_*, from 1 on. {value} is what the file says.
 FAILURES = (
-    "it starts with {told:#010x}, which is neither pcapng nor pcap",
-    "its section header has the byte-order magic {told:#010x}",
-    "version {told} of the format is not known",
-    "a block of type {other:#x} has an absurd length, {told}",
-    "a block has the length {told} at its start and {other} at its end",
-    "a packet has {told} captured bytes where {other} are left of its block",
-    "a block names interface {told} where {other} are described",
-    "an option of {told} bytes runs past the {other} that are left of its block",
-    "it describes more than {told} interfaces",
-    "it ends in the middle of a block: {told} of {other} bytes are there",
-    "a packet has an absurd captured length, {told}",
+    "it starts with {value:#010x}, which is neither pcapng nor pcap",
+    "its section header has the byte-order magic {value:#010x}",
+    "version {value} of the format is not known",
+    "a block of type {other:#x} has an absurd length, {value}",
+    "a block has the length {value} at its start and {other} at its end",
+    "a packet has {value} captured bytes where {other} are left of its block",
+    "a block names interface {value} where {other} are described",
+    "an option of {value} bytes runs past the {other} that are left of its block",
+    "it describes more than {value} interfaces",
+    "it ends in the middle of a block: {value} of {other} bytes are there",
+    "a packet has an absurd captured length, {value}",
 )
 (
     WRONG_MAGIC,
@@ -128,6 +128,6 @@ class CapturedOn(NamedTuple):
     delivered: int | None
 
 
-def failure_text(failure: int, told: int, other: int) -> str:
+def failure_text(failure: int, value: int, other: int) -> str:
     """What is wrong with a file, in words."""
-    return FAILURES[failure - 1].format(told=told, other=other)
+    return FAILURES[failure - 1].format(value=value, other=other)

@@ -41,8 +41,8 @@ class Flag(IntFlag):
     """Bits of the record's `flags`."""
 
     TRUNCATED = 1  # the payload was longer than max_packet_size
-    TTL = 2  # `ttl` was told by the kernel
-    TOS = 4  # `tos` was told by the kernel
+    TTL = 2  # `ttl` was reported by the kernel
+    TOS = 4  # `tos` was reported by the kernel
     COALESCED = 8  # came in one piece with its neighbours, and shares their time
     HARDWARE = 16  # `timestamp` is by the clock of the network card
 

@@ -49,7 +49,7 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     return status;
 }
 
-enum { MCAST_TELLS_DROPS = 0 }; /* buffers dropped at a socket */
+enum { MCAST_REPORTS_DROPS = 0 }; /* buffers dropped at a socket */
 
 /* No socket option reports the drops at a socket here. */
 static inline int
@@ -59,18 +59,18 @@ mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
     return -EOPNOTSUPP;
 }
 
-/* ---- what control messages tell ---- */
+/* ---- what control messages report ---- */
 
 /* SCM_TIMESTAMP: struct timeval, microseconds. */
 static inline void
 mcast_read_timeval(const struct cmsghdr *message, mcast_record *record)
 {
-    struct timeval told;
-    if (mcast_cmsg_value(message, &told, sizeof told))
-        record->timestamp = (int64_t)told.tv_sec * 1000000000 + (int64_t)told.tv_usec * 1000;
+    struct timeval time;
+    if (mcast_cmsg_value(message, &time, sizeof time))
+        record->timestamp = (int64_t)time.tv_sec * 1000000000 + (int64_t)time.tv_usec * 1000;
 }
 
-/* No kernel of these cuts datagrams apart: the sender is not told that it may (the feature send_segmentation is off). */
+/* No kernel of these cuts datagrams apart: the sender does not ask for it (the feature send_segmentation is off). */
 static inline void
 mcast_vector_segment(mcast_message_vector *vector, uint16_t size)
 {

@@ -42,7 +42,7 @@ enum {
     MCAST_DECODE_MORE,      /* no whole block is left: `needed` bytes hold the next one, as far as it is known */
     MCAST_DECODE_FULL,      /* the batch is as large as it may be */
     MCAST_DECODE_INTERFACE, /* the file described one more interface: look at it, and go on */
-    MCAST_DECODE_WRONG,     /* the block at *used cannot be read: `failure`, `told`, `other` */
+    MCAST_DECODE_WRONG,     /* the block at *used cannot be read: `failure`, `value`, `other` */
     MCAST_DECODE_MEMORY,
 };
 
@@ -82,9 +82,9 @@ static const uint64_t mcast_unknown = UINT64_MAX;
 typedef struct mcast_interface {
     int64_t time_offset; /* seconds */
     uint32_t link_type;
-    uint32_t snaplen; /* 0 = no limit */
-    uint32_t owed;    /* drops told with packets that were not delivered: they belong to the next record */
-    uint32_t name;    /* the filter's number for it */
+    uint32_t snaplen;       /* 0 = no limit */
+    uint32_t pending_drops; /* reported with packets that were not delivered: they belong to the next record */
+    uint32_t name;          /* the filter's number for it */
     uint8_t resolution;
     uint8_t text_length;
     char text[MCAST_LONGEST_NAME];
@@ -100,7 +100,7 @@ typedef struct mcast_decode_counters {
     uint64_t fragments;
     uint64_t skipped;
     uint64_t broken;
-    uint64_t dropped; /* as the file tells */
+    uint64_t dropped; /* as the file reports */
     uint64_t batches;
 } mcast_decode_counters;
 
@@ -127,7 +127,7 @@ typedef struct mcast_decoder {
     mcast_decode_counters counters;
     uint64_t needed;
     int failure;
-    uint64_t told, other;
+    uint64_t value, other;
 } mcast_decoder;
 
 /* What an entry of the filter leaves open: bit 0 any interface, bit 1 any port. */
@@ -175,11 +175,11 @@ mcast_file_time(const mcast_decoder *decoder, const unsigned char *at)
 }
 
 static inline int
-mcast_wrong(mcast_decoder *decoder, int failure, uint64_t told, uint64_t other)
+mcast_wrong(mcast_decoder *decoder, int failure, uint64_t value, uint64_t other)
 {
     decoder->needed = 0;
     decoder->failure = failure;
-    decoder->told = told;
+    decoder->value = value;
     decoder->other = other;
     return MCAST_DECODE_WRONG;
 }
@@ -255,7 +255,7 @@ mcast_is_multicast(const uint8_t address[16])
     return address[0] == 0xff || (memcmp(address, mcast_v4_prefix, 12) == 0 && (address[12] & 0xf0) == 0xe0);
 }
 
-/* Whether the group, port, interface and source were asked for. */
+/* Whether the group, port, interface and source are wanted. */
 static inline int
 mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t name)
 {
@@ -279,7 +279,7 @@ mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t
     return 0;
 }
 
-/* Room for a packet's record and payload; asked for before anything is counted, so that a block for which there is no memory can
+/* Reserves memory for a packet's record and payload; called before anything is counted, so that a block for which there is no memory can
  * be read once more. */
 static inline int
 mcast_decoder_reserve(mcast_decoder *decoder, size_t size)
@@ -301,7 +301,7 @@ mcast_decoder_deliver(mcast_decoder *decoder, mcast_record *record, const unsign
     decoder->counters.truncated += record->flags & MCAST_TRUNCATED;
 }
 
-/* A packet as a block tells it. */
+/* A packet as its block describes it. */
 typedef struct mcast_captured {
     uint32_t interface_at; /* in `interfaces` */
     uint64_t dropped;
@@ -311,7 +311,7 @@ typedef struct mcast_captured {
     size_t wire;
 } mcast_captured;
 
-/* Counts a packet, and delivers it when it was asked for. */
+/* Counts a packet, and delivers it when it is wanted. */
 static inline int
 mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
 {
@@ -322,8 +322,8 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
         return MCAST_DECODE_MEMORY;
     int kind =
         mcast_frame_read(captured->frame, captured->size, captured->wire, (int)device->link_type, &record, &payload);
-    uint64_t owed = device->owed + (captured->dropped < UINT32_MAX ? captured->dropped : UINT32_MAX);
-    device->owed = owed < UINT32_MAX ? (uint32_t)owed : UINT32_MAX;
+    uint64_t pending_drops = device->pending_drops + (captured->dropped < UINT32_MAX ? captured->dropped : UINT32_MAX);
+    device->pending_drops = pending_drops < UINT32_MAX ? (uint32_t)pending_drops : UINT32_MAX;
     decoder->counters.frames++;
     uint64_t dropped = decoder->counters.dropped + captured->dropped;
     decoder->counters.dropped = dropped < captured->dropped ? UINT64_MAX : dropped;
@@ -343,9 +343,9 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     }
     record.timestamp = captured->timestamp;
     record.interface_index = captured->interface_at + 1;
-    record.dropped = device->owed;
+    record.dropped = device->pending_drops;
     mcast_decoder_deliver(decoder, &record, payload);
-    device->owed = 0;
+    device->pending_drops = 0;
     return MCAST_DECODE_MORE;
 }
 

@@ -1,4 +1,4 @@
-/* Capture files, read: whole blocks of pcapng, or packets of classic pcap, told as records and payloads.
+/* Capture files, read: whole blocks of pcapng, or packets of classic pcap, turned into records and payloads.
  *
  * The caller brings bytes in pieces of any size; what is not a whole block yet stays with it. So memory is bounded by the largest
  * block, and nothing here waits or allocates but the batch. No length is believed before it is held against the bytes that are there.
@@ -71,12 +71,12 @@ mcast_decode_interface(mcast_decoder *decoder, const unsigned char *block, const
 
 /* The interface of this section that a block names; 0, or MCAST_DECODE_WRONG. */
 static inline int
-mcast_section_interface(mcast_decoder *decoder, uint32_t told, uint32_t *interface_at)
+mcast_section_interface(mcast_decoder *decoder, uint32_t number, uint32_t *interface_at)
 {
     uint32_t described = decoder->described - decoder->section;
-    if (told >= described)
-        return mcast_wrong(decoder, MCAST_WRONG_INTERFACE, told, described);
-    *interface_at = decoder->section + told;
+    if (number >= described)
+        return mcast_wrong(decoder, MCAST_WRONG_INTERFACE, number, described);
+    *interface_at = decoder->section + number;
     return 0;
 }
 
@@ -122,8 +122,8 @@ mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const un
 {
     mcast_captured captured = {
         0, 0, 0, block + 28, mcast_file32(decoder, block + 20), mcast_file32(decoder, block + 24)};
-    uint32_t told = obsolete ? mcast_file16(decoder, block + 8) : mcast_file32(decoder, block + 8);
-    if (mcast_section_interface(decoder, told, &captured.interface_at) != 0)
+    uint32_t number = obsolete ? mcast_file16(decoder, block + 8) : mcast_file32(decoder, block + 8);
+    if (mcast_section_interface(decoder, number, &captured.interface_at) != 0)
         return MCAST_DECODE_WRONG;
     size_t left = (size_t)(end - captured.frame);
     if (captured.size > left)
@@ -262,7 +262,7 @@ mcast_decode_pcap_header(mcast_decoder *decoder, const unsigned char *bytes, siz
                        : minor == 3              ? MCAST_LENGTHS_EITHER
                                                  : MCAST_LENGTHS_PLAIN;
     int status;
-    /* The upper bits tell the length of the frame check sequence, which padding hides as it hides padding. */
+    /* The upper bits give the length of the frame check sequence, which padding hides as it hides padding. */
     mcast_interface *device = mcast_decoder_describe(decoder, mcast_file32(decoder, bytes + 20) & 0x03ffffff, &status);
     if (!device)
         return status;
@@ -303,7 +303,7 @@ mcast_decode_pcap_packet(mcast_decoder *decoder, const unsigned char *bytes, siz
 
 /* Either ------------------------------------------------------------------------------------------------------------ */
 
-/* Which format the first four bytes tell. */
+/* The format, by the first four bytes. */
 static inline int
 mcast_decode_start(mcast_decoder *decoder, const unsigned char *bytes, size_t size, size_t *used)
 {
@@ -357,7 +357,7 @@ mcast_decoder_finish(mcast_decoder *decoder)
 }
 
 /* Reads whole blocks of `bytes` until `limit` packets are in the batch; *used bytes are done with. An error behind packets waits:
- * *used stands before its block, and the next call finds it again. */
+ * *used is the position before its block, and the next call finds it again. */
 static inline int
 mcast_decode(mcast_decoder *decoder, const unsigned char *bytes, size_t size, size_t limit, size_t *used)
 {

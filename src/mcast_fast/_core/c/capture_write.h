@@ -25,7 +25,7 @@ enum { MCAST_UNFIT_FAMILY = 1, MCAST_UNFIT_LENGTH };
 
 /* The headers of the latest flow. Lengths and checksums in them are 0; the sums are of what never changes. */
 typedef struct mcast_flow {
-    mcast_record record; /* whose source, group, ports, flags, TTL and TOS they tell */
+    mcast_record record; /* whose source, group, ports, flags, TTL and TOS they show */
     unsigned char headers[MCAST_LARGEST_HEADERS];
     size_t size;  /* of all headers; 0 = no flow yet */
     int version;  /* 4 or 6 */
@@ -64,7 +64,7 @@ mcast_put_native32(unsigned char *at, size_t value)
 }
 
 /* The Internet checksum (RFC 1071), which does not mind the byte order: words as they stand in memory are added, 32 bits at a time
- * into 64, and folded at the end. `bytes` stands at an even place of the sum. */
+ * into 64, and folded at the end. `bytes` begins at an even position of the sum. */
 static inline uint64_t
 mcast_sum(uint64_t sum, const unsigned char *bytes, size_t size)
 {
@@ -93,7 +93,7 @@ mcast_checksum(uint64_t sum)
     return (uint16_t)~sum;
 }
 
-/* A number of 16 bits as the sum takes it: as it stands in memory in network byte order. */
+/* A number of 16 bits as the sum takes it: as it is in memory, in network byte order. */
 static inline uint64_t
 mcast_summand(size_t value)
 {

@@ -1,8 +1,8 @@
-/* macOS: recvmsg(2), ip(4), ip6(4), kqueue(2); recvmsg_x and sendmsg_x, which no header declares, only when asked for. */
+/* macOS: recvmsg(2), ip(4), ip6(4), kqueue(2); recvmsg_x and sendmsg_x, which no header declares, only on request. */
 #ifndef MCAST_DARWIN_H
 #define MCAST_DARWIN_H
 
-/* IPV6_RECVPKTINFO and its like as in RFC 3542; <netinet6/in6.h> has both, and wants to be told. */
+/* IPV6_RECVPKTINFO and its like as in RFC 3542; <netinet6/in6.h> has both, and this selects it. */
 #define __APPLE_USE_RFC_3542 1
 
 #include <errno.h>
@@ -46,7 +46,7 @@ static const mcast_missing mcast_missing_features[] = {
     {"batched_send", "macOS sends one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private sendmsg_x"},
     {"background_cpu", "macOS binds no thread to a processor"},
     {"send_segmentation", "macOS does not cut datagrams apart"},
-    {"wire_length", "macOS tells that a packet was truncated, not how long it was"},
+    {"wire_length", "macOS reports that a packet was truncated, not its length"},
     {NULL, NULL},
 };
 
@@ -58,7 +58,7 @@ typedef struct mcast_message {
     size_t msg_len;
 } mcast_message;
 
-enum { MCAST_MEMBERSHIP_TRIES = 5, MCAST_TELLS_WIRE_LENGTH = 0 }; /* macOS answers ENOMEM now and then */
+enum { MCAST_MEMBERSHIP_TRIES = 5, MCAST_REPORTS_WIRE_LENGTH = 0 }; /* macOS answers ENOMEM now and then */
 
 static inline void
 mcast_set_length(struct sockaddr_storage *address, size_t size)
@@ -70,7 +70,7 @@ mcast_set_length(struct sockaddr_storage *address, size_t size)
 
 #include "bsd.h"
 
-/* ---- what control messages tell ---- */
+/* ---- what control messages report ---- */
 
 static inline void
 mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
@@ -84,10 +84,10 @@ mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
 
 /* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
 {
     int type = message->cmsg_type;
-    (void)told;
+    (void)ancillary;
     if (message->cmsg_level == SOL_SOCKET) {
         if (type == SCM_TIMESTAMP)
             mcast_read_timeval(message, record);

@@ -120,7 +120,7 @@ mcast_entry_allows(const mcast_filter *filter, const mcast_entry *entry, const u
     return listed != (int)entry->exclude;
 }
 
-/* Whether the group, interface and source of the record were asked for. */
+/* Whether the group, interface and source of the record are wanted. */
 static inline int
 mcast_filter_allows(mcast_filter *filter, const mcast_record *record)
 {

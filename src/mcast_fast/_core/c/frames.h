@@ -1,4 +1,4 @@
-/* Frames as they stand on a link, told as records: finds the UDP payload behind Ethernet and its VLAN tags (or another link
+/* Frames of a link, turned into records: finds the UDP payload behind Ethernet and its VLAN tags (or another link
  * header), IPv4 with options, IPv6 with extension headers.
  *
  * Used wherever packets do not come through a UDP socket: the mapped ring and capture files. Nothing in a frame is believed before
@@ -60,7 +60,7 @@ mcast_big32(const unsigned char *at)
     return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
 }
 
-/* Goes `bytes` further; 0 when so many were not captured. */
+/* Goes `bytes` further; 0 when not so much was captured. */
 static inline int
 mcast_rest_skip(mcast_rest *rest, size_t bytes)
 {
@@ -72,7 +72,7 @@ mcast_rest_skip(mcast_rest *rest, size_t bytes)
     return 1;
 }
 
-/* Leaves out what stands behind the `bytes` that a header tells of: padding of short Ethernet frames. */
+/* Leaves out what follows the `bytes` that a header announces: padding of short Ethernet frames. */
 static inline void
 mcast_rest_limit(mcast_rest *rest, size_t bytes)
 {
@@ -115,7 +115,7 @@ mcast_frame_raw(const mcast_rest *rest)
     return version == 4 ? MCAST_ETHER_IPV4 : version == 6 ? MCAST_ETHER_IPV6 : -1;
 }
 
-/* Steps over the link's header; the Ethernet type of what follows, or -1 when that cannot be told. */
+/* Steps over the link's header; the Ethernet type of what follows, or -1 when that is unknown. */
 static inline int
 mcast_frame_link(mcast_rest *rest, int link_type)
 {
@@ -126,7 +126,7 @@ mcast_frame_link(mcast_rest *rest, int link_type)
         return mcast_frame_cooked(rest, 16, 14);
     case MCAST_LINK_LINUX_SLL2:
         return mcast_frame_cooked(rest, 20, 0);
-    case MCAST_LINK_NULL: /* a family whose number differs between systems: the IP header itself tells */
+    case MCAST_LINK_NULL: /* a family whose number differs between systems: the IP header decides */
     case MCAST_LINK_LOOP:
         return mcast_rest_skip(rest, 4) ? mcast_frame_raw(rest) : -1;
     case MCAST_LINK_RAW:

@@ -32,7 +32,7 @@ void mcast_index_add(mcast_index *index, const mcast_filter *filter, uint16_t po
 /* Takes every entry of a filter out again. */
 void mcast_index_remove(mcast_index *index, const mcast_filter *filter, uint16_t port);
 
-/* Whether the record was asked for: group, port, interface and source. */
+/* Whether the record is wanted: group, port, interface and source. */
 int mcast_index_search(mcast_index *index, const mcast_record *record);
 
 static inline int

@@ -79,7 +79,7 @@ mcast_is_missing(const mcast_missing *row)
 
 typedef struct mmsghdr mcast_message;
 
-enum { MCAST_MEMBERSHIP_TRIES = 1, MCAST_TELLS_WIRE_LENGTH = 1 };
+enum { MCAST_MEMBERSHIP_TRIES = 1, MCAST_REPORTS_WIRE_LENGTH = 1 };
 
 static inline void
 mcast_set_length(struct sockaddr_storage *address, size_t size)
@@ -160,7 +160,7 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
 
 /* ---- drops ---- */
 
-enum { MCAST_TELLS_DROPS = 1 }; /* buffers dropped at a socket */
+enum { MCAST_REPORTS_DROPS = 1 }; /* buffers dropped at a socket */
 
 /* Reads how many buffers were dropped at a socket since it was opened, modulo 2^32 (SO_MEMINFO, item 8): 0, or -errno. */
 static inline int
@@ -202,16 +202,16 @@ mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
 }
 
 static inline void
-mcast_read_segment(const struct cmsghdr *message, mcast_told *told)
+mcast_read_segment(const struct cmsghdr *message, mcast_ancillary *ancillary)
 {
     int size;
     if (mcast_cmsg_value(message, &size, sizeof size) && size > 0)
-        told->segment = (uint32_t)size;
+        ancillary->segment = (uint32_t)size;
 }
 
 /* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
 {
     int type = message->cmsg_type;
     if (message->cmsg_level == SOL_SOCKET) {
@@ -220,7 +220,7 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_to
         else if (type == LINUX_SO_TIMESTAMPING)
             mcast_read_times(message, record);
         else if (type == LINUX_SO_RXQ_OVFL)
-            mcast_cmsg_value(message, &told->overflow, sizeof told->overflow);
+            mcast_cmsg_value(message, &ancillary->overflow, sizeof ancillary->overflow);
     } else if (message->cmsg_level == IPPROTO_IP) {
         if (type == IP_PKTINFO)
             mcast_read_pktinfo4(message, record);
@@ -231,7 +231,7 @@ mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_to
     } else if (message->cmsg_level == IPPROTO_IPV6) {
         mcast_read_control6(message, record);
     } else if (message->cmsg_level == IPPROTO_UDP && type == LINUX_UDP_GRO) {
-        mcast_read_segment(message, told);
+        mcast_read_segment(message, ancillary);
     }
 }
 

@@ -1,7 +1,7 @@
-/* What the systems with recvmsg(2) have in common: memberships by RFC 3678, slots of struct msghdr, what control messages tell, and
+/* What the systems with recvmsg(2) have in common: memberships by RFC 3678, slots of struct msghdr, what control messages report, and
  * message vectors to send. linux.h, darwin.h and posix.h include it, and say before: what one message is (mcast_message), how a socket address
  * knows its length (mcast_set_length), how often a membership is tried (MCAST_MEMBERSHIP_TRIES), whether the length of what was
- * truncated is told (MCAST_TELLS_WIRE_LENGTH), and how many messages are received and sent (mcast_receive_messages, mcast_send_messages). */
+ * truncated is reported (MCAST_REPORTS_WIRE_LENGTH), and how many messages are received and sent (mcast_receive_messages, mcast_send_messages). */
 #ifndef MCAST_MSGHDR_H
 #define MCAST_MSGHDR_H
 
@@ -107,7 +107,7 @@ enum {
 };
 _Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
                    MCAST_CONTROL_SIZE,
-               "every control message that is asked for has room");
+               "there is room for every control message that is requested");
 
 typedef struct mcast_scratch {
     unsigned count;
@@ -206,7 +206,7 @@ mcast_scratch_receive_into(mcast_scratch *scratch, mcast_descriptor fd, unsigned
     return received;
 }
 
-/* ---- what control messages tell ---- */
+/* ---- what control messages report ---- */
 
 static inline void
 mcast_read_time(const struct cmsghdr *message, mcast_record *record)
@@ -243,9 +243,9 @@ mcast_read_control6(const struct cmsghdr *message, mcast_record *record)
 }
 
 /* What one control message says of the packet; each system's own. */
-static inline void mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told);
+static inline void mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary);
 
-/* Bytes of payload in slot `i` after a receive: a kernel that tells the length on the wire may tell more than the slot holds. */
+/* Bytes of payload in slot `i` after a receive: a kernel that reports the length on the wire may report more than the slot holds. */
 static inline size_t
 mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
 {
@@ -253,19 +253,19 @@ mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
     return length < scratch->size ? length : scratch->size;
 }
 
-/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and to what was told before; returns
+/* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and to what was reported before; returns
  * the payload, of record->length bytes. */
 static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
+mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_ancillary *ancillary)
 {
     struct msghdr *header = &scratch->messages[i].msg_hdr;
     int truncated = (header->msg_flags & MSG_TRUNC) != 0;
     record->length = (uint16_t)mcast_scratch_length(scratch, i);
-    record->wire_length = truncated && !MCAST_TELLS_WIRE_LENGTH ? 0 : (uint16_t)scratch->messages[i].msg_len;
+    record->wire_length = truncated && !MCAST_REPORTS_WIRE_LENGTH ? 0 : (uint16_t)scratch->messages[i].msg_len;
     record->flags = truncated ? MCAST_TRUNCATED : 0;
     mcast_read_source(header->msg_name, header->msg_namelen, record);
     for (struct cmsghdr *message = CMSG_FIRSTHDR(header); message; message = CMSG_NXTHDR(header, message))
-        mcast_read_control(message, record, told);
+        mcast_read_control(message, record, ancillary);
     return scratch->vectors[i][0].iov_base;
 }
 

@@ -42,7 +42,7 @@ static const mcast_option mcast_options[] = {
 
 static const mcast_missing mcast_missing_features[] = {
     {"send_segmentation", "FreeBSD does not cut datagrams apart"},
-    {"wire_length", "FreeBSD tells that a packet was truncated, not how long it was"},
+    {"wire_length", "FreeBSD reports that a packet was truncated, not its length"},
     {NULL, NULL},
 };
 
@@ -58,7 +58,7 @@ mcast_is_missing(const mcast_missing *row)
 
 typedef struct mmsghdr mcast_message;
 
-enum { MCAST_MEMBERSHIP_TRIES = 1, MCAST_TELLS_WIRE_LENGTH = 0 };
+enum { MCAST_MEMBERSHIP_TRIES = 1, MCAST_REPORTS_WIRE_LENGTH = 0 };
 
 static inline void
 mcast_set_length(struct sockaddr_storage *address, size_t size)
@@ -84,7 +84,7 @@ mcast_send_messages(int fd, mcast_message *messages, unsigned count)
 #include "bsd.h"
 #include "condition.h"
 
-/* ---- what control messages tell ---- */
+/* ---- what control messages report ---- */
 
 static inline void
 mcast_read_destination(const struct cmsghdr *message, mcast_record *record)
@@ -94,7 +94,7 @@ mcast_read_destination(const struct cmsghdr *message, mcast_record *record)
         mcast_map_v4(record->group, &address);
 }
 
-/* IP_RECVIF: a struct sockaddr_dl of varying length, of which the index stands near the front. */
+/* IP_RECVIF: a struct sockaddr_dl of varying length, with the index near the front. */
 static inline void
 mcast_read_interface(const struct cmsghdr *message, mcast_record *record)
 {
@@ -107,10 +107,10 @@ mcast_read_interface(const struct cmsghdr *message, mcast_record *record)
 
 /* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_told *told)
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
 {
     int type = message->cmsg_type;
-    (void)told;
+    (void)ancillary;
     if (message->cmsg_level == SOL_SOCKET) {
         if (type == SCM_TIMESTAMP)
             mcast_read_timeval(message, record);

@@ -111,7 +111,7 @@ void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key);
 /* Puts a filter in force for everything received from now on, and takes its memory over: 0, or -ENOMEM with the one before in force. */
 int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter);
 
-/* Whether the record was asked for, by the filters of now. The state lock is held. */
+/* Whether the record is wanted, by the filters in force. The state lock is held. */
 int mcast_receiver_wants(mcast_receiver *receiver, const mcast_record *record);
 
 /* The number of changes of filters: what passed them at this number is wanted as long as it stays the same. */
@@ -166,7 +166,7 @@ mcast_counters mcast_receiver_counters(mcast_receiver *receiver);
 
 /* ---- for sources ---- */
 
-/* Keeps no more of a packet than was asked for. */
+/* Keeps no more of a packet than is wanted. */
 static inline void
 mcast_truncate(const mcast_receiver *receiver, mcast_record *record)
 {

@@ -23,11 +23,11 @@ typedef struct mcast_record {
 
 enum { MCAST_TRUNCATED = 1, MCAST_TTL = 2, MCAST_TOS = 4, MCAST_COALESCED = 8, MCAST_HARDWARE = 16 };
 
-/* What the kernel tells with a slot beside its record. */
-typedef struct mcast_told {
-    uint32_t overflow; /* buffers dropped at this socket so far, modulo 2^32; stays when it was not told */
+/* What the kernel reports with a slot beside its record (control messages are ancillary data, cmsg(3)). */
+typedef struct mcast_ancillary {
+    uint32_t overflow; /* buffers dropped at this socket so far, modulo 2^32; unchanged when it was not reported */
     uint32_t segment;  /* bytes of each packet but the last one, when several were coalesced in the slot; else 0 */
-} mcast_told;
+} mcast_ancillary;
 
 static const uint8_t mcast_v4_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 

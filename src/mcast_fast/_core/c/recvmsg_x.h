@@ -15,15 +15,15 @@ ssize_t sendmsg_x(int fd, const mcast_message *messages, unsigned count, int fla
 
 enum { MCAST_X_MAX = 1024 }; /* messages a call (somaxrecvmsgx, somaxsendmsgx of XNU) */
 
-/* Whether private calls are asked for; looked up once. */
+/* Whether private calls are requested; looked up once. */
 static inline int
 mcast_private_api(void)
 {
     static int known = -1;
     int wanted = __atomic_load_n(&known, __ATOMIC_RELAXED);
     if (wanted < 0) {
-        const char *told = getenv("MCAST_FAST_PRIVATE_API");
-        wanted = told && strcmp(told, "1") == 0;
+        const char *value = getenv("MCAST_FAST_PRIVATE_API");
+        wanted = value && strcmp(value, "1") == 0;
         __atomic_store_n(&known, wanted, __ATOMIC_RELAXED); /* threads that come at once find the same */
     }
     return wanted;
@@ -83,7 +83,7 @@ mcast_send_singly(int fd, mcast_message *messages, unsigned count)
     return (int)count;
 }
 
-/* sendmsg_x tells how many left, and not how long each was. */
+/* sendmsg_x reports how many left, not the length of each. */
 static inline int
 mcast_send_x(int fd, mcast_message *messages, unsigned count)
 {

@@ -333,7 +333,7 @@ is_loopback(int fd, uint32_t interface_index)
            (request.ifr_flags & IFF_LOOPBACK) != 0;
 }
 
-/* What is allocated before the kernel is asked; 0, or -errno with `ring` as far as it came. */
+/* What is allocated before the kernel is called; 0, or -errno with `ring` as far as it came. */
 static int
 allocate(mcast_ring *ring, int fd, uint32_t count)
 {

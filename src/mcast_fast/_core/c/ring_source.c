@@ -84,7 +84,7 @@ source6_is_possible(const unsigned char *source, const unsigned char *group, int
 }
 
 /* Whether the stack would hand the datagram in this frame to a socket, as far as a frame alone shows it: it is for this host, untagged, its
- * header is whole and its source possible. What the routing table has to say (rp_filter) is not asked. */
+ * header is whole and its source possible. The routing table (rp_filter) is not consulted. */
 static int
 stack_takes(const mcast_ring *ring, const mcast_ring_frame *frame, const mcast_record *record)
 {
@@ -385,7 +385,7 @@ count_ring(mcast_source *source, mcast_counters *counters)
     counters->detached += __atomic_load_n(&ring->detached, __ATOMIC_RELAXED);
 }
 
-/* What the ring holds unread was not asked for any more. */
+/* What the ring holds unread is not wanted any more. */
 static void
 remove_ring(mcast_source *source, mcast_receiver *receiver)
 {

@@ -1,4 +1,4 @@
-/* The sender's core: payloads in, datagrams out, many per system call and, where asked for, by the clock.
+/* The sender's core: payloads in, datagrams out, many per system call and, where requested, by the clock.
  *
  * A call of a user is a request. It is sent in slices of at most MCAST_SLICE_NS without the GIL; between slices the binding looks at
  * signals. Nothing here allocates while sending.

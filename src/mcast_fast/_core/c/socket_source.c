@@ -9,8 +9,8 @@ typedef struct socket_source {
     mcast_record implied;   /* what every packet has in common: port, and where bound, group and interface */
     uint32_t overflow;      /* the kernel's drop counter, as last reported with a packet */
     uint32_t pending_drops; /* drops reported with packets that were filtered: they belong to the next record */
-    uint32_t meminfo_drops; /* the same counter as last asked for */
-    uint64_t drops;         /* in all, as last asked for */
+    uint32_t meminfo_drops; /* the same counter, as last read */
+    uint64_t drops;         /* in all, as last read */
 } socket_source;
 
 enum {
@@ -106,7 +106,7 @@ static const unsigned char *
 describe(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, unsigned i, uint32_t *segment)
 {
     mcast_record *record = mcast_batch_next(batch);
-    mcast_told info = {socket->overflow, 0};
+    mcast_ancillary info = {socket->overflow, 0};
     *record = socket->implied;
     const unsigned char *payload = mcast_scratch_read(&receiver->scratch, i, record, &info);
     record->dropped = info.overflow - socket->overflow + socket->pending_drops; /* modulo 2^32, as the kernel counts */
@@ -260,14 +260,14 @@ read_socket(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, 
         if (room == 0)
             return mcast_result_of(MCAST_OK);
         int direct = MCAST_RECEIVES_INTO && receiver->coalesced >= LEAST_DIRECT;
-        unsigned asked = direct && room > GO_SLOTS ? GO_SLOTS : room;
-        int received = direct ? receive_in_place(receiver, socket, batch, asked, limit)
-                              : receive_slots(receiver, socket, batch, asked, limit);
+        unsigned wanted = direct && room > GO_SLOTS ? GO_SLOTS : room;
+        int received = direct ? receive_in_place(receiver, socket, batch, wanted, limit)
+                              : receive_slots(receiver, socket, batch, wanted, limit);
         if (received == 0 || received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
             return mcast_result_of(MCAST_EMPTY);
         if (received < 0)
             return mcast_failure(-received);
-        if ((unsigned)received < asked)
+        if ((unsigned)received < wanted)
             return mcast_result_of(MCAST_EMPTY);
         if (receiver->sockets > 1 || batch->data.used >= enough)
             return mcast_result_of(MCAST_OK); /* the others have their turn first, and whoever waits has enough */
@@ -305,7 +305,7 @@ count_socket(mcast_source *source, mcast_counters *counters)
     counters->dropped_socket += socket->drops;
 }
 
-/* What is still queued was not asked for any more. Bounded, for its port may be talked to. */
+/* What is still queued is not wanted any more. Bounded, for its port may be talked to. */
 static void
 remove_socket(mcast_source *source, mcast_receiver *receiver)
 {

@@ -151,7 +151,7 @@ static const mcast_option mcast_options[] = {
 static const mcast_missing mcast_missing_features[] = {
     {"batched_receive", "Windows receives one packet a system call"},
     {"batched_send", "Windows sends one packet a system call"},
-    {"wire_length", "Windows tells that a packet was truncated, not how long it was"},
+    {"wire_length", "Windows reports that a packet was truncated, not its length"},
     {"descriptor", "Windows has no descriptor that stands for several sockets"},
     {NULL, NULL},
 };
@@ -221,7 +221,7 @@ mcast_has_option(const mcast_option *option)
     int size = sizeof value, found;
     SOCKET probe = socket(option->level == IPPROTO_IPV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, IPPROTO_UDP);
     if (probe == INVALID_SOCKET)
-        return option->level == IPPROTO_IPV6; /* no IPv6 here: then nothing is asked of it either */
+        return option->level == IPPROTO_IPV6; /* no IPv6 here: then no option of it is set either */
     if (option->level == MCAST_IOCTL)
         found = mcast_set_option((int)probe, option->level, option->number, 1) == 0;
     else
@@ -563,7 +563,7 @@ mcast_descriptor_open(mcast_descriptor *descriptor, int fd)
 enum { MCAST_CONTROL_SIZE = 256 };
 _Static_assert(WSA_CMSG_SPACE(sizeof(IN6_PKTINFO)) + WSA_CMSG_SPACE(sizeof(UINT64)) + 4 * WSA_CMSG_SPACE(sizeof(INT)) <=
                    MCAST_CONTROL_SIZE,
-               "every control message that is asked for has room");
+               "there is room for every control message that is requested");
 
 typedef struct mcast_message {
     struct sockaddr_in6 name;
@@ -617,7 +617,7 @@ mcast_scratch_open(mcast_scratch *scratch, unsigned count, size_t size)
     return 0;
 }
 
-/* One packet: 1, 0 when its socket has to be asked again, or -errno. */
+/* One packet: 1, 0 when its socket has to be read again, or -errno. */
 static inline int
 mcast_receive_message(mcast_descriptor from, mcast_message *message)
 {
@@ -674,7 +674,7 @@ mcast_control_byte(const WSACMSGHDR *message, uint8_t *value)
     return 1;
 }
 
-/* SO_TIMESTAMP tells ticks of the performance counter. */
+/* SO_TIMESTAMP reports ticks of the performance counter. */
 static inline void
 mcast_read_ticks(const WSACMSGHDR *message, mcast_record *record)
 {
@@ -705,16 +705,16 @@ mcast_read_pktinfo6(const WSACMSGHDR *message, mcast_record *record)
 
 /* UDP_COALESCED_INFO: the size of each packet that was coalesced but the last. */
 static inline void
-mcast_read_segment(const WSACMSGHDR *message, mcast_told *told)
+mcast_read_segment(const WSACMSGHDR *message, mcast_ancillary *ancillary)
 {
     DWORD size;
     if (mcast_control_value(message, &size, sizeof size))
-        told->segment = size;
+        ancillary->segment = size;
 }
 
 /* What one control message says of the packet. */
 static inline void
-mcast_read_control(const WSACMSGHDR *message, mcast_record *record, mcast_told *told)
+mcast_read_control(const WSACMSGHDR *message, mcast_record *record, mcast_ancillary *ancillary)
 {
     int type = message->cmsg_type;
     if (message->cmsg_level == SOL_SOCKET) {
@@ -736,7 +736,7 @@ mcast_read_control(const WSACMSGHDR *message, mcast_record *record, mcast_told *
                  mcast_control_byte(message, &record->tos))
             record->flags |= MCAST_TOS;
     } else if (message->cmsg_level == IPPROTO_UDP && type == WINDOWS_UDP_COALESCED_INFO) {
-        mcast_read_segment(message, told);
+        mcast_read_segment(message, ancillary);
     }
 }
 
@@ -762,7 +762,7 @@ mcast_scratch_length(const mcast_scratch *scratch, unsigned i)
 /* Describes slot `i` after a receive: adds to a record that already holds what the socket implies, and returns the payload, of
  * record->length bytes. Windows counts no drops. */
 static inline const unsigned char *
-mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_told *told)
+mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *record, mcast_ancillary *ancillary)
 {
     mcast_message *message = &scratch->messages[i];
     int truncated = (message->header.dwFlags & MSG_TRUNC) != 0;
@@ -771,11 +771,11 @@ mcast_scratch_read(const mcast_scratch *scratch, unsigned i, mcast_record *recor
     record->flags = truncated ? MCAST_TRUNCATED : 0;
     mcast_read_source(&message->name, (size_t)message->header.namelen, record);
     for (WSACMSGHDR *one = WSA_CMSG_FIRSTHDR(&message->header); one; one = WSA_CMSG_NXTHDR(&message->header, one))
-        mcast_read_control(one, record, told);
+        mcast_read_control(one, record, ancillary);
     return (const unsigned char *)message->buffer.buf;
 }
 
-enum { MCAST_TELLS_DROPS = 0 }; /* buffers dropped at a socket */
+enum { MCAST_REPORTS_DROPS = 0 }; /* buffers dropped at a socket */
 
 /* No socket option reports the drops at a socket here. */
 static inline int

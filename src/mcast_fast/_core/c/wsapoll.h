@@ -1,5 +1,5 @@
 /* Windows: waiting, and being woken: WSAPoll, and a socket on the loopback that wakes it. Events (WSAEventSelect) would allow 64 sockets
- * a wait, and are told once, while a poll is told as long as there is something to read, as epoll and kqueue do. A wait never lasts
+ * a wait, and are reported once, while a poll is reported as long as there is something to read, as epoll and kqueue do. A wait never lasts
  * longer than MCAST_WAIT_SLICE_MS: nothing interrupts it, and Ctrl-C must be seen. Part of win32.h. */
 #ifndef MCAST_WSAPOLL_H
 #define MCAST_WSAPOLL_H
@@ -18,7 +18,7 @@ typedef struct mcast_poller {
     size_t capacity;
     WSAPOLLFD *sockets;
     uint64_t *keys;
-    volatile LONG first; /* which ready socket is told first: none starves behind MCAST_READY_MAX busy ones */
+    volatile LONG first; /* which ready socket is reported first: none starves behind MCAST_READY_MAX busy ones */
 } mcast_poller;
 
 static inline void

@@ -48,7 +48,7 @@ cdef extern from "capture_read.h":
         mcast_decode_counters counters
         uint64_t needed
         int failure
-        uint64_t told
+        uint64_t value
         uint64_t other
     const uint64_t mcast_unknown
     int MCAST_DECODE_MORE
@@ -172,7 +172,7 @@ cdef class Decoder:
         CaptureError when no packet waits and the next block cannot be read, MemoryError."""
         cdef Py_buffer view
         cdef size_t used = 0
-        cdef uint64_t told[3]
+        cdef uint64_t wrong[3]
         cdef uint64_t position
         cdef int status = MCAST_DECODE_INTERFACE
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -186,13 +186,13 @@ cdef class Decoder:
             raise MemoryError("no memory for a batch")
         lock_codec(self.lock)
         if status == MCAST_DECODE_MORE and final and left and self.decoder.records.used == 0:
-            status, told[:] = MCAST_DECODE_WRONG, [MCAST_WRONG_END, <uint64_t>left, self.decoder.needed]
+            status, wrong[:] = MCAST_DECODE_WRONG, [MCAST_WRONG_END, <uint64_t>left, self.decoder.needed]
         else:
-            told[:] = [<uint64_t>self.decoder.failure, self.decoder.told, self.decoder.other]
+            wrong[:] = [<uint64_t>self.decoder.failure, self.decoder.value, self.decoder.other]
         position = self.position
         PyThread_release_lock(self.lock)
         if status == MCAST_DECODE_WRONG:
-            raise CaptureError(self.subject, position, blocks.failure_text(told[0], told[1], told[2]))
+            raise CaptureError(self.subject, position, blocks.failure_text(wrong[0], wrong[1], wrong[2]))
         return used
 
     cdef int _decode(self, const unsigned char *bytes, size_t size, size_t limit, size_t *used) except -1:

@@ -137,7 +137,7 @@ def get_filter(socket, interface, group):
     """(exclude, sources) as the system holds them for a group of this socket (MCAST_MSFILTER); sources packed, sorted.
 
     Raises OSError: EADDRNOTAVAIL when the socket does not hold the group."""
-    cdef int fd = socket.fileno(), version = 4 if len(group) == 4 else 6, exclude = 0, told
+    cdef int fd = socket.fileno(), version = 4 if len(group) == 4 else 6, exclude = 0, count
     cdef uint32_t index = interface
     cdef bytes the_group = group
     if len(the_group) not in (4, 16):
@@ -146,10 +146,10 @@ def get_filter(socket, interface, group):
     cdef uint8_t sources[MOST_SOURCES * 16]
     cdef const uint8_t *group_bytes = <const uint8_t *><const char *>the_group
     with nogil:
-        told = mcast_get_filter(fd, version, index, group_bytes, &exclude, sources, MOST_SOURCES)
-    if told < 0:
-        raise os_error(-told)
-    found = [(<const char *>sources)[at * width:(at + 1) * width] for at in range(min(told, MOST_SOURCES))]
+        count = mcast_get_filter(fd, version, index, group_bytes, &exclude, sources, MOST_SOURCES)
+    if count < 0:
+        raise os_error(-count)
+    found = [(<const char *>sources)[at * width:(at + 1) * width] for at in range(min(count, MOST_SOURCES))]
     return bool(exclude), tuple(sorted(found))
 
 

@@ -57,7 +57,7 @@ cdef extern from "receiver.h":
         mcast_outcome outcome
         int error
     int MCAST_HAS_RING
-    int MCAST_TELLS_DROPS
+    int MCAST_REPORTS_DROPS
     void mcast_flag_set(mcast_flag *flag) nogil
     int mcast_flag_is_set(const mcast_flag *flag) nogil
     int64_t mcast_monotonic_ns() nogil
@@ -636,7 +636,7 @@ cdef class Slots:
         with nogil:
             found = mcast_receiver_counters(&self.receiver)
         cdef dict counters = found
-        if not MCAST_TELLS_DROPS:
+        if not MCAST_REPORTS_DROPS:
             counters["dropped_socket"] = None
         return counters
 

@@ -31,8 +31,8 @@ _MULTICAST_V4 = 0xE0
 class _BlockError(Exception):
     """A block cannot be read: which of `blocks.FAILURES`, and its two numbers."""
 
-    def __init__(self, failure: int, told: int, other: int = 0) -> None:
-        super().__init__(failure, told, other)
+    def __init__(self, failure: int, value: int, other: int = 0) -> None:
+        super().__init__(failure, value, other)
 
 
 @dataclasses.dataclass(slots=True)
@@ -44,7 +44,7 @@ class _Interface:
     snaplen: int = 0
     resolution: int = 6
     time_offset: int = 0
-    owed: int = 0  # drops told with packets that were not delivered: they belong to the next record
+    pending_drops: int = 0  # reported with packets that were not delivered: they belong to the next record
     counters: dict[int, int] = dataclasses.field(default_factory=dict)
 
     def time(self, ticks: int) -> int:
@@ -58,7 +58,7 @@ class _Interface:
         time = since_epoch * _SECOND + rest * _SECOND // units
         return time if since_epoch >= _FIRST_SECOND and time <= _LAST_TIME else 0
 
-    def told(self) -> blocks.CapturedOn:
+    def captured_on(self) -> blocks.CapturedOn:
         """What a user sees of it."""
         codes = (blocks.ISB_IFRECV, blocks.ISB_IFDROP, blocks.ISB_OSDROP, blocks.ISB_USRDELIV)
         return blocks.CapturedOn(self.name, self.link_type, *(self.counters.get(code) for code in codes))
@@ -152,8 +152,8 @@ class Decoder:
         del self._records[records:], self._data[data:]
         self._counters = counters
         if self._undo is not None:
-            interface, owed = self._undo
-            interface.owed = owed
+            interface, pending_drops = self._undo
+            interface.pending_drops = pending_drops
 
     def _decode(self, data: bytes | bytearray | memoryview, limit: int, final: bool) -> int:
         view = memoryview(data)
@@ -299,22 +299,22 @@ class Decoder:
                 (interface.time_offset,) = self._unpack("q", value, 0)
         self._describe(interface)
 
-    def _named(self, told: int) -> int:
+    def _interface_at(self, number: int) -> int:
         """The place of the interface of this section that a block names."""
         described = len(self._interfaces) - self._section
-        if told >= described:
-            raise _BlockError(blocks.WRONG_INTERFACE, told, described)
-        return self._section + told
+        if number >= described:
+            raise _BlockError(blocks.WRONG_INTERFACE, number, described)
+        return self._section + number
 
     def _statistics(self, block: bytes) -> None:
-        interface = self._interfaces[self._named(*self._unpack("I", block, 8))]
+        interface = self._interfaces[self._interface_at(*self._unpack("I", block, 8))]
         for code, value in self._options(block, 20):
             if len(value) >= 8:
                 (interface.counters[code],) = self._unpack("Q", value, 0)
 
     def _enhanced(self, block: bytes) -> None:
-        told, high, low, size, wire = self._unpack("IIIII", block, 8)
-        captured = self._captured(block, told, high << 32 | low, size, wire)
+        number, high, low, size, wire = self._unpack("IIIII", block, 8)
+        captured = self._captured(block, number, high << 32 | low, size, wire)
         for code, value in self._options(block, 28 + (size + 3 & ~3)):
             if code == blocks.EPB_DROPCOUNT and len(value) >= 8:
                 (captured.dropped,) = self._unpack("Q", value, 0)
@@ -322,13 +322,13 @@ class Decoder:
 
     def _obsolete(self, block: bytes) -> None:
         """16 bits of interface and 16 of drops, in the place of 32 of interface."""
-        told, dropped, high, low, size, wire = self._unpack("HHIIII", block, 8)
-        captured = self._captured(block, told, high << 32 | low, size, wire)
+        number, dropped, high, low, size, wire = self._unpack("HHIIII", block, 8)
+        captured = self._captured(block, number, high << 32 | low, size, wire)
         captured.dropped = 0 if dropped == 0xFFFF else dropped  # all ones: unknown
         self._take(captured)
 
-    def _captured(self, block: bytes, told: int, ticks: int, size: int, wire: int) -> _Captured:
-        at = self._named(told)
+    def _captured(self, block: bytes, number: int, ticks: int, size: int, wire: int) -> _Captured:
+        at = self._interface_at(number)
         if size > len(block) - 28:
             raise _BlockError(blocks.WRONG_CAPTURED, size, len(block) - 28)
         return _Captured(at, self._interfaces[at].time(ticks), 0, block[28 : 28 + size], wire)
@@ -336,7 +336,7 @@ class Decoder:
     def _simple(self, block: bytes) -> None:
         """Of the first interface, without a time; the bytes are as many as fit its snaplen."""
         (wire,) = self._unpack("I", block, 8)
-        at = self._named(0)
+        at = self._interface_at(0)
         size = min(wire, self._interfaces[at].snaplen or wire)
         if size > len(block) - 12:
             raise _BlockError(blocks.WRONG_CAPTURED, size, len(block) - 12)
@@ -382,8 +382,8 @@ class Decoder:
         """Counts a packet, and delivers it when it was asked for."""
         interface = self._interfaces[captured.interface]
         kind, framed = read_frame(captured.frame, captured.wire, interface.link_type)
-        self._undo = interface, interface.owed
-        interface.owed = min(interface.owed + captured.dropped, _LARGEST_COUNT)
+        self._undo = interface, interface.pending_drops
+        interface.pending_drops = min(interface.pending_drops + captured.dropped, _LARGEST_COUNT)
         self._counters["frames"] += 1
         self._counters["dropped"] = min(self._counters["dropped"] + captured.dropped, _LARGEST_TOTAL)
         self._counters["skipped"] += kind is Kind.OTHER
@@ -414,7 +414,7 @@ class Decoder:
             captured.timestamp,
             len(self._data),
             captured.interface + 1,
-            interface.owed,
+            interface.pending_drops,
             framed.length,
             framed.wire_length,
             framed.source,
@@ -425,7 +425,7 @@ class Decoder:
             framed.ttl,
             framed.tos,
         )
-        interface.owed = 0
+        interface.pending_drops = 0
         self._records += RECORD.pack(*row)
         self._data += captured.frame[framed.start : framed.start + framed.length]
         self._counters["received"] += 1
@@ -436,7 +436,7 @@ class Decoder:
     def interfaces(self) -> tuple[blocks.CapturedOn, ...]:
         """Every interface that the file has described so far; the first one has index 1."""
         with self._lock:
-            return tuple(interface.told() for interface in self._interfaces)
+            return tuple(interface.captured_on() for interface in self._interfaces)
 
     def counters(self) -> dict[str, int]:
         """Totals since the first byte, by the names of `blocks.COUNTERS`."""

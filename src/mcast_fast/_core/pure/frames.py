@@ -1,4 +1,4 @@
-"""Frames as they stand on a link, told as records: the twin of c/frames.h, for the mapped ring and capture files.
+"""Frames of a link, turned into records: the twin of c/frames.h, for the mapped ring and capture files.
 
 Nothing in a frame is believed before it is held against what was captured.
 """
@@ -121,7 +121,7 @@ def _family(rest: _Rest) -> int:
     return _raw(rest) if rest.skip(4) else -1
 
 
-# What steps over a link's header: the Ethernet type of what follows, or -1 when that cannot be told.
+# What steps over a link's header: the Ethernet type of what follows, or -1 when that is unknown.
 _LINKS: dict[int, Callable[[_Rest], int]] = {
     _ETHERNET: _ethernet,
     _LINUX_SLL: _cooked(16, 14),

@@ -123,17 +123,17 @@ def get_filter(socket: socket_module.socket, interface: int, group: bytes) -> tu
         return _get_filter_by_library(socket, interface, group)
     head = struct.pack(_SYSTEM.index_format, interface) + _SYSTEM.sockaddr(group)
     # The socket module's getsockopt sends nothing in: the group would be lost. libc's own takes the request.
-    told = _getsockopt(socket, OPTIONS["MCAST_MSFILTER"][1], len(group), head + struct.pack("=II", 0, _MOST_SOURCES))
-    mode, count = struct.unpack_from("=II", told, len(head))
-    return mode == _SYSTEM.modes["exclude"], _addresses(told[len(head) + 8 :], count, len(group))
+    answer = _getsockopt(socket, OPTIONS["MCAST_MSFILTER"][1], len(group), head + struct.pack("=II", 0, _MOST_SOURCES))
+    mode, count = struct.unpack_from("=II", answer, len(head))
+    return mode == _SYSTEM.modes["exclude"], _addresses(answer[len(head) + 8 :], count, len(group))
 
 
-def _addresses(told: bytes, count: int, family_width: int) -> tuple[bytes, ...]:
+def _addresses(answer: bytes, count: int, family_width: int) -> tuple[bytes, ...]:
     """The packed addresses of an array of struct sockaddr_storage, sorted."""
     width = len(_SYSTEM.sockaddr(bytes(family_width)))
     start = _SYSTEM.sockaddr(b"\xff" * family_width).index(b"\xff" * family_width)
     places = [i * width + start for i in range(min(count, _MOST_SOURCES))]
-    return tuple(sorted(told[place : place + family_width] for place in places))
+    return tuple(sorted(answer[place : place + family_width] for place in places))
 
 
 # RFC 3678, 5.2.1: of the system's own request only the C library knows the form, on macOS and BSD.
@@ -156,8 +156,8 @@ def _get_filter_by_library(
     listed = ctypes.create_string_buffer(_MOST_SOURCES * len(address))
     mode, count = ctypes.c_uint32(), ctypes.c_uint32(_MOST_SOURCES)
     library = ctypes.CDLL(None, use_errno=True)
-    size, told = _SOCKADDR_SIZES[len(group)], (ctypes.byref(mode), ctypes.byref(count))
-    if library.getsourcefilter(socket.fileno(), interface, address, size, *told, listed) != 0:
+    size, counts = _SOCKADDR_SIZES[len(group)], (ctypes.byref(mode), ctypes.byref(count))
+    if library.getsourcefilter(socket.fileno(), interface, address, size, *counts, listed) != 0:
         raise os_error(ctypes.get_errno())
     return mode.value == _SYSTEM.modes["exclude"], _addresses(listed.raw, count.value, len(group))
 
