@@ -80,6 +80,7 @@ typedef struct mcast_vnet_header {
 
 /* A frame in its block. */
 typedef struct mcast_ring_frame {
+    const struct tpacket3_hdr *header;
     const unsigned char *bytes;
     size_t size;
     size_t wire;
@@ -205,28 +206,67 @@ mcast_ring_segment_size(const unsigned char *frame)
     return (header.gso_type & ~LINUX_VIRTIO_GSO_ECN) == LINUX_VIRTIO_GSO_UDP_L4 ? header.gso_size : 0;
 }
 
+static inline int
+mcast_ring_is_super(const unsigned char *frame)
+{
+    return frame[(ptrdiff_t)offsetof(mcast_vnet_header, gso_type) - (ptrdiff_t)sizeof(mcast_vnet_header)] != 0;
+}
+
+/* The header of the frame at `at`; NULL when the frame does not lie inside its block. */
+static inline const struct tpacket3_hdr *
+mcast_ring_header(const mcast_ring *ring, size_t at)
+{
+    const size_t head = TPACKET_ALIGN(sizeof(struct tpacket3_hdr)) + sizeof(struct sockaddr_ll);
+    if (at > ring->block_size - head || at % 8 != 0)
+        return NULL;
+    const struct tpacket3_hdr *header = (const struct tpacket3_hdr *)(ring->block + at);
+    size_t room = ring->block_size - at;
+    if (header->tp_mac < sizeof *header + sizeof(mcast_vnet_header) || header->tp_mac > room ||
+        header->tp_snaplen > room - header->tp_mac)
+        return NULL;
+    return header;
+}
+
+/* Bytes from the frame at `at` to the next one of its block. */
+static inline size_t
+mcast_ring_step(const mcast_ring *ring, const struct tpacket3_hdr *header, size_t at)
+{
+    size_t room = ring->block_size - at;
+    return header->tp_next_offset < room ? header->tp_next_offset : room;
+}
+
+/* The time of arrival, in ns since 1970; 0 where none are wanted. */
+static inline int64_t
+mcast_ring_time(const mcast_ring *ring, const struct tpacket3_hdr *header)
+{
+    return ring->times ? header->tp_sec * (int64_t)1000000000 + header->tp_nsec : 0;
+}
+
+/* Whether the frame is addressed to this host, or to a group. */
+static inline int
+mcast_ring_is_ours(const struct tpacket3_hdr *header)
+{
+    const struct sockaddr_ll *from =
+        (const struct sockaddr_ll *)((const unsigned char *)header + TPACKET_ALIGN(sizeof *header));
+    return from->sll_pkttype != PACKET_OTHERHOST;
+}
+
 /* The frame at the cursor; 0 when it does not lie inside its block. */
 static inline int
 mcast_ring_read(const mcast_ring *ring, mcast_ring_frame *frame)
 {
-    const size_t head = TPACKET_ALIGN(sizeof(struct tpacket3_hdr)) + sizeof(struct sockaddr_ll);
-    if (ring->at > ring->block_size - head || ring->at % 8 != 0)
+    const struct tpacket3_hdr *header = mcast_ring_header(ring, ring->at);
+    if (!header)
         return 0;
-    const struct tpacket3_hdr *header = (const struct tpacket3_hdr *)(ring->block + ring->at);
-    size_t room = ring->block_size - ring->at;
-    if (header->tp_mac < sizeof *header + sizeof(mcast_vnet_header) || header->tp_mac > room ||
-        header->tp_snaplen > room - header->tp_mac)
-        return 0;
-    const struct sockaddr_ll *from =
-        (const struct sockaddr_ll *)((const unsigned char *)header + TPACKET_ALIGN(sizeof *header));
+    frame->header = header;
     frame->bytes = (const unsigned char *)header + header->tp_mac;
     frame->size = header->tp_snaplen;
     frame->wire = header->tp_len;
-    frame->timestamp = ring->times ? header->tp_sec * (int64_t)1000000000 + header->tp_nsec : 0;
+    frame->timestamp = mcast_ring_time(ring, header);
     frame->segment = mcast_ring_segment_size(frame->bytes);
-    frame->step = header->tp_next_offset < room ? header->tp_next_offset : room;
+    frame->step = mcast_ring_step(ring, header, ring->at);
     frame->tagged = header->tp_status & TP_STATUS_VLAN_VALID && header->hv1.tp_vlan_tci & MCAST_VLAN_ID;
-    frame->ours = from->sll_pkttype != PACKET_OTHERHOST;
+    frame->ours = mcast_ring_is_ours(header);
     return 1;
 }
 

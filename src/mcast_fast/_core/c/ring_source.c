@@ -12,9 +12,10 @@
 #include "ring.h"
 
 enum {
-    BLOCKS_ONE_GO = 16,    /* blocks without anything wanted that are read before looking at the clock */
-    PREFETCH = 6,          /* frames ahead: the walk is as fast as memory brings their headers */
-    NAP_NS = 10 * 1000000, /* at most */
+    BLOCKS_ONE_GO = 16,          /* blocks without anything wanted that are read before looking at the clock */
+    USUAL_HEADERS = 14 + 20 + 8, /* bytes: Ethernet, IPv4, UDP */
+    PREFETCH = 6,                /* frames ahead: the walk is as fast as memory brings their headers */
+    NAP_NS = 10 * 1000000,       /* at most */
     OPTION_END = 0,
     OPTION_NOP = 1,
     OPTION_LOOSE_ROUTE = 131,
@@ -29,21 +30,23 @@ typedef struct ring_source {
 
 /* ---- what a socket would get ---- */
 
-/* The sum over an IPv4 header, which is 0xffff when its checksum is right (RFC 1071). */
-static int
+static inline uint32_t
+load32(const unsigned char *at)
+{
+    uint32_t word;
+    memcpy(&word, at, 4);
+    return word;
+}
+
+/* Whether the sum over an IPv4 header, of 20 bytes or more, is 0xffff: its checksum is right (RFC 1071). */
+static inline int
 sum_is_right(const unsigned char *header, size_t size)
 {
-    uint64_t sum = 0;
-    for (size_t at = 0; at < size; at += 4) {
-        uint32_t word;
-        memcpy(&word, header + at, 4);
-        sum += word;
-    }
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return sum == 0xffff;
+    uint64_t sum = (uint64_t)load32(header) + load32(header + 4) + load32(header + 8) + load32(header + 12);
+    for (size_t at = 16; at < size; at += 4)
+        sum += load32(header + at);
+    sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    return (sum & 0xffff) + (sum >> 16) == 0xffff;
 }
 
 /* Whether options ask for a route of the sender's choice, which a host does not follow for a group. */
@@ -106,24 +109,41 @@ stack_takes(const mcast_ring *ring, const mcast_ring_frame *frame, const mcast_r
            source4_is_possible(header + 12, header + 16, ring->loopback);
 }
 
-/* Writes the whole record of the usual frame: Ethernet without a tag, an IPv4 header without options and with the right sum, a datagram in
- * one piece that was captured whole, from a possible source. 0, with nothing to be relied on, for any other; mcast_frame_read takes those. */
-static int
-read_usual(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *record)
+/* Four bytes as load32 finds them in a frame. */
+#define BYTES(a, b, c, d)                                                                                              \
+    (((const union {                                                                                                   \
+         uint8_t bytes[4];                                                                                             \
+         uint32_t word;                                                                                                \
+     }){{a, b, c, d}})                                                                                                 \
+         .word)
+
+/* Whether this is the usual frame, for which write_usual and a look at the index are all that is needed: Ethernet without a tag, an IPv4
+ * header without options and with the right sum, one datagram in one piece that was captured whole, from a possible source. */
+static inline int
+is_usual(const struct tpacket3_hdr *header, const unsigned char *frame)
 {
-    const unsigned char *bytes = frame->bytes, *ip = bytes + 14, *udp = bytes + 34;
-    if (frame->size < 42 || mcast_big16(bytes + 12) != MCAST_ETHER_IPV4 || ip[0] != 0x45 ||
-        ip[9] != MCAST_PROTOCOL_UDP || mcast_big16(ip + 6) & 0x3fff || !frame->ours || frame->tagged)
+    const unsigned char *ip = frame + 14, *udp = frame + 34;
+    if (header->tp_snaplen < USUAL_HEADERS || header->tp_status & TP_STATUS_VLAN_VALID || !mcast_ring_is_ours(header) ||
+        mcast_ring_is_super(frame))
+        return 0;
+    if ((load32(frame + 12) & BYTES(0xff, 0xff, 0xff, 0)) !=
+            BYTES(MCAST_ETHER_IPV4 >> 8, MCAST_ETHER_IPV4 & 0xff, 0x45, 0) ||
+        (load32(ip + 6) & BYTES(0x3f, 0xff, 0, 0xff)) != BYTES(0, 0, 0, MCAST_PROTOCOL_UDP))
         return 0;
     size_t total = mcast_big16(ip + 2), length = mcast_big16(udp + 4);
-    if (total + 14 > frame->size || length < 8 || length + 20 > total || ip[12] == 0 || ip[12] == 127 ||
-        ip[12] >= 224 || !sum_is_right(ip, 20))
-        return 0;
-    record->timestamp = frame->timestamp;
+    return total + 14 <= header->tp_snaplen && length >= 8 && length + 20 <= total && ip[12] != 0 && ip[12] != 127 &&
+           ip[12] < 224 && sum_is_right(ip, 20);
+}
+
+static inline void
+write_usual(const mcast_ring *ring, const struct tpacket3_hdr *header, const unsigned char *frame, mcast_record *record)
+{
+    const unsigned char *ip = frame + 14, *udp = frame + 34;
+    record->timestamp = mcast_ring_time(ring, header);
     record->offset = 0;
     record->interface_index = ring->interface_index;
     record->dropped = 0;
-    record->length = record->wire_length = (uint16_t)(length - 8);
+    record->length = record->wire_length = (uint16_t)(mcast_big16(udp + 4) - 8);
     mcast_map_v4(record->source, ip + 12);
     mcast_map_v4(record->group, ip + 16);
     record->source_port = mcast_big16(udp);
@@ -131,7 +151,6 @@ read_usual(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *
     record->flags = MCAST_TTL | MCAST_TOS;
     record->ttl = ip[8];
     record->tos = ip[1];
-    return 1;
 }
 
 /* Reads any frame: its kind (frames.h), and for MCAST_FRAME_UDP its record and payload. The record of a fragment has its port too, as
@@ -139,8 +158,9 @@ read_usual(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *
 static int
 describe(const mcast_ring *ring, const mcast_ring_frame *frame, mcast_record *record, const unsigned char **payload)
 {
-    if (read_usual(ring, frame, record)) {
-        *payload = frame->bytes + 42;
+    if (is_usual(frame->header, frame->bytes)) {
+        write_usual(ring, frame->header, frame->bytes, record);
+        *payload = frame->bytes + USUAL_HEADERS;
         return MCAST_FRAME_UDP;
     }
     int kind = mcast_frame_read(frame->bytes, frame->size, frame->wire, MCAST_LINK_ETHERNET, record, payload);
@@ -274,20 +294,84 @@ pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     return 1;
 }
 
+/* Fetches the headers of the frame at `ahead` into the cache. */
+static inline void
+fetch(const unsigned char *ahead)
+{
+    for (int line = 0; line < 3; line++)
+        __builtin_prefetch(ahead + MCAST_CACHE_LINE * line);
+}
+
+/* Reads usual frames from the cursor on, as long as they follow one another and there is room. A batch that copies has none for them. What
+ * is counted is added up once: in a dense stream nearly all instructions of the receiver are these. */
+static void
+pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit)
+{
+    size_t room = limit - mcast_batch_count(batch), at = ring->at;
+    size_t reserved = (batch->records.capacity - batch->records.used) / sizeof(mcast_record);
+    mcast_record *const first = mcast_batch_next(batch), *record = first;
+    const mcast_record *const end = first + (room < reserved ? room : reserved);
+    const unsigned char *base = batch->base;
+    uint64_t bytes = 0, filtered = 0;
+    uint32_t left = ring->left;
+    if (batch->copying || ring->segment || ring->pending_drops)
+        return;
+    for (; left > 0 && record < end; left--) {
+        const struct tpacket3_hdr *header = mcast_ring_header(ring, at);
+        if (!header)
+            break;
+        const unsigned char *frame = (const unsigned char *)header + header->tp_mac;
+        size_t step = mcast_ring_step(ring, header, at);
+        fetch(ring->block + at + step * PREFETCH);
+        if (!is_usual(header, frame))
+            break;
+        write_usual(ring, header, frame, record);
+        if (record->length > receiver->packet_limit)
+            break;
+        at += step;
+        if (!mcast_index_wants(&receiver->index, record)) {
+            filtered++;
+            continue;
+        }
+        base = base ? base : frame + USUAL_HEADERS;
+        record->offset = (uint32_t)(frame + USUAL_HEADERS - base);
+        bytes += record->length;
+        record++;
+    }
+    size_t count = (size_t)(record - first);
+    if (count > 0) {
+        batch->base = base;
+        batch->end = batch->base + record[-1].offset + record[-1].length;
+        batch->records.used += count * sizeof *record;
+        batch->buffers += count;
+    }
+    if (left < ring->left) {
+        ring->left = left;
+        ring->at = at;
+    }
+    receiver->counters.received += count;
+    receiver->counters.buffers += count;
+    receiver->counters.bytes += bytes;
+    receiver->counters.filtered += filtered;
+}
+
 /* Reads the block at the cursor until its end, or until the batch is full. 0, or -1 without memory. */
 static int
 pack_block(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit)
 {
     while (ring->left > 0 && mcast_batch_has_room(receiver, batch, limit)) {
+        if (reserve(receiver, ring, batch, limit, receiver->slot_size) != 0)
+            return -1;
+        pack_usual(receiver, ring, batch, limit);
+        if (ring->left == 0 || !mcast_batch_has_room(receiver, batch, limit))
+            return 0;
         mcast_ring_frame frame;
         if (!mcast_ring_read(ring, &frame)) { /* nothing that follows can be found */
             receiver->counters.filtered += ring->left;
             ring->left = 0;
             return 0;
         }
-        const unsigned char *ahead = ring->block + ring->at + frame.step * PREFETCH;
-        for (int line = 0; line < 3; line++)
-            __builtin_prefetch(ahead + 64 * line);
+        fetch(ring->block + ring->at + frame.step * PREFETCH);
         int status = pack_frame(receiver, ring, batch, limit, &frame);
         if (status <= 0)
             return status;
