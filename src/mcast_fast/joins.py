@@ -61,6 +61,8 @@ class Joins:
         self._retired: list[tuple[OpenSocket, int]] = []  # and the index under which its interface is there again
         # Rings have one kernel filter for many listeners: it is changed once for all of them.
         self._flush: Callable[[], None] = getattr(slots, "flush", _nothing)
+        self.settle: Callable[[], None] = getattr(slots, "settle", _nothing)
+        self.is_overdue: Callable[[], bool] = getattr(slots, "is_overdue", bool)
         self.notices: Callable[[], list[tuple[str, str]]] = getattr(slots, "notices", list)
 
     @property
