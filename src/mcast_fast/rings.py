@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from mcast_fast import bpf
 from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
-from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, close_all, open_socket
+from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, close_listed, open_socket
 from mcast_fast.units import size_in_bytes, whole_number
 
 if TYPE_CHECKING:
@@ -352,13 +352,8 @@ class Rings:
             return self._answering[one.endpoint]
 
     def close(self) -> None:
-        """Close every packet socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and
-        again does nothing."""
-        try:
-            close_all(self._every_socket())
-        except BaseException:
-            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
-            raise
+        """As `close_listed`, of every packet socket and those to answer from."""
+        close_listed(self._every_socket)
 
     def _every_socket(self) -> list[socket.socket]:
         return [ring.socket for ring in list(self._rings.values())] + list(self._answering.values())
