@@ -120,6 +120,14 @@ def test_hundreds_of_groups_of_both_families_are_told_apart(passes):
 def test_the_coarse_program_lets_pass_at_least_what_an_exact_one_does(passes, frame, expected):
     if expected:
         assert passes(bpf.coarse(), frame)
+        assert passes(bpf.coarse(ports=((PORT, PORT),)), frame)
+
+
+@pytest.mark.parametrize("version", ["", ", IPv6"], ids=["IPv4", "IPv6"])
+def test_the_coarse_program_lets_pass_some_ports_alone(passes, version):
+    frame, _ = FRAMES["other port" + version]
+    assert not passes(bpf.coarse(ports=((PORT, PORT),)), frame)
+    assert passes(bpf.coarse(ports=((PORT, PORT + 1),)), frame)
 
 
 def test_the_coarse_program_keeps_away_what_is_no_multicast(passes):

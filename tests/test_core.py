@@ -876,7 +876,7 @@ def test_both_backends_say_the_same_of_themselves(module, name):
     assert inspect.getdoc(fast) == inspect.getdoc(pure)
 
 
-OF_INSTANCES = {"names", "timeout_ns", "when_idle"}  # attributes: a class of Python does not know them
+OF_INSTANCES = {"names", "timeout_ns", "when_idle", "when_receiving"}  # attributes: a class of Python has none of them
 
 
 def public(kind):

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import os
 import pickle
 import select
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -560,6 +562,7 @@ def test_little_memory_for_options_makes_the_filter_coarse_until_it_fits(ends):
         assert [one.what for one in rx.stats.events] == ["coarse"]
         for group in groups[1_000:]:
             assert rx.leave(group)
+        assert rx.stats.filtered == 5, "and the filter is exact by now"
         a.blast("239.250.0.1", PORT, count=5).finish()
         a.blast("239.0.0.0", PORT, count=5).finish()
         assert len(rx.collect(5)) == 5
@@ -601,10 +604,232 @@ def test_thousands_of_scattered_groups_have_an_exact_filter(ends):
         assert rx.stats.filtered == 0
         for group in groups[::2]:
             assert rx.leave(group)
+        assert rx.stats.filtered == 0, "and the filter is exact by now"
         for group in (groups[0], groups[1_235], groups[1_234], groups[-1]):
             a.blast(group, PORT, count=5).finish()
         assert len(rx.collect(100, timeout=0.3)) == 10
         assert rx.stats.filtered == 0
+
+
+# ---- joins that follow each other quickly ----
+
+HELD = [f"239.{n % 250}.{n // 250}.{7 * n % 250}" for n in range(1_000)]  # of which the program is long
+LATER = [f"239.77.{n % 250}.{11 * n % 250}" for n in range(250)]
+NEVER = "239.250.0.1"
+
+
+@pytest.fixture
+def attached(monkeypatch):
+    """The lengths of the programs that are attached."""
+    lengths, attach = [], rings._attach
+    monkeypatch.setattr(rings, "_attach", lambda sock, program: (lengths.append(len(program)), attach(sock, program)))
+    return lengths
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that filters go by, in a list; None there: each look at it takes a ms."""
+    held, looks = [None], itertools.count()
+    monkeypatch.setattr(rings, "clock", lambda: next(looks) / 1000 if held[0] is None else held[0])
+    return held
+
+
+@pytest.fixture
+def many(ends, attached, clock):
+    """A receiver with a long program that was attached just now, as far as the clock shows: it stands still."""
+    end = ends[1]
+    with end.host.enter(), receiver(end, *HELD, ring=SMALL) as rx:
+        clock[0] = 0.0
+        attached.clear()
+        yield rx
+
+
+def at(end, group, port=PORT):
+    return f"{group}%{end.interface}:{port}"
+
+
+def passes(a, rx, *groups):
+    """How many datagrams to each group reach the receiver: those it delivers, and those it filters."""
+    before = rx._slots.counters()["filtered"]
+    for group in groups:
+        a.blast(group, PORT, count=5).finish()
+    delivered = len(rx.collect(1000, timeout=0.3))
+    return delivered, rx._slots.counters()["filtered"] - before
+
+
+def test_quick_joins_share_an_attachment_until_the_next_receive(ends, many, attached):
+    a, b = ends
+    for group in LATER:
+        assert many.join(at(b, group))
+    assert len(attached) == 1, "one that is wide enough for all of them"
+    assert attached[0] < 80
+    a.blast(LATER[0], PORT, count=5).finish()
+    a.blast(LATER[-1], PORT, count=5).finish()
+    a.blast(HELD[0], PORT, count=5).finish()
+    a.blast(LATER[0], PORT + 1, count=5).finish()
+    assert len(many.collect(15)) == 15, "nothing that was joined was refused meanwhile"
+    assert many.stats.filtered == 0, "not even meanwhile does another port pass"
+    assert len(attached) == 2, "the exact one"
+    assert passes(a, many, LATER[7], NEVER) == (5, 0)
+    assert len(attached) == 2
+
+
+def test_what_quick_leaves_left_is_filtered_until_the_next_receive(ends, many, attached):
+    a, _ = ends
+    for group in HELD[1::2]:
+        assert many.leave(group)
+    assert len(attached) == 1
+    assert passes(a, many, HELD[0], HELD[1]) == (5, 5)
+    assert passes(a, many, HELD[0], HELD[1]) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rx: rx.wait(0),
+        lambda rx: rx.collect(1, timeout=0),
+        lambda rx: rx.stats,
+        lambda rx: rx.fileno(),
+        lambda rx: rx.recv(timeout=0),
+        lambda rx: rx.recv_batch(timeout=0),
+        lambda rx: next(iter(rx)),
+    ],
+    ids=["wait", "collect", "stats", "fileno", "recv", "recv_batch", "iteration"],
+)
+def test_every_call_that_receives_or_looks_makes_the_filter_exact(ends, many, attached, call):
+    a, b = ends
+    many.join(at(b, LATER[0]))
+    many.join(at(b, LATER[1]))
+    assert len(attached) == 1
+    many.timeout = 0
+    for _ in range(2):
+        with contextlib.suppress(TimeoutError):
+            call(many)
+        assert len(attached) == 2
+    assert passes(a, many, LATER[1], NEVER) == (5, 0)
+
+
+def test_a_join_at_another_port_passes_at_once(ends, many, attached):
+    a, b = ends
+    many.join(at(b, LATER[0]))
+    many.join(at(b, LATER[1], PORT + 5))
+    assert len(attached) == 2, "wide, and wider"
+    a.blast(LATER[0], PORT, count=5).finish()
+    a.blast(LATER[1], PORT + 5, count=5).finish()
+    assert len(many.collect(10)) == 10
+
+
+def test_a_join_after_a_pause_is_exact_at_once(ends, many, attached, clock):
+    a, b = ends
+    many.join(at(b, LATER[0]))
+    clock[0] = 3600.0
+    many.join(at(b, LATER[1]))
+    assert len(attached) == 2
+    assert attached[1] > 256
+    assert passes(a, many, LATER[0], LATER[1], NEVER) == (10, 0)
+    assert len(attached) == 2
+
+
+def test_a_join_while_another_thread_receives_is_exact_at_once(ends, many, attached):
+    """It would not look at the filter any more."""
+    a, b = ends
+    with ThreadPoolExecutor() as pool:
+        receiving = pool.submit(many.recv)
+        with many._slots.inside():
+            while many._slots.defer():  # nobody else is inside yet
+                time.sleep(0.001)
+        many.join(at(b, LATER[0]))
+        assert len(attached) == 1
+        assert attached[0] > 256
+        a.blast(NEVER, PORT, count=5).finish()
+        a.blast(LATER[0], PORT, count=1).finish()
+        assert receiving.result().group == LATER[0]
+    assert many.stats.filtered == 0
+
+
+def test_a_receive_that_begins_during_a_join_has_an_exact_filter_when_the_join_returns(
+    ends, many, attached, monkeypatch
+):
+    """It finds the memberships being changed, and does not wait for that."""
+    a, b = ends
+    with ThreadPoolExecutor() as pool:
+        receiving = []
+
+        def begin():
+            receiving.append(pool.submit(many.recv))
+            while many._slots.defer():
+                time.sleep(0.001)
+            time.sleep(0.05)
+            assert len(attached) == 1
+
+        report = many._subscriptions._report_notices
+        monkeypatch.setattr(many._subscriptions, "_report_notices", lambda: report() if receiving else begin())
+        many.join(at(b, LATER[0]))
+        assert len(attached) == 2
+        a.blast(LATER[0], PORT, count=1).finish()
+        assert receiving[0].result().group == LATER[0]
+
+
+def test_asyncio_makes_the_filter_exact_without_a_packet(ends, many, attached):
+    """The event loop looks at the descriptor alone."""
+    _, b = ends
+
+    async def main():
+        async with aio.Receiver(at(b, HELD[0]), *(at(b, group) for group in HELD[1:]), ring=SMALL) as rx:
+            receiving = asyncio.create_task(rx.recv())
+            await asyncio.sleep(0.1)
+            (ring,) = rx._receiver._rings._rings.values()
+            ring.exact_from = 1.0
+            assert rx.join(at(b, LATER[0]))
+            assert ring.changed
+            for _ in range(1000):
+                if not ring.changed:
+                    break
+                await asyncio.sleep(0.005)
+            assert not ring.changed
+            receiving.cancel()
+
+    asyncio.run(main())
+
+
+def test_the_descriptor_wakes_whoever_looks_at_it_for_an_exact_filter(ends, many, attached):
+    a, b = ends
+    descriptor = many.fileno()
+    assert not select.select([descriptor], [], [], 0)[0]
+    many.join(at(b, LATER[0]))
+    assert select.select([descriptor], [], [], 5)[0]
+    with pytest.raises(TimeoutError):
+        many.recv_batch(timeout=0)
+    assert len(attached) == 2
+    assert not select.select([descriptor], [], [], 0.1)[0], "there is nothing to receive"
+    assert passes(a, many, LATER[0], NEVER) == (5, 0)
+
+
+def test_a_filter_that_is_refused_at_a_receive_is_reported(ends, many, attached, monkeypatch):
+    a, b = ends
+    many.join(at(b, LATER[0]))
+    monkeypatch.setattr(bpf, "MOST_STEPS", 50)
+    with pytest.warns(mcast.MulticastWarning, match="1,001 groups has .* refused"):
+        assert many.wait(0) is False
+    assert [one.what for one in many.stats.events] == ["coarse"]
+    assert passes(a, many, LATER[0], NEVER) == (5, 5)
+
+
+def test_a_signal_in_the_middle_of_making_the_filter_exact_is_made_up_for(ends, many, attached, monkeypatch):
+    a, b = ends
+    many.join(at(b, LATER[0]))
+    attach = rings._attach
+
+    def interrupted(sock, program):
+        monkeypatch.setattr(rings, "_attach", attach)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rings, "_attach", interrupted)
+    a.blast(LATER[0], PORT, count=5).finish()
+    with pytest.raises(KeyboardInterrupt):
+        many.recv_batch()
+    assert len(many.collect(5)) == 5
+    assert passes(a, many, LATER[0], NEVER) == (5, 0)
 
 
 def test_frames_for_others_and_tagged_ones_do_not_pass(ends):

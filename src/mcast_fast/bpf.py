@@ -58,6 +58,7 @@ UDP = 17
 EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # headers of IPv6 behind which UDP may follow
 ETHERNET_HEADER = 14
 IPV4_GROUP, IPV6_GROUP = 16, 24  # offsets in the IP headers
+IPV4_PORT, IPV6_PORT = 2, 42  # offsets from where X is: at IPv4's UDP header, or at the IPv6 header, of 40 bytes
 # 224.0.0.0, from which groups are counted: a comparison with 2**31 and more becomes two instructions of eBPF
 # (bpf_convert_filter()), and it is those that net.core.optmem_max limits.
 FIRST_IPV4 = 0xE0000000
@@ -447,27 +448,38 @@ def exact(wanted: Wanted, vlan: bool = False) -> "Program[int]":
     return Filter(wanted, vlan).program()
 
 
-def coarse(vlan: bool = False) -> "Program[int]":
-    """Lets pass every datagram to a group, for as many groups as no exact program has room for."""
+def coarse(vlan: bool = False, ports: Ports = ()) -> "Program[int]":
+    """Lets pass every datagram to a group and one of these ports, for as many groups as no exact program has room for,
+    or as long as they change quickly."""
     out = Assembler()
     out.include(_ipv4_head(vlan))
     out.add(AND, 0xF0000000)
-    out.jump_if(FIRST_IPV4, ACCEPT)
-    out.add(RETURN)
+    out.reject_unless(FIRST_IPV4)
+    if ports:
+        out.add(LOAD_X_MEMORY, TRANSPORT)
+        out.add(LOAD_HALF_X, IPV4_PORT)
+    out.jump("ports")
     out.include(_ipv6_head())
     out.add(LOAD_BYTE_X, IPV6_GROUP)
     out.reject_unless(0xFF)
-    out.jump(ACCEPT)
+    if ports:
+        out.add(LOAD_MEMORY, NEXT_HEADER)
+        out.add(IF_EQUAL, UDP, 1, 0)
+        out.jump(ACCEPT)
+        out.add(LOAD_HALF_X, IPV6_PORT)
+    out.mark("ports")
+    if ports:
+        Search.of_ports(ports).write(out, {})
     _write_ends(out)
     return out.program()
 
 
 def _search_ipv4(numbers: Iterable[tuple[int, Ports]]) -> Search:
-    return Search(numbers, 2, 4)  # the port's offset in the UDP header, where X is
+    return Search(numbers, IPV4_PORT, 4)
 
 
 def _search_ipv6(numbers: Iterable[tuple[int, Ports]]) -> Search:
-    return Search(numbers, 42, 6)  # X is where the IPv6 header starts, of 40 bytes
+    return Search(numbers, IPV6_PORT, 6)
 
 
 def _number(group: bytes) -> int:

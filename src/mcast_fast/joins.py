@@ -18,7 +18,7 @@ from mcast_fast._core.addresses import native, plain_text
 from mcast_fast.errors import SocketError, socket_error
 from mcast_fast.membership import Changes, GroupEndpoint, SourceFilter, Wanted, group_endpoint_text
 from mcast_fast.plan import GroupFilter, MemberSocket, Plan, Table
-from mcast_fast.sockets import OpenSocket, Options, close_all, open_socket
+from mcast_fast.sockets import OpenSocket, Options, close_listed, open_socket
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
@@ -61,6 +61,8 @@ class Joins:
         self._retired: list[tuple[OpenSocket, int]] = []  # and the index under which its interface is there again
         # Rings have one kernel filter for many listeners: it is changed once for all of them.
         self._flush: Callable[[], None] = getattr(slots, "flush", _nothing)
+        self.settle: Callable[[], None] = getattr(slots, "settle", _nothing)
+        self.is_overdue: Callable[[], bool] = getattr(slots, "is_overdue", bool)
         self.notices: Callable[[], list[tuple[str, str]]] = getattr(slots, "notices", list)
 
     @property
@@ -217,13 +219,8 @@ class Joins:
         one.socket.close()
 
     def close(self) -> None:
-        """Close every socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and again
-        does nothing."""
-        try:
-            close_all(self._every_socket())
-        except BaseException:
-            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
-            raise
+        """As `close_listed`, of every socket."""
+        close_listed(self._every_socket)
 
     def _every_socket(self) -> list[socket.socket]:
         added = self._journal.added if self._journal is not None else []

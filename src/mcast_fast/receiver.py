@@ -135,6 +135,7 @@ class Receiver:
         self._watch: Watch | None = None
         self._nic = NicDrops()
         self._slots.when_idle = _weakly(self._tear_down)
+        self._slots.when_receiving = _weakly(self._subscriptions.settle)
         try:
             if memory:
                 self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
@@ -294,6 +295,8 @@ class Receiver:
 
     @_inside
     def _live_ledger(self) -> Stats:
+        if self._rings is not None and self._rings.is_deferred:
+            self._subscriptions.settle()  # it may be refused, which is an event
         return self._ledger()
 
     def _ledger(self) -> Stats:

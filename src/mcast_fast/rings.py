@@ -11,14 +11,15 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcast_fast import bpf
-from mcast_fast.errors import ArgumentError, InterfaceError, SocketError, explain, socket_error
-from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, close_all, open_socket
+from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
+from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, close_listed, open_socket
 from mcast_fast.units import size_in_bytes, whole_number
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ SO_ATTACH_FILTER = 26
 SIOCGIFHWADDR = 0x8927
 ETHERNET_LINKS = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 LINK_TYPE = struct.Struct("=16xH")
+
+# A program is made and attached in time that grows with all groups (0.9 ms at 2,000 scattered ones), so that one per
+# join would cost the square of them. While joins follow each other quickly, a short and wider program stands in for
+# it, and the exact ones take 1 / (1 + PAUSE) of the time. Short programs are not worth that.
+SHORT, PAUSE = 256, 9
+clock = time.monotonic
 
 Row = tuple[bytes, int, bool, Sequence[bytes]]
 
@@ -134,6 +141,14 @@ class Ring:
     changed: dict[bytes, None] = field(default_factory=dict)  # groups of which the kernel's filter does not know yet
     filter: bpf.Filter | None = None
     coarse: str = ""  # why the kernel lets pass every group
+    wide: bpf.Ports | None = None  # the kernel lets pass every group at these ports (() = any); None: fewer groups
+    exact_from: float = 0.0  # when the next long program may be attached, by `clock`
+
+    def add_listener(self, key: int, port: int) -> None:
+        """Note a listener, which wants no group yet."""
+        self.listeners[key] = (port, frozenset())
+        if self.wide and not any(first <= port <= last for first, last in self.wide):
+            self.wide = None
 
     def set_groups(self, key: int, groups: frozenset[bytes]) -> None:
         """Note the groups that a listener wants; `update` has the kernel know."""
@@ -152,10 +167,30 @@ class Ring:
                 self.groups.pop(group, None)
         self.listeners[key] = (port, groups)
 
+    def is_early(self) -> bool:
+        """Whether the last exact program was attached so short a time ago that the next one should wait."""
+        return clock() < self.exact_from
+
+    def widen(self) -> None:
+        """Have the kernel let pass at least what is wanted, at little cost, until `update` makes it exact; SocketError.
+
+        Whatever is joined meanwhile passes already, but at another port."""
+        if self.wide is not None:
+            return
+        ports = bpf.port_intervals({port for port, _ in self.listeners.values()})
+        if len(ports) > bpf.INLINE_PORTS:
+            ports = ()
+        try:
+            _attach(self.socket, bpf.coarse(self.vlan, ports))
+        except OSError as error:
+            raise socket_error("filter", "a ring", error) from error
+        self.wide = ports
+
     def update(self) -> None:
         """Bring the kernel's filter up to date; SocketError."""
         if not self.changed:
             return
+        start = clock()
         changed = list(self.changed)
         built, self.filter = self.filter, None
         if built is None or len(changed) > 64 + len(self.groups) // 4:
@@ -164,15 +199,23 @@ class Ring:
             for group in changed:
                 built.set(group, set(self.groups.get(group, {}).values()))
         program = built.program()
-        if not self.coarse or len(program) <= bpf.MOST_STEPS:
+        if not self.coarse or self.wide != () or len(program) <= bpf.MOST_STEPS:
+            self.wide = None  # before the program is another one
             self.coarse = attach(self.socket, program, self.vlan, len(self.groups))
+        if self.coarse:
+            self.wide = ()
         self.filter = built
+        end = clock()
+        self.exact_from = end + PAUSE * (end - start) if len(program) > SHORT else 0.0
         for group in changed:
             self.changed.pop(group, None)
 
 
 class Rings:
-    """The slots as Joins sees them where packets come from rings."""
+    """The slots as Joins sees them where packets come from rings.
+
+    `is_deferred`: a kernel filter may be wider than it has to be. The slots know of it too, and whoever receives next
+    calls `settle`."""
 
     def __init__(self, slots: "Slots", names: dict[int, str], options: RingOptions) -> None:
         self._slots = slots
@@ -180,6 +223,7 @@ class Rings:
         self._options = options
         self._rings: dict[int, Ring] = {}
         self._ring_of: dict[int, Ring] = {}  # by key of a listener
+        self.is_deferred = False
         self._coarse: dict[int, str] = {}  # of which a notice was given, by interface
         self._answering: dict[tuple[int, int, int], socket.socket] = {}
         self._lock = threading.RLock()  # of the answering sockets: replies come from any thread
@@ -199,7 +243,7 @@ class Rings:
         try:
             ring = self._rings.get(interface) or self._open(interface)
             keys.extend(map(self._slots.listen, ring.keys, (port,)))
-            ring.listeners[keys[0]] = (port, frozenset())
+            ring.add_listener(keys[0], port)
             self._ring_of[keys[0]] = ring
         except BaseException:
             for key in keys:
@@ -225,11 +269,50 @@ class Rings:
         self._slots.accept(key, rows)
 
     def flush(self) -> None:
-        """Have the kernel's filters let pass what is accepted, and no more; SocketError.
+        """Have the kernel's filters let pass what is accepted; SocketError.
 
-        Once for any number of listeners: what is to be joined must pass before it is."""
+        Once for any number of listeners: what is to be joined must pass before it is. No more than that, unless the
+        last change was a moment ago and nobody may be receiving: then `settle` does the rest."""
+        changed = [ring for ring in list(self._rings.values()) if ring.changed]
+        early = [ring for ring in changed if ring.is_early()]
+        if early and not self._defer():
+            early = []
+        for ring in changed:
+            if ring in early:
+                ring.widen()
+            else:
+                ring.update()
+        if self.is_deferred and not early:
+            self._end_deferral()
+
+    def _defer(self) -> bool:
+        """Leave exact filters to whoever receives next; False when somebody may be receiving now."""
+        self.is_deferred = True
+        try:
+            return self._slots.defer()
+        except ClosedError:
+            return False
+
+    def _end_deferral(self) -> None:
+        self.is_deferred = False
+        with contextlib.suppress(ClosedError):
+            self._slots.end_deferral()
+
+    def is_overdue(self) -> bool:
+        """Whether a filter is wider than it has to be, and somebody may be receiving."""
+        return self.is_deferred and not self._defer()
+
+    def settle(self) -> None:
+        """Have the kernel's filters let pass what is accepted, and no more.
+
+        What the system refuses makes no call to receive fail: a filter stays wider than it has to be then, and says
+        so."""
         for ring in list(self._rings.values()):
-            ring.update()
+            try:
+                ring.update()
+            except SocketError as error:
+                ring.coarse = str(error)
+        self._end_deferral()
 
     def notices(self) -> list[tuple[str, str]]:
         """Interfaces whose kernel filter became coarse since the last call, and why."""
@@ -269,13 +352,8 @@ class Rings:
             return self._answering[one.endpoint]
 
     def close(self) -> None:
-        """Close every packet socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and
-        again does nothing."""
-        try:
-            close_all(self._every_socket())
-        except BaseException:
-            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
-            raise
+        """As `close_listed`, of every packet socket and those to answer from."""
+        close_listed(self._every_socket)
 
     def _every_socket(self) -> list[socket.socket]:
         return [ring.socket for ring in list(self._rings.values())] + list(self._answering.values())

@@ -266,6 +266,16 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
         raise interrupted
 
 
+def close_listed(list_sockets: Callable[[], Iterable[socket.socket]]) -> None:
+    """Close every socket that is listed, and nothing else: in a forked child they are its parent's too. Takes no lock,
+    and again does nothing."""
+    try:
+        close_all(list_sockets())
+    except BaseException:
+        close_all(list_sockets())  # an exception of a signal handler ended it: from its start
+        raise
+
+
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:
     """FeatureError when a feature that was asked for is off."""
     feature = features()[name]

@@ -101,6 +101,12 @@ class Subscriptions:
 
     def _alone(self, call: Callable[..., T], *arguments: object) -> T:
         """Make a call while no other is made. SocketError from a signal handler that came in the middle of one."""
+        try:
+            return self._locked(call, *arguments)
+        finally:
+            self._settle_for_others()
+
+    def _locked(self, call: Callable[..., T], *arguments: object) -> T:
         with self._lock:
             if self._is_busy:
                 text = "another membership call is being carried out in this thread; call again when it has returned"
@@ -116,6 +122,29 @@ class Subscriptions:
             finally:
                 self._is_busy = False
             return result
+
+    def settle(self) -> None:
+        """Have the kernel's filters be exact, where that was put off (`Rings.flush`). Waits for no other call, which
+        looks at its end whether somebody receives."""
+        taken: list[bool] = []
+        try:
+            taken.extend(map(self._lock.acquire, (False,)))  # noted in the call that takes it: no signal comes between
+            # Busy: a signal handler, in the middle of a call of its thread.
+            if taken[0] and not self._is_busy and not self._closed:
+                self._is_busy = True
+                try:
+                    self._joins.settle()
+                    self._report_notices()
+                finally:
+                    self._is_busy = False
+        finally:
+            if taken and taken[0]:
+                self._lock.release()
+
+    def _settle_for_others(self) -> None:
+        """Whoever began to receive while another thread had the lock did not get it, and does not look again."""
+        if self._joins.is_overdue():
+            self.settle()
 
     # ---- changing ----
 
@@ -412,19 +441,25 @@ class Subscriptions:
         """The watch reports an event of an interface; False when it is to be reported again later.
 
         An interface that is there with a carrier, and was not before, is reported as BACK whoever waits for it."""
-        with self._lock:
-            if self._closed:
-                return True
-            try:
-                return self._alone(self._react, what, index, name)
-            except ClosedError:
-                return True
-            except Exception as error:  # whatever it is, the next try may go well
-                if what is not What.BACK:
-                    self._add_event(event(What.FAILED, name, f"{what.value}: {error}"))
-                    return what is not What.REJOINED
-                self._note_failure(name, error)
-                return False  # a new interface may not be ready yet
+        try:
+            with self._lock:
+                return self._reported(what, index, name)
+        finally:
+            self._settle_for_others()
+
+    def _reported(self, what: What, index: int, name: str) -> bool:
+        if self._closed:
+            return True
+        try:
+            return self._locked(self._react, what, index, name)
+        except ClosedError:
+            return True
+        except Exception as error:  # whatever it is, the next try may go well
+            if what is not What.BACK:
+                self._add_event(event(What.FAILED, name, f"{what.value}: {error}"))
+                return what is not What.REJOINED
+            self._note_failure(name, error)
+            return False  # a new interface may not be ready yet
 
     told = reported
 

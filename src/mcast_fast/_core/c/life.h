@@ -35,6 +35,13 @@ mcast_life_is_foreign(const mcast_life *life)
     return life->process != mcast_process_number;
 }
 
+/* How many are inside. */
+static inline uint32_t
+mcast_life_count(const mcast_life *life)
+{
+    return mcast_word_load(&life->word) & ~MCAST_LIFE_CLOSED;
+}
+
 /* Goes inside: 1, or 0 when it is closed or another process's. Whoever is inside may go inside once more. */
 static inline int
 mcast_life_enter(mcast_life *life)

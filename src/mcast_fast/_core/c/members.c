@@ -58,20 +58,27 @@ forget_key(mcast_receiver *receiver, uint64_t key)
     receiver->free_keys++;
 }
 
+/* A member has opened a source of its own, with this status: its key, or -errno with the member gone again. The state lock is held. */
+static int64_t
+own_source(mcast_receiver *receiver, int64_t key, int status)
+{
+    mcast_member *member = receiver->members[key];
+    member->owns_source = status == 0;
+    if (status == 0)
+        return key;
+    forget_key(receiver, (uint64_t)key);
+    mcast_member_free(receiver, member);
+    return status;
+}
+
 int64_t
 mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied)
 {
     mcast_lock(&receiver->state_lock);
     int64_t key = mcast_receiver_add_member(receiver, NULL, 0, implied->port);
     if (key >= 0) {
-        mcast_member *member = receiver->members[key];
-        int status = mcast_socket_source_open(&member->source, receiver, fd, implied, (uint64_t)key);
-        member->owns_source = status == 0;
-        if (status != 0) {
-            forget_key(receiver, (uint64_t)key);
-            mcast_member_free(receiver, member);
-            key = status;
-        }
+        mcast_source **source = &receiver->members[key]->source;
+        key = own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, implied, (uint64_t)key));
     }
     mcast_unlock(&receiver->state_lock);
     return key;
@@ -84,15 +91,10 @@ mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_ind
     mcast_lock(&receiver->state_lock);
     int64_t key = mcast_receiver_add_member(receiver, NULL, 0, 0);
     if (key >= 0) {
-        mcast_member *member = receiver->members[key];
-        int status = mcast_ring_source_open(&member->source, receiver, fd, interface_index, block_size, count,
-                                            latency_ms, times, vlan, (uint64_t)key);
-        member->owns_source = status == 0;
-        if (status != 0) {
-            forget_key(receiver, (uint64_t)key);
-            mcast_member_free(receiver, member);
-            key = status;
-        }
+        mcast_source **source = &receiver->members[key]->source;
+        int status = mcast_ring_source_open(source, receiver, fd, interface_index, block_size, count, latency_ms, times,
+                                            vlan, (uint64_t)key);
+        key = own_source(receiver, key, status);
     }
     mcast_unlock(&receiver->state_lock);
     return key;

@@ -268,6 +268,28 @@ mcast_receiver_show_rings(mcast_receiver *receiver)
     mcast_unlock(&receiver->state_lock);
 }
 
+int
+mcast_receiver_defer(mcast_receiver *receiver)
+{
+    mcast_word_store(&receiver->deferred, 1); /* before the look: whoever comes inside after it sees this */
+    if (mcast_life_count(&receiver->life) > MCAST_INSIDE_A_CHANGE)
+        return 0;
+    if (mcast_flag_is_set(&receiver->watched)) {
+        mcast_lock(&receiver->show_lock);
+        if (!receiver->shown)
+            show(receiver, 1);
+        mcast_unlock(&receiver->show_lock);
+    }
+    return 1;
+}
+
+void
+mcast_receiver_end_deferral(mcast_receiver *receiver)
+{
+    if (mcast_word_exchange(&receiver->deferred, 0) && mcast_flag_is_set(&receiver->watched))
+        mcast_receiver_show_rings(receiver);
+}
+
 /* The poller was woken, and nothing came: ends what it shows when there is no reason for it, so that nobody waits in vain on a readable
  * descriptor. */
 static void

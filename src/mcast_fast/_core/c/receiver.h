@@ -61,6 +61,7 @@ typedef struct mcast_receiver {
     int failure; /* errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
     mcast_flag watched;                  /* somebody looks at the descriptor who does not receive */
+    mcast_word deferred;                 /* something is to be done before the next wait: mcast_receiver_defer */
     size_t unread;                       /* batches that were received and not taken yet */
     int shown;                           /* the poller is readable because of those, or of what a ring has */
     struct mcast_background *background; /* NULL without a thread of its own */
@@ -71,6 +72,7 @@ enum {
     MCAST_GO_BYTES = 3 << 18,              /* that are read in one go: so large a batch is worth handing over */
     MCAST_GRACE_NS = 10 * 1000000,         /* beyond the deadline, to find what is wanted behind what is not */
     MCAST_SLICE_NS_OF_TURN = 50 * 1000000, /* whoever waits for a turn looks at the signals as often as that */
+    MCAST_INSIDE_A_CHANGE = 2,             /* a change of memberships and its call of mcast_receiver_defer are inside */
 };
 
 /* ---- opening and closing ---- */
@@ -158,6 +160,13 @@ void mcast_receiver_count_delivered(mcast_receiver *receiver, size_t count);
  * can be read; and wakes whoever waits. */
 void mcast_receiver_set_unread(mcast_receiver *receiver, size_t unread);
 void mcast_receiver_show_rings(mcast_receiver *receiver);
+
+/* Leaves something (that the kernel's filter of a ring be exact) to whoever receives next, who sees `deferred`: 1. The descriptor becomes
+ * readable once, so that whoever looks at it receives. 0 when others are inside: they may be receiving, and do not see it any more. */
+int mcast_receiver_defer(mcast_receiver *receiver);
+
+/* It was done. */
+void mcast_receiver_end_deferral(mcast_receiver *receiver);
 
 /* Readable when a receive would not wait; -1 when closed, or where the system has none. */
 int mcast_receiver_descriptor(mcast_receiver *receiver);

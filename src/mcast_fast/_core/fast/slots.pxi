@@ -37,6 +37,7 @@ cdef extern from "receiver.h":
         uint64_t buffers
         mcast_reference *reference
     ctypedef int mcast_flag
+    ctypedef uint32_t mcast_word
     ctypedef struct mcast_background:
         pass
     ctypedef struct mcast_receiver:
@@ -44,6 +45,7 @@ cdef extern from "receiver.h":
         mcast_pool *pool
         mcast_flag has_rings
         mcast_flag watched
+        mcast_word deferred
         mcast_background *background
     ctypedef enum mcast_outcome:
         MCAST_OK
@@ -60,6 +62,7 @@ cdef extern from "receiver.h":
     int MCAST_REPORTS_DROPS
     void mcast_flag_set(mcast_flag *flag) nogil
     int mcast_flag_is_set(const mcast_flag *flag) nogil
+    uint32_t mcast_word_load(const mcast_word *word) nogil
     int64_t mcast_monotonic_ns() nogil
     size_t mcast_batch_count(const mcast_batch *batch) nogil
     int mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, size_t limit) nogil
@@ -89,6 +92,8 @@ cdef extern from "receiver.h":
     void mcast_receiver_count_delivered(mcast_receiver *receiver, size_t count) nogil
     void mcast_receiver_set_unread(mcast_receiver *receiver, size_t unread) nogil
     void mcast_receiver_show_rings(mcast_receiver *receiver) nogil
+    int mcast_receiver_defer(mcast_receiver *receiver) nogil
+    void mcast_receiver_end_deferral(mcast_receiver *receiver) nogil
     int mcast_receiver_descriptor(mcast_receiver *receiver) nogil
     mcast_counters mcast_receiver_counters(mcast_receiver *receiver) nogil
     int mcast_background_open(mcast_receiver *receiver, size_t limit, size_t batch_size, int cpu) nogil
@@ -133,11 +138,15 @@ cdef class Slots:
 
     Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
-    close() raises ClosedError, and close() closes descriptors alone."""
+    close() raises ClosedError, and close() closes descriptors alone.
+
+    After `defer()`, whoever receives next, waits, or gets the descriptor calls `when_receiving` first, until
+    `end_deferral()`."""
 
     cdef mcast_receiver receiver
     cdef public dict names
     cdef public object when_idle
+    cdef public object when_receiving
     cdef str subject
     cdef Py_ssize_t batch_size
     # Batches that were received beyond what was requested, the oldest first. Changed in critical sections alone.
@@ -352,6 +361,33 @@ cdef class Slots:
         finally:
             self._leave()
 
+    # ---- what is deferred ----
+
+    def defer(self):
+        """Have `when_receiving` called before the next wait; False when somebody may be receiving already."""
+        cdef int alone
+        self._enter()
+        try:
+            with nogil:
+                alone = mcast_receiver_defer(&self.receiver)
+            return alone != 0
+        finally:
+            self._leave()
+
+    def end_deferral(self):
+        """What was deferred is done."""
+        self._enter()
+        try:
+            with nogil:
+                mcast_receiver_end_deferral(&self.receiver)
+        finally:
+            self._leave()
+
+    cdef int _do_deferred(self) except -1:
+        if mcast_word_load(&self.receiver.deferred) and self.when_receiving is not None:
+            self.when_receiving()
+        return 0
+
     # ---- receiving ----
 
     def receive(self, Py_ssize_t limit, int64_t timeout_ns):
@@ -391,6 +427,7 @@ cdef class Slots:
         cdef Batch whole
         self._enter()
         try:
+            self._do_deferred()
             whole = self._take(limit)
             if whole is not None:
                 return whole
@@ -426,6 +463,7 @@ cdef class Slots:
         cdef int64_t deadline = deadline_of(timeout_ns)
         self._enter()
         try:
+            self._do_deferred()
             mcast_batch_begin(&self.receiver, &batch, True)
             try:
                 while outcome != MCAST_TIMEOUT and mcast_batch_has_room(&self.receiver, &batch, limit):
@@ -622,6 +660,7 @@ cdef class Slots:
 
     cdef _watch(self):
         """From now on the descriptor shows what rings hold, too: a system call per batch, which most never need."""
+        self._do_deferred()
         if not mcast_flag_is_set(&self.receiver.watched):
             mcast_flag_set(&self.receiver.watched)
             with nogil:

@@ -59,12 +59,16 @@ class Slots(State):
 
     Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
-    close() raises ClosedError, and close() closes descriptors alone."""
+    close() raises ClosedError, and close() closes descriptors alone.
+
+    After `defer()`, whoever receives next, waits, or gets the descriptor calls `when_receiving` first, until
+    `end_deferral()`."""
 
     def __init__(
         self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str, coalesced: bool = False
     ) -> None:
         self.when_idle: Callable[[], object] | None = None
+        self.when_receiving: Callable[[], object] | None = None
         self.timeout_ns = -1
         known = weakref.ref(self)
         buffers = Buffers(batch_size, MAX_PACKET_SIZE if coalesced else max_packet_size)
@@ -221,6 +225,13 @@ class Slots(State):
     def listen(self, ring: int, port: int) -> int:
         """Receive from the ring of this key what goes to a port; the key by which to `accept` and `remove` it."""
         raise FeatureError(FEATURES["ring"].reason)
+
+    def defer(self) -> bool:
+        """Have `when_receiving` called before the next wait; False when somebody may be receiving already."""
+        return False  # whatever it is has to be done at once: only rings defer something, and there are none here
+
+    def end_deferral(self) -> None:
+        """What was deferred is done."""
 
     def remove(self, key: int) -> None:
         """Receive from this socket no more; what is queued there counts as filtered. The socket stays open.
