@@ -14,6 +14,7 @@ systems         :
 errors          : systems
 _version        :
 _process        :
+_threads        :
 _lifecycle      : _process
 units           :
 _lifetime       : _process
@@ -25,7 +26,7 @@ nic             : netlink sockets
 hardware        :
 qdiscs          : netlink
 interfaces      : netlink groups systems
-watch           : interfaces netlink stats systems
+watch           : _threads interfaces netlink stats systems
 _core.layout    :
 _core.addresses : _core.layout
 _core.blocks    :
@@ -54,9 +55,9 @@ sender          : _core _core.lateness _core.layout _core.addresses groups inter
 rotation        : streams units
 postrotate      : systems
 privileges      :
-replay          : groups reader sender streams units
+replay          : _threads groups reader sender streams units
 recorder        : _lifecycle pcapng postrotate receiver rotation stats streams units
-waiting         : _process units
+waiting         : _process _threads units
 aio             : _core groups outgoing receiver sender stats subscriptions units waiting
 cli             : _version _core _core.layout captures conversion groups interfaces outgoing pcapng privileges reader receiver recorder replay rotation sender stats streams units
 __main__        : cli
