@@ -36,15 +36,15 @@ _core.restore   :
 _core.fast      : _core.restore _core.blocks _core.layout _core.addresses _core.lateness
 _core.pure      : _core.restore _core.arrow _core.blocks _core.layout _core.addresses _core.lateness _lifetime systems
 _core           : _core.layout _core.fast _core.pure systems
-membership      : _core.addresses groups interfaces
+membership      : _core.addresses groups interfaces units
 sockets         : _core _core.layout _core.addresses hardware membership systems
 bpf             : _core.addresses
 rings           : bpf sockets units
 plan            : membership sockets
 joins           : _core _core.addresses membership plan sockets
-subscriptions   : _core _core.addresses groups igmp interfaces joins membership plan stats watch
+subscriptions   : _core _core.addresses groups igmp interfaces joins membership plan stats units watch
 streams         :
-pcapng          : _lifecycle _version _core _core.blocks stats streams
+pcapng          : _lifecycle _version _core _core.blocks stats streams units
 reader          : _lifecycle _process _core _core.blocks _core.layout groups membership stats streams units
 captures        : _core.blocks reader stats streams units
 conversion      : _core _core.addresses _core.layout pcapng reader streams
@@ -55,7 +55,7 @@ sender          : _core _core.lateness _core.layout _core.addresses groups inter
 rotation        : streams units
 postrotate      : systems
 privileges      :
-replay          : _threads groups reader sender streams units
+replay          : _threads _core groups reader sender streams units
 recorder        : _lifecycle pcapng postrotate receiver rotation stats streams units
 waiting         : _process _threads units
 aio             : _core groups outgoing receiver sender stats subscriptions units waiting

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mcast_fast import _threads
+from mcast_fast import _core, _threads
 from mcast_fast.errors import ArgumentError
 from mcast_fast.groups import Group
 from mcast_fast.reader import Reader
 from mcast_fast.sender import Schedule, Sender
 from mcast_fast.streams import PathOrFile, subject_of
-from mcast_fast.units import NANOSECONDS, whole_number
+from mcast_fast.units import NANOSECONDS, checked, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -92,9 +92,10 @@ class Replay:
         loops: int | None = 1,
         count: int | None = None,
     ) -> None:
-        if (speed is not None) + (rate is not None) + fastest > 1:
+        subject_of(file, "read", "readinto")
+        if (speed is not None) + (rate is not None) + bool(fastest) > 1:
             raise ArgumentError("speed, rate and fastest exclude each other")
-        if speed is not None and not (0 < speed < math.inf):
+        if speed is not None and (not isinstance(speed, int | float) or not 0 < speed < math.inf):
             raise ArgumentError(f"speed {speed!r} is out of range; use more than 0, such as 2.0 for twice as fast")
         if loops != 1 and hasattr(file, "read"):
             raise ArgumentError(f"{subject_of(file)} can be read once only; loops need a path")
@@ -103,9 +104,10 @@ class Replay:
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)
         self._left = MOST if count is None else whole_number(count, "count", 1, MOST)
         self._to = None if to is None else one_group(to)
+        given = {} if mapping is None else checked(mapping, Mapping, "mapping", "a mapping of groups to groups")
         self._mapping = {
             (old.address, old.port): one_group(new)
-            for old, new in ((one_group(old), new) for old, new in (mapping or {}).items())
+            for old, new in ((one_group(old), new) for old, new in given.items())
         }
         self._options = {
             "interface": interface,
@@ -201,7 +203,8 @@ class Replay:
         schedule.start(self._origin, self._moment, self._speed)
 
     def destination(self, packet: "Packet") -> Group:
-        """Where a recorded packet goes."""
+        """Where a recorded packet goes. ArgumentError."""
+        checked(packet, _core.views.Packet, "packet", "a Packet")
         group, port = packet.group, packet.port
         found = self._mapping.get((group, port)) or self._mapping.get((group, None)) or self._to
         if found is None:
