@@ -19,8 +19,9 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -29,6 +30,7 @@ from mcast_fast.interfaces import Interface, interfaces
 from mcast_fast.systems import LINUX, SYSTEM
 from tests import lab
 
+T = TypeVar("T")
 IN_CI = os.environ.get("CI") == "true" and SYSTEM is LINUX  # what .ci/run installs is for Linux
 WANTED = os.environ.get("MCAST_FAST_BACKEND", "")
 
@@ -263,6 +265,14 @@ DESCRIPTORS = next((path for path in COUNTED if path.is_dir()), None)
 def descriptors() -> int:
     """How many descriptors this process has open; 0 where they cannot be counted."""
     return sum(1 for _ in DESCRIPTORS.iterdir()) if DESCRIPTORS else 0
+
+
+def until(condition: Callable[[], T], seconds: float = 5.0) -> T:
+    """What a condition answers, as soon as that is true; what it answered last after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return answer
 
 
 @pytest.fixture

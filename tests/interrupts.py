@@ -25,6 +25,14 @@ def raise_interrupt() -> None:
     raise Interrupt
 
 
+class HandlerError(Exception):
+    """What a signal handler raises that `except Exception` takes for an error of the call."""
+
+
+def raise_error() -> None:
+    raise HandlerError
+
+
 @functools.cache
 def moments(code: CodeType) -> frozenset[int]:
     """The offsets before whose instruction signals have been looked for."""

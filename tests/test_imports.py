@@ -14,6 +14,7 @@ systems         :
 errors          : systems
 _version        :
 _process        :
+_threads        :
 _lifecycle      : _process
 units           :
 _lifetime       : _process
@@ -25,7 +26,7 @@ nic             : netlink sockets
 hardware        :
 qdiscs          : netlink
 interfaces      : netlink groups systems
-watch           : interfaces netlink stats systems
+watch           : _threads interfaces netlink stats systems
 _core.layout    :
 _core.addresses : _core.layout
 _core.blocks    :
@@ -35,15 +36,15 @@ _core.restore   :
 _core.fast      : _core.restore _core.blocks _core.layout _core.addresses _core.lateness
 _core.pure      : _core.restore _core.arrow _core.blocks _core.layout _core.addresses _core.lateness _lifetime systems
 _core           : _core.layout _core.fast _core.pure systems
-membership      : _core.addresses groups interfaces
+membership      : _core.addresses groups interfaces units
 sockets         : _core _core.layout _core.addresses hardware membership systems
 bpf             : _core.addresses
 rings           : bpf sockets units
 plan            : membership sockets
 joins           : _core _core.addresses membership plan sockets
-subscriptions   : _core _core.addresses groups igmp interfaces joins membership plan stats watch
+subscriptions   : _core _core.addresses groups igmp interfaces joins membership plan stats units watch
 streams         :
-pcapng          : _lifecycle _version _core _core.blocks stats streams
+pcapng          : _lifecycle _version _core _core.blocks stats streams units
 reader          : _lifecycle _process _core _core.blocks _core.layout groups membership stats streams units
 captures        : _core.blocks reader stats streams units
 conversion      : _core _core.addresses _core.layout pcapng reader streams
@@ -54,9 +55,9 @@ sender          : _core _core.lateness _core.layout _core.addresses groups inter
 rotation        : streams units
 postrotate      : systems
 privileges      :
-replay          : groups reader sender streams units
+replay          : _threads _core groups reader sender streams units
 recorder        : _lifecycle pcapng postrotate receiver rotation stats streams units
-waiting         : _process units
+waiting         : _process _threads units
 aio             : _core groups outgoing receiver sender stats subscriptions units waiting
 cli             : _version _core _core.layout captures conversion groups interfaces outgoing pcapng privileges reader receiver recorder replay rotation sender stats streams units
 __main__        : cli

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import logging
 import os
 import threading
@@ -14,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
-from mcast_fast import _core, joins, netlink, watch
+from mcast_fast import _core, _threads, joins, netlink, watch
 from mcast_fast.stats import What
 from tests import lab
-from tests.conftest import descriptors, free_port, loopback
+from tests.conftest import descriptors, free_port, loopback, until
+from tests.interrupts import HandlerError, Interrupt, Interrupter, needs_tracing, raise_error, raise_interrupt
 
 PORT = 5000
 GROUPS = ("239.1.1.1", "ff15::1")
@@ -56,13 +58,9 @@ def heard_within(rx: mcast.Receiver, sending: lab.End, group: str, seconds: floa
 
 def wait_for_event(rx: mcast.Receiver, what: What, seconds: float = 5.0) -> mcast.Event:
     """The event, once it is told."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for one in rx.stats.events:
-            if one.what is what:
-                return one
-        time.sleep(0.005)
-    pytest.fail(f"no event {what} within {seconds} s: {rx.stats.events}")
+    found = until(lambda: next((one for one in rx.stats.events if one.what is what), None), seconds)
+    assert found is not None, f"no event {what} within {seconds} s: {rx.stats.events}"
+    return found
 
 
 @pytest.mark.lab
@@ -184,10 +182,7 @@ def test_what_a_gone_interface_has_queued_is_not_delivered_after_leave(backend, 
 
 def sockets_closed(before: int) -> bool:
     """The thread of a watch closes what it listened to, a moment after close() or the end of its receiver."""
-    deadline = time.monotonic() + 5
-    while descriptors() != before and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return descriptors() == before
+    return until(lambda: descriptors() == before)
 
 
 def watch_threads() -> list[threading.Thread]:
@@ -195,10 +190,8 @@ def watch_threads() -> list[threading.Thread]:
 
 
 def wait_for_joined(rx: mcast.Receiver, interface: str, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not any(one.interface == interface and one.joined for one in rx.memberships):
-        assert time.monotonic() < deadline, (rx.memberships, rx.stats.events)
-        time.sleep(0.005)
+    joined = until(lambda: any(one.interface == interface and one.joined for one in rx.memberships), seconds)
+    assert joined, (rx.memberships, rx.stats.events)
 
 
 @pytest.mark.lab
@@ -384,7 +377,7 @@ def _raise(error: BaseException) -> None:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_receiver_that_is_forgotten_is_collected(backend):
     mcast.Receiver(text("239.9.1.1", loopback()), watch=True).close()
-    assert not watch_threads()
+    assert until(lambda: not watch_threads())
     before = descriptors()
     for _ in range(20):
         rx = mcast.Receiver(text("239.9.1.1", loopback()), watch=True)
@@ -393,10 +386,7 @@ def test_a_receiver_that_is_forgotten_is_collected(backend):
     gc.collect()
     assert sockets_closed(before)
     assert gone() is None
-    deadline = time.monotonic() + 5
-    while watch_threads() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert not watch_threads()
+    assert until(lambda: not watch_threads())
 
 
 class Owner:
@@ -449,7 +439,7 @@ def test_a_forked_child_neither_ends_the_watch_nor_keeps_it(closes):
     assert watch_threads()
     owner.watch.close()
     assert sockets_closed(before + 4)
-    assert not watch_threads()
+    assert until(lambda: not watch_threads())
     for one in (to_write, to_read, from_child, to_parent):
         os.close(one)
     assert os.waitpid(child, 0)[1] == 0
@@ -489,6 +479,44 @@ def test_where_no_thread_can_start_it_is_an_error_of_ours(backend, monkeypatch):
     with pytest.raises(mcast.SocketError, match="thread"):
         mcast.Receiver(text("239.9.1.1", loopback()), watch=True)
     gc.collect()
+    assert descriptors() == before
+
+
+@needs_tracing
+@pytest.mark.long
+@pytest.mark.needs("watch")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket")  # one that nobody had yet closes itself
+@pytest.mark.parametrize("act", [raise_interrupt, raise_error])
+def test_an_opening_that_is_interrupted_leaves_nothing(act):
+    """At every moment in threading, too; and no thread ends with a traceback."""
+    files = frozenset(one.__file__ for one in (watch, _threads, threading))
+    before, threads = descriptors(), set(threading.enumerate())
+    for number in itertools.count(1):
+        owner = Owner.__new__(Owner)
+        interrupter = Interrupter(files, number, act)
+        with contextlib.suppress(Interrupt, HandlerError):
+            interrupter.run(owner.__init__)
+        if interrupter.happened:
+            assert not hasattr(owner, "watch")
+        else:
+            owner.watch.close()
+        gc.collect()
+        assert sockets_closed(before), number
+        assert until(lambda: set(threading.enumerate()) == threads), number
+        if not interrupter.happened:
+            break
+    assert number > 20
+
+
+@pytest.mark.needs("watch")
+def test_the_opener_closes_what_a_thread_that_never_ran_would_own(monkeypatch):
+    """An exception of a signal handler can come before the thread does; when it comes, it finds nothing to do."""
+    before, held = descriptors(), []
+    monkeypatch.setattr(_threads, "start", lambda target, name: (held.append(target), raise_error()))
+    with pytest.raises(HandlerError):
+        Owner()
+    assert descriptors() == before
+    held.pop()()
     assert descriptors() == before
 
 

@@ -13,12 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from mcast_fast import _core, receiver, sender
-from mcast_fast.errors import ArgumentError, ClosedError
+from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group
 from mcast_fast.outgoing import Outgoing, outgoing, outgoing_list
 from mcast_fast.stats import SenderStats, Stats, TransmitTime
 from mcast_fast.subscriptions import Membership
-from mcast_fast.units import NANOSECONDS, UNSET, Unset, wait_in_ns, whole_number
+from mcast_fast.units import NANOSECONDS, UNSET, Unset, checked_number, wait_in_ns, whole_number
 from mcast_fast.waiting import ONE_TURN, Line, Space, Worker
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class Receiver:
         self, *groups: str | Group, timeout: float | None = None, linger: float = LINGER, **options: Any
     ) -> None:
         self.timeout = timeout
-        if not 0 <= linger <= LONGEST_LINGER:
-            raise ArgumentError(f"linger {linger!r} is not within 0 to {LONGEST_LINGER} seconds")
+        checked_number(linger, "linger", 0, LONGEST_LINGER)
         self._receiver = receiver.Receiver(*groups, timeout=0, **options)
         self._line = Line(self._receiver, linger)
         self._limit = self._receiver.batch_size

@@ -22,7 +22,10 @@ class InterfaceError(MulticastError, ValueError):
 
 
 class ArgumentError(MulticastError, ValueError):
-    """An argument is out of range, or does not go with another one."""
+    """An argument is of a wrong type or out of range, or does not go with another one.
+
+    A TypeError, as with sockets, is what is no bytes-like object where a payload or memory is wanted, and what is no
+    batch or packet where one is to be given back, concatenated or answered."""
 
 
 class ClosedError(MulticastError, ValueError):

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from mcast_fast._core.addresses import map_address, plain_text
 from mcast_fast.errors import GroupError, InterfaceError
-from mcast_fast.groups import Group
+from mcast_fast.groups import Group, check_port
 from mcast_fast.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
+from mcast_fast.units import checked
 
 ALL_INTERFACES = "all"
 IFNAMSIZ = 16  # bytes of an interface's name, with its NUL (netdevice(7))
@@ -116,6 +117,13 @@ class Defaults:
     port: int | None = None
     interface: str | int | None = None
     source: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checked although every group may say it itself. GroupError, ArgumentError."""
+        if self.port is not None:
+            check_port(self.port)
+        checked(self.interface, str | int | None, "interface", "a name, an address or an index")
+        checked(self.source, str | None, "source", "an address as text")
 
 
 def bounded(value: str | Group) -> Group:

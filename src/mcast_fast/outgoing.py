@@ -12,7 +12,7 @@ from mcast_fast import _core
 from mcast_fast.errors import ArgumentError
 from mcast_fast.groups import Group
 from mcast_fast.interfaces import Interface
-from mcast_fast.units import whole_number
+from mcast_fast.units import iterated, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.send import Route, Transmitter
@@ -76,13 +76,19 @@ def outgoing(transmitter: "Transmitter", payloads: Any, size: int | None) -> Out
         call = transmitter.send_records
         return Outgoing(lambda route, *how: call(route, records, data, *how), lambda i: len(payloads[i]))
     if (view := _view(payloads)) is None:
-        return outgoing_list(transmitter, payloads if isinstance(payloads, list | tuple) else tuple(payloads))
+        return outgoing_list(transmitter, _sequence(payloads))
     if view.ndim < 2:
         raise ArgumentError("send_batch takes a sequence of payloads; pass size= to send one buffer in rows")
     rows = view.shape[0] if view.shape else 0
     if view.nbytes == 0:
         return outgoing_list(transmitter, (b"",) * rows)
     return _of_rows(transmitter, view, whole_number(view.nbytes // rows, "size of a row", 1, LARGEST_PAYLOAD[6]))
+
+
+def _sequence(payloads: Any) -> "Sequence[Payload]":
+    if isinstance(payloads, list | tuple):
+        return payloads
+    return iterated(payloads, "payloads", "a Batch or a sequence of payloads")
 
 
 def outgoing_list(

@@ -18,12 +18,14 @@ from mcast_fast._version import __version__
 from mcast_fast.errors import ArgumentError, FileError, explain
 from mcast_fast.stats import Stats, WriterStats
 from mcast_fast.streams import Compressed, PathOrFile, is_compressed, open_output, plain_suffix, subject_of
+from mcast_fast.units import checked, checked_text, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 GATHERED = 64 * 1024  # bytes of small batches that are written at once
 FORMS = ("pcapng", "pcap")
+LARGEST_INDEX = 2**31 - 1  # of an interface
 # What says how much it has written also when a signal handler raises in the middle.
 RESUMED = (io.FileIO, io.BytesIO, Compressed)
 
@@ -111,9 +113,10 @@ class Writer(Guarded):
         hardware: str = "",
     ) -> None:
         super().__init__()
-        self._subject = subject_of(file)
+        self._subject = subject_of(file, "write")
         self._form = _form_of(self._subject, form)
-        self._filter_text = filter_text
+        self._filter_text = checked_text(filter_text, "filter_text")
+        header = section_header(checked_text(application, "application"), checked_text(hardware, "hardware"))
         self._owned = isinstance(file, str | os.PathLike)
         self._file: Any = open_output(file) if isinstance(file, str | os.PathLike) else file
         self._encoder = _core.files.Encoder(self._form)
@@ -125,13 +128,14 @@ class Writer(Guarded):
         self._accepted = self._packets = self._bytes = self._batches = 0
         self._started = time.time_ns()
         self._failure: FileError | None = None
-        self._buffer += pcap_header() if self._form == "pcap" else section_header(application, hardware)
+        self._buffer += pcap_header() if self._form == "pcap" else header
         self._closed = False
 
     @guarded
     def write(self, batch: "Batch") -> int:
         """Write the packets of a batch; returns how many. ArgumentError at a packet that no datagram can hold (those
         before it are written), FileError, ClosedError."""
+        checked(batch, _core.views.Batch, "batch", "a Batch")
         self._check_failure()
         at = 0
         while at < len(batch):
@@ -152,7 +156,10 @@ class Writer(Guarded):
         """Write a receiver's ledger as a statistics block (pcapng; nothing in classic pcap).
 
         The ledger is of all interfaces together: it is written for the one with the index `interface`, or the first.
-        FileError, ClosedError."""
+        ArgumentError, FileError, ClosedError."""
+        checked(stats, Stats, "stats", "the stats of a receiver")
+        if interface is not None:
+            whole_number(interface, "interface", 0, LARGEST_INDEX)
         self._check_failure()
         if self._form == "pcap":
             return

@@ -14,10 +14,10 @@ from mcast_fast._core.layout import ARENA_LIMIT
 from mcast_fast._lifecycle import Guarded
 from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
 from mcast_fast.groups import Group
-from mcast_fast.membership import ALL_INTERFACES, SourceFilter, sources_of
+from mcast_fast.membership import ALL_INTERFACES, Defaults, SourceFilter, sources_of
 from mcast_fast.stats import ReaderStats
 from mcast_fast.streams import PathOrFile, open_input, subject_of
-from mcast_fast.units import UNSET, Unset, wait_in_ns, whole_number
+from mcast_fast.units import UNSET, Unset, iterated, wait_in_ns, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.files import Decoder
@@ -168,7 +168,8 @@ class Reader(Guarded):
         self.timeout = timeout
         wait_in_ns(timeout)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
-        self._subject = subject_of(file)
+        self._subject = subject_of(file, "read", "readinto")
+        Defaults(port, interface, source)  # GroupError, ArgumentError
         rows = filter_rows(groups, port, interface, source) if groups else None
         self._decoder: Decoder = _core.files.Decoder(self._subject, rows, multicast_only)
         self._input = _Input(open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject)
@@ -372,4 +373,5 @@ def _check_timeout(timeout: float | Unset | None) -> None:
 
 def open_capture(file: PathOrFile, groups: Iterable[str | Group] | str | Group = (), **options: Any) -> Reader:
     """A Reader of a capture file: `groups` and `options` as the Reader takes them."""
-    return Reader(file, *((groups,) if isinstance(groups, str | Group) else groups), **options)
+    several = (groups,) if isinstance(groups, str | Group) else iterated(groups, "groups", "a group or several")
+    return Reader(file, *several, **options)

@@ -19,7 +19,7 @@ from mcast_fast.rings import RingOptions, Rings, ring_options
 from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats, What
 from mcast_fast.subscriptions import Membership, Subscriptions
-from mcast_fast.units import UNSET, Unset, size_in_bytes, wait_in_ns, whole_number
+from mcast_fast.units import UNSET, Unset, checked_number, size_in_bytes, wait_in_ns, whole_number
 from mcast_fast.watch import Watch
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class Receiver:
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
+        defaults = Defaults(port, interface, source)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = _background(background, background_cpu)
         options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
@@ -131,7 +132,7 @@ class Receiver:
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
-        self._subscriptions = Subscriptions(self._joins, Defaults(port, interface, source), watch)
+        self._subscriptions = Subscriptions(self._joins, defaults, watch)
         self._watch: Watch | None = None
         self._nic = NicDrops()
         self._slots.when_idle = _weakly(self._tear_down)
@@ -487,6 +488,7 @@ def _ring_options(
     ring: bool | int | str | None, latency: float, fanout: int | None, timestamps: str | None, vlan: bool
 ) -> RingOptions | None:
     """The arguments about rings, checked; None when none is wanted."""
+    checked_number(latency, "ring_latency", 0.001, 1)
     if ring is None or ring is False:
         if fanout is not None:
             raise ArgumentError("packet_fanout goes with ring= only")

@@ -23,7 +23,7 @@ from mcast_fast.receiver import Receiver
 from mcast_fast.rotation import Autostop, Limits, Names, Rotation
 from mcast_fast.stats import Stats
 from mcast_fast.streams import PathOrFile, subject_of
-from mcast_fast.units import NANOSECONDS, duration_in_ns, size_in_bytes
+from mcast_fast.units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
@@ -103,10 +103,16 @@ class Recorder(Guarded):
         filter_text: str = "",
     ) -> None:
         super().__init__()
-        self._receiver = receiver
+        self._receiver = checked(receiver, Receiver, "receiver", "a Receiver")
+        checked(rotate, Rotation | None, "rotate", "a Rotation")
+        checked(stop, Autostop | None, "stop", "an Autostop")
+        if on_file is not None:
+            checked_call(on_file, "on_file")
+        checked_text(filter_text, "filter_text")
+        subject = subject_of(path, "write")
         self._stream = None if isinstance(path, str | os.PathLike) else path
         if self._stream is not None and (rotate is not None or reserve is not None or command is not None):
-            raise ArgumentError(f"{subject_of(path)} is no file that can be rotated, reserved room for, or handed on")
+            raise ArgumentError(f"{subject} is no file that can be rotated, reserved room for, or handed on")
         self._rotate_limits = rotate.limits() if rotate else NO_LIMITS
         self._most_kept = rotate.files if rotate else None
         self._stop = stop or Autostop()
@@ -121,7 +127,7 @@ class Recorder(Guarded):
         self._command = _post_rotate(command) if command is not None else None
         self._on_file = on_file
         self._form, self._filter_text = form, filter_text
-        self._names = Names(subject_of(path), rotate is not None)
+        self._names = Names(subject, rotate is not None)
         self._kept: deque[str] = deque()
         self._requests: deque[Callable[[], None]] = deque()
         self._reason = ""
@@ -152,7 +158,8 @@ class Recorder(Guarded):
 
     def soon(self, action: Callable[[], None]) -> None:
         """Have the recording's own thread call `action` between two batches, within 50 ms unless the disk stalls.
-        ClosedError in a forked child."""
+        ArgumentError; ClosedError in a forked child."""
+        checked_call(action, "action")
         self._check_process()
         self._requests.append(action)
 

@@ -4,22 +4,24 @@ Departures are absolute moments of the monotonic clock, made of the recorded tim
 keeps them. A thread reads ahead, so that the file costs no time between two packets.
 """
 
+import contextlib
 import itertools
 import math
 import queue
-import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from mcast_fast import _core, _threads
 from mcast_fast.errors import ArgumentError
 from mcast_fast.groups import Group
 from mcast_fast.reader import Reader
 from mcast_fast.sender import Schedule, Sender
 from mcast_fast.streams import PathOrFile, subject_of
-from mcast_fast.units import NANOSECONDS, whole_number
+from mcast_fast.units import NANOSECONDS, checked, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -90,9 +92,10 @@ class Replay:
         loops: int | None = 1,
         count: int | None = None,
     ) -> None:
-        if (speed is not None) + (rate is not None) + fastest > 1:
+        subject_of(file, "read", "readinto")
+        if (speed is not None) + (rate is not None) + bool(fastest) > 1:
             raise ArgumentError("speed, rate and fastest exclude each other")
-        if speed is not None and not (0 < speed < math.inf):
+        if speed is not None and (not isinstance(speed, int | float) or not 0 < speed < math.inf):
             raise ArgumentError(f"speed {speed!r} is out of range; use more than 0, such as 2.0 for twice as fast")
         if loops != 1 and hasattr(file, "read"):
             raise ArgumentError(f"{subject_of(file)} can be read once only; loops need a path")
@@ -101,9 +104,10 @@ class Replay:
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)
         self._left = MOST if count is None else whole_number(count, "count", 1, MOST)
         self._to = None if to is None else one_group(to)
+        given = {} if mapping is None else checked(mapping, Mapping, "mapping", "a mapping of groups to groups")
         self._mapping = {
             (old.address, old.port): one_group(new)
-            for old, new in ((one_group(old), new) for old, new in (mapping or {}).items())
+            for old, new in ((one_group(old), new) for old, new in given.items())
         }
         self._options = {
             "interface": interface,
@@ -199,7 +203,8 @@ class Replay:
         schedule.start(self._origin, self._moment, self._speed)
 
     def destination(self, packet: "Packet") -> Group:
-        """Where a recorded packet goes."""
+        """Where a recorded packet goes. ArgumentError."""
+        checked(packet, _core.views.Packet, "packet", "a Packet")
         group, port = packet.group, packet.port
         found = self._mapping.get((group, port)) or self._mapping.get((group, None)) or self._to
         if found is None:
@@ -215,46 +220,26 @@ def one_group(value: str | Group) -> Group:
     return group
 
 
+Item = tuple[int, "Batch", int]
+
+
 class ReadAhead:
     """Takes batches from an iterator in a thread of its own, AHEAD of them before they are asked for."""
 
-    def __init__(self, items: Iterator[tuple[int, "Batch", int]]) -> None:
-        self._items = items
-        self._queue: queue.Queue[tuple[int, Batch, int] | BaseException | None] = queue.Queue(AHEAD)
-        self._closed = False
-        self._is_ahead = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mcast-fast replay reads ahead", daemon=True)
-        self._thread.start()
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._reading = Reading(items, weakref.ref(self))
+        _threads.start(self._reading.run, name="mcast-fast replay reads ahead")
 
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put(item):
-                    return
-        except BaseException as error:
-            self._put(error)
-        else:
-            self._put(None)
-
-    def _put(self, item: tuple[int, "Batch", int] | BaseException | None) -> bool:
-        while not self._closed:
-            try:
-                self._queue.put(item, timeout=PATIENCE)
-            except queue.Full:
-                self._is_ahead.set()
-                continue
-            if not isinstance(item, tuple):
-                self._is_ahead.set()
-            return True
-        return False
-
-    def __iter__(self) -> Iterator[tuple[int, "Batch", int]]:
+    def __iter__(self) -> Iterator[Item]:
         """What was read, in order; what reading raised. The first comes when AHEAD are there, or after a moment, so
         that reading and sending are not in each other's way from the start."""
-        self._is_ahead.wait(START)
-        while (item := self._queue.get()) is not None:
+        reading = self._reading
+        with contextlib.suppress(queue.Empty):
+            reading.is_ahead.get(timeout=START)
+        while (item := reading.read.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            reading.room.put(None)
             yield item
 
     def __enter__(self) -> "ReadAhead":
@@ -263,5 +248,52 @@ class ReadAhead:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closed = True
-        self._thread.join(PATIENCE * 10)  # it may be waiting for a pipe
+        self._reading.is_wanted = False
+        with contextlib.suppress(queue.Empty):
+            self._reading.ended.get(timeout=PATIENCE * 10)  # it may be waiting for a pipe
+
+
+class Reading:
+    """What the thread of a ReadAhead knows. It refers to that one weakly: where an exception of a signal handler comes
+    before `with`, or first in its exit, the ReadAhead is forgotten, and the thread ends.
+
+    Queues that are written in C, for the other thread is often the main one: an exception of a handler in a lock's
+    __enter__ that is written in Python (queue.Queue, threading.Event) leaves it locked."""
+
+    def __init__(self, items: Iterator[Item], owner: "weakref.ref[ReadAhead]") -> None:
+        self._items = items
+        self._owner = owner
+        self.is_wanted = True
+        self.read: queue.SimpleQueue[Item | BaseException | None] = queue.SimpleQueue()
+        self.room: queue.SimpleQueue[None] = queue.SimpleQueue()  # one None for each batch that may be read
+        self.is_ahead: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(AHEAD):
+            self.room.put(None)
+
+    def run(self) -> None:
+        """Read until the end, an error, or until nobody wants more."""
+        try:
+            for item in self._items:
+                if not self._has_room():
+                    return
+                self.read.put(item)
+        except BaseException as error:
+            self.read.put(error)
+        else:
+            self.read.put(None)
+        finally:
+            self.is_ahead.put(None)
+            self.ended.put(None)
+
+    def _has_room(self) -> bool:
+        """Wait until a batch may be read; False when nobody wants one."""
+        while self.is_wanted and self._owner() is not None:
+            try:
+                self.room.get(timeout=PATIENCE)
+            except queue.Empty:
+                if self.is_ahead.empty():  # as it is again once it was taken: one at a time
+                    self.is_ahead.put(None)
+                continue
+            return True
+        return False

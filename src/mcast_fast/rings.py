@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mcast_fast import bpf
 from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
 from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, close_listed, open_socket
-from mcast_fast.units import size_in_bytes, whole_number
+from mcast_fast.units import checked_number, size_in_bytes, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
@@ -81,8 +81,7 @@ def ring_options(
     if size < LEAST_SIZE:
         raise ArgumentError(f"ring {ring!r} is too small; use at least {LEAST_SIZE} bytes (or ring=True)")
     check_memory(size)
-    if isinstance(latency, bool) or not isinstance(latency, int | float) or not 0.001 <= latency <= 1:
-        raise ArgumentError(f"ring_latency {latency!r} is out of range; use 0.001 to 1 seconds")
+    checked_number(latency, "ring_latency", 0.001, 1)
     if fanout is not None:
         whole_number(fanout, "packet_fanout", 0, 65_535)
     return RingOptions(size, round(latency * 1000), fanout, times, bool(vlan))

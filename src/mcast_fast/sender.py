@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -31,7 +32,17 @@ from mcast_fast.sending import (
 )
 from mcast_fast.sockets import NOWHERE, require, tells_destination
 from mcast_fast.stats import SenderStats, TransmitTime
-from mcast_fast.units import UNSET, Rate, Unset, rate_of, wait_in_ns, whole_number
+from mcast_fast.units import (
+    UNSET,
+    Rate,
+    Unset,
+    checked,
+    checked_call,
+    checked_number,
+    rate_of,
+    wait_in_ns,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.send import Schedule as CoreSchedule
@@ -47,6 +58,7 @@ PACINGS = ("sender", "kernel")
 REMEMBERED_GROUPS = 4096  # of send_to
 RETRIES = 100  # of one datagram that a full queue refuses, by a call that does not wait
 
+SLOWEST = 1e-9  # of a Schedule
 # Answers that may mean that the interface is gone, and another one of its name came instead.
 GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL})
 
@@ -62,12 +74,17 @@ class Schedule:
 
     def start(self, origin: int, moment: int, speed: float | None) -> None:
         """Packets are due from now on at `moment` (ns, monotonic) + (their timestamp - `origin`) / `speed`, and none
-        before its predecessor; None: they leave at the sender's own rate."""
+        before its predecessor; None: they leave at the sender's own rate. ArgumentError."""
+        whole_number(origin, "origin", -(2**63), 2**63 - 1)
+        whole_number(moment, "moment", 0, 2**63 - 1)
+        if speed is not None:
+            checked_number(speed, "speed", SLOWEST, math.inf)
         self.core.start(origin, moment, 1 / speed if speed else 0.0)
 
     def late(self, share: float) -> int | None:
         """ns that this share of the packets did not leave later than, to 3 %; 1.0: exactly the latest; None when none
-        was due by its timestamp. They count as having left when they are handed to the system."""
+        was due by its timestamp. They count as having left when they are handed to the system. ArgumentError."""
+        checked_number(share, "share", 0, 1)
         counts, latest = self.core.lateness()
         return latest if share >= 1 and any(counts) else lateness.percentile(counts, share)
 
@@ -241,13 +258,16 @@ class Sender:
 
     def schedule(self, destination: "Callable[[Packet], str | Group]") -> Schedule:
         """How to send a recording: `destination` names the group, as for `send_to`, that a packet goes to; it is asked
-        once for each recorded group and port."""
+        once for each recorded group and port. ArgumentError, ClosedError."""
+        checked_call(destination, "destination")
         return Schedule(self._transmitter.schedule(), destination)
 
     def send_recorded(self, batch: "Batch", schedule: Schedule) -> int:
         """Send the packets of a recording, each to the group and when the schedule says; how many left.
 
         In C without the GIL, with a sleep and a short spin before each departure. Raises as `send_to`."""
+        checked(batch, _core.views.Batch, "batch", "a Batch")
+        checked(schedule, Schedule, "schedule", "a schedule of Sender.schedule()")
         records, data = batch.records, batch.data
         at, recovered = 0, -1
         while at < len(batch):
@@ -274,7 +294,13 @@ class Sender:
 
     def _paths_to(self, group: str | Group | None) -> Paths:
         """The paths to the sender's own groups (None), or to another one."""
-        return self._own if group is None else self._others.get(group) or self._look_up(group)
+        if group is None:
+            return self._own
+        try:
+            known = self._others.get(group)
+        except TypeError:  # not hashable, and no group
+            known = None
+        return known or self._look_up(group)
 
     @_using
     def _look_up(self, group: str | Group) -> Paths:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from mcast_fast.errors import FeatureError, file_error
+from mcast_fast.errors import ArgumentError, FeatureError, file_error
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
 
@@ -19,10 +19,12 @@ OUTPUT = 64 * 1024  # compressed bytes that are written at once
 PRIVATE = 0o600  # a recording may hold what only its owner may see
 
 
-def subject_of(file: PathOrFile) -> str:
-    """What errors call the file."""
+def subject_of(file: PathOrFile, *methods: str) -> str:
+    """What errors call the file; ArgumentError when it is neither a path nor has one of these methods."""
     if isinstance(file, str | os.PathLike):
-        return os.fspath(file)
+        return os.fsdecode(file)
+    if methods and not any(hasattr(file, one) for one in methods):
+        raise ArgumentError(f"{file!r} is neither a path nor a binary file object (it has no {methods[0]})")
     return str(getattr(file, "name", "the file"))
 
 
@@ -221,22 +223,27 @@ class Decompressed(io.RawIOBase):
 
 
 def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A file to read; FileError, FeatureError."""
+    """A file to read; FileError, FeatureError, ArgumentError."""
     subject = subject_of(path)
     try:
         raw: IO[bytes] = Path(subject).open("rb", buffering=0)  # noqa: SIM115
     except OSError as error:
         raise file_error("open", subject, error) from error
+    except ValueError as error:  # a zero byte
+        raise ArgumentError(f"{subject!r} is not a path: {error}") from None
     return _undone(raw, subject, "rb")
 
 
 def open_output(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A file to write from its start, created for its owner alone; FileError, FeatureError."""
+    """A file to write from its start, created for its owner alone; FileError, FeatureError,
+    ArgumentError."""
     subject = subject_of(path)
     try:
         raw: IO[bytes] = open(subject, "wb", buffering=0, opener=_private)  # noqa: SIM115
     except OSError as error:
         raise file_error("open", subject, error) from error
+    except ValueError as error:
+        raise ArgumentError(f"{subject!r} is not a path: {error}") from None
     return _undone(raw, subject, "wb")
 
 

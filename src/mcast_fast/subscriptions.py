@@ -44,6 +44,7 @@ from mcast_fast.membership import (
 )
 from mcast_fast.plan import MemberSocket
 from mcast_fast.stats import Event, What
+from mcast_fast.units import iterated
 from mcast_fast.watch import event
 
 T = TypeVar("T")
@@ -213,7 +214,12 @@ class Subscriptions:
             raise ArgumentError("set_sources takes either include=[…] or exclude=[…]")
         group = bounded(value)
         texts = include if include is not None else exclude
-        wanted = SourceFilter(include is None, frozenset(_source_of(group, text) for text in texts or ()))
+        wanted = SourceFilter(
+            include is None,
+            frozenset(
+                _source_of(group, text) for text in iterated(texts or (), "sources", "several addresses as text")
+            ),
+        )
         return self._alone(self._change, group, lambda before: wanted, True)
 
     def _change(self, group: Group, change: Change, must_be_there: bool) -> bool:

@@ -5,8 +5,10 @@ number in a text would mislead somebody.
 """
 
 import re
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import NamedTuple
+from types import UnionType
+from typing import NamedTuple, TypeVar
 
 from mcast_fast.errors import ArgumentError
 
@@ -38,6 +40,9 @@ TIME_UNITS = {"": NANOSECONDS, "ns": 1, "us": 10**3, "ms": 10**6, "s": NANOSECON
 TIME_UNITS["h"] = 60 * TIME_UNITS["min"]
 _TIME = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(TIME_UNITS)})", re.ASCII)
 LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits for ever
+
+
+T = TypeVar("T")
 
 
 class Rate(NamedTuple):
@@ -126,6 +131,45 @@ def duration_in_ns(value: float | str, what: str) -> int:
         units = ", ".join(filter(None, TIME_UNITS))
         raise ArgumentError(f"{what} {value!r} is not a time; give seconds, or a number and a unit: {units}")
     return min(int(Fraction(match[1]) * TIME_UNITS[match[2]]), LONGEST_WAIT)
+
+
+def checked_number(value: float, what: str, smallest: float, largest: float) -> float:
+    """`value` when it is a number in the range; ArgumentError names `what`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value <= largest:
+        raise ArgumentError(f"{what} {value!r} is out of range; use {smallest:g} to {largest:g}")
+    return value
+
+
+def checked_text(value: str, what: str) -> str:
+    """`value` when it is a text that UTF-8 can encode; ArgumentError names `what`."""
+    try:
+        checked(value, str, what, "a text").encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"{what} {value!r} cannot be written as UTF-8: {error.reason}") from None
+    return value
+
+
+def checked(value: T, kind: type | UnionType, what: str, wanted: str) -> T:
+    """`value` when it is of this kind; ArgumentError names `what`, and what was `wanted`."""
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{what} {value!r} is not {wanted}")
+    return value
+
+
+def checked_call(value: T, what: str) -> T:
+    """`value` when it can be called; ArgumentError names `what`."""
+    if not callable(value):
+        raise ArgumentError(f"{what} {value!r} cannot be called")
+    return value
+
+
+def iterated(values: Iterable[T], what: str, wanted: str) -> tuple[T, ...]:
+    """What is in `values`; ArgumentError when it holds nothing that can be gone through."""
+    try:
+        iterator = iter(values)
+    except TypeError:
+        raise ArgumentError(f"{what} {values!r} is not {wanted}") from None
+    return tuple(iterator)
 
 
 def whole_number(value: int, what: str, smallest: int, largest: int) -> int:

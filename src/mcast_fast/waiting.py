@@ -9,14 +9,13 @@ import contextlib
 import os
 import queue
 import socket
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-from mcast_fast import _process
+from mcast_fast import _process, _threads
 from mcast_fast.errors import ClosedError, FeatureError
 from mcast_fast.units import NANOSECONDS
 
@@ -95,7 +94,7 @@ class _ThreadWatch:
             return True
 
         arguments = (self._looks, waited.wait, tell, news)
-        threading.Thread(target=_look, args=arguments, name="mcast_fast.aio", daemon=True).start()
+        _threads.start(_look, *arguments, name="mcast_fast.aio")
 
     def start(self) -> None:
         self._started = True
@@ -391,7 +390,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None] = queue.SimpleQueue()
         self._closed = False
-        threading.Thread(target=_work, args=(self._calls,), name=name, daemon=True).start()
+        _threads.start(_work, self._calls, name=name)
 
     def submit(self, call: Callable[[], int]) -> "Future[int]":
         """The result of a call, once it has been made. ClosedError when it never will be."""
@@ -408,7 +407,8 @@ class Worker:
         self._calls.put(None)
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_calls"):
+            self.close()
 
 
 def _work(calls: "queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None]") -> None:

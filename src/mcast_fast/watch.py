@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from errno import EAGAIN
 from typing import TypeVar
 
-from mcast_fast import netlink
+from mcast_fast import _threads, netlink
 from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 from mcast_fast.interfaces import interfaces
 from mcast_fast.stats import Event, What
@@ -83,7 +83,9 @@ class Watch:
             raise FeatureError(f"watch=True: {reason}; mcast_fast.features() lists what there is")
         self._opener = os.getpid()
         self._news: socket.socket | None = None
-        self._wake = self._waker = None
+        self._wake: socket.socket | None = None
+        self._waker: socket.socket | None = None
+        self._listener: Listener | None = None
         try:
             self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             self._news.bind((0, GROUPS))
@@ -94,20 +96,15 @@ class Watch:
             # Listed after the news are bound to, so that no change falls between.
             links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
             self._listener = Listener(self._news, self._wake, links, _weakly(indexes), _weakly(report))
-            self._thread = threading.Thread(target=self._listener.run, name="mcast-fast watch", daemon=True)
-            self._thread.start()
+            _threads.start(self._listener.run, name="mcast-fast watch")
         except BaseException as error:
             self._undo(error)
             raise
 
     def _undo(self, error: BaseException) -> None:
         """Leave nothing open after a refused or interrupted opening; and raise what was refused as an error of ours."""
-        cannot_start = isinstance(error, RuntimeError) and str(error) == "can't start new thread"
-        if hasattr(self, "_thread") and self._waker is not None and not cannot_start:
-            self._end_thread(self._waker)  # interrupted while it started: it closes the others
-        else:
-            self._close_descriptors()
-        if cannot_start:
+        self._end()
+        if isinstance(error, RuntimeError) and "new thread" in str(error):  # and not one of a signal handler's own
             raise socket_error("open", "a thread for the news of interfaces", OSError(EAGAIN, "")) from error
         if isinstance(error, OSError) and not isinstance(error, MulticastError):
             raise socket_error("open", "the kernel's news of interfaces", error) from error
@@ -122,17 +119,21 @@ class Watch:
             return
         if os.getpid() != self._opener:
             self._close_descriptors()
-            return
-        self._end_thread(waker)
-        if threading.current_thread() is not self._thread:
-            self._listener.has_ended(ENDING)
+        else:
+            self._end()
 
-    @staticmethod
-    def _end_thread(waker: socket.socket) -> None:
-        """Wake the thread: by a byte too, for a forked child may have this end open as well."""
+    def _end(self) -> None:
+        """Have the descriptors closed by their owner: the thread, or us where it has not come to run yet."""
+        listener, waker = self._listener, self._waker
+        if listener is None or waker is None or listener.is_owner(OPENER):
+            self._close_descriptors()
+            return
+        # A byte too, for a forked child may have this end open as well.
         with contextlib.suppress(OSError):
             waker.send(b"!")
         waker.close()
+        if not listener.is_this_thread():
+            listener.has_ended(ENDING)
 
     def _close_descriptors(self) -> None:
         for one in (self._news, self._wake, self._waker):
@@ -140,7 +141,7 @@ class Watch:
                 one.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_thread"):
+        if hasattr(self, "_listener"):
             self.close()
 
 
@@ -152,8 +153,11 @@ class _Task:
         self.delay = RETRY
 
 
+OPENER, THREAD = "opener", "thread"
+
+
 class Listener:
-    """What the thread of a watch knows; it owns both sockets while it runs."""
+    """What the thread of a watch knows; it owns both sockets from when it runs, unless the opener took them before."""
 
     def __init__(
         self,
@@ -171,11 +175,21 @@ class Listener:
         self._has_lost_news = False
         self._failure = ""  # that was reported last
         self._tasks: dict[tuple[What, int], _Task] = {}
+        self._owner: dict[str, str] = {}
+        self._thread = 0
         self._ended = threading.Lock()
         self._ended.acquire()  # until the thread ends
         for index, link in links.items():  # some may have come since they were asked for
             if link.is_running:
                 self._plan(What.BACK, index)
+
+    def is_owner(self, who: str) -> bool:
+        """Whether the sockets are this one's to close: of OPENER and THREAD the one that asks first is the owner."""
+        return self._owner.setdefault("", who) == who  # one step, and the same answer again after an exception
+
+    def is_this_thread(self) -> bool:
+        """Whether the caller is the thread of the watch."""
+        return self._thread == threading.get_ident()
 
     def has_ended(self, seconds: float) -> bool:
         """Whether the thread ended within so many seconds."""
@@ -186,6 +200,9 @@ class Listener:
 
     def run(self) -> None:
         """Report until the other end of `wake` is closed."""
+        if not self.is_owner(THREAD):
+            return
+        self._thread = threading.get_ident()
         # No descriptor of its own; green threads take its place where a program has them (gevent, eventlet).
         waiting: selectors.BaseSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
         try:

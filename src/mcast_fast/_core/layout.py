@@ -164,3 +164,9 @@ def packet_text(packet: Any) -> str:
         f"<Packet {packet.source}:{packet.source_port} > {packet.group}:{packet.port} on {packet.interface or '?'}, "
         f"{packet.wire_length or len(packet)} bytes{', truncated' if packet.truncated else ''}>"
     )
+
+
+def check_names(names: object) -> None:
+    """TypeError for what is no dict of interface indexes and names."""
+    if not isinstance(names, dict) or not all(isinstance(i, int) and isinstance(one, str) for i, one in names.items()):
+        raise TypeError(f"a dict of interface indexes and names is required, not {names!r}")

@@ -165,10 +165,11 @@ cdef class Batch:
     _made_by = layout.NO_BATCH
 
     @staticmethod
-    def from_bytes(records, data, dict names):
+    def from_bytes(records, data, names):
         """A batch of copies: `records` in the record's layout, `data` the arena they point into.
 
-        ValueError when a record points outside."""
+        ValueError when a record points outside, TypeError."""
+        layout.check_names(names)
         cdef mcast_memory to_records
         cdef mcast_memory to_data
         copy_in(&to_records, records)

@@ -58,8 +58,9 @@ class Batch:
     def from_bytes(records: Any, data: Any, names: dict[int, str]) -> "Batch":
         """A batch of copies: `records` in the record's layout, `data` the arena they point into.
 
-        ValueError when a record points outside."""
-        records, data = bytes(records), bytes(data)
+        ValueError when a record points outside, TypeError."""
+        layout.check_names(names)
+        records, data = bytes(memoryview(records)), bytes(memoryview(data))  # bytes(8) would be eight zeros
         if len(records) % layout.RECORD_SIZE or not all(
             row[_POSITIONS["offset"]] + row[_POSITIONS["length"]] <= len(data)
             for row in layout.RECORD.iter_unpack(records)
