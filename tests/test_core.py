@@ -340,6 +340,7 @@ ROWS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("rows", "passes"), ROWS.values(), ids=ROWS.keys())
 def test_a_filter_passes_what_was_asked_for_and_counts_the_rest(pair, rows, passes):
     pair.slots.accept(pair.key, rows)
