@@ -17,7 +17,9 @@ FLAGS += os.environ.get("MCAST_FAST_CFLAGS", "").split()
 SAY = """
 *** mcast-fast: THE FAST BACKEND WAS NOT BUILT: {}
 *** The pure Python backend is installed: the same behaviour, several times slower.
-*** Install a C compiler and the Python headers, then reinstall with MCAST_FAST_BUILD=yes."""
+*** To build it, install a C compiler and Python's headers, set MCAST_FAST_BUILD=yes and run, in a source tree,
+*** pip install --force-reinstall --no-deps . or else
+*** pip install --force-reinstall --no-deps --no-cache-dir --no-binary mcast-fast mcast-fast"""
 
 
 class BuildOrSay(build_ext):
@@ -34,8 +36,17 @@ class BuildOrSay(build_ext):
         except Exception as error:
             if WANTED == "yes":
                 raise
-            self.extensions[:] = []
+            self.make_pure()
             print(SAY.format(error), file=sys.stderr)
+
+    def make_pure(self):
+        """Go on without the extension; a wheel is tagged py3-none-any, lest it be cached as one that has it."""
+        for extension in self.extensions:
+            if not self.inplace:
+                Path(self.get_ext_fullpath(extension.name)).unlink(missing_ok=True)  # of an earlier build
+        self.extensions[:] = []
+        if wheel := self.distribution.get_command_obj("bdist_wheel", create=False):
+            wheel.root_is_pure = True  # it looked for extensions before this command ran
 
 
 DEPENDS = [str(path) for path in [*LIBRARY.glob("*.h"), *FAST.glob("*.pxi")]]

@@ -7,6 +7,7 @@ elsewhere the tests use the loopback as it is.
 import _thread
 import contextlib
 import ctypes
+import gc
 import importlib
 import importlib.util
 import itertools
@@ -27,12 +28,16 @@ import pytest
 
 from mcast_fast import _core
 from mcast_fast.interfaces import Interface, interfaces
+from mcast_fast.sockets import set_buffer
 from mcast_fast.systems import LINUX, SYSTEM
 from tests import lab
 
 T = TypeVar("T")
 IN_CI = os.environ.get("CI") == "true" and SYSTEM is LINUX  # what .ci/run installs is for Linux
 WANTED = os.environ.get("MCAST_FAST_BACKEND", "")
+
+QUICK = "not (lab or long)"  # the expression in pyproject.toml: another one was given by the user, and is left as it is
+ALL_TAKE = "25 minutes, as root with the lab's programs (README.md)"
 
 # A pair of ends for IPv6, which has no multicast route on `lo`; both stay in the session's namespace.
 OWN_NETWORK = """
@@ -73,19 +78,62 @@ def pytest_configure(config: pytest.Config) -> None:
         own_network()
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Says which tests are left out by default, and how to run all of them."""
+    if config.option.markexpr != QUICK:
+        return None
+    return f"mcast-fast: without the tests marked long or lab, unless named; `pytest -m ''` runs all: {ALL_TAKE}"
+
+
+def named_tests(config: pytest.Config) -> list[tuple[Path, str]]:
+    """The files that the command line names, each with the test in it that is named, or with ""."""
+    if config.args_source is not pytest.Config.ArgsSource.ARGS:
+        return []
+    split = [argument.partition("::") for argument in config.args]
+    paths = [(config.invocation_params.dir / path, name) for path, _, name in split]
+    return [(path.resolve(), name) for path, name in paths if path.is_file()]
+
+
+def is_named(item: pytest.Item, file: Path, name: str) -> bool:
+    """Whether a test is in the file and, where a name is given, has that name, with any parameters."""
+    own = item.nodeid.partition("::")[2]
+    return item.path == file and (not name or own == name or own.startswith((f"{name}[", f"{name}::")))
+
+
+def leave_out(config: pytest.Config, items: list[pytest.Item], out: list[pytest.Item]) -> None:
+    """Deselect tests, so that the summary counts them."""
+    config.hook.pytest_deselected(items=out)
+    left_out = set(out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Weekly tests are left out unless they are asked for. A lab test that cannot run is skipped by the feature's name; in
-    CI that is a failure."""
+    """Choose the tests. A file or a test that is named runs whole, whatever its marks, where the default expression would leave it
+    out; weekly tests run when they are named one by one or MCAST_FAST_WEEKLY is set. A lab test that cannot run is skipped
+    by the feature's name; in CI that is a failure."""
+    named = named_tests(config)
     if "MCAST_FAST_WEEKLY" not in os.environ:
+        one_by_one = [(file, name) for file, name in named if name]
         weekly = [item for item in items if item.get_closest_marker("weekly")]
-        config.hook.pytest_deselected(items=weekly)
-        items[:] = [item for item in items if not item.get_closest_marker("weekly")]
+        leave_out(config, items, [item for item in weekly if not any(is_named(item, *one) for one in one_by_one)])
+    if named and config.option.markexpr == QUICK:
+        config.option.markexpr = ""  # pytest itself would leave out what is named, too
+        slow = [item for item in items if item.get_closest_marker("long") or item.get_closest_marker("lab")]
+        leave_out(config, items, [item for item in slow if not any(is_named(item, *one) for one in named)])
     reason = lab.available()
     if not reason or IN_CI:
         return
     for item in items:
         if item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.skip(reason=f"network namespaces: {reason}"))
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there by now out of the garbage collector: thousands of tests, which each gc.collect() would go through."""
+    gc.collect()
+    if hasattr(gc, "freeze"):
+        gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -152,6 +200,22 @@ def can_block_sources() -> bool:
     return False
 
 
+def has_large_buffers() -> bool:
+    """Whether a receive buffer may hold what tests send at once, up to 1,000 packets (on Linux: root, or net.core.rmem_max)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        set_buffer(probe, None)
+        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 2 << 20
+
+
+def can_open_rings() -> bool:
+    """Whether packet sockets may be opened, packet(7): by root, or with CAP_NET_RAW."""
+    if SYSTEM is not LINUX:
+        return True  # where there are none, the feature `ring` is off
+    with contextlib.suppress(PermissionError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0):
+        return True
+    return False
+
+
 def has_setsourcefilter() -> bool:
     """Whether the C library sets source filters (RFC 3678, 5.2); musl has no such function."""
     return SYSTEM is LINUX and hasattr(ctypes.CDLL(None), "setsourcefilter")
@@ -184,6 +248,8 @@ TOOLS = {
     "users": hasattr(os, "geteuid"),
     "modes of files": hasattr(os, "geteuid"),
     "setsourcefilter": has_setsourcefilter(),
+    "large buffers": has_large_buffers(),
+    "ring": can_open_rings(),  # beside the feature of that name
     "named pipes": hasattr(os, "mkfifo"),
     "cc": shutil.which("cc") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,

@@ -1,4 +1,4 @@
-"""Recordings that travel between machines of different byte order: what `.ci/slow` carries into its machine and out of it.
+"""Recordings that travel between machines of different byte order: what `.ci/platforms/slow` carries into its machine and out of it.
 
 `python -m tests.exchange record DIRECTORY`: receives, records as every form, and writes beside it what was received.
 `python -m tests.exchange compare DIRECTORY`: reads each of them, and compares every record and payload.

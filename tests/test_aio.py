@@ -41,7 +41,8 @@ LOOPS = {
 }
 
 
-@pytest.fixture(params=LOOPS)
+# uvloop is marked long: it watches descriptors as the selector does, and the tests of a loop take seconds.
+@pytest.fixture(params=["selector", "thread", pytest.param("uvloop", marks=pytest.mark.long)])
 def run(request, monkeypatch):
     """asyncio.run in each kind of loop, in debug mode, where whatever the loop complains of fails the test."""
     # For every callback debug mode looks whether the files of all its callers have changed: 20 ms of wine's time.
@@ -119,6 +120,7 @@ def test_an_iteration_gives_every_packet_once_and_in_order(run, tx, group, batch
     assert run(main()) == numbered(500)
 
 
+@pytest.mark.needs("large buffers")
 def test_a_packet_at_a_time(run, tx, group):
     async def main():
         async with aio.Receiver(group, timeout=5) as rx:
@@ -155,6 +157,7 @@ def test_a_packet_that_comes_later_wakes_the_task(run, tx, group):
     run(main())
 
 
+@pytest.mark.needs("large buffers")
 def test_a_collect_is_one_batch_of_all(run, tx, group):
     async def main():
         sent = [bytes([number % 256]) * (number % 50) for number in range(1000)]
@@ -202,6 +205,7 @@ def test_after_leave_nothing_of_a_cancelled_collect_is_delivered(run, tx, group)
     run(main())
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.long
 def test_several_tasks_get_each_packet_exactly_once(run, tx, group):
     async def main():
@@ -234,6 +238,7 @@ CALLS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", CALLS)
 def test_a_timeout_is_the_error_of_the_blocking_call(run, backend, group, call):
     async def main():
@@ -368,6 +373,7 @@ def test_a_wrong_linger_is_refused(backend, group, no_leak, linger):
 # ---- fairness ----
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.parametrize("many", [True, False])
 def test_a_flood_lets_other_tasks_run(run, tx, group, many):
     """Of 20 batches' worth that are there already, none is taken without others having had a turn."""
@@ -423,6 +429,7 @@ def test_cancelling_a_wait_leaves_nothing_in_the_loop(run, tx, group, call):
     run(main())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", CALLS)
 def test_cancelling_at_any_moment_loses_no_packet(run, tx, group, call):
     """The task is cancelled after 0, 1, 2, ... passes of the loop from the sending on."""
@@ -642,6 +649,7 @@ def test_another_group_and_what_a_sender_tells_of_itself(run, backend, place):
     run(main())
 
 
+@pytest.mark.long
 def test_a_long_batch_lets_other_tasks_run(run, backend, group):
     """It never waits here; what takes longer than a step gives way all the same."""
 
@@ -682,7 +690,7 @@ def test_question_and_answer(run, backend, group):
     run(main())
 
 
-@pytest.mark.parametrize("count", [0, 1, 64, 65, 1000])
+@pytest.mark.parametrize("count", [0, 1, 64, 65, pytest.param(1000, marks=pytest.mark.needs("large buffers"))])
 def test_all_that_is_sent_arrives(run, backend, group, count):
     async def main():
         async with aio.Receiver(group, timeout=5) as rx, aio.Sender(group, ttl=0) as tx:
@@ -704,11 +712,12 @@ def test_what_several_tasks_send_arrives_whole(run, backend, group):
     assert run(main()) == numbered(100) * 5 + [b"last"]
 
 
+@pytest.mark.needs("large buffers")
 def test_after_a_cancelled_send_the_count_is_exact(run, backend, group):
     async def main():
         # Paced, so that none has ended before it is cancelled.
         async with (
-            aio.Receiver(group, buffer_size="16MiB", timeout=5) as rx,
+            aio.Receiver(group, timeout=5) as rx,
             aio.Sender(group, ttl=0, rate=50_000) as tx,
         ):
             tasks = [asyncio.ensure_future(tx.send_batch(numbered(2000))) for _ in range(3)]

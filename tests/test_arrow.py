@@ -265,6 +265,7 @@ def test_duckdb_takes_a_batch(mixed):
     assert found == [("239.1.1.1", sum(map(len, mixed.payloads())) - 3), ("ff15::1", 3)]
 
 
+@pytest.mark.long
 def test_the_c_of_it_needs_no_python(tmp_path):
     compiler = shutil.which("cc")
     if compiler is None:

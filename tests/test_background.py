@@ -55,6 +55,7 @@ def test_without_the_feature_it_is_an_error_with_the_reason(backend, place, no_l
         mcast.Receiver(place.group(), background=True)
 
 
+@pytest.mark.needs("large buffers")
 def test_packets_come_once_and_in_order_by_every_call(rx, tx):
     tx.send_batch(numbered(1000))
     received = [rx.recv().data, rx.recv().data, *rx.recv_batch(3).payloads(), *rx.collect(500).payloads()]
@@ -68,6 +69,7 @@ def test_packets_come_once_and_in_order_by_every_call(rx, tx):
         rx.recv(timeout=0)
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.parametrize("step", [1, 7, 100])
 def test_packets_that_come_one_by_one_are_put_together_while_nobody_takes_them(rx, tx, step):
     for start in range(0, 700, step):

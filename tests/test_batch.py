@@ -273,6 +273,7 @@ def test_a_batch_cannot_be_changed(batch):
 # ---- kept for later ----
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "keep",
     [
@@ -314,6 +315,7 @@ def test_columns_outlive_batch_and_receiver(backend, place):
     assert lengths.tolist() == [len(one) for one in PAYLOADS[1:]]
 
 
+@pytest.mark.long
 def test_ten_thousand_kept_batches_stay_as_they_came(backend, place):
     """A receive buffer reused under the caller's feet is what users of such libraries regret most."""
     group, count, chunk = place.group(), 10_000, 100

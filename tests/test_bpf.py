@@ -259,6 +259,7 @@ def addresses(rng, shape):
 PORT_SETS = [(5000,), (5001,), (5000, 5001, 5002), tuple(range(5000, 5060, 2)), (0, 65535), tuple(range(1000, 1300, 7))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", ["neighbours", "runs", "scattered", "ends"])
 @pytest.mark.parametrize("seed", range(8))
 def test_any_sequence_of_changes_gives_the_exact_filter(shape, seed):

@@ -160,6 +160,7 @@ def test_columns_that_are_missing_are_named(backend):
         list(open_batches(file, (), True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("through", ["csv", "pcapng", "pcap", "csv.gz", "pcapng.gz"])
 def test_any_form_converts_to_any_other(backend, tmp_path, through):
     start, middle, end = tmp_path / "a.pcapng", tmp_path / f"b.{through}", tmp_path / "c.pcapng"

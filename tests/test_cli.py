@@ -87,6 +87,7 @@ def test_version_names_the_backend(backend):
     assert (result.exit_code, result.stdout) == (0, f"mcast-fast {mcast.__version__}, {backend} backend\n")
 
 
+@pytest.mark.long
 def test_version_as_a_program(program_backend):
     result = run("--version", backend=program_backend)
     assert (result.returncode, result.stderr) == (0, "")
@@ -105,6 +106,7 @@ def test_the_verbs_are_listed():
     assert all(f"  {verb} " in result.stdout for verb in VERBS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("module", "verb"), [("click", "demo"), ("rich", "interfaces")])
 def test_a_missing_library_is_named_with_its_remedy(module, verb):
     code = f"import sys, runpy; sys.modules[{module!r}] = None; sys.argv[1:] = [{verb!r}]; "
@@ -117,6 +119,7 @@ def test_a_missing_library_is_named_with_its_remedy(module, verb):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="feature /dev/full: this system has none")
 @pytest.mark.parametrize("arguments", [("--version",), ("interfaces", "--json"), ("demo", "-c", "10")])
 def test_a_full_disk_is_an_error(arguments):
@@ -160,6 +163,7 @@ def test_demo_loses_nothing(backend, no_leak):
     assert len(told["skipped"]) == 2 - len(wanted)
 
 
+@pytest.mark.long
 def test_demo_as_a_program(program_backend):
     result = run("demo", "--count", 2_000, backend=program_backend)
     assert (result.returncode, result.stderr) == (0, "")
@@ -192,6 +196,7 @@ def test_demo_needs_no_privilege(program_backend):
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [16, 256, 1_000, 1_600, 9_000, 65_507])
 def test_demo_fits_the_buffer_of_an_unprivileged_user(backend, monkeypatch, size):
     monkeypatch.setattr(sockets, "DEFAULT_BUFFER", demo.SMALLEST_BUFFER // 2)  # Linux doubles it
@@ -216,6 +221,7 @@ def plant(monkeypatch, change, only_first=True):
     monkeypatch.setattr(demo, "Sender", Lossy)
 
 
+@pytest.mark.long
 @pytest.mark.needs("drop_totals")
 @pytest.mark.parametrize(
     "change",
@@ -278,6 +284,7 @@ def test_demo_without_ipv6_is_no_failure(monkeypatch):
 # ---- receive ----
 
 
+@pytest.mark.long
 @pytest.mark.needs("kernel_timestamps")
 def test_receive_prints_a_line_a_packet(backend, place, when_joined, no_leak):
     group = place.group()
@@ -463,6 +470,7 @@ def test_a_signal_to_stop_stops_once_and_then_does_what_it_did(number):
         signal.signal(number, before)
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_receive_well(program_backend, place, number):
@@ -476,6 +484,7 @@ def test_a_signal_ends_receive_well(program_backend, place, number):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.needs("broken pipes")
 def test_a_closed_pipe_ends_receive_without_a_traceback(program_backend, place):
     background = Background(program_backend, place)
@@ -559,12 +568,14 @@ def test_send_standard_input(listener):
     assert listener.recv().data == b"\x00\xff\n"
 
 
+@pytest.mark.needs("large buffers")
 def test_send_many(listener):
     assert invoke("send", listener.text, "--size", 300, "--count", 600).stdout == "sent 600\n"
     payloads = listener.collect(601, timeout=0.2).payloads()
     assert payloads == [(bytes(range(256)) * 2)[:300]] * 600
 
 
+@pytest.mark.long
 def test_send_without_segmentation(listener):
     assert invoke("send", listener.text, "x", "--count", 3, "--no-segmentation").stdout == "sent 3\n"
     assert listener.collect(4, timeout=0.2).payloads() == [b"x"] * 3
@@ -588,6 +599,7 @@ def test_send_to_several_groups(backend, place):
         assert receiver.collect(2).payloads() == [b"both", b"both"]
 
 
+@pytest.mark.long
 def test_send_waits_for_answers(listener):
     def answer():
         question = listener.recv()
@@ -634,6 +646,7 @@ def test_send_a_file(listener, tmp_path, options, size):
     assert listener.collect(2 * len(pieces)).payloads() == pieces * 2
 
 
+@pytest.mark.long
 @pytest.mark.needs("kernel_timestamps")
 @pytest.mark.parametrize("option", [("--rate", "200/s"), ("--interval", "0.005")])
 def test_send_at_a_rate(listener, option):
@@ -664,6 +677,7 @@ def test_send_with_options_that_do_not_fit_exits_2(backend, options):
     assert invoke("send", "239.1.1.1%lo:5000", *options).exit_code == 2
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 def test_a_signal_ends_send_with_the_true_count(program_backend, place):
     group = place.group()

@@ -41,6 +41,7 @@ def test_info_as_json(feed):
     assert (flow["group"], flow["packets"], flow["largest_gap"]) == ("239.1.1.1", 10, 1)
 
 
+@pytest.mark.long
 def test_info_of_standard_input(feed):
     program = [sys.executable, "-m", "mcast_fast", "info", "-", "--json"]
     with feed.open("rb") as file:
@@ -74,6 +75,7 @@ def test_convert_tells_how_many(feed, tmp_path):
     assert len(read(target.read_bytes())) == 10
 
 
+@pytest.mark.long
 def test_convert_through_a_pipe(feed):
     program = [sys.executable, "-m", "mcast_fast", "convert", "-", "-", "--to", "csv"]
     result = subprocess.run(

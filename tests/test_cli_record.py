@@ -101,6 +101,7 @@ def test_a_second_signal_aborts(record, tx, tmp_path):
         os.close(reading)
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 def test_sigusr1_prints_and_sigusr2_flushes(record, tx, tmp_path):
     path = tmp_path / "feed.pcapng"
@@ -137,6 +138,7 @@ def test_sighup_rotates_or_ends(record, tx, tmp_path):
     ended(program)
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.needs("signals to processes")
 @pytest.mark.long
 def test_what_was_flushed_before_kill_9_is_readable(record, tx, tmp_path):
@@ -173,6 +175,7 @@ def readable(path):
 # ---- where it goes ----
 
 
+@pytest.mark.long
 def test_standard_output_is_a_capture(group, tx, program_backend):  # noqa: F811
     argv = [sys.executable, "-m", "mcast_fast", "record", group, "-w", "-", "-c", "500", "--json"]
     with subprocess.Popen(
@@ -187,6 +190,7 @@ def test_standard_output_is_a_capture(group, tx, program_backend):  # noqa: F811
         assert (told["written"], told["reason"], program.wait(10)) == (500, "packets", 0)
 
 
+@pytest.mark.long
 @pytest.mark.needs("broken pipes")
 def test_a_closed_pipe_is_exit_1_and_one_clear_line(group, tx, program_backend):  # noqa: F811
     argv = [sys.executable, "-m", "mcast_fast", "record", group, "-w", "-", "-U"]
@@ -204,6 +208,7 @@ def test_a_closed_pipe_is_exit_1_and_one_clear_line(group, tx, program_backend):
     assert "Traceback" not in errors
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="feature /dev/full: this system has none")
 def test_a_full_device_is_exit_1(record, tx):
     program = record("-w", "/dev/full")
@@ -259,12 +264,14 @@ def test_root_is_dropped(record, tx, tmp_path):
 # ---- exit codes and usage ----
 
 
+@pytest.mark.long
 def test_nothing_came_is_exit_4(backend, group, tmp_path):
     result = invoke("record", group, "-w", tmp_path / "feed.pcapng", "-t", "0.2")
     assert result.exit_code == 4
     assert "nothing came within 0.2 s" in result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 def test_loss_is_exit_3_when_asked(record, tmp_path, group):
     program = record("-w", tmp_path / "feed.pcapng", "--fail-on-loss", "--buffer", "8KiB", "--background", "none")
@@ -282,6 +289,7 @@ def test_loss_is_exit_3_when_asked(record, tmp_path, group):
     assert program.process.returncode == 3
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.long
 def test_tcpdump_s_names_of_rotation(record, tx, tmp_path):
     names = tmp_path / "names"

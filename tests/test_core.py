@@ -340,6 +340,7 @@ ROWS = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("rows", "passes"), ROWS.values(), ids=ROWS.keys())
 def test_a_filter_passes_what_was_asked_for_and_counts_the_rest(pair, rows, passes):
     pair.slots.accept(pair.key, rows)
@@ -1004,6 +1005,7 @@ def test_the_environment_chooses_pure_silently():
     assert done.stderr == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("environment", [{}, {"MCAST_FAST_BACKEND": ""}, {"MCAST_FAST_BACKEND": "fast"}])
 def test_fast_is_chosen_where_it_is(environment):
     if missing := has_fast():
@@ -1028,6 +1030,18 @@ def test_a_missing_extension_is_said_loudly_and_pure_runs():
     assert "MCAST_FAST_BUILD=yes" in done.stderr
 
 
+@pytest.mark.long
+@pytest.mark.needs("compiled modules")
+def test_the_first_line_of_the_demo_says_how_to_build_a_missing_extension():
+    pytest.importorskip("click")
+    demo = "import sys; sys.argv = ['mcast-fast', 'demo', '-c', '10']; from mcast_fast.__main__ import main; main()"
+    first = python(WITHOUT_EXTENSION + demo).stdout.splitlines()[0]
+    assert "pure backend" in first
+    assert "MCAST_FAST_BUILD=yes" in first
+    chosen = python(WITHOUT_EXTENSION + demo, MCAST_FAST_BACKEND="pure").stdout.splitlines()[0]
+    assert "MCAST_FAST_BUILD" not in chosen
+
+
 def test_a_missing_extension_that_was_insisted_on_is_an_import_error():
     done = python(WITHOUT_EXTENSION + SHOW, MCAST_FAST_BACKEND="fast")
     assert done.returncode != 0
@@ -1039,6 +1053,7 @@ def test_pure_loads_nothing_compiled():
     assert python(code, MCAST_FAST_BACKEND="pure").stdout == "[]\n"
 
 
+@pytest.mark.long
 def test_every_feature_is_told_with_its_reason_when_it_is_off():
     code = "import mcast_fast; print(all(f.on or f.reason for f in mcast_fast.features().values()), len(mcast_fast.features()))"
     for name in ("fast", "pure"):

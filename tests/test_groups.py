@@ -249,6 +249,7 @@ def test_bad_text_is_refused_with_its_name_and_the_reason(text):
     assert BAD[text] in str(caught.value)
 
 
+@pytest.mark.long
 @given(groups())
 @example(Group("239.1.1.1", 1, "all", "10.0.0.5", 3))
 @example(Group("ff00::", None, "1", "fe80::1", (1 << 120)))
@@ -257,12 +258,14 @@ def test_what_is_formatted_parses_back_equal(group):
     assert str(Group.parse(str(group))) == str(group)
 
 
+@pytest.mark.long
 @given(groups(), st.sampled_from(["udp://", "rtp://"]), st.sampled_from(["", "/"]))
 def test_the_text_of_a_group_with_a_port_is_a_good_url(group, scheme, ending):
     group = Group(group.address, 5000, group.interface, group.source)
     assert Group.parse(f"{scheme}{group}{ending}") == group
 
 
+@pytest.mark.long
 @given(st.text() | mutated_texts())
 def test_any_text_parses_or_raises_our_error(text):
     try:
@@ -351,6 +354,7 @@ def test_expand_counts():
     assert [group.address for group in Group("239.255.255.254", count=2).expand()][-1] == "239.255.255.255"
 
 
+@pytest.mark.long
 @given(groups())
 def test_version_and_packed_follow_the_address(group):
     address = ipaddress.ip_address(group.address)

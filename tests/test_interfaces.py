@@ -175,7 +175,14 @@ def test_addresses_have_no_zone(given_by_ifaddr: Any, index: int, text: str) -> 
     assert room._address_text(given_by_ifaddr, index) == text
 
 
-@pytest.mark.parametrize("failure", [AssertionError("no netmask"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad")])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        AssertionError("no netmask"),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+        ImportError("No module named 'ifaddr'"),
+    ],
+)
 def test_a_failing_ifaddr_costs_only_the_addresses(
     by_ifaddr: None, monkeypatch: pytest.MonkeyPatch, failure: Exception
 ) -> None:

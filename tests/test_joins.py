@@ -356,6 +356,7 @@ ONE = GroupEndpoint(ENDPOINTS[0], GROUPS[0])
 SPREAD_AND_BACK = [("set", ONE, sources, SOURCES[0]) for sources in (include(0, 1, 2, 3, 4), exclude(6), include(0, 4))]
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(changes=st.lists(operations, min_size=2, max_size=10))
 @example(changes=SPREAD_AND_BACK)
@@ -532,6 +533,7 @@ def test_a_change_costs_what_changes_and_not_what_is_held(make: Any) -> None:
     assert max(costs[1]) > 50 or make is not dict
 
 
+@pytest.mark.long
 def test_many_groups_at_once_cost_in_proportion() -> None:
     costs = []
     for count in (500, 4_000):

@@ -93,6 +93,7 @@ def test_a_pickle_that_was_changed_is_refused(batch):
         function(arguments[0], arguments[1][:-1], arguments[2])
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 def test_packets_go_to_another_process(backend):
     code = (

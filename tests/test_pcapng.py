@@ -108,6 +108,7 @@ def made(packets, names):
     return batch_of(*found, names=names)
 
 
+@pytest.mark.long
 @each_backend
 @given(packets=st.lists(PACKETS, max_size=8))
 def test_what_is_written_reads_back_equal(backend, packets):
@@ -119,6 +120,7 @@ def test_what_is_written_reads_back_equal(backend, packets):
     assert [packet.interface for packet in back] == [names[packet.interface_index] for packet in batch]
 
 
+@pytest.mark.long
 @each_backend
 @given(packets=st.lists(PACKETS, max_size=8))
 def test_classic_pcap_keeps_all_but_interfaces_and_drops(backend, packets):
@@ -128,6 +130,7 @@ def test_classic_pcap_keeps_all_but_interfaces_and_drops(backend, packets):
     assert back.payloads() == batch.payloads()
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(packets=st.lists(PACKETS, max_size=8), form=st.sampled_from(["pcapng", "pcap"]))
 def test_both_backends_write_the_same_bytes(packets, form):
@@ -370,6 +373,7 @@ def test_times_of_any_resolution(backend, order, resolution, ticks, offset, time
     assert packet.timestamp == time
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(resolution=st.integers(0, 255), ticks=st.integers(0, 2**64 - 1), offset=st.integers(-(2**63), 2**63 - 1))
 def test_both_backends_tell_the_same_time(resolution, ticks, offset):
@@ -513,12 +517,14 @@ def test_all_that_stands_before_an_error_is_delivered_first(backend):
             next(batches)
 
 
+@pytest.mark.long
 def test_more_interfaces_than_anybody_has_are_refused(backend):
     data = cf.section() + cf.description() * (blocks.MOST_INTERFACES + 1)
     with pytest.raises(mcast.CaptureError, match="more than 65536 interfaces"):
         read(data)
 
 
+@pytest.mark.long
 def test_a_torn_compressed_file_delivers_what_there_is(backend, tmp_path):
     path = tmp_path / "torn.pcapng.gz"
     whole = gzip.compress(written(batch_of(*((record(one), one) for one in [os.urandom(500)] * 3000))))
@@ -574,6 +580,7 @@ SAMPLES = [
 ]
 
 
+@pytest.mark.long
 @settings(max_examples=500, deadline=None)
 @given(data=st.data(), sample=st.sampled_from(SAMPLES))
 def test_any_bytes_parse_or_are_refused_by_both_backends_alike(data, sample):
@@ -584,6 +591,7 @@ def test_any_bytes_parse_or_are_refused_by_both_backends_alike(data, sample):
     assert len({repr(decoded(backend, damaged)) for backend in BACKENDS if backend == "pure" or not has_fast()}) == 1
 
 
+@pytest.mark.long
 @each_backend
 @given(data=st.binary(max_size=300))
 def test_any_bytes_parse_or_raise_our_own_error(backend, data):
@@ -827,6 +835,7 @@ def test_spead2_reads_our_file(backend, tmp_path):
     assert int(again["value"].value) == 0x1234
 
 
+@pytest.mark.long
 def test_a_truncated_packet_keeps_its_length_on_the_wire(backend, tmp_path):
     path = tmp_path / "cut.pcapng"
     with mcast.Writer(path) as writer:

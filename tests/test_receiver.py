@@ -180,6 +180,7 @@ for limit in range(3, 40):
 """
 
 
+@pytest.mark.long
 @pytest.mark.needs("process limits")
 @pytest.mark.parametrize("kind", ["Receiver", "Sender"])
 def test_out_of_descriptors_at_any_step_names_the_limit_and_leaves_nothing_open(backend, place, kind):
@@ -202,7 +203,14 @@ def test_the_limit_of_this_process_is_as_it_was():
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 100
 
 
-@pytest.mark.parametrize(("size", "holds_all"), [(1, False), (20_000, False), ("1MiB", True), (1 << 20, True)])
+@pytest.mark.parametrize(
+    ("size", "holds_all"),
+    [
+        (1, False),
+        (20_000, False),
+        *(pytest.param(size, True, marks=pytest.mark.needs("large buffers")) for size in ("1MiB", 1 << 20)),
+    ],
+)
 def test_a_buffer_holds_as_much_as_was_asked_for(backend, group, tx, size, holds_all):
     with mcast.Receiver(group, buffer_size=size, timeout=5) as rx:
         tx.send_batch([bytes(1400)] * 300)
@@ -312,6 +320,7 @@ def test_a_packet_at_a_time(rx, tx):
     assert [rx.recv().data for _ in sent] == sent
 
 
+@pytest.mark.needs("large buffers")
 def test_an_iteration_gives_batches_in_order(rx, tx):
     sent, received = numbered(500), []
     tx.send_batch(sent)
@@ -323,7 +332,7 @@ def test_an_iteration_gives_batches_in_order(rx, tx):
     assert received == sent
 
 
-@pytest.mark.parametrize("count", [1, 64, 1000])
+@pytest.mark.parametrize("count", [1, 64, pytest.param(1000, marks=pytest.mark.needs("large buffers"))])
 def test_a_collect_is_one_batch_of_all(rx, tx, count):
     sent = numbered(count)
     tx.send_batch(sent)
@@ -418,7 +427,10 @@ NEXT = {
 }
 
 
-@pytest.mark.parametrize("calls", list(itertools.permutations(NEXT, 2)) + [(name,) for name in NEXT], ids="-".join)
+PAIRS = [pytest.param(pair, marks=pytest.mark.long) for pair in itertools.permutations(NEXT, 2)]
+
+
+@pytest.mark.parametrize("calls", PAIRS + [(name,) for name in NEXT], ids="-".join)
 def test_what_recv_leaves_over_comes_first_and_in_order(rx, tx, calls):
     sent = numbered(12)
     tx.send_batch(sent[:8])
@@ -764,6 +776,7 @@ def test_unicast_to_the_port_is_no_multicast_and_is_counted(backend):
         assert (rx.stats.received, rx.stats.filtered, rx.stats.bytes) == (30, 30, 30)
 
 
+@pytest.mark.long
 @pytest.mark.needs("loopback addresses")
 @pytest.mark.parametrize("wanted", ["127.0.0.1", "127.0.0.2"])
 @pytest.mark.parametrize("address", ["232.1.1.1", "239.1.1.1"])
@@ -958,6 +971,7 @@ def test_a_signal_handler_that_does_nothing_ends_nothing(rx, tx):
     assert seen == [True]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
 def test_ctrl_c_ends_a_receive_within_a_tenth_of_a_second(rx, wait):
     """The best of three: a machine that is busy with other things is not what is measured."""
@@ -1040,6 +1054,7 @@ def eager_threads():
     sys.setswitchinterval(before)
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.parametrize("ways", [["recv"] * 4, list(WAYS), ["recv", "recv", "collect"]], ids="-".join)
 def test_several_threads_receive_every_packet_exactly_once(backend, group, tx, eager_threads, ways):
     count, received = 3000, []
@@ -1075,6 +1090,7 @@ def test_statistics_can_be_read_while_another_thread_waits(rx):
     assert not thread.is_alive()
 
 
+@pytest.mark.long
 def test_a_packet_outlives_its_receiver(backend, group, tx):
     with mcast.Receiver(group, timeout=5) as rx:
         tx.send(b"kept")

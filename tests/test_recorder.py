@@ -31,9 +31,7 @@ QUIET = Autostop(idle=0.3)
 
 @pytest.fixture
 def rx(backend, place):
-    with mcast.Receiver(
-        place.group(), batch_size=64, buffer_size="16MiB", background=bool(mcast.features()["background"])
-    ) as receiver:
+    with mcast.Receiver(place.group(), batch_size=64, background=bool(mcast.features()["background"])) as receiver:
         yield receiver
 
 
@@ -87,6 +85,7 @@ def until(condition, seconds=10.0):
         time.sleep(0.002)
 
 
+@pytest.mark.needs("large buffers")
 def test_everything_that_came_stands_in_the_file(rx, tx, tmp_path):
     path = tmp_path / "feed.pcapng"
     tx.send_batch(numbered(1000))
@@ -102,6 +101,7 @@ def test_a_recording_is_its_owners_alone(rx, tmp_path):
     assert stat.S_IMODE((tmp_path / "feed.pcapng").stat().st_mode) == 0o600
 
 
+@pytest.mark.needs("large buffers")
 def test_stop_writes_what_had_arrived(rx, tx, tmp_path):
     path = tmp_path / "feed.pcap"
     running = Running(rx, path)
@@ -122,6 +122,7 @@ def test_closing_the_receiver_ends_it_and_the_file_is_whole(rx, tx, tmp_path):
 # ---- rotation ----
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.parametrize("name", ["feed.pcapng", "feed.pcap", "feed.pcapng.gz"])
 @pytest.mark.long
 def test_rotation_by_packets_is_exact(rx, tx, tmp_path, name):
@@ -136,6 +137,7 @@ def test_rotation_by_packets_is_exact(rx, tx, tmp_path, name):
         assert result.bytes == sum(Path(file.path).stat().st_size for file in running.files)
 
 
+@pytest.mark.needs("large buffers")
 def test_rotation_by_size_never_makes_a_larger_file(rx, tx, tmp_path):
     tx.send_batch(numbered(1000))
     running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(filesize="64KiB"), stop=QUIET)
@@ -146,6 +148,7 @@ def test_rotation_by_size_never_makes_a_larger_file(rx, tx, tmp_path):
     assert numbers(*(file.path for file in running.files)) == list(range(1000))
 
 
+@pytest.mark.long
 def test_a_file_holds_one_packet_at_least(rx, tx, tmp_path):
     tx.send_batch(numbered(5))
     running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(filesize="1B"), stop=QUIET)
@@ -182,6 +185,7 @@ def test_a_step_of_the_system_clock_changes_nothing(rx, tx, tmp_path, monkeypatc
     assert numbers(*(file.path for file in running.files)) == list(range(100))
 
 
+@pytest.mark.needs("large buffers")
 def test_a_ring_of_files_keeps_the_newest(rx, tx, tmp_path):
     tx.send_batch(numbered(1000))
     running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(packets=100, files=3), stop=Autostop(packets=1000))
@@ -224,6 +228,7 @@ def test_names_of_files():
 # ---- ends ----
 
 
+@pytest.mark.needs("large buffers")
 def test_it_ends_after_so_many_packets_exactly(rx, tx, tmp_path):
     tx.send_batch(numbered(1000))
     result = Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(packets=777)).run()
@@ -231,6 +236,7 @@ def test_it_ends_after_so_many_packets_exactly(rx, tx, tmp_path):
     assert numbers(tmp_path / "feed.pcapng") == list(range(777))
 
 
+@pytest.mark.needs("large buffers")
 def test_it_ends_when_the_file_is_full(rx, tx, tmp_path):
     tx.send_batch(numbered(1000))
     result = Recorder(rx, tmp_path / "feed.pcapng", stop=Autostop(filesize="20KiB")).run()
@@ -307,6 +313,7 @@ path.unlink()
 """
 
 
+@pytest.mark.long
 def test_the_command_gets_every_file(rx, tx, tmp_path):
     tx.send_batch(numbered(100))
     command = shlex.join([sys.executable, "-c", PACK])
@@ -404,6 +411,7 @@ def test_drops_stand_in_the_file(backend, place, tmp_path):
     assert result.stats.dropped == dropped
 
 
+@pytest.mark.long
 def test_statistics_stand_in_the_file_every_few_seconds(rx, tx, tmp_path, monkeypatch):
     monkeypatch.setattr(recorder_module, "STATISTICS_NS", 100_000_000)
     path = tmp_path / "feed.pcapng"
@@ -427,6 +435,7 @@ def blocks_of(path):
     return found
 
 
+@pytest.mark.long
 def test_tshark_reads_what_was_recorded(rx, tx, tmp_path):
     tshark = shutil.which("tshark")
     if not tshark:

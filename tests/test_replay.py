@@ -55,7 +55,7 @@ def group(backend, place):
 
 @pytest.fixture
 def rx(group):
-    with mcast.Receiver(group, timeout=5, buffer_size="16MiB") as receiver:
+    with mcast.Receiver(group, timeout=5) as receiver:
         yield receiver
 
 
@@ -65,6 +65,7 @@ def assert_lasted(told, seconds):
     assert seconds - coarse <= told.seconds < seconds + told.late_max / 1e9 + 0.1
 
 
+@pytest.mark.long
 def test_packets_leave_in_order_in_their_time(rx, group):
     """In 200 ms; the machine may be late, and that is told."""
     told = Replay(packets(*numbered(200)), to=group, ttl=0).run()
@@ -74,6 +75,7 @@ def test_packets_leave_in_order_in_their_time(rx, group):
     assert_lasted(told, 0.199)
 
 
+@pytest.mark.long
 @pytest.mark.needs("kernel_timestamps")
 def test_packets_leave_neither_sooner_nor_at_once(rx, group):
     told = Replay(packets(*numbered(200)), to=group, ttl=0).run()
@@ -83,6 +85,7 @@ def test_packets_leave_neither_sooner_nor_at_once(rx, group):
     assert max(late) < told.late_max + 20 * MS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("speed", "lasts"), [(0.5, 0.4), (4.0, 0.05)])
 def test_speed_scales_the_times(rx, group, speed, lasts):
     told = Replay(packets(*numbered(201)), to=group, ttl=0, speed=speed).run()
@@ -90,6 +93,7 @@ def test_speed_scales_the_times(rx, group, speed, lasts):
     assert len(rx.collect(201, timeout=1)) == 201
 
 
+@pytest.mark.long
 def test_loops_follow_by_the_mean_gap(rx, group, tmp_path):
     path = tmp_path / "feed.pcapng"
     path.write_bytes(packets(*numbered(50)).getvalue())
@@ -99,6 +103,7 @@ def test_loops_follow_by_the_mean_gap(rx, group, tmp_path):
     assert rx.collect(150, timeout=1).payloads() == [data for _, data, _ in numbered(50)] * 3
 
 
+@pytest.mark.long
 def test_count_ends_it(rx, group, tmp_path):
     path = tmp_path / "feed.pcapng"
     path.write_bytes(packets(*numbered(50, 0.1)).getvalue())
@@ -114,6 +119,7 @@ def test_without_the_recorded_times(rx, group, how):
     assert (told.packets, told.late_max) == (3, None)
 
 
+@pytest.mark.long
 def test_a_timestamp_that_goes_back_follows_at_once(rx, group):
     told = Replay(packets((0, b"a", 1), (100, b"b", 1), (20, b"c", 1), (120, b"d", 1)), to=group, ttl=0).run()
     batch = rx.collect(4, timeout=1)
@@ -183,6 +189,7 @@ def test_many_groups_go_where_they_were_recorded(backend, place):
     assert all(int(packet.group.split(".")[3]) == packet.data[1] for packet in batch)
 
 
+@pytest.mark.long
 def test_a_torn_file_is_sent_as_far_as_it_goes(rx, group):
     data = packets(*numbered(10)).getvalue()
     file = io.BytesIO(data[:-3])
@@ -193,6 +200,7 @@ def test_a_torn_file_is_sent_as_far_as_it_goes(rx, group):
     assert replay.result.packets == len(rx.collect(10, timeout=0.3)) == 9
 
 
+@pytest.mark.long
 def test_a_refused_packet_tells_how_many_had_left(rx, group):
     """65,535 bytes stand in the record, and no datagram holds them."""
     sender, schedule = schedule_of(group)
@@ -268,6 +276,7 @@ def test_the_core_checks_what_it_is_given(group):
                 schedule.core.start(0, moment, scale)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("timestamp", [-(2**63), 2**63 - 1])
 def test_any_timestamp_may_stand_in_a_file(rx, group, timestamp):
     """The first packet of all times, and one of the far future behind it: that one waits, and Ctrl-C ends it."""
@@ -334,6 +343,7 @@ def feed(tmp_path):
     return path
 
 
+@pytest.mark.long
 def test_the_report_as_text_and_json(rx, group, feed):
     result = invoke("replay", feed, "--to", group, "--ttl", "0")
     assert result.exit_code == 0, result.stderr

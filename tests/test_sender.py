@@ -105,7 +105,7 @@ def test_a_batch_of_mixed_types_and_sizes(rx, tx):
     assert rx.collect(len(MIXED)).payloads() == [bytes(memoryview(one).cast("B")) for one in MIXED]
 
 
-@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, 1000])
+@pytest.mark.parametrize("count", [0, 1, 255, 256, 257, pytest.param(1000, marks=pytest.mark.needs("large buffers"))])
 def test_a_batch_of_any_length_leaves_whole_and_in_order(rx, tx, count):
     payloads = [number.to_bytes(2, "big") for number in range(count)]
     assert tx.send_batch(tuple(payloads)) == count
@@ -237,6 +237,7 @@ def test_local_addresses_name_the_port_that_datagrams_come_from(rx, tx):
     assert len(tx.local_addresses) == 1
 
 
+@pytest.mark.needs("large buffers")
 @pytest.mark.parametrize("way", ["list", "rows"])
 def test_a_full_send_buffer_is_waited_for_and_everything_leaves(backend, group, way):
     """With the smallest send buffer there is, the kernel refuses most calls at first."""
@@ -347,6 +348,7 @@ def test_the_statistics_are_exact_after_an_error(rx, tx):
     assert (caught.value.sent, tx.stats.datagrams) == (300, 300)
 
 
+@pytest.mark.long
 @pytest.mark.needs("fine clock")
 @pytest.mark.parametrize(("rate", "size", "count"), [(2000, 10, 200), ("2k/s", 10, 200), ("1.6Mbit/s", 100, 200)])
 def test_a_rate_is_kept_by_absolute_deadlines(backend, rx, group, rate, size, count):
@@ -374,6 +376,7 @@ def test_a_burst_leaves_together(backend, rx, group):
     assert times[4] - times[0] < times[5] - times[4]
 
 
+@pytest.mark.long
 def test_a_pause_is_no_credit(backend, group):
     with mcast.Sender(group, ttl=0, rate=100) as tx:
         tx.send(b"a")
@@ -383,6 +386,7 @@ def test_a_pause_is_no_credit(backend, group):
         assert time.monotonic() - before > 0.045
 
 
+@pytest.mark.long
 def test_a_signal_ends_a_paced_send_and_the_count_is_exact(backend, group):
     with mcast.Sender(group, ttl=0, rate=10) as tx:
         timer = threading.Timer(0.15, interrupt_main)

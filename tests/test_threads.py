@@ -36,6 +36,7 @@ def eager_threads():
     sys.setswitchinterval(before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", KINDS)
 @pytest.mark.parametrize("scene", threads.OF_RECEIVERS)
 def test_threads_share_what_is_received(group, scene, options):

@@ -445,6 +445,7 @@ def test_a_forked_child_neither_ends_the_watch_nor_keeps_it(closes):
     assert os.waitpid(child, 0)[1] == 0
 
 
+@pytest.mark.long
 @pytest.mark.needs("watch", "process limits")
 def test_an_opening_without_descriptors_leaves_nothing_open(backend):
     """Whichever of them is the one too many."""

@@ -182,12 +182,13 @@ def _addresses() -> list[tuple[int, str]]:
 
 def _adapters() -> Iterable["ifaddr.Adapter"]:
     """Interfaces as ifaddr gives them: one a *label* (`eth0` and `eth0:1` are two, with one index)."""
-    import ifaddr
-
     try:
+        import ifaddr
+
         return ifaddr.get_adapters(include_unconfigured=True)
-    except (ValueError, AssertionError) as error:
-        # ifaddr 0.2.0 asserts that every address has a netmask and that names are UTF-8; Linux promises neither.
+    except (ImportError, ValueError, AssertionError) as error:
+        # On Linux, which lists addresses by netlink, ifaddr is no dependency. ifaddr 0.2.0 asserts that every address
+        # has a netmask and that names are UTF-8; Linux promises neither.
         message = f"the addresses of the interfaces are unknown: ifaddr fails: {error}; look them up by name or index"
         warnings.warn(message, MulticastWarning, stacklevel=2)
         return ()

@@ -1,4 +1,4 @@
-/* Calls of macOS by those of Linux, for .ci/darwin: recvmsg_x, sendmsg_x, waiting for a condition, and kqueue by epoll. */
+/* Calls of macOS by those of Linux, for .ci/platforms/darwin: recvmsg_x, sendmsg_x, waiting for a condition, and kqueue by epoll. */
 #include "names.h"
 #include "sys/event.h"
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* What macOS has, or has under another name than Linux, for .ci/darwin. The numbers stay Linux's: it is Linux's kernel that answers. */
+/* What macOS has, or has under another name than Linux, for .ci/platforms/darwin. The numbers stay Linux's: it is Linux's kernel that answers. */
 #ifndef MCAST_TESTS_NAMES_H
 #define MCAST_TESTS_NAMES_H
 

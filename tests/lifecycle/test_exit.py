@@ -11,7 +11,7 @@ from tests.lifecycle.programs.paths import NEEDS, PATHS
 
 pytestmark = pytest.mark.needs("signals to processes", "timers")
 
-ALWAYS = ("cycle", "sys", "in use")  # the other ways are marked long
+QUICK = "socket", ("cycle", "sys", "in use")  # a path, and the ways that are not marked long
 NOT_SHARED = (
     "ring with batch",
     "recorder",
@@ -24,7 +24,7 @@ WARNINGS = re.compile(r"^(.*ResourceWarning: .*|  .*|ResourceWarning: .*)$")
 
 
 def marks(what: str, how: str) -> "list[pytest.MarkDecorator]":
-    found = [] if how in ALWAYS else [pytest.mark.long]
+    found = [] if what == QUICK[0] and how in QUICK[1] else [pytest.mark.long]
     if what in NEEDS or what.startswith("ring"):
         found.append(pytest.mark.needs(NEEDS.get(what, "ring")))
     return found
@@ -40,7 +40,7 @@ def exports() -> "Iterator[object]":
     for name in EXPORTS:
         for origin in ("socket", "ring"):
             for how in HOLDERS:
-                yield pytest.param(f"{origin} as {name}", how, marks=marks(origin, how))
+                yield pytest.param(f"{origin} as {name}", how, marks=marks(f"{origin} as {name}", how))
 
 
 def ends_well(what: str, how: str, backend: str) -> None:

@@ -323,6 +323,7 @@ def test_a_writer_that_is_closed_in_another_thread_is_whole(backend, tmp_path):
 # ---- threads that look while others read ----
 
 
+@pytest.mark.long
 def test_what_a_reader_knows_can_be_read_while_it_reads(backend):
     out = io.BytesIO()
     out.write(pcapng.section_header("x", ""))

@@ -8,13 +8,18 @@ from tests.lifecycle.programs.paths import NEEDS, PATHS
 
 pytestmark = pytest.mark.needs("signals to processes", "timers")
 
-ALWAYS = ("close", "calls", "sys.exit")  # the other ends are marked long
+QUICK = "socket", ("close", "calls", "sys.exit")  # a path, and the ends that are not marked long
 
 
 def cases() -> "list[object]":
-    marks = {path: [pytest.mark.needs(NEEDS[path])] if path in NEEDS else [] for path in PATHS}
-    long = {end: [] if end in ALWAYS else [pytest.mark.long] for end in (*ENDS, *IN_PARENT)}
-    return [pytest.param(path, end, marks=marks[path] + long[end]) for path in PATHS for end in long]
+    return [pytest.param(path, end, marks=marks(path, end)) for path in PATHS for end in (*ENDS, *IN_PARENT)]
+
+
+def marks(path: str, end: str) -> "list[pytest.MarkDecorator]":
+    found = [] if path == QUICK[0] and end in QUICK[1] else [pytest.mark.long]
+    if path in NEEDS:
+        found.append(pytest.mark.needs(NEEDS[path]))
+    return found
 
 
 @pytest.mark.parametrize(("path", "end"), cases())

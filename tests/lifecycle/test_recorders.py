@@ -45,6 +45,7 @@ print("whole")
 """
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 @pytest.mark.parametrize("running", ["running", "opened"])
 @pytest.mark.parametrize("suffix", ["pcapng", "pcapng.gz"])

@@ -107,6 +107,7 @@ def test_an_exception_at_any_moment_of_a_call_loses_no_count_and_no_descriptor(g
     assert number > 0
 
 
+@pytest.mark.long
 @pytest.mark.needs("timers")
 @pytest.mark.parametrize("act", ["close", "raise"])
 def test_a_signal_at_many_moments_of_a_paced_batch(group, came, no_leak, act):
@@ -136,6 +137,7 @@ def test_a_signal_at_many_moments_of_a_paced_batch(group, came, no_leak, act):
         signal.signal(signal.SIGALRM, former)
 
 
+@pytest.mark.long
 @pytest.mark.needs("timers")
 def test_a_signal_that_closes_an_aio_sender_at_many_moments(group, no_leak):
     """Its handler runs between two bytecodes of the loop, of the line of tasks, or of the sender."""
@@ -163,7 +165,7 @@ def test_a_signal_that_closes_an_aio_sender_at_many_moments(group, no_leak):
         asyncio.run(asyncio.wait_for(main(number), 20))
 
 
-@pytest.mark.parametrize("way", ["recv", "send_batch"])
+@pytest.mark.parametrize("way", ["recv", pytest.param("send_batch", marks=pytest.mark.long)])
 def test_the_last_one_out_closes_the_sockets(group, no_leak, way):
     """Of several threads that wait inside when the sender is closed."""
     before = descriptors()
@@ -247,6 +249,8 @@ def in_child(check):
     return told
 
 
+@pytest.mark.long
+@pytest.mark.needs("large buffers")
 @pytest.mark.needs("signals to processes")
 def test_in_a_child_every_call_but_close_says_that_the_sender_is_another_process_s(group, no_leak):
     """Also while a thread of the parent sends, and holds whatever locks there are; the parent notices nothing."""
@@ -355,6 +359,7 @@ def run_program(code):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
 def test_the_interpreter_ends_with_a_sender_in_whatever_state(group, ending):
     done = run_program(PROGRAM.format(group=group, ending=ending))

@@ -8,9 +8,19 @@ from tests.lifecycle.programs.signals import CALLS, OPTIONS
 pytestmark = pytest.mark.needs("signals to processes", "timers")
 
 MOMENTS, MANY_MOMENTS = 60, 1_000  # of each call, shared out among the handlers
+QUICK = ("socket", "recv")  # the others are marked long
 NEEDS = {"ring": "ring", "background": "background", "watch": "watch"}
+
+
+def marks(path: str, call: str) -> "list[pytest.MarkDecorator]":
+    needs = [NEEDS[path]] if path in NEEDS else []
+    if call == "send_batch":
+        needs.append("large buffers")  # for what is sent while the signal does not come
+    return [pytest.mark.needs(*needs), *([] if (path, call) == QUICK else [pytest.mark.long])]
+
+
 CASES = [
-    pytest.param(path, call, marks=[pytest.mark.needs(NEEDS[path])] if path in NEEDS else [])
+    pytest.param(path, call, marks=marks(path, call))
     for path in OPTIONS
     for call in (("send_batch",) if path == "paced" else CALLS)
 ]

@@ -18,6 +18,11 @@ from mcast_fast.systems import SYSTEM
 MODULES = ("views", "slots", "membership", "send", "files")
 SYSTEM_FEATURES = ("watch", "igmp_version")  # what rooms above the core do, where the system lets them
 BACKENDS = ("fast", "pure")
+REBUILD = (  # without the cache: pip keeps the wheel that was built before
+    "to build it, install a C compiler and Python's headers, set MCAST_FAST_BUILD=yes and run "
+    "`pip install --force-reinstall --no-deps --no-cache-dir --no-binary mcast-fast mcast-fast` "
+    "(in a source tree: `pip install --force-reinstall --no-deps .`)"
+)
 
 
 def _load(name: str) -> dict[str, ModuleType]:
@@ -39,8 +44,8 @@ def _choose(wanted: str) -> tuple[str, dict[str, ModuleType], str]:
     if sys.implementation.name != "cpython":
         return "pure", _load("pure"), f"{sys.implementation.name} runs the pure backend"
     warnings.warn(
-        f"mcast-fast: {reason}; the pure Python backend runs, several times slower. Install a C compiler and "
-        "reinstall with MCAST_FAST_BUILD=yes; MCAST_FAST_BACKEND=pure says that you know",
+        f"mcast-fast: {reason}; the pure Python backend runs, several times slower; {REBUILD}; "
+        "MCAST_FAST_BACKEND=pure chooses the pure backend without this warning",
         MulticastWarning,
         stacklevel=2,
     )
@@ -53,6 +58,11 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast import files, membership, send, slots, views
 else:
     views, slots, membership, send, files = (_modules[name] for name in MODULES)
+
+
+def remedy() -> str:
+    """How to get the compiled backend where it is wanted and missing; else empty."""
+    return REBUILD if backend == "pure" and _not_fast.startswith("the compiled") else ""
 
 
 def features() -> dict[str, layout.Feature]:

@@ -159,7 +159,8 @@ def command(count: int, size: int, as_json: bool) -> None:
     nothing may be lost. The time is that of sending, receiving and checking each payload. Exits 1 when one is lost.
     """
     say = _silent if as_json else click.echo
-    say(f"mcast-fast {__version__}, {_core.backend} backend, {count:,} packets of {size} bytes")
+    missing = f" (the compiled one is missing; {remedy})" if (remedy := _core.remedy()) else ""
+    say(f"mcast-fast {__version__}, {_core.backend} backend{missing}, {count:,} packets of {size} bytes")
     found, skipped = places()
     runs = []
     for version, interface in found.items():

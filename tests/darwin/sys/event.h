@@ -1,4 +1,4 @@
-/* As much of kqueue(2) as bsd.h takes, for .ci/darwin: calls.c answers it by epoll(7) and eventfd(2). */
+/* As much of kqueue(2) as bsd.h takes, for .ci/platforms/darwin: calls.c answers it by epoll(7) and eventfd(2). */
 #ifndef MCAST_TESTS_EVENT_H
 #define MCAST_TESTS_EVENT_H
 

@@ -1,5 +1,5 @@
 /* Many messages by msghdr_x, or by one call each: what is macOS's own in receiving and sending, apart from its headers, so that
- * .ci/darwin can run it on Linux against calls of its own. Needs mcast_message. */
+ * .ci/platforms/darwin can run it on Linux against calls of its own. Needs mcast_message. */
 #ifndef MCAST_RECVMSG_X_H
 #define MCAST_RECVMSG_X_H
 

@@ -2,7 +2,7 @@
 
 CPython's socket module lacks many of them (3.11 has no MCAST_*, SO_RXQ_OVFL, SO_TIMESTAMPNS), so the numbers stand
 here, from the systems' headers. The tests hold them against the compiled backend's, which come from the headers
-themselves, and `.ci/zig` holds every table against the headers of its system.
+themselves, and `.ci/platforms/zig` holds every table against the headers of its system.
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""The suite on an installed wheel, once a backend: tests (arguments 2… or all) of the project (1), not its source."""
+"""The suite on an installed wheel, once per backend: pytest's arguments (2…) in the project (1), not on its source."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import mcast_fast, os, sys
 print(mcast_fast.backend, "of", mcast_fast.__file__)
 sys.exit(mcast_fast.backend != sys.argv[1] or mcast_fast.__file__.startswith(os.getcwd() + os.sep))
 """
-SUITE = ("-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider")
+SUITE = ("-m", "pytest", "-q", "-rs", "--color=no", "-p", "no:cacheprovider", "-m", "")
 
 
 def main() -> int:

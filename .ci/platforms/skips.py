@@ -12,10 +12,11 @@ from pathlib import Path
 SKIPPED = re.compile(
     r"^SKIPPED \[\d+\] \S+: (?!.* it is there$)(?:feature |program |could not import ')?([^:'\n]+)", re.MULTILINE
 )
+OF_THE_MACHINE = {"large buffers"}  # net.core.rmem_max, which is no answer of the platform
 ROW = re.compile(r"^\| ((?:`[^`|]+`(?:, )?)+) \|", re.MULTILINE)
 
 docs, *outputs = map(Path, sys.argv[1:])
-skipped = {found.partition(".")[0] for path in outputs for found in SKIPPED.findall(path.read_text())}
+skipped = {found.partition(".")[0] for path in outputs for found in SKIPPED.findall(path.read_text())} - OF_THE_MACHINE
 table = docs.read_text().partition("<!-- skips -->\n")[2].partition("\n\n")[0]
 listed = {name for row in ROW.findall(table) for name in re.findall("`([^`]+)`", row)}
 if not skipped or skipped != listed:

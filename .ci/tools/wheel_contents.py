@@ -4,7 +4,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-SOURCE = Path(__file__).parent.parent / "src"
+SOURCE = Path(__file__).parents[2] / "src"
 KINDS = (".py", ".pyi", ".typed")
 OF_THE_WHEEL = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt")
 
