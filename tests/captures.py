@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 from mcast_fast import _core
 from mcast_fast.errors import CaptureError
+from mcast_fast.files._reader import Reader
 from mcast_fast.groups import is_multicast
-from mcast_fast.reader import Reader
 
 FIELDS = (
     "frame.protocols", "ip.dst", "ipv6.dst", "ip.hdr_len", "ip.len", "udp.length", "ip.flags.mf", "ip.frag_offset",

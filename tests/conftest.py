@@ -27,9 +27,9 @@ from typing import TypeVar
 import pytest
 
 from mcast_fast import _core
-from mcast_fast.interfaces import Interface, interfaces
-from mcast_fast.sockets import set_buffer
-from mcast_fast.systems import LINUX, SYSTEM
+from mcast_fast._host.interfaces import Interface, interfaces
+from mcast_fast._membership.sockets import set_buffer
+from mcast_fast._systems import LINUX, SYSTEM
 from tests import lab
 
 T = TypeVar("T")

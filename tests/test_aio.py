@@ -16,6 +16,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, ClosedError, aio
+from mcast_fast.aio import _sender
 from tests.conftest import free_port
 
 
@@ -769,7 +770,7 @@ def test_a_close_while_the_thread_is_made_ends_the_call_and_the_thread(backend, 
     tx = aio.Sender(group, ttl=0, rate=1)
     threads = []
 
-    class Closing(aio.Worker):
+    class Closing(_sender.Worker):
         def __init__(self, name):
             before = set(threading.enumerate())
             if moment == "before the thread":
@@ -784,7 +785,7 @@ def test_a_close_while_the_thread_is_made_ends_the_call_and_the_thread(backend, 
                 tx.close()
             return super().submit(call)
 
-    monkeypatch.setattr(aio, "Worker", Closing)
+    monkeypatch.setattr(_sender, "Worker", Closing)
     with pytest.raises(ClosedError):
         asyncio.run(tx.send_batch([b"x"] * 100))
     (thread,) = threads

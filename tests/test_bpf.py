@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from mcast_fast import bpf
 from mcast_fast._core.addresses import map_address
+from mcast_fast._membership import bpf
 from tests import frames
 from tests.frames import ethernet, ipv4, ipv6, udp
 

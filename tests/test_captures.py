@@ -6,8 +6,9 @@ import stat
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast.captures import Repaired, repair, summarise
-from mcast_fast.conversion import COLUMNS, convert, convert_file, form_of, open_batches
+from mcast_fast.files._convert import COLUMNS, convert, convert_file, form_of, open_batches
+from mcast_fast.files._repair import Repaired, repair
+from mcast_fast.files._summary import summarise
 from tests import capture_files as cf
 from tests.test_pcapng import NOW, batch_of, read, record, rows, some, written
 

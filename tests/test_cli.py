@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 import mcast_fast as mcast
-from mcast_fast import sockets
+from mcast_fast._host.interfaces import Route, default_interface
+from mcast_fast._membership import sockets
 from mcast_fast.cli import VERBS, demo, output, program, receive
 from mcast_fast.cli.interfaces import FLAGS
 from mcast_fast.cli.signals import STOP, stop_signals_call
-from mcast_fast.interfaces import Route, default_interface
 from tests.conftest import BACKENDS, Place, free_port, has_fast, multicast_ipv6
 
 SUMMARY = re.compile(
@@ -416,7 +416,7 @@ def test_a_refusal_of_the_system_exits_1(backend, place, monkeypatch):
     def refuse(*_arguments):
         raise mcast.SocketError(105, "join 239.1.1.1 on eth0: No buffer space available (105); remedy", "join")
 
-    monkeypatch.setattr("mcast_fast.joins.open_socket", refuse)
+    monkeypatch.setattr("mcast_fast._membership.joins.open_socket", refuse)
     result = invoke("receive", place.group())
     assert result.exit_code == 1
     assert result.stderr == "mcast-fast: join 239.1.1.1 on eth0: No buffer space available (105); remedy\n"
@@ -722,5 +722,5 @@ def test_interfaces_table_names_every_address_in_full():
 def test_interfaces_without_a_default(monkeypatch):
     loopback = [one for one in mcast.interfaces() if one.is_loopback]
     monkeypatch.setattr(sys.modules["mcast_fast.cli.interfaces"], "interfaces", lambda: loopback)
-    monkeypatch.setattr(sys.modules["mcast_fast.interfaces"], "_route", lambda *_: Route(0))
+    monkeypatch.setattr(sys.modules["mcast_fast._host.interfaces"], "_route", lambda *_: Route(0))
     assert [row["default_for"] for row in json.loads(invoke("interfaces", "--json").stdout)] == [[]]

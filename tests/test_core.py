@@ -25,8 +25,8 @@ from mcast_fast import _core
 from mcast_fast._core import layout
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import RECORD, RECORD_SIZE, V4_MAPPED
+from mcast_fast._host.interfaces import interfaces
 from mcast_fast.errors import ClosedError, SocketError
-from mcast_fast.interfaces import interfaces
 from tests.conftest import TOOLS, free_port, has_fast
 
 HERE = map_address("127.0.0.1")

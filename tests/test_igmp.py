@@ -2,7 +2,7 @@
 
 import pytest
 
-from mcast_fast import igmp
+from mcast_fast._host import igmp_version
 
 TABLE = """Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter
 1\tlo        :     1      V3
@@ -18,8 +18,8 @@ def told(tmp_path, monkeypatch):
     """Where the module looks: settings that a test writes, and a table of memberships."""
     table = tmp_path / "igmp"
     table.write_text(TABLE)
-    monkeypatch.setattr(igmp, "MEMBERSHIPS", table)
-    monkeypatch.setattr(igmp, "SETTINGS", tmp_path)
+    monkeypatch.setattr(igmp_version, "MEMBERSHIPS", table)
+    monkeypatch.setattr(igmp_version, "SETTINGS", tmp_path)
 
     def write(setting, value):
         path = tmp_path / setting
@@ -30,15 +30,15 @@ def told(tmp_path, monkeypatch):
 
 
 def test_nothing_in_the_way(told):
-    assert igmp.obstacle(4, "lo") == ""
-    assert igmp.obstacle(6, "eth0") == ""
-    assert igmp.obstacle(4, "gone0") == ""
+    assert igmp_version.obstacle(4, "lo") == ""
+    assert igmp_version.obstacle(6, "eth0") == ""
+    assert igmp_version.obstacle(4, "gone0") == ""
 
 
 @pytest.mark.parametrize(("interface", "heard"), [("eth0", "IGMPv2"), ("eth1", "IGMPv1")])
 def test_an_old_querier(told, interface, heard):
-    assert heard in igmp.obstacle(4, interface)
-    assert interface in igmp.obstacle(4, interface)
+    assert heard in igmp_version.obstacle(4, interface)
+    assert interface in igmp_version.obstacle(4, interface)
 
 
 @pytest.mark.parametrize("scope", ["lo", "all"])
@@ -52,7 +52,7 @@ def test_an_old_querier(told, interface, heard):
 )
 def test_an_old_version_that_is_forced(told, scope, version, setting, value, name):
     told(setting.format(scope), value)
-    text = igmp.obstacle(version, "lo")
+    text = igmp_version.obstacle(version, "lo")
     assert f"{name} is forced" in text
     assert "sysctl -w net." + setting.format(scope).replace("/", ".") + "=0" in text
 
@@ -67,17 +67,17 @@ def test_an_old_version_that_is_forced(told, scope, version, setting, value, nam
 )
 def test_a_version_that_knows_sources(told, version, setting, value):
     told(setting, value)
-    assert igmp.obstacle(version, "lo") == ""
+    assert igmp_version.obstacle(version, "lo") == ""
 
 
 @pytest.mark.parametrize("value", ["", "many", "-1"])
 def test_a_setting_that_is_no_version_is_passed_over(told, value):
     told("ipv4/conf/lo/force_igmp_version", value)
-    assert igmp.obstacle(4, "lo") == ""
+    assert igmp_version.obstacle(4, "lo") == ""
 
 
 def test_a_table_in_another_form_is_passed_over(told):
-    igmp.MEMBERSHIPS.write_text("nonsense\n2 eth0\n:::\n")
-    assert igmp.obstacle(4, "eth0") == ""
-    igmp.MEMBERSHIPS.unlink()
-    assert igmp.obstacle(4, "eth0") == ""
+    igmp_version.MEMBERSHIPS.write_text("nonsense\n2 eth0\n:::\n")
+    assert igmp_version.obstacle(4, "eth0") == ""
+    igmp_version.MEMBERSHIPS.unlink()
+    assert igmp_version.obstacle(4, "eth0") == ""

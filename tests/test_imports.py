@@ -1,93 +1,121 @@
-"""Imports run downwards only: which room may import which, held against every import, also those inside functions."""
+"""Imports run downwards only, between the wings and inside them, held against every import, also those in functions."""
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "mcast_fast"
 
-# Room -> the rooms it may import; `errors` may be imported by all. A new room needs a row here.
-ROOMS = """
-systems         :
-errors          : systems
-_version        :
-_process        :
-_threads        :
-_lifecycle      : _process
-units           :
-_lifetime       : _process
-groups          :
-igmp            :
-netlink         :
-stats           :
-nic             : netlink sockets
-hardware        :
-qdiscs          : netlink
-interfaces      : netlink groups systems
-watch           : _threads interfaces netlink stats systems
-_core.layout    :
-_core.addresses : _core.layout
-_core.blocks    :
-_core.lateness  :
-_core.arrow     : _core.layout _core.addresses
-_core.restore   :
-_core.fast      : _core.restore _core.blocks _core.layout _core.addresses _core.lateness
-_core.pure      : _core.restore _core.arrow _core.blocks _core.layout _core.addresses _core.lateness _lifetime systems
-_core           : _core.layout _core.fast _core.pure systems
-membership      : _core.addresses groups interfaces units
-sockets         : _core _core.layout _core.addresses hardware membership systems
-bpf             : _core.addresses
-rings           : bpf sockets units
-plan            : membership sockets
-joins           : _core _core.addresses membership plan sockets
-subscriptions   : _core _core.addresses groups igmp interfaces joins membership plan stats units watch
-streams         :
-pcapng          : _lifecycle _version _core _core.blocks stats streams units
-reader          : _lifecycle _process _core _core.blocks _core.layout groups membership stats streams units
-captures        : _core.blocks reader stats streams units
-conversion      : _core _core.addresses _core.layout pcapng reader streams
-receiver        : _core _core.layout _core.addresses groups joins membership nic rings sockets stats subscriptions units watch
-sending         : _core interfaces qdiscs sockets stats systems
-outgoing        : _core groups interfaces units
-sender          : _core _core.lateness _core.layout _core.addresses groups interfaces membership outgoing sending sockets stats units
-rotation        : streams units
-postrotate      : systems
-privileges      :
-replay          : _threads _core groups reader sender streams units
-recorder        : _lifecycle pcapng postrotate receiver rotation stats streams units
-waiting         : _process _threads units
-aio             : _core groups outgoing receiver sender stats subscriptions units waiting
-cli             : _version _core _core.layout captures conversion groups interfaces outgoing pcapng privileges reader receiver recorder replay rotation sender stats streams units
-__main__        : cli
-__init__        : _version _core _core.layout groups interfaces pcapng reader receiver recorder replay rotation sender stats subscriptions
+# The package, from the ground up. A row names what it may import, and all of that stands in rows above it; `errors` may
+# be imported by all. Indented: the modules of a wing, and what of the same wing they may import. A new module needs a
+# row here.
+PACKAGE = """
+_systems    :
+errors      : _systems
+_version    :
+_units      :
+groups      :
+stats       :
+_core       : _systems
+    process     :
+    lifetime    : process
+    threads     :
+    layout      :
+    addresses   : layout
+    blocks      :
+    lateness    :
+    arrow       : layout addresses
+    restore     :
+    fast        : restore blocks layout addresses lateness
+    pure        : restore arrow blocks layout addresses lateness lifetime
+    __init__    : layout fast pure
+_host       : _systems _core stats
+    __init__        :
+    netlink         :
+    igmp_version    :
+    hardware_clock  :
+    privileges      :
+    qdiscs          : netlink
+    nic_drops       : netlink
+    interfaces      : netlink
+    watch           : netlink interfaces
+_membership : _systems _units _core _host groups stats
+    __init__        :
+    desired         :
+    sockets         : desired
+    bpf             :
+    rings           : bpf sockets
+    plan            : desired sockets
+    joins           : desired sockets plan
+    subscriptions   : desired plan joins
+receiver    : _units _core _host _membership groups stats
+_sending    : _systems _units _core _host _membership groups stats
+    __init__        :
+    outgoing        :
+    sockets         :
+sender      : _units _core _host _membership _sending groups stats
+files       : _systems _version _units _core _membership groups stats receiver sender
+    _guarded        :
+    _streams        :
+    _pcapng         :
+    _writer         : _guarded _streams _pcapng
+    _reader         : _guarded _streams
+    _summary        : _reader
+    _repair         : _streams _reader
+    _convert        : _streams _writer _reader
+    _rotation       : _streams
+    _postrotate     :
+    _recorder       : _guarded _streams _writer _rotation _postrotate
+    _replay         : _streams _reader
+    __init__        : _writer _reader _rotation _recorder _replay
+aio         : _units _core _membership _sending groups stats receiver sender
+    _waiting        :
+    _receiver       : _waiting
+    _sender         : _waiting
+    __init__        : _receiver _sender
+cli         : _version _units _core _host _sending groups stats receiver sender files
+    output          :
+    signals         :
+    demo            : output
+    receive         : output signals
+    send            : output
+    record          : output signals
+    replay          : output
+    info            : output
+    convert         : output
+    repair          :
+    interfaces      :
+    __init__        : output demo receive send record replay info convert repair interfaces
+__main__    : cli
+__init__    : _version _core _host _membership groups stats receiver sender files aio
 """
 
-# For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both.
-FOR_TYPES = """
-rings           : _core.fast
-joins           : _core.fast rings
-pcapng          : _core.fast
-reader          : _core.fast
-captures        : _core.fast
-conversion      : _core.fast
-receiver        : _core.fast
-recorder        : _core.fast
-replay          : _core.fast
-outgoing        : _core.fast
-sender          : _core.fast
-aio             : _core.fast
-cli             : _core.fast
-"""
+# For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
+# runs upwards, and is a type alone.
+UPWARDS_FOR_TYPES = {("_membership.joins", "_membership.rings")}
+
+# What users may import. Every other module has an underscore, or is in a wing that has one.
+PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "cli"}
+NO_API = {"cli"}  # the program
 
 
 def table(text):
-    return {room.strip(): set(rooms.split()) for room, rooms in (line.split(":") for line in text.strip().splitlines())}
+    """Wing -> what it may import, and wing -> module -> what it may import of its own wing, in the order written."""
+    between, inside = {}, {}
+    for line in text.strip().splitlines():
+        name, allowed = (part.strip() for part in line.split(":"))
+        if line[0] == " ":
+            inside.setdefault(next(reversed(between)), {})[name] = allowed.split()
+        else:
+            between[name] = allowed.split()
+    return between, inside
 
 
-BELOW, ONLY_FOR_TYPES = table(ROOMS), table(FOR_TYPES)
-EVERYBODY = {"errors"}
+BETWEEN, INSIDE = table(PACKAGE)
 CYTHON_IMPORT = re.compile(
     r"^\s*(?:from\s+(mcast_fast[\w.]*)\s+c?import\s+(.+)|c?import\s+(mcast_fast[\w.]*))", re.MULTILINE
 )
@@ -97,20 +125,20 @@ def files(*suffixes):
     return sorted(path for path in SOURCE.rglob("*") if path.suffix in suffixes)
 
 
-def room_of(module):
-    """The room of a module's name below the package: '_core.fast.slots' lives in '_core.fast'."""
-    parts = module.split(".") if module else ["__init__"]
-    if parts[0] == "_core":
-        parts = parts[:2] if ".".join(parts[:2]) in BELOW else parts[:1] if len(parts) == 1 else parts[:2]
-        return ".".join(parts)
-    return parts[0]
+SOURCES = files(".py", ".pyi", ".pyx", ".pxi")
 
 
-def room_of_file(path):
+def place_of(module):
+    """(wing, module of the wing) of a dotted name below the package; a module at the top is a wing of its own."""
+    wing, _, below = module.partition(".")
+    return (wing, below.partition(".")[0] or "__init__") if wing in INSIDE else (wing or "__init__", "")
+
+
+def place_of_file(path):
     parts = list(path.relative_to(SOURCE).with_suffix("").parts)
     if parts[-1] == "__init__" and len(parts) > 1:
         parts.pop()
-    return room_of(".".join(parts))
+    return place_of(".".join(parts))
 
 
 def is_module(dotted):
@@ -128,7 +156,7 @@ def modules_named(origin, names):
 
 
 def is_for_types(node):
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def imports_of_python(tree):
@@ -162,37 +190,111 @@ def imports_of(path):
     return set(imports_of_cython(text) if path.suffix in (".pyx", ".pxi") else imports_of_python(ast.parse(text)))
 
 
-SOURCES = files(".py", ".pyi", ".pyx", ".pxi")
+def may_import(place, other, for_types):
+    """Whether what is at one place may import what is at another."""
+    (wing, module), (other_wing, other_module) = place, other
+    if place == other or other_wing == "errors" != wing:
+        return True
+    if wing == other_wing:
+        dotted = f"{wing}.{module}", f"{wing}.{other_module}"
+        return other_module in INSIDE[wing][module] or (for_types and dotted in UPWARDS_FOR_TYPES)
+    return other_wing in BETWEEN[wing]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_a_file_imports_only_what_its_room_may(path):
-    room = room_of_file(path)
-    assert room in BELOW, f"the room {room} has no row in BELOW; say what it may import"
-    for module, for_types in imports_of(path):
-        assert module, "nothing imports the package root"
-        allowed = BELOW[room] | EVERYBODY | {room} | (ONLY_FOR_TYPES.get(room, set()) if for_types else set())
-        assert room_of(module) in allowed, f"{room} may not import mcast_fast.{module}"
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(SOURCE).as_posix())
+def test_a_file_imports_only_what_its_row_names(path):
+    place = place_of_file(path)
+    wing, module = place
+    assert wing in BETWEEN, f"{wing} has no row in PACKAGE; say what it may import"
+    assert not module or module in INSIDE[wing], f"{wing}.{module} has no row in PACKAGE; say what it may import"
+    for imported, for_types in imports_of(path):
+        assert imported, "nothing imports the package root"
+        other = place_of(imported)
+        if other == ("_core", "fast") and for_types and wing != "_core":
+            continue
+        assert may_import(place, other, for_types), f"{'.'.join(filter(None, place))} may not import {imported}"
 
 
-def test_the_arrows_run_downwards_only():
-    """No circle, types included: each room comes after all that it imports."""
-    placed, order = set(), list(BELOW)
-    while order:
-        free = [room for room in order if BELOW[room] | ONLY_FOR_TYPES.get(room, set()) <= placed]
-        assert free, f"a circle among {order}"
-        placed |= set(free)
-        order = [room for room in order if room not in placed]
+@pytest.mark.parametrize("rows", [BETWEEN, *INSIDE.values()], ids=["wings", *INSIDE])
+def test_the_arrows_run_downwards_only(rows):
+    above = set()
+    for name, allowed in rows.items():
+        assert set(allowed) <= above, (
+            f"{name} is above {sorted(set(allowed) - above)}: rows name what stands above them"
+        )
+        above.add(name)
 
 
-def test_no_arrow_is_left_over_for_types():
-    """What is listed apart is really needed."""
-    used = {}
+def test_every_row_is_a_module_and_every_arrow_is_needed():
+    """A row that is left over, or names what is not imported any more, would hide the next wrong import."""
+    used, within = {}, {}
     for path in SOURCES:
-        for module, for_types in imports_of(path):
-            if for_types and room_of(module) not in BELOW[room_of_file(path)] | EVERYBODY:
-                used.setdefault(room_of_file(path), set()).add(room_of(module))
-    assert {room: rooms - EVERYBODY - {room} for room, rooms in used.items()} == ONLY_FOR_TYPES
+        wing, module = place_of_file(path)
+        for imported, _ in imports_of(path):
+            other_wing, other_module = place_of(imported)
+            if other_wing == wing:
+                within.setdefault(wing, {}).setdefault(module, set()).add(other_module)
+            else:
+                used.setdefault(wing, set()).add(other_wing)
+    loaded = {("_core", "__init__"), ("cli", "__init__")}  # by importlib: the backends, the verbs
+    for wing, allowed in BETWEEN.items():
+        assert is_module(wing), wing
+        assert set(allowed) <= used.get(wing, set()), f"{wing} imports less than its row names"
+        for module, inner in INSIDE.get(wing, {}).items():
+            assert is_module(f"{wing}.{module}"), f"{wing}.{module}"
+            if (wing, module) not in loaded:
+                reached = within.get(wing, {}).get(module, set())
+                assert set(inner) <= reached, f"{wing}.{module} imports less than its row names"
+
+
+def test_what_is_not_public_has_an_underscore():
+    for path in SOURCE.rglob("*"):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        if path not in SOURCES or parts[0] in NO_API or any(part.startswith("_") for part in parts):
+            continue
+        assert ".".join(parts) in PUBLIC, f"{path} is public by its name; give it an underscore, or a row in PUBLIC"
+
+
+@pytest.mark.parametrize("wing", ["", "files"])
+def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
+    """The table of names, `__all__`, and the imports for the type checker say the same."""
+    tree = ast.parse((SOURCE / wing / "__init__.py").read_text())
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("_WHERE", "_WINGS", "__all__")
+    }
+    (block,) = (node for node in tree.body if is_for_types(node))
+    seen = {
+        alias.asname or alias.name: node.module.removeprefix(f"mcast_fast.{wing}").removeprefix(".")
+        for node in block.body
+        for alias in node.names
+    }
+    wings = dict.fromkeys(values.get("_WINGS", ()), "mcast_fast")
+    assert seen == values["_WHERE"] | wings
+    assert set(values["_WHERE"]) <= set(values["__all__"])
+
+
+@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio"])
+def test_every_exported_name_is_there(module):
+    """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""
+    code = (
+        f"import importlib; module = importlib.import_module({module!r})\n"
+        "missing = set(module.__all__) - set(dir(module))\n"
+        "assert not missing, missing\n"
+        "for name in module.__all__: getattr(module, name)\n"
+        "try: module.no_such_name\n"
+        "except AttributeError as error: assert 'no_such_name' in str(error)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_root_imports_the_core_alone():
+    """What costs time comes when it is first asked for."""
+    code = "import sys, mcast_fast; print(*(name for name in sys.modules if name.startswith('mcast_fast.')))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    wings = {name.split(".")[1] for name in done.stdout.split()}
+    assert wings == {"_core", "_systems", "_version", "errors"}
 
 
 @pytest.mark.parametrize("other", [("fast", "pure"), ("pure", "fast")])
@@ -209,9 +311,9 @@ def test_only_the_core_reads_the_choice_of_backend():
 
 
 def test_only_the_core_asks_which_backend_runs():
-    """Rooms above the core name neither backend outside of TYPE_CHECKING."""
+    """Wings above the core name neither backend outside of TYPE_CHECKING."""
     for path in SOURCES:
-        if room_of_file(path).startswith("_core"):
+        if place_of_file(path)[0] == "_core":
             continue
         reached = {module for module, for_types in imports_of(path) if not for_types}
         assert not any(module.startswith(("_core.fast", "_core.pure")) for module in reached), path
@@ -234,4 +336,4 @@ def test_only_the_table_of_systems_asks_which_one_this_is():
     asking = {
         path.relative_to(SOURCE).as_posix() for path in SOURCES if re.search(r"sys\.platform\b(?!`)", path.read_text())
     }
-    assert asking == {"systems.py"}
+    assert asking == {"_systems.py"}

@@ -23,9 +23,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcast_fast import netlink, systems
-from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, SocketError, os_text
-from mcast_fast.interfaces import (
+from mcast_fast import _systems
+from mcast_fast._host import interfaces as room
+from mcast_fast._host import netlink
+from mcast_fast._host.interfaces import (
     Interface,
     default_interface,
     find_interface,
@@ -33,9 +34,7 @@ from mcast_fast.interfaces import (
     interfaces,
     multicast_interfaces,
 )
-
-# `mcast_fast.interfaces` is the function; the room itself is named as the import system has it.
-room = sys.modules["mcast_fast.interfaces"]
+from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, SocketError, os_text
 
 # A made-up machine ----------------------------------------------------------------------------------------------------
 
@@ -199,7 +198,7 @@ def test_a_failing_ifaddr_costs_only_the_addresses(
 def test_without_a_flag_call_flags_come_from_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     if not loopback().addresses:
         pytest.skip("feature loopback: it has no address here")
-    monkeypatch.setattr(room, "SYSTEM", systems.WINDOWS)
+    monkeypatch.setattr(room, "SYSTEM", _systems.WINDOWS)
     found = loopback()
     assert (found.is_up, found.is_loopback) == (True, True)
     assert found.name == socket.if_indextoname(found.index)
@@ -509,8 +508,8 @@ def test_any_bytes_are_an_answer_about_addresses(reply: bytes) -> None:
 
 WAIT_FOR_CARRIER = """
 import json, time, warnings
-from mcast_fast.interfaces import *
-from mcast_fast.interfaces import _route_by_connect, _group_address
+from mcast_fast._host.interfaces import *
+from mcast_fast._host.interfaces import _route_by_connect, _group_address
 from mcast_fast.errors import *
 def ready(*names, carrier=True):
     deadline = time.monotonic() + 10

@@ -10,15 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import joins, membership, nic, plan, rings, sockets, subscriptions
-from mcast_fast.membership import ANY_SOURCE, GroupEndpoint
+from mcast_fast._core import lifetime
+from mcast_fast._host import nic_drops
+from mcast_fast._membership import desired, joins, plan, rings, sockets, subscriptions
+from mcast_fast._membership.desired import ANY_SOURCE, GroupEndpoint
 from tests.conftest import descriptors, free_port, loopback
 from tests.interrupts import Interrupt, Interrupter, needs_tracing
 from tests.test_joins import ENDPOINTS, GROUPS, Model, exclude, include
 
 pytestmark = [needs_tracing, pytest.mark.long, pytest.mark.timeout(300)]
 
-FILES = frozenset(one.__file__ for one in (joins, membership, nic, plan, rings, sockets, subscriptions))
+FILES = frozenset(one.__file__ for one in (lifetime, joins, desired, nic_drops, plan, rings, sockets, subscriptions))
 
 ONE, TWO, THREE = (GroupEndpoint(ENDPOINTS[0], group) for group in GROUPS[:3])
 ELSEWHERE = GroupEndpoint(ENDPOINTS[2], GROUPS[3])

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mcast_fast import _core, joins, plan
+from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, native
+from mcast_fast._membership import joins, plan
+from mcast_fast._membership.desired import ANY_SOURCE, Endpoint, GroupEndpoint, SourceFilter, Wanted
+from mcast_fast._membership.joins import Joins
+from mcast_fast._membership.plan import Limits
+from mcast_fast._membership.sockets import OpenSocket, Options
 from mcast_fast.errors import MulticastError
-from mcast_fast.joins import Joins
-from mcast_fast.membership import ANY_SOURCE, Endpoint, GroupEndpoint, SourceFilter, Wanted
-from mcast_fast.plan import Limits
-from mcast_fast.sockets import OpenSocket, Options
 
 NAMES = {1: "eth0", 2: "eth1"}
 ENDPOINTS = (Endpoint(4, 5000, 1), Endpoint(4, 5001, 1), Endpoint(4, 5000, 2))

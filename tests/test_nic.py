@@ -9,44 +9,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
-from mcast_fast import netlink, nic
+from mcast_fast._host import netlink, nic_drops
 from tests import lab
 from tests.conftest import loopback
 
 
-def reply(dropped, missed, size=nic.LINK_STATS.size, sequence=1):
+def reply(dropped, missed, size=nic_drops.LINK_STATS.size, sequence=1):
     counts = [0] * 16
-    counts[nic.RX_DROPPED], counts[nic.RX_MISSED] = dropped, missed
-    told = nic.LINK_STATS.pack(*counts)[:size]
-    attribute = netlink.RTATTR.pack(netlink.RTATTR.size + len(told), nic.IFLA_STATS_LINK_64) + told
-    body = nic.IF_STATS_MSG.pack(0, 1, 1) + attribute
-    return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), nic.RTM_NEWSTATS, 0, sequence, 0) + body
+    counts[nic_drops.RX_DROPPED], counts[nic_drops.RX_MISSED] = dropped, missed
+    told = nic_drops.LINK_STATS.pack(*counts)[:size]
+    attribute = netlink.RTATTR.pack(netlink.RTATTR.size + len(told), nic_drops.IFLA_STATS_LINK_64) + told
+    body = nic_drops.IF_STATS_MSG.pack(0, 1, 1) + attribute
+    return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), nic_drops.RTM_NEWSTATS, 0, sequence, 0) + body
 
 
 def test_dropped_and_missed_are_lost():
-    assert nic.parse(reply(3, 4)) == 7
-    assert nic.parse(reply(0, 2**40)) == 2**40
+    assert nic_drops.parse(reply(3, 4)) == 7
+    assert nic_drops.parse(reply(0, 2**40)) == 2**40
 
 
 @pytest.mark.parametrize(
     "answer", [b"", reply(3, 4)[:-1], reply(3, 4, 100), struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -19)]
 )
 def test_a_reply_that_does_not_say_is_none(answer):
-    assert nic.parse(answer) is None
+    assert nic_drops.parse(answer) is None
 
 
 @given(st.binary())
 def test_any_bytes_can_be_told(answer):
-    found = nic.parse(answer)
+    found = nic_drops.parse(answer)
     assert found is None or found >= 0
 
 
 def test_a_reply_to_another_request_is_passed_over():
-    assert nic.parse(reply(3, 4), 1) == 7
-    assert nic.parse(reply(3, 4), 2) is None
-    assert nic.parse(reply(1, 1, sequence=5) + reply(3, 4), 1) == 7
-    assert nic.answers(reply(3, 4), 1)
-    assert not nic.answers(reply(3, 4), 2)
+    assert nic_drops.parse(reply(3, 4), 1) == 7
+    assert nic_drops.parse(reply(3, 4), 2) is None
+    assert nic_drops.parse(reply(1, 1, sequence=5) + reply(3, 4), 1) == 7
+    assert nic_drops.answers(reply(3, 4), 1)
+    assert not nic_drops.answers(reply(3, 4), 2)
 
 
 class Answers:
@@ -58,7 +58,7 @@ class Answers:
 
     def send(self, request):
         _, kind, _, number, _ = netlink.NLMSGHDR.unpack_from(request)
-        assert kind == nic.RTM_GETSTATS
+        assert kind == nic_drops.RTM_GETSTATS
         self.requests += 1
         self.queued.append(reply(10 * self.requests, 0, sequence=number))
 
@@ -70,8 +70,8 @@ class Answers:
 
 
 def test_an_answer_that_nobody_waited_for_shifts_no_other(monkeypatch):
-    monkeypatch.setattr(nic, "FRESH", 0.0)
-    drops = nic.NicDrops()
+    monkeypatch.setattr(nic_drops, "FRESH", 0.0)
+    drops = nic_drops.NicDrops()
     drops.close()
     drops._socket = Answers(5_000)
     assert [drops.total([1]), drops.total([1]), drops.total([1])] == [0, 10, 20]
@@ -79,8 +79,8 @@ def test_an_answer_that_nobody_waited_for_shifts_no_other(monkeypatch):
 
 def test_counters_are_asked_for_ten_times_a_second_at_most(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(nic.time, "monotonic", lambda: now[0])
-    drops = nic.NicDrops()
+    monkeypatch.setattr(nic_drops.time, "monotonic", lambda: now[0])
+    drops = nic_drops.NicDrops()
     drops.close()
     drops._socket = Answers(0)
     found = []
@@ -93,8 +93,8 @@ def test_counters_are_asked_for_ten_times_a_second_at_most(monkeypatch):
 
 
 def test_it_counts_from_the_first_look(monkeypatch):
-    monkeypatch.setattr(nic, "FRESH", 0.0)
-    drops, index = nic.NicDrops(), socket.if_nametoindex(loopback())
+    monkeypatch.setattr(nic_drops, "FRESH", 0.0)
+    drops, index = nic_drops.NicDrops(), socket.if_nametoindex(loopback())
     if drops.total([index]) is None:
         pytest.skip("feature drop counters of interfaces: the system does not tell them")
     assert drops.total([index]) == 0

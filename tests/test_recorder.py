@@ -18,12 +18,13 @@ from unittest.mock import Mock
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import ArgumentError, FileError, postrotate
-from mcast_fast import recorder as recorder_module
+from mcast_fast import ArgumentError, FileError
 from mcast_fast._core.blocks import ENHANCED_PACKET, INTERFACE_STATISTICS
-from mcast_fast.recorder import Recorder
-from mcast_fast.rotation import Autostop, Names, Rotation, with_mark
-from mcast_fast.systems import LINUX, WINDOWS
+from mcast_fast._systems import LINUX, WINDOWS
+from mcast_fast.files import _postrotate
+from mcast_fast.files import _recorder as recorder_module
+from mcast_fast.files._recorder import Recorder
+from mcast_fast.files._rotation import Autostop, Names, Rotation, with_mark
 
 SIZE = 200
 QUIET = Autostop(idle=0.3)
@@ -348,10 +349,10 @@ def test_a_command_that_fails_is_warned_of(rx, tx, tmp_path, command, told):
     ids=["Linux", "Windows"],
 )
 def test_a_command_is_taken_apart_as_its_system_writes_paths(monkeypatch, system, command, words):
-    monkeypatch.setattr(postrotate, "SYSTEM", system)
+    monkeypatch.setattr(_postrotate, "SYSTEM", system)
     started = []
-    monkeypatch.setattr(postrotate.subprocess, "Popen", lambda argv, **_: started.append(argv) or Mock(returncode=0))
-    commands = postrotate.PostRotate(command)
+    monkeypatch.setattr(_postrotate.subprocess, "Popen", lambda argv, **_: started.append(argv) or Mock(returncode=0))
+    commands = _postrotate.PostRotate(command)
     commands.add("feed.pcapng")
     assert started == [[*words, "feed.pcapng"]]
 

@@ -18,9 +18,9 @@ import mcast_fast as mcast
 from mcast_fast import ArgumentError, CaptureError, SendError, _core
 from mcast_fast._core import lateness
 from mcast_fast._core.layout import FIELDS, RECORD
-from mcast_fast.recorder import Recorder
-from mcast_fast.replay import Replay
-from mcast_fast.rotation import Autostop
+from mcast_fast.files._recorder import Recorder
+from mcast_fast.files._replay import Replay
+from mcast_fast.files._rotation import Autostop
 from tests import lab
 from tests.conftest import BACKENDS, free_port, has_fast, interrupt_main
 from tests.test_cli import environment, invoke, program_backend  # noqa: F401

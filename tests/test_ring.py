@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import ArgumentError, Flag, InterfaceError, SocketError, _core, aio, bpf, rings
+from mcast_fast import ArgumentError, Flag, InterfaceError, SocketError, _core, aio
+from mcast_fast._membership import bpf, rings
 from tests import frames, lab
 from tests.conftest import descriptors, free_port
 from tests.frames import ethernet, ipv4, ipv6, udp

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import _core, systems
+from mcast_fast import _core, _systems
 from mcast_fast._core import layout
 from mcast_fast._core.pure import tables
 from tests.conftest import free_port, loopback
@@ -36,18 +36,18 @@ def udp():
     [("linux", "Linux"), ("darwin", "macOS"), ("win32", "Windows"), ("freebsd14", "FreeBSD"), ("netbsd10", "NetBSD")],
 )
 def test_a_platform_has_its_row(platform, name):
-    assert systems.find(platform).name == name
+    assert _systems.find(platform).name == name
 
 
 def test_a_platform_without_a_row_can_do_what_every_system_can():
-    row = systems.find("plan9")
+    row = _systems.find("plan9")
     assert (row.name, row.key, row.flag_call, row.has_rtnetlink) == ("plan9", "plan9", None, False)
     assert {"watch", "igmp_version"} == row.missing.keys() <= layout.FEATURES.keys()
 
 
 @pytest.mark.parametrize("table", tables.SYSTEMS.values(), ids=tables.SYSTEMS.keys())
 def test_what_a_table_names_is_known(table):
-    assert table.name in {row.name for row in systems.SYSTEMS.values()}
+    assert table.name in {row.name for row in _systems.SYSTEMS.values()}
     assert set(table.control.values()) <= pure_control.BY_NAME.keys()
     assert table.missing.keys() <= layout.FEATURES.keys()
     assert {"join", "leave", "join_source", "leave_source", "block", "unblock"} == table.steps.keys()

@@ -7,13 +7,15 @@ import threading
 
 import pytest
 
-from mcast_fast import _threads, replay, waiting
-from mcast_fast.replay import ReadAhead
-from mcast_fast.waiting import Worker
+from mcast_fast._core import threads as _threads
+from mcast_fast.aio import _waiting
+from mcast_fast.aio._waiting import Worker
+from mcast_fast.files import _replay
+from mcast_fast.files._replay import ReadAhead
 from tests.conftest import until
 from tests.interrupts import HandlerError, Interrupt, Interrupter, needs_tracing, raise_error, raise_interrupt
 
-FILES = frozenset(one.__file__ for one in (_threads, replay, waiting, threading))
+FILES = frozenset(one.__file__ for one in (_threads, _replay, _waiting, threading))
 
 
 def read_ahead() -> None:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mcast_fast.interfaces import interfaces
+from mcast_fast._host.interfaces import interfaces
 from tests import threads
 from tests.conftest import Place, free_port
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcast_fast.errors import ArgumentError
-from mcast_fast.units import (
+from mcast_fast._units import (
     LONGEST_WAIT,
     NANOSECONDS,
     RATE_UNITS,
@@ -20,6 +19,7 @@ from mcast_fast.units import (
     wait_in_ns,
     whole_number,
 )
+from mcast_fast.errors import ArgumentError
 
 SIZES = {
     0: 0,

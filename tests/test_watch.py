@@ -15,7 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
-from mcast_fast import _core, _threads, joins, netlink, watch
+from mcast_fast import _core
+from mcast_fast._core import threads as _threads
+from mcast_fast._host import netlink, watch
+from mcast_fast._membership import joins
 from mcast_fast.stats import What
 from tests import lab
 from tests.conftest import descriptors, free_port, loopback, until

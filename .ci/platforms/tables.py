@@ -3,7 +3,7 @@
 import struct
 import sys
 
-from mcast_fast import systems
+from mcast_fast import _systems
 from mcast_fast._core.pure.tables import SYSTEMS
 
 BY_ANOTHER_NAME = {
@@ -66,7 +66,7 @@ def claims(name: str) -> dict[str, int]:
 def main() -> None:
     """The C of the system named by the first argument."""
     name = sys.argv[1]
-    assert any(row.name == name for row in systems.SYSTEMS.values()), name
+    assert any(row.name == name for row in _systems.SYSTEMS.values()), name
     print('#include <stddef.h>\n#include "platform.h"')
     for expression, value in claims(name).items():
         print(f'_Static_assert((long long)({expression}) == {value}, "{name}: {expression} is {value} in tables.py");')

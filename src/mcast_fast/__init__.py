@@ -1,6 +1,9 @@
 """mcast-fast: multicast packets into Python at the rate the kernel can hand them over, with nothing lost that is not
 counted."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from mcast_fast import _core
 from mcast_fast._core import backend, features
 from mcast_fast._core.layout import FIELDS as RECORD_FIELDS
@@ -20,18 +23,28 @@ from mcast_fast.errors import (
     SocketError,
     SsmWarning,
 )
-from mcast_fast.groups import Group, Scope, is_multicast
-from mcast_fast.interfaces import Interface, interfaces
-from mcast_fast.pcapng import Writer
-from mcast_fast.reader import Reader
-from mcast_fast.reader import open_capture as open
-from mcast_fast.receiver import Receiver
-from mcast_fast.recorder import RecordedFile, Recorder, Recording
-from mcast_fast.replay import Replay, Replayed
-from mcast_fast.rotation import Autostop, Rotation
-from mcast_fast.sender import Schedule, Sender
-from mcast_fast.stats import Event, ReaderStats, SenderStats, Stats, TransmitTime, WriterStats
-from mcast_fast.subscriptions import Membership
+
+if TYPE_CHECKING:
+    from mcast_fast import aio as aio
+    from mcast_fast import files as files
+    from mcast_fast._host.interfaces import Interface, interfaces
+    from mcast_fast._membership.subscriptions import Membership
+    from mcast_fast.files import (
+        Autostop,
+        Reader,
+        RecordedFile,
+        Recorder,
+        Recording,
+        Replay,
+        Replayed,
+        Rotation,
+        Writer,
+        open,
+    )
+    from mcast_fast.groups import Group, Scope, is_multicast
+    from mcast_fast.receiver import Receiver
+    from mcast_fast.sender import Schedule, Sender
+    from mcast_fast.stats import Event, ReaderStats, SenderStats, Stats, TransmitTime, WriterStats
 
 Batch = _core.views.Batch
 Packet = _core.views.Packet
@@ -83,3 +96,47 @@ __all__ = [
     "is_multicast",
     "open",
 ]
+
+
+_WINGS = ("aio", "files")
+_WHERE = {
+    "Autostop": "files",
+    "Event": "stats",
+    "Group": "groups",
+    "Interface": "_host.interfaces",
+    "Membership": "_membership.subscriptions",
+    "Reader": "files",
+    "ReaderStats": "stats",
+    "Receiver": "receiver",
+    "RecordedFile": "files",
+    "Recorder": "files",
+    "Recording": "files",
+    "Replay": "files",
+    "Replayed": "files",
+    "Rotation": "files",
+    "Schedule": "sender",
+    "Scope": "groups",
+    "Sender": "sender",
+    "SenderStats": "stats",
+    "Stats": "stats",
+    "TransmitTime": "stats",
+    "Writer": "files",
+    "WriterStats": "stats",
+    "interfaces": "_host.interfaces",
+    "is_multicast": "groups",
+    "open": "files",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for the first time (PEP 562): the cost of `import mcast_fast` is that of the core."""
+        if name in _WINGS:
+            return importlib.import_module(f"mcast_fast.{name}")
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(f"mcast_fast.{_WHERE[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__, *_WINGS})

@@ -1,12 +1,12 @@
 """Every exception and warning of mcast-fast; each message names the thing, what the OS answered, and the remedy.
 
-Rules of this room: no I/O, no imports of ours but `systems`; every other room may import it.
+Rules of this room: no I/O, no imports of ours but `_systems`; every other room may import it.
 """
 
 import errno as errno_module
 import os
 
-from mcast_fast.systems import SYSTEM
+from mcast_fast._systems import SYSTEM
 
 
 class MulticastError(Exception):

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._host.nic_drops import NicDrops
+from mcast_fast._host.watch import Watch
+from mcast_fast._membership.desired import Defaults
+from mcast_fast._membership.joins import Joins
+from mcast_fast._membership.rings import RingOptions, Rings, ring_options
+from mcast_fast._membership.sockets import OpenSocket, Options, require
+from mcast_fast._membership.subscriptions import Membership, Subscriptions
+from mcast_fast._units import UNSET, Unset, checked_number, size_in_bytes, wait_in_ns, whole_number
 from mcast_fast.errors import ArgumentError, ClosedError, socket_error
 from mcast_fast.groups import Group
-from mcast_fast.joins import Joins
-from mcast_fast.membership import Defaults
-from mcast_fast.nic import NicDrops
-from mcast_fast.rings import RingOptions, Rings, ring_options
-from mcast_fast.sockets import OpenSocket, Options, require
 from mcast_fast.stats import Stats, What
-from mcast_fast.subscriptions import Membership, Subscriptions
-from mcast_fast.units import UNSET, Unset, checked_number, size_in_bytes, wait_in_ns, whole_number
-from mcast_fast.watch import Watch
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet

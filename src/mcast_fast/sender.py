@@ -15,12 +15,11 @@ from mcast_fast import _core
 from mcast_fast._core import lateness
 from mcast_fast._core.addresses import map_address, native
 from mcast_fast._core.layout import MAX_PACKET_SIZE
-from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text
-from mcast_fast.groups import Group
-from mcast_fast.interfaces import Interface
-from mcast_fast.membership import Defaults, Subscription, subscribe
-from mcast_fast.outgoing import Destination, Outgoing, Paths, Payload, outgoing, outgoing_list
-from mcast_fast.sending import (
+from mcast_fast._host.interfaces import Interface
+from mcast_fast._membership.desired import Defaults, Subscription, subscribe
+from mcast_fast._membership.sockets import NOWHERE, require, tells_destination
+from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, outgoing, outgoing_list
+from mcast_fast._sending.sockets import (
     OpenSockets,
     Options,
     SendingSocket,
@@ -30,9 +29,7 @@ from mcast_fast.sending import (
     open_sending,
     read_times,
 )
-from mcast_fast.sockets import NOWHERE, require, tells_destination
-from mcast_fast.stats import SenderStats, TransmitTime
-from mcast_fast.units import (
+from mcast_fast._units import (
     UNSET,
     Rate,
     Unset,
@@ -43,6 +40,9 @@ from mcast_fast.units import (
     wait_in_ns,
     whole_number,
 )
+from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text
+from mcast_fast.groups import Group
+from mcast_fast.stats import SenderStats, TransmitTime
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.send import Schedule as CoreSchedule

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import _core, pcapng
+from mcast_fast import _core
 from mcast_fast._core.layout import RECORD, V4_MAPPED
+from mcast_fast.files import _pcapng
 from tests.conftest import descriptors
 
 ADDRESSES = V4_MAPPED + bytes([10, 0, 0, 1]), V4_MAPPED + bytes([239, 1, 1, 1])
@@ -129,7 +130,7 @@ class Plain:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised where Python itself ignores it
 @pytest.mark.long
 def test_reading_goes_on_after_an_exception_of_a_signal_handler(backend, tmp_path, monkeypatch, kind, how):
-    monkeypatch.setattr(mcast.reader, "CHUNK", 20_000)
+    monkeypatch.setattr(mcast.files._reader, "CHUNK", 20_000)
     count = 4000 if backend == "fast" else 1500
     path = a_file(tmp_path / ("feed.pcapng" if kind == "python" else f"feed.{kind}"), count)
     came, interrupted = [], 0
@@ -326,9 +327,9 @@ def test_a_writer_that_is_closed_in_another_thread_is_whole(backend, tmp_path):
 @pytest.mark.long
 def test_what_a_reader_knows_can_be_read_while_it_reads(backend):
     out = io.BytesIO()
-    out.write(pcapng.section_header("x", ""))
+    out.write(_pcapng.section_header("x", ""))
     for number in range(20_000):
-        out.write(pcapng.interface_description(f"if{number}", ""))
+        out.write(_pcapng.interface_description(f"if{number}", ""))
     wrong, stop = [], threading.Event()
 
     def look():
@@ -480,7 +481,7 @@ def run(code, backend, *arguments):
 
 STREAM_FINALIZED_LAST = """
 import sys
-from mcast_fast import streams
+from mcast_fast.files import _streams as streams
 
 raw = open(sys.argv[1], "wb", buffering=0)
 stream = streams.Compressed(raw, *streams._gzip_writer())
@@ -514,7 +515,7 @@ def test_collect_gives_all_that_is_left(backend, tmp_path, first):
 
 
 def test_what_would_not_fit_a_batch_is_left_for_the_next(backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(mcast.reader, "ARENA_LIMIT", 500 * SIZE)  # in the place of 4 GiB
+    monkeypatch.setattr(mcast.files._reader, "ARENA_LIMIT", 500 * SIZE)  # in the place of 4 GiB
     with mcast.open(a_file(tmp_path / "feed.pcapng", 1000), batch_size=300) as reader:
         assert int.from_bytes(reader.recv().data, "big") == 0
         parts = [reader.collect(1_000_000) for _ in range(3)]

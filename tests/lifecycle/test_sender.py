@@ -19,7 +19,7 @@ from tests.conftest import descriptors, free_port, loopback
 from tests.lifecycle.moments import Moment, moments
 
 # What of a sender is code of Python; what is compiled runs no handler in the middle.
-MODULES = ("sender.py", "outgoing.py", "sending.py", "_lifetime.py", "_core/pure/send.py")
+MODULES = ("sender.py", "_sending/outgoing.py", "_sending/sockets.py", "_core/lifetime.py", "_core/pure/send.py")
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mcast_fast._core import layout
+from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import MulticastWarning
-from mcast_fast.systems import SYSTEM
 
 MODULES = ("views", "slots", "membership", "send", "files")
 SYSTEM_FEATURES = ("watch", "igmp_version")  # what rooms above the core do, where the system lets them

@@ -3,7 +3,7 @@
 import click
 
 from mcast_fast.cli.output import complain, standard_input, standard_output
-from mcast_fast.conversion import FORMS, convert_file, form_of
+from mcast_fast.files._convert import FORMS, convert_file, form_of
 
 
 @click.command("convert", short_help="Convert a capture file: pcapng, pcap, CSV, Parquet.")

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 import click
 
 from mcast_fast import _core
+from mcast_fast._host.interfaces import Interface, interfaces, multicast_interfaces
+from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
+from mcast_fast._units import NANOSECONDS
 from mcast_fast._version import __version__
 from mcast_fast.cli.output import complain, endpoint_text
-from mcast_fast.interfaces import Interface, interfaces, multicast_interfaces
-from mcast_fast.outgoing import LARGEST_PAYLOAD
 from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
-from mcast_fast.units import NANOSECONDS
 
 # Neither group leaves the machine: both are sent with TTL 0, and ff11:: is interface-local (RFC 7346).
 GROUPS = {4: "239.255.77.1", 6: "ff11::4d01"}

@@ -5,10 +5,10 @@ import json
 
 import click
 
-from mcast_fast.captures import Flow, Summary, summarise
+from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.output import complain, endpoint_text, standard_input, time_text
-from mcast_fast.reader import Reader
-from mcast_fast.units import NANOSECONDS
+from mcast_fast.files._reader import Reader
+from mcast_fast.files._summary import Flow, Summary, summarise
 
 HEADINGS = ("group", "source", "packets", "bytes", "first", "last", "rate /s", "largest gap s", "dropped")
 WIDE = 250  # columns where there is no terminal: nothing is folded, so that grep finds whole lines

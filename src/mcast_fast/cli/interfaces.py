@@ -5,8 +5,8 @@ import json
 
 import click
 
+from mcast_fast._host.interfaces import Interface, default_interface, interfaces
 from mcast_fast.errors import InterfaceError
-from mcast_fast.interfaces import Interface, default_interface, interfaces
 
 # A group that no standard gives a meaning to, to ask the routing table with.
 PROBES = {4: "239.1.1.1", 6: "ff15::1"}

@@ -11,9 +11,9 @@ from typing import IO, TYPE_CHECKING, TextIO
 
 import click
 
+from mcast_fast._units import NANOSECONDS
 from mcast_fast.errors import ArgumentError, GroupError, InterfaceError, MulticastWarning
 from mcast_fast.stats import Stats
-from mcast_fast.units import NANOSECONDS
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch

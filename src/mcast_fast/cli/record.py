@@ -10,14 +10,14 @@ from typing import IO, Any
 import click
 
 from mcast_fast import _core
+from mcast_fast._host.privileges import become
+from mcast_fast._units import whole_number
 from mcast_fast.cli.output import complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, MulticastWarning, file_error
-from mcast_fast.privileges import become
+from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
+from mcast_fast.files._rotation import Autostop, Rotation
 from mcast_fast.receiver import Receiver
-from mcast_fast.recorder import AT_ONCE, RecordedFile, Recorder, Recording
-from mcast_fast.rotation import Autostop, Rotation
-from mcast_fast.units import whole_number
 
 LOSS = 3
 NOTHING_CAME = 4

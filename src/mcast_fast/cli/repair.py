@@ -5,7 +5,7 @@ import json
 
 import click
 
-from mcast_fast.captures import Repaired, repair
+from mcast_fast.files._repair import Repaired, repair
 
 
 @click.command("repair", short_help="Make a torn capture file readable.")

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from mcast_fast.cli.output import complain, standard_input
 from mcast_fast.errors import ArgumentError
-from mcast_fast.replay import Replay, Replayed
-from mcast_fast.streams import is_compressed
+from mcast_fast.files._replay import Replay, Replayed
+from mcast_fast.files._streams import is_compressed
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PROGRESS_SECONDS = 1.0  # from one line of progress to the next

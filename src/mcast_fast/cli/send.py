@@ -9,12 +9,12 @@ from typing import BinaryIO
 
 import click
 
+from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
+from mcast_fast._units import NANOSECONDS, rate_of
 from mcast_fast.cli.output import complain, text_line
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
-from mcast_fast.outgoing import LARGEST_PAYLOAD
 from mcast_fast.sender import Sender
-from mcast_fast.units import NANOSECONDS, rate_of
 
 AT_ONCE = 256  # payloads handed over together
 NOTHING_CAME = 4

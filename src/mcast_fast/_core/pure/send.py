@@ -12,7 +12,7 @@ from typing import Any
 from mcast_fast._core import lateness
 from mcast_fast._core.addresses import endpoint
 from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature
-from mcast_fast._lifetime import Lifetime
+from mcast_fast._core.lifetime import Lifetime
 
 _ONE_EACH = "the pure backend sends one datagram a system call"
 FEATURES = {

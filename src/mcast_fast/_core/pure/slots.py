@@ -2,7 +2,7 @@
 
 Locks, in the order in which they are taken; each can be taken again by its thread, for the handler of a signal may make
 any call in the middle of any other:
-  inside   one for each thread (_lifetime.py), held during a use. close() waits for none of them.
+  inside   one for each thread (_core/lifetime.py), held during a use. close() waits for none of them.
   _state   what state.py has. Never held while waiting.
 In another process than the one that opened the receiver none is taken.
 """
@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
+from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Read, Row, Socket, discard
 from mcast_fast._core.pure.state import Call, State
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, take_over
-from mcast_fast._lifetime import Lifetime
 from mcast_fast.errors import ClosedError, FeatureError, os_error, socket_error
 
 _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")

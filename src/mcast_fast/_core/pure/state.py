@@ -14,9 +14,9 @@ import threading
 from typing import Any
 
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, Flag
+from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.reading import Buffers, Packing, Read, Socket
 from mcast_fast._core.pure.views import Batch, Packet, make_part, take_over
-from mcast_fast._lifetime import Lifetime
 from mcast_fast.errors import socket_error
 
 _COUNTERS = (

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from mcast_fast import systems
+from mcast_fast import _systems
 
 _IP = socket.IPPROTO_IP
 _IPV6 = socket.IPPROTO_IPV6
@@ -202,7 +202,7 @@ def _by_index_or_address(index: int, source: bytes) -> tuple[bytes, ...]:
 
 
 LINUX = System(
-    name=systems.LINUX.name,
+    name=_systems.LINUX.name,
     options=LINUX_OPTIONS,
     steps=LINUX_STEPS,
     sockaddr=_linux_sockaddr,
@@ -224,7 +224,7 @@ LINUX = System(
     tells_wire_length=True,
 )
 DARWIN = System(
-    name=systems.DARWIN.name,
+    name=_systems.DARWIN.name,
     options=DARWIN_OPTIONS,
     steps=BSD_STEPS,
     sockaddr=_darwin_sockaddr,
@@ -244,7 +244,7 @@ DARWIN = System(
     filters_by_library=True,
 )
 FREEBSD = System(
-    name=systems.FREEBSD.name,
+    name=_systems.FREEBSD.name,
     options=FREEBSD_OPTIONS,
     steps=BSD_STEPS,
     sockaddr=_freebsd_sockaddr,
@@ -264,7 +264,7 @@ FREEBSD = System(
     filters_by_library=True,
 )
 WINDOWS = System(
-    name=systems.WINDOWS.name,
+    name=_systems.WINDOWS.name,
     options=WINDOWS_OPTIONS,
     steps=WINDOWS_STEPS,
     sockaddr=_windows_sockaddr,
@@ -282,7 +282,7 @@ UNKNOWN = {
 }
 # Where nothing better is known: receive, join through what the socket module offers, and no more.
 PORTABLE = System(
-    name=systems.SYSTEM.name,
+    name=_systems.SYSTEM.name,
     options={
         name: (level, getattr(socket, name))
         for level, names in (
@@ -302,4 +302,4 @@ PORTABLE = System(
 )
 
 SYSTEMS = {one.name: one for one in (LINUX, DARWIN, FREEBSD, WINDOWS)}
-SYSTEM = SYSTEMS.get(systems.SYSTEM.name, PORTABLE)
+SYSTEM = SYSTEMS.get(_systems.SYSTEM.name, PORTABLE)

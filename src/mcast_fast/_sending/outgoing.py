@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcast_fast import _core
+from mcast_fast._host.interfaces import Interface
+from mcast_fast._units import iterated, whole_number
 from mcast_fast.errors import ArgumentError
 from mcast_fast.groups import Group
-from mcast_fast.interfaces import Interface
-from mcast_fast.units import iterated, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.send import Route, Transmitter

@@ -14,12 +14,14 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from mcast_fast import _core, hardware
+from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
+from mcast_fast._core.lifetime import close_all
+from mcast_fast._host import hardware_clock
+from mcast_fast._membership.desired import Endpoint
+from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
-from mcast_fast.membership import Endpoint
-from mcast_fast.systems import SYSTEM
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
@@ -195,7 +197,7 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
         set_option(sock, name, value)
     if options.busy_poll is not None:
         set_option(sock, "SO_BUSY_POLL", options.busy_poll)
-    if "hardware" in options.metadata and (reason := hardware.switch_on(sock, interface)):
+    if "hardware" in options.metadata and (reason := hardware_clock.switch_on(sock, interface)):
         warnings.warn(
             f"{interface} takes no hardware times ({reason}): the kernel's times are told, without Flag.HARDWARE; "
             "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN",
@@ -245,25 +247,6 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
         undo.pop_all()
     bound = group if SYSTEM.binds_groups or not tells_destination() else NOWHERE
     return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0)
-
-
-def close_all(sockets: Iterable[socket.socket]) -> None:
-    """Close every one of these, and do nothing else; again does nothing.
-
-    An exception of a signal handler in the middle is raised when all are closed. What the system answers is left out: a
-    descriptor is gone after close(2), whatever it returns."""
-    interrupted: BaseException | None = None
-    left = list(sockets)
-    while left:
-        try:
-            while left:
-                with contextlib.suppress(OSError):
-                    left[-1].close()
-                left.pop()
-        except BaseException as error:
-            interrupted = error
-    if interrupted is not None:
-        raise interrupted
 
 
 def close_listed(list_sockets: Callable[[], Iterable[socket.socket]]) -> None:

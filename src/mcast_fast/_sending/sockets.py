@@ -9,12 +9,13 @@ import socket
 import struct
 from dataclasses import dataclass, replace
 
-from mcast_fast import _core, qdiscs
+from mcast_fast import _core
+from mcast_fast._host import qdiscs
+from mcast_fast._host.interfaces import Interface, find_interface
+from mcast_fast._membership.sockets import IFREQ_INDEX, ask_metadata, open_datagram, set_option
+from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, InterfaceError, os_text, socket_error
-from mcast_fast.interfaces import Interface, find_interface
-from mcast_fast.sockets import IFREQ_INDEX, ask_metadata, open_datagram, set_option
 from mcast_fast.stats import TransmitTime
-from mcast_fast.systems import SYSTEM
 
 # Options of multicast sending by IP version, ip(7) and ipv6(7).
 HOPS = {4: "IP_MULTICAST_TTL", 6: "IPV6_MULTICAST_HOPS"}

@@ -11,8 +11,8 @@ import threading
 import time
 from collections.abc import Iterable
 
-from mcast_fast import netlink
-from mcast_fast.sockets import close_all
+from mcast_fast._core.lifetime import close_all
+from mcast_fast._host import netlink
 
 RTM_NEWSTATS = 92
 RTM_GETSTATS = 94

@@ -15,9 +15,9 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import RECORD, Flag
 from mcast_fast.errors import ArgumentError, CaptureError, FeatureError, FileError, file_error
-from mcast_fast.pcapng import Writer
-from mcast_fast.reader import Reader
-from mcast_fast.streams import PathOrFile, open_input, open_output, plain_suffix, subject_of
+from mcast_fast.files._reader import Reader
+from mcast_fast.files._streams import PathOrFile, open_input, open_output, plain_suffix, subject_of
+from mcast_fast.files._writer import Writer
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
-from mcast_fast import _process, _threads
+from mcast_fast._core import process, threads
+from mcast_fast._units import NANOSECONDS
 from mcast_fast.errors import ClosedError, FeatureError
-from mcast_fast.units import NANOSECONDS
 
 T = TypeVar("T")
 Call = Callable[[], object]
@@ -49,7 +49,7 @@ class _ReaderWatch:
         self._loop = loop
         self._call = call
         self._started = False
-        self._process = _process.number
+        self._process = process.number
         self._descriptor = os.dup(descriptor)
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class _ReaderWatch:
     def stop(self) -> None:
         if self._started:
             self._started = False
-            if not self._loop.is_closed() and self._process == _process.number:
+            if not self._loop.is_closed() and self._process == process.number:
                 self._loop.remove_reader(self._descriptor)
 
     def close(self) -> None:
@@ -94,7 +94,7 @@ class _ThreadWatch:
             return True
 
         arguments = (self._looks, waited.wait, tell, news)
-        _threads.start(_look, *arguments, name="mcast_fast.aio")
+        threads.start(_look, *arguments, name="mcast_fast.aio")
 
     def start(self) -> None:
         self._started = True
@@ -152,7 +152,7 @@ class Line:
         self._turn = 0  # packets taken since the loop last had its turn
         self._gathered = 0  # packets taken since
         self._since = 0.0  # by the loop's clock
-        self._process = _process.number
+        self._process = process.number
         self._closed = False
 
     def took(self, packets: int) -> None:
@@ -302,7 +302,7 @@ class Line:
     def close(self) -> None:
         """Wakes all who wait; from any thread, after the receiver or sender was closed."""
         self._closed = True
-        if self._process != _process.number:
+        if self._process != process.number:
             if self._watch is not None:
                 self._watch.close()
             return
@@ -334,7 +334,7 @@ class Space:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._order = asyncio.Lock()
         self._waiting: set[asyncio.Future[bool]] = set()
-        self._process = _process.number
+        self._process = process.number
         self._closed = False
 
     def order(self) -> asyncio.Lock:
@@ -360,7 +360,7 @@ class Space:
                     await future
             finally:
                 self._waiting.discard(future)
-                if self._process == _process.number:
+                if self._process == process.number:
                     loop.remove_writer(sock)
         return True
 
@@ -368,7 +368,7 @@ class Space:
         """Wakes all who wait; from any thread, after the sender was closed."""
         self._closed = True
         loop = self._loop
-        if loop is None or loop.is_closed() or self._process != _process.number:
+        if loop is None or loop.is_closed() or self._process != process.number:
             return
         with contextlib.suppress(RuntimeError):  # closed just now
             loop.call_soon_threadsafe(self._wake_all)
@@ -390,7 +390,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._calls: queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None] = queue.SimpleQueue()
         self._closed = False
-        _threads.start(_work, self._calls, name=name)
+        threads.start(_work, self._calls, name=name)
 
     def submit(self, call: Callable[[], int]) -> "Future[int]":
         """The result of a call, once it has been made. ClosedError when it never will be."""

@@ -13,10 +13,10 @@ from ipaddress import ip_address
 from typing import NamedTuple
 
 from mcast_fast._core.addresses import map_address, plain_text
+from mcast_fast._host.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
+from mcast_fast._units import checked
 from mcast_fast.errors import GroupError, InterfaceError
 from mcast_fast.groups import Group, check_port
-from mcast_fast.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
-from mcast_fast.units import checked
 
 ALL_INTERFACES = "all"
 IFNAMSIZ = 16  # bytes of an interface's name, with its NUL (netdevice(7))

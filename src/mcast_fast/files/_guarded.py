@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
-from mcast_fast import _process
+from mcast_fast._core import process
 from mcast_fast.errors import ClosedError, MulticastError
 
 _P = ParamSpec("_P")
@@ -32,11 +32,11 @@ class Guarded:
         self._lock = threading.RLock()
         self._busy = False
         self._torn_down = False
-        self._process = _process.number
+        self._process = process.number
         self._closed = True  # until everything is open
 
     def _check_process(self) -> None:
-        if self._process != _process.number:
+        if self._process != process.number:
             raise ClosedError(f"the {self._WHAT} was opened in another process; open one in this process")
 
     def _check_open(self) -> None:
@@ -55,7 +55,7 @@ class Guarded:
 
     def _settle(self) -> None:
         """Tear down what was closed, unless a call is in progress: that call does it when it ends."""
-        if self._process != _process.number:
+        if self._process != process.number:
             self._abandon()
         elif self._lock.acquire(blocking=False):
             try:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from mcast_fast._units import duration_in_ns, size_in_bytes, whole_number
 from mcast_fast.errors import ArgumentError
-from mcast_fast.streams import is_compressed
-from mcast_fast.units import duration_in_ns, size_in_bytes, whole_number
+from mcast_fast.files._streams import is_compressed
 
 MOST = 2**62  # packets, bytes, files
 REMEMBERED = 1000  # names that are not given twice

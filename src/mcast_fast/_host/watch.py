@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from errno import EAGAIN
 from typing import TypeVar
 
-from mcast_fast import _threads, netlink
+from mcast_fast._core import threads
+from mcast_fast._host import netlink
+from mcast_fast._host.interfaces import interfaces
+from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
-from mcast_fast.interfaces import interfaces
 from mcast_fast.stats import Event, What
-from mcast_fast.systems import SYSTEM
 
 IFF_UP = 0x1
 IFF_RUNNING = 0x40
@@ -96,7 +97,7 @@ class Watch:
             # Listed after the news are bound to, so that no change falls between.
             links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
             self._listener = Listener(self._news, self._wake, links, _weakly(indexes), _weakly(report))
-            _threads.start(self._listener.run, name="mcast-fast watch")
+            threads.start(self._listener.run, name="mcast-fast watch")
         except BaseException as error:
             self._undo(error)
             raise

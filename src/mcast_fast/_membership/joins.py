@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import native, plain_text
+from mcast_fast._membership.desired import Changes, GroupEndpoint, SourceFilter, Wanted, group_endpoint_text
+from mcast_fast._membership.plan import GroupFilter, MemberSocket, Plan, Table
+from mcast_fast._membership.sockets import OpenSocket, Options, close_listed, open_socket
 from mcast_fast.errors import SocketError, socket_error
-from mcast_fast.membership import Changes, GroupEndpoint, SourceFilter, Wanted, group_endpoint_text
-from mcast_fast.plan import GroupFilter, MemberSocket, Plan, Table
-from mcast_fast.sockets import OpenSocket, Options, close_listed, open_socket
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
-    from mcast_fast.rings import Rings
+    from mcast_fast._membership.rings import Rings
 
 Filters = dict[bytes, GroupFilter]
 FilterChanges = dict[bytes, GroupFilter | None]

@@ -3,10 +3,12 @@
 Rules of this module: `close` takes no lock that the code a signal interrupted may hold.
 """
 
+import contextlib
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from mcast_fast import _process
+from mcast_fast._core import process
 from mcast_fast.errors import ClosedError
 
 
@@ -30,14 +32,14 @@ class Lifetime:
     def __init__(self, subject: str, when_idle: Callable[[], object] | None = None) -> None:
         self.closed = False
         self._subject = subject
-        self._process = _process.number
+        self._process = process.number
         self._inside: dict[int, threading.RLock] = {}  # by thread; held while it is inside
         self._when_idle = when_idle
 
     @property
     def foreign(self) -> bool:
         """Whether another process opened the object: only closing is allowed then."""
-        return self._process != _process.number
+        return self._process != process.number
 
     def inside(self) -> "threading.RLock":
         """What the calling thread holds while it is inside; it may be so several times."""
@@ -79,3 +81,22 @@ def _is_held(lock: "threading.RLock") -> bool:
     finally:
         if taken and taken[0]:
             lock.release()
+
+
+def close_all(sockets: Iterable[socket.socket]) -> None:
+    """Close every one of these, and do nothing else; again does nothing.
+
+    An exception of a signal handler in the middle is raised when all are closed. What the system answers is left out: a
+    descriptor is gone after close(2), whatever it returns."""
+    interrupted: BaseException | None = None
+    left = list(sockets)
+    while left:
+        try:
+            while left:
+                with contextlib.suppress(OSError):
+                    left[-1].close()
+                left.pop()
+        except BaseException as error:
+            interrupted = error
+    if interrupted is not None:
+        raise interrupted

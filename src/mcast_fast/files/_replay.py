@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from mcast_fast import _core, _threads
+from mcast_fast import _core
+from mcast_fast._core import threads
+from mcast_fast._units import NANOSECONDS, checked, whole_number
 from mcast_fast.errors import ArgumentError
+from mcast_fast.files._reader import Reader
+from mcast_fast.files._streams import PathOrFile, subject_of
 from mcast_fast.groups import Group
-from mcast_fast.reader import Reader
 from mcast_fast.sender import Schedule, Sender
-from mcast_fast.streams import PathOrFile, subject_of
-from mcast_fast.units import NANOSECONDS, checked, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -228,7 +229,7 @@ class ReadAhead:
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._reading = Reading(items, weakref.ref(self))
-        _threads.start(self._reading.run, name="mcast-fast replay reads ahead")
+        threads.start(self._reading.run, name="mcast-fast replay reads ahead")
 
     def __iter__(self) -> Iterator[Item]:
         """What was read, in order; what reading raised. The first comes when AHEAD are there, or after a moment, so

@@ -16,18 +16,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mcast_fast._lifecycle import Guarded, guarded
+from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
-from mcast_fast.pcapng import Writer
+from mcast_fast.files._guarded import Guarded, guarded
+from mcast_fast.files._rotation import Autostop, Limits, Names, Rotation
+from mcast_fast.files._streams import PathOrFile, subject_of
+from mcast_fast.files._writer import Writer
 from mcast_fast.receiver import Receiver
-from mcast_fast.rotation import Autostop, Limits, Names, Rotation
 from mcast_fast.stats import Stats
-from mcast_fast.streams import PathOrFile, subject_of
-from mcast_fast.units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
-    from mcast_fast.postrotate import PostRotate
+    from mcast_fast.files._postrotate import PostRotate
 
 AT_ONCE = 4096  # packets of a receiver's batch at most: a write of about a megabyte
 BATCHES = 64  # taken before requests are looked at
@@ -432,7 +432,7 @@ class Recorder(Guarded):
 
 def _post_rotate(command: str) -> "PostRotate":
     """What few recordings need is imported for those: a program that starts must not miss what comes meanwhile."""
-    from mcast_fast.postrotate import PostRotate
+    from mcast_fast.files._postrotate import PostRotate
 
     return PostRotate(command)
 

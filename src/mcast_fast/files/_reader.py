@@ -8,16 +8,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
-from mcast_fast import _core, _process
-from mcast_fast._core import blocks
+from mcast_fast import _core
+from mcast_fast._core import blocks, process
 from mcast_fast._core.layout import ARENA_LIMIT
-from mcast_fast._lifecycle import Guarded
+from mcast_fast._membership.desired import ALL_INTERFACES, Defaults, SourceFilter, sources_of
+from mcast_fast._units import UNSET, Unset, iterated, wait_in_ns, whole_number
 from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
+from mcast_fast.files._guarded import Guarded
+from mcast_fast.files._streams import PathOrFile, open_input, subject_of
 from mcast_fast.groups import Group
-from mcast_fast.membership import ALL_INTERFACES, Defaults, SourceFilter, sources_of
 from mcast_fast.stats import ReaderStats
-from mcast_fast.streams import PathOrFile, open_input, subject_of
-from mcast_fast.units import UNSET, Unset, iterated, wait_in_ns, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.files import Decoder
@@ -348,7 +348,7 @@ class Reader(Guarded):
     _abandon = _tear_down
 
     def __repr__(self) -> str:
-        received = f", {self.stats.received} packets so far" if self._process == _process.number else ""
+        received = f", {self.stats.received} packets so far" if self._process == process.number else ""
         return f"<Reader of {self._subject}{received}{', closed' if self._closed else ''}>"
 
 

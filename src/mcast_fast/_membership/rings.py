@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mcast_fast import bpf
+from mcast_fast._membership import bpf
+from mcast_fast._membership.sockets import IFREQ_NAME, OpenSocket, Options, close_listed, open_socket
+from mcast_fast._units import checked_number, size_in_bytes, whole_number
 from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
-from mcast_fast.sockets import IFREQ_NAME, OpenSocket, Options, close_listed, open_socket
-from mcast_fast.units import checked_number, size_in_bytes, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mcast_fast.membership import Changes, Endpoint, GroupEndpoint, SourceFilter, Wanted
-from mcast_fast.sockets import NOWHERE, OpenSocket, tells_destination
+from mcast_fast._membership.desired import Changes, Endpoint, GroupEndpoint, SourceFilter, Wanted
+from mcast_fast._membership.sockets import NOWHERE, OpenSocket, tells_destination
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,29 @@
 """Batches into capture files: a Writer of pcapng (draft-ietf-opsawg-pcapng) and classic pcap.
 
-Blocks with packets are the business of the core's encoder, and all others are made here.
+Blocks with packets are made by the core's encoder, all others by `_pcapng`.
 """
 
 import errno
 import io
 import os
-import platform
 import struct
 import time
 from typing import TYPE_CHECKING, Any
 
 from mcast_fast import _core
 from mcast_fast._core import blocks
-from mcast_fast._lifecycle import Guarded, guarded
+from mcast_fast._units import checked, checked_text, whole_number
 from mcast_fast._version import __version__
 from mcast_fast.errors import ArgumentError, FileError, explain
+from mcast_fast.files._guarded import Guarded, guarded
+from mcast_fast.files._pcapng import (
+    interface_description,
+    interface_statistics,
+    pcap_header,
+    section_header,
+)
+from mcast_fast.files._streams import Compressed, PathOrFile, is_compressed, open_output, plain_suffix, subject_of
 from mcast_fast.stats import Stats, WriterStats
-from mcast_fast.streams import Compressed, PathOrFile, is_compressed, open_output, plain_suffix, subject_of
-from mcast_fast.units import checked, checked_text, whole_number
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
@@ -28,59 +33,6 @@ FORMS = ("pcapng", "pcap")
 LARGEST_INDEX = 2**31 - 1  # of an interface
 # What says how much it has written also when a signal handler raises in the middle.
 RESUMED = (io.FileIO, io.BytesIO, Compressed)
-
-
-def _option(code: int, value: bytes) -> bytes:
-    """An option, padded to 32 bits; nothing when there is no value."""
-    return struct.pack("=HH", code, len(value)) + value + bytes(-len(value) % 4) if value else b""
-
-
-def _text_option(code: int, text: str) -> bytes:
-    return _option(code, text.encode()[:0xFFFF])
-
-
-def _block(kind: int, body: bytes, options: bytes) -> bytes:
-    """A block of pcapng, in the byte order of the machine."""
-    body += options + bytes(4) if options else b""  # opt_endofopt
-    length = 12 + len(body)
-    return struct.pack("=II", kind, length) + body + struct.pack("=I", length)
-
-
-def _system() -> str:
-    """The operating system, its version and processor; platform.platform() starts a program to find out."""
-    told = platform.uname()
-    return f"{told.system} {told.release} {told.machine}"
-
-
-def section_header(application: str, hardware: str) -> bytes:
-    """The section header block: byte order, version 1.0, length unknown; who wrote it, and where."""
-    options = _text_option(blocks.SHB_HARDWARE, hardware) + _text_option(blocks.SHB_OS, _system())
-    options += _text_option(blocks.SHB_USERAPPL, application)
-    return _block(blocks.SECTION_HEADER, struct.pack("=IHHq", blocks.BYTE_ORDER, 1, 0, -1), options)
-
-
-def interface_description(name: str, filter_text: str) -> bytes:
-    """The interface description block: Ethernet, whole packets, times in ns."""
-    options = _text_option(blocks.IF_NAME, name) + _option(blocks.IF_TSRESOL, b"\x09")
-    if filter_text:
-        options += _option(blocks.IF_FILTER, b"\0" + filter_text.encode()[:0xFFFE])  # 0: a text
-    return _block(blocks.INTERFACE_DESCRIPTION, struct.pack("=HHI", blocks.LINK_ETHERNET, 0, 0), options)
-
-
-def interface_statistics(number: int, started: int, now: int, counters: dict[int, int | None]) -> bytes:
-    """The interface statistics block of interface `number` of the file; counters that are None are left out."""
-    options = b"".join(
-        _option(code, struct.pack("=II", moment >> 32, moment & 0xFFFFFFFF))
-        for code, moment in ((blocks.ISB_STARTTIME, started), (blocks.ISB_ENDTIME, now))
-    )
-    known = {code: value for code, value in counters.items() if value is not None}
-    options += b"".join(_option(code, struct.pack("=Q", value)) for code, value in known.items())
-    return _block(blocks.INTERFACE_STATISTICS, struct.pack("=III", number, now >> 32, now & 0xFFFFFFFF), options)
-
-
-def pcap_header() -> bytes:
-    """The header of a classic pcap file with times in ns: Ethernet, version 2.4."""
-    return struct.pack("=IHHiIII", blocks.PCAP_NS, 2, 4, 0, 0, blocks.LARGEST_FRAME, blocks.LINK_ETHERNET)
 
 
 class Writer(Guarded):

@@ -14,20 +14,12 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
-from mcast_fast import _core, igmp
+from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, native, plain_text
-from mcast_fast.errors import (
-    ArgumentError,
-    ClosedError,
-    GroupError,
-    MulticastWarning,
-    SocketError,
-    SsmWarning,
-)
-from mcast_fast.groups import Group
-from mcast_fast.interfaces import Interface, find_interface, interfaces, multicast_interfaces
-from mcast_fast.joins import Joins, drop_totals
-from mcast_fast.membership import (
+from mcast_fast._host import igmp_version
+from mcast_fast._host.interfaces import Interface, find_interface, interfaces, multicast_interfaces
+from mcast_fast._host.watch import event
+from mcast_fast._membership.desired import (
     ALL_INTERFACES,
     Changes,
     Defaults,
@@ -42,10 +34,19 @@ from mcast_fast.membership import (
     sources_of,
     subscribe,
 )
-from mcast_fast.plan import MemberSocket
+from mcast_fast._membership.joins import Joins, drop_totals
+from mcast_fast._membership.plan import MemberSocket
+from mcast_fast._units import iterated
+from mcast_fast.errors import (
+    ArgumentError,
+    ClosedError,
+    GroupError,
+    MulticastWarning,
+    SocketError,
+    SsmWarning,
+)
+from mcast_fast.groups import Group
 from mcast_fast.stats import Event, What
-from mcast_fast.units import iterated
-from mcast_fast.watch import event
 
 T = TypeVar("T")
 Change = Callable[[SourceFilter], SourceFilter | None]
@@ -431,7 +432,7 @@ class Subscriptions:
             key = (version, self._joins.names.get(index, ""))
             if now < self._checked.get(key, 0.0) + VERSION_CHECK:
                 continue
-            obstacle = igmp.obstacle(*key)
+            obstacle = igmp_version.obstacle(*key)
             self._checked[key] = float("inf") if obstacle else now
             if obstacle:
                 text = f"source-specific joins on {key[1]} ask the network for any source: {obstacle}"

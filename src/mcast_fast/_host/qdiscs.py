@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 
-from mcast_fast import netlink
+from mcast_fast._host import netlink
 
 TCMSG = struct.Struct("=BxxxiIII")  # family, interface index, handle, parent, info
 RTM_GETQDISC = 38

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
-from mcast_fast import netlink
+from mcast_fast._host import netlink
+from mcast_fast._systems import SYSTEM, FlagCall
 from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, os_text, socket_error
-from mcast_fast.systems import SYSTEM, FlagCall
 
 if TYPE_CHECKING:
     import ifaddr

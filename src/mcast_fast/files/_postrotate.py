@@ -6,8 +6,8 @@ import time
 import warnings
 from collections import deque
 
+from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import ArgumentError, MulticastWarning, os_text
-from mcast_fast.systems import SYSTEM
 
 AT_ONCE = 4  # commands that run together; files that are finished meanwhile wait
 PATIENCE = 60.0  # seconds that the commands have when the recording has ended

@@ -1,0 +1,9 @@
+"""asyncio over Receiver and Sender: the same calls, awaited.
+
+The package root imports this wing when it is first asked for, so that `import mcast_fast` needs no asyncio.
+"""
+
+from mcast_fast.aio._receiver import Receiver
+from mcast_fast.aio._sender import Sender
+
+__all__ = ["Receiver", "Sender"]

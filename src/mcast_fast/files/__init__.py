@@ -1,0 +1,56 @@
+"""Capture files: read, written, recorded and replayed.
+
+What is listed here is public. Each class is imported when it is first asked for, so that reading a file needs neither
+receiver nor sender.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcast_fast.files._reader import Reader
+    from mcast_fast.files._reader import open_capture as open
+    from mcast_fast.files._recorder import RecordedFile, Recorder, Recording
+    from mcast_fast.files._replay import Replay, Replayed
+    from mcast_fast.files._rotation import Autostop, Rotation
+    from mcast_fast.files._writer import Writer
+
+__all__ = [
+    "Autostop",
+    "Reader",
+    "RecordedFile",
+    "Recorder",
+    "Recording",
+    "Replay",
+    "Replayed",
+    "Rotation",
+    "Writer",
+    "open",
+]
+
+_WHERE = {
+    "Autostop": "_rotation",
+    "Reader": "_reader",
+    "RecordedFile": "_recorder",
+    "Recorder": "_recorder",
+    "Recording": "_recorder",
+    "Replay": "_replay",
+    "Replayed": "_replay",
+    "Rotation": "_rotation",
+    "Writer": "_writer",
+    "open": "_reader",
+}
+_CALLED = {"open": "open_capture"}  # there
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import what is asked for the first time (PEP 562)."""
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"mcast_fast.files.{_WHERE[name]}")
+        value = globals()[name] = getattr(module, _CALLED.get(name, name))
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
