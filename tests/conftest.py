@@ -20,6 +20,7 @@ import socket
 import subprocess
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +36,10 @@ from tests import lab
 T = TypeVar("T")
 IN_CI = os.environ.get("CI") == "true" and SYSTEM is LINUX  # what .ci/run installs is for Linux
 WANTED = os.environ.get("MCAST_FAST_BACKEND", "")
+# Programs that tests start are tested for what they write; small buffers are the system's, and warned of in each process.
+os.environ["PYTHONWARNINGS"] = ",".join(
+    filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:the default receive buffer"))
+)
 
 QUICK = "not (lab or long)"  # the expression in pyproject.toml: another one was given by the user, and is left as it is
 ALL_TAKE = "25 minutes, as root with the lab's programs (README.md)"
@@ -202,7 +207,8 @@ def can_block_sources() -> bool:
 
 def has_large_buffers() -> bool:
     """Whether a receive buffer may hold what tests send at once, up to 1,000 packets (on Linux: root, or net.core.rmem_max)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is warned of once for the process: here, and in no test
         set_buffer(probe, None)
         return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 2 << 20
 

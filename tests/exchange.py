@@ -86,7 +86,7 @@ def record(directory: Path) -> None:
     wanted = groups()
     options = {"max_packet_size": LONGEST, "buffer_size": "4MiB", "timeout": 60, "recv_ttl": True, "recv_tos": True}
     with mcast.Receiver(*wanted, **options) as kept, mcast.Receiver(*wanted, **options) as rx:
-        recorder = mcast.Recorder(rx, directory / f"{name}-live.pcapng")
+        recorder = mcast.files.Recorder(rx, directory / f"{name}-live.pcapng")
         running = threading.Thread(target=recorder.run)
         running.start()
         sent = send(wanted)
@@ -97,7 +97,7 @@ def record(directory: Path) -> None:
     describe(directory / f"{name}-live.json", batch)
     batch = with_drops(batch)
     for form in FORMS:
-        with mcast.Writer(directory / f"{name}.{form}") as writer:
+        with mcast.files.Writer(directory / f"{name}.{form}") as writer:
             writer.write(batch)
     describe(directory / f"{name}.json", batch)
     print(f"exchange: {name}, {sys.byteorder}-endian: {sent} packets recorded, {len(wanted)} groups")
@@ -122,7 +122,7 @@ def compare_file(path: Path, packets: list[dict[str, Any]], byteorder: str) -> N
     """One recording against what was received; AssertionError names the first packet that differs."""
     if path.suffix != ".gz":
         check_byte_order(path, byteorder)
-    with mcast.Reader(path) as reader:
+    with mcast.files.Reader(path) as reader:
         found = in_order(path.name, list(rows(reader)))
     lost = LOST.get(path.suffix, {})
     wanted = [packet | lost for packet in in_order(path.name, packets)]

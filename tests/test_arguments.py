@@ -51,8 +51,8 @@ NO_BUFFER = {"payload", "payloads", "records", "data"}
 NO_BATCH = {"Receiver.give_back", "Receiver.reply", "aio.Receiver.reply", "Batch.concatenate", "Batch.from_bytes"}
 # What the library makes; and a number and a tuple of the standard library's.
 RESULTS = {
-    "Event", "Feature", "Flag", "Interface", "Membership", "Packet", "ReaderStats", "RecordedFile", "Recording", "Replayed", "Scope",
-    "SenderStats", "Stats", "TransmitTime", "WriterStats",
+    "Event", "Flag", "Interface", "Membership", "Packet", "ReaderStats", "RecordedFile", "Recording", "Replayed", "Scope", "SenderStats",
+    "Source", "Stats", "WriterStats",
 }  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def a_batch():
 def a_file():
     """A capture file in memory with one packet."""
     file = io.BytesIO()
-    with mcast.Writer(file) as writer:
+    with mcast.files.Writer(file) as writer:
         writer.write(a_batch())
     file.seek(0)
     return file
@@ -75,7 +75,10 @@ def a_group():
 
 @contextlib.contextmanager
 def a_recorder(**options):
-    with mcast.Receiver(a_group()) as rx, mcast.Recorder(**{"receiver": rx, "path": io.BytesIO(), **options}) as one:
+    with (
+        mcast.Receiver(a_group()) as rx,
+        mcast.files.Recorder(**{"receiver": rx, "path": io.BytesIO(), **options}) as one,
+    ):
         yield one
 
 
@@ -86,17 +89,17 @@ def a_schedule():
 
 
 def replay(**options):
-    mcast.Replay(**{"file": a_file(), "to": a_group(), "ttl": 0, **options}).run()
+    mcast.files.Replay(**{"file": a_file(), "to": a_group(), "ttl": 0, **options}).run()
 
 
 # How each is made for its methods; and how to try an option of its constructor.
 OBJECTS = {
     "Receiver": lambda: mcast.Receiver(a_group(), timeout=0),
     "Sender": lambda: mcast.Sender(a_group(), ttl=0, timeout=0),
-    "Reader": lambda: mcast.Reader(a_file()),
-    "Writer": lambda: mcast.Writer(io.BytesIO()),
+    "Reader": lambda: mcast.files.Reader(a_file()),
+    "Writer": lambda: mcast.files.Writer(io.BytesIO()),
     "Recorder": a_recorder,
-    "Replay": lambda: contextlib.nullcontext(mcast.Replay(a_file())),
+    "Replay": lambda: contextlib.nullcontext(mcast.files.Replay(a_file())),
     "Schedule": a_schedule,
     "Group": lambda: contextlib.nullcontext(mcast.Group("239.1.1.1")),
     "Batch": lambda: contextlib.nullcontext(mcast._core.views.Batch),
@@ -106,12 +109,12 @@ OBJECTS = {
 CONSTRUCTORS = {
     "Receiver": lambda **options: mcast.Receiver(a_group(), **options).close(),
     "Sender": lambda **options: mcast.Sender(a_group(), **options).close(),
-    "Reader": lambda **options: mcast.Reader(**{"file": a_file(), **options}).close(),
-    "Writer": lambda **options: mcast.Writer(**{"file": io.BytesIO(), **options}).close(),
+    "Reader": lambda **options: mcast.files.Reader(**{"file": a_file(), **options}).close(),
+    "Writer": lambda **options: mcast.files.Writer(**{"file": io.BytesIO(), **options}).close(),
     "Recorder": lambda **options: a_recorder(**options).__enter__().close(),
     "Replay": replay,
-    "Rotation": lambda **options: mcast.Rotation(**{"packets": 1, **options}),
-    "Autostop": mcast.Autostop,
+    "Rotation": lambda **options: mcast.files.Rotation(**{"packets": 1, **options}),
+    "Autostop": mcast.files.Autostop,
     "Group": lambda **options: mcast.Group(**{"address": "239.1.1.1", **options}),
     "aio.Receiver": lambda **options: aio.Receiver(a_group(), **options).close(),
     "aio.Sender": lambda **options: aio.Sender(a_group(), **options).close(),
@@ -136,10 +139,16 @@ def parameters(call):
     ]
 
 
+def exported():
+    """What the root, `files` and `sender` export, by name."""
+    return {name: getattr(module, name) for module in (mcast.sender, mcast.files, mcast) for name in module.__all__}
+
+
 def public():
     """(name, class or function) of what a user calls."""
-    names = [one for one in mcast.__all__ if one not in RESULTS and callable(getattr(mcast, one))]
-    for name, thing in [(one, getattr(mcast, one)) for one in names]:
+    for name, thing in exported().items():
+        if name in RESULTS or not callable(thing):
+            continue
         if not (inspect.isclass(thing) and issubclass(thing, BaseException | Warning)):
             yield name, thing
     yield from [("aio.Receiver", aio.Receiver), ("aio.Sender", aio.Sender)]
@@ -167,7 +176,7 @@ def use(name, method, parameter, several, value):
     """One public call with a wrong argument; all others are right."""
     if method is None:
         if several:
-            thing = {"aio.Receiver": aio.Receiver, "aio.Sender": aio.Sender}.get(name) or getattr(mcast, name)
+            thing = {"aio.Receiver": aio.Receiver, "aio.Sender": aio.Sender}.get(name) or exported()[name]
             first = (a_file(),) if name in ("Reader", "Replay") else ()
             one = thing(*first, value)
             one.run() if name == "Replay" else [one.close(), name == "Reader" and list(one)]
@@ -248,7 +257,7 @@ MAPPINGS = {
 @pytest.mark.parametrize("mapping", MAPPINGS.values(), ids=MAPPINGS.keys())
 def test_groups_of_a_mapping(backend, mapping):
     with pytest.raises(mcast.MulticastError):
-        mcast.Replay(a_file(), mapping=mapping)
+        mcast.files.Replay(a_file(), mapping=mapping)
 
 
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG.keys())

@@ -181,7 +181,7 @@ MADE = {
 def test_the_interpreter_ends_well_whoever_holds_arrays(backend, tmp_path, made, end):
     pytest.importorskip("pyarrow")
     path = str(tmp_path / "feed.pcapng")
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(some(3000))
     code = EXIT.format(made=MADE[made].format(path=path), end=ENDS[end])
     environment = os.environ | {"MCAST_FAST_BACKEND": backend}
@@ -205,7 +205,7 @@ def test_the_pure_backend_names_the_remedy_where_pyarrow_is_missing(monkeypatch)
 
 def test_a_reader_is_a_table(backend, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    with mcast.Writer(tmp_path / "feed.pcapng") as writer:
+    with mcast.files.Writer(tmp_path / "feed.pcapng") as writer:
         writer.write(some(1000))
     with mcast.open(tmp_path / "feed.pcapng", batch_size=300) as reader:
         first = reader.recv()
@@ -219,7 +219,7 @@ def test_a_reader_is_a_table(backend, tmp_path):
 
 def test_polars_takes_a_reader(backend, tmp_path):
     polars = pytest.importorskip("polars")
-    with mcast.Writer(tmp_path / "feed.pcapng") as writer:
+    with mcast.files.Writer(tmp_path / "feed.pcapng") as writer:
         writer.write(some(1000))
     with mcast.open(tmp_path / "feed.pcapng", batch_size=300) as reader:
         frame = polars.DataFrame(reader)
@@ -228,7 +228,7 @@ def test_polars_takes_a_reader(backend, tmp_path):
 
 def test_an_empty_file_is_an_empty_table(backend, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    mcast.Writer(tmp_path / "feed.pcapng").close()
+    mcast.files.Writer(tmp_path / "feed.pcapng").close()
     with mcast.open(tmp_path / "feed.pcapng") as reader:
         table = pyarrow.table(reader)
     assert (table.num_rows, [(one.name, str(one.type), one.nullable) for one in table.schema]) == (0, SCHEMA)
@@ -237,13 +237,13 @@ def test_an_empty_file_is_an_empty_table(backend, tmp_path):
 def test_what_is_wrong_with_a_file_reaches_the_consumer_of_its_stream(backend, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     path = tmp_path / "torn.pcapng"
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(some(1000))
     path.write_bytes(path.read_bytes()[:-3])
     with mcast.open(path, batch_size=100) as reader:
         stream = pyarrow.RecordBatchReader.from_stream(reader)
         rows = 0
-        with pytest.raises((mcast.CaptureError, pyarrow.ArrowInvalid), match="middle of a block"):
+        with pytest.raises((mcast.errors.CaptureError, pyarrow.ArrowInvalid), match="middle of a block"):
             while True:
                 rows += stream.read_next_batch().num_rows
     assert rows == 999

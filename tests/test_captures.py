@@ -42,7 +42,7 @@ def test_flows_are_told_by_group_and_source(backend):
     data = cf.section() + cf.description(name="eth0")
     data += one(10, b"1") + one(11, b"22") + one(11, b"x", source="10.0.0.2") + one(15, b"333") + one(16, b"4")
     data += one(9, b"unicast", group="10.9.9.9")
-    with mcast.Reader(io.BytesIO(data)) as reader:
+    with mcast.files.Reader(io.BytesIO(data)) as reader:
         summary = summarise("memory", reader)
     first, second = summary.flows
     assert (first.group, first.port, first.source, first.packets, first.bytes) == ("239.1.1.1", 5000, "10.0.0.1", 4, 7)
@@ -53,7 +53,7 @@ def test_flows_are_told_by_group_and_source(backend):
 
 
 def test_a_torn_file_is_told_as_far_as_it_goes(backend):
-    with mcast.Reader(io.BytesIO(written(some(5))[:-1])) as reader:
+    with mcast.files.Reader(io.BytesIO(written(some(5))[:-1])) as reader:
         summary = summarise("memory", reader)
     assert (summary.flows[0].packets, summary.stats.received) == (4, 4)
     assert "ends in the middle of a block" in summary.error
@@ -72,7 +72,7 @@ def test_a_file_that_was_cut_anywhere_becomes_readable(backend, tmp_path, form):
         (tmp_path / f"torn.{form}.cut").unlink(missing_ok=True)
         try:
             done = repair(str(path))
-        except mcast.CaptureError as error:
+        except mcast.errors.CaptureError as error:
             assert error.offset == 0
             assert path.read_bytes() == whole[:size]
             continue
@@ -109,7 +109,7 @@ def test_an_output_leaves_the_file_as_it_is(backend, tmp_path):
     done = repair(str(path), str(output))
     assert path.read_bytes() == data
     assert (done.frames, len(read(output.read_bytes())), done.remains) == (1, 1, "")
-    with pytest.raises(mcast.FileError, match="File exists"):
+    with pytest.raises(mcast.errors.FileError, match="File exists"):
         repair(str(path), str(output))
 
 
@@ -150,14 +150,14 @@ def test_csv_reads_back_equal(mixed):
 def test_a_bad_row_is_told_by_its_line(backend, line, reason):
     file = io.BytesIO(f"{','.join(COLUMNS)}\n{line}\n".encode())
     file.name = "bad.csv"
-    with pytest.raises(mcast.CaptureError, match=f"bad.csv, .*{reason}"):
+    with pytest.raises(mcast.errors.CaptureError, match=f"bad.csv, .*{reason}"):
         list(open_batches(file, (), True))
 
 
 def test_columns_that_are_missing_are_named(backend):
     file = io.BytesIO(b"time,source\n1,2\n")
     file.name = "bad.csv"
-    with pytest.raises(mcast.CaptureError, match="columns are missing: timestamp, interface"):
+    with pytest.raises(mcast.errors.CaptureError, match="columns are missing: timestamp, interface"):
         list(open_batches(file, (), True))
 
 
@@ -165,7 +165,7 @@ def test_columns_that_are_missing_are_named(backend):
 @pytest.mark.parametrize("through", ["csv", "pcapng", "pcap", "csv.gz", "pcapng.gz"])
 def test_any_form_converts_to_any_other(backend, tmp_path, through):
     start, middle, end = tmp_path / "a.pcapng", tmp_path / f"b.{through}", tmp_path / "c.pcapng"
-    with mcast.Writer(start) as writer:
+    with mcast.files.Writer(start) as writer:
         writer.write(some(600))
     for source, target in ((start, middle), (middle, end)):
         assert convert_file(source, target, form_of(target, None)) == 600
@@ -176,7 +176,7 @@ def test_any_form_converts_to_any_other(backend, tmp_path, through):
 def test_what_is_converted_of_a_torn_file_is_written(backend, tmp_path):
     torn, target = tmp_path / "a.pcapng", tmp_path / "b.pcap"
     torn.write_bytes(written(some(5))[:-1])
-    with pytest.raises(mcast.CaptureError):
+    with pytest.raises(mcast.errors.CaptureError):
         convert_file(torn, target, "pcap")
     assert len(read(target.read_bytes())) == 4
 

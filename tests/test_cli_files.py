@@ -16,7 +16,7 @@ def feed(backend, tmp_path):
     """A file with one flow of each family."""
     path = tmp_path / "feed.pcapng"
     six = b"six"
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(some(10))
         writer.write(batch_of((record(six, v6=True, dropped=3), six)))
     return path

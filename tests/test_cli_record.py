@@ -183,7 +183,7 @@ def test_standard_output_is_a_capture(group, tx, program_backend):  # noqa: F811
     ) as program:
         assert program.stderr.readline().startswith(b"mcast-fast: recording ")
         tx.send_batch(numbered(500))
-        with mcast.Reader(program.stdout) as reader:
+        with mcast.files.Reader(program.stdout) as reader:
             came = [packet.data for batch in reader for packet in batch]
         assert came == numbered(500)
         told = json.loads(program.stderr.read())

@@ -70,7 +70,7 @@ def test_the_flags_are_single_bits_that_fit_their_field():
 
 def test_every_field_says_what_it_holds():
     assert all(field.meaning for field in FIELDS)
-    assert mcast.RECORD_FIELDS is FIELDS
+    assert mcast.receiver.RECORD_FIELDS is FIELDS
 
 
 @given(VALUES)

@@ -404,7 +404,7 @@ def test_an_old_version_that_is_forced_is_warned_of_once(ends, group, source, se
     sysctl = f"net.{setting.format(receiving.interface)}"
     receiving.host.sysctl(sysctl, value)
     with receiving.host.enter():
-        with pytest.warns(mcast.SsmWarning, match=sysctl) as warned:  # noqa: PT031 - once for both
+        with pytest.warns(mcast.errors.SsmWarning, match=sysctl) as warned:  # noqa: PT031 - once for both
             rx = mcast.Receiver(f"{source}@{text(group, receiving)}")
             rx.join(f"{source}@{text(group, receiving)}+2")
         assert len(warned) == 1
@@ -433,7 +433,7 @@ def test_an_old_querier_that_was_heard_is_warned_of(ends):
         deadline = time.monotonic() + 5
         while " V2" not in table.read_text():
             assert time.monotonic() < deadline, table.read_text()
-        with pytest.warns(mcast.SsmWarning, match="speaks IGMPv2"):
+        with pytest.warns(mcast.errors.SsmWarning, match="speaks IGMPv2"):
             rx.join(f"10.9.0.7@{text('232.1.1.1', receiving)}")
 
 

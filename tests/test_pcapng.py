@@ -61,14 +61,14 @@ def rows(batch):
 
 def read(data, *groups, **options):
     """All packets of these bytes, as one batch."""
-    with mcast.Reader(io.BytesIO(data), *groups, **options) as reader:
+    with mcast.files.Reader(io.BytesIO(data), *groups, **options) as reader:
         return reader.collect(1_000_000)
 
 
 def written(*batches, form="pcapng", **options):
     file = io.BytesIO()
     file.name = "memory"
-    with mcast.Writer(file, form=form, **options) as writer:
+    with mcast.files.Writer(file, form=form, **options) as writer:
         for batch in batches:
             writer.write(batch)
     return file.getvalue()
@@ -170,7 +170,7 @@ def test_the_largest_datagrams_are_written(backend, size, v6):
 def test_what_no_datagram_can_hold_is_refused_behind_what_can_be_written(backend, size, v6):
     batch = batch_of((record(b"good"), b"good"), (record(bytes(size), v6=v6), bytes(size)))
     file = io.BytesIO()
-    writer = mcast.Writer(file)
+    writer = mcast.files.Writer(file)
     with pytest.raises(mcast.ArgumentError, match=rf"packet 1 of the batch .*: {size} bytes of payload do not fit"):
         writer.write(batch)
     writer.close()
@@ -189,7 +189,7 @@ def test_the_suffix_says_form_and_compression(backend, tmp_path, suffix):
     if suffix.endswith("zst"):
         pytest.importorskip("backports.zstd")
     path = tmp_path / f"feed.{suffix}"
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(some())
     with mcast.open(path) as reader:
         assert reader.collect(100).payloads() == some().payloads()
@@ -204,14 +204,14 @@ def test_the_suffix_says_form_and_compression(backend, tmp_path, suffix):
 
 @pytest.mark.needs("modes of files")
 def test_a_file_is_its_owners_alone(backend, tmp_path):
-    with mcast.Writer(tmp_path / "feed.pcapng"):
+    with mcast.files.Writer(tmp_path / "feed.pcapng"):
         pass
     assert stat.S_IMODE((tmp_path / "feed.pcapng").stat().st_mode) == 0o600
 
 
 def test_statistics_are_read_back(backend):
     file = io.BytesIO()
-    with mcast.Writer(file, filter_text="239.1.1.1:5000") as writer:
+    with mcast.files.Writer(file, filter_text="239.1.1.1:5000") as writer:
         writer.write(some(3))
         writer.statistics(mcast.Stats(received=3, filtered=1, dropped_socket=2))
         writer.statistics(mcast.Stats(received=30, dropped_socket=None))
@@ -227,7 +227,7 @@ def test_statistics_are_read_back(backend):
 
 def test_a_reader_stands_where_a_receiver_would(backend, tmp_path):
     path = tmp_path / "feed.pcapng"
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(some(1000))
     with mcast.open(path, groups="239.1.1.1:5000", batch_size=300, timeout=1.0) as rx:
         first = rx.recv(timeout=0)
@@ -274,7 +274,7 @@ def test_groups_are_chosen_as_a_receiver_would(backend, groups, options, wanted)
     ]
     data = cf.section() + cf.description(name="eth0") + cf.description(name="eth1")
     data += b"".join(cf.packet(frame, interface=interface) for frame, interface in frames)
-    with mcast.Reader(io.BytesIO(data), *groups, **options) as reader:
+    with mcast.files.Reader(io.BytesIO(data), *groups, **options) as reader:
         assert [int(payload) for payload in reader.collect(10).payloads()] == wanted
         assert (reader.stats.frames, reader.stats.filtered) == (5, 5 - len(wanted))
 
@@ -284,7 +284,7 @@ def test_fragments_are_counted_for_the_group_and_port_that_are_asked_for(backend
     later = cf.ethernet(cf.ipv4(bytes(64), fragment=9))
     data = cf.pcap((0, 0, fragment), (0, 0, later))
     for group, counts in (("239.1.1.1:5000", (1, 0)), ("239.1.1.1:5001", (0, 1)), ("239.1.1.2", (0, 1))):
-        with mcast.Reader(io.BytesIO(data), group) as reader:
+        with mcast.files.Reader(io.BytesIO(data), group) as reader:
             assert len(reader.collect(10)) == 0
             assert (reader.stats.fragments, reader.stats.filtered, reader.stats.frames) == (*counts, 2)
 
@@ -294,7 +294,7 @@ def test_drops_told_with_a_packet_nobody_wants_belong_to_the_next_one(backend):
     data = cf.section() + cf.description() + cf.description()
     data += cf.packet(unwanted, dropped=3) + cf.packet(wanted, interface=1) + cf.packet(wanted, dropped=4)
     data += cf.packet(wanted, dropped=2**40)
-    with mcast.Reader(io.BytesIO(data), "239.1.1.1") as reader:
+    with mcast.files.Reader(io.BytesIO(data), "239.1.1.1") as reader:
         assert [packet.dropped for packet in reader.collect(10)] == [0, 7, 2**32 - 1]
         assert reader.stats.dropped == 7 + 2**40
 
@@ -323,7 +323,7 @@ def test_the_size_of_the_pieces_does_not_matter(backend, piece):
         def readinto(self, buffer):
             return super().readinto(memoryview(buffer)[:piece])
 
-    with mcast.Reader(Slow(data)) as reader:
+    with mcast.files.Reader(Slow(data)) as reader:
         batches = list(reader)
     whole = read(data)
     assert [row for batch in batches for row in rows(batch)] == rows(whole)
@@ -409,7 +409,7 @@ def test_sections_and_interfaces_follow_one_another(backend):
         data += cf.block(order, 4, bytes(4)) + cf.block(order, 0xBAD, bytes(8)) + cf.block(order, 0x40000BAD, bytes(8))
         data += cf.packet(frame, order) + cf.packet(frame[14:], order, interface=1)
         data += cf.statistics(order, 1, received=9, dropped=8, dropped_system=7, delivered=6)
-    with mcast.Reader(io.BytesIO(data)) as reader:
+    with mcast.files.Reader(io.BytesIO(data)) as reader:
         batch = reader.collect(10)
         assert [(packet.interface_index, packet.interface) for packet in batch] == [
             (1, "eth0"), (2, "tun0"), (3, "eth0"), (4, "tun0"),
@@ -501,7 +501,7 @@ def test_what_is_wrong_is_told_with_the_file_and_the_offset(backend, tmp_path, d
     with mcast.open(path) as reader:
         assert len(reader.collect(good)) == good if good else True
         for _ in range(2):
-            with pytest.raises(mcast.CaptureError) as caught:
+            with pytest.raises(mcast.errors.CaptureError) as caught:
                 reader.recv_batch()
             assert (caught.value.file, caught.value.offset) == (str(path), offset)
             assert reason in str(caught.value)
@@ -510,17 +510,17 @@ def test_what_is_wrong_is_told_with_the_file_and_the_offset(backend, tmp_path, d
 
 def test_all_that_stands_before_an_error_is_delivered_first(backend):
     data = START + GOOD * 5 + b"\xff" * 40
-    with mcast.Reader(io.BytesIO(data), batch_size=100) as reader:
+    with mcast.files.Reader(io.BytesIO(data), batch_size=100) as reader:
         batches = iter(reader)
         assert len(next(batches)) == 5
-        with pytest.raises(mcast.CaptureError, match="offset"):
+        with pytest.raises(mcast.errors.CaptureError, match="offset"):
             next(batches)
 
 
 @pytest.mark.long
 def test_more_interfaces_than_anybody_has_are_refused(backend):
     data = cf.section() + cf.description() * (blocks.MOST_INTERFACES + 1)
-    with pytest.raises(mcast.CaptureError, match="more than 65536 interfaces"):
+    with pytest.raises(mcast.errors.CaptureError, match="more than 65536 interfaces"):
         read(data)
 
 
@@ -531,12 +531,12 @@ def test_a_torn_compressed_file_delivers_what_there_is(backend, tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with mcast.open(path) as reader:
         assert len(reader.recv_batch()) == 256
-        with pytest.raises(mcast.CaptureError, match=r"torn.pcapng.gz, offset \d+"):
+        with pytest.raises(mcast.errors.CaptureError, match=r"torn.pcapng.gz, offset \d+"):
             list(reader)
 
 
 def test_a_missing_file_is_told_with_the_remedy(backend, tmp_path):
-    with pytest.raises(mcast.FileError, match=r"open .*nowhere.pcapng: No such file .*check the path") as caught:
+    with pytest.raises(mcast.errors.FileError, match=r"open .*nowhere.pcapng: No such file .*check the path") as caught:
         mcast.open(tmp_path / "nowhere.pcapng")
     assert caught.value.errno == errno.ENOENT
 
@@ -549,7 +549,7 @@ def decoded(backend, data, chunk=None, limit=10_000):
         piece = data[at : at + chunk] if chunk else data[at:]
         try:
             used = decoder.decode(piece, limit, at + len(piece) == len(data))
-        except mcast.CaptureError as wrong:
+        except mcast.errors.CaptureError as wrong:
             error = str(wrong)
             break
         batch = decoder.take()
@@ -598,7 +598,7 @@ def test_any_bytes_parse_or_raise_our_own_error(backend, data):
     for start in (b"", START, cf.pcap()):
         try:
             read(start + data)
-        except mcast.CaptureError as error:
+        except mcast.errors.CaptureError as error:
             assert error.reason
 
 
@@ -607,13 +607,13 @@ def test_any_bytes_parse_or_raise_our_own_error(backend, data):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="feature /dev/full: this system has none")
 def test_a_full_device_is_told_at_the_write_that_fails(backend):
-    writer = mcast.Writer("/dev/full", form="pcapng")
+    writer = mcast.files.Writer("/dev/full", form="pcapng")
     with pytest.raises(
-        mcast.FileError, match=r"write /dev/full: No space left .*; 0 packets, 0 bytes are in"
+        mcast.errors.FileError, match=r"write /dev/full: No space left .*; 0 packets, 0 bytes are in"
     ) as caught:
         writer.write(some(1000))
     assert (caught.value.errno, caught.value.packets, caught.value.bytes) == (errno.ENOSPC, 0, 0)
-    with pytest.raises(mcast.FileError):
+    with pytest.raises(mcast.errors.FileError):
         writer.write(some(1))
     writer.close()
     assert writer.stats.packets == 0
@@ -644,9 +644,9 @@ class Small:
 @pytest.mark.parametrize("form", ["pcapng", "pcap"])
 def test_what_is_counted_is_what_stands_in_the_file(backend, room, size, form):
     file = Small(room)
-    writer = mcast.Writer(file, form=form)
+    writer = mcast.files.Writer(file, form=form)
     batches = 0
-    with pytest.raises(mcast.FileError) as caught:
+    with pytest.raises(mcast.errors.FileError) as caught:
         while batches < 1000:
             writer.write(some(7, size))
             batches += 1
@@ -665,7 +665,7 @@ def test_a_full_disk_leaves_a_file_that_every_program_reads(backend, tmp_path):
     path = tmp_path / "feed.pcapng"
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        with pytest.raises(mcast.FileError, match="ulimit -f") as caught, mcast.Writer(path) as writer:
+        with pytest.raises(mcast.errors.FileError, match="ulimit -f") as caught, mcast.files.Writer(path) as writer:
             for _ in range(100):
                 writer.write(some(10, 1000))
     finally:
@@ -679,7 +679,7 @@ def test_a_full_disk_leaves_a_file_that_every_program_reads(backend, tmp_path):
 def test_nothing_is_written_behind_half_a_block(backend, tmp_path):
     """Ctrl-C in the middle of a write leaves whole blocks, and a writer that writes no more."""
     path = tmp_path / "feed.pcapng"
-    writer = mcast.Writer(path)
+    writer = mcast.files.Writer(path)
     write = writer._file.write
 
     class Interrupted:
@@ -695,14 +695,14 @@ def test_nothing_is_written_behind_half_a_block(backend, tmp_path):
     file, writer._file = writer._file, Interrupted()
     with pytest.raises(KeyboardInterrupt):
         writer.write(some(300))
-    with pytest.raises(mcast.FileError, match="interrupted; 3 packets"):
+    with pytest.raises(mcast.errors.FileError, match="interrupted; 3 packets"):
         writer.write(some(1))
     writer.close()
     assert len(read(path.read_bytes())) == writer.stats.packets == 3
 
 
 def test_an_error_that_is_kept_does_not_keep_the_writer_from_growing(backend):
-    with mcast.Writer(io.BytesIO()) as writer:
+    with mcast.files.Writer(io.BytesIO()) as writer:
         with pytest.raises(mcast.ArgumentError) as caught:
             writer.write(batch_of((record(b"good"), b"good"), (record(bytes(65_508)), bytes(65_508))))
         assert writer.write(some(500, 1000)) == 500
@@ -710,7 +710,7 @@ def test_an_error_that_is_kept_does_not_keep_the_writer_from_growing(backend):
 
 
 def test_a_writer_that_is_closed_says_so(backend, no_leak, tmp_path):
-    writer = mcast.Writer(tmp_path / "a.pcapng")
+    writer = mcast.files.Writer(tmp_path / "a.pcapng")
     writer.close()
     writer.close()
     for call in (lambda: writer.write(some(1)), writer.flush, lambda: writer.statistics(mcast.Stats())):
@@ -720,7 +720,7 @@ def test_a_writer_that_is_closed_says_so(backend, no_leak, tmp_path):
 
 def test_small_batches_are_gathered_until_flushed(backend, tmp_path):
     path = tmp_path / "feed.pcapng"
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(some(3))
         assert (writer.stats.gathered, writer.stats.packets, path.stat().st_size) == (3, 0, 0)
         writer.flush()
@@ -741,7 +741,7 @@ def recorded(request, backend, tmp_path):
     payloads = [os.urandom(size) for size in (0, 1, 2, 3, 7, 8, 9, 255, 1471, 1472, 9000)]
     packets = [(record(one, NOW + 7 * i, v6=bool(i % 2)), one) for i, one in enumerate(payloads * 2)]
     batch = batch_of(*packets)
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(batch)
     return path, [
         (one.timestamp, one.source.partition("%")[0], one.group, one.source_port, one.port, one.data) for one in batch
@@ -825,7 +825,7 @@ def test_spead2_reads_our_file(backend, tmp_path):
     out.send_heap(send.HeapGenerator(items).get_heap())
     payload = out.getvalue()
     path = tmp_path / "spead.pcap"
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(batch_of((record(payload), payload)))
     stream = recv.Stream(spead2.ThreadPool())
     stream.add_udp_pcap_file_reader(str(path))
@@ -838,7 +838,7 @@ def test_spead2_reads_our_file(backend, tmp_path):
 @pytest.mark.long
 def test_a_truncated_packet_keeps_its_length_on_the_wire(backend, tmp_path):
     path = tmp_path / "cut.pcapng"
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(batch_of((record(b"1234", wire=1000), b"1234")))
     assert run("tshark", "-n", "-r", path, "-T", "fields", "-e", "frame.len", "-e", "udp.length") == "1042\t1008\n"
 
@@ -847,7 +847,11 @@ def test_a_truncated_packet_keeps_its_length_on_the_wire(backend, tmp_path):
 def test_what_was_received_is_what_is_read(backend, place, tmp_path):
     group, path = place.group(), tmp_path / "live.pcapng"
     payloads = [bytes([i]) * i for i in range(100)]
-    with mcast.Receiver(group, recv_ttl=True) as rx, mcast.Sender(group, ttl=0) as tx, mcast.Writer(path) as writer:
+    with (
+        mcast.Receiver(group, recv_ttl=True) as rx,
+        mcast.Sender(group, ttl=0) as tx,
+        mcast.files.Writer(path) as writer,
+    ):
         tx.send_batch(payloads)
         live = rx.collect(100, timeout=5)
         writer.write(live)

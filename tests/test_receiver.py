@@ -270,8 +270,9 @@ def test_a_receiver_holds_at_most_8_mib(backend, size, options):
 
 @pytest.mark.needs("destination")
 def test_a_receiver_says_what_it_is(backend, place):
-    rx = mcast.Receiver(place.group(1, 15_001), place.group(2, 15_001), place.group(3, 15_002))
-    assert repr(rx) == "<Receiver of 3 memberships on 2 sockets>"
+    texts = place.group(1, 15_001), place.group(2, 15_001), place.group(3, 15_002)
+    rx = mcast.Receiver(*texts)
+    assert repr(rx) == f"<Receiver of {', '.join(texts)}, on 2 sockets>"
     rx.close()
     assert repr(rx).endswith("closed>")
 

@@ -18,9 +18,10 @@ from unittest.mock import Mock
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import ArgumentError, FileError
+from mcast_fast import ArgumentError
 from mcast_fast._core.blocks import ENHANCED_PACKET, INTERFACE_STATISTICS
 from mcast_fast._systems import LINUX, WINDOWS
+from mcast_fast.errors import FileError
 from mcast_fast.files import _postrotate
 from mcast_fast.files import _recorder as recorder_module
 from mcast_fast.files._recorder import Recorder
@@ -378,7 +379,7 @@ def test_a_stalled_pipe_loses_nothing(rx, tx, tmp_path):
         tx.send_batch(numbered(100, start))
         time.sleep(max(0.0, started + start / 10_000 - time.monotonic()))
     os.set_blocking(reading, True)
-    with os.fdopen(reading, "rb") as file, mcast.Reader(file) as reader:
+    with os.fdopen(reading, "rb") as file, mcast.files.Reader(file) as reader:
         came = [int.from_bytes(packet.data[:4], "big") for batch in reader for packet in batch]
     assert came == list(range(20_000))
     assert running.end().stats.dropped == 0

@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
-from mcast_fast import ArgumentError, CaptureError, SendError, _core
+from mcast_fast import ArgumentError, SendError, _core
 from mcast_fast._core import lateness
 from mcast_fast._core.layout import FIELDS, RECORD
+from mcast_fast.errors import CaptureError
 from mcast_fast.files._recorder import Recorder
 from mcast_fast.files._replay import Replay
 from mcast_fast.files._rotation import Autostop
@@ -34,7 +35,7 @@ def packets(*rows):
     """A capture file in memory of (ms after NOW or None for no time, payload, port)."""
     file = io.BytesIO()
     file.name = "memory"
-    with mcast.Writer(file) as writer:
+    with mcast.files.Writer(file) as writer:
         writer.write(
             batch_of(
                 *((record(data, 0 if ms is None else NOW + int(ms * MS), port=port), data) for ms, data, port in rows)
@@ -147,7 +148,7 @@ def test_ports_and_groups_are_mapped(backend, place):
     ]
     file = io.BytesIO()
     file.name = "memory"
-    with mcast.Writer(file) as writer:
+    with mcast.files.Writer(file) as writer:
         writer.write(
             batch_of(
                 *(
@@ -179,7 +180,7 @@ def test_many_groups_go_where_they_were_recorded(backend, place):
             rows.append((values, bytes([turn, last])))
     file = io.BytesIO()
     file.name = "memory"
-    with mcast.Writer(file) as writer:
+    with mcast.files.Writer(file) as writer:
         writer.write(batch_of(*rows))
     file.seek(0)
     with mcast.Receiver(f"239.1.1.0%{place.interface}:{port}+60", timeout=5) as rx:

@@ -1179,7 +1179,7 @@ def test_batches_of_a_ring_are_put_together_given_back_and_written(ends, tmp_pat
         assert numbers(whole.payloads()) == list(range(500))
         rx.give_back([rest])
         assert numbers(rx.collect(len(rest)).payloads()) == list(range(len(first), 500))
-        with mcast.Writer(tmp_path / "ring.pcapng") as writer:
+        with mcast.files.Writer(tmp_path / "ring.pcapng") as writer:
             writer.write(first)
             writer.write(rest)
     with mcast.open(tmp_path / "ring.pcapng") as reader:
@@ -1204,10 +1204,10 @@ def test_recording_with_limits_copies_nothing_out_of_the_ring(ends, tmp_path):
     a, b = ends
     with receiver(b) as rx:
         a.blast(V4, PORT, count=500).finish()
-        rotate = mcast.Rotation(filesize="16KiB")
+        rotate = mcast.files.Rotation(filesize="16KiB")
         files = []
-        mcast.Recorder(
-            rx, tmp_path / "ring.pcapng", rotate=rotate, stop=mcast.Autostop(packets=500), on_file=files.append
+        mcast.files.Recorder(
+            rx, tmp_path / "ring.pcapng", rotate=rotate, stop=mcast.files.Autostop(packets=500), on_file=files.append
         ).run()
         assert rx.stats.detached == 0
     assert sum(one.packets for one in files) == 500

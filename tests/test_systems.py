@@ -170,7 +170,7 @@ def test_without_recvmsg_each_group_has_a_socket_of_its_own(without_recvmsg):
     port = free_port()
     texts = [f"239.1.1.{last}%{loopback()}:{port}" for last in (1, 2, 3)]
     with mcast.Receiver(*texts, timeout=5) as rx:
-        assert repr(rx) == "<Receiver of 3 memberships on 3 sockets>"
+        assert repr(rx) == f"<Receiver of {', '.join(texts)}, on 3 sockets>"
         for text in texts:
             with mcast.Sender(text, ttl=0) as tx:
                 tx.send(text.encode())

@@ -6,60 +6,47 @@ from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core import backend, features
-from mcast_fast._core.layout import FIELDS as RECORD_FIELDS
-from mcast_fast._core.layout import Feature, Flag
+from mcast_fast._core.layout import Flag
 from mcast_fast._version import __version__
 from mcast_fast.errors import (
     ArgumentError,
-    CaptureError,
     ClosedError,
     FeatureError,
-    FileError,
     GroupError,
     InterfaceError,
     MulticastError,
     MulticastWarning,
     SendError,
     SocketError,
-    SsmWarning,
+    warn,
 )
 
 if TYPE_CHECKING:
     from mcast_fast import aio as aio
     from mcast_fast import files as files
+    from mcast_fast import groups as groups
+    from mcast_fast import receiver as receiver
+    from mcast_fast import sender as sender
+    from mcast_fast import stats as stats
+    from mcast_fast._core.fast.views import Batch, Packet
     from mcast_fast._host.interfaces import Interface, interfaces
     from mcast_fast._membership.subscriptions import Membership
-    from mcast_fast.files import (
-        Autostop,
-        Reader,
-        RecordedFile,
-        Recorder,
-        Recording,
-        Replay,
-        Replayed,
-        Rotation,
-        Writer,
-        open,
-    )
+    from mcast_fast._source import Source
+    from mcast_fast.files import open
     from mcast_fast.groups import Group, Scope, is_multicast
     from mcast_fast.receiver import Receiver
-    from mcast_fast.sender import Schedule, Sender
-    from mcast_fast.stats import Event, ReaderStats, SenderStats, Stats, TransmitTime, WriterStats
-
-Batch = _core.views.Batch
-Packet = _core.views.Packet
+    from mcast_fast.sender import Sender
+    from mcast_fast.stats import Event, SenderStats, Stats
+else:
+    Batch = _core.views.Batch
+    Packet = _core.views.Packet
 
 __all__ = [
-    "RECORD_FIELDS",
     "ArgumentError",
-    "Autostop",
     "Batch",
-    "CaptureError",
     "ClosedError",
     "Event",
-    "Feature",
     "FeatureError",
-    "FileError",
     "Flag",
     "Group",
     "GroupError",
@@ -69,26 +56,14 @@ __all__ = [
     "MulticastError",
     "MulticastWarning",
     "Packet",
-    "Reader",
-    "ReaderStats",
     "Receiver",
-    "RecordedFile",
-    "Recorder",
-    "Recording",
-    "Replay",
-    "Replayed",
-    "Rotation",
-    "Schedule",
     "Scope",
     "SendError",
     "Sender",
     "SenderStats",
     "SocketError",
-    "SsmWarning",
+    "Source",
     "Stats",
-    "TransmitTime",
-    "Writer",
-    "WriterStats",
     "__version__",
     "backend",
     "features",
@@ -98,16 +73,31 @@ __all__ = [
 ]
 
 
-_WINGS = ("aio", "files")
+_MODULES = ("aio", "files", "groups", "receiver", "sender", "stats")
 _WHERE = {
-    "Autostop": "files",
     "Event": "stats",
     "Group": "groups",
     "Interface": "_host.interfaces",
     "Membership": "_membership.subscriptions",
-    "Reader": "files",
-    "ReaderStats": "stats",
     "Receiver": "receiver",
+    "Scope": "groups",
+    "Sender": "sender",
+    "SenderStats": "stats",
+    "Source": "_source",
+    "Stats": "stats",
+    "interfaces": "_host.interfaces",
+    "is_multicast": "groups",
+    "open": "files",
+}
+# Names that were here, for one release more: where they are now.
+_MOVED = {
+    "Autostop": "files",
+    "CaptureError": "errors",
+    "Feature": "errors",
+    "FileError": "errors",
+    "RECORD_FIELDS": "receiver",
+    "Reader": "files",
+    "ReaderStats": "files",
     "RecordedFile": "files",
     "Recorder": "files",
     "Recording": "files",
@@ -115,28 +105,26 @@ _WHERE = {
     "Replayed": "files",
     "Rotation": "files",
     "Schedule": "sender",
-    "Scope": "groups",
-    "Sender": "sender",
-    "SenderStats": "stats",
-    "Stats": "stats",
+    "SsmWarning": "errors",
     "TransmitTime": "stats",
     "Writer": "files",
-    "WriterStats": "stats",
-    "interfaces": "_host.interfaces",
-    "is_multicast": "groups",
-    "open": "files",
+    "WriterStats": "files",
 }
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
         """Import what is asked for the first time (PEP 562): the cost of `import mcast_fast` is that of the core."""
-        if name in _WINGS:
+        if name in _MODULES:
             return importlib.import_module(f"mcast_fast.{name}")
+        if name in _MOVED:
+            place = f"mcast_fast.{_MOVED[name]}"
+            warn(f"mcast_fast.{name} is {place}.{name} now; the next release has it there alone", DeprecationWarning)
+            return getattr(importlib.import_module(place), name)
         if name not in _WHERE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(importlib.import_module(f"mcast_fast.{_WHERE[name]}"), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, *_WINGS})
+        return sorted({*globals(), *__all__, *_MODULES})

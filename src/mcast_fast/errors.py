@@ -5,8 +5,28 @@ Rules of this room: no I/O, no imports of ours but `_systems`; every other room 
 
 import errno as errno_module
 import os
+import sys
+import warnings
+from types import FrameType
+from typing import NamedTuple
 
 from mcast_fast._systems import SYSTEM
+
+__all__ = [
+    "ArgumentError",
+    "CaptureError",
+    "ClosedError",
+    "Feature",
+    "FeatureError",
+    "FileError",
+    "GroupError",
+    "InterfaceError",
+    "MulticastError",
+    "MulticastWarning",
+    "SendError",
+    "SocketError",
+    "SsmWarning",
+]
 
 
 class MulticastError(Exception):
@@ -34,6 +54,18 @@ class ClosedError(MulticastError, ValueError):
 
 class FeatureError(MulticastError, NotImplementedError):
     """This backend or operating system cannot do it; `mcast_fast.features()` says why."""
+
+
+class Feature(NamedTuple):
+    """Whether a feature is on, and the reason when it is not: what a FeatureError is about.
+
+    `mcast_fast.features()` has one for each; a feature that is on is true."""
+
+    on: bool
+    reason: str
+
+    def __bool__(self) -> bool:
+        return self.on
 
 
 class CaptureError(MulticastError, ValueError):
@@ -89,6 +121,28 @@ class MulticastWarning(UserWarning):
 
 class SsmWarning(MulticastWarning):
     """Source-specific joins reach the network as any-source ones, for an older IGMP or MLD is spoken there."""
+
+
+# What calls of a user pass through before they come to what warns: this package, and the machinery that imports it.
+_PASSED = ("mcast_fast", "importlib", "_frozen_importlib", "_frozen_importlib_external")
+
+
+def warn(message: str, category: type[Warning] = MulticastWarning, source: object = None) -> None:
+    """Warn, at the line of the user's that called the library: the nearest one outside of this package.
+
+    In a thread of the library's own, and in the command line, that is the outermost line. `source`: the object that a
+    ResourceWarning is about."""
+    frame: FrameType | None = sys._getframe(1)
+    outermost = frame
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
+        outermost, frame = frame, frame.f_back
+    at = frame or outermost
+    if at is not None:
+        registry = at.f_globals.setdefault("__warningregistry__", {})
+        name = at.f_globals.get("__name__", "<string>")
+        warnings.warn_explicit(
+            message, category, at.f_code.co_filename, at.f_lineno, name, registry, at.f_globals, source=source
+        )
 
 
 # What to do about an answer of the OS: (operation, errno name, key of the system) -> remedy. "" stands for every

@@ -9,9 +9,10 @@ address as the IPv4 address it stands for). Every refusal is a GroupError.
 
 import enum
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import TypeAlias
 
 from mcast_fast.errors import GroupError
 
@@ -44,7 +45,7 @@ URL_OPTIONS = {
 
 Address = IPv4Address | IPv6Address
 
-LAST_MULTICAST = {4: IPv4Address("239.255.255.255"), 6: IPv6Address((1 << 128) - 1)}
+LAST_MULTICAST: dict[int, Address] = {4: IPv4Address("239.255.255.255"), 6: IPv6Address((1 << 128) - 1)}
 BROADCAST = IPv4Address("255.255.255.255")
 
 
@@ -224,6 +225,23 @@ class Group:
         """The `count` groups of the run one by one, each with the same port, interface and source; lazy."""
         first = ip_address(self.address)
         return (replace(self, address=str(first + offset), count=1) for offset in range(self.count))
+
+
+Groups: TypeAlias = str | Group | Iterable[str | Group]
+"""What a class takes for each of its `*groups`: one group, or a sequence of them."""
+
+
+def listed(groups: Iterable[Groups]) -> tuple[str | Group, ...]:
+    """The groups of a call, of which each argument may be a sequence: `Receiver("a", "b")` and `Receiver(["a", "b"])`.
+
+    What is neither text nor a Group nor a sequence stays as it is: `Group.coerce` refuses it by its name."""
+    found: list[str | Group] = []
+    for one in groups:
+        if isinstance(one, str | bytes | Group) or not isinstance(one, Iterable):
+            found.append(one)
+        else:
+            found += one
+    return tuple(found)
 
 
 def is_multicast(address: str | bytes | IPv4Address | IPv6Address) -> bool:

@@ -6,10 +6,10 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 from mcast_fast import _core
-from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
 from mcast_fast._membership.desired import Defaults
@@ -18,16 +18,23 @@ from mcast_fast._membership.rings import RingOptions, Rings, ring_options
 from mcast_fast._membership.sockets import OpenSocket, Options, require
 from mcast_fast._membership.subscriptions import Membership, Subscriptions
 from mcast_fast._units import UNSET, Unset, checked_number, size_in_bytes, wait_in_ns, whole_number
-from mcast_fast.errors import ArgumentError, ClosedError, socket_error
-from mcast_fast.groups import Group
+from mcast_fast.errors import ArgumentError, ClosedError, socket_error, warn
+from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import Stats, What
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
-TIMESTAMPS = ("kernel", "hardware", None)
+__all__ = ["RECORD_FIELDS", "Receiver"]
+
+RECORD_FIELDS = FIELDS
+"""The fields of a record of `Batch.records`: name, `struct` letter, count and meaning of each."""
+
+Timestamps = Literal["kernel", "hardware"]
+TIMESTAMPS = (*get_args(Timestamps), None)
 BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, by default
 BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
+SHOWN = 3  # groups, in the repr
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
@@ -54,43 +61,58 @@ def _inside(method: "Callable[Concatenate[Receiver, P], R]") -> "Callable[Concat
 class Receiver:
     """Receives the packets of multicast groups, and of nothing else.
 
-    `groups`: texts in the grammar of `Group.parse`, or Groups; `port`, `interface`, `source` fill in what a group
-    leaves out. `interface`: a name, an index, an address, or "all"; by default the one that the routing table names for
-    the group.
-
-    `timeout`: seconds a receive waits (None: for ever). `batch_size`: packets in a batch at most, 256 (coalesced 1,024,
-    with a ring 4,096) by default. `max_packet_size`: bytes of payload; what is longer is truncated and flagged.
-    `buffer_size`: the kernel's buffer a socket, bytes or "4MiB"; left out, up to 4 MiB as far as the system allows.
-    `timestamps`: "kernel" (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with
-    `Flag.HARDWARE`; else the kernel's, with a warning) or None. `gro`: let the kernel hand over many packets of one
-    sender as one, which is far faster; they share one arrival time, so that it is on by default only with
-    `timestamps=None`, and with "kernel" such packets have `Flag.COALESCED`. `background`: receive in a thread of its
-    own, so that packets wait in up to this many bytes of memory ("256MiB" for True) while Python is busy;
-    `background_cpu` is the processor it runs on. `busy_poll`: microseconds that the kernel looks at the device itself
-    before it sleeps (SO_BUSY_POLL). `recv_ttl`, `recv_tos`: have the kernel tell TTL and TOS of each packet, which
-    costs some 5 % each. `reuse`: let other sockets share the port. `spread`: hold more groups and sources than the
-    system allows a socket by taking more sockets. `watch`: join again when an interface comes back, join
-    when one comes that is not there yet, and report in `stats.events` (Linux).
-
-    `ring`: take packets from a ring that the kernel maps, one for each interface, of this many bytes (True: 64 MiB;
-    "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). A batch comes when its first packet is
-    about `ring_latency` seconds (0.001 to 1) old: the kernel hands over blocks that are full or that old, and while
-    they come full the receiver sleeps in between. Payloads stay in the ring while there is room: see `Batch.data`.
-    `packet_fanout`: a number from 0 to 65535; receivers with the same one share the packets of an
-    interface, each flow going to one of them. `vlan`: deliver frames that are tagged for a VLAN too, of whichever one.
-    Otherwise a ring delivers what a socket would get, as far as a frame alone shows it: frames for this host, with the
-    right header checksum, from a possible source; all else counts as filtered.
-
     Threads may share a receiver: each packet goes to exactly one of those that receive, in batches that only their own
-    thread has; any may join, leave, read `stats` and close meanwhile.
+    thread has; any may join, leave, read `stats` and close meanwhile. A receiver that nobody closes is closed when it
+    is collected, with a ResourceWarning.
 
-    Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
-    SocketError.
+    Opens whole, or raises and leaves nothing open.
+
+    Args:
+        *groups: What to receive: texts in the grammar of `Group.parse`, or Groups; or one sequence of them. `port`,
+            `interface` and `source` fill in what a group leaves out.
+        port: UDP port.
+        interface: A name, an index, an address, or "all"; by default the one that the routing table names for the
+            group.
+        source: The only source to receive (SSM).
+        timeout: Seconds that a receive waits; None: for ever.
+        batch_size: Packets in a batch at most; by default 256 (coalesced 1,024, with a ring 4,096).
+        max_packet_size: Bytes of payload; what is longer is truncated and flagged.
+        buffer_size: The kernel's buffer for each socket, bytes or "4MiB"; left out, 4 MiB as far as the system allows.
+        timestamps: "kernel" (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with
+            `Flag.HARDWARE`; else the kernel's, with a warning) or None.
+        gro: Let the kernel hand over many packets of one sender as one, which is far faster. They share one arrival
+            time, so that it is on by default only with `timestamps=None`; with "kernel" they have `Flag.COALESCED`.
+        background: Receive in a thread of its own, so that packets wait in up to this many bytes of memory ("256MiB"
+            for True) while Python is busy.
+        background_cpu: The processor that this thread runs on.
+        busy_poll: Microseconds for which the kernel polls the device itself before it sleeps (SO_BUSY_POLL).
+        recv_ttl: Have the kernel report the TTL of each packet, which costs about 5 %.
+        recv_tos: Have the kernel report the TOS of each packet, which costs about 5 %.
+        reuse: Let other sockets share the port.
+        spread: Hold more groups and sources than the system allows for one socket by opening more sockets.
+        watch: Join again when an interface comes back, join when one comes that is not there yet, and report in
+            `stats.events` (Linux).
+        ring: Take packets from a ring that the kernel maps, one for each interface, of this many bytes (True: 64 MiB;
+            "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Payloads stay in the ring while
+            there is room: see `Batch.data`. A ring delivers what a socket would get, as far as a frame alone shows it:
+            frames for this host, with the right header checksum, from a possible source; all else counts as filtered.
+        ring_latency: Seconds (0.001 to 1) after which a packet in a ring is delivered, about: the kernel hands over
+            blocks that are full or that old, and the receiver sleeps in between.
+        packet_fanout: A number from 0 to 65535; receivers with the same one share the packets of an interface, each
+            flow going to one of them. With `ring` only.
+        vlan: Deliver frames that are tagged for a VLAN too, of whichever one. With `ring` only.
+
+    Raises:
+        GroupError: A text is no multicast group, or lacks its port.
+        InterfaceError: An interface does not exist, or cannot carry multicast.
+        ArgumentError: An argument is out of range, or does not go with another one.
+        FeatureError: This system or backend cannot do what was asked for.
+        SocketError: The system refuses a socket or a join.
     """
 
     def __init__(
         self,
-        *groups: str | Group,
+        *groups: Groups,
         port: int | None = None,
         interface: str | int | None = None,
         source: str | None = None,
@@ -98,7 +120,7 @@ class Receiver:
         batch_size: int | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         buffer_size: int | str | None = None,
-        timestamps: str | None = "kernel",
+        timestamps: Timestamps | None = "kernel",
         gro: bool | None = None,
         background: bool | int | str | None = None,
         background_cpu: int | None = None,
@@ -113,7 +135,8 @@ class Receiver:
         packet_fanout: int | None = None,
         vlan: bool = False,
     ) -> None:
-        if not groups:
+        wanted = listed(groups)
+        if not wanted:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
         defaults = Defaults(port, interface, source)
@@ -140,7 +163,7 @@ class Receiver:
         try:
             if memory:
                 self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
-            self._subscriptions.start(groups)
+            self._subscriptions.start(wanted)
             self._nic.total(self._subscriptions.indexes())
             if watch:
                 self._watch = Watch(self._subscriptions.indexes, self._reported)
@@ -190,10 +213,25 @@ class Receiver:
 
     @_inside
     def join(self, group: str | Group) -> bool:
-        """Receive a group too, or one more source of it; False when that was so already.
+        """Receive a group too, or one more source of it.
 
-        A group that names no port means the only one that this receiver has. GroupError, InterfaceError, SocketError
-        (with everything as it was before), ClosedError."""
+        A group that names no port means the only one that this receiver has. One that names no interface, where the
+        receiver has no `interface=` either, means where it is joined already; else every interface that the receiver's
+        groups of the same IP version are on (of the other version where there is none); and the one that the routing
+        table names only when the receiver has no group at all.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+
+        Returns:
+            False when that was received already.
+
+        Raises:
+            GroupError: It is no multicast group, or its port is not clear.
+            InterfaceError: Its interface does not exist.
+            SocketError: The system refuses; everything is as it was before.
+            ClosedError: The receiver is closed.
+        """
         return self._subscriptions.join(group)
 
     @_inside
@@ -382,10 +420,23 @@ class Receiver:
     ) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        slots = getattr(self, "_slots", None)
+        if slots is None or slots.closed or slots.foreign or not hasattr(self, "_nic"):
+            return
+        try:
+            warn(f"unclosed {self!r}", ResourceWarning, self)
+        finally:
+            slots.when_idle = self._tear_down  # what refers to it weakly may have been cleared already
+            try:
+                self.close()
+            finally:
+                slots.when_idle = None
+
     def __repr__(self) -> str:
-        groups = len(self._joins.wanted)
         sockets = len(self._joins.sockets())
-        return f"<Receiver of {groups} memberships on {sockets} sockets{', closed' if self.closed else ''}>"
+        opened = f"{sockets} socket{'' if sockets == 1 else 's'}"
+        return f"<Receiver of {self._subscriptions.summary(SHOWN)}, on {opened}{', closed' if self.closed else ''}>"
 
 
 class _Batches:

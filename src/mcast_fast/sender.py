@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 from mcast_fast import _core
 from mcast_fast._core import lateness
@@ -40,8 +40,8 @@ from mcast_fast._units import (
     wait_in_ns,
     whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text
-from mcast_fast.groups import Group
+from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text, warn
+from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import SenderStats, TransmitTime
 
 if TYPE_CHECKING:
@@ -49,12 +49,15 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
     from mcast_fast._core.fast.views import Batch, Packet
 
+__all__ = ["Schedule", "Sender"]
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 LARGEST_SEGMENT = 65_507
 
-PACINGS = ("sender", "kernel")
+Pacing = Literal["sender", "kernel"]
+PACINGS: tuple[str, ...] = get_args(Pacing)
 REMEMBERED_GROUPS = 4096  # of send_to
 RETRIES = 100  # of one datagram that a full queue refuses, by a call that does not wait
 
@@ -112,32 +115,50 @@ def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenat
 class Sender:
     """Sends datagrams to multicast groups; never connected, so that unicast answers come back to `recv()`.
 
-    `groups`, `port`, `interface`: as for a Receiver; every datagram goes to each group (and each interface of "all").
-    `source`, or SOURCE@ before a group: the address to send from, one of this machine's; `source_port`: the UDP port to
-    send from (None: the system picks one). `ttl`: how many routers may pass it on, plus one; 0 keeps it on this
-    machine. `dscp`: 0 to 63, the class of service (RFC 2474; IP_TOS, IPV6_TCLASS). `loopback`: whether
-    receivers on this machine get it too. `timeout`: seconds that recv() waits (None: for ever). `segmentation`: whether
-    the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT); switch it off where a queue
-    on the path, such as `tc tbf`, drops parts of them.
-
-    `rate`: datagrams a second ('50k/s' or a number) or bits of payload a second ('800Mbit/s'), None for as fast as it
-    goes; it holds for all groups together. Departures are due at absolute moments of the monotonic clock, so that a
-    late one is caught up with; `burst` datagrams leave together. A call that comes more than 10 ms late starts anew.
-    `pacing="kernel"` leaves it to the queue discipline instead (SO_MAX_PACING_RATE, socket(7); rates in bits only, and
-    only `fq` honours it: not tested by us). `transmit_times=True`: the kernel reports when each datagram left.
+    Departures at a `rate` are due at absolute moments of the monotonic clock, so that a late one is caught up with. A
+    call that comes more than 10 ms late starts anew.
 
     Threads may share a sender: every datagram leaves whole, those of one call in their order; those of others may come
     between them. Any thread and signal handler may read `stats` and close meanwhile. Where an interface is deleted and
     comes back under its name, sending goes on by the new one. A sender belongs to the process that opened it: in a
-    forked child every call but close() raises ClosedError.
+    forked child every call but close() raises ClosedError. One that nobody closes is closed when it is collected, with
+    a ResourceWarning.
 
-    Opens whole, or raises and leaves nothing open: GroupError, InterfaceError, ArgumentError, FeatureError,
-    SocketError.
+    Opens whole, or raises and leaves nothing open.
+
+    Args:
+        *groups: Where to send: texts in the grammar of `Group.parse`, or Groups; or one sequence of them. Every
+            datagram goes to each group (and each interface of "all"). `port`, `interface` and `source` fill in what a
+            group leaves out.
+        port: UDP port of the groups.
+        interface: A name, an index, an address, or "all"; by default the one that the routing table names for the
+            group.
+        source: The address to send from, one of this machine's; also written SOURCE@ before a group.
+        source_port: The UDP port to send from; None: the system picks one.
+        ttl: How many routers may pass it on, plus one (0 to 255); 0 keeps it on this machine.
+        dscp: The class of service, 0 to 63 (RFC 2474; IP_TOS, IPV6_TCLASS).
+        loopback: Whether receivers on this machine get it too.
+        rate: Datagrams a second ("50k/s" or a number) or bits of payload a second ("800Mbit/s"), for all groups
+            together; None: as fast as it goes.
+        burst: Datagrams that leave together at a rate.
+        pacing: "sender", or "kernel", which leaves the rate to the queue discipline (SO_MAX_PACING_RATE, socket(7);
+            rates in bits only, and only `fq` honours it: not tested by us).
+        transmit_times: Have the kernel report when each datagram left (Linux).
+        segmentation: Whether the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT);
+            switch it off where a queue on the path, such as `tc tbf`, drops parts of them.
+        timeout: Seconds that recv() waits; None: for ever.
+
+    Raises:
+        GroupError: A text is no multicast group, or lacks its port.
+        InterfaceError: An interface does not exist, or cannot carry multicast.
+        ArgumentError: An argument is out of range, or does not go with another one.
+        FeatureError: This system or backend cannot do what was asked for.
+        SocketError: The system refuses a socket.
     """
 
     def __init__(
         self,
-        *groups: str | Group,
+        *groups: Groups,
         port: int | None = None,
         interface: str | int | None = None,
         source: str | None = None,
@@ -147,12 +168,13 @@ class Sender:
         loopback: bool = True,
         rate: float | str | None = None,
         burst: int = 1,
-        pacing: str = "sender",
+        pacing: Pacing = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
         timeout: float | None = None,
     ) -> None:
-        if not groups:
+        wanted = listed(groups)
+        if not wanted:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         self._rate, max_rate = _pacing(rate, burst, pacing)
         if transmit_times:
@@ -160,8 +182,8 @@ class Sender:
         self._timeout_ns = wait_in_ns(timeout)
         # An address to send from names the interface too.
         self._defaults = Defaults(port, source if interface is None else interface, source)
-        self._subscriptions = subscribe(groups, self._defaults)
-        self.groups = tuple(one.group for one in self._subscriptions)
+        self._subscriptions = subscribe(wanted, self._defaults)
+        self.groups: tuple[Group, ...] = tuple(one.group for one in self._subscriptions)
         sockets = {(one.group.version, interface.index) for one in self._subscriptions for interface in one.interfaces}
         reuse = source_port is not None and len(sockets) > 1  # several sockets share a named port
         self._options = _checked(
@@ -528,6 +550,15 @@ class Sender:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        transmitter = getattr(self, "_transmitter", None)
+        if transmitter is None or transmitter.closed or transmitter.foreign:
+            return
+        try:
+            warn(f"unclosed {self!r}", ResourceWarning, self)
+        finally:
+            self.close()
 
     def __repr__(self) -> str:
         return f"<Sender to {', '.join(map(str, self.groups))}{', closed' if self.closed else ''}>"

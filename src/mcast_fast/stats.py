@@ -8,6 +8,8 @@ Rules of this room: no I/O. What cannot be known is None, never a silent zero.
 from dataclasses import dataclass
 from enum import StrEnum
 
+__all__ = ["Event", "SenderStats", "Stats", "TransmitTime", "What"]
+
 
 class What(StrEnum):
     """What happened to an interface."""
@@ -124,6 +126,8 @@ class ReaderStats:
     packets (epb_dropcount). Later pieces of a datagram count as frames alone.
     """
 
+    __module__ = "mcast_fast.files"
+
     frames: int = 0
     received: int = 0
     bytes: int = 0
@@ -140,6 +144,8 @@ class ReaderStats:
 class WriterStats:
     """What stands in a capture file: `packets`, `bytes` in all, and the `batches` of which every packet does;
     `gathered` packets are not handed over to the system yet."""
+
+    __module__ = "mcast_fast.files"
 
     packets: int = 0
     bytes: int = 0

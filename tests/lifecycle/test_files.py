@@ -45,7 +45,7 @@ def numbers_in(file):
 
 
 def a_file(path, count):
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         writer.write(numbered(count))
     return path
 
@@ -173,7 +173,7 @@ def write_all(writer, count, step):
             except Alarm:
                 interrupted += 1
                 arm.armed = False
-            except mcast.FileError:
+            except mcast.errors.FileError:
                 arm.armed = False
                 raise
     return interrupted
@@ -190,7 +190,7 @@ def test_writing_goes_on_after_an_exception_of_a_signal_handler(backend, tmp_pat
     )
     if suffix.endswith("zst"):
         pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         assert write_all(writer, count, step)
     assert numbers_in(path) == list(range(count))
     assert (writer.stats.packets, writer.stats.gathered) == (count, 0)
@@ -220,7 +220,7 @@ def test_a_signal_handler_may_close_in_the_middle_of_any_call(backend, tmp_path,
     source = a_file(tmp_path / f"in.{suffix}", 3000)
     for moment in range(MOMENTS // 20):
         path = tmp_path / f"{moment}.{suffix}"
-        reader, writer = mcast.open(source), mcast.Writer(path)
+        reader, writer = mcast.open(source), mcast.files.Writer(path)
         came = []
 
         def close(reader=reader, writer=writer, came=came):
@@ -302,7 +302,7 @@ def test_close_does_not_wait_for_a_thread_that_reads(backend, tmp_path):
 def test_a_writer_that_is_closed_in_another_thread_is_whole(backend, tmp_path):
     for turn in range(30):
         path = tmp_path / f"{turn}.pcapng"
-        writer = mcast.Writer(path)
+        writer = mcast.files.Writer(path)
         begun = threading.Event()
 
         def write(writer=writer, begun=begun):
@@ -340,7 +340,7 @@ def test_what_a_reader_knows_can_be_read_while_it_reads(backend):
                 wrong.append(found)
             _ = reader.stats, reader.form, reader.offset, repr(reader)
 
-    readers = [mcast.Reader(io.BytesIO(out.getvalue()))]
+    readers = [mcast.files.Reader(io.BytesIO(out.getvalue()))]
     thread = threading.Thread(target=look)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -350,7 +350,7 @@ def test_what_a_reader_knows_can_be_read_while_it_reads(backend):
             with pytest.raises(EOFError):
                 readers[-1].recv_batch()
             assert len(readers[-1].interfaces) == 20_000
-            readers.append(mcast.Reader(io.BytesIO(out.getvalue())))
+            readers.append(mcast.files.Reader(io.BytesIO(out.getvalue())))
     finally:
         stop.set()
         thread.join(60)
@@ -380,7 +380,7 @@ def test_threads_share_a_codec(backend):
     """Below the locks of Reader and Writer: no call may crash, whatever another thread does."""
     encoder, batch, errors = _core.files.Encoder("pcapng"), numbered(50), []
     out = io.BytesIO()
-    with mcast.Writer(out) as writer:
+    with mcast.files.Writer(out) as writer:
         writer.write(batch)
     decoder = _core.files.Decoder("shared", None, False)
     for index in (1, 2, 3):
@@ -393,7 +393,7 @@ def test_threads_share_a_codec(backend):
                     piece, stop = encoder.encode(batch, 0)
                     assert stop == 50
                     piece.release()
-                with contextlib.suppress(mcast.CaptureError):  # two files at once make no sense
+                with contextlib.suppress(mcast.errors.CaptureError):  # two files at once make no sense
                     decoder.decode(out.getvalue(), 1000, True)
                 decoder.take().payloads()
                 _ = decoder.interfaces, decoder.counters(), decoder.count, decoder.needed, decoder.form, decoder.offset
@@ -416,7 +416,7 @@ import mcast_fast as mcast
 from tests.lifecycle.test_files import numbered, numbers, numbers_in
 
 path, end = sys.argv[1:]
-writer = mcast.Writer(path)
+writer = mcast.files.Writer(path)
 writer.write(numbered(300))
 writer.flush()
 writer.write(numbered(3, 300))  # gathered
@@ -528,7 +528,7 @@ def test_names_of_a_batch_stay_what_they_were(backend):
     out = io.BytesIO()
     for name in ("eth0", "lan0"):  # two sections, each with an interface 0
         part = io.BytesIO()
-        with mcast.Writer(part) as writer:
+        with mcast.files.Writer(part) as writer:
             rows = RECORD.pack(1, 0, 1, 0, 1, 1, *ADDRESSES, 1, 5000, 0, 0, 0)
             writer.write(_core.views.Batch.from_bytes(rows, b"x", {1: name}))
         out.write(part.getvalue())
@@ -542,7 +542,7 @@ def test_names_of_a_batch_stay_what_they_were(backend):
 
 
 def test_drops_beyond_64_bits_are_counted_alike(backend):
-    with mcast.Writer(writer_file := io.BytesIO()) as writer:
+    with mcast.files.Writer(writer_file := io.BytesIO()) as writer:
         rows = RECORD.pack(1, 0, 1, 7, 1, 1, *ADDRESSES, 1, 5000, 0, 0, 0)
         writer.write(_core.views.Batch.from_bytes(rows, b"x", {1: "eth0"}))
     block = writer_file.getvalue()

@@ -18,7 +18,7 @@ from tests.lifecycle.test_files import numbers_in
 path, group, running = sys.argv[1:]
 rx = mcast.Receiver(group)
 tx = mcast.Sender(group, ttl=0)
-recorder = mcast.Recorder(rx, path)
+recorder = mcast.files.Recorder(rx, path)
 thread = threading.Thread(target=recorder.run)
 if running == "running":
     thread.start()
@@ -66,7 +66,7 @@ def ends(backend):
 
 
 def test_a_recorder_that_never_ran_can_be_closed(ends, tmp_path, no_leak):
-    with mcast.Recorder(ends[0], tmp_path / "feed.pcapng") as recorder:
+    with mcast.files.Recorder(ends[0], tmp_path / "feed.pcapng") as recorder:
         pass
     assert (numbers_in(tmp_path / "feed.pcapng"), recorder.result.reason) == ([], "closed")
     with pytest.raises(mcast.ClosedError, match="recorder is closed"):
@@ -76,7 +76,7 @@ def test_a_recorder_that_never_ran_can_be_closed(ends, tmp_path, no_leak):
 
 def test_close_ends_a_recording_of_another_thread(ends, tmp_path, no_leak):
     rx, tx = ends
-    recorder = mcast.Recorder(rx, tmp_path / "feed.pcapng")
+    recorder = mcast.files.Recorder(rx, tmp_path / "feed.pcapng")
     tx.send_batch([number.to_bytes(SIZE, "big") for number in range(50)])
     results = []
     thread = threading.Thread(target=lambda: results.append(recorder.run()))
@@ -96,7 +96,7 @@ def test_what_an_interrupt_keeps_from_being_recorded_is_given_back(ends, tmp_pat
     rx, tx = ends
     tx.send_batch([number.to_bytes(SIZE, "big") for number in range(200)])
     written = itertools.count()
-    write = mcast.Writer.write
+    write = mcast.files.Writer.write
 
     def interrupted(writer, batch):
         come = next(written) == turn
@@ -106,9 +106,9 @@ def test_what_an_interrupt_keeps_from_being_recorded_is_given_back(ends, tmp_pat
             raise KeyboardInterrupt
         return len(batch)
 
-    monkeypatch.setattr(mcast.Writer, "write", interrupted)
-    rotate = mcast.Rotation(packets=50)
-    recorder = mcast.Recorder(rx, tmp_path / "feed.pcapng", rotate=rotate)
+    monkeypatch.setattr(mcast.files.Writer, "write", interrupted)
+    rotate = mcast.files.Rotation(packets=50)
+    recorder = mcast.files.Recorder(rx, tmp_path / "feed.pcapng", rotate=rotate)
     with pytest.raises(KeyboardInterrupt):
         recorder.run()
     monkeypatch.undo()

@@ -7,13 +7,12 @@ All other rooms say `_core.slots`, `_core.views`, … and never ask which is in 
 import importlib
 import os
 import sys
-import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mcast_fast._core import layout
 from mcast_fast._systems import SYSTEM
-from mcast_fast.errors import MulticastWarning
+from mcast_fast.errors import warn
 
 MODULES = ("views", "slots", "membership", "send", "files")
 SYSTEM_FEATURES = ("watch", "igmp_version")  # what rooms above the core do, where the system lets them
@@ -43,15 +42,14 @@ def _choose(wanted: str) -> tuple[str, dict[str, ModuleType], str]:
         reason = f"the compiled backend is missing ({error})"
     if sys.implementation.name != "cpython":
         return "pure", _load("pure"), f"{sys.implementation.name} runs the pure backend"
-    warnings.warn(
+    warn(
         f"mcast-fast: {reason}; the pure Python backend runs, several times slower; {REBUILD}; "
-        "MCAST_FAST_BACKEND=pure chooses the pure backend without this warning",
-        MulticastWarning,
-        stacklevel=2,
+        "MCAST_FAST_BACKEND=pure chooses the pure backend without this warning"
     )
     return "pure", _load("pure"), reason
 
 
+backend: str
 backend, _modules, _not_fast = _choose(os.environ.get("MCAST_FAST_BACKEND", ""))
 
 if TYPE_CHECKING:
@@ -75,3 +73,6 @@ def features() -> dict[str, layout.Feature]:
     found |= views.FEATURES | slots.FEATURES | send.FEATURES
     unknown = layout.Feature(False, "this build does not know it yet: reinstall")
     return {name: found.get(name, unknown) for name in layout.FEATURES}
+
+
+features.__module__ = "mcast_fast"

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from enum import IntFlag
 from typing import Any, NamedTuple
 
+from mcast_fast.errors import Feature as Feature  # noqa: PLC0414 - beside the names of the features, for those who import it here
+
 
 class Field(NamedTuple):
     """A field of the record: its name, the `struct` letter of one element, how many elements, and what it holds."""
@@ -39,6 +41,8 @@ FIELDS = (
 
 class Flag(IntFlag):
     """Bits of the record's `flags`."""
+
+    __module__ = "mcast_fast"
 
     TRUNCATED = 1  # the payload was longer than max_packet_size
     TTL = 2  # `ttl` was reported by the kernel
@@ -126,16 +130,6 @@ FEATURE_OPTIONS = {
     "receive_coalescing": ("UDP_GRO", "UDP_RECV_MAX_COALESCED_SIZE"),
     "busy_poll": ("SO_BUSY_POLL",),
 }
-
-
-class Feature(NamedTuple):
-    """Whether a feature is on, and the reason when it is not."""
-
-    on: bool
-    reason: str
-
-    def __bool__(self) -> bool:
-        return self.on
 
 
 def option_features(options: Iterable[str], platform: str, missing: Mapping[str, str]) -> dict[str, Feature]:

@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import struct
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mcast_fast._host import netlink
 from mcast_fast._systems import SYSTEM, FlagCall
-from mcast_fast.errors import GroupError, InterfaceError, MulticastWarning, os_text, socket_error
+from mcast_fast.errors import GroupError, InterfaceError, os_text, socket_error, warn
 
 if TYPE_CHECKING:
     import ifaddr
@@ -33,6 +32,8 @@ class Interface:
     `is_multicast`: the MULTICAST flag; `lo` of Linux lacks it and carries multicast all the same when it is named.
     `has_carrier`: IFF_RUNNING, a link is there (netdevice(7)); taken to be there where the OS does not say.
     """
+
+    __module__ = "mcast_fast"
 
     name: str
     index: int
@@ -99,6 +100,9 @@ def interfaces() -> list[Interface]:
             ]
     except OSError as error:
         raise socket_error("list", "interfaces", error) from error
+
+
+interfaces.__module__ = "mcast_fast"
 
 
 def _names(asked: socket.socket) -> list[tuple[int, str]]:
@@ -190,7 +194,7 @@ def _adapters() -> Iterable["ifaddr.Adapter"]:
         # On Linux, which lists addresses by netlink, ifaddr is no dependency. ifaddr 0.2.0 asserts that every address
         # has a netmask and that names are UTF-8; Linux promises neither.
         message = f"the addresses of the interfaces are unknown: ifaddr fails: {error}; look them up by name or index"
-        warnings.warn(message, MulticastWarning, stacklevel=2)
+        warn(message)
         return ()
 
 
@@ -368,11 +372,9 @@ def default_interface(group: str, known: Sequence[Interface] | None = None) -> I
     chosen = named if named in candidates else candidates[0]
     if len(candidates) > 1:
         names = _enumerate([candidate.name for candidate in candidates])
-        warnings.warn(
+        warn(
             f"{address}: no route names an interface, and {names} are equally good; taking {chosen.name}; "
-            f"choose with {address}%{chosen.name} or interface={chosen.name!r}",
-            MulticastWarning,
-            stacklevel=2,
+            f"choose with {address}%{chosen.name} or interface={chosen.name!r}"
         )
     return chosen
 

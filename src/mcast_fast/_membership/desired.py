@@ -6,17 +6,21 @@ Nothing is opened or joined here, but names of interfaces are looked up. An `End
 include or exclude a set of sources).
 """
 
+import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from mcast_fast._core.addresses import map_address, plain_text
 from mcast_fast._host.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
 from mcast_fast._units import checked
 from mcast_fast.errors import GroupError, InterfaceError
 from mcast_fast.groups import Group, check_port
+
+T = TypeVar("T")
 
 ALL_INTERFACES = "all"
 IFNAMSIZ = 16  # bytes of an interface's name, with its NUL (netdevice(7))
@@ -216,3 +220,34 @@ def group_endpoint_text(one: GroupEndpoint, names: dict[int, str]) -> str:
     """A group and its interface as errors name them: '239.1.1.1 on eth0'."""
     index = one.endpoint.interface
     return f"{plain_text(one.group)} on {names.get(index, index)}"
+
+
+def summary(
+    held: Mapping[GroupEndpoint, object],
+    awaited: Mapping[str, Mapping[Group, object]],
+    names: Mapping[int, str],
+    limit: int,
+) -> str:
+    """The first groups in the grammar of `Group.parse`, those last that wait for an interface; and how many more."""
+    shown = [
+        _group_text(plain_text(one.group), one.endpoint.port, names.get(one.endpoint.interface, one.endpoint.interface))
+        for one in _first(held, limit)
+    ]
+    more = len(held) - len(shown)
+    for name in _first(awaited, len(awaited)):
+        waiting = _first(awaited.get(name, {}), max(0, limit - len(shown)))
+        shown += [_group_text(one.address, one.port or 0, name) for one in waiting]
+        more += len(awaited.get(name, {})) - len(waiting)
+    return (", ".join(shown) or "no group") + (f" and {more:,} more" if more > 0 else "")
+
+
+def _first(values: Mapping[T, object], limit: int) -> list[T]:
+    """The first keys of a mapping that other threads may change meanwhile."""
+    while True:
+        with contextlib.suppress(RuntimeError):  # changed while it was read, which without a GIL can happen
+            return list(islice(values, limit))
+
+
+def _group_text(address: str, port: int, interface: str | int) -> str:
+    target = f"{address}%{interface}"
+    return f"[{target}]:{port}" if ":" in address else f"{target}:{port}"

@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import struct
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from mcast_fast._core.lifetime import close_all
 from mcast_fast._host import hardware_clock
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
-from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
+from mcast_fast.errors import FeatureError, socket_error, warn
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
@@ -44,6 +43,7 @@ COALESCING = {"UDP_GRO": 1, "UDP_RECV_MAX_COALESCED_SIZE": MAX_PACKET_SIZE}
 MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
 
 DEFAULT_BUFFER = 4 << 20
+_has_warned: list[bool] = []  # of the default buffer, in this process
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
 IFREQ_NAME = struct.Struct("=15sx24x")
@@ -150,18 +150,22 @@ def set_buffer(sock: socket.socket, wanted: int | None) -> None:
     """Make room for `wanted` bytes of packets, beyond rmem_max when privileged; warn when the system clips it.
 
     Linux doubles what is asked for its own bookkeeping (socket(7)), and shows the double. None: as much as there is up
-    to 4 MiB."""
+    to 4 MiB, with a warning, once for the process, where that is less."""
     asked = DEFAULT_BUFFER if wanted is None else wanted
     within = min(asked, LARGEST_BUFFER)
     with contextlib.suppress(OSError):
         if not _force_buffer(sock, within):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, within)
     got = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // SYSTEM.buffer_factor
-    if wanted is not None and got < asked:
-        warnings.warn(
-            f"receive buffer: asked for {asked} bytes, got {got}; " + SYSTEM.buffer_remedy.format(asked),
-            MulticastWarning,
-            stacklevel=2,
+    if got >= asked:
+        return
+    remedy = SYSTEM.buffer_remedy.format(asked)
+    if wanted is not None:
+        warn(f"receive buffer: asked for {asked} bytes, got {got}; {remedy}")
+    elif not _has_warned:
+        _has_warned.append(True)
+        warn(
+            f"the default receive buffer is {asked} bytes, the system allows {got}; {remedy}, or pass buffer_size={got}"
         )
 
 
@@ -198,11 +202,9 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
     if options.busy_poll is not None:
         set_option(sock, "SO_BUSY_POLL", options.busy_poll)
     if "hardware" in options.metadata and (reason := hardware_clock.switch_on(sock, interface)):
-        warnings.warn(
+        warn(
             f"{interface} takes no hardware times ({reason}): the kernel's times are told, without Flag.HARDWARE; "
-            "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN",
-            MulticastWarning,
-            stacklevel=2,
+            "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN"
         )
 
 

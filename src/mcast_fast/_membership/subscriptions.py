@@ -8,11 +8,10 @@ import errno
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, native, plain_text
@@ -33,6 +32,7 @@ from mcast_fast._membership.desired import (
     packed_groups,
     sources_of,
     subscribe,
+    summary,
 )
 from mcast_fast._membership.joins import Joins, drop_totals
 from mcast_fast._membership.plan import MemberSocket
@@ -41,9 +41,9 @@ from mcast_fast.errors import (
     ArgumentError,
     ClosedError,
     GroupError,
-    MulticastWarning,
     SocketError,
     SsmWarning,
+    warn,
 )
 from mcast_fast.groups import Group
 from mcast_fast.stats import Event, What
@@ -51,7 +51,8 @@ from mcast_fast.stats import Event, What
 T = TypeVar("T")
 Change = Callable[[SourceFilter], SourceFilter | None]
 
-MODES = {True: "exclude", False: "include"}
+Mode = Literal["include", "exclude"]
+MODES: dict[bool, Mode] = {True: "exclude", False: "include"}
 MOST_EVENTS = 1000  # that are kept
 VERSION_CHECK = 1.0  # seconds for which an IGMP or MLD version that was found is taken to stay
 NOT_THERE = "the interface is not there yet"
@@ -67,13 +68,15 @@ class Membership:
     not joined.
     """
 
+    __module__ = "mcast_fast"
+
     group: str
     port: int
     interface: str
-    mode: str
+    mode: Mode
     sources: tuple[str, ...]
     joined: bool = True
-    kernel_mode: str | None = None
+    kernel_mode: Mode | None = None
     kernel_sources: tuple[str, ...] | None = None
     sockets: int = 1
     reason: str = ""
@@ -160,21 +163,35 @@ class Subscriptions:
 
     def _join(self, value: Group) -> bool:
         group = complete(self._with_port(value), self._defaults)
-        there = self._named(group) if group.interface is None and self._defaults.interface is None else []
-        if len(there) != group.count:
-            return self._add([self._look_up(group)])
-        sources = sources_of(group)  # held already: the interfaces are those
-        return self._apply({one: self._joins.wanted[one].union(sources) for one in there})
+        if group.interface is not None or self._defaults.interface is not None:
+            return self._add([self._look_up(group, self._defaults.interface)])
+        there = self._named(group)
+        if len({one.group for one in there}) == group.count:
+            sources = sources_of(group)  # held already: the interfaces are those
+            return self._apply({one: self._joins.wanted[one].union(sources) for one in there})
+        return self._add([self._look_up(group, name) for name in self._interfaces_beside(group)])
 
-    def _look_up(self, group: Group) -> Subscription:
+    def _interfaces_beside(self, group: Group) -> list[str | None]:
+        """Where groups of this IP version are, or where there is none, of the other; else [None]: as the routing table
+        says."""
+        names = self._joins.names
+        by_version: dict[int, dict[str | None, None]] = {4: {}, 6: {}}
+        for one in self._joins.table.endpoints:
+            by_version[one.version][names.get(one.interface, str(one.interface))] = None
+        for name, waits in self._awaited.items():
+            for waiting in waits:
+                by_version[waiting.version][name] = None
+        return list(by_version[group.version] or by_version[10 - group.version] or {None: None})
+
+    def _look_up(self, group: Group, default: str | int | None) -> Subscription:
         """As `look_up`; an interface that was used before and has its index still is not searched for again."""
-        name = group.interface if group.interface is not None else self._defaults.interface
+        name = group.interface if group.interface is not None else default
         known = self._known.get(name) if isinstance(name, str) else None
         if known is not None:
             with contextlib.suppress(OSError, ValueError):
                 if socket.if_nametoindex(known.name) == known.index:
                     return Subscription(group, (known,), sources_of(group))
-        found = look_up(group, self._defaults.interface, interfaces(), self._watch)
+        found = look_up(group, default, interfaces(), self._watch)
         if name != ALL_INTERFACES and isinstance(name, str) and len(found.interfaces) == 1:
             self._remember(name, found.interfaces[0])
         return found
@@ -250,7 +267,7 @@ class Subscriptions:
         """A filter of the kernel that became coarse: an event, and a warning."""
         for interface, text in self._joins.notices():
             self._add_event(event(What.COARSE, interface, text))
-            warnings.warn(f"{interface}: {text}", MulticastWarning, stacklevel=2)
+            warn(f"{interface}: {text}")
 
     def _add(self, subscriptions: list[Subscription]) -> bool:
         """Join what must be joined as a whole, then what may fail (`all`) one interface at a time."""
@@ -361,6 +378,10 @@ class Subscriptions:
             return None if known is None else known + self._joins.closed_drops
         return self._joins.closed_drops
 
+    def summary(self, limit: int) -> str:
+        """The first groups that are wanted, and how many more there are."""
+        return summary(self._joins.wanted, self._awaited, self._joins.names, limit)
+
     def memberships(self) -> list[Membership]:
         """What is wanted and what is held, and what of "all" was skipped and why."""
         return self._alone(self._memberships)
@@ -436,7 +457,7 @@ class Subscriptions:
             self._checked[key] = float("inf") if obstacle else now
             if obstacle:
                 text = f"source-specific joins on {key[1]} ask the network for any source: {obstacle}"
-                warnings.warn(text, SsmWarning, stacklevel=2)
+                warn(text, SsmWarning)
 
     # ---- interfaces that come and go ----
 
@@ -467,8 +488,6 @@ class Subscriptions:
                 return what is not What.REJOINED
             self._note_failure(name, error)
             return False  # a new interface may not be ready yet
-
-    told = reported
 
     def _note_failure(self, name: str, error: Exception) -> None:
         """Why an interface that is there again is not joined; an event when that is new."""

@@ -8,15 +8,16 @@ import asyncio
 import types
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from mcast_fast import _core, receiver
+from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast._membership.subscriptions import Membership
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._units import NANOSECONDS, UNSET, Unset, checked_number, wait_in_ns, whole_number
 from mcast_fast.aio._waiting import Line
 from mcast_fast.errors import ClosedError
-from mcast_fast.groups import Group
+from mcast_fast.groups import Group, Groups
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
@@ -29,24 +30,75 @@ LONGEST_LINGER = 0.1
 class Receiver:
     """A `mcast_fast.Receiver` for asyncio: what waits is awaited, all else is the same.
 
-    Arguments and errors are those of `mcast_fast.Receiver`; `timeout` in seconds, None = for ever. Any number of tasks
-    may wait; each packet goes to one of them, the first that asked. A task that is cancelled has taken nothing. It
-    belongs to the loop in which it is first awaited.
-
-    `linger`: seconds for which packets are gathered before a task is told, once they come densely (some 8,000 a second
-    and more); 0 tells each time at once. Without it a stream of single packets costs twice the CPU.
+    Any number of tasks may wait; each packet goes to one of them, the first that asked. A task that is cancelled has
+    taken nothing. It belongs to the loop in which it is first awaited.
 
         async with aio.Receiver("239.1.1.1%eth0:5000") as rx:
             async for batch in rx:
                 ...
+
+    The arguments and errors are those of `mcast_fast.Receiver`, and one more.
+
+    Args:
+        linger: Seconds (0 to 0.1) for which packets are gathered before a task is woken, once they come densely (some
+            8,000 a second and more); 0 wakes it each time at once. Without it a stream of single packets costs twice
+            the CPU.
     """
 
+    __module__ = "mcast_fast.aio"
+
     def __init__(
-        self, *groups: str | Group, timeout: float | None = None, linger: float = LINGER, **options: Any
+        self,
+        *groups: Groups,
+        port: int | None = None,
+        interface: str | int | None = None,
+        source: str | None = None,
+        timeout: float | None = None,
+        batch_size: int | None = None,
+        max_packet_size: int = MAX_PACKET_SIZE,
+        buffer_size: int | str | None = None,
+        timestamps: receiver.Timestamps | None = "kernel",
+        gro: bool | None = None,
+        background: bool | int | str | None = None,
+        background_cpu: int | None = None,
+        busy_poll: int | None = None,
+        recv_ttl: bool = False,
+        recv_tos: bool = False,
+        reuse: bool = True,
+        spread: bool = True,
+        watch: bool = False,
+        ring: bool | int | str | None = None,
+        ring_latency: float = 0.01,
+        packet_fanout: int | None = None,
+        vlan: bool = False,
+        linger: float = LINGER,
     ) -> None:
         self.timeout = timeout
         checked_number(linger, "linger", 0, LONGEST_LINGER)
-        self._receiver = receiver.Receiver(*groups, timeout=0, **options)
+        self._receiver = receiver.Receiver(
+            *groups,
+            port=port,
+            interface=interface,
+            source=source,
+            timeout=0,
+            batch_size=batch_size,
+            max_packet_size=max_packet_size,
+            buffer_size=buffer_size,
+            timestamps=timestamps,
+            gro=gro,
+            background=background,
+            background_cpu=background_cpu,
+            busy_poll=busy_poll,
+            recv_ttl=recv_ttl,
+            recv_tos=recv_tos,
+            reuse=reuse,
+            spread=spread,
+            watch=watch,
+            ring=ring,
+            ring_latency=ring_latency,
+            packet_fanout=packet_fanout,
+            vlan=vlan,
+        )
         self._line = Line(self._receiver, linger)
         self._limit = self._receiver.batch_size
 

@@ -16,7 +16,7 @@ from mcast_fast._sending.outgoing import Outgoing, Payload, outgoing, outgoing_l
 from mcast_fast._units import UNSET, Unset, wait_in_ns
 from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker
 from mcast_fast.errors import ClosedError
-from mcast_fast.groups import Group
+from mcast_fast.groups import Group, Groups
 from mcast_fast.stats import SenderStats, TransmitTime
 
 if TYPE_CHECKING:
@@ -27,17 +27,18 @@ PAUSE_LAST = 0.005  # but no longer than this
 
 
 class Sender:
-    """A `mcast_fast.Sender` for asyncio: what waits is awaited, all else is the same.
+    """A `mcast_fast.Sender` for asyncio: what waits is awaited, all else is the same, arguments and errors too.
 
-    Arguments and errors are those of `mcast_fast.Sender`; `timeout`: seconds that recv() waits, None = for ever. The
-    event loop is never blocked: datagrams leave without waiting, a millisecond's worth at a time, and the loop watches
-    the socket while its buffer is full. With a `rate`, and in a loop without add_writer, a thread of the sender's own
-    sends, one call after the other. Leaving `async with` drains, unless an error is on its way.
+    The event loop is never blocked: datagrams leave without waiting, a millisecond's worth at a time, and the loop
+    watches the socket while its buffer is full. With a `rate`, and in a loop without add_writer, a thread of the
+    sender's own sends, one call after the other. Leaving `async with` drains, unless an error is on its way.
     """
+
+    __module__ = "mcast_fast.aio"
 
     def __init__(
         self,
-        *groups: str | Group,
+        *groups: Groups,
         port: int | None = None,
         interface: str | int | None = None,
         source: str | None = None,
@@ -47,7 +48,7 @@ class Sender:
         loopback: bool = True,
         rate: float | str | None = None,
         burst: int = 1,
-        pacing: str = "sender",
+        pacing: sender.Pacing = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
         timeout: float | None = None,

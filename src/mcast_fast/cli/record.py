@@ -2,7 +2,6 @@
 
 import json
 import sys
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -14,7 +13,7 @@ from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
 from mcast_fast.cli.output import complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
-from mcast_fast.errors import ArgumentError, FeatureError, FileError, MulticastWarning, file_error
+from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
 from mcast_fast.files._rotation import Autostop, Rotation
 from mcast_fast.receiver import Receiver
@@ -219,7 +218,7 @@ def _summarise(result: Recording, as_json: bool, path: str) -> None:
 def _exit_code(result: Recording, options: dict[str, Any]) -> int:
     if options["fail_on_loss"]:
         if result.stats.dropped is None:
-            warnings.warn("--fail-on-loss: this system cannot tell all drops", MulticastWarning, stacklevel=1)
+            warn("--fail-on-loss: this system cannot tell all drops")
         drops = (getattr(result.stats, name, None) for name in LEDGER[:3])
         if any(drops):
             return LOSS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last: Ctrl-Break on Windows, and its window was closed
-STOP = [number for name in STOP_NAMES if (number := getattr(signal, name, None)) is not None]
+STOP: list[int] = [getattr(signal, name) for name in STOP_NAMES if hasattr(signal, name)]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ receiver nor sender.
 import importlib
 from typing import TYPE_CHECKING
 
+from mcast_fast.stats import ReaderStats, WriterStats
+
 if TYPE_CHECKING:
     from mcast_fast.files._reader import Reader
     from mcast_fast.files._reader import open_capture as open
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Autostop",
     "Reader",
+    "ReaderStats",
     "RecordedFile",
     "Recorder",
     "Recording",
@@ -25,6 +28,7 @@ __all__ = [
     "Replayed",
     "Rotation",
     "Writer",
+    "WriterStats",
     "open",
 ]
 

@@ -219,7 +219,7 @@ def convert(batches: Iterable["Batch"], target: PathOrFile, form: str) -> int:
     if form in TABLES:
         return _write_table(batches, target, form)
     packets = 0
-    with Writer(target, form=form) as writer:
+    with Writer(target, form=form) as writer:  # type: ignore[arg-type] # it refuses another one
         for batch in batches:
             packets += writer.write(batch)
     return packets

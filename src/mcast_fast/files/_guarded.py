@@ -4,6 +4,7 @@ only closes descriptors.
 Rules of this module: no I/O. The order of the checks is the point of it, and stands here once.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from types import TracebackType
 from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
 
 from mcast_fast._core import process
-from mcast_fast.errors import ClosedError, MulticastError
+from mcast_fast.errors import ClosedError, MulticastError, warn
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -83,6 +84,19 @@ class Guarded:
         progress ends first. In a forked child only descriptors are closed."""
         self._closed = True
         self._settle()
+
+    def _is_unfinished(self) -> bool:
+        """Whether something is lost, or stays open, when nobody closes this."""
+        return not self._closed
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._process != process.number or not self._is_unfinished():
+            return
+        try:
+            warn(f"unclosed {self!r}", ResourceWarning, self)
+        finally:
+            with contextlib.suppress(ValueError):  # a file of the same cycle that was collected first, and is closed
+                self.close()
 
     def __enter__(self) -> Self:
         return self

@@ -3,11 +3,10 @@
 import shlex
 import subprocess
 import time
-import warnings
 from collections import deque
 
 from mcast_fast._systems import SYSTEM
-from mcast_fast.errors import ArgumentError, MulticastWarning, os_text
+from mcast_fast.errors import ArgumentError, os_text, warn
 
 AT_ONCE = 4  # commands that run together; files that are finished meanwhile wait
 PATIENCE = 60.0  # seconds that the commands have when the recording has ended
@@ -66,7 +65,7 @@ class PostRotate:
             self._running.append((process, path))
 
     def _warn(self, path: str, what: str) -> None:
-        warnings.warn(f"{shlex.join([*self._words, path])}: {what}", MulticastWarning, stacklevel=2)
+        warn(f"{shlex.join([*self._words, path])}: {what}")
 
 
 def _split(command: str) -> list[str]:

@@ -16,7 +16,7 @@ from mcast_fast._units import UNSET, Unset, iterated, wait_in_ns, whole_number
 from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
-from mcast_fast.groups import Group
+from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import ReaderStats
 
 if TYPE_CHECKING:
@@ -135,28 +135,42 @@ class Reader(Guarded):
     """The packets of a capture file, as a Receiver would deliver them: `for batch in reader`, `recv_batch`, `recv`,
     `collect`, `stats`, `close`.
 
-    `file`: a path (also of a file compressed as .gz or .zst), or an open binary file, such as a pipe. pcapng and
-    classic pcap; Ethernet with VLAN tags, Linux cooked, raw IP and null links. `groups`: texts in the grammar of
-    `Group.parse`, or Groups, of which port and interface (by its name in the file) may be left out; `port`, `interface`
-    and `source` fill them in. Without groups: everything to multicast destinations, and with `multicast_only=False`
-    all UDP. `batch_size`: packets in a batch at most. `timeout` is there for scripts that are written for a Receiver: a
-    file never makes one wait. Where it ends, `recv` and `recv_batch` raise EOFError, and an iteration ends.
+    pcapng and classic pcap; Ethernet with VLAN tags, Linux cooked, raw IP and null links. Where the file ends, `recv`
+    and `recv_batch` raise EOFError, and an iteration ends.
 
     `interface` of a packet is the name that the file has for it (`interface_index` counts from 1 as the file does), and
     `dropped` what the file reports. Fragments are counted and not reassembled. Where a file cannot be read any further,
     CaptureError comes after all packets before it.
 
     Threads may share a reader; close() may be called at any moment, from a signal handler too. What an exception of a
-    signal handler interrupts is delivered by the next call. A reader belongs to the process that opened it. Raises
-    GroupError, ArgumentError, FeatureError, FileError.
+    signal handler interrupts is delivered by the next call. A reader belongs to the process that opened it.
+
+    Args:
+        file: A path (also of a file compressed as .gz or .zst), or an open binary file, such as a pipe.
+        *groups: What to deliver: texts in the grammar of `Group.parse`, or Groups, or one sequence of them. Port and
+            interface may be left out. Without groups: everything to multicast destinations.
+        port: UDP port of groups that name none; without it they are of any port.
+        interface: Name, in the file, of the interface of groups that name none; without it they are of any.
+        source: The only source of groups that name none.
+        timeout: There for scripts that are written for a Receiver, in seconds: a file never makes one wait.
+        batch_size: Packets in a batch at most.
+        multicast_only: False: deliver all UDP where no groups are named.
+
+    Raises:
+        GroupError: A text is no multicast group.
+        ArgumentError: An argument is out of range.
+        FeatureError: The compression needs a package that is not there.
+        FileError: The system refuses to open the file.
     """
+
+    __module__ = "mcast_fast.files"
 
     _WHAT = "reader"
 
     def __init__(
         self,
         file: PathOrFile,
-        *groups: str | Group,
+        *groups: Groups,
         port: int | None = None,
         interface: str | None = None,
         source: str | None = None,
@@ -170,7 +184,8 @@ class Reader(Guarded):
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         self._subject = subject_of(file, "read", "readinto")
         Defaults(port, interface, source)  # GroupError, ArgumentError
-        rows = filter_rows(groups, port, interface, source) if groups else None
+        wanted = listed(groups)
+        rows = filter_rows(wanted, port, interface, source) if wanted else None
         self._decoder: Decoder = _core.files.Decoder(self._subject, rows, multicast_only)
         self._input = _Input(open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject)
         self._owned = isinstance(file, str | os.PathLike)
@@ -347,6 +362,9 @@ class Reader(Guarded):
 
     _abandon = _tear_down
 
+    def _is_unfinished(self) -> bool:
+        return self._owned and not self._closed
+
     def __repr__(self) -> str:
         received = f", {self.stats.received} packets so far" if self._process == process.number else ""
         return f"<Reader of {self._subject}{received}{', closed' if self._closed else ''}>"
@@ -371,7 +389,50 @@ def _check_timeout(timeout: float | Unset | None) -> None:
         wait_in_ns(timeout)
 
 
-def open_capture(file: PathOrFile, groups: Iterable[str | Group] | str | Group = (), **options: Any) -> Reader:
-    """A Reader of a capture file: `groups` and `options` as the Reader takes them."""
+def open_capture(
+    file: PathOrFile,
+    groups: Groups = (),
+    *,
+    port: int | None = None,
+    interface: str | None = None,
+    source: str | None = None,
+    timeout: float | None = None,
+    batch_size: int = 256,
+    multicast_only: bool = True,
+) -> Reader:
+    """Open a capture file for reading.
+
+    Args:
+        file: A path (also of a file compressed as .gz or .zst), or an open binary file, such as a pipe.
+        groups: A group, or a sequence of them; without it everything to multicast destinations.
+        port: UDP port of groups that name none; without it they are of any port.
+        interface: Name, in the file, of the interface of groups that name none; without it they are of any.
+        source: The only source of groups that name none.
+        timeout: There for scripts that are written for a Receiver, in seconds: a file never makes one wait.
+        batch_size: Packets in a batch at most.
+        multicast_only: False: deliver all UDP where no groups are named.
+
+    Returns:
+        A `mcast_fast.files.Reader`: use it in a `with`, or close it.
+
+    Raises:
+        GroupError: A text is no multicast group.
+        ArgumentError: An argument is out of range.
+        FeatureError: The compression needs a package that is not there.
+        FileError: The system refuses to open the file.
+    """
     several = (groups,) if isinstance(groups, str | Group) else iterated(groups, "groups", "a group or several")
-    return Reader(file, *several, **options)
+    return Reader(
+        file,
+        *several,
+        port=port,
+        interface=interface,
+        source=source,
+        timeout=timeout,
+        batch_size=batch_size,
+        multicast_only=multicast_only,
+    )
+
+
+open_capture.__name__ = open_capture.__qualname__ = "open"  # as it is exported
+open_capture.__module__ = "mcast_fast.files"

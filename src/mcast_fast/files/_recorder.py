@@ -21,7 +21,7 @@ from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded, guarded
 from mcast_fast.files._rotation import Autostop, Limits, Names, Rotation
 from mcast_fast.files._streams import PathOrFile, subject_of
-from mcast_fast.files._writer import Writer
+from mcast_fast.files._writer import Form, Writer
 from mcast_fast.receiver import Receiver
 from mcast_fast.stats import Stats
 
@@ -45,6 +45,8 @@ NO_LIMITS = Limits(0, 0, 0)
 class RecordedFile:
     """A finished file: its path, the packets in it, and its bytes (before compression)."""
 
+    __module__ = "mcast_fast.files"
+
     path: str
     packets: int
     bytes: int
@@ -58,6 +60,8 @@ class Recording:
     `files` that were begun, the `path` of the last one; `reason`: why it ended ('' while it runs): "asked", "closed",
     "duration", "filesize", "packets", "files", "idle", or "error".
     """
+
+    __module__ = "mcast_fast.files"
 
     stats: Stats
     written: int
@@ -86,6 +90,8 @@ class Recorder(Guarded):
     Raises ArgumentError, FeatureError, FileError.
     """
 
+    __module__ = "mcast_fast.files"
+
     _WHAT = "recorder"
 
     def __init__(
@@ -99,7 +105,7 @@ class Recorder(Guarded):
         reserve: int | str | None = None,
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
-        form: str | None = None,
+        form: Form | None = None,
         filter_text: str = "",
     ) -> None:
         super().__init__()
@@ -181,6 +187,9 @@ class Recorder(Guarded):
 
     def _abandon(self) -> None:
         self._writer.close()
+
+    def _is_unfinished(self) -> bool:
+        return self._reason == "" and not self._closed
 
     @property
     def result(self) -> Recording:

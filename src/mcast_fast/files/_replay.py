@@ -21,7 +21,7 @@ from mcast_fast._units import NANOSECONDS, checked, whole_number
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._streams import PathOrFile, subject_of
-from mcast_fast.groups import Group
+from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sender import Schedule, Sender
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Replayed:
     the system (p50 and p99 to 3 %); None where they had no such moment. `rate_error`: of a replay at a rate, as in
     SenderStats.
     """
+
+    __module__ = "mcast_fast.files"
 
     packets: int = 0
     bytes: int = 0
@@ -76,10 +78,12 @@ class Replay:
     compressed one: as decompressed) this turn has gone through. Raises GroupError, ArgumentError.
     """
 
+    __module__ = "mcast_fast.files"
+
     def __init__(
         self,
         file: PathOrFile,
-        *groups: str | Group,
+        *groups: Groups,
         to: str | Group | None = None,
         mapping: Mapping[str, str] | None = None,
         interface: str | int | None = None,
@@ -100,7 +104,7 @@ class Replay:
             raise ArgumentError(f"speed {speed!r} is out of range; use more than 0, such as 2.0 for twice as fast")
         if loops != 1 and hasattr(file, "read"):
             raise ArgumentError(f"{subject_of(file)} can be read once only; loops need a path")
-        self._file, self._groups = file, groups
+        self._file, self._groups = file, listed(groups)
         self._speed = None if fastest or rate is not None else speed or 1.0
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)
         self._left = MOST if count is None else whole_number(count, "count", 1, MOST)
@@ -125,7 +129,7 @@ class Replay:
         self._origin = self._last = self._moment = 0
         self._started = self._ended = 0
         self._truncated = 0
-        self.position = 0
+        self.position: int = 0
 
     def run(self) -> Replayed:
         """Send it all. Raises CaptureError (after what stands before), FileError, InterfaceError, SocketError,

@@ -43,6 +43,8 @@ class Rotation:
     a file. `files`: keep the newest so many, and delete older ones (a ring of files). ArgumentError.
     """
 
+    __module__ = "mcast_fast.files"
+
     duration: float | str | None = None
     filesize: int | str | None = None
     packets: int | None = None
@@ -67,6 +69,8 @@ class Autostop:
     `duration`: since it began, and `idle`: since the last packet; seconds, or text ("10s", "5min"). `filesize`: of the
     file that is being written, as in Rotation. `packets`: in all. `files`: finished. ArgumentError.
     """
+
+    __module__ = "mcast_fast.files"
 
     duration: float | str | None = None
     filesize: int | str | None = None

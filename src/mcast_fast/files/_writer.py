@@ -8,7 +8,7 @@ import io
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mcast_fast import _core
 from mcast_fast._core import blocks
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 GATHERED = 64 * 1024  # bytes of small batches that are written at once
-FORMS = ("pcapng", "pcap")
+Form = Literal["pcapng", "pcap"]
+FORMS = get_args(Form)
 LARGEST_INDEX = 2**31 - 1  # of an interface
 # What says how much it has written also when a signal handler raises in the middle.
 RESUMED = (io.FileIO, io.BytesIO, Compressed)
@@ -53,13 +54,15 @@ class Writer(Guarded):
     forked child writes nothing into the shared file. Raises ArgumentError, FeatureError, FileError.
     """
 
+    __module__ = "mcast_fast.files"
+
     _WHAT = "writer"
 
     def __init__(
         self,
         file: PathOrFile,
         *,
-        form: str | None = None,
+        form: Form | None = None,
         filter_text: str = "",
         application: str = f"mcast-fast {__version__}",
         hardware: str = "",
@@ -152,7 +155,7 @@ class Writer(Guarded):
     # ---- state ----
 
     @property
-    def form(self) -> str:
+    def form(self) -> Form:
         """'pcapng' or 'pcap'."""
         return self._form
 
@@ -190,6 +193,9 @@ class Writer(Guarded):
         except OSError as error:
             if self._failure is None:
                 self._fail(error)
+
+    def _is_unfinished(self) -> bool:
+        return not self._closed and (self._owned or self._failure is None)
 
     def _abandon(self) -> None:
         if self._owned:
@@ -353,7 +359,7 @@ class Writer(Guarded):
         return f"<Writer of {self._subject}, {self._packets} packets{', closed' if self._closed else ''}>"
 
 
-def _form_of(subject: str, form: str | None) -> str:
+def _form_of(subject: str, form: Form | None) -> Form:
     """The form that was asked for, or that the suffix names."""
     if form is None:
         return "pcap" if plain_suffix(subject) == ".pcap" else "pcapng"

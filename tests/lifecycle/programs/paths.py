@@ -216,7 +216,7 @@ def temporary(name: str) -> Path:
 
 def _reader() -> Subject:
     path = temporary("read.pcapng")
-    with mcast.Writer(path) as writer:
+    with mcast.files.Writer(path) as writer:
         for first in range(0, 1_000, 250):
             writer.write(batch_of(250, first))
     reader = mcast.open(path)
@@ -236,7 +236,7 @@ def _reader() -> Subject:
 
 def _writer(suffix: str) -> Subject:
     path = temporary(f"written.pcapng{suffix}")
-    writer = mcast.Writer(path)
+    writer = mcast.files.Writer(path)
     batch = batch_of(PACKETS)
     writer.write(batch)
     writer.flush()
@@ -263,7 +263,7 @@ def _recorder(suffix: str) -> Subject:
     path = temporary(f"recorded.pcapng{suffix}")
     text = f"{group()}:{free_port()}"
     rx, tx = mcast.Receiver(text, timeout=5), mcast.Sender(text, ttl=0)
-    recorder = mcast.Recorder(rx, path, flush_interval=0)
+    recorder = mcast.files.Recorder(rx, path, flush_interval=0)
     thread = threading.Thread(target=recorder.run, daemon=True)
     thread.start()
 

@@ -20,8 +20,19 @@ cdef extern from *:
         type->tp_vectorcall = NULL;
         PyType_Modified(type);
     }
+
+    /* Where it is exported, in place of the extension that it is in; `name` lives as long as the process. */
+    static int mcast_export(PyTypeObject *type, const char *name, PyObject *module)
+    {
+        if (PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE))
+            return PyObject_SetAttrString((PyObject *)type, "__module__", module);
+        type->tp_name = name;
+        PyType_Modified(type);
+        return 0;
+    }
     """
     void mcast_seal(type one)
+    int mcast_export(type one, const char *name, object module) except -1
 
 OPEN = ("Slots", "Transmitter", "Decoder", "Encoder")  # they are made by calling them, with arguments that they check
 
@@ -33,3 +44,5 @@ def _seal():
 
 
 _seal()
+mcast_export(Batch, b"mcast_fast.Batch", "mcast_fast")
+mcast_export(Packet, b"mcast_fast.Packet", "mcast_fast")

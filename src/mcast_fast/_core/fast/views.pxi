@@ -267,7 +267,8 @@ cdef class Batch:
 
     @property
     def records(self):
-        """The records as a read-only structured memoryview, without a copy (PEP 3118, `mcast_fast.RECORD_FIELDS`).
+        """The records as a read-only structured memoryview, without a copy (PEP 3118,
+        `mcast_fast.receiver.RECORD_FIELDS`).
 
         `np.asarray(batch)` makes the same array some forty times faster than `np.asarray(batch.records)`: NumPy reads
         the format of a structured buffer anew, in Python, at every call."""

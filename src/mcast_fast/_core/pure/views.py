@@ -43,6 +43,7 @@ class Batch:
     `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together.
     Batches are equal when their packets are. They can be pickled, with their own packets only."""
 
+    __module__ = "mcast_fast"
     __slots__ = ("_arena", "_count", "_first", "_records", "names")
 
     _arena: bytearray
@@ -118,7 +119,8 @@ class Batch:
 
     @property
     def records(self) -> memoryview:
-        """The records as a read-only structured memoryview, without a copy (PEP 3118, `mcast_fast.RECORD_FIELDS`).
+        """The records as a read-only structured memoryview, without a copy (PEP 3118,
+        `mcast_fast.receiver.RECORD_FIELDS`).
 
         `np.asarray(batch)` makes the same array some forty times faster than `np.asarray(batch.records)`: NumPy reads
         the format of a structured buffer anew, in Python, at every call."""
@@ -241,6 +243,7 @@ class Packet:
     `bytes(packet)`. Packets are equal when their payloads and all that is known of them are. A packet keeps the memory
     of its whole batch; `copy()` does not."""
 
+    __module__ = "mcast_fast"
     __slots__ = ("_batch", "_row")
 
     _batch: Batch

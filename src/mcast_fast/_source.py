@@ -1,0 +1,82 @@
+"""What receivers and capture files have in common, as a type."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from mcast_fast._units import UNSET, Unset
+from mcast_fast.stats import ReaderStats, Stats
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch, Packet
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where packets come from: a Receiver, or a Reader of a capture file.
+
+    A type for functions that take either. `isinstance` asks only whether the names are there.
+
+        def count(source: mcast_fast.Source) -> int:
+            return sum(len(batch) for batch in source)
+    """
+
+    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
+        """Receive one packet.
+
+        Args:
+            timeout: Seconds; left out: those of the source, None: for ever, 0: does not wait.
+
+        Raises:
+            TimeoutError: None came in time.
+            EOFError: The file has ended.
+            ClosedError: The source is closed.
+        """
+        ...
+
+    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> "Batch":
+        """Receive what is there, at least one packet.
+
+        Args:
+            max_packets: At most so many; None: as many as the source has in a batch.
+            timeout: Seconds, as for `recv`.
+
+        Raises:
+            TimeoutError: None came in time.
+            EOFError: The file has ended.
+            ClosedError: The source is closed.
+        """
+        ...
+
+    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
+        """Receive one large batch, of `max_packets` packets or of what came in time; it may be empty.
+
+        Args:
+            max_packets: At most so many.
+            timeout: Seconds, as for `recv`.
+
+        Raises:
+            ClosedError: The source is closed.
+        """
+        ...
+
+    def __iter__(self) -> Iterator["Batch"]:
+        """Batches until the source is closed, or has ended."""
+        ...
+
+    def close(self) -> None:
+        """Close; again does nothing."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        ...
+
+    @property
+    def stats(self) -> Stats | ReaderStats:
+        """What became of the packets so far: `received`, `bytes`, `truncated`, `filtered`, `fragments` and `batches` in
+        either case."""
+        ...
+
+
+Source.__module__ = "mcast_fast"

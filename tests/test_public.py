@@ -1,0 +1,287 @@
+"""The public face: what wraps another call takes the same arguments, and groups may come in a sequence."""
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import io
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import aio, files, receiver, sender
+from tests.conftest import free_port, loopback
+from tests.test_pcapng import NOW, batch_of, record
+
+GROUPS = ("*groups", "groups")
+
+
+def parameters(call):
+    """Every parameter of a call as text, but the `self` of a class: kind, type and default."""
+    return {str(one).partition(":")[0].partition("=")[0]: one for one in inspect.signature(call).parameters.values()}
+
+
+# What wraps another class, and what it has of its own.
+WRAPPERS = {
+    "aio.Receiver": (aio.Receiver, receiver.Receiver, {"linger"}),
+    "aio.Sender": (aio.Sender, sender.Sender, set()),
+    "open": (mcast.open, files.Reader, set()),
+}
+
+
+@pytest.mark.parametrize(("wrapper", "wrapped", "own"), WRAPPERS.values(), ids=WRAPPERS.keys())
+def test_a_wrapper_has_the_parameters_of_what_it_wraps(wrapper, wrapped, own):
+    mine, theirs = parameters(wrapper), parameters(wrapped)
+    for name in GROUPS:
+        mine.pop(name, None)
+        theirs.pop(name, None)
+    for name in own:
+        assert mine.pop(name).default is not inspect.Parameter.empty
+    assert mine == theirs
+    assert list(mine) == list(theirs)
+    assert not any(one.kind is one.VAR_KEYWORD for one in mine.values())
+
+
+def arguments(call):
+    """The names, and the texts, of the `Args:` of a docstring."""
+    text = inspect.getdoc(call).partition("\nArgs:\n")[2].partition("\nRaises:")[0].partition("\nReturns:")[0]
+    return dict(re.findall(r"^    \*{0,2}(\w+): ((?:.+\n?)(?:^        .+\n?)*)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("call", [receiver.Receiver, sender.Sender, files.Reader, mcast.open])
+def test_every_parameter_is_explained(call):
+    assert list(arguments(call)) == [name.lstrip("*") for name in parameters(call)]
+
+
+def test_open_explains_its_arguments_as_the_reader_does():
+    mine, theirs = arguments(mcast.open), arguments(files.Reader)
+    assert {name: text for name, text in mine.items() if name != "groups"} == {
+        name: text for name, text in theirs.items() if name != "groups"
+    }
+
+
+def test_the_choices_of_a_type_are_those_that_are_taken():
+    assert (*get_args(receiver.Timestamps), None) == receiver.TIMESTAMPS
+    assert get_args(sender.Pacing) == sender.PACINGS
+
+
+# ---- several groups in one argument ----
+
+
+def two_groups():
+    port = free_port()
+    return [f"239.9.1.{number}%{loopback()}:{port}" for number in (1, 2)]
+
+
+def groups_of(memberships):
+    return [one.group for one in memberships]
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, lambda texts: [mcast.Group.parse(text) for text in texts]])
+def test_groups_in_a_sequence(backend, kind):
+    texts = two_groups()
+    with mcast.Receiver(kind(texts)) as rx:
+        assert groups_of(rx.memberships) == ["239.9.1.1", "239.9.1.2"]
+    with mcast.Sender(kind(texts), ttl=0) as tx:
+        assert [str(group) for group in tx.groups] == texts
+
+
+def test_groups_in_a_sequence_and_alone(backend):
+    first, second = two_groups()
+    with mcast.Receiver([first], second) as rx:
+        assert groups_of(rx.memberships) == ["239.9.1.1", "239.9.1.2"]
+
+
+def test_groups_in_a_sequence_in_asyncio(backend):
+    async def main():
+        texts = two_groups()
+        async with aio.Receiver(texts) as rx, aio.Sender(texts, ttl=0) as tx:
+            return groups_of(rx.memberships), [str(group) for group in tx.groups] == texts
+
+    assert asyncio.run(main()) == (["239.9.1.1", "239.9.1.2"], True)
+
+
+@pytest.mark.parametrize("call", [files.Reader, mcast.open])
+def test_groups_in_a_sequence_of_a_file(backend, call):
+    file = io.BytesIO()
+    with files.Writer(file) as writer:
+        writer.write(batch_of((record(b"x", NOW), b"x")))
+    for groups, count in ((["239.9.9.8", "239.9.9.9"], 0), ([], 1)):
+        file.seek(0)
+        with call(file, groups) as reader:
+            assert len(reader.collect(10)) == count
+
+
+@pytest.mark.parametrize("call", [mcast.Receiver, mcast.Sender, aio.Receiver, aio.Sender])
+def test_no_group_in_a_sequence(backend, call):
+    with pytest.raises(mcast.ArgumentError, match="no group given"):
+        call([])
+
+
+@pytest.mark.parametrize("wrong", [[b"239.1.1.1:5000"], b"239.1.1.1:5000", [["239.1.1.1:5000"]], [5]])
+def test_what_is_no_group_in_a_sequence(backend, wrong):
+    with pytest.raises(mcast.GroupError):
+        mcast.Receiver(wrong)
+
+
+# ---- repr ----
+
+
+def test_a_receiver_names_its_groups(backend):
+    name, port = loopback(), free_port()
+    with mcast.Receiver(f"239.9.1.1%{name}:{port}") as rx:
+        assert repr(rx) == f"<Receiver of 239.9.1.1%{name}:{port}, on 1 socket>"
+        rx.join("239.9.1.2+1000")
+        shown = ", ".join(f"239.9.1.{number}%{name}:{port}" for number in (1, 2, 3))
+        assert repr(rx).startswith(f"<Receiver of {shown} and 998 more, on ")
+        rx.leave("239.9.1.2+1000")
+        rx.leave("239.9.1.1")
+        assert repr(rx).startswith("<Receiver of no group, on ")
+    assert repr(rx).endswith(", closed>")
+
+
+@pytest.mark.needs("watch")
+def test_a_receiver_names_groups_that_wait_for_an_interface(backend):
+    with mcast.Receiver("239.9.1.1%later0:5000", "[ff15::1%later0]:5000", watch=True) as rx:
+        assert repr(rx) == "<Receiver of 239.9.1.1%later0:5000, [ff15::1%later0]:5000, on 0 sockets>"
+
+
+def test_the_receiver_of_asyncio_names_its_groups(backend):
+    text = f"239.9.1.1%{loopback()}:{free_port()}"
+    with contextlib.closing(aio.Receiver(text)) as rx:
+        assert repr(rx) == f"<aio <Receiver of {text}, on 1 socket>>"
+
+
+# ---- names ----
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    name: importlib.import_module(name)
+    for name in (
+        "mcast_fast",
+        "mcast_fast.aio",
+        "mcast_fast.errors",
+        "mcast_fast.files",
+        "mcast_fast.groups",
+        "mcast_fast.receiver",
+        "mcast_fast.sender",
+        "mcast_fast.stats",
+    )
+}
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
+NAMES = [(module, name) for module, thing in MODULES.items() for name in thing.__all__]
+CLASSES = [(module, name) for module, name in NAMES if inspect.isclass(getattr(MODULES[module], name))]
+
+
+def test_the_root_has_few_names():
+    assert sorted(mcast.__all__) == mcast.__all__
+    assert set(mcast.__all__) >= {"Receiver", "Sender", "Source", "open", "features", "backend"}
+    assert len(mcast.__all__) <= 32
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda one: one)
+def test_an_exported_name_is_documented(module, name):
+    """In the list of docs/api.md, and by a docstring of its own."""
+    listed_there = (ROOT / "docs" / "api.md").read_text().partition(f"## `{module}`\n")[2].partition("\n## ")[0]
+    assert f"`{name}`" in listed_there
+    thing = getattr(MODULES[module], name)
+    if inspect.isclass(thing) or inspect.isroutine(thing):
+        assert thing.__doc__
+
+
+def test_the_list_of_names_has_no_other_ones():
+    text = (ROOT / "docs" / "api.md").read_text()
+    sections = re.findall(r"^## `([\w.]+)`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert [module for module, _ in sections] == list(MODULES)
+    for module, section in sections:
+        rows = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert sorted(rows) == sorted(MODULES[module].__all__), module
+
+
+@pytest.mark.filterwarnings("error::DeprecationWarning")
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_a_name_in_the_documents_exists(path):
+    for dotted in re.findall(r"\b(?:mcast|mcast_fast)\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", path.read_text()):
+        thing = mcast
+        for part in dotted.split("."):
+            thing = getattr(thing, part)
+
+
+@pytest.mark.parametrize(("module", "name"), CLASSES, ids=lambda one: one)
+def test_a_class_says_where_it_is_exported(module, name):
+    thing = getattr(MODULES[module], name)
+    assert thing.__module__ in MODULES
+    assert getattr(MODULES[thing.__module__], name) is thing
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mcast.interfaces()[0],
+        lambda: mcast.Group.parse("10.0.0.5@232.1.1.1%eth0:5000"),
+        lambda: mcast.Group.parse("232.1.1.1").scope,
+        lambda: mcast.Stats(received=5),
+        lambda: mcast.SenderStats(datagrams=5),
+        lambda: mcast.Flag.TTL,
+        lambda: mcast.Membership("239.1.1.1", 5000, "lo", "exclude", ()),
+        lambda: files.ReaderStats(frames=5),
+        lambda: files.WriterStats(packets=5),
+        lambda: files.Rotation(packets=5),
+        lambda: files.RecordedFile("a", 1, 2),
+        lambda: mcast.features()["fast"],
+    ],
+)
+def test_pickles_name_the_public_place(backend, make):
+    """So that they can be read where private modules have moved; also in a process that has imported the root alone."""
+    value = make()
+    data = pickle.dumps(value)
+    assert pickle.loads(data) == value
+    assert b"mcast_fast._" not in data
+    code = f"import pickle, mcast_fast; assert repr(pickle.loads({data!r})) == {repr(value)!r}"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- Source ----
+
+
+def test_a_receiver_and_a_reader_are_sources(backend):
+    with mcast.Receiver(two_groups()) as rx, files.Reader(io.BytesIO()) as reader, mcast.Sender(two_groups()) as tx:
+        assert isinstance(rx, mcast.Source)
+        assert isinstance(reader, mcast.Source)
+        assert not isinstance(tx, mcast.Source)
+        for name in ("recv", "recv_batch", "collect"):
+            assert parameters(getattr(mcast.Source, name)).keys() >= parameters(getattr(files.Reader, name)).keys()
+
+
+def test_the_type_checker_takes_both_for_sources(tmp_path):
+    """And nothing that sends."""
+    program = tmp_path / "sources.py"
+    program.write_text(
+        "import mcast_fast\n"
+        "from mcast_fast import aio, files\n"
+        "def count(source: mcast_fast.Source) -> int:\n"
+        "    return sum(len(batch) for batch in source) + len(source.recv().data) + source.stats.received\n"
+        "count(mcast_fast.Receiver('239.1.1.1:5000'))\n"
+        "count(files.Reader('feed.pcapng'))\n"
+        "count(mcast_fast.open('feed.pcapng', groups=['239.1.1.1', mcast_fast.Group('239.1.1.2')]))\n"
+        "mcast_fast.Receiver(['239.1.1.1:5000'], timestamps='hardware')\n"
+        "count(mcast_fast.Sender('239.1.1.1:5000'))  # wrong\n"
+        "count(aio.Receiver('239.1.1.1:5000'))  # wrong\n"
+        "mcast_fast.Receiver('239.1.1.1:5000', timestamps='cernel')  # wrong\n"
+        "aio.Sender('239.1.1.1:5000', pacing='none')  # wrong\n"
+        "mcast_fast.open('feed.pcapng', batchsize=5)  # wrong\n"
+        "mcast_fast.Reader  # wrong\n"
+    )
+    api = pytest.importorskip("mypy.api")
+    said, complaint, _ = api.run(["--strict", "--no-incremental", "--config-file=", str(program)])
+    assert not complaint
+    wrong = {int(line.split(":")[1]) for line in said.splitlines() if ": error:" in line}
+    assert wrong == {
+        number for number, line in enumerate(program.read_text().splitlines(), 1) if line.endswith("# wrong")
+    }, said
