@@ -143,6 +143,12 @@ def test_a_missing_extension_in_a_new_process(tmp_path):
     assert done.stdout == "pure\n"
 
 
+def test_a_warning_in_a_program_without_a_file():
+    code = "import mcast_fast\nmcast_fast.Reader"
+    done = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("<string>:2: DeprecationWarning: mcast_fast.Reader is mcast_fast.files.Reader now")
+
+
 def _environment():
     return {name: value for name, value in os.environ.items() if name != "MCAST_FAST_BACKEND"} | {
         "PYTHONPATH": os.pathsep.join(sys.path)

@@ -134,15 +134,13 @@ def warn(message: str, category: type[Warning] = MulticastWarning, source: objec
     ResourceWarning is about."""
     frame: FrameType | None = sys._getframe(1)
     outermost = frame
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
+    while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _PASSED:
         outermost, frame = frame, frame.f_back
     at = frame or outermost
     if at is not None:
         registry = at.f_globals.setdefault("__warningregistry__", {})
-        name = at.f_globals.get("__name__", "<string>")
-        warnings.warn_explicit(
-            message, category, at.f_code.co_filename, at.f_lineno, name, registry, at.f_globals, source=source
-        )
+        name = str(at.f_globals.get("__name__", "<string>"))
+        warnings.warn_explicit(message, category, at.f_code.co_filename, at.f_lineno, name, registry, source=source)
 
 
 # What to do about an answer of the OS: (operation, errno name, key of the system) -> remedy. "" stands for every
