@@ -1117,18 +1117,17 @@ def test_every_packet_is_accounted_for_when_the_ring_overflows(ends):
     a.single_packets()
     arrived = b.count(V4, PORT, hook="ingress")
     with receiver(b, ring=SMALL, batch_size=256) as rx:
-        placed, last, next_number = 0, None, 0
+        placed, next_number, received = 0, 0, 0
         for _ in range(6):
             a.blast(V4, PORT, count=12_000, segments=50, first=next_number).finish()
             next_number += 12_000
-            batches = [rx.collect(1_000_000, timeout=0.2)]
-            for batch in batches:
-                rows = np.asarray(batch)
-                placed += int(rows["dropped"].sum())
-                found = numbers(batch.payloads())
-                for number, dropped in zip(found, rows["dropped"].tolist(), strict=True):
-                    assert last is None or number - last - 1 == dropped, (last, number, dropped)
-                    last = number
+            batch = rx.collect(1_000_000, timeout=0.2)
+            drops = np.asarray(batch)["dropped"].tolist()
+            for number, dropped in zip(numbers(batch.payloads()), drops, strict=True):
+                placed += dropped
+                # What is dropped between the reading of the kernel's counter and the return of the block comes later.
+                assert placed <= number - received, (number, received, placed)
+                received += 1
         stats = rx.stats
         assert arrived.packets == stats.received + stats.filtered + stats.fragments + stats.dropped_ring
         assert stats.dropped_ring == stats.dropped > 10_000
