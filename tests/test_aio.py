@@ -17,7 +17,7 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, ClosedError, aio
 from mcast_fast.aio import _sender
-from tests.conftest import free_port
+from tests.conftest import free_port, place_of
 
 
 class NoReaders(asyncio.SelectorEventLoop):
@@ -64,6 +64,12 @@ def run(request, monkeypatch):
         return result
 
     return run
+
+
+@pytest.fixture(params=[4, pytest.param(6, marks=pytest.mark.long)])
+def place(request):
+    """IPv6 is marked long: a loop knows descriptors, and no families."""
+    return place_of(request.param)
 
 
 @pytest.fixture
