@@ -1,6 +1,6 @@
 """Network interfaces: list them, find one, and name the one that a group belongs to.
 
-Rules of this room: nothing is cached, so that every answer is that of the calling thread's network namespace, now;
+Rules of this module: nothing is cached, so that every answer is that of the calling thread's network namespace, now;
 nothing is ever sent; an interface is identified by its index, for names change and addresses are shared.
 """
 
@@ -256,7 +256,7 @@ def multicast_interfaces(
 
 
 def _unfit(interface: Interface) -> str:
-    """Why `interface` is not taken by whoever does not name it; empty when it is."""
+    """Why `interface` is not taken when none is named; empty when it is."""
     if interface.is_loopback:
         return "is loopback, used only when it is named"
     if not interface.is_up:
@@ -499,8 +499,8 @@ def _parse_addresses(reply: bytes) -> tuple[list[tuple[int, str]], bool]:
             return found, True
         if kind == netlink.RTM_NEWADDR and len(body) >= netlink.IFADDRMSG.size:
             *_, index = netlink.IFADDRMSG.unpack_from(body)
-            told = dict(netlink.attributes(body[netlink.IFADDRMSG.size :]))
-            address = bytes(told.get(netlink.IFA_LOCAL) or told.get(netlink.IFA_ADDRESS) or b"")
+            values = dict(netlink.attributes(body[netlink.IFADDRMSG.size :]))
+            address = bytes(values.get(netlink.IFA_LOCAL) or values.get(netlink.IFA_ADDRESS) or b"")
             if len(address) in ADDRESS_SIZES:
                 found.append((index, str(ipaddress.ip_address(address))))
     return found, not reply

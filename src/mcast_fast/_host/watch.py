@@ -1,7 +1,7 @@
 """Watch: the kernel's news of links and addresses, as events of the interfaces that somebody is joined on.
 
 It reports, and changes nothing. It listens in the network namespace of the thread that opened it. Its thread refers to
-whoever it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
+the objects that it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
 """
 
 import contextlib
@@ -193,7 +193,7 @@ class Listener:
         return self._thread == threading.get_ident()
 
     def has_ended(self, seconds: float) -> bool:
-        """Whether the thread ended within so many seconds."""
+        """Whether the thread ended within this many seconds."""
         if self._ended.acquire(timeout=seconds):
             self._ended.release()
             return True

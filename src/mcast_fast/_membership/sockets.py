@@ -36,11 +36,11 @@ METADATA: dict[str, dict[int, tuple[str, ...]]] = {
     "ttl": {4: ("IP_RECVTTL",), 6: ("IPV6_RECVHOPLIMIT",)},
     "tos": {4: ("IP_RECVTOS",), 6: ("IPV6_RECVTCLASS",)},
 }
-# Receive times by the card and by the kernel, and both told as they are (linux/net_tstamp.h, SOF_TIMESTAMPING_*).
+# Receive times by the card and by the kernel, and both reported as they are (linux/net_tstamp.h, SOF_TIMESTAMPING_*).
 HARDWARE_TIMES = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6
 # What a slot holds is not more, so that none of what is coalesced is truncated.
 COALESCING = {"UDP_GRO": 1, "UDP_RECV_MAX_COALESCED_SIZE": MAX_PACKET_SIZE}
-# Linux gives a socket every group that any process joined, unless told otherwise (ip(7)).
+# Linux gives a socket every group that any process joined, unless this is set (ip(7)).
 MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
 
 DEFAULT_BUFFER = 4 << 20
@@ -199,7 +199,7 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
         set_option(sock, "SO_BUSY_POLL", options.busy_poll)
     if "hardware" in options.metadata and (reason := hardware_clock.switch_on(sock, interface)):
         warnings.warn(
-            f"{interface} takes no hardware times ({reason}): the kernel's times are told, without Flag.HARDWARE; "
+            f"{interface} takes no hardware times ({reason}): the kernel's times are reported, without Flag.HARDWARE; "
             "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN",
             MulticastWarning,
             stacklevel=2,

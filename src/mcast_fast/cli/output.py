@@ -151,7 +151,7 @@ def hex_lines(packet: "Packet") -> str:
 
 def json_line(packet: "Packet") -> str:
     """One JSON object; the payload in hexadecimal, the timestamp in ns since the epoch."""
-    told = {
+    fields = {
         "time": time_text(packet.timestamp) if packet.timestamp else None,
         "timestamp": packet.timestamp or None,
         "source": packet.source,
@@ -166,7 +166,7 @@ def json_line(packet: "Packet") -> str:
         "ttl": packet.ttl,
         "payload": packet.data.hex(),
     }
-    return json.dumps(told)
+    return json.dumps(fields)
 
 
 LINES = {"text": text_line, "hex": hex_lines, "json": json_line}

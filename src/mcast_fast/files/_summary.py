@@ -39,7 +39,7 @@ class Flow:
 
     @property
     def rate(self) -> float | None:
-        """Packets a second from the first to the last; None when no time passed."""
+        """Packets per second from the first to the last; None when no time passed."""
         passed = self.last - self.first
         return (self.packets - 1) * NANOSECONDS / passed if passed > 0 else None
 
