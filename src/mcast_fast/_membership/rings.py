@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcast_fast._membership import bpf
-from mcast_fast._membership.sockets import IFREQ_NAME, OpenSocket, Options, close_listed, open_socket
+from mcast_fast._membership.sockets import IFREQ_NAME, OpenSocket, Options, SocketOwner, open_socket
 from mcast_fast._units import checked_number, size_in_bytes, whole_number
 from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
 
@@ -210,7 +210,7 @@ class Ring:
             self.changed.pop(group, None)
 
 
-class Rings:
+class Rings(SocketOwner):
     """The slots as Joins sees them where packets come from rings.
 
     `is_deferred`: a kernel filter may be wider than it has to be. The slots know of it too, and whoever receives next
@@ -349,10 +349,6 @@ class Rings:
                 options = Options(buffer_size=0, metadata=frozenset())
                 self._answering[one.endpoint] = open_socket(one.endpoint, bytes(16), self._names, options).socket
             return self._answering[one.endpoint]
-
-    def close(self) -> None:
-        """As `close_listed`, of every packet socket and those to answer from."""
-        close_listed(self._every_socket)
 
     def _every_socket(self) -> list[socket.socket]:
         return [ring.socket for ring in list(self._rings.values())] + list(self._answering.values())

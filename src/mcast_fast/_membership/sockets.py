@@ -249,14 +249,20 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
     return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0)
 
 
-def close_listed(list_sockets: Callable[[], Iterable[socket.socket]]) -> None:
-    """Close every socket that is listed, and nothing else: in a forked child they are its parent's too. Takes no lock,
-    and again does nothing."""
-    try:
-        close_all(list_sockets())
-    except BaseException:
-        close_all(list_sockets())  # an exception of a signal handler ended it: from its start
-        raise
+class SocketOwner:
+    """What has sockets, and closes them."""
+
+    def _every_socket(self) -> Iterable[socket.socket]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close every socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and again
+        does nothing."""
+        try:  # at once: an exception of a signal handler before it would close nothing
+            close_all(self._every_socket())
+        except BaseException:
+            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
+            raise
 
 
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:
