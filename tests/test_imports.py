@@ -25,24 +25,26 @@ _core       : _systems
     lifetime    : process
     threads     :
     layout      :
+    protocols   :
     addresses   : layout
     blocks      :
     lateness    :
     arrow       : layout addresses
     restore     :
     fast        : restore blocks layout addresses lateness
-    pure        : restore arrow blocks layout addresses lateness lifetime
+    pure        : restore arrow blocks layout protocols addresses lateness lifetime
     __init__    : layout fast pure
 _host       : _systems _core stats
     __init__        :
     netlink         :
+    ifreq           :
     igmp_version    :
-    hardware_clock  :
+    hardware_clock  : ifreq
     privileges      :
     qdiscs          : netlink
     nic_drops       : netlink
-    interfaces      : netlink
-    watch           : netlink interfaces
+    interfaces      : netlink ifreq
+    watch           : netlink ifreq interfaces
 _membership : _systems _units _core _host groups stats
     __init__        :
     desired         :

@@ -19,13 +19,12 @@ from typing import TypeVar
 
 from mcast_fast._core import threads
 from mcast_fast._host import netlink
+from mcast_fast._host.ifreq import IFF_RUNNING, IFF_UP
 from mcast_fast._host.interfaces import interfaces
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 from mcast_fast.stats import Event, What
 
-IFF_UP = 0x1
-IFF_RUNNING = 0x40
 AF_BRIDGE = 7
 GROUPS = netlink.RTMGRP_LINK | netlink.RTMGRP_IPV4_IFADDR | netlink.RTMGRP_IPV6_IFADDR
 LARGEST_MESSAGE = 1 << 16

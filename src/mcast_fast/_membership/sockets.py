@@ -18,7 +18,7 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast._core.lifetime import close_all
-from mcast_fast._host import hardware_clock
+from mcast_fast._host import hardware_clock, ifreq
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, MulticastWarning, socket_error
@@ -46,8 +46,6 @@ MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
 DEFAULT_BUFFER = 4 << 20
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
-IFREQ_NAME = struct.Struct("=15sx24x")
-IFREQ_INDEX = struct.Struct("=16xi20x")
 MEMINFO_DROPS = 8
 
 
@@ -94,7 +92,7 @@ class OpenSocket:
         import fcntl  # Windows has none
 
         try:
-            fcntl.ioctl(self.socket.fileno(), SYSTEM.name_request, IFREQ_INDEX.pack(self.endpoint.interface))
+            fcntl.ioctl(self.socket.fileno(), SYSTEM.name_request, ifreq.INDEX.pack(self.endpoint.interface))
         except OSError:
             return False
         return True

@@ -16,10 +16,11 @@ from mcast_fast.errors import ArgumentError, GroupError, InterfaceError, Multica
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.views import Batch
-
-if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
+
+# Exit codes beyond 0, 1 and 2.
+NOTHING_CAME = 4
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 USAGE_ERRORS = (GroupError, InterfaceError, ArgumentError)
 

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mcast_fast.cli.output import LINES, SUMMARY, WHOLE_LEDGER, complain, ledger_text, rendered, write_whole
+from mcast_fast.cli.output import (
+    LINES,
+    NOTHING_CAME,
+    SUMMARY,
+    WHOLE_LEDGER,
+    complain,
+    ledger_text,
+    rendered,
+    write_whole,
+)
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ClosedError
 from mcast_fast.receiver import Receiver
@@ -13,7 +22,6 @@ from mcast_fast.receiver import Receiver
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
-NOTHING_CAME = 4
 FORMS = (*LINES, "raw", "none")
 
 

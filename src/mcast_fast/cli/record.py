@@ -12,7 +12,7 @@ import click
 from mcast_fast import _core
 from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
-from mcast_fast.cli.output import complain
+from mcast_fast.cli.output import NOTHING_CAME, complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, MulticastWarning, file_error
 from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
@@ -20,7 +20,6 @@ from mcast_fast.files._rotation import Autostop, Rotation
 from mcast_fast.receiver import Receiver
 
 LOSS = 3
-NOTHING_CAME = 4
 LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated")
 ROTATION_KEYS = ("duration", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")

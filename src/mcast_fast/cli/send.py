@@ -11,14 +11,12 @@ import click
 
 from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._units import NANOSECONDS, rate_of
-from mcast_fast.cli.output import complain, text_line
+from mcast_fast.cli.output import INTERRUPTED, NOTHING_CAME, complain, text_line
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
 from mcast_fast.sender import Sender
 
 AT_ONCE = 256  # payloads handed over together
-NOTHING_CAME = 4
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 
 
