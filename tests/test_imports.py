@@ -24,6 +24,7 @@ _core       : _systems
     process     :
     lifetime    : process
     threads     :
+    pairs       :
     layout      :
     addresses   : layout
     blocks      :
@@ -31,7 +32,7 @@ _core       : _systems
     arrow       : layout addresses
     restore     :
     fast        : restore blocks layout addresses lateness
-    pure        : restore arrow blocks layout addresses lateness lifetime
+    pure        : restore arrow blocks layout addresses lateness lifetime pairs
     __init__    : layout fast pure
 _host       : _systems _core stats
     __init__        :
