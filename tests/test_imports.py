@@ -24,6 +24,7 @@ _core       : _systems
     process     :
     lifetime    : process
     threads     :
+    pairs       :
     layout      :
     protocols   :
     addresses   : layout
@@ -32,7 +33,7 @@ _core       : _systems
     arrow       : layout addresses
     restore     :
     fast        : restore blocks layout addresses lateness
-    pure        : restore arrow blocks layout protocols addresses lateness lifetime
+    pure        : restore arrow blocks layout protocols addresses lateness lifetime pairs
     __init__    : layout fast pure
 _host       : _systems _core stats
     __init__        :

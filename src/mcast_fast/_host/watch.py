@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from errno import EAGAIN
 from typing import TypeVar
 
-from mcast_fast._core import threads
+from mcast_fast._core import pairs, threads
 from mcast_fast._host import netlink
 from mcast_fast._host.ifreq import IFF_RUNNING, IFF_UP
 from mcast_fast._host.interfaces import interfaces
@@ -83,15 +83,14 @@ class Watch:
             raise FeatureError(f"watch=True: {reason}; mcast_fast.features() lists what there is")
         self._opener = os.getpid()
         self._news: socket.socket | None = None
-        self._wake: socket.socket | None = None
-        self._waker: socket.socket | None = None
+        self._wake: pairs.End | None = None
+        self._waker: pairs.End | None = None
         self._listener: Listener | None = None
         try:
             self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             self._news.bind((0, GROUPS))
             self._news.setblocking(False)
-            # Two sockets, for what is not closed when an exception comes in between closes itself.
-            self._wake, self._waker = socket.socketpair()
+            self._wake, self._waker = pairs.connected()
             self._waker.setblocking(False)
             # Listed after the news are bound to, so that no change falls between.
             links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
@@ -162,7 +161,7 @@ class Listener:
     def __init__(
         self,
         news: socket.socket,
-        wake: socket.socket,
+        wake: pairs.End,
         links: dict[int, Link],
         indexes: Callable[[], Callable[[], Collection[int]] | None],
         report: Callable[[], Report | None],
