@@ -18,6 +18,7 @@ _systems    :
 errors      : _systems
 _version    :
 _units      :
+_iteration  : _units
 groups      :
 stats       :
 _core       : _systems
@@ -52,13 +53,13 @@ _membership : _systems _units _core _host groups stats
     plan            : desired sockets
     joins           : desired sockets plan
     subscriptions   : desired plan joins
-receiver    : _units _core _host _membership groups stats
+receiver    : _units _iteration _core _host _membership groups stats
 _sending    : _systems _units _core _host _membership groups stats
     __init__        :
     outgoing        :
     sockets         :
 sender      : _units _core _host _membership _sending groups stats
-files       : _systems _version _units _core _membership groups stats receiver sender
+files       : _systems _version _units _iteration _core _membership groups stats receiver sender
     _guarded        :
     _streams        :
     _pcapng         :
@@ -72,7 +73,7 @@ files       : _systems _version _units _core _membership groups stats receiver s
     _recorder       : _guarded _streams _writer _rotation _postrotate
     _replay         : _streams _reader
     __init__        : _writer _reader _rotation _recorder _replay
-aio         : _units _core _membership _sending groups stats receiver sender
+aio         : _units _iteration _core _membership _sending groups stats receiver sender
     _waiting        :
     _receiver       : _waiting
     _sender         : _waiting
