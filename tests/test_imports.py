@@ -16,12 +16,13 @@ SOURCE = Path(__file__).parent.parent / "src" / "mcast_fast"
 PACKAGE = """
 _systems    :
 errors      : _systems
+_html       :
 _version    :
 _units      :
 _iteration  : _units
 groups      :
-stats       :
-_core       : _systems
+stats       : _html
+_core       : _systems _html
     process     :
     lifetime    : process
     threads     :
@@ -31,8 +32,9 @@ _core       : _systems
     lateness    :
     arrow       : layout addresses
     restore     :
-    fast        : restore blocks layout addresses lateness
-    pure        : restore arrow blocks layout addresses lateness lifetime
+    columns     : layout addresses
+    fast        : restore columns blocks layout addresses lateness
+    pure        : restore columns arrow blocks layout addresses lateness lifetime
     __init__    : layout fast pure
 _host       : _systems _core stats
     __init__        :
@@ -44,7 +46,7 @@ _host       : _systems _core stats
     nic_drops       : netlink
     interfaces      : netlink
     watch           : netlink interfaces
-_membership : _systems _units _core _host groups stats
+_membership : _systems _html _units _core _host groups stats
     __init__        :
     desired         :
     sockets         : desired

@@ -220,7 +220,7 @@ class Receiver:
                 than the one that opened the receiver.
         """
         limits = Limits(self._wait(timeout), duration, count)
-        return Batches(self._receive, self._requeue, self._batch_size, limits, self._check_process)
+        return Batches(self._slots.receive, self._requeue, self._batch_size, limits, self._check_process)
 
     def packets(
         self,
@@ -249,13 +249,7 @@ class Receiver:
                 than the one that opened the receiver.
         """
         limits = Limits(self._wait(timeout), duration, count)
-        return Packets(self._receive_one, limits, self._check_process)
-
-    def _receive(self, most: int, wait_ns: int) -> "Batch":
-        return self._slots.receive(most, wait_ns)
-
-    def _receive_one(self, wait_ns: int) -> "Packet":
-        return self._slots.receive_one(wait_ns)
+        return Packets(self._slots.receive_one, limits, self._check_process)
 
     def _requeue(self, batch: "Batch") -> None:
         with contextlib.suppress(ClosedError):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, overload
 
+from mcast_fast._core.columns import Address
 from mcast_fast._core.layout import Feature, Flag
 
 FEATURES: dict[str, Feature]
@@ -25,6 +26,51 @@ class Batch:
     @property
     def payload_bytes(self) -> int: ...
     def payloads(self) -> list[bytes]: ...
+    def rows(self, size: int) -> memoryview:
+        """The first `size` bytes of each payload, as rows.
+
+        Args:
+            size: bytes in a row, 1 to 65,535; what a payload has beyond it is left out.
+
+        Returns:
+            A read-only memoryview of the shape (len(batch), size), which `np.asarray` takes. It is a view of `data`
+            where the payloads have this size and lie one behind the other, as received without a ring, and a copy
+            otherwise.
+
+        Raises:
+            ArgumentError: the size is out of range, or a payload is shorter, which is named.
+        """
+
+    def view_as(self, dtype: Any) -> Any:
+        """The payloads as elements of a NumPy type: `batch.view_as([("number", ">u4"), ("price", ">i8")])["price"]`.
+
+        Args:
+            dtype: what `np.dtype` takes, of a fixed size and without objects; what a payload has beyond it is left
+                out.
+
+        Returns:
+            A read-only array with one element for each packet, over the memory of `rows(size of the type)`.
+
+        Raises:
+            ArgumentError: it is no such type, or a payload is shorter than it.
+            FeatureError: NumPy is not installed.
+        """
+
+    def where(self, *, group: Address | None = None, source: Address | None = None, port: int | None = None) -> Batch:
+        """The packets that match everything given, as a batch: `batch.where(group="239.1.1.1", port=5000)`.
+
+        Args:
+            group: destination address, IPv4 or IPv6, as text or as an object of `ipaddress`; None = any.
+            source: address of the sender; None = any. With a zone ("fe80::1%eth0"): as received on this interface.
+            port: UDP port of the destination; None = any.
+
+        Returns:
+            A Batch in the same order, without a copy of payloads: like a slice it keeps the memory of the whole batch.
+
+        Raises:
+            ArgumentError: what is given is no address or port.
+        """
+
     def borrow(self) -> AbstractContextManager[memoryview]: ...
     @property
     def records(self) -> memoryview: ...

@@ -5,14 +5,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
-from itertools import repeat
+from itertools import pairwise, repeat
 from operator import eq
 from operator import index as as_index
 from pickle import PickleBuffer
 from typing import Any, overload
 
-from mcast_fast._core import arrow, layout, restore
+from mcast_fast._core import arrow, columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
+from mcast_fast._core.columns import Address
 from mcast_fast._core.layout import Feature, Flag
 
 _TYPES = {"q": ctypes.c_int64, "I": ctypes.c_uint32, "H": ctypes.c_uint16, "B": ctypes.c_uint8}
@@ -116,6 +117,72 @@ class Batch:
         """Every payload as bytes, in the order of arrival."""
         return [packet.data for packet in self]
 
+    def rows(self, size: int) -> memoryview:
+        """The first `size` bytes of each payload, as rows.
+
+        Args:
+            size: bytes in a row, 1 to 65,535; what a payload has beyond it is left out.
+
+        Returns:
+            A read-only memoryview of the shape (len(batch), size), which `np.asarray` takes. It is a view of `data`
+            where the payloads have this size and lie one behind the other, as received without a ring, and a copy
+            otherwise.
+
+        Raises:
+            ArgumentError: the size is out of range, or a payload is shorter, which is named.
+        """
+        size = columns.checked_size(size)
+        places = [(packet._row[_POSITIONS["offset"]], len(packet)) for packet in self]
+        for index, (_, length) in enumerate(places):
+            if length < size:
+                raise columns.too_short(index, length, size)
+        if places and all(after == before + size for (before, _), (after, _) in pairwise(places)):
+            return columns.as_rows(self.data[places[0][0] : places[-1][0] + size], size)
+        arena = self.data
+        return columns.as_rows(memoryview(b"".join(arena[offset : offset + size] for offset, _ in places)), size)
+
+    def view_as(self, dtype: Any) -> Any:
+        """The payloads as elements of a NumPy type: `batch.view_as([("number", ">u4"), ("price", ">i8")])["price"]`.
+
+        Args:
+            dtype: what `np.dtype` takes, of a fixed size and without objects; what a payload has beyond it is left
+                out.
+
+        Returns:
+            A read-only array with one element for each packet, over the memory of `rows(size of the type)`.
+
+        Raises:
+            ArgumentError: it is no such type, or a payload is shorter than it.
+            FeatureError: NumPy is not installed.
+        """
+        return columns.structured(self.rows, dtype)
+
+    def where(self, *, group: Address | None = None, source: Address | None = None, port: int | None = None) -> "Batch":
+        """The packets that match everything given, as a batch: `batch.where(group="239.1.1.1", port=5000)`.
+
+        Args:
+            group: destination address, IPv4 or IPv6, as text or as an object of `ipaddress`; None = any.
+            source: address of the sender; None = any. With a zone ("fe80::1%eth0"): as received on this interface.
+            port: UDP port of the destination; None = any.
+
+        Returns:
+            A Batch in the same order, without a copy of payloads: like a slice it keeps the memory of the whole batch.
+
+        Raises:
+            ArgumentError: what is given is no address or port.
+        """
+        wanted = columns.wanted(group, source, port, self.names)
+        found = make_part(self, 0, 0)
+        found._records = bytearray().join(
+            self._records[start : start + layout.RECORD_SIZE]
+            for index, start in enumerate(
+                range(self._first * layout.RECORD_SIZE, len(self._records), layout.RECORD_SIZE)
+            )
+            if index < self._count and _is_match(layout.RECORD.unpack_from(self._records, start), wanted)
+        )
+        found._first, found._count = 0, len(found._records) // layout.RECORD_SIZE
+        return found
+
     @property
     def records(self) -> memoryview:
         """The records as a read-only structured memoryview, without a copy (PEP 3118, `mcast_fast.RECORD_FIELDS`).
@@ -187,6 +254,10 @@ class Batch:
     def __repr__(self) -> str:
         return f"<Batch of {self._count} packets>"
 
+    def _repr_html_(self) -> str:
+        """The first packets as a table, for notebooks."""
+        return columns.batch_html(self)
+
 
 class Loan:
     """The arena of a batch for as long as a `with` lasts."""
@@ -221,6 +292,15 @@ def make_part(whole: Batch, start: int, stop: int) -> Batch:
     part._count = stop - start
     part.names = whole.names
     return part
+
+
+def _is_match(row: tuple[Any, ...], wanted: columns.Wanted) -> bool:
+    return (
+        wanted.port in (None, row[_POSITIONS["port"]])
+        and wanted.group in (None, row[_POSITIONS["group"]])
+        and wanted.source in (None, row[_POSITIONS["source"]])
+        and (wanted.interfaces is None or row[_POSITIONS["interface"]] in wanted.interfaces)
+    )
 
 
 def take_over(records: bytearray, data: bytearray, names: dict[int, str]) -> Batch:
