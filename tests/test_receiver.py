@@ -606,10 +606,10 @@ def test_times_are_in_the_order_of_arrival(rx, tx):
     assert abs(int(times[0]) - time.time_ns()) < 10_000_000_000
 
 
-def test_without_timestamps_the_time_is_0(backend, group, tx):
+def test_without_timestamps_the_time_is_unknown(backend, group, tx):
     with mcast.Receiver(group, timestamps=None, timeout=5) as rx:
         tx.send_batch(numbered(3))
-        assert [packet.timestamp for packet in rx.collect(3)] == [0, 0, 0]
+        assert [(packet.timestamp, packet.datetime) for packet in rx.collect(3)] == [(None, None)] * 3
 
 
 def test_hardware_times_fall_back_to_the_kernels_with_a_warning(backend, group, tx, place):

@@ -334,7 +334,7 @@ class Receiver:
             raise ArgumentError(
                 f"{packet!r} did not come from this receiver: it has no IPv{version} socket on port {packet.port}"
             )
-        return next((one for one in best if one.place.interface == packet.interface_index), best[0])
+        return next((one for one in best if one.place.interface == (packet.interface_index or 0)), best[0])
 
     # ---- state ----
 
