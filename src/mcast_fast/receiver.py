@@ -233,20 +233,7 @@ class Receiver:
 
         One at a time, so that leaving the loop loses nothing; going through `batches` and their packets is faster.
 
-        Args:
-            timeout: seconds, or text such as "100ms", without a packet after which the iteration ends; left out = the
-                receiver's, None = for ever.
-            duration: seconds, or text, in all, from the first packet requested on; None = no limit.
-            count: packets in all; None = no limit.
-
-        Returns:
-            An iterator, which ends where iterating over the receiver would raise TimeoutError, and, like that, when
-            the receiver is closed. It is for one thread. What was received beyond its end is delivered by the next
-            call.
-
-        Raises:
-            ArgumentError: of a value out of range. While iterating: SocketError, and ClosedError in another process
-                than the one that opened the receiver.
+        Args, Returns, Raises: as `batches`.
         """
         limits = Limits(self._wait(timeout), duration, count)
         return Packets(self._slots.receive_one, limits, self._check_process)

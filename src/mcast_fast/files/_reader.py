@@ -253,22 +253,11 @@ class Reader(Guarded):
         duration: Seconds | None = None,
         count: int | None = None,
     ) -> Iterator["Packet"]:
-        """Packets until the file ends, a time is over, or there were enough.
+        """The packets of `batches`, up to the end of the file, of a time or of a count.
 
-        One at a time, so that leaving the loop loses nothing; going through `batches` and their packets is faster.
+        They are taken one by one: a loop that is left loses nothing, and `batches` are many times faster.
 
-        Args:
-            timeout: as for a Receiver; a file never makes one wait.
-            duration: seconds, or text such as "100ms", in all, from the first packet requested on; None = no limit.
-            count: packets in all; None = no limit.
-
-        Returns:
-            An iterator for one thread, which ends when the reader is closed, too. What was read beyond its end is
-            delivered by the next call.
-
-        Raises:
-            ArgumentError: of a value out of range. While iterating: CaptureError, FileError, and ClosedError in
-                another process than the one that opened the reader.
+        Args, Returns, Raises: as `batches`.
         """
         _check_timeout(timeout)
         return Packets(self._next_packet, Limits(-1, duration, count), self._check_process)
