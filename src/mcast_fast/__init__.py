@@ -27,6 +27,7 @@ from mcast_fast.errors import (
 if TYPE_CHECKING:
     from mcast_fast import aio as aio
     from mcast_fast import files as files
+    from mcast_fast._core.columns import addresses, pack_addresses
     from mcast_fast._host.interfaces import Interface, interfaces
     from mcast_fast._membership.subscriptions import Membership
     from mcast_fast.files import (
@@ -90,11 +91,13 @@ __all__ = [
     "Writer",
     "WriterStats",
     "__version__",
+    "addresses",
     "backend",
     "features",
     "interfaces",
     "is_multicast",
     "open",
+    "pack_addresses",
 ]
 
 
@@ -122,9 +125,11 @@ _WHERE = {
     "TransmitTime": "stats",
     "Writer": "files",
     "WriterStats": "stats",
+    "addresses": "_core.columns",
     "interfaces": "_host.interfaces",
     "is_multicast": "groups",
     "open": "files",
+    "pack_addresses": "_core.columns",
 }
 
 if not TYPE_CHECKING:

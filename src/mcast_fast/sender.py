@@ -32,6 +32,7 @@ from mcast_fast._sending.sockets import (
 from mcast_fast._units import (
     UNSET,
     Rate,
+    Seconds,
     Unset,
     checked,
     checked_call,
@@ -115,10 +116,10 @@ class Sender:
     `groups`, `port`, `interface`: as for a Receiver; every datagram goes to each group (and each interface of "all").
     `source`, or SOURCE@ before a group: the address to send from, one of this machine's; `source_port`: the UDP port to
     send from (None: the system picks one). `ttl`: how many routers may pass it on, plus one; 0 keeps it on this
-    machine. `dscp`: 0 to 63, the class of service (RFC 2474; IP_TOS, IPV6_TCLASS). `loopback`: whether
-    receivers on this machine get it too. `timeout`: seconds that recv() waits (None: for ever). `segmentation`: whether
-    the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT); switch it off where a queue
-    on the path, such as `tc tbf`, drops parts of them.
+    machine. `dscp`: 0 to 63, the class of service (RFC 2474; IP_TOS, IPV6_TCLASS). `loopback`: whether receivers on
+    this machine get it too. `timeout`: seconds that recv() waits, or text such as "100ms" (None: for ever).
+    `segmentation`: whether the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT);
+    switch it off where a queue on the path, such as `tc tbf`, drops parts of them.
 
     `rate`: datagrams a second ('50k/s' or a number) or bits of payload a second ('800Mbit/s'), None for as fast as it
     goes; it holds for all groups together. Departures are due at absolute moments of the monotonic clock, so that a
@@ -150,7 +151,7 @@ class Sender:
         pacing: str = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> None:
         if not groups:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
@@ -468,8 +469,9 @@ class Sender:
         self._replies.accept(key, None)
 
     @_using
-    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds: left out = the sender's, None = for ever, 0 = does not wait.
+    def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
+        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
+        does not wait.
 
         Raises TimeoutError, ClosedError, SocketError."""
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
@@ -483,7 +485,7 @@ class Sender:
             raise
 
     @_using
-    def wait(self, timeout: float | Unset | None = UNSET) -> bool:
+    def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
         """Whether an answer is there within `timeout` (as `recv`); takes nothing. ClosedError, SocketError."""
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
         self._listen()

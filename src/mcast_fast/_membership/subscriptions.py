@@ -10,11 +10,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address
 from typing import TypeVar
 
-from mcast_fast import _core
+from mcast_fast import _core, _html
 from mcast_fast._core.addresses import map_address, native, plain_text
 from mcast_fast._host import igmp_version
 from mcast_fast._host.interfaces import Interface, find_interface, interfaces, multicast_interfaces
@@ -77,6 +77,19 @@ class Membership:
     kernel_sources: tuple[str, ...] | None = None
     sockets: int = 1
     reason: str = ""
+
+
+class Memberships(list[Membership]):
+    """Memberships as a list, which notebooks show as a table."""
+
+    def _repr_html_(self) -> str:
+        header = [one.name for one in fields(Membership)]
+        rows = [[_cell(getattr(one, name)) for name in header] for one in self]
+        return _html.table(f"{len(self):,} memberships", header, rows)
+
+
+def _cell(value: object) -> object:
+    return ", ".join(value) if isinstance(value, tuple) else str(value) if isinstance(value, int) else value
 
 
 class Subscriptions:
@@ -361,11 +374,11 @@ class Subscriptions:
             return None if known is None else known + self._joins.closed_drops
         return self._joins.closed_drops
 
-    def memberships(self) -> list[Membership]:
+    def memberships(self) -> Memberships:
         """What is wanted and what is held, and what of "all" was skipped and why."""
         return self._alone(self._memberships)
 
-    def _memberships(self) -> list[Membership]:
+    def _memberships(self) -> Memberships:
         there: dict[MemberSocket, bool] = {}
         held = [self._membership(one, wanted, there) for one, wanted in self._joins.wanted.items()]
         known = {(one.group, one.port) for one in held} | {(one.address, one.port) for one in self._everywhere}
@@ -375,7 +388,7 @@ class Subscriptions:
             for name, waits in self._awaited.items()
             for one, wanted in waits.items()
         ]
-        return held + [one for one in skipped if (one.group, one.port) in known] + waiting
+        return Memberships([*held, *(one for one in skipped if (one.group, one.port) in known), *waiting])
 
     def _skip(self, skipped: Skipped) -> None:
         self._skipped[skipped.group, skipped.interface] = skipped

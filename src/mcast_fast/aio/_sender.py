@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mcast_fast import sender
 from mcast_fast._sending.outgoing import Outgoing, Payload, outgoing, outgoing_list
-from mcast_fast._units import UNSET, Unset, wait_in_ns
+from mcast_fast._units import UNSET, Seconds, Unset, wait_in_ns
 from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group
@@ -29,11 +29,11 @@ PAUSE_LAST = 0.005  # but no longer than this
 class Sender:
     """A `mcast_fast.Sender` for asyncio: what waits is awaited, all else is the same.
 
-    Arguments and errors are those of `mcast_fast.Sender`; `timeout`: seconds that recv() waits, None = for ever. The
-    event loop is never blocked: datagrams leave without waiting, a millisecond's worth at a time, and the loop watches
-    the socket while its buffer is full. With a `rate`, and in a loop without add_writer, a thread of the sender's own
-    sends, one call after the other. Leaving `async with` drains, unless an error is on its way.
-    """
+    Arguments and errors are those of `mcast_fast.Sender`; `timeout`: seconds that recv() waits, or text such as
+    "100ms", None = for ever. The event loop is never blocked: datagrams leave without waiting, a millisecond's worth at
+    a time, and the loop watches the socket while its buffer is full. With a `rate`, and in a loop without add_writer, a
+    thread of the sender's own sends, one call after the other. Leaving `async with` drains, unless an error is on its
+    way."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Sender:
         pacing: str = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> None:
         self._timeout_ns = wait_in_ns(timeout)
         self._sender = sender.Sender(
@@ -170,8 +170,9 @@ class Sender:
 
     # ---- answers ----
 
-    async def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds: left out = the sender's, None = for ever, 0 = does not wait.
+    async def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
+        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
+        does not wait.
 
         TimeoutError, ClosedError, SocketError."""
         wait = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)

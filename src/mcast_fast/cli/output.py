@@ -98,7 +98,7 @@ def _second_text(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def time_text(timestamp: int) -> str:
+def time_text(timestamp: int | None) -> str:
     """ISO 8601 in UTC with nanoseconds; '-' when there is no time."""
     if not timestamp:
         return "-"
@@ -154,14 +154,14 @@ def json_line(packet: "Packet") -> str:
     """One JSON object; the payload in hexadecimal, the timestamp in ns since the epoch."""
     fields = {
         "time": time_text(packet.timestamp) if packet.timestamp else None,
-        "timestamp": packet.timestamp or None,
+        "timestamp": packet.timestamp,
         "source": packet.source,
         "source_port": packet.source_port,
         "group": packet.group,
         "port": packet.port,
-        "interface": packet.interface or None,
+        "interface": packet.interface,
         "length": len(packet),
-        "wire_length": packet.wire_length or None,
+        "wire_length": packet.wire_length,
         "truncated": packet.truncated,
         "dropped": packet.dropped,
         "ttl": packet.ttl,

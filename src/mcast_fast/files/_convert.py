@@ -73,7 +73,7 @@ def csv_row(packet: Any) -> list[object]:
         packet.ttl,
         packet.tos,
         packet.dropped,
-        packet.wire_length or "",
+        packet.wire_length,
         packet.data.hex(),
     ]
 

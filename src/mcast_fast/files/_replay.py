@@ -187,7 +187,7 @@ class Replay:
             self._ended = time.monotonic_ns()
         self._in_turn += len(batch)
         self._left -= len(batch)
-        self._last = max(self._last, batch[-1].timestamp)
+        self._last = max(self._last, batch[-1].timestamp or 0)
 
     def _begin(self, turn: int, batch: "Batch", schedule: Schedule) -> None:
         """The file from its start: at once, or where the turn before would go on by its mean gap."""
@@ -197,7 +197,7 @@ class Replay:
             lasted = self._last - self._origin
             gap = lasted / (self._in_turn - 1) if self._in_turn > 1 else 0
             self._moment += int((lasted + gap) / self._speed)
-        self._origin = self._last = batch[0].timestamp
+        self._origin = self._last = batch[0].timestamp or 0
         if self._speed and not self._origin:
             raise ArgumentError(f"{subject_of(self._file)} has no times; use a rate, or send as fast as it goes")
         self._turn, self._in_turn = turn, 0
