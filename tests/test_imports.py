@@ -27,6 +27,7 @@ _core       : _systems _html
     lifetime    : process
     threads     :
     layout      :
+    protocols   :
     addresses   : layout
     blocks      :
     lateness    :
@@ -34,18 +35,19 @@ _core       : _systems _html
     restore     :
     columns     : layout addresses
     fast        : restore columns blocks layout addresses lateness
-    pure        : restore columns arrow blocks layout addresses lateness lifetime
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime
     __init__    : layout fast pure
 _host       : _systems _core stats
     __init__        :
     netlink         :
+    ifreq           :
     igmp_version    :
-    hardware_clock  :
+    hardware_clock  : ifreq
     privileges      :
     qdiscs          : netlink
     nic_drops       : netlink
-    interfaces      : netlink
-    watch           : netlink interfaces
+    interfaces      : netlink ifreq
+    watch           : netlink ifreq interfaces
 _membership : _systems _html _units _core _host groups stats
     __init__        :
     desired         :

@@ -1,7 +1,7 @@
 """Watch: the kernel's news of links and addresses, as events of the interfaces that somebody is joined on.
 
 It reports, and changes nothing. It listens in the network namespace of the thread that opened it. Its thread refers to
-whoever it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
+the objects that it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
 """
 
 import contextlib
@@ -19,13 +19,12 @@ from typing import TypeVar
 
 from mcast_fast._core import threads
 from mcast_fast._host import netlink
+from mcast_fast._host.ifreq import IFF_RUNNING, IFF_UP
 from mcast_fast._host.interfaces import interfaces
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 from mcast_fast.stats import Event, What
 
-IFF_UP = 0x1
-IFF_RUNNING = 0x40
 AF_BRIDGE = 7
 GROUPS = netlink.RTMGRP_LINK | netlink.RTMGRP_IPV4_IFADDR | netlink.RTMGRP_IPV6_IFADDR
 LARGEST_MESSAGE = 1 << 16
@@ -193,7 +192,7 @@ class Listener:
         return self._thread == threading.get_ident()
 
     def has_ended(self, seconds: float) -> bool:
-        """Whether the thread ended within so many seconds."""
+        """Whether the thread ended within this many seconds."""
         if self._ended.acquire(timeout=seconds):
             self._ended.release()
             return True

@@ -95,7 +95,7 @@ def _cell(value: object) -> object:
 class Subscriptions:
     """The desired state of a receiver. Every change is whole or not done, and idempotent; from any thread.
 
-    `watch`: interfaces that are not there yet are waited for: whoever watches calls `reported`."""
+    `watch`: interfaces that are not there yet are waited for: the watch calls `reported`."""
 
     def __init__(self, joins: Joins, defaults: Defaults, watch: bool = False) -> None:
         self.events: tuple[Event, ...] = ()  # the latest MOST_EVENTS
@@ -402,9 +402,9 @@ class Subscriptions:
                 there[member] = member.opened is None or member.opened.has_interface()
         gone = not all(there[member] for member in holders)
         refused = next((member.refused[one.group] for member in holders if one.group in member.refused), "")
-        told = [_core_filter(member.opened.socket, one) for member in holders if member.opened is not None]
-        known = [] if gone else [filter_ for filter_ in told if filter_ is not None]
-        held = bool(known) or not told or not _can_read_filters()
+        answers = [_core_filter(member.opened.socket, one) for member in holders if member.opened is not None]
+        known = [] if gone else [filter_ for filter_ in answers if filter_ is not None]
+        held = bool(known) or not answers or not _can_read_filters()
         reason = self._failures.get(endpoint.interface, "the interface is gone") if gone else refused
         if not reason and not held:
             reason = "the system does not hold it"
@@ -460,7 +460,7 @@ class Subscriptions:
     def reported(self, what: What, index: int, name: str) -> bool:
         """The watch reports an event of an interface; False when it is to be reported again later.
 
-        An interface that is there with a carrier, and was not before, is reported as BACK whoever waits for it."""
+        An interface that has a carrier now, and had none before, is reported as BACK in any case."""
         try:
             with self._lock:
                 return self._reported(what, index, name)
@@ -481,7 +481,7 @@ class Subscriptions:
             self._note_failure(name, error)
             return False  # a new interface may not be ready yet
 
-    told = reported
+    report = reported
 
     def _note_failure(self, name: str, error: Exception) -> None:
         """Why an interface that is there again is not joined; an event when that is new."""

@@ -16,10 +16,11 @@ from mcast_fast.errors import ArgumentError, GroupError, InterfaceError, Multica
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.views import Batch
-
-if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
+
+# Exit codes beyond 0, 1 and 2.
+NOTHING_CAME = 4
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 USAGE_ERRORS = (GroupError, InterfaceError, ArgumentError)
 
@@ -151,7 +152,7 @@ def hex_lines(packet: "Packet") -> str:
 
 def json_line(packet: "Packet") -> str:
     """One JSON object; the payload in hexadecimal, the timestamp in ns since the epoch."""
-    told = {
+    fields = {
         "time": time_text(packet.timestamp) if packet.timestamp else None,
         "timestamp": packet.timestamp,
         "source": packet.source,
@@ -166,7 +167,7 @@ def json_line(packet: "Packet") -> str:
         "ttl": packet.ttl,
         "payload": packet.data.hex(),
     }
-    return json.dumps(told)
+    return json.dumps(fields)
 
 
 LINES = {"text": text_line, "hex": hex_lines, "json": json_line}

@@ -1,6 +1,6 @@
 """Capture files into other forms: pcapng and pcap, CSV and back, Parquet.
 
-Rules of this room: it prints nothing. A form is what the suffix of a file says, or what is asked for.
+Rules of this module: it prints nothing. A form is what the suffix of a file says, or what is asked for.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Capture files as batches: a Reader that stands where a Receiver would.
+"""Capture files as batches: a Reader is used as a Receiver is.
 
 It reads pcapng (draft-ietf-opsawg-pcapng) and classic pcap; the blocks are the business of the core's decoder.
 """

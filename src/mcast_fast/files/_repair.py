@@ -22,7 +22,7 @@ COPIED_AT_ONCE = 1 << 20  # bytes
 @dataclass(frozen=True, slots=True)
 class Repaired:
     """What was done to a torn file: `kept` bytes with `frames` packets of any kind are in `output`; `cut` bytes are
-    not, for the `reason`, and stand in `remains` (empty: nowhere but in the file that was left as it was)."""
+    not, for the `reason`, and are in `remains` (empty: nowhere but in the file that was left as it was)."""
 
     output: str
     kept: int

@@ -58,7 +58,7 @@ class Replayed:
 
     @property
     def rate(self) -> float | None:
-        """Packets a second; None when no time passed."""
+        """Packets per second; None when no time passed."""
         return self.packets / self.seconds if self.seconds > 0 else None
 
 
@@ -71,7 +71,7 @@ class Replay:
 
     Packets leave with the recorded timing, `speed` times as fast (2.0: twice); or, instead, at a `rate` as a Sender
     takes it; or `fastest`. Where a timestamp goes back, that packet follows at once. `loops`: how often to go through
-    the file (None: for ever), one mean gap after another. `count`: end after so many packets. Sources are not those
+    the file (None: for ever), one mean gap after another. `count`: end after this many packets. Sources are not those
     that were recorded, and what was captured in part is sent so. `position`: how many bytes of the file (of a
     compressed one: as decompressed) this turn has gone through. Raises GroupError, ArgumentError.
     """
@@ -128,7 +128,7 @@ class Replay:
         self.position = 0
 
     def run(self) -> Replayed:
-        """Send it all. Raises CaptureError (after what stands before), FileError, InterfaceError, SocketError,
+        """Send it all. Raises CaptureError (after what comes before it), FileError, InterfaceError, SocketError,
         SendError, and ArgumentError for a file without times."""
         try:
             with ReadAhead(self._batches()) as ahead:
@@ -217,7 +217,7 @@ def one_group(value: str | Group) -> Group:
     """A group that is no run of several; GroupError, ArgumentError."""
     group = Group.coerce(value)
     if group.count != 1:
-        raise ArgumentError(f"{group} stands for {group.count} groups; name one")
+        raise ArgumentError(f"{group} is {group.count} groups; name one")
     return group
 
 

@@ -1,6 +1,6 @@
 """Capture files as streams of bytes: plain, or compressed by gzip or zstd as the suffix says.
 
-Rules of this room: no formats; every refusal of the system is a FileError.
+Rules of this module: no formats; every refusal of the system is a FileError.
 """
 
 import importlib

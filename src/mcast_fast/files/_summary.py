@@ -50,7 +50,7 @@ class Flow:
 
     @property
     def rate(self) -> float | None:
-        """Packets a second from the first to the last; None when no time passed."""
+        """Packets per second from the first to the last; None when no time passed."""
         if self.first is None or self.last is None:
             return None
         passed = self.last - self.first

@@ -136,7 +136,7 @@ class Batch:
         return columns.as_rows(memoryview(b"".join(arena[offset : offset + size] for offset, _ in places)), size)
 
     def view_as(self, dtype: Any) -> Any:
-        """The payloads as elements of the NumPy type `dtype`, one for each packet, read-only, over the memory of `rows`.
+        """The payloads as elements of the NumPy type `dtype`, one per packet, read-only, over the memory of `rows`.
 
         ArgumentError where it is no type of a fixed size or a payload is shorter; FeatureError without NumPy."""
         return columns.structured(self.rows, dtype)
