@@ -288,7 +288,12 @@ def multicast_ipv6() -> Interface | None:
 @pytest.fixture(params=[4, 6])
 def place(request: pytest.FixtureRequest) -> "Place":
     """Where a test can send to itself, for each family."""
-    if request.param == 4:
+    return place_of(request.param)
+
+
+def place_of(version: int) -> "Place":
+    """Where a test can send to itself by this family; skips the test where there is no such place."""
+    if version == 4:
         loopback = next((one for one in interfaces() if one.is_loopback and one.is_up), None)
         if loopback is None:
             pytest.skip("feature loopback: no loopback interface is up")

@@ -17,7 +17,7 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, ClosedError, aio
 from mcast_fast.aio import _sender
-from tests.conftest import free_port
+from tests.conftest import free_port, place_of
 
 
 class NoReaders(asyncio.SelectorEventLoop):
@@ -64,6 +64,12 @@ def run(request, monkeypatch):
         return result
 
     return run
+
+
+@pytest.fixture(params=[4, pytest.param(6, marks=pytest.mark.long)])
+def place(request):
+    """IPv6 is marked long: a loop knows descriptors, and no families."""
+    return place_of(request.param)
 
 
 @pytest.fixture
@@ -299,7 +305,7 @@ def test_a_timeout_of_0_takes_what_is_there_and_lets_others_run(run, tx, group):
     run(main())
 
 
-@pytest.mark.parametrize(("argument", "value"), [("timeout", -1), ("timeout", "1"), ("max_packets", 0)])
+@pytest.mark.parametrize(("argument", "value"), [("timeout", -1), ("timeout", "soon"), ("max_packets", 0)])
 def test_wrong_arguments_are_refused_as_by_the_blocking_calls(run, backend, group, argument, value):
     async def main():
         async with aio.Receiver(group) as rx:

@@ -1,5 +1,6 @@
 """A batch owns its memory: what a user keeps of it stays as it came, for ever, and nobody can write to it."""
 
+import datetime
 import gc
 
 import numpy as np
@@ -74,6 +75,58 @@ def test_more_than_an_arena_can_hold_is_refused(backend):
 def test_only_batches_can_be_put_together(batch):
     with pytest.raises(TypeError, match="only batches"):
         _core.views.Batch.concatenate([batch, None])
+
+
+# ---- what is unknown ----
+
+
+def packet_of(time=0, interface=0, length=0, wire=0, flags=0):
+    address = V4_MAPPED + bytes([10, 0, 0, 1])
+    whole = RECORD.pack(time, 0, interface, 0, length, wire, address, address, 1, 2, flags, 9, 8)
+    return _core.views.Batch.from_bytes(whole, bytes(length), {1: "eth0", 2: ""})[0]
+
+
+def test_what_is_unknown_is_none(backend):
+    packet = packet_of(length=3)
+    assert (packet.timestamp, packet.datetime, packet.interface, packet.interface_index) == (None,) * 4
+    assert (packet.wire_length, packet.ttl, packet.tos, packet.dropped) == (None, None, None, 0)
+    assert "on ?, 3 bytes" in repr(packet)
+    assert packet == packet.copy()
+    assert packet.source_address == ("10.0.0.1", 1)
+
+
+def test_what_is_known_is_not_none(backend):
+    packet = packet_of(5, 1, 3, 4, mcast.Flag.TTL | mcast.Flag.TOS | mcast.Flag.TRUNCATED)
+    assert (packet.timestamp, packet.interface, packet.interface_index) == (5, "eth0", 1)
+    assert (packet.wire_length, packet.ttl, packet.tos) == (4, 9, 8)
+
+
+def test_an_interface_without_a_name_has_an_index(backend):
+    packet = packet_of(interface=2)
+    assert (packet.interface, packet.interface_index) == (None, 2)
+
+
+def test_the_length_of_an_empty_payload_is_known(backend):
+    assert packet_of().wire_length == 0
+    assert packet_of(flags=mcast.Flag.TRUNCATED).wire_length is None
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (1, "1970-01-01T00:00:00+00:00"),
+        (1_700_000_000_123_456_789, "2023-11-14T22:13:20.123456+00:00"),
+        (1_700_000_000_999_999_999, "2023-11-14T22:13:20.999999+00:00"),
+        (-1, "1969-12-31T23:59:59.999999+00:00"),
+        (2**63 - 1, "2262-04-11T23:47:16.854775+00:00"),
+        (-(2**63), "1677-09-21T00:12:43.145224+00:00"),
+    ],
+)
+def test_the_time_of_arrival_as_a_datetime(backend, time, text):
+    packet = packet_of(time)
+    assert packet.datetime.isoformat() == text
+    assert packet.datetime.utcoffset() == datetime.timedelta(0)
+    assert packet.timestamp == time
 
 
 # ---- a sequence of packets ----

@@ -192,14 +192,14 @@ def test_a_suffix_that_tells_nothing_is_refused_with_the_remedy():
 def expected(batch):
     """The columns of a batch as Python sees them."""
     return {
-        "timestamp": [packet.timestamp or None for packet in batch],
+        "timestamp": [packet.timestamp for packet in batch],
         "source": [packet.source.partition("%")[0] for packet in batch],
         "source_port": [packet.source_port for packet in batch],
         "group": [packet.group for packet in batch],
         "port": [packet.port for packet in batch],
         "interface": [packet.interface for packet in batch],
         "dropped": [packet.dropped for packet in batch],
-        "wire_length": [packet.wire_length or None for packet in batch],
+        "wire_length": [packet.wire_length for packet in batch],
         "truncated": [packet.truncated for packet in batch],
         "ttl": [packet.ttl for packet in batch],
         "tos": [packet.tos for packet in batch],

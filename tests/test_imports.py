@@ -16,35 +16,41 @@ SOURCE = Path(__file__).parent.parent / "src" / "mcast_fast"
 PACKAGE = """
 _systems    :
 errors      : _systems
+_html       :
 _version    :
 _units      :
+_iteration  : _units
 groups      :
-stats       :
-_core       : _systems
+stats       : _html
+_core       : _systems _html
     process     :
     lifetime    : process
     threads     :
+    pairs       :
     layout      :
+    protocols   :
     addresses   : layout
     blocks      :
     lateness    :
     arrow       : layout addresses
     restore     :
-    fast        : restore blocks layout addresses lateness
-    pure        : restore arrow blocks layout addresses lateness lifetime
+    columns     : layout addresses
+    fast        : restore columns blocks layout addresses lateness
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs
     __init__    : layout fast pure
 _host       : _systems _core stats
     __init__        :
     netlink         :
+    ifreq           :
     igmp_version    :
-    hardware_clock  :
+    hardware_clock  : ifreq
     privileges      :
     qdiscs          : netlink
     nic_drops       : netlink
-    interfaces      : netlink
-    watch           : netlink interfaces
+    interfaces      : netlink ifreq
+    watch           : netlink ifreq interfaces
 _source     : _units stats
-_membership : _systems _units _core _host groups stats
+_membership : _systems _html _units _core _host groups stats
     __init__        :
     desired         :
     sockets         : desired
@@ -53,13 +59,13 @@ _membership : _systems _units _core _host groups stats
     plan            : desired sockets
     joins           : desired sockets plan
     subscriptions   : desired plan joins
-receiver    : _units _core _host _membership groups stats
+receiver    : _units _iteration _core _host _membership groups stats
 _sending    : _systems _units _core _host _membership groups stats
     __init__        :
     outgoing        :
     sockets         :
 sender      : _units _core _host _membership _sending groups stats
-files       : _systems _version _units _core _membership groups stats receiver sender
+files       : _systems _version _units _iteration _core _membership groups stats receiver sender
     _guarded        :
     _streams        :
     _pcapng         :
@@ -73,7 +79,7 @@ files       : _systems _version _units _core _membership groups stats receiver s
     _recorder       : _guarded _streams _writer _rotation _postrotate
     _replay         : _streams _reader
     __init__        : _writer _reader _rotation _recorder _replay
-aio         : _units _core _membership _sending groups stats receiver sender
+aio         : _units _iteration _core _membership _sending groups stats receiver sender
     _waiting        :
     _receiver       : _waiting
     _sender         : _waiting

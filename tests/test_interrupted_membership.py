@@ -5,16 +5,20 @@ import errno
 import gc
 import itertools
 import random
+import selectors
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast._core import lifetime
-from mcast_fast._host import nic_drops
+from mcast_fast import receiver
+from mcast_fast._core import lifetime, pairs, threads
+from mcast_fast._core.pure import slots, state
+from mcast_fast._host import nic_drops, watch
 from mcast_fast._membership import desired, joins, plan, rings, sockets, subscriptions
 from mcast_fast._membership.desired import ANY_SOURCE, GroupEndpoint
-from tests.conftest import descriptors, free_port, loopback
+from tests.conftest import descriptors, free_port, loopback, until
 from tests.interrupts import Interrupt, Interrupter, needs_tracing
 from tests.test_joins import ENDPOINTS, GROUPS, Model, exclude, include
 
@@ -253,6 +257,45 @@ def test_stats_that_are_interrupted_can_be_had_again(backend):
             assert not rx._nic._is_busy
             if not interrupter.happened:
                 break
+
+
+OPENING = frozenset(
+    one.__file__
+    for one in (lifetime, pairs, receiver, selectors, slots, socket, state, sockets, subscriptions, threads, watch)
+)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of sockets that nobody had yet; pytest keeps what raised it
+@pytest.mark.parametrize(
+    "watched", [False, pytest.param(True, marks=pytest.mark.needs("watch"))], ids=["unwatched", "watched"]
+)
+def test_opening_and_closing_leave_no_descriptor_whatever_is_raised(backend, watched):
+    """At every moment in what the standard library does for us too, and without a collection; closing again closes."""
+    opened = []
+
+    def use():
+        opened.append(mcast.Receiver(f"239.9.9.1%{loopback()}:{port}", watch=watched))
+        opened[-1].close()
+
+    port = free_port()
+    use()
+    opened.clear()
+    gc.collect()
+    before = descriptors()
+    gc.disable()
+    try:
+        for number in itertools.count(1):
+            interrupter = Interrupter(OPENING, number)
+            with contextlib.suppress(Interrupt):
+                interrupter.run(use)
+            if opened:
+                opened.pop().close()
+            assert until(lambda: descriptors() == before), number
+            if not interrupter.happened:
+                break
+    finally:
+        gc.enable()
+    assert number > 100
 
 
 @pytest.mark.parametrize("kind", [joins.Joins, rings.Rings])

@@ -735,6 +735,7 @@ import mcast_fast as mcast
 backend, count, *feeds = sys.argv[1:]
 assert mcast.backend == backend, mcast.backend
 mcast.interfaces()
+mcast.Receiver  # names are imported when they are first used, and Python may lie where another user cannot read
 os.setgroups([])
 os.setresgid(65534, 65534, 65534)
 os.setresuid(65534, 65534, 65534)

@@ -102,7 +102,7 @@ WRONG = {
     "too small": ({"ring": 4096}, ArgumentError, ["ring 4096", "1048576"]),
     "without a unit": ({"ring": "64"}, ArgumentError, ["ring '64'", "MiB"]),
     "a latency of 0": ({"ring": True, "ring_latency": 0}, ArgumentError, ["ring_latency 0", "0.001 to 1"]),
-    "a latency of a text": ({"ring": True, "ring_latency": "1"}, ArgumentError, ["ring_latency '1'"]),
+    "a latency of a text": ({"ring": True, "ring_latency": "soon"}, ArgumentError, ["ring_latency 'soon'"]),
     "a fanout group without a ring": ({"packet_fanout": 1}, ArgumentError, ["packet_fanout", "ring="]),
     "a fanout group beyond 16 bits": ({"ring": True, "packet_fanout": 65_536}, ArgumentError, ["packet_fanout 65536"]),
     "more than there is memory": ({"ring": "8000GiB"}, ArgumentError, ["8,589,934,592,000 bytes", "ring="]),
@@ -220,6 +220,26 @@ def test_over_the_loopback_each_packet_comes_once(nothing_left):
         assert rx.stats.received == len(payloads) + 1
 
 
+def test_rows_and_selections_leave_the_ring_alone(nothing_left):
+    """Rows of a ring's batch are copies, and what matches refers to the ring as its batch does: neither detaches it."""
+    group = f"239.1.1.1%lo:{free_port()}"
+    payloads = [number.to_bytes(4, "big") + bytes(300) for number in range(1000)]
+    with mcast.Receiver(group, ring=SMALL, ring_latency="1s", timeout=5) as rx, mcast.Sender(group, ttl=0) as tx:
+        tx.send_batch(payloads)
+        batches = list(rx.batches(count=len(payloads)))
+        found = [batch.where(source="127.0.0.1")[1:] for batch in batches]
+        rows = [batch.rows(4) for batch in batches]
+        detached = rx.stats.detached
+        numbers = [int(number) for batch in batches for number in batch.view_as(">u4")]
+        assert rx.stats.detached == detached
+        assert numbers == list(range(1000))
+        expected = [payload for batch in batches for payload in batch.payloads()[1:]]
+        del batches
+    assert [payload for batch in found for payload in batch.payloads()] == expected
+    assert b"".join(map(bytes, rows)) == b"".join(payload[:4] for payload in payloads)
+    assert all(len(batch.where(port=1)) == 0 for batch in found)
+
+
 def test_a_record_says_what_the_packet_said(ends):
     a, b = ends
     with receiver(b, V4, V6) as rx:
@@ -236,7 +256,7 @@ def test_without_timestamps_there_are_none(ends):
     a, b = ends
     with receiver(b, timestamps=None) as rx:
         a.blast(V4, PORT, count=1).finish()
-        assert rx.recv().timestamp == 0
+        assert rx.recv().timestamp is None
 
 
 BODY = udp(b"payload", PORT)
@@ -1117,18 +1137,17 @@ def test_every_packet_is_accounted_for_when_the_ring_overflows(ends):
     a.single_packets()
     arrived = b.count(V4, PORT, hook="ingress")
     with receiver(b, ring=SMALL, batch_size=256) as rx:
-        placed, last, next_number = 0, None, 0
+        placed, next_number, received = 0, 0, 0
         for _ in range(6):
             a.blast(V4, PORT, count=12_000, segments=50, first=next_number).finish()
             next_number += 12_000
-            batches = [rx.collect(1_000_000, timeout=0.2)]
-            for batch in batches:
-                rows = np.asarray(batch)
-                placed += int(rows["dropped"].sum())
-                found = numbers(batch.payloads())
-                for number, dropped in zip(found, rows["dropped"].tolist(), strict=True):
-                    assert last is None or number - last - 1 == dropped, (last, number, dropped)
-                    last = number
+            batch = rx.collect(1_000_000, timeout=0.2)
+            drops = np.asarray(batch)["dropped"].tolist()
+            for number, dropped in zip(numbers(batch.payloads()), drops, strict=True):
+                placed += dropped
+                # What is dropped between the reading of the kernel's counter and the return of the block comes later.
+                assert placed <= number - received, (number, received, placed)
+                received += 1
         stats = rx.stats
         assert arrived.packets == stats.received + stats.filtered + stats.fragments + stats.dropped_ring
         assert stats.dropped_ring == stats.dropped > 10_000

@@ -88,7 +88,20 @@ def test_any_text_is_a_size_or_refused(text):
     assert size >= 0
 
 
-WAITS = {None: -1, 0: 0, 1: NANOSECONDS, 0.5: NANOSECONDS // 2, 1e-9: 1, math.inf: -1, 10**30: -1}
+WAITS = {
+    None: -1,
+    0: 0,
+    1: NANOSECONDS,
+    0.5: NANOSECONDS // 2,
+    1e-9: 1,
+    math.inf: -1,
+    10**30: -1,
+    "1": NANOSECONDS,
+    "100ms": 10**8,
+    " 2 us ": 2000,
+    "0": 0,
+    "9e9h".replace("e9", "0" * 15): -1,
+}
 
 
 @pytest.mark.parametrize(("seconds", "nanoseconds"), WAITS.items())
@@ -96,7 +109,7 @@ def test_a_wait_is_nanoseconds(seconds, nanoseconds):
     assert wait_in_ns(seconds) == nanoseconds
 
 
-@pytest.mark.parametrize("seconds", [-1, -0.001, math.nan, -math.inf, True, "1", b"1", [1], object()])
+@pytest.mark.parametrize("seconds", [-1, -0.001, math.nan, -math.inf, True, "", "-1", "1x", b"1", [1], object()])
 def test_what_is_no_wait_is_refused_by_name(seconds):
     with pytest.raises(ArgumentError, match="ring_latency"):
         wait_in_ns(seconds, "ring_latency")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mcast_fast import receiver as receiver
     from mcast_fast import sender as sender
     from mcast_fast import stats as stats
+    from mcast_fast._core.columns import addresses, pack_addresses
     from mcast_fast._core.fast.views import Batch, Packet
     from mcast_fast._host.interfaces import Interface, interfaces
     from mcast_fast._membership.subscriptions import Membership
@@ -65,11 +66,13 @@ __all__ = [
     "Source",
     "Stats",
     "__version__",
+    "addresses",
     "backend",
     "features",
     "interfaces",
     "is_multicast",
     "open",
+    "pack_addresses",
 ]
 
 
@@ -85,9 +88,11 @@ _WHERE = {
     "SenderStats": "stats",
     "Source": "_source",
     "Stats": "stats",
+    "addresses": "_core.columns",
     "interfaces": "_host.interfaces",
     "is_multicast": "groups",
     "open": "files",
+    "pack_addresses": "_core.columns",
 }
 # Names that were here, for one release more: where they are now.
 _MOVED = {

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from mcast_fast._units import UNSET, Unset
+from mcast_fast._units import UNSET, Seconds, Unset
 from mcast_fast.stats import ReaderStats, Stats
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ class Source(Protocol):
             return sum(len(batch) for batch in source)
     """
 
-    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
+    def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
         """Receive one packet.
 
         Args:
-            timeout: Seconds; left out: those of the source, None: for ever, 0: does not wait.
+            timeout: Seconds, or text such as "100ms"; left out: those of the source, None: for ever, 0: does not wait.
 
         Raises:
             TimeoutError: None came in time.
@@ -33,7 +33,7 @@ class Source(Protocol):
         """
         ...
 
-    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> "Batch":
+    def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """Receive what is there, at least one packet.
 
         Args:
@@ -47,7 +47,7 @@ class Source(Protocol):
         """
         ...
 
-    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
+    def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """Receive one large batch, of `max_packets` packets or of what came in time; it may be empty.
 
         Args:

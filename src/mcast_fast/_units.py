@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 from types import UnionType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from mcast_fast.errors import ArgumentError
 
@@ -43,6 +43,7 @@ LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits for ever
 
 
 T = TypeVar("T")
+Seconds: TypeAlias = float | str  # a number of seconds, or text with a unit: "100ms"
 
 
 class Rate(NamedTuple):
@@ -106,10 +107,18 @@ def _rate_of_text(text: str, what: str) -> Rate:
     return Rate(float(Fraction(match[1]) * factor), by_bits)
 
 
-def wait_in_ns(timeout: float | None, what: str = "timeout") -> int:
-    """Nanoseconds to wait from seconds: None = for ever (-1), 0 = not at all; ArgumentError names `what`."""
+def wait_in_ns(timeout: Seconds | None, what: str = "timeout") -> int:
+    """Nanoseconds to wait from seconds, or from text ('100ms'): None = for ever (-1), 0 = not at all; ArgumentError
+    names `what`.
+
+    >>> wait_in_ns("100ms")
+    100000000
+    """
     if timeout is None:
         return -1
+    if isinstance(timeout, str):
+        nanoseconds = _time_of_text(timeout, what)
+        return -1 if nanoseconds > LONGEST_WAIT else nanoseconds
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise ArgumentError(f"{what} {timeout!r} is not a number of seconds (None waits for ever, 0 not at all)")
     if not timeout >= 0:
@@ -117,20 +126,31 @@ def wait_in_ns(timeout: float | None, what: str = "timeout") -> int:
     return -1 if timeout * NANOSECONDS > LONGEST_WAIT else int(timeout * NANOSECONDS)
 
 
-def duration_in_ns(value: float | str, what: str) -> int:
+def duration_in_ns(value: Seconds, what: str) -> int:
     """Nanoseconds from seconds, or from text ('100ms', '5min'; a bare number is seconds); ArgumentError names `what`.
 
     >>> duration_in_ns("100ms", "flush_interval")
     100000000
     """
-    if not isinstance(value, str):
-        nanoseconds = wait_in_ns(value, what)
-        return LONGEST_WAIT if nanoseconds < 0 else nanoseconds
-    match = _TIME.fullmatch(value.strip())
+    nanoseconds = wait_in_ns(value, what)
+    return LONGEST_WAIT if nanoseconds < 0 else nanoseconds
+
+
+def in_seconds(value: T | str, what: str) -> T | float:
+    """Text such as '100ms' as seconds; what is no text is returned as it is. ArgumentError names `what`.
+
+    >>> in_seconds("100ms", "linger")
+    0.1
+    """
+    return _time_of_text(value, what) / NANOSECONDS if isinstance(value, str) else value
+
+
+def _time_of_text(text: str, what: str) -> int:
+    match = _TIME.fullmatch(text.strip())
     if match is None:
         units = ", ".join(filter(None, TIME_UNITS))
-        raise ArgumentError(f"{what} {value!r} is not a time; give seconds, or a number and a unit: {units}")
-    return min(int(Fraction(match[1]) * TIME_UNITS[match[2]]), LONGEST_WAIT)
+        raise ArgumentError(f"{what} {text!r} is not a time; give seconds, or a number and a unit: {units}")
+    return int(Fraction(match[1]) * TIME_UNITS[match[2]])
 
 
 def checked_number(value: float, what: str, smallest: float, largest: float) -> float:

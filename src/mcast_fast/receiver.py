@@ -1,5 +1,6 @@
 """Receiver: multicast in, batches out."""
 
+import contextlib
 import functools
 import os
 import weakref
@@ -12,12 +13,22 @@ from mcast_fast import _core
 from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
+from mcast_fast._iteration import Batches, Limits, Packets
 from mcast_fast._membership.desired import Defaults
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.rings import RingOptions, Rings, ring_options
 from mcast_fast._membership.sockets import OpenSocket, Options, require
 from mcast_fast._membership.subscriptions import Membership, Subscriptions
-from mcast_fast._units import UNSET, Unset, checked_number, size_in_bytes, wait_in_ns, whole_number
+from mcast_fast._units import (
+    UNSET,
+    Seconds,
+    Unset,
+    checked_number,
+    in_seconds,
+    size_in_bytes,
+    wait_in_ns,
+    whole_number,
+)
 from mcast_fast.errors import ArgumentError, ClosedError, socket_error, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import Stats, What
@@ -74,7 +85,7 @@ class Receiver:
         interface: A name, an index, an address, or "all"; by default the one that the routing table names for the
             group.
         source: The only source to receive (SSM).
-        timeout: Seconds that a receive waits; None: for ever.
+        timeout: Seconds that a receive waits, or text such as "100ms"; None: for ever.
         batch_size: Packets in a batch at most; by default 256 (coalesced 1,024, with a ring 4,096).
         max_packet_size: Bytes of payload; what is longer is truncated and flagged.
         buffer_size: The kernel's buffer for each socket, bytes or "4MiB"; left out, 4 MiB as far as the system allows.
@@ -96,8 +107,8 @@ class Receiver:
             "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Payloads stay in the ring while
             there is room: see `Batch.data`. A ring delivers what a socket would get, as far as a frame alone shows it:
             frames for this host, with the right header checksum, from a possible source; all else counts as filtered.
-        ring_latency: Seconds (0.001 to 1) after which a packet in a ring is delivered, about: the kernel hands over
-            blocks that are full or that old, and the receiver sleeps in between.
+        ring_latency: Seconds (0.001 to 1), or text such as "5ms", after which a packet in a ring is delivered, about:
+            the kernel hands over blocks that are full or that old, and the receiver sleeps in between.
         packet_fanout: A number from 0 to 65535; receivers with the same one share the packets of an interface, each
             flow going to one of them. With `ring` only.
         vlan: Deliver frames that are tagged for a VLAN too, of whichever one. With `ring` only.
@@ -116,7 +127,7 @@ class Receiver:
         port: int | None = None,
         interface: str | int | None = None,
         source: str | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         batch_size: int | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         buffer_size: int | str | None = None,
@@ -131,7 +142,7 @@ class Receiver:
         spread: bool = True,
         watch: bool = False,
         ring: bool | int | str | None = None,
-        ring_latency: float = 0.01,
+        ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
     ) -> None:
@@ -173,26 +184,27 @@ class Receiver:
 
     # ---- receiving ----
 
-    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> "Batch":
+    def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """What is there, as a Batch of 1..max_packets (default batch_size) packets; waits for the first one only.
 
-        `timeout` in seconds: left out = the receiver's, None = for ever, 0 = does not wait. Raises TimeoutError when
-        none came in time, ClosedError when the receiver is closed, SocketError when the system refuses to receive."""
+        `timeout` in seconds, or text ("100ms"): left out = the receiver's, None = for ever, 0 = does not wait. Raises
+        TimeoutError when none came in time, ClosedError when the receiver is closed, SocketError when the system
+        refuses to receive."""
         limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.receive(limit, self._wait(timeout))
 
-    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
+    def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
         """One packet. `timeout` and errors as `recv_batch`."""
         return self._slots.receive_one(self._wait(timeout))
 
-    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
+    def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """One large Batch of `max_packets` packets, or of what came in time: it may be empty.
 
         `timeout` and errors as `recv_batch`, but that no TimeoutError is raised."""
         limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.collect(limit, self._wait(timeout))
 
-    def wait(self, timeout: float | Unset | None = UNSET) -> bool:
+    def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
         """Whether there is something to receive within `timeout` (as `recv_batch`); takes nothing, so that it may turn
         out to be of another group. Another thread may receive meanwhile. ClosedError, SocketError."""
         return self._slots.wait(self._wait(timeout))
@@ -206,7 +218,59 @@ class Receiver:
         """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
         return _Batches(self)
 
-    def _wait(self, timeout: float | Unset | None) -> int:
+    def batches(
+        self,
+        *,
+        timeout: Seconds | Unset | None = UNSET,
+        duration: Seconds | None = None,
+        count: int | None = None,
+    ) -> Iterator["Batch"]:
+        """Batches until nothing comes any more, a time is over, or there were enough.
+
+        Args:
+            timeout: seconds, or text such as "100ms", without a packet after which the iteration ends; left out = the
+                receiver's, None = for ever.
+            duration: seconds, or text, in all, from the first packet requested on; None = no limit.
+            count: packets in all; None = no limit. The last batch is no larger than what is left.
+
+        Returns:
+            An iterator, which ends where iterating over the receiver would raise TimeoutError, and, like that, when
+            the receiver is closed. It is for one thread. What was received beyond its end is delivered by the next
+            call.
+
+        Raises:
+            ArgumentError: of a value out of range. While iterating: SocketError, and ClosedError in another process
+                than the one that opened the receiver.
+        """
+        limits = Limits(self._wait(timeout), duration, count)
+        return Batches(self._slots.receive, self._requeue, self._batch_size, limits, self._check_process)
+
+    def packets(
+        self,
+        *,
+        timeout: Seconds | Unset | None = UNSET,
+        duration: Seconds | None = None,
+        count: int | None = None,
+    ) -> Iterator["Packet"]:
+        """Packets until nothing comes any more, a time is over, or there were enough.
+
+        One at a time, so that leaving the loop loses nothing; going through `batches` and their packets is faster.
+
+        Args, Returns, Raises: as `batches`.
+        """
+        limits = Limits(self._wait(timeout), duration, count)
+        return Packets(self._slots.receive_one, limits, self._check_process)
+
+    def _requeue(self, batch: "Batch") -> None:
+        with contextlib.suppress(ClosedError):
+            self._slots.give_back([batch])
+
+    def _check_process(self) -> None:
+        """ClosedError in another process than the one that opened the receiver."""
+        if self._slots.foreign:
+            self._check_open()
+
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
         return self._slots.timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     # ---- membership ----
@@ -295,19 +359,19 @@ class Receiver:
             raise ArgumentError(
                 f"{packet!r} did not come from this receiver: it has no IPv{version} socket on port {packet.port}"
             )
-        return next((one for one in best if one.place.interface == packet.interface_index), best[0])
+        return next((one for one in best if one.place.interface == (packet.interface_index or 0)), best[0])
 
     # ---- state ----
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that a receive waits when it is not told otherwise; None = for ever."""
+        """Seconds that a receive waits when no time is given; None = for ever. It can be set to "100ms" too."""
         return self._timeout
 
     @timeout.setter
-    def timeout(self, value: float | None) -> None:
+    def timeout(self, value: Seconds | None) -> None:
         self._slots.timeout_ns = wait_in_ns(value)
-        self._timeout = value
+        self._timeout = in_seconds(value, "timeout")
 
     @property
     def batch_size(self) -> int:
@@ -536,10 +600,10 @@ def _check_ring_alone(**others: object) -> None:
 
 
 def _ring_options(
-    ring: bool | int | str | None, latency: float, fanout: int | None, timestamps: str | None, vlan: bool
+    ring: bool | int | str | None, latency: Seconds, fanout: int | None, timestamps: str | None, vlan: bool
 ) -> RingOptions | None:
     """The arguments about rings, checked; None when none is wanted."""
-    checked_number(latency, "ring_latency", 0.001, 1)
+    latency = checked_number(in_seconds(latency, "ring_latency"), "ring_latency", 0.001, 1)
     if ring is None or ring is False:
         if fanout is not None:
             raise ArgumentError("packet_fanout goes with ring= only")

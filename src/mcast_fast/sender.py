@@ -32,6 +32,7 @@ from mcast_fast._sending.sockets import (
 from mcast_fast._units import (
     UNSET,
     Rate,
+    Seconds,
     Unset,
     checked,
     checked_call,
@@ -146,7 +147,7 @@ class Sender:
         transmit_times: Have the kernel report when each datagram left (Linux).
         segmentation: Whether the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT);
             switch it off where a queue on the path, such as `tc tbf`, drops parts of them.
-        timeout: Seconds that recv() waits; None: for ever.
+        timeout: Seconds that recv() waits, or text such as "100ms"; None: for ever.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
@@ -171,7 +172,7 @@ class Sender:
         pacing: Pacing = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> None:
         wanted = listed(groups)
         if not wanted:
@@ -490,8 +491,9 @@ class Sender:
         self._replies.accept(key, None)
 
     @_using
-    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds: left out = the sender's, None = for ever, 0 = does not wait.
+    def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
+        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
+        does not wait.
 
         Raises TimeoutError, ClosedError, SocketError."""
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
@@ -505,7 +507,7 @@ class Sender:
             raise
 
     @_using
-    def wait(self, timeout: float | Unset | None = UNSET) -> bool:
+    def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
         """Whether an answer is there within `timeout` (as `recv`); takes nothing. ClosedError, SocketError."""
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
         self._listen()

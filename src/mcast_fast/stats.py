@@ -5,8 +5,11 @@
 Rules of this room: no I/O. What cannot be known is None, never a silent zero.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+from mcast_fast import _html
 
 __all__ = ["Event", "SenderStats", "Stats", "TransmitTime", "What"]
 
@@ -36,8 +39,52 @@ class Event:
     detail: str = ""
 
 
+class _Counters:
+    """What figures of every kind can do: `later - earlier`, and a table in a notebook."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    _STATES: ClassVar[frozenset[str]] = frozenset()  # fields that count nothing
+
+    def __sub__(self, earlier: Self) -> Self:
+        """What was counted since `earlier`.
+
+        Args:
+            earlier: figures of the same class, taken earlier.
+
+        Returns:
+            The difference of each counter, None where either is None. What is no counter is as in the left one; of
+            `events`, those that `earlier` does not have.
+        """
+        if type(earlier) is not type(self):
+            return NotImplemented
+        return type(self)(**{one.name: self._since(earlier, one.name) for one in fields(self)})
+
+    def _since(self, earlier: Self, name: str) -> Any:
+        left, right = getattr(self, name), getattr(earlier, name)
+        if name in self._STATES:
+            return left
+        if isinstance(left, tuple):
+            known = set(right)
+            return tuple(one for one in left if one not in known)
+        return None if left is None or right is None else left - right
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        rows = [(one.name, getattr(self, one.name)) for one in fields(self)]
+        events = [
+            (f"event: {one.what} {one.interface}", one.detail)
+            for _, value in rows
+            if isinstance(value, tuple)
+            for one in value
+        ]
+        return _html.table(
+            type(self).__name__, ("", ""), [row for row in rows if not isinstance(row[1], tuple)] + events
+        )
+
+
 @dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(_Counters):
     """What became of the packets so far; counts since the receiver was opened.
 
     `received`: packets taken into batches; `bytes`: their payload; `buffers`: in how many pieces the kernel handed them
@@ -52,7 +99,12 @@ class Stats:
     lower bound. `detached`: batches whose payloads were copied out of the ring. `events`: what happened to the
     interfaces (`watch=True`). `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well
     receiving is batched.
+
+    `later - earlier` is what was counted in between, None where either is None. `largest_batch` and `drops_exact`,
+    which count nothing, are those of `later`; `events` are those that `earlier` does not have.
     """
+
+    _STATES = frozenset({"largest_batch", "drops_exact"})
 
     received: int = 0
     bytes: int = 0
@@ -80,7 +132,7 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class SenderStats:
+class SenderStats(_Counters):
     """What left so far; counts since the sender was opened.
 
     `datagrams`, and `bytes` of their payload: taken by the system to send. `system_calls` that send; `would_blocks`:
@@ -91,7 +143,12 @@ class SenderStats:
     that the kernel segments (udp(7), UDP_SEGMENT); `segmentation_reason`: why not, or not always: switched off, refused
     by the path, a queue that was full (ENOBUFS; from then on datagrams leave singly), or a queue discipline that drops
     parts of them. `reopened`: sockets opened anew because their interface was deleted and came back.
+
+    `later - earlier` is what was counted in between; `rate`, `rate_error`, `segmentation` and its reason are those of
+    `later`.
     """
+
+    _STATES = frozenset({"rate", "rate_error", "segmentation", "segmentation_reason"})
 
     datagrams: int = 0
     bytes: int = 0
@@ -116,7 +173,7 @@ class TransmitTime:
 
 
 @dataclass(frozen=True, slots=True)
-class ReaderStats:
+class ReaderStats(_Counters):
     """What became of the packets of a capture file so far.
 
     `frames`: packets that the file holds. `received`: those delivered, and `bytes` of their payload; `truncated`: those
@@ -141,9 +198,11 @@ class ReaderStats:
 
 
 @dataclass(frozen=True, slots=True)
-class WriterStats:
+class WriterStats(_Counters):
     """What stands in a capture file: `packets`, `bytes` in all, and the `batches` of which every packet does;
-    `gathered` packets are not handed over to the system yet."""
+    `gathered` packets are not handed over to the system yet. `later - earlier` has the `gathered` of `later`."""
+
+    _STATES = frozenset({"gathered"})
 
     __module__ = "mcast_fast.files"
 

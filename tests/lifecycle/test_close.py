@@ -11,13 +11,13 @@ pytestmark = pytest.mark.needs("signals to processes", "timers")
 SHARED = [path for path in PATHS if not path.startswith(("aio", "recorder", "ring with"))]
 
 
-QUICK = ("socket recv", "socket")  # the others are marked long
+QUICK = "socket recv"  # the others are marked long
 
 
 def needing(name: str) -> "object":
     path = name.split(maxsplit=1)[0]
     needs = [pytest.mark.needs(path)] if path in RECEIVERS and path in NEEDS else []
-    return pytest.param(name, marks=needs if name in QUICK else [*needs, pytest.mark.long])
+    return pytest.param(name, marks=needs if name == QUICK else [*needs, pytest.mark.long])
 
 
 @pytest.mark.parametrize("call", [needing(name) for name in CALLS])

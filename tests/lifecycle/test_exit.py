@@ -11,7 +11,7 @@ from tests.lifecycle.programs.paths import NEEDS, PATHS
 
 pytestmark = pytest.mark.needs("signals to processes", "timers")
 
-QUICK = "socket", ("cycle", "sys", "in use")  # a path, and the ways that are not marked long
+QUICK = ("socket", "cycle")  # the others are marked long
 NOT_SHARED = (
     "ring with batch",
     "recorder",
@@ -24,7 +24,7 @@ WARNINGS = re.compile(r"^(.*ResourceWarning: .*|  .*|ResourceWarning: .*)$")
 
 
 def marks(what: str, how: str) -> "list[pytest.MarkDecorator]":
-    found = [] if what == QUICK[0] and how in QUICK[1] else [pytest.mark.long]
+    found = [] if (what, how) == QUICK else [pytest.mark.long]
     if what in NEEDS or what.startswith("ring"):
         found.append(pytest.mark.needs(NEEDS.get(what, "ring")))
     return found

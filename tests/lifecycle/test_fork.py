@@ -8,7 +8,7 @@ from tests.lifecycle.programs.paths import NEEDS, PATHS
 
 pytestmark = pytest.mark.needs("signals to processes", "timers")
 
-QUICK = "socket", ("close", "calls", "sys.exit")  # a path, and the ends that are not marked long
+QUICK = ("socket", "close")  # the others are marked long
 
 
 def cases() -> "list[object]":
@@ -16,7 +16,7 @@ def cases() -> "list[object]":
 
 
 def marks(path: str, end: str) -> "list[pytest.MarkDecorator]":
-    found = [] if path == QUICK[0] and end in QUICK[1] else [pytest.mark.long]
+    found = [] if (path, end) == QUICK else [pytest.mark.long]
     if path in NEEDS:
         found.append(pytest.mark.needs(NEEDS[path]))
     return found

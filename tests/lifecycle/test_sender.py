@@ -366,6 +366,7 @@ def test_the_interpreter_ends_with_a_sender_in_whatever_state(group, ending):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.long
 def test_the_interpreter_does_not_wait_for_the_thread_of_a_paced_aio_sender(group):
     """Its batch takes 1,000 s; run_program would give up before."""
     done = run_program(AIO_PROGRAM.format(group=group))

@@ -59,13 +59,8 @@ def test_a_group_out_of_bounds_is_refused(backend: str, no_leak: None, grammar: 
 
 
 @pytest.mark.needs("process limits")
-@pytest.mark.parametrize(
-    "count",
-    [
-        3_000_000,
-        *(pytest.param(count, marks=pytest.mark.long) for count in (2**24, 2**28, 2**31, 2**32, 2**64, 10**30)),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("count", [3_000_000, 2**24, 2**28, 2**31, 2**32, 2**64, 10**30])
 def test_more_groups_than_a_receiver_can_hold_are_refused(backend: str, count: int) -> None:
     """`+N` has a bound, which is looked at before anything is planned: it takes no time, and no memory."""
     assert run("sizes", "groups", str(count), backend=backend).endswith("held\n")

@@ -81,6 +81,14 @@ class _Columns:
             [raw[at : at + 16] for at in range(start, start + self._count * RECORD_SIZE, RECORD_SIZE)], plain_text
         )
 
+    def _known_wire_lengths(self, flags: list[int]) -> list[object]:
+        """Whether each is known: 0 is the length of an empty payload, and unknown elsewhere."""
+        wires, lengths = (_values(self._flat, "H", name).tolist() for name in ("wire_length", "length"))
+        return [
+            wire or not (length or one & Flag.TRUNCATED.value)
+            for wire, length, one in zip(wires, lengths, flags, strict=True)
+        ]
+
     def _payloads(self) -> Any:
         """Payloads where they are when they follow one another without gaps, else a copy. Offsets have 64 bits, for an
         arena may have 4 GiB."""
@@ -109,7 +117,7 @@ class _Columns:
             self._numbers(kinds.uint16(), "H", "port"),
             self._dictionary(indexes, lambda index: names.get(index, str(index) if index else "")),
             self._numbers(kinds.uint32(), "I", "dropped"),
-            self._numbers(kinds.uint16(), "H", "wire_length", _values(self._flat, "H", "wire_length")),
+            self._numbers(kinds.uint16(), "H", "wire_length", self._known_wire_lengths(flags)),
             self._array(kinds.bool_(), [None, truncated]),
             self._numbers(kinds.uint8(), "B", "ttl", [one & Flag.TTL.value for one in flags]),
             self._numbers(kinds.uint8(), "B", "tos", [one & Flag.TOS.value for one in flags]),

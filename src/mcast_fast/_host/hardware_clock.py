@@ -7,13 +7,12 @@ was powered up, unless something such as phc2sys keeps it right.
 import array
 import os
 import socket
-import struct
+
+from mcast_fast._host import ifreq
 
 SIOCSHWTSTAMP = 0x89B0
 SIOCGHWTSTAMP = 0x89B1
 FILTER_NONE, FILTER_ALL = 0, 1
-IFREQ_POINTER = struct.Struct("@16sP")
-IFREQ_SIZE = 40
 
 
 def switch_on(sock: socket.socket, interface: str) -> str:
@@ -39,4 +38,4 @@ def _control(sock: socket.socket, request: int, interface: str, config: "array.a
     import fcntl  # Windows has none
 
     address, _ = config.buffer_info()
-    fcntl.ioctl(sock.fileno(), request, IFREQ_POINTER.pack(os.fsencode(interface), address).ljust(IFREQ_SIZE, b"\0"))
+    fcntl.ioctl(sock.fileno(), request, ifreq.POINTER.pack(os.fsencode(interface), address).ljust(ifreq.LARGEST, b"\0"))

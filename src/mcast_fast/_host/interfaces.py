@@ -1,6 +1,6 @@
 """Network interfaces: list them, find one, and name the one that a group belongs to.
 
-Rules of this room: nothing is cached, so that every answer is that of the calling thread's network namespace, now;
+Rules of this module: nothing is cached, so that every answer is that of the calling thread's network namespace, now;
 nothing is ever sent; an interface is identified by its index, for names change and addresses are shared.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
-from mcast_fast._host import netlink
+from mcast_fast._host import ifreq, netlink
 from mcast_fast._systems import SYSTEM, FlagCall
 from mcast_fast.errors import GroupError, InterfaceError, os_text, socket_error, warn
 
@@ -56,14 +56,6 @@ class Interface:
 
 # Listing -------------------------------------------------------------------------------------------------------------
 
-
-# The same values on all of them.
-IFF_UP = 0x1
-IFF_LOOPBACK = 0x8
-IFF_RUNNING = 0x40
-
-IFREQ_NAME = 16  # IFNAMSIZ: the flags, a short, follow the name
-IFREQ_SIZE = 256  # more than any OS's struct ifreq
 
 VANISHED = frozenset({ENODEV, ENXIO})  # Linux, BSD
 
@@ -128,19 +120,19 @@ def _flags(asked: socket.socket, name: str, call: FlagCall) -> Flags | None:
     """What SIOCGIFFLAGS says of `name`; None when there is no such interface any more."""
     import fcntl  # not on Windows, which has no such call
 
-    request = os.fsencode(name)[: IFREQ_NAME - 1].ljust(IFREQ_SIZE, b"\0")
+    request = os.fsencode(name)[: ifreq.NAME_SIZE - 1].ljust(ifreq.LARGEST, b"\0")
     try:
         answer = fcntl.ioctl(asked, call.request, request)
     except OSError as error:
         if error.errno in VANISHED:
             return None
         raise
-    (bits,) = struct.unpack_from("=H", answer, IFREQ_NAME)
+    (bits,) = ifreq.FLAGS.unpack_from(answer)
     return Flags(
-        is_up=bool(bits & IFF_UP),
+        is_up=bool(bits & ifreq.IFF_UP),
         is_multicast=bool(bits & call.multicast),
-        is_loopback=bool(bits & IFF_LOOPBACK),
-        has_carrier=bool(bits & IFF_RUNNING),
+        is_loopback=bool(bits & ifreq.IFF_LOOPBACK),
+        has_carrier=bool(bits & ifreq.IFF_RUNNING),
     )
 
 
@@ -260,7 +252,7 @@ def multicast_interfaces(
 
 
 def _unfit(interface: Interface) -> str:
-    """Why `interface` is not taken by whoever does not name it; empty when it is."""
+    """Why `interface` is not taken when none is named; empty when it is."""
     if interface.is_loopback:
         return "is loopback, used only when it is named"
     if not interface.is_up:
@@ -501,8 +493,8 @@ def _parse_addresses(reply: bytes) -> tuple[list[tuple[int, str]], bool]:
             return found, True
         if kind == netlink.RTM_NEWADDR and len(body) >= netlink.IFADDRMSG.size:
             *_, index = netlink.IFADDRMSG.unpack_from(body)
-            told = dict(netlink.attributes(body[netlink.IFADDRMSG.size :]))
-            address = bytes(told.get(netlink.IFA_LOCAL) or told.get(netlink.IFA_ADDRESS) or b"")
+            values = dict(netlink.attributes(body[netlink.IFADDRMSG.size :]))
+            address = bytes(values.get(netlink.IFA_LOCAL) or values.get(netlink.IFA_ADDRESS) or b"")
             if len(address) in ADDRESS_SIZES:
                 found.append((index, str(ipaddress.ip_address(address))))
     return found, not reply

@@ -1,7 +1,7 @@
-"""Messages of rtnetlink, taken apart: what the kernel tells of routes, links and addresses. netlink(7), rtnetlink(7).
+"""Parses messages of rtnetlink: what the kernel reports of routes, links and addresses (netlink(7), rtnetlink(7)).
 
-Rules of this room: no I/O. Any bytes can be given: what is cut short or makes no sense ends the reading, and nothing is
-raised. All integers are of native order.
+Rules of this module: no I/O. Any bytes can be given: what is cut short or invalid ends the parsing, and nothing is
+raised. All integers are in native byte order.
 """
 
 import struct

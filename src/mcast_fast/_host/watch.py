@@ -1,7 +1,7 @@
 """Watch: the kernel's news of links and addresses, as events of the interfaces that somebody is joined on.
 
 It reports, and changes nothing. It listens in the network namespace of the thread that opened it. Its thread refers to
-whoever it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
+the objects that it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
 """
 
 import contextlib
@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from errno import EAGAIN
 from typing import TypeVar
 
-from mcast_fast._core import threads
+from mcast_fast._core import pairs, threads
 from mcast_fast._host import netlink
+from mcast_fast._host.ifreq import IFF_RUNNING, IFF_UP
 from mcast_fast._host.interfaces import interfaces
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
 from mcast_fast.stats import Event, What
 
-IFF_UP = 0x1
-IFF_RUNNING = 0x40
 AF_BRIDGE = 7
 GROUPS = netlink.RTMGRP_LINK | netlink.RTMGRP_IPV4_IFADDR | netlink.RTMGRP_IPV6_IFADDR
 LARGEST_MESSAGE = 1 << 16
@@ -84,15 +83,14 @@ class Watch:
             raise FeatureError(f"watch=True: {reason}; mcast_fast.features() lists what there is")
         self._opener = os.getpid()
         self._news: socket.socket | None = None
-        self._wake: socket.socket | None = None
-        self._waker: socket.socket | None = None
+        self._wake: pairs.End | None = None
+        self._waker: pairs.End | None = None
         self._listener: Listener | None = None
         try:
             self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
             self._news.bind((0, GROUPS))
             self._news.setblocking(False)
-            # Two sockets, for what is not closed when an exception comes in between closes itself.
-            self._wake, self._waker = socket.socketpair()
+            self._wake, self._waker = pairs.connected()
             self._waker.setblocking(False)
             # Listed after the news are bound to, so that no change falls between.
             links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
@@ -163,7 +161,7 @@ class Listener:
     def __init__(
         self,
         news: socket.socket,
-        wake: socket.socket,
+        wake: pairs.End,
         links: dict[int, Link],
         indexes: Callable[[], Callable[[], Collection[int]] | None],
         report: Callable[[], Report | None],
@@ -193,7 +191,7 @@ class Listener:
         return self._thread == threading.get_ident()
 
     def has_ended(self, seconds: float) -> bool:
-        """Whether the thread ended within so many seconds."""
+        """Whether the thread ended within this many seconds."""
         if self._ended.acquire(timeout=seconds):
             self._ended.release()
             return True

@@ -17,6 +17,7 @@ from functools import cache
 from typing import NamedTuple
 
 from mcast_fast._core.addresses import is_v4
+from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6, EXTENSIONS, UDP, VLAN_TAGS
 
 Wanted = Mapping[bytes, Collection[int]]
 """Ports by group; groups packed, 16 bytes."""
@@ -51,11 +52,7 @@ VLAN_ID = 0x0FFF  # of the tag; 0 = a priority alone, which the stack takes as u
 
 WHOLE = 0x7FFFFFFF  # bytes of a frame that pass
 MOST_STEPS = 4096  # BPF_MAXINSNS
-TAGS = (0x8100, 0x88A8, 0x9100)
 MOST_TAGS = 2
-IPV4, IPV6 = 0x0800, 0x86DD
-UDP = 17
-EXTENSIONS = (0, 43, 44, 51, 60, 135, 139, 140)  # headers of IPv6 behind which UDP may follow
 ETHERNET_HEADER = 14
 IPV4_GROUP, IPV6_GROUP = 16, 24  # offsets in the IP headers
 IPV4_PORT, IPV6_PORT = 2, 42  # offsets from where X is: at IPv4's UDP header, or at the IPv6 header, of 40 bytes
@@ -508,9 +505,9 @@ def _write_link(out: Assembler, vlan: bool) -> None:
         header = ETHERNET_HEADER + 4 * tags
         out.add(LOAD_HALF, header - 2)
         out.add(SET_X, header)
-        out.jump_if(IPV4, "ipv4")
-        out.jump_if(IPV6, "ipv6")
-        for tag in TAGS if tags < inside else ():
+        out.jump_if(ETHER_IPV4, "ipv4")
+        out.jump_if(ETHER_IPV6, "ipv6")
+        for tag in VLAN_TAGS if tags < inside else ():
             out.jump_if(tag, f"tag {tags + 1}")
         out.add(RETURN)
         out.mark(f"tag {tags + 1}")

@@ -17,7 +17,7 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import native, plain_text
 from mcast_fast._membership.desired import Changes, GroupEndpoint, SourceFilter, Wanted, group_endpoint_text
 from mcast_fast._membership.plan import GroupFilter, MemberSocket, Plan, Table
-from mcast_fast._membership.sockets import OpenSocket, Options, close_listed, open_socket
+from mcast_fast._membership.sockets import OpenSocket, Options, SocketOwner, open_socket
 from mcast_fast.errors import SocketError, socket_error
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Journal:
     is_done: bool = False
 
 
-class Joins:
+class Joins(SocketOwner):
     """The sockets of a receiver, and what each holds."""
 
     def __init__(self, slots: "Slots | Rings", names: dict[int, str], options: Options, spread: bool) -> None:
@@ -217,10 +217,6 @@ class Joins:
         if one.keys:
             self._slots.remove(one.key)
         one.socket.close()
-
-    def close(self) -> None:
-        """As `close_listed`, of every socket."""
-        close_listed(self._every_socket)
 
     def _every_socket(self) -> list[socket.socket]:
         added = self._journal.added if self._journal is not None else []

@@ -1,6 +1,6 @@
 """The plan of a change: which socket is to hold which group; and what is held and wanted now, by every question asked.
 
-No I/O but the reading of the system's limits. A socket may hold so many groups, and so many sources of a group; what
+No I/O but the reading of the system's limits. The number of groups per socket and of sources per group is limited; what
 goes beyond is spread over more sockets of the same endpoint. A source that stays wanted stays at its socket, so that
 nothing of it is interrupted. What the kernel cannot filter (more excluded sources than it takes) is filtered by the
 slots, and counted. Cost is that of what changes, not of what is held.
@@ -138,7 +138,7 @@ class Table:
         self._forget_unused(one.endpoint)
 
     def record_held(self, member: MemberSocket, changes: dict[bytes, GroupFilter | None], most: int) -> None:
-        """A socket does this for these groups from now on; it may hold so many."""
+        """A socket does this for these groups from now on; `most` is the number that it may hold."""
         known = self._known(member.endpoint)
         known.sockets[member] = self.sockets[member] = None
         for group, after in changes.items():

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcast_fast._host import ifreq
 from mcast_fast._membership import bpf
-from mcast_fast._membership.sockets import IFREQ_NAME, OpenSocket, Options, close_listed, open_socket
+from mcast_fast._membership.sockets import OpenSocket, Options, SocketOwner, open_socket
 from mcast_fast._units import checked_number, size_in_bytes, whole_number
 from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
 
@@ -40,7 +41,6 @@ PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 18, 0, 0
 SO_ATTACH_FILTER = 26
 SIOCGIFHWADDR = 0x8927
 ETHERNET_LINKS = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
-LINK_TYPE = struct.Struct("=16xH")
 
 # A program is made and attached in time that grows with all groups (0.9 ms at 2,000 scattered ones), so that one per
 # join would cost the square of them. While joins follow each other quickly, a short and wider program stands in for
@@ -210,7 +210,7 @@ class Ring:
             self.changed.pop(group, None)
 
 
-class Rings:
+class Rings(SocketOwner):
     """The slots as Joins sees them where packets come from rings.
 
     `is_deferred`: a kernel filter may be wider than it has to be. The slots know of it too, and whoever receives next
@@ -350,10 +350,6 @@ class Rings:
                 self._answering[one.endpoint] = open_socket(one.endpoint, bytes(16), self._names, options).socket
             return self._answering[one.endpoint]
 
-    def close(self) -> None:
-        """As `close_listed`, of every packet socket and those to answer from."""
-        close_listed(self._every_socket)
-
     def _every_socket(self) -> list[socket.socket]:
         return [ring.socket for ring in list(self._rings.values())] + list(self._answering.values())
 
@@ -400,8 +396,8 @@ def _without_privilege(subject: str, number: int) -> SocketError:
 def _check_link(sock: socket.socket, name: str) -> None:
     import fcntl  # Windows has none
 
-    answer = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, IFREQ_NAME.pack(os.fsencode(name)))
-    (link,) = LINK_TYPE.unpack_from(answer)
+    answer = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, ifreq.NAME.pack(os.fsencode(name)))
+    (link,) = ifreq.LINK_TYPE.unpack_from(answer)
     if link not in ETHERNET_LINKS:
         raise InterfaceError(
             f"ring on {name}: its link is not Ethernet (type {link} of linux/if_arp.h); receive without ring="

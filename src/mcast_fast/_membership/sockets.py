@@ -17,7 +17,7 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast._core.lifetime import close_all
-from mcast_fast._host import hardware_clock
+from mcast_fast._host import hardware_clock, ifreq
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, socket_error, warn
@@ -35,19 +35,17 @@ METADATA: dict[str, dict[int, tuple[str, ...]]] = {
     "ttl": {4: ("IP_RECVTTL",), 6: ("IPV6_RECVHOPLIMIT",)},
     "tos": {4: ("IP_RECVTOS",), 6: ("IPV6_RECVTCLASS",)},
 }
-# Receive times by the card and by the kernel, and both told as they are (linux/net_tstamp.h, SOF_TIMESTAMPING_*).
+# Receive times by the card and by the kernel, and both reported as they are (linux/net_tstamp.h, SOF_TIMESTAMPING_*).
 HARDWARE_TIMES = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6
 # What a slot holds is not more, so that none of what is coalesced is truncated.
 COALESCING = {"UDP_GRO": 1, "UDP_RECV_MAX_COALESCED_SIZE": MAX_PACKET_SIZE}
-# Linux gives a socket every group that any process joined, unless told otherwise (ip(7)).
+# Linux gives a socket every group that any process joined, unless this is set (ip(7)).
 MULTICAST_ALL = {4: "IP_MULTICAST_ALL", 6: "IPV6_MULTICAST_ALL"}
 
 DEFAULT_BUFFER = 4 << 20
 _has_warned: list[bool] = []  # of the default buffer, in this process
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
-IFREQ_NAME = struct.Struct("=15sx24x")
-IFREQ_INDEX = struct.Struct("=16xi20x")
 MEMINFO_DROPS = 8
 
 
@@ -94,7 +92,7 @@ class OpenSocket:
         import fcntl  # Windows has none
 
         try:
-            fcntl.ioctl(self.socket.fileno(), SYSTEM.name_request, IFREQ_INDEX.pack(self.endpoint.interface))
+            fcntl.ioctl(self.socket.fileno(), SYSTEM.name_request, ifreq.INDEX.pack(self.endpoint.interface))
         except OSError:
             return False
         return True
@@ -203,7 +201,7 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
         set_option(sock, "SO_BUSY_POLL", options.busy_poll)
     if "hardware" in options.metadata and (reason := hardware_clock.switch_on(sock, interface)):
         warn(
-            f"{interface} takes no hardware times ({reason}): the kernel's times are told, without Flag.HARDWARE; "
+            f"{interface} takes no hardware times ({reason}): the kernel's times are reported, without Flag.HARDWARE; "
             "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN"
         )
 
@@ -251,14 +249,20 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
     return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0)
 
 
-def close_listed(list_sockets: Callable[[], Iterable[socket.socket]]) -> None:
-    """Close every socket that is listed, and nothing else: in a forked child they are its parent's too. Takes no lock,
-    and again does nothing."""
-    try:
-        close_all(list_sockets())
-    except BaseException:
-        close_all(list_sockets())  # an exception of a signal handler ended it: from its start
-        raise
+class SocketOwner:
+    """What has sockets, and closes them."""
+
+    def _every_socket(self) -> Iterable[socket.socket]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close every socket, and nothing else: in a forked child they are its parent's too. Takes no lock, and again
+        does nothing."""
+        try:  # at once: an exception of a signal handler before it would close nothing
+            close_all(self._every_socket())
+        except BaseException:
+            close_all(self._every_socket())  # an exception of a signal handler ended it: from its start
+            raise
 
 
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:

@@ -9,11 +9,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address
 from typing import Literal, TypeVar
 
-from mcast_fast import _core
+from mcast_fast import _core, _html
 from mcast_fast._core.addresses import map_address, native, plain_text
 from mcast_fast._host import igmp_version
 from mcast_fast._host.interfaces import Interface, find_interface, interfaces, multicast_interfaces
@@ -82,10 +82,23 @@ class Membership:
     reason: str = ""
 
 
+class Memberships(list[Membership]):
+    """Memberships as a list, which notebooks show as a table."""
+
+    def _repr_html_(self) -> str:
+        header = [one.name for one in fields(Membership)]
+        rows = [[_cell(getattr(one, name)) for name in header] for one in self]
+        return _html.table(f"{len(self):,} memberships", header, rows)
+
+
+def _cell(value: object) -> object:
+    return ", ".join(value) if isinstance(value, tuple) else str(value) if isinstance(value, int) else value
+
+
 class Subscriptions:
     """The desired state of a receiver. Every change is whole or not done, and idempotent; from any thread.
 
-    `watch`: interfaces that are not there yet are waited for: whoever watches calls `reported`."""
+    `watch`: interfaces that are not there yet are waited for: the watch calls `reported`."""
 
     def __init__(self, joins: Joins, defaults: Defaults, watch: bool = False) -> None:
         self.events: tuple[Event, ...] = ()  # the latest MOST_EVENTS
@@ -382,11 +395,11 @@ class Subscriptions:
         """The first groups that are wanted, and how many more there are."""
         return summary(self._joins.wanted, self._awaited, self._joins.names, limit)
 
-    def memberships(self) -> list[Membership]:
+    def memberships(self) -> Memberships:
         """What is wanted and what is held, and what of "all" was skipped and why."""
         return self._alone(self._memberships)
 
-    def _memberships(self) -> list[Membership]:
+    def _memberships(self) -> Memberships:
         there: dict[MemberSocket, bool] = {}
         held = [self._membership(one, wanted, there) for one, wanted in self._joins.wanted.items()]
         known = {(one.group, one.port) for one in held} | {(one.address, one.port) for one in self._everywhere}
@@ -396,7 +409,7 @@ class Subscriptions:
             for name, waits in self._awaited.items()
             for one, wanted in waits.items()
         ]
-        return held + [one for one in skipped if (one.group, one.port) in known] + waiting
+        return Memberships([*held, *(one for one in skipped if (one.group, one.port) in known), *waiting])
 
     def _skip(self, skipped: Skipped) -> None:
         self._skipped[skipped.group, skipped.interface] = skipped
@@ -410,9 +423,9 @@ class Subscriptions:
                 there[member] = member.opened is None or member.opened.has_interface()
         gone = not all(there[member] for member in holders)
         refused = next((member.refused[one.group] for member in holders if one.group in member.refused), "")
-        told = [_core_filter(member.opened.socket, one) for member in holders if member.opened is not None]
-        known = [] if gone else [filter_ for filter_ in told if filter_ is not None]
-        held = bool(known) or not told or not _can_read_filters()
+        answers = [_core_filter(member.opened.socket, one) for member in holders if member.opened is not None]
+        known = [] if gone else [filter_ for filter_ in answers if filter_ is not None]
+        held = bool(known) or not answers or not _can_read_filters()
         reason = self._failures.get(endpoint.interface, "the interface is gone") if gone else refused
         if not reason and not held:
             reason = "the system does not hold it"
@@ -468,7 +481,7 @@ class Subscriptions:
     def reported(self, what: What, index: int, name: str) -> bool:
         """The watch reports an event of an interface; False when it is to be reported again later.
 
-        An interface that is there with a carrier, and was not before, is reported as BACK whoever waits for it."""
+        An interface that has a carrier now, and had none before, is reported as BACK in any case."""
         try:
             with self._lock:
                 return self._reported(what, index, name)

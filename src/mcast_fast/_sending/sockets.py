@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass, replace
 
 from mcast_fast import _core
-from mcast_fast._host import qdiscs
+from mcast_fast._host import ifreq, qdiscs
 from mcast_fast._host.interfaces import Interface, find_interface
-from mcast_fast._membership.sockets import IFREQ_INDEX, ask_metadata, open_datagram, set_option
+from mcast_fast._membership.sockets import ask_metadata, open_datagram, set_option
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, InterfaceError, os_text, socket_error
 from mcast_fast.stats import TransmitTime
@@ -143,7 +143,7 @@ def _has_interface(sock: SendingSocket, interface: Interface, unknown: bool = Fa
     import fcntl  # Windows has none
 
     try:
-        reply = fcntl.ioctl(sock.socket.fileno(), SYSTEM.name_request, IFREQ_INDEX.pack(interface.index))
+        reply = fcntl.ioctl(sock.socket.fileno(), SYSTEM.name_request, ifreq.INDEX.pack(interface.index))
     except OSError:
         return False
     return reply.partition(b"\0")[0] == os.fsencode(interface.name)

@@ -6,15 +6,25 @@ packets itself, in the step in which it goes on: what is cancelled before has ta
 
 import asyncio
 import types
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from mcast_fast import _core, receiver
 from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._iteration import Limits
 from mcast_fast._membership.subscriptions import Membership
 from mcast_fast._sending.outgoing import Payload
-from mcast_fast._units import NANOSECONDS, UNSET, Unset, checked_number, wait_in_ns, whole_number
+from mcast_fast._units import (
+    NANOSECONDS,
+    UNSET,
+    Seconds,
+    Unset,
+    checked_number,
+    in_seconds,
+    wait_in_ns,
+    whole_number,
+)
 from mcast_fast.aio._waiting import Line
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups
@@ -25,6 +35,7 @@ if TYPE_CHECKING:
 
 LINGER = 0.001  # seconds: the least that epoll_wait(2) can be told
 LONGEST_LINGER = 0.1
+T = TypeVar("T")
 
 
 class Receiver:
@@ -53,7 +64,7 @@ class Receiver:
         port: int | None = None,
         interface: str | int | None = None,
         source: str | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         batch_size: int | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         buffer_size: int | str | None = None,
@@ -68,13 +79,13 @@ class Receiver:
         spread: bool = True,
         watch: bool = False,
         ring: bool | int | str | None = None,
-        ring_latency: float = 0.01,
+        ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
-        linger: float = LINGER,
+        linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
-        checked_number(linger, "linger", 0, LONGEST_LINGER)
+        linger = checked_number(in_seconds(linger, "linger"), "linger", 0, LONGEST_LINGER)
         self._receiver = receiver.Receiver(
             *groups,
             port=port,
@@ -104,19 +115,19 @@ class Receiver:
 
     # ---- receiving ----
 
-    async def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> "Batch":
+    async def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """What is there, as a Batch of 1..max_packets (default batch_size) packets; waits for the first one only.
 
-        `timeout` in seconds: left out = the receiver's, None = for ever, 0 = does not wait. TimeoutError, ClosedError,
-        SocketError."""
+        `timeout` in seconds, or text ("100ms"): left out = the receiver's, None = for ever, 0 = does not wait.
+        TimeoutError, ClosedError, SocketError."""
         limit = self._limit if max_packets is None else _checked(max_packets)
         return await self._line.take(partial(self._now, limit), self._wait(timeout))
 
-    async def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
+    async def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
         """One packet. `timeout` and errors as `recv_batch`."""
         return await self._line.take(self._one_now, self._wait(timeout))
 
-    async def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
+    async def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """One large Batch of `max_packets` packets, or of what came in time or before the close: it may be empty.
 
         `timeout` and errors as `recv_batch`, but that no TimeoutError is raised. What a cancelled collect had is
@@ -152,6 +163,46 @@ class Receiver:
         except ClosedError:
             raise StopAsyncIteration from None
 
+    def batches(
+        self,
+        *,
+        timeout: Seconds | Unset | None = UNSET,
+        duration: Seconds | None = None,
+        count: int | None = None,
+    ) -> AsyncIterator["Batch"]:
+        """Batches until nothing comes any more, a time is over, or there were enough; arguments, end and errors as
+        `mcast_fast.Receiver.batches`. What a cancelled task has waited for is received next."""
+        limits = Limits(self._wait(timeout), duration, count)
+
+        async def take(wait_ns: int) -> "Batch":
+            batch = await self._line.take(partial(self._now, min(self._limit, limits.left)), wait_ns)
+            limits.left -= len(batch)
+            return batch
+
+        return _Iteration(take, limits, self._check_process)
+
+    def packets(
+        self,
+        *,
+        timeout: Seconds | Unset | None = UNSET,
+        duration: Seconds | None = None,
+        count: int | None = None,
+    ) -> AsyncIterator["Packet"]:
+        """Packets until nothing comes any more, a time is over, or there were enough; arguments, end and errors as
+        `mcast_fast.Receiver.packets`."""
+        limits = Limits(self._wait(timeout), duration, count)
+
+        async def take(wait_ns: int) -> "Packet":
+            packet = await self._line.take(self._one_now, wait_ns)
+            limits.left -= 1
+            return packet
+
+        return _Iteration(take, limits, self._check_process)
+
+    def _check_process(self) -> None:
+        """ClosedError in another process than the one that opened the receiver."""
+        self._receiver._check_process()
+
     def _next(self) -> "Batch":
         return self._now(self._limit)
 
@@ -175,7 +226,7 @@ class Receiver:
             self._line.ready = True
             self._line.news()
 
-    def _wait(self, timeout: float | Unset | None) -> int:
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
         return self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     # ---- membership: as the methods of mcast_fast.Receiver ----
@@ -215,13 +266,13 @@ class Receiver:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that a receive waits when it is not told otherwise; None = for ever."""
+        """Seconds that a receive waits when no time is given; None = for ever. It can be set to "100ms" too."""
         return self._timeout
 
     @timeout.setter
-    def timeout(self, value: float | None) -> None:
+    def timeout(self, value: Seconds | None) -> None:
         self._timeout_ns = wait_in_ns(value)
-        self._timeout = value
+        self._timeout = in_seconds(value, "timeout")
 
     @property
     def batch_size(self) -> int:
@@ -256,6 +307,33 @@ class Receiver:
 
     def __repr__(self) -> str:
         return f"<aio {self._receiver!r}>"
+
+
+class _Iteration(Generic[T]):
+    """What `batches` and `packets` return; `take(wait_ns)` waits for the next one."""
+
+    def __init__(
+        self, take: Callable[[int], Awaitable[T]], limits: Limits, check_process: Callable[[], object]
+    ) -> None:
+        self._take = take
+        self._limits = limits
+        self._check_process = check_process
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        wait_ns = self._limits.wait_ns()
+        if wait_ns is None:
+            raise StopAsyncIteration
+        try:
+            return await self._take(wait_ns)
+        except TimeoutError:
+            pass
+        except ClosedError:
+            self._check_process()
+        self._limits.end()
+        raise StopAsyncIteration
 
 
 def _checked(max_packets: int) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mcast_fast import sender
 from mcast_fast._sending.outgoing import Outgoing, Payload, outgoing, outgoing_list
-from mcast_fast._units import UNSET, Unset, wait_in_ns
+from mcast_fast._units import UNSET, Seconds, Unset, wait_in_ns
 from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups
@@ -51,7 +51,7 @@ class Sender:
         pacing: sender.Pacing = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
     ) -> None:
         self._timeout_ns = wait_in_ns(timeout)
         self._sender = sender.Sender(
@@ -171,8 +171,9 @@ class Sender:
 
     # ---- answers ----
 
-    async def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds: left out = the sender's, None = for ever, 0 = does not wait.
+    async def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
+        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
+        does not wait.
 
         TimeoutError, ClosedError, SocketError."""
         wait = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)

@@ -50,28 +50,32 @@ class _ReaderWatch:
         self._call = call
         self._started = False
         self._process = process.number
-        self._descriptor = os.dup(descriptor)
+        self._descriptors: list[int] = []
+        # No moment of Python between the call and the list, in which an exception of a signal handler would lose it.
+        self._descriptors.extend(map(os.dup, (descriptor,)))
 
     def start(self) -> None:
         if not self._started:
-            self._loop.add_reader(self._descriptor, self._call)
+            self._loop.add_reader(self._descriptors[0], self._call)
             self._started = True
 
     def stop(self) -> None:
         if self._started:
             self._started = False
             if not self._loop.is_closed() and self._process == process.number:
-                self._loop.remove_reader(self._descriptor)
+                self._loop.remove_reader(self._descriptors[0])
 
     def close(self) -> None:
         self.stop()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._close_descriptor()
+
+    def _close_descriptor(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", -1) >= 0:  # the loop was closed, and forgot us
-            os.close(self._descriptor)
+        if hasattr(self, "_descriptors"):  # the loop was closed, and forgot us
+            self._close_descriptor()
 
 
 class _ThreadWatch:

@@ -58,7 +58,7 @@ class Run:
 
     @property
     def rate(self) -> int:
-        """Packets a second."""
+        """Packets per second."""
         return round(self.received / self.seconds) if self.seconds else 0
 
 
@@ -211,6 +211,6 @@ def _failure(one: Run) -> str:
         return ""
     dropped = "an unknown number" if one.dropped_socket is None else one.dropped_socket
     return (
-        f"lost {one.lost} of {one.sent} packets {where}; the kernel dropped {dropped} of them for want of room in the "
-        "socket's buffer"
+        f"lost {one.lost} of {one.sent} packets {where}; the kernel dropped {dropped} of them because the socket's "
+        "buffer was full"
     )

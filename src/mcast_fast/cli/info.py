@@ -1,4 +1,4 @@
-"""mcast-fast info: what stands in a capture file."""
+"""mcast-fast info: the contents of a capture file."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ HEADINGS = ("group", "source", "packets", "bytes", "first", "last", "rate /s", "
 WIDE = 250  # columns where there is no terminal: nothing is folded, so that grep finds whole lines
 
 
-@click.command("info", short_help="What stands in a capture file.")
+@click.command("info", short_help="The contents of a capture file.")
 @click.argument("file", metavar="FILE")
 @click.argument("groups", metavar="[GROUP]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
@@ -22,7 +22,7 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 def command(file: str, groups: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Count the packets of a capture file by group and source: pcapng or pcap, also .gz and .zst; - is standard input.
 
-    Exits 0; 1 when the file cannot be read to its end (what could be read is told); 2 on a wrong usage.
+    Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a wrong usage.
     """
     with Reader(standard_input(file), *groups, multicast_only=not everything, batch_size=4096) as reader:
         summary = summarise(file, reader)

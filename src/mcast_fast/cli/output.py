@@ -16,10 +16,11 @@ from mcast_fast.errors import ArgumentError, GroupError, InterfaceError, Multica
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.views import Batch
-
-if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
+
+# Exit codes beyond 0, 1 and 2.
+NOTHING_CAME = 4
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 USAGE_ERRORS = (GroupError, InterfaceError, ArgumentError)
 
@@ -97,7 +98,7 @@ def _second_text(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
-def time_text(timestamp: int) -> str:
+def time_text(timestamp: int | None) -> str:
     """ISO 8601 in UTC with nanoseconds; '-' when there is no time."""
     if not timestamp:
         return "-"
@@ -151,22 +152,22 @@ def hex_lines(packet: "Packet") -> str:
 
 def json_line(packet: "Packet") -> str:
     """One JSON object; the payload in hexadecimal, the timestamp in ns since the epoch."""
-    told = {
+    fields = {
         "time": time_text(packet.timestamp) if packet.timestamp else None,
-        "timestamp": packet.timestamp or None,
+        "timestamp": packet.timestamp,
         "source": packet.source,
         "source_port": packet.source_port,
         "group": packet.group,
         "port": packet.port,
-        "interface": packet.interface or None,
+        "interface": packet.interface,
         "length": len(packet),
-        "wire_length": packet.wire_length or None,
+        "wire_length": packet.wire_length,
         "truncated": packet.truncated,
         "dropped": packet.dropped,
         "ttl": packet.ttl,
         "payload": packet.data.hex(),
     }
-    return json.dumps(told)
+    return json.dumps(fields)
 
 
 LINES = {"text": text_line, "hex": hex_lines, "json": json_line}

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mcast_fast.cli.output import LINES, SUMMARY, WHOLE_LEDGER, complain, ledger_text, rendered, write_whole
+from mcast_fast.cli.output import (
+    LINES,
+    NOTHING_CAME,
+    SUMMARY,
+    WHOLE_LEDGER,
+    complain,
+    ledger_text,
+    rendered,
+    write_whole,
+)
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ClosedError
 from mcast_fast.receiver import Receiver
@@ -13,7 +22,6 @@ from mcast_fast.receiver import Receiver
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
-NOTHING_CAME = 4
 FORMS = (*LINES, "raw", "none")
 
 
@@ -22,8 +30,8 @@ FORMS = (*LINES, "raw", "none")
 @click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
 @click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
 @click.option("--source", help="Take packets of this source only, for groups that name none.")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after so many packets.")
-@click.option("-t", "--timeout", type=float, help="End when nothing comes for so many seconds.")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
+@click.option("-t", "--timeout", type=float, help="End when nothing arrives for this many seconds.")
 @click.option("-o", "--output", type=click.Choice(FORMS), default="text", show_default=True, help="How to print.")
 @click.option("--ttl", is_flag=True, help="Tell the TTL or hop limit of each packet.")
 @click.option("--buffer-size", metavar="SIZE", help="The kernel's buffer a socket, such as 4MiB.")

@@ -11,7 +11,7 @@ import click
 from mcast_fast import _core
 from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
-from mcast_fast.cli.output import complain
+from mcast_fast.cli.output import NOTHING_CAME, complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
@@ -19,7 +19,6 @@ from mcast_fast.files._rotation import Autostop, Rotation
 from mcast_fast.receiver import Receiver
 
 LOSS = 3
-NOTHING_CAME = 4
 LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated")
 ROTATION_KEYS = ("duration", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")
@@ -33,9 +32,12 @@ NO_BACKGROUND = "none"
 @click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
 @click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
 @click.option("--source", help="Take packets of this source only, for groups that name none.")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after so many packets.")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
 @click.option(
-    "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End when nothing comes for so many seconds."
+    "-t",
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End when nothing arrives for this long (seconds).",
 )
 @click.option("-a", "--autostop", multiple=True, metavar="KEY:VALUE", help=f"End at: {', '.join(STOP_KEYS)}.")
 @click.option("-b", "--rotate", multiple=True, metavar="KEY:VALUE", help=f"Next file at: {', '.join(ROTATION_KEYS)}.")
@@ -138,7 +140,7 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
         if value is not None:
             turn[key] = value
     if options["most_files"] is not None:
-        # tcpdump: with -C a ring; with -G alone the recording ends after so many.
+        # tcpdump: with -C a ring; with -G alone the recording ends after that number.
         if not turn.keys() & {"filesize", "duration"}:
             raise ArgumentError("-W needs -C or -G")
         (turn if "filesize" in turn else end)["files"] = _whole("-W", options["most_files"])
@@ -194,7 +196,7 @@ def _printer(name: str | None) -> Callable[[RecordedFile], None] | None:
 
 
 def _counters(result: Recording) -> dict[str, int | None]:
-    """The summary; `dropped_ring` is told by receivers that have a ring."""
+    """The summary; `dropped_ring` is reported by receivers that have a ring."""
     ledger = {name: getattr(result.stats, name, None) for name in LEDGER}
     return {"received": result.stats.received, "written": result.written, **ledger, "bytes": result.bytes}
 
@@ -208,8 +210,8 @@ def _summarise(result: Recording, as_json: bool, path: str) -> None:
     if not as_json:
         complain(_text(result))
     else:
-        told = {**_counters(result), "files": result.files, "last_file": result.path, "reason": result.reason}
-        click.echo(json.dumps(told), err=path == "-")
+        fields = {**_counters(result), "files": result.files, "last_file": result.path, "reason": result.reason}
+        click.echo(json.dumps(fields), err=path == "-")
     unwritten = result.stats.received - result.written
     if result.reason == "error" and unwritten > 0:
         complain(f"{unwritten} packets were received and not written")

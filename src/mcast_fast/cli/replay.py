@@ -11,12 +11,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from mcast_fast.cli.output import complain, standard_input
+from mcast_fast.cli.output import INTERRUPTED, complain, standard_input
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
 from mcast_fast.files._streams import is_compressed
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PROGRESS_SECONDS = 1.0  # from one line of progress to the next
 BAR_SECONDS = 0.2
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -36,10 +35,10 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 @click.option(
     "--loop", "loops", type=click.IntRange(min=0), default=1, show_default=True, help="So often; 0: for ever."
 )
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after so many packets.")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
 @click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
-@click.option("--progress", is_flag=True, help="A line a second on standard error; a terminal shows a bar.")
+@click.option("--progress", is_flag=True, help="A line per second on standard error; a terminal shows a bar.")
 @click.option("--json", "as_json", is_flag=True, help="The report as an object.")
 def command(
     file: str,
@@ -98,8 +97,8 @@ def _size(file: str) -> int | None:
 
 def _show_lines(replay: Replay, ended: threading.Event, _size: int | None) -> None:
     while not ended.wait(PROGRESS_SECONDS):
-        told = replay.result
-        complain(f"sent {told.packets}, turn {told.loops}")
+        result = replay.result
+        complain(f"sent {result.packets}, turn {result.loops}")
 
 
 def _show_bar(replay: Replay, ended: threading.Event, size: int | None) -> None:
@@ -109,22 +108,22 @@ def _show_bar(replay: Replay, ended: threading.Event, size: int | None) -> None:
     with Progress(*COLUMNS, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=size)
         while not ended.wait(BAR_SECONDS):
-            told = replay.result
-            bar.update(task, completed=replay.position, description=f"turn {told.loops}, sent {told.packets:,}")
+            result = replay.result
+            bar.update(task, completed=replay.position, description=f"turn {result.loops}, sent {result.packets:,}")
 
 
-def _json(told: Replayed) -> str:
-    return json.dumps(dataclasses.asdict(told) | {"rate": told.rate})
+def _json(result: Replayed) -> str:
+    return json.dumps(dataclasses.asdict(result) | {"rate": result.rate})
 
 
-def _text(told: Replayed) -> str:
-    rate = "" if told.rate is None else f", {told.rate:.1f} a second"
-    parts = [f"sent {told.packets}, bytes {told.bytes}, in {told.seconds:.3f} s{rate}"]
-    if told.late_max is not None:
-        late = (("p50", told.late_p50), ("p99", told.late_p99), ("max", told.late_max))
+def _text(result: Replayed) -> str:
+    rate = "" if result.rate is None else f", {result.rate:.1f} a second"
+    parts = [f"sent {result.packets}, bytes {result.bytes}, in {result.seconds:.3f} s{rate}"]
+    if result.late_max is not None:
+        late = (("p50", result.late_p50), ("p99", result.late_p99), ("max", result.late_max))
         parts.append("late " + ", ".join(f"{name} {(value or 0) / 1000:.1f} us" for name, value in late))
-    if told.rate_error is not None:
-        parts.append(f"rate error {told.rate_error:+.3%}")
-    if told.truncated:
-        parts.append(f"truncated {told.truncated}")
+    if result.rate_error is not None:
+        parts.append(f"rate error {result.rate_error:+.3%}")
+    if result.truncated:
+        parts.append(f"truncated {result.truncated}")
     return "; ".join(parts)

@@ -11,14 +11,12 @@ import click
 
 from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._units import NANOSECONDS, rate_of
-from mcast_fast.cli.output import complain, text_line
+from mcast_fast.cli.output import INTERRUPTED, NOTHING_CAME, complain, text_line
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
 from mcast_fast.sender import Sender
 
 AT_ONCE = 256  # payloads handed over together
-NOTHING_CAME = 4
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 
 
@@ -29,17 +27,17 @@ PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 @click.option("--source", help="Send from this address of this machine.")
 @click.option("--source-port", type=int, help="Send from this UDP port.")
 @click.option("-c", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many times.")
-@click.option("--size", type=click.IntRange(0, LARGEST_PAYLOAD[6]), help="Send so many bytes instead of a PAYLOAD.")
+@click.option("--size", type=click.IntRange(0, LARGEST_PAYLOAD[6]), help="Send this many bytes instead of a PAYLOAD.")
 @click.option("--file", type=click.File("rb"), help="Send a file's bytes instead, in datagrams of --size (1316).")
 @click.option("--stdin-lines", is_flag=True, help="Send each line of standard input instead, without its end.")
-@click.option("--rate", help="So many a second: '50k/s' datagrams, or '800Mbit/s' of payload, over all groups.")
+@click.option("--rate", help="Per second: '50k/s' datagrams, or '800Mbit/s' of payload, over all groups.")
 @click.option("--interval", type=click.FloatRange(min=0, min_open=True), help="Seconds from one datagram to the next.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
 @click.option("--dscp", type=int, help="Class of service, 0 to 63.")
 @click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
 @click.option("--no-segmentation", is_flag=True, help="Have the kernel segment nothing (UDP GSO).")
-@click.option("--wait", type=click.FloatRange(min=0), help="Print the answers that come within so many seconds.")
-@click.option("--progress", is_flag=True, help="A line a second on standard error, also when that is no terminal.")
+@click.option("--wait", type=click.FloatRange(min=0), help="Print the answers that arrive within this many seconds.")
+@click.option("--progress", is_flag=True, help="A line per second on standard error, also when that is no terminal.")
 def command(
     arguments: tuple[str, ...],
     interface: str | None,

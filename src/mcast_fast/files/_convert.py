@@ -1,6 +1,6 @@
 """Capture files into other forms: pcapng and pcap, CSV and back, Parquet.
 
-Rules of this room: it prints nothing. A form is what the suffix of a file says, or what is asked for.
+Rules of this module: it prints nothing. A form is what the suffix of a file says, or what is asked for.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def csv_row(packet: Any) -> list[object]:
         packet.ttl,
         packet.tos,
         packet.dropped,
-        packet.wire_length or "",
+        packet.wire_length,
         packet.data.hex(),
     ]
 

@@ -1,7 +1,7 @@
 """What Reader, Writer and Recorder have in common: calls come one at a time, close() at any moment, and a forked child
 only closes descriptors.
 
-Rules of this module: no I/O. The order of the checks is the point of it, and stands here once.
+Rules of this module: no I/O. The order of the checks is what matters, and is written here once.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ class Guarded:
     """An object that threads share, that one process owns, and that may be closed from a signal handler.
 
     `_lock` is held during every call, `_busy` is true meanwhile: the lock lets the same thread in again, which is how a
-    signal handler's close() gets past an interrupted call without waiting for it. close() only marks; whoever is the
-    last to leave tears down.
+    signal handler's close() gets past an interrupted call without waiting for it. close() only marks; the thread that
+    leaves last tears down.
     """
 
     _WHAT: ClassVar[str]

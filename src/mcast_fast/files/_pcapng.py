@@ -31,8 +31,8 @@ def _block(kind: int, body: bytes, options: bytes) -> bytes:
 
 def _system() -> str:
     """The operating system, its version and processor; platform.platform() starts a program to find out."""
-    told = platform.uname()
-    return f"{told.system} {told.release} {told.machine}"
+    system = platform.uname()
+    return f"{system.system} {system.release} {system.machine}"
 
 
 def section_header(application: str, hardware: str) -> bytes:

@@ -27,7 +27,7 @@ class PostRotate:
         self._running: list[tuple[subprocess.Popen[bytes], str]] = []
 
     def add(self, path: str) -> None:
-        """Run it for this file as soon as there is room."""
+        """Run it for this file as soon as one may be started."""
         self._waiting.append(path)
         self.look()
 

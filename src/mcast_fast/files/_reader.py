@@ -1,4 +1,4 @@
-"""Capture files as batches: a Reader that stands where a Receiver would.
+"""Capture files as batches: a Reader is used as a Receiver is.
 
 It reads pcapng (draft-ietf-opsawg-pcapng) and classic pcap; the blocks are the business of the core's decoder.
 """
@@ -11,8 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 from mcast_fast import _core
 from mcast_fast._core import blocks, process
 from mcast_fast._core.layout import ARENA_LIMIT
+from mcast_fast._iteration import Batches, Limits, Packets
 from mcast_fast._membership.desired import ALL_INTERFACES, Defaults, SourceFilter, sources_of
-from mcast_fast._units import UNSET, Unset, iterated, wait_in_ns, whole_number
+from mcast_fast._units import UNSET, Seconds, Unset, in_seconds, iterated, wait_in_ns, whole_number
 from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
@@ -174,12 +175,12 @@ class Reader(Guarded):
         port: int | None = None,
         interface: str | None = None,
         source: str | None = None,
-        timeout: float | None = None,
+        timeout: Seconds | None = None,
         batch_size: int = 256,
         multicast_only: bool = True,
     ) -> None:
         super().__init__()
-        self.timeout = timeout
+        self.timeout = in_seconds(timeout, "timeout")
         wait_in_ns(timeout)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         self._subject = subject_of(file, "read", "readinto")
@@ -196,7 +197,7 @@ class Reader(Guarded):
 
     # ---- packets ----
 
-    def recv_batch(self, max_packets: int | None = None, timeout: float | Unset | None = UNSET) -> "Batch":
+    def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """The next 1..max_packets (default batch_size) packets, as a Batch.
 
         Raises EOFError at the end of the file, CaptureError where it cannot be read any further, FileError,
@@ -205,7 +206,7 @@ class Reader(Guarded):
         _check_timeout(timeout)
         return self._deliver(limit, limit)
 
-    def recv(self, timeout: float | Unset | None = UNSET) -> "Packet":
+    def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
         """One packet. Errors as `recv_batch`."""
         _check_timeout(timeout)
         batch = self._deliver(1, self._batch_size)
@@ -215,7 +216,7 @@ class Reader(Guarded):
             self._unread.insert(0, batch)
             raise
 
-    def collect(self, max_packets: int, timeout: float | Unset | None = UNSET) -> "Batch":
+    def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """One large Batch of `max_packets` packets, or of what is left of the file: it may be empty.
 
         It has fewer where more would not fit the 4 GiB of a batch. Errors as `recv_batch`, but that no EOFError is
@@ -233,6 +234,57 @@ class Reader(Guarded):
             return
         except ClosedError:
             self._check_process()
+
+    def batches(
+        self,
+        *,
+        timeout: Seconds | Unset | None = UNSET,
+        duration: Seconds | None = None,
+        count: int | None = None,
+    ) -> Iterator["Batch"]:
+        """Batches until the file ends, a time is over, or there were enough.
+
+        Args:
+            timeout: as for a Receiver; a file never makes one wait.
+            duration: seconds, or text such as "100ms", in all, from the first packet requested on; None = no limit.
+            count: packets in all; None = no limit. The last batch is no larger than what is left.
+
+        Returns:
+            An iterator for one thread, which ends when the reader is closed, too. What was read beyond its end is
+            delivered by the next call.
+
+        Raises:
+            ArgumentError: of a value out of range. While iterating: CaptureError, FileError, and ClosedError in
+                another process than the one that opened the reader.
+        """
+        _check_timeout(timeout)
+        limits = Limits(-1, duration, count)
+        return Batches(self._next_batch, self._requeue, self._batch_size, limits, self._check_process)
+
+    def packets(
+        self,
+        *,
+        timeout: Seconds | Unset | None = UNSET,
+        duration: Seconds | None = None,
+        count: int | None = None,
+    ) -> Iterator["Packet"]:
+        """The packets of `batches`, up to the end of the file, of a time or of a count.
+
+        They are taken one by one: a loop that is left loses nothing, and `batches` are many times faster.
+
+        Args, Returns, Raises: as `batches`.
+        """
+        _check_timeout(timeout)
+        return Packets(self._next_packet, Limits(-1, duration, count), self._check_process)
+
+    def _next_batch(self, most: int, _: int) -> "Batch":
+        return self._deliver(most, most)
+
+    def _next_packet(self, _: int) -> "Packet":
+        return self.recv()
+
+    def _requeue(self, batch: "Batch") -> None:
+        self._unread.insert(0, batch)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         """The rest of the file through the Arrow C stream interface: `pyarrow.table(reader)`.
@@ -384,7 +436,7 @@ def fitting(batches: list["Batch"], limit: int) -> tuple[list["Batch"], list["Ba
     return batches, []
 
 
-def _check_timeout(timeout: float | Unset | None) -> None:
+def _check_timeout(timeout: Seconds | Unset | None) -> None:
     if not isinstance(timeout, Unset):
         wait_in_ns(timeout)
 
@@ -396,7 +448,7 @@ def open_capture(
     port: int | None = None,
     interface: str | None = None,
     source: str | None = None,
-    timeout: float | None = None,
+    timeout: Seconds | None = None,
     batch_size: int = 256,
     multicast_only: bool = True,
 ) -> Reader:

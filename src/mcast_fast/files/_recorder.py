@@ -54,7 +54,7 @@ class RecordedFile:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What became of a recording: the receiver's ledger, and what stands in files.
+    """What became of a recording: the receiver's ledger, and the contents of the files.
 
     `written` packets, `bytes` of all files together (before compression; also of those that a ring has deleted),
     `files` that were begun, the `path` of the last one; `reason`: why it ended ('' while it runs): "asked", "closed",
@@ -118,7 +118,7 @@ class Recorder(Guarded):
         subject = subject_of(path, "write")
         self._stream = None if isinstance(path, str | os.PathLike) else path
         if self._stream is not None and (rotate is not None or reserve is not None or command is not None):
-            raise ArgumentError(f"{subject} is no file that can be rotated, reserved room for, or handed on")
+            raise ArgumentError(f"{subject} is no file that can be rotated, preallocated, or passed to a command")
         self._rotate_limits = rotate.limits() if rotate else NO_LIMITS
         self._most_kept = rotate.files if rotate else None
         self._stop = stop or Autostop()
@@ -196,9 +196,9 @@ class Recorder(Guarded):
         """What became of it so far; the final account once run() has ended, however it did. ClosedError in a forked
         child."""
         self._check_process()
-        stands = self._writer.stats
+        file = self._writer.stats
         stats = self._final_stats or self._receiver.stats
-        written, size = self._written + stands.packets, self._bytes + stands.bytes
+        written, size = self._written + file.packets, self._bytes + file.bytes
         return Recording(stats, written, size, self._files, self._path, self._reason)
 
     # ---- recording ----
@@ -258,7 +258,7 @@ class Recorder(Guarded):
             self._command.look()
 
     def _take(self, batches: int, timeout: float = 0) -> None:
-        """Write so many batches, or what is there; the first one is waited for."""
+        """Write this many batches, or what is there; the first one is waited for."""
         for number in range(batches):
             try:
                 batch = self._receiver.recv_batch(timeout=0 if number else timeout)
@@ -272,7 +272,7 @@ class Recorder(Guarded):
                 return
 
     def _drain(self) -> None:
-        """What had arrived when the recording was told to end; another second of a stream that does not pause."""
+        """What had arrived when the recording had to end; another second of a stream that does not pause."""
         end = time.monotonic_ns() + DRAIN_NS
         self._stop_at = self._rotate_at = 0
         reason, self._reason = self._reason, ""
@@ -374,9 +374,9 @@ class Recorder(Guarded):
             self._end("files")
             return
         self._finish(last=False)
-        stands, self._writer = self._writer.stats, self._open()
-        self._written += stands.packets
-        self._bytes += stands.bytes
+        file, self._writer = self._writer.stats, self._open()
+        self._written += file.packets
+        self._bytes += file.bytes
         self._base = self._receiver.stats
 
     def _finish(self, last: bool) -> None:
@@ -410,8 +410,8 @@ class Recorder(Guarded):
         self._unflushed_since = self._unflushed_since or time.monotonic_ns()
 
     def _packets_in_file(self) -> int:
-        stands = self._writer.stats
-        return stands.packets + stands.gathered
+        file = self._writer.stats
+        return file.packets + file.gathered
 
     def _check_reserve(self, batch: "Batch") -> None:
         """FileError before the file system has less free than the reserve."""
@@ -424,18 +424,18 @@ class Recorder(Guarded):
             free = shutil.disk_usage(directory).free
         except OSError as error:
             raise file_error("write", self._path, error) from error
-        stands = self._writer.stats
-        gathered = self._writer.size - stands.bytes
+        file = self._writer.stats
+        gathered = self._writer.size - file.bytes
         if free - gathered - bytes_at_most(batch) - ASIDE >= self._reserve:
             return
         self._writer.flush()
-        stands = self._writer.stats
+        file = self._writer.stats
         raise FileError(
             errno.ENOSPC,
             f"write {self._path}: {directory} has {free} bytes free, and the reserve is {self._reserve}; free some of "
-            f"it, or write elsewhere; {stands.packets} packets, {stands.bytes} bytes are in the file",
-            stands.packets,
-            stands.bytes,
+            f"it, or write elsewhere; {file.packets} packets, {file.bytes} bytes are in the file",
+            file.packets,
+            file.bytes,
         )
 
 
@@ -452,7 +452,7 @@ def bytes_at_most(batch: "Batch") -> int:
 
 
 def packets_within(batch: "Batch", count: int, room: int) -> int:
-    """How many of the first `count` packets of a batch surely fit so many bytes."""
+    """How many of the first `count` packets of a batch surely fit this many bytes."""
     if bytes_at_most(batch) <= room:
         return count
     for fitting, packet in enumerate(batch[:count]):

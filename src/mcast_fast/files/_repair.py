@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mcast_fast.errors import ArgumentError, CaptureError, FileError, file_error
 from mcast_fast.files._reader import Reader
-from mcast_fast.files._streams import PRIVATE, is_compressed
+from mcast_fast.files._streams import is_compressed, open_private
 
 if TYPE_CHECKING:
     pass
@@ -22,7 +22,7 @@ COPIED_AT_ONCE = 1 << 20  # bytes
 @dataclass(frozen=True, slots=True)
 class Repaired:
     """What was done to a torn file: `kept` bytes with `frames` packets of any kind are in `output`; `cut` bytes are
-    not, for the `reason`, and stand in `remains` (empty: nowhere but in the file that was left as it was)."""
+    not, for the `reason`, and are in `remains` (empty: nowhere but in the file that was left as it was)."""
 
     output: str
     kept: int
@@ -73,8 +73,7 @@ def repair(path: str, output: str | None = None) -> Repaired:
 
 def _copy(path: str, output: str, start: int, size: int) -> None:
     """Copy a part of a file into a new one; an old one is not written over."""
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-    with os.fdopen(descriptor, "wb") as target, Path(path).open("rb") as source:
+    with open(output, "xb", opener=open_private) as target, Path(path).open("rb") as source:
         source.seek(start)
         target.writelines(source.read(piece) for piece in _pieces(size))
 

@@ -60,7 +60,7 @@ class Replayed:
 
     @property
     def rate(self) -> float | None:
-        """Packets a second; None when no time passed."""
+        """Packets per second; None when no time passed."""
         return self.packets / self.seconds if self.seconds > 0 else None
 
 
@@ -73,7 +73,7 @@ class Replay:
 
     Packets leave with the recorded timing, `speed` times as fast (2.0: twice); or, instead, at a `rate` as a Sender
     takes it; or `fastest`. Where a timestamp goes back, that packet follows at once. `loops`: how often to go through
-    the file (None: for ever), one mean gap after another. `count`: end after so many packets. Sources are not those
+    the file (None: for ever), one mean gap after another. `count`: end after this many packets. Sources are not those
     that were recorded, and what was captured in part is sent so. `position`: how many bytes of the file (of a
     compressed one: as decompressed) this turn has gone through. Raises GroupError, ArgumentError.
     """
@@ -132,7 +132,7 @@ class Replay:
         self.position: int = 0
 
     def run(self) -> Replayed:
-        """Send it all. Raises CaptureError (after what stands before), FileError, InterfaceError, SocketError,
+        """Send it all. Raises CaptureError (after what comes before it), FileError, InterfaceError, SocketError,
         SendError, and ArgumentError for a file without times."""
         try:
             with ReadAhead(self._batches()) as ahead:
@@ -191,7 +191,7 @@ class Replay:
             self._ended = time.monotonic_ns()
         self._in_turn += len(batch)
         self._left -= len(batch)
-        self._last = max(self._last, batch[-1].timestamp)
+        self._last = max(self._last, batch[-1].timestamp or 0)
 
     def _begin(self, turn: int, batch: "Batch", schedule: Schedule) -> None:
         """The file from its start: at once, or where the turn before would go on by its mean gap."""
@@ -201,7 +201,7 @@ class Replay:
             lasted = self._last - self._origin
             gap = lasted / (self._in_turn - 1) if self._in_turn > 1 else 0
             self._moment += int((lasted + gap) / self._speed)
-        self._origin = self._last = batch[0].timestamp
+        self._origin = self._last = batch[0].timestamp or 0
         if self._speed and not self._origin:
             raise ArgumentError(f"{subject_of(self._file)} has no times; use a rate, or send as fast as it goes")
         self._turn, self._in_turn = turn, 0
@@ -221,7 +221,7 @@ def one_group(value: str | Group) -> Group:
     """A group that is no run of several; GroupError, ArgumentError."""
     group = Group.coerce(value)
     if group.count != 1:
-        raise ArgumentError(f"{group} stands for {group.count} groups; name one")
+        raise ArgumentError(f"{group} is {group.count} groups; name one")
     return group
 
 

@@ -1,6 +1,6 @@
 """When a recording goes on in another file, when it ends, and what its files are called.
 
-Rules of this room: no I/O, and no clock but the one that is handed in.
+Rules of this module: no I/O, and no clock but the one that is handed in.
 """
 
 import time
@@ -18,7 +18,7 @@ REMEMBERED = 1000  # names that are not given twice
 
 
 class Limits(NamedTuple):
-    """Where something ends: so many ns, bytes, packets; 0 = nowhere."""
+    """Where something ends: after this many ns, bytes or packets; 0 = nowhere."""
 
     duration: int
     filesize: int
@@ -40,7 +40,7 @@ class Rotation:
 
     `duration`: seconds, or text ("10s", "5min"), by the monotonic clock and also when nothing comes. `filesize`: bytes
     or text with a unit ("64MiB"), before compression: no file is larger, but for a single packet that is. `packets`: in
-    a file. `files`: keep the newest so many, and delete older ones (a ring of files). ArgumentError.
+    a file. `files`: the number of files to keep, the newest; older ones are deleted (a ring of files). ArgumentError.
     """
 
     __module__ = "mcast_fast.files"

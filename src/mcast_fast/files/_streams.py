@@ -1,8 +1,9 @@
 """Capture files as streams of bytes: plain, or compressed by gzip or zstd as the suffix says.
 
-Rules of this room: no formats; every refusal of the system is a FileError.
+Rules of this module: no formats; every refusal of the system is a FileError.
 """
 
+import functools
 import importlib
 import io
 import os
@@ -17,6 +18,9 @@ PathOrFile = str | os.PathLike[str] | IO[bytes]
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 OUTPUT = 64 * 1024  # compressed bytes that are written at once
 PRIVATE = 0o600  # a recording may hold what only its owner may see
+# In C: a function of Python would have a moment with the descriptor in its hands, in which an exception of a signal
+# handler would lose it.
+open_private = functools.partial(os.open, mode=PRIVATE)
 
 
 def subject_of(file: PathOrFile, *methods: str) -> str:
@@ -239,16 +243,12 @@ def open_output(path: str | os.PathLike[str]) -> IO[bytes]:
     ArgumentError."""
     subject = subject_of(path)
     try:
-        raw: IO[bytes] = open(subject, "wb", buffering=0, opener=_private)  # noqa: SIM115
+        raw: IO[bytes] = open(subject, "wb", buffering=0, opener=open_private)  # noqa: SIM115
     except OSError as error:
         raise file_error("open", subject, error) from error
     except ValueError as error:
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None
     return _undone(raw, subject, "wb")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, PRIVATE)
 
 
 def _undone(raw: IO[bytes], subject: str, mode: str) -> IO[bytes]:

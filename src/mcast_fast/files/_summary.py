@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Flow:
     """What one source sent to one group and port.
 
-    `bytes` of payload as captured. `first`, `last`: ns since the epoch; 0 when the file has no times. `largest_gap`: ns
-    between two packets that follow each other, `largest_gap_at` when it began. `dropped`: what the file tells with its
-    packets, a lower bound of what was lost of this flow and others.
+    `bytes` of payload as captured. `first`, `last`: ns since the epoch; None when no packet has a time. `largest_gap`:
+    ns between two packets that follow each other, `largest_gap_at` when it began. `dropped`: what the file reports with
+    its packets, a lower bound of what was lost of this flow and others.
     """
 
     group: str
@@ -30,16 +30,29 @@ class Flow:
     source: str
     packets: int = 0
     bytes: int = 0
-    first: int = 0
-    last: int = 0
+    first: int | None = None
+    last: int | None = None
     largest_gap: int = 0
     largest_gap_at: int = 0
     dropped: int = 0
     truncated: int = 0
 
+    def add_time(self, time: int | None) -> None:
+        """Count the time of a packet, if it has one."""
+        if time is None:
+            return
+        if self.first is None or self.last is None:
+            self.first = self.last = time
+        elif time - self.last > self.largest_gap:
+            self.largest_gap, self.largest_gap_at = time - self.last, self.last
+        self.first = min(self.first, time)
+        self.last = max(self.last, time)
+
     @property
     def rate(self) -> float | None:
-        """Packets a second from the first to the last; None when no time passed."""
+        """Packets per second from the first to the last; None when no time passed."""
+        if self.first is None or self.last is None:
+            return None
         passed = self.last - self.first
         return (self.packets - 1) * NANOSECONDS / passed if passed > 0 else None
 
@@ -62,15 +75,11 @@ def add_batch(flows: dict[tuple[str, int, str], Flow], batch: "Batch") -> None:
     for packet in batch:
         key = packet.group, packet.port, packet.source
         flow = flows.get(key)
-        time = packet.timestamp
         if flow is None:
-            flow = flows[key] = Flow(*key, first=time, last=time)
-        if time - flow.last > flow.largest_gap:
-            flow.largest_gap, flow.largest_gap_at = time - flow.last, flow.last
+            flow = flows[key] = Flow(*key)
+        flow.add_time(packet.timestamp)
         flow.packets += 1
         flow.bytes += len(packet)
-        flow.first = min(flow.first, time)
-        flow.last = max(flow.last, time)
         flow.dropped += packet.dropped
         flow.truncated += packet.truncated
 

@@ -96,7 +96,7 @@ class Writer(Guarded):
         while at < len(batch):
             piece, stop = self._encode(batch, at)
             if stop == at:
-                self._describe(batch[at].interface_index, batch[at].interface)
+                self._describe(batch[at].interface_index or 0, batch[at].interface or "")
                 continue
             with piece:  # or who keeps an exception would keep the encoder's memory from growing
                 self._gather(piece, stop - at)

@@ -1,6 +1,6 @@
 /* Threads where POSIX has them: locks, conditions, native threads, and which process this is (pthreads(7), pthread_atfork(3)).
  *
- * win32.h has the same names over SRW locks. No lock is held while Python runs, and none across a system call that waits. How a
+ * srwlock.h has the same names over SRW locks. No lock is held while Python runs, and none across a system call that waits. How a
  * condition is waited for by the monotonic clock differs: condition.h, or the header of the system. */
 #ifndef MCAST_PTHREADS_H
 #define MCAST_PTHREADS_H

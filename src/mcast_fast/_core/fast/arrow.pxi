@@ -24,7 +24,9 @@ cdef struct Stream:  # what an exported stream holds
 
 cdef mcast_shared *shared_arena(Batch batch) except? NULL:
     """The arena as memory that arrays may keep; NULL: it is a ring's, and must be copied."""
-    cdef Batch owner = batch if batch.owner is None else batch.owner
+    cdef Batch owner = batch
+    while owner.owner is not None:
+        owner = owner.owner
     if owner.reference != NULL:
         return NULL
     with cython.critical_section(owner):

@@ -68,8 +68,14 @@ cdef class Packet:
 
     @property
     def timestamp(self):
-        """Arrival, ns since the Unix epoch; 0 when no time was asked for."""
-        return self.record.timestamp
+        """Arrival, ns since the Unix epoch; None when unknown: with timestamps=None, or from a file without times."""
+        return self.record.timestamp if self.record.timestamp != 0 else None
+
+    @property
+    def datetime(self):
+        """Arrival as an aware datetime in UTC, cut to whole microseconds; None when unknown. With `Flag.HARDWARE` it is
+        by the network card's clock, which often counts TAI."""
+        return columns.utc(self.record.timestamp) if self.record.timestamp != 0 else None
 
     @property
     def source(self):
@@ -88,7 +94,8 @@ cdef class Packet:
 
     @property
     def group(self):
-        """The true destination address."""
+        """The true destination address. Of an answer to a Sender, '::' where the system does not report it (feature
+        `destination`)."""
         return address_text(PyBytes_FromStringAndSize(<const char *>self.record.group, 16), 0, self.batch.names)
 
     @property
@@ -98,17 +105,18 @@ cdef class Packet:
 
     @property
     def interface(self):
-        """Name of the interface it arrived on; '' when unknown."""
-        return interface_text(self.record.interface_index, self.batch.names)
+        """Name of the interface it arrived on; None when unknown."""
+        return interface_text(self.record.interface_index, self.batch.names) or None
 
     @property
     def interface_index(self):
-        """Index of the interface it arrived on; 0 when unknown."""
-        return self.record.interface_index
+        """Index of the interface it arrived on (of a file: as the file counts, from 1); None when unknown."""
+        return self.record.interface_index or None
 
     @property
     def dropped(self):
-        """Buffers the kernel dropped just before this packet."""
+        """Buffers the kernel dropped just before this packet; 0 too where the system does not report it (feature
+        `drop_gaps`)."""
         return self.record.dropped
 
     @property
@@ -118,7 +126,9 @@ cdef class Packet:
 
     @property
     def wire_length(self):
-        """Bytes of payload before truncation; 0 when unknown."""
+        """Bytes of payload before truncation; None when unknown: some systems report only that it was truncated."""
+        if self.record.wire_length == 0 and (self.record.length != 0 or self.record.flags & MCAST_TRUNCATED):
+            return None
         return self.record.wire_length
 
     @property

@@ -16,7 +16,7 @@ from operator import index as as_index
 
 from pickle import PickleBuffer
 
-from mcast_fast._core import layout, restore
+from mcast_fast._core import columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 
 cdef extern from *:
@@ -155,7 +155,7 @@ cdef class Batch:
     cdef mcast_reference *reference  # on a ring's block, where the payloads are then; NULL: they are in data_memory
     cdef mcast_record *first
     cdef Py_ssize_t count
-    cdef Batch owner
+    cdef Batch owner  # whose arena it is, and whose records where this has none of its own; None: its own
     cdef mcast_shared *shared  # NULL, or who frees data_memory: Arrow arrays may need it longer than this batch
     cdef readonly dict names
 
@@ -211,8 +211,9 @@ cdef class Batch:
         return take_over(&records, &data, names)
 
     def __dealloc__(self):
-        if self.owner is None:
+        if self.records_memory.bytes != NULL:
             mcast_pool_give(&mcast_shared_pool, self.records_memory.bytes, self.records_memory.capacity)
+        if self.owner is None:
             if self.shared != NULL:
                 mcast_shared_release(self.shared)
             else:
@@ -264,6 +265,55 @@ cdef class Batch:
         finally:
             arena_left(self, pinned)
         return found
+
+    def rows(self, size):
+        """The first `size` bytes of each payload, as rows.
+
+        Args:
+            size: bytes in a row, 1 to 65,535; what a payload has beyond it is left out.
+
+        Returns:
+            A read-only memoryview of the shape (len(batch), size), which `np.asarray` takes. It is a view of `data`
+            where the payloads have this size and lie one behind the other, as received without a ring, and a copy
+            otherwise.
+
+        Raises:
+            ArgumentError: the size is out of range, or a payload is shorter, which is named.
+        """
+        return rows_of(self, columns.checked_size(size))
+
+    def view_as(self, dtype):
+        """The payloads as elements of a NumPy type: `batch.view_as([("number", ">u4"), ("price", ">i8")])["price"]`.
+
+        Args:
+            dtype: what `np.dtype` takes, of a fixed size and without objects; what a payload has beyond it is left
+                out.
+
+        Returns:
+            A read-only array with one element for each packet, over the memory of `rows(size of the type)`.
+
+        Raises:
+            ArgumentError: it is no such type, or a payload is shorter than it.
+            FeatureError: NumPy is not installed.
+        """
+        return columns.structured(self.rows, dtype)
+
+    def where(self, *, group=None, source=None, port=None):
+        """The packets that match everything given, as a batch: `batch.where(group="239.1.1.1", port=5000)`.
+
+        Args:
+            group: destination address, IPv4 or IPv6, as text or as an object of `ipaddress`; None = any.
+            source: address of the sender; None = any. With a zone ("fe80::1%eth0"): as received on this interface.
+            port: UDP port of the destination; None = any.
+
+        Returns:
+            A Batch in the same order, without a copy of payloads: like a slice it keeps the memory of the whole batch.
+
+        Raises:
+            ArgumentError: what is given is no address or port.
+        """
+        packed_group, packed_source, number, interfaces = columns.wanted(group, source, port, self.names)
+        return batch_where(self, packed_group, packed_source, -1 if number is None else number, interfaces)
 
     @property
     def records(self):
@@ -340,6 +390,10 @@ cdef class Batch:
     def __repr__(self):
         return f"<Batch of {self.count} packets>"
 
+    def _repr_html_(self):
+        """The first packets as a table, for notebooks."""
+        return columns.batch_html(self)
+
 
 cdef enum:  # of numpy/ndarraytypes.h
     CONTIGUOUS = 0x1
@@ -374,7 +428,7 @@ cdef object record_dtype():
 cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
     """The packets from start to stop, in the same memory; 0 <= start <= stop <= count."""
     cdef Batch part = Batch.__new__(Batch)
-    part.owner = whole if whole.owner is None else whole.owner
+    part.owner = whole if whole.owner is None or whole.records_memory.bytes != NULL else whole.owner
     part.data_memory = whole.data_memory
     part.reference = whole.reference
     part.first = whole.first + start

@@ -8,17 +8,19 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mcast_fast._core.layout import V4_MAPPED, Flag
+from mcast_fast._core.protocols import (
+    AUTHENTICATION,
+    ETHER_IPV4,
+    ETHER_IPV6,
+    FRAGMENT,
+    STEPPED_OVER,
+    UDP,
+    VLAN_TAGS,
+)
 
 # Link types, as pcap numbers them (https://www.tcpdump.org/linktypes.html).
 _NULL, _ETHERNET, _RAW_BSD, _RAW_OPENBSD, _RAW, _LOOP = 0, 1, 12, 14, 101, 108
 _LINUX_SLL, _IPV4, _IPV6, _LINUX_SLL2 = 113, 228, 229, 276
-
-_ETHER_IPV4, _ETHER_IPV6 = 0x0800, 0x86DD
-_TAGS = (0x8100, 0x88A8, 0x9100)  # 802.1Q, 802.1ad, and QinQ of before 802.1ad
-
-_UDP = 17
-_FRAGMENT, _AUTHENTICATION = 44, 51
-_STEPPED_OVER = (0, 43, 60, 135, 139, 140)  # hop-by-hop, routing, destination, mobility, HIP, Shim6
 
 _FLAGS = int(Flag.TTL | Flag.TOS)
 _TRUNCATED = int(Flag.TRUNCATED)
@@ -89,7 +91,7 @@ def _ethernet(rest: _Rest) -> int:
         return -1
     kind = rest.big16(12)
     rest.skip(14)
-    while kind in _TAGS:
+    while kind in VLAN_TAGS:
         if rest.size < 4:
             return -1
         kind = rest.big16(2)
@@ -113,7 +115,7 @@ def _cooked(size: int, at: int) -> Callable[[_Rest], int]:
 def _raw(rest: _Rest) -> int:
     """By the version in the first byte of an IP header."""
     version = rest.byte(0) >> 4 if rest.size else 0
-    return {4: _ETHER_IPV4, 6: _ETHER_IPV6}.get(version, -1)
+    return {4: ETHER_IPV4, 6: ETHER_IPV6}.get(version, -1)
 
 
 def _family(rest: _Rest) -> int:
@@ -139,7 +141,7 @@ def _ipv4(rest: _Rest) -> tuple[Kind, Framed]:
     header_size, total = (rest.byte(0) & 15) * 4, rest.big16(2)
     if header_size < 20 or total < header_size or rest.size < header_size or rest.wire < total:
         return Kind.BROKEN, nothing
-    if rest.byte(9) != _UDP:
+    if rest.byte(9) != UDP:
         return Kind.OTHER, nothing
     addresses = rest.frame[rest.at + 12 : rest.at + 20]
     framed = Framed(V4_MAPPED + addresses[:4], V4_MAPPED + addresses[4:], ttl=rest.byte(8), tos=rest.byte(1))
@@ -153,30 +155,30 @@ def _ipv4(rest: _Rest) -> tuple[Kind, Framed]:
 
 def _extension_size(number: int, rest: _Rest) -> int:
     """Bytes of an extension header (RFC 8200, 4; RFC 4302 for authentication); 0 when it is none to step over."""
-    if number == _FRAGMENT:
+    if number == FRAGMENT:
         return 8
-    if number == _AUTHENTICATION:
+    if number == AUTHENTICATION:
         return (rest.byte(1) + 2) * 4
-    return (rest.byte(1) + 1) * 8 if number in _STEPPED_OVER else 0
+    return (rest.byte(1) + 1) * 8 if number in STEPPED_OVER else 0
 
 
 def _extensions(rest: _Rest, number: int) -> Kind:
     """Steps over extension headers until UDP. A fragment header that says "first and last" is of a whole datagram (RFC
     6946)."""
     kind = Kind.UDP
-    while number != _UDP:
+    while number != UDP:
         if rest.size < 8:
             return Kind.OTHER if rest.wire < 8 else Kind.BROKEN
         size = _extension_size(number, rest)
         if size == 0:
             return Kind.OTHER
-        if number == _FRAGMENT and rest.big16(2) & 0xFFF9:
+        if number == FRAGMENT and rest.big16(2) & 0xFFF9:
             kind = Kind.LATER if rest.big16(2) & 0xFFF8 else Kind.FRAGMENT
         number = rest.byte(0)
         if not rest.skip(size):
             return Kind.BROKEN
         if kind is Kind.LATER:
-            return kind if number == _UDP else Kind.OTHER
+            return kind if number == UDP else Kind.OTHER
     return kind
 
 
@@ -222,9 +224,9 @@ def read_frame(frame: bytes, wire: int, link_type: int) -> tuple[Kind, Framed]:
     rest = _Rest(frame, wire)
     link = _LINKS.get(link_type)
     ethernet_type = link(rest) if link else -1
-    if ethernet_type == _ETHER_IPV4:
+    if ethernet_type == ETHER_IPV4:
         kind, framed = _ipv4(rest)
-    elif ethernet_type == _ETHER_IPV6:
+    elif ethernet_type == ETHER_IPV6:
         kind, framed = _ipv6(rest)
     else:
         return (Kind.BROKEN if ethernet_type < 0 and rest.size < 40 else Kind.OTHER), Framed()

@@ -9,10 +9,10 @@ meanwhile is computed anew. A packet is at each moment in exactly one place: `_p
 
 import contextlib
 import selectors
-import socket as socket_module
 import threading
 from typing import Any
 
+from mcast_fast._core import pairs
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, Flag
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.reading import Buffers, Packing, Read, Socket
@@ -65,13 +65,18 @@ class State:
         self._pending: Read | None = None
         self._shown = False  # the descriptor is readable because of what is unread
         self._state = threading.RLock()
-        with contextlib.ExitStack() as undo:
-            try:
-                self._selector = undo.enter_context(selectors.DefaultSelector())
-                self._wake, self._waker = socket_module.socketpair()
-            except OSError as error:
+        # Known before it has a descriptor: a selector is in a cycle of its own, so that one that an exception of a
+        # signal handler leaves to nobody would be closed by a collection only.
+        self._selector = selectors.DefaultSelector.__new__(selectors.DefaultSelector)
+        try:
+            self._selector.__init__()  # type: ignore[misc]
+            self._wake, self._waker = pairs.connected()
+        except BaseException as error:
+            with contextlib.suppress(AttributeError):  # it has no descriptor yet
+                self._selector.close()
+            if isinstance(error, OSError):
                 raise socket_error("open", subject, error) from error
-            undo.pop_all()
+            raise
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
@@ -303,6 +308,10 @@ class State:
             self._waker.send(b"!")
 
     def _close_descriptors(self) -> None:
-        self._selector.close()
-        self._wake.close()
-        self._waker.close()
+        try:
+            self._selector.close()
+        finally:
+            try:
+                self._wake.close()
+            finally:
+                self._waker.close()

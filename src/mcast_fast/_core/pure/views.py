@@ -5,15 +5,19 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
-from itertools import repeat
+from itertools import pairwise, repeat
 from operator import eq
 from operator import index as as_index
 from pickle import PickleBuffer
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from mcast_fast._core import arrow, layout, restore
+from mcast_fast._core import arrow, columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
+from mcast_fast._core.columns import Address
 from mcast_fast._core.layout import Feature, Flag
+
+if TYPE_CHECKING:
+    from datetime import datetime as datetime_type
 
 _TYPES = {"q": ctypes.c_int64, "I": ctypes.c_uint32, "H": ctypes.c_uint16, "B": ctypes.c_uint8}
 _POSITIONS = {field.name: i for i, field in enumerate(layout.FIELDS)}
@@ -117,6 +121,44 @@ class Batch:
         """Every payload as bytes, in the order of arrival."""
         return [packet.data for packet in self]
 
+    def rows(self, size: int) -> memoryview:
+        """The first `size` bytes of each payload, as a read-only memoryview of the shape (len(batch), size).
+
+        A view of `data` where the payloads have this size and are adjacent, else a copy. ArgumentError where the size
+        is out of range or a payload is shorter."""
+        size = columns.checked_size(size)
+        places = [(packet._row[_POSITIONS["offset"]], len(packet)) for packet in self]
+        for index, (_, length) in enumerate(places):
+            if length < size:
+                raise columns.too_short(index, length, size)
+        if places and all(after == before + size for (before, _), (after, _) in pairwise(places)):
+            return columns.as_rows(self.data[places[0][0] : places[-1][0] + size], size)
+        arena = self.data
+        return columns.as_rows(memoryview(b"".join(arena[offset : offset + size] for offset, _ in places)), size)
+
+    def view_as(self, dtype: Any) -> Any:
+        """The payloads as elements of the NumPy type `dtype`, one per packet, read-only, over the memory of `rows`.
+
+        ArgumentError where it is no type of a fixed size or a payload is shorter; FeatureError without NumPy."""
+        return columns.structured(self.rows, dtype)
+
+    def where(self, *, group: Address | None = None, source: Address | None = None, port: int | None = None) -> "Batch":
+        """The packets that match everything given, as a batch in the same order without a copy of payloads.
+
+        `group` and `source`: addresses as text or objects of `ipaddress`, with a zone: as received on this interface;
+        `port`: of the destination; None = any. ArgumentError."""
+        wanted = columns.wanted(group, source, port, self.names)
+        found = make_part(self, 0, 0)
+        found._records = bytearray().join(
+            self._records[start : start + layout.RECORD_SIZE]
+            for index, start in enumerate(
+                range(self._first * layout.RECORD_SIZE, len(self._records), layout.RECORD_SIZE)
+            )
+            if index < self._count and _is_match(layout.RECORD.unpack_from(self._records, start), wanted)
+        )
+        found._first, found._count = 0, len(found._records) // layout.RECORD_SIZE
+        return found
+
     @property
     def records(self) -> memoryview:
         """The records as a read-only structured memoryview, without a copy (PEP 3118,
@@ -189,6 +231,10 @@ class Batch:
     def __repr__(self) -> str:
         return f"<Batch of {self._count} packets>"
 
+    def _repr_html_(self) -> str:
+        """The first packets as a table, for notebooks."""
+        return columns.batch_html(self)
+
 
 class Loan:
     """The arena of a batch for as long as a `with` lasts."""
@@ -223,6 +269,15 @@ def make_part(whole: Batch, start: int, stop: int) -> Batch:
     part._count = stop - start
     part.names = whole.names
     return part
+
+
+def _is_match(row: tuple[Any, ...], wanted: columns.Wanted) -> bool:
+    return (
+        wanted.port in (None, row[_POSITIONS["port"]])
+        and wanted.group in (None, row[_POSITIONS["group"]])
+        and wanted.source in (None, row[_POSITIONS["source"]])
+        and (wanted.interfaces is None or row[_POSITIONS["interface"]] in wanted.interfaces)
+    )
 
 
 def take_over(records: bytearray, data: bytearray, names: dict[int, str]) -> Batch:
@@ -265,14 +320,21 @@ class Packet:
         return self._batch.data[offset : offset + len(self)]
 
     @property
-    def timestamp(self) -> int:
-        """Arrival, ns since the Unix epoch; 0 when no time was asked for."""
-        return self._field("timestamp")
+    def timestamp(self) -> int | None:
+        """Arrival, ns since the Unix epoch; None when unknown: with timestamps=None, or from a file without times."""
+        return self._field("timestamp") or None
+
+    @property
+    def datetime(self) -> "datetime_type | None":
+        """Arrival as an aware datetime in UTC, cut to whole microseconds; None when unknown. With `Flag.HARDWARE` it is
+        by the network card's clock, which often counts TAI."""
+        timestamp = self._field("timestamp")
+        return columns.utc(timestamp) if timestamp else None
 
     @property
     def source(self) -> str:
         """Address of the sender; IPv6 link-local keeps its zone: 'fe80::1%eth0'."""
-        return address_text(self._row[_POSITIONS["source"]], self.interface_index, self._batch.names)
+        return address_text(self._row[_POSITIONS["source"]], self._field("interface"), self._batch.names)
 
     @property
     def source_port(self) -> int:
@@ -282,11 +344,12 @@ class Packet:
     @property
     def source_address(self) -> tuple[str, int] | tuple[str, int, int, int]:
         """The sender as `socket.sendto` takes it."""
-        return endpoint(self._row[_POSITIONS["source"]], self.source_port, self.interface_index)
+        return endpoint(self._row[_POSITIONS["source"]], self.source_port, self._field("interface"))
 
     @property
     def group(self) -> str:
-        """The true destination address."""
+        """The true destination address. Of an answer to a Sender, '::' where the system does not report it (feature
+        `destination`)."""
         return address_text(self._row[_POSITIONS["group"]], 0, self._batch.names)
 
     @property
@@ -295,18 +358,19 @@ class Packet:
         return self._field("port")
 
     @property
-    def interface(self) -> str:
-        """Name of the interface it arrived on; '' when unknown."""
-        return interface_text(self.interface_index, self._batch.names)
+    def interface(self) -> str | None:
+        """Name of the interface it arrived on; None when unknown."""
+        return interface_text(self._field("interface"), self._batch.names) or None
 
     @property
-    def interface_index(self) -> int:
-        """Index of the interface it arrived on; 0 when unknown."""
-        return self._field("interface")
+    def interface_index(self) -> int | None:
+        """Index of the interface it arrived on (of a file: as the file counts, from 1); None when unknown."""
+        return self._field("interface") or None
 
     @property
     def dropped(self) -> int:
-        """Buffers the kernel dropped just before this packet."""
+        """Buffers the kernel dropped just before this packet; 0 too where the system does not report it (feature
+        `drop_gaps`)."""
         return self._field("dropped")
 
     @property
@@ -315,9 +379,10 @@ class Packet:
         return bool(self._field("flags") & Flag.TRUNCATED)
 
     @property
-    def wire_length(self) -> int:
-        """Bytes of payload before truncation; 0 when unknown."""
-        return self._field("wire_length")
+    def wire_length(self) -> int | None:
+        """Bytes of payload before truncation; None when unknown: some systems report only that it was truncated."""
+        known = self._field("wire_length")
+        return None if not known and (len(self) or self.truncated) else known
 
     @property
     def flags(self) -> Flag:
@@ -365,7 +430,7 @@ class Packet:
         return row_at(self, 0) == row_at(other, 0) and self._names() == other._names() and self.data == other.data
 
     def __hash__(self) -> int:
-        return hash((self._plain_record(), self.data, self._batch.names.get(self.interface_index)))
+        return hash((self._plain_record(), self.data, self._batch.names.get(self._field("interface"))))
 
     def __repr__(self) -> str:
         return layout.packet_text(self)
@@ -376,8 +441,9 @@ class Packet:
 
     def _names(self) -> dict[int, str]:
         """The name of the packet's own interface."""
-        name = self._batch.names.get(self.interface_index)
-        return {} if name is None else {self.interface_index: name}
+        index = self._field("interface")
+        name = self._batch.names.get(index)
+        return {} if name is None else {index: name}
 
     def _field(self, name: str) -> int:
         value: int = self._row[_POSITIONS[name]]

@@ -1,0 +1,67 @@
+"""Payloads of a batch as rows, and the packets of a batch that match."""
+
+from libc.string cimport memcmp
+
+
+cdef object rows_of(Batch batch, Py_ssize_t size):
+    """The first `size` bytes of each payload: a view where they are adjacent, and no ring's; else a copy."""
+    cdef bint adjacent = batch.reference == NULL
+    cdef Py_ssize_t i
+    cdef size_t start
+    cdef bytes copied
+    for i in range(batch.count):
+        if batch.first[i].length < size:
+            raise columns.too_short(i, batch.first[i].length, size)
+        if i and <size_t>batch.first[i].offset != <size_t>batch.first[i - 1].offset + <size_t>size:
+            adjacent = False
+    if adjacent and batch.count:
+        start = batch.first[0].offset
+        return columns.as_rows(memoryview(arena_of(batch))[start:start + <size_t>(batch.count * size)], size)
+    copied = PyBytes_FromStringAndSize(NULL, batch.count * size)
+    copy_rows(batch, <unsigned char *><char *>copied, <size_t>size)
+    return columns.as_rows(memoryview(copied), size)
+
+
+cdef void copy_rows(Batch batch, unsigned char *to, size_t size):
+    cdef Py_ssize_t i
+    cdef int pinned
+    cdef const unsigned char *arena
+    with nogil:
+        arena = arena_in_place(batch, &pinned)
+        for i in range(batch.count):
+            memcpy(to + <size_t>i * size, arena + batch.first[i].offset, size)
+        arena_left(batch, pinned)
+
+
+cdef bint is_match(const mcast_record *record, const unsigned char *group, const unsigned char *source, int port,
+                   interfaces) except -1:
+    """Whether a record is wanted; NULL, -1 and None: any is."""
+    if port >= 0 and record.port != port:
+        return False
+    if group != NULL and memcmp(record.group, group, 16) != 0:
+        return False
+    if source != NULL and memcmp(record.source, source, 16) != 0:
+        return False
+    return interfaces is None or record.interface_index in interfaces
+
+
+cdef Batch batch_where(Batch batch, bytes group, bytes source, int port, interfaces):
+    """The packets that match, with records of their own and the same arena."""
+    cdef const unsigned char *wanted_group = NULL
+    cdef const unsigned char *wanted_source = NULL
+    cdef Batch found = make_part(batch, 0, 0)
+    cdef Py_ssize_t i, count = 0
+    if group is not None:
+        wanted_group = <const unsigned char *><char *>group
+    if source is not None:
+        wanted_source = <const unsigned char *><char *>source
+    for i in range(batch.count):
+        count += is_match(&batch.first[i], wanted_group, wanted_source, port, interfaces)
+    make_room(&found.records_memory, <size_t>count * sizeof(mcast_record))
+    found.first = <mcast_record *>found.records_memory.bytes
+    for i in range(batch.count):
+        if is_match(&batch.first[i], wanted_group, wanted_source, port, interfaces):
+            found.first[found.count] = batch.first[i]
+            found.count += 1
+    found.records_memory.used = <size_t>count * sizeof(mcast_record)
+    return found

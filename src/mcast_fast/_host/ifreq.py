@@ -1,0 +1,15 @@
+"""struct ifreq, and flags of an interface: netdevice(7), <net/if.h>. The numbers are the same on every system."""
+
+import struct
+
+IFF_UP = 0x1
+IFF_LOOPBACK = 0x8
+IFF_RUNNING = 0x40
+
+NAME_SIZE = 16  # IFNAMSIZ, with the zero at its end; what is asked for follows
+LARGEST = 256  # bytes: more than any system's struct ifreq
+NAME = struct.Struct("=15sx24x")
+INDEX = struct.Struct("=16xi20x")
+FLAGS = struct.Struct("=16xH")
+LINK_TYPE = struct.Struct("=16xH")  # of SIOCGIFHWADDR: an ARPHRD_ number
+POINTER = struct.Struct("@16sP")
