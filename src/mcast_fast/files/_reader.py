@@ -180,7 +180,7 @@ class Reader(Guarded):
         multicast_only: bool = True,
     ) -> None:
         super().__init__()
-        self.timeout = in_seconds(timeout, "timeout")
+        self.timeout: float | None = in_seconds(timeout, "timeout")
         wait_in_ns(timeout)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         self._subject = subject_of(file, "read", "readinto")
