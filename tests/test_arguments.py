@@ -102,7 +102,7 @@ OBJECTS = {
     "Replay": lambda: contextlib.nullcontext(mcast.files.Replay(a_file())),
     "Schedule": a_schedule,
     "Group": lambda: contextlib.nullcontext(mcast.Group("239.1.1.1")),
-    "Batch": lambda: contextlib.nullcontext(mcast._core.views.Batch),
+    "Batch": lambda: contextlib.nullcontext(a_batch()),
     "aio.Receiver": lambda: aio.Receiver(a_group(), timeout=0),
     "aio.Sender": lambda: aio.Sender(a_group(), ttl=0, timeout=0),
 }
@@ -119,7 +119,9 @@ CONSTRUCTORS = {
     "aio.Receiver": lambda **options: aio.Receiver(a_group(), **options).close(),
     "aio.Sender": lambda **options: aio.Sender(a_group(), **options).close(),
     "open": lambda **options: mcast.open(**{"file": a_file(), **options}).close(),
+    "addresses": mcast.addresses,
     "is_multicast": mcast.is_multicast,
+    "pack_addresses": mcast.pack_addresses,
 }
 # The other arguments of a method.
 OTHERS = {
@@ -243,7 +245,7 @@ def test_every_public_call_with_parameters_is_tried():
     assert len(ALL) > 150
     assert {name for name, _ in tried} == {
         "Autostop", "Batch", "Group", "Reader", "Receiver", "Recorder", "Replay", "Rotation", "Schedule", "Sender", "Writer",
-        "aio.Receiver", "aio.Sender", "is_multicast", "open",
+        "addresses", "aio.Receiver", "aio.Sender", "is_multicast", "open", "pack_addresses",
     }  # fmt: skip
 
 
