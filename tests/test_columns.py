@@ -376,3 +376,15 @@ def test_an_empty_batch_is_a_table_without_rows(backend):
     html = batch_of()._repr_html_()
     assert "Batch of 0 packets" in html
     assert html.count("<tr>") == 1
+
+
+def test_what_matches_can_be_given_back(backend, place):
+    group = place.group()
+    with mcast.Receiver(group, timeout=5) as rx, mcast.Sender(group, ttl=0) as tx:
+        tx.send_batch([b"%d" % number for number in range(9)])
+        batch = rx.collect(9)
+        rx.give_back([batch.where(source=batch[0].source)[2:]])
+        assert rx.recv_batch(3).payloads() == [b"2", b"3", b"4"]
+        del batch
+        gc.collect()
+        assert [packet.data for packet in rx.packets(count=4)] == [b"5", b"6", b"7", b"8"]

@@ -38,7 +38,7 @@ cdef Packet make_packet(Batch batch, Py_ssize_t index):
 @cython.no_gc
 @cython.freelist(256)
 cdef class Packet:
-    """One received packet; each property is built when it is read.
+    """One received packet; each property is built when it is read. What is not known is None.
 
     It is its payload to whoever asks for a buffer: `struct.unpack_from(format, packet)`, `memoryview(packet)`,
     `bytes(packet)`. Packets are equal when their payloads and all that is known of them are. A packet keeps the memory

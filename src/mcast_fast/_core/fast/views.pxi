@@ -267,51 +267,23 @@ cdef class Batch:
         return found
 
     def rows(self, size):
-        """The first `size` bytes of each payload, as rows.
+        """The first `size` bytes of each payload, as a read-only memoryview of the shape (len(batch), size).
 
-        Args:
-            size: bytes in a row, 1 to 65,535; what a payload has beyond it is left out.
-
-        Returns:
-            A read-only memoryview of the shape (len(batch), size), which `np.asarray` takes. It is a view of `data`
-            where the payloads have this size and lie one behind the other, as received without a ring, and a copy
-            otherwise.
-
-        Raises:
-            ArgumentError: the size is out of range, or a payload is shorter, which is named.
-        """
+        A view of `data` where the payloads have this size and are adjacent, else a copy. ArgumentError where the size
+        is out of range or a payload is shorter."""
         return rows_of(self, columns.checked_size(size))
 
     def view_as(self, dtype):
-        """The payloads as elements of a NumPy type: `batch.view_as([("number", ">u4"), ("price", ">i8")])["price"]`.
+        """The payloads as elements of the NumPy type `dtype`, one per packet, read-only, over the memory of `rows`.
 
-        Args:
-            dtype: what `np.dtype` takes, of a fixed size and without objects; what a payload has beyond it is left
-                out.
-
-        Returns:
-            A read-only array with one element for each packet, over the memory of `rows(size of the type)`.
-
-        Raises:
-            ArgumentError: it is no such type, or a payload is shorter than it.
-            FeatureError: NumPy is not installed.
-        """
+        ArgumentError where it is no type of a fixed size or a payload is shorter; FeatureError without NumPy."""
         return columns.structured(self.rows, dtype)
 
     def where(self, *, group=None, source=None, port=None):
-        """The packets that match everything given, as a batch: `batch.where(group="239.1.1.1", port=5000)`.
+        """The packets that match everything given, as a batch in the same order without a copy of payloads.
 
-        Args:
-            group: destination address, IPv4 or IPv6, as text or as an object of `ipaddress`; None = any.
-            source: address of the sender; None = any. With a zone ("fe80::1%eth0"): as received on this interface.
-            port: UDP port of the destination; None = any.
-
-        Returns:
-            A Batch in the same order, without a copy of payloads: like a slice it keeps the memory of the whole batch.
-
-        Raises:
-            ArgumentError: what is given is no address or port.
-        """
+        `group` and `source`: addresses as text or objects of `ipaddress`, with a zone: as received on this interface;
+        `port`: of the destination; None = any. ArgumentError."""
         packed_group, packed_source, number, interfaces = columns.wanted(group, source, port, self.names)
         return batch_where(self, packed_group, packed_source, -1 if number is None else number, interfaces)
 

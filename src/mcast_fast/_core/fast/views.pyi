@@ -11,13 +11,20 @@ from mcast_fast._core.layout import Feature, Flag
 FEATURES: dict[str, Feature]
 
 class Batch:
+    """Packets received together: immutable, and alive as long as anything that was taken from it.
+
+    A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy."""
+
     names: dict[int, str]
     @staticmethod
     def from_bytes(
         records: bytes | bytearray | memoryview, data: bytes | bytearray | memoryview, names: dict[int, str]
-    ) -> Batch: ...
+    ) -> Batch:
+        """A batch of copies: `records` in the record's layout, `data` the arena they point into; ValueError."""
     @staticmethod
-    def concatenate(batches: Iterable[Batch]) -> Batch: ...
+    def concatenate(batches: Iterable[Batch]) -> Batch:
+        """One batch with copies of all their packets, in order; ValueError beyond 4 GiB of payload."""
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Packet]: ...
     @overload
@@ -25,8 +32,10 @@ class Batch:
     @overload
     def __getitem__(self, index: slice) -> Batch: ...
     @property
-    def payload_bytes(self) -> int: ...
-    def payloads(self) -> list[bytes]: ...
+    def payload_bytes(self) -> int:
+        """Bytes of all payloads together."""
+    def payloads(self) -> list[bytes]:
+        """Every payload as bytes, in the order of arrival."""
     def rows(self, size: int) -> memoryview:
         """The first `size` bytes of each payload, as rows.
 
@@ -72,11 +81,15 @@ class Batch:
             ArgumentError: what is given is no address or port.
         """
 
-    def borrow(self) -> AbstractContextManager[memoryview]: ...
+    def borrow(self) -> AbstractContextManager[memoryview]:
+        """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block."""
     @property
-    def records(self) -> memoryview: ...
+    def records(self) -> memoryview:
+        """The records as a read-only structured memoryview, without a copy (PEP 3118, `mcast_fast.RECORD_FIELDS`)."""
     @property
-    def data(self) -> memoryview: ...
+    def data(self) -> memoryview:
+        """The arena as a read-only memoryview: `offset` and `length` of a record point into it. A batch of a ring is
+        copied out of it once."""
     @property
     def __array_struct__(self) -> Any: ...
     def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]: ...
@@ -86,6 +99,11 @@ class Batch:
 def arrow_stream(batches: Iterable[Batch], requested_schema: Any = None) -> Any: ...
 
 class Packet:
+    """One received packet; each property is built when it is read. What is not known is None.
+
+    It is its payload to whoever asks for a buffer: `struct.unpack_from(format, packet)`, `bytes(packet)`. A packet
+    keeps the memory of its whole batch; `copy()` does not."""
+
     @property
     def data(self) -> bytes:
         """The payload, bytes."""

@@ -292,7 +292,7 @@ def take_over(records: bytearray, data: bytearray, names: dict[int, str]) -> Bat
 
 
 class Packet:
-    """One received packet; each property is built when it is read.
+    """One received packet; each property is built when it is read. What is not known is None.
 
     It is its payload to whoever asks for a buffer: `struct.unpack_from(format, packet)`, `memoryview(packet)`,
     `bytes(packet)`. Packets are equal when their payloads and all that is known of them are. A packet keeps the memory
