@@ -135,6 +135,7 @@ def test_a_column_outlives_its_table(mixed):
     assert tuple(column.to_pylist() for column in columns) == wanted
 
 
+@pytest.mark.long
 @pytest.mark.needs("process limits")
 @pytest.mark.parametrize("gaps", [False, True])
 def test_what_is_released_is_freed(backend, gaps):

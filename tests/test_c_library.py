@@ -10,6 +10,7 @@ LIBRARY = ROOT.parent / "src" / "mcast_fast" / "_core" / "c"
 WRAPPED = "-Wl,--wrap=setsockopt,--wrap=getsockopt"
 
 
+@pytest.mark.long
 @pytest.mark.needs("cc", "ring")
 @pytest.mark.parametrize("test", sorted((ROOT / "c").glob("test_*.c")), ids=lambda path: path.stem)
 def test_in_c(test, tmp_path):

@@ -38,7 +38,7 @@ def test_every_error_is_the_built_in_that_a_user_of_sockets_expects(name, base):
 
 def test_every_error_is_public_and_documented():
     for one in OURS:
-        assert getattr(mcast, one.__name__) is one
+        assert getattr(errors, one.__name__) is one
         assert one.__doc__
 
 

@@ -259,6 +259,7 @@ def test_a_receiver_and_a_reader_are_sources(backend):
             assert parameters(getattr(mcast.Source, name)).keys() >= parameters(getattr(files.Reader, name)).keys()
 
 
+@pytest.mark.long
 def test_the_type_checker_takes_both_for_sources(tmp_path):
     """And nothing that sends."""
     program = tmp_path / "sources.py"

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import Event, ReaderStats, SenderStats, Stats, WriterStats
+from mcast_fast import Event, SenderStats, Stats
 from mcast_fast._membership.subscriptions import Membership, Memberships
+from mcast_fast.files import ReaderStats, WriterStats
 from mcast_fast.stats import What
 
 GONE, BACK = (Event(time, what, "eth0", "<i>") for time, what in ((1, What.GONE), (2, What.BACK)))

@@ -185,6 +185,7 @@ OPENED = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("in_a_cycle", [False, True], ids=["", "in a cycle"])
 @pytest.mark.parametrize(("make", "match"), OPENED.values(), ids=OPENED.keys())
 def test_what_nobody_closed(backend, no_leak, tmp_path, make, match, in_a_cycle):
@@ -208,6 +209,7 @@ def test_what_nobody_closed(backend, no_leak, tmp_path, make, match, in_a_cycle)
         assert caught[0].filename == __file__
 
 
+@pytest.mark.long
 def test_what_was_gathered_is_written_by_a_writer_that_nobody_closed(backend, tmp_path):
     path = tmp_path / "feed.pcapng"
 
@@ -221,6 +223,7 @@ def test_what_was_gathered_is_written_by_a_writer_that_nobody_closed(backend, tm
         assert len(reader.collect(10)) == 1
 
 
+@pytest.mark.long
 def test_what_was_closed_or_never_opened_says_nothing(backend, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -236,6 +239,7 @@ def test_what_was_closed_or_never_opened_says_nothing(backend, tmp_path):
         gc.collect()
 
 
+@pytest.mark.long
 def test_ipv6_is_named_in_brackets(backend):
     interface = multicast_ipv6()
     if interface is None:
