@@ -7,7 +7,6 @@ import pickle
 
 import pytest
 
-import mcast_fast as mcast
 from mcast_fast import errors
 from mcast_fast.errors import REMEDIES, SendError, SocketError, explain, os_text, remedy, socket_error
 
