@@ -58,7 +58,9 @@ _membership : _systems _html _units _core _host groups stats
     rings           : bpf sockets
     plan            : desired sockets
     joins           : desired sockets plan
-    subscriptions   : desired plan joins
+    memberships     :
+    arguments       : rings sockets
+    subscriptions   : desired plan joins memberships
 receiver    : _units _iteration _core _host _membership groups stats
 _sending    : _systems _units _core _host _membership groups stats
     __init__        :

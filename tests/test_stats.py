@@ -6,7 +6,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import Event, SenderStats, Stats
-from mcast_fast._membership.subscriptions import Membership, Memberships
+from mcast_fast._membership.memberships import Membership, Memberships
 from mcast_fast.files import ReaderStats, WriterStats
 from mcast_fast.stats import What
 

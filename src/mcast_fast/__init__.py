@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.columns import addresses, pack_addresses
     from mcast_fast._core.fast.views import Batch, Packet
     from mcast_fast._host.interfaces import Interface, interfaces
-    from mcast_fast._membership.subscriptions import Membership
+    from mcast_fast._membership.memberships import Membership
     from mcast_fast._source import Source
     from mcast_fast.files import open
     from mcast_fast.groups import Group, Scope, is_multicast
@@ -81,7 +81,7 @@ _WHERE = {
     "Event": "stats",
     "Group": "groups",
     "Interface": "_host.interfaces",
-    "Membership": "_membership.subscriptions",
+    "Membership": "_membership.memberships",
     "Receiver": "receiver",
     "Scope": "groups",
     "Sender": "sender",

@@ -2,30 +2,35 @@
 
 import contextlib
 import functools
-import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, Literal, ParamSpec, TypeVar, get_args
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
 from mcast_fast._iteration import Batches, Limits, Packets
+from mcast_fast._membership.arguments import (
+    Timestamps,
+    background_bytes,
+    check_ring_alone,
+    ring_arguments,
+    socket_options,
+)
 from mcast_fast._membership.desired import Defaults
 from mcast_fast._membership.joins import Joins
-from mcast_fast._membership.rings import RingOptions, Rings, ring_options
-from mcast_fast._membership.sockets import OpenSocket, Options, require
-from mcast_fast._membership.subscriptions import Membership, Subscriptions
+from mcast_fast._membership.memberships import Membership
+from mcast_fast._membership.rings import Rings
+from mcast_fast._membership.sockets import OpenSocket, require
+from mcast_fast._membership.subscriptions import Subscriptions
 from mcast_fast._units import (
     UNSET,
     Seconds,
     Unset,
-    checked_number,
     in_seconds,
-    size_in_bytes,
     wait_in_ns,
     whole_number,
 )
@@ -41,10 +46,7 @@ __all__ = ["RECORD_FIELDS", "Receiver"]
 RECORD_FIELDS = FIELDS
 """The fields of a record of `Batch.records`: name, `struct` letter, count and meaning of each."""
 
-Timestamps = Literal["kernel", "hardware"]
-TIMESTAMPS = (*get_args(Timestamps), None)
 BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, by default
-BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
 SHOWN = 3  # groups, in the repr
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
@@ -152,11 +154,11 @@ class Receiver:
         wait_in_ns(timeout)
         defaults = Defaults(port, interface, source)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
-        self._background = memory = _background(background, background_cpu)
-        options = _options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
-        ring_asked = _ring_options(ring, ring_latency, packet_fanout, timestamps, vlan)
+        self._background = memory = background_bytes(background, background_cpu)
+        options = socket_options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
+        ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan)
         if ring_asked is not None:
-            _check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
+            check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalesced=False)
         self._coalesced = options.coalesced
         usual = RING_BATCH if ring_asked else COALESCED_BATCH if options.coalesced else BATCH
@@ -527,88 +529,3 @@ def _weakly(method: Callable[[], None]) -> Callable[[], None]:
             alive()
 
     return call
-
-
-def _background(wanted: bool | int | str | None, cpu: int | None) -> int:
-    """Bytes that may wait for the consumer; 0 without a thread."""
-    if wanted is None or wanted is False:
-        if cpu is not None:
-            raise ArgumentError("background_cpu needs background=True, or a size such as background='256MiB'")
-        return 0
-    require("background", f"background={wanted!r}")
-    if cpu is not None:
-        if cpu not in _processors():
-            raise ArgumentError(
-                f"background_cpu {cpu!r} is none of those this process may run on: {sorted(_processors())}"
-            )
-        require("background_cpu", f"background_cpu={cpu!r}")
-    return whole_number(
-        BACKGROUND if wanted is True else size_in_bytes(wanted, "background"), "background", LEAST_BACKGROUND, 1 << 40
-    )
-
-
-def _processors() -> set[int]:
-    """The processors that this process may run on, as far as the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-def _options(
-    buffer_size: int | str | None,
-    timestamps: str | None,
-    gro: bool | None,
-    busy_poll: int | None,
-    ttl: bool,
-    tos: bool,
-    reuse: bool,
-) -> Options:
-    """The arguments about sockets, checked."""
-    if timestamps not in TIMESTAMPS:
-        raise ArgumentError(f"timestamps {timestamps!r} is not one of: {', '.join(map(repr, TIMESTAMPS))}")
-    if ttl:
-        require("receive_ttl", "recv_ttl=True")
-    if tos:
-        require("receive_tos", "recv_tos=True")
-    asked = {
-        "drops": True,
-        "time": timestamps == "kernel",
-        "hardware": timestamps == "hardware",
-        "ttl": ttl,
-        "tos": tos,
-    }
-    if timestamps == "hardware":
-        if gro:
-            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
-        require("hardware_timestamps", 'timestamps="hardware"')
-    if gro:
-        require("receive_coalescing", "gro=True")
-    if busy_poll is not None:
-        whole_number(busy_poll, "busy_poll", 1, 1_000_000)
-        require("busy_poll", "busy_poll")
-    if gro is None:
-        gro = timestamps is None and bool(_core.features()["receive_coalescing"])
-    size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
-    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro, busy_poll)
-
-
-def _check_ring_alone(**others: object) -> None:
-    """A ring takes packets before sockets, and is a background of its own."""
-    for name, value in others.items():
-        if value:
-            raise ArgumentError(f"{name}={value!r} is of sockets, and does not go with ring=: leave one of them out")
-
-
-def _ring_options(
-    ring: bool | int | str | None, latency: Seconds, fanout: int | None, timestamps: str | None, vlan: bool
-) -> RingOptions | None:
-    """The arguments about rings, checked; None when none is wanted."""
-    latency = checked_number(in_seconds(latency, "ring_latency"), "ring_latency", 0.001, 1)
-    if ring is None or ring is False:
-        if fanout is not None:
-            raise ArgumentError("packet_fanout goes with ring= only")
-        if vlan:
-            raise ArgumentError("vlan=True goes with ring= only: a socket gets no frame that is tagged for a VLAN")
-        return None
-    require("ring", "ring=")
-    return ring_options(ring, latency, fanout, timestamps == "kernel", vlan)

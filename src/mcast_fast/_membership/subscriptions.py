@@ -9,11 +9,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from ipaddress import ip_address
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from mcast_fast import _core, _html
+from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, native, plain_text
 from mcast_fast._host import igmp_version
 from mcast_fast._host.interfaces import Interface, find_interface, interfaces, multicast_interfaces
@@ -35,6 +35,7 @@ from mcast_fast._membership.desired import (
     summary,
 )
 from mcast_fast._membership.joins import Joins, drop_totals
+from mcast_fast._membership.memberships import MODES, Membership, Memberships
 from mcast_fast._membership.plan import MemberSocket
 from mcast_fast._units import iterated
 from mcast_fast.errors import (
@@ -51,48 +52,9 @@ from mcast_fast.stats import Event, What
 T = TypeVar("T")
 Change = Callable[[SourceFilter], SourceFilter | None]
 
-Mode = Literal["include", "exclude"]
-MODES: dict[bool, Mode] = {True: "exclude", False: "include"}
 MOST_EVENTS = 1000  # that are kept
 VERSION_CHECK = 1.0  # seconds for which an IGMP or MLD version that was found is taken to stay
 NOT_THERE = "the interface is not there yet"
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """One group on one interface, as it is wanted and as it is held.
-
-    `mode` and `sources`: wanted; "exclude" with no sources is any-source. `joined`: whether a socket holds it now.
-    `kernel_mode`, `kernel_sources`: read back from the sockets' own filters (RFC 3678 5.2.2, sources of all sockets
-    together); None where the system cannot say, or nothing is held. `sockets`: how many share it. `reason`: why it is
-    not joined.
-    """
-
-    __module__ = "mcast_fast"
-
-    group: str
-    port: int
-    interface: str
-    mode: Mode
-    sources: tuple[str, ...]
-    joined: bool = True
-    kernel_mode: Mode | None = None
-    kernel_sources: tuple[str, ...] | None = None
-    sockets: int = 1
-    reason: str = ""
-
-
-class Memberships(list[Membership]):
-    """Memberships as a list, which notebooks show as a table."""
-
-    def _repr_html_(self) -> str:
-        header = [one.name for one in fields(Membership)]
-        rows = [[_cell(getattr(one, name)) for name in header] for one in self]
-        return _html.table(f"{len(self):,} memberships", header, rows)
-
-
-def _cell(value: object) -> object:
-    return ", ".join(value) if isinstance(value, tuple) else str(value) if isinstance(value, int) else value
 
 
 class Subscriptions:

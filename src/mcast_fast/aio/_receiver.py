@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from mcast_fast import _core, receiver
 from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast._iteration import Limits
-from mcast_fast._membership.subscriptions import Membership
+from mcast_fast._membership.arguments import Timestamps
+from mcast_fast._membership.memberships import Membership
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._units import (
     NANOSECONDS,
@@ -68,7 +69,7 @@ class Receiver:
         batch_size: int | None = None,
         max_packet_size: int = MAX_PACKET_SIZE,
         buffer_size: int | str | None = None,
-        timestamps: receiver.Timestamps | None = "kernel",
+        timestamps: Timestamps | None = "kernel",
         gro: bool | None = None,
         background: bool | int | str | None = None,
         background_cpu: int | None = None,

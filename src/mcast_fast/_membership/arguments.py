@@ -1,0 +1,99 @@
+"""A receiver's arguments about sockets, rings and the background thread, checked; no I/O."""
+
+import os
+from typing import Literal, get_args
+
+from mcast_fast import _core
+from mcast_fast._membership.rings import RingOptions, ring_options
+from mcast_fast._membership.sockets import Options, require
+from mcast_fast._units import Seconds, checked_number, in_seconds, size_in_bytes, whole_number
+from mcast_fast.errors import ArgumentError
+
+Timestamps = Literal["kernel", "hardware"]
+TIMESTAMPS = (*get_args(Timestamps), None)
+BACKGROUND, LEAST_BACKGROUND = 256 << 20, 64 << 10
+
+
+def background_bytes(wanted: bool | int | str | None, cpu: int | None) -> int:
+    """Bytes that may wait for the consumer; 0 without a thread."""
+    if wanted is None or wanted is False:
+        if cpu is not None:
+            raise ArgumentError("background_cpu needs background=True, or a size such as background='256MiB'")
+        return 0
+    require("background", f"background={wanted!r}")
+    if cpu is not None:
+        if cpu not in _processors():
+            raise ArgumentError(
+                f"background_cpu {cpu!r} is none of those this process may run on: {sorted(_processors())}"
+            )
+        require("background_cpu", f"background_cpu={cpu!r}")
+    return whole_number(
+        BACKGROUND if wanted is True else size_in_bytes(wanted, "background"), "background", LEAST_BACKGROUND, 1 << 40
+    )
+
+
+def _processors() -> set[int]:
+    """The processors that this process may run on, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def socket_options(
+    buffer_size: int | str | None,
+    timestamps: str | None,
+    gro: bool | None,
+    busy_poll: int | None,
+    ttl: bool,
+    tos: bool,
+    reuse: bool,
+) -> Options:
+    """The arguments about sockets, checked."""
+    if timestamps not in TIMESTAMPS:
+        raise ArgumentError(f"timestamps {timestamps!r} is not one of: {', '.join(map(repr, TIMESTAMPS))}")
+    if ttl:
+        require("receive_ttl", "recv_ttl=True")
+    if tos:
+        require("receive_tos", "recv_tos=True")
+    asked = {
+        "drops": True,
+        "time": timestamps == "kernel",
+        "hardware": timestamps == "hardware",
+        "ttl": ttl,
+        "tos": tos,
+    }
+    if timestamps == "hardware":
+        if gro:
+            raise ArgumentError('gro=True and timestamps="hardware": coalesced packets have one time; choose one')
+        require("hardware_timestamps", 'timestamps="hardware"')
+    if gro:
+        require("receive_coalescing", "gro=True")
+    if busy_poll is not None:
+        whole_number(busy_poll, "busy_poll", 1, 1_000_000)
+        require("busy_poll", "busy_poll")
+    if gro is None:
+        gro = timestamps is None and bool(_core.features()["receive_coalescing"])
+    size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
+    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro, busy_poll)
+
+
+def check_ring_alone(**others: object) -> None:
+    """A ring takes packets before sockets, and is a background of its own."""
+    for name, value in others.items():
+        if value:
+            raise ArgumentError(f"{name}={value!r} is of sockets, and does not go with ring=: leave one of them out")
+
+
+def ring_arguments(
+    ring: bool | int | str | None, latency: Seconds, fanout: int | None, timestamps: str | None, vlan: bool
+) -> RingOptions | None:
+    """The arguments about rings, checked; None when none is wanted."""
+    latency = checked_number(in_seconds(latency, "ring_latency"), "ring_latency", 0.001, 1)
+    if ring is None or ring is False:
+        if fanout is not None:
+            raise ArgumentError("packet_fanout goes with ring= only")
+        if vlan:
+            raise ArgumentError("vlan=True goes with ring= only: a socket gets no frame that is tagged for a VLAN")
+        return None
+    require("ring", "ring=")
+    return ring_options(ring, latency, fanout, timestamps == "kernel", vlan)
