@@ -1,4 +1,4 @@
-"""When a recording goes on in another file, when it ends, and what its files are called.
+"""The limits of a recording, checked: when the recorder goes on in another file and when it ends; and names of files.
 
 Rules of this module: no I/O, and no clock but the one that is handed in.
 """

@@ -7,14 +7,14 @@
  *
  * Owners. The cursor (`sequence` to `filling`) belongs to the thread that receives, under the receiver's state lock. `lock` guards the list
  * of references, the choice of the mapping and the return of blocks; it is held for a few instructions and system calls, never for a copy.
- * A block's state is a word of its own (block.h). A mapping lives as long as the ring uses it, or bytes in it are pinned. */
+ * A block's state is a word of its own (ring_block.h). A mapping lives as long as the ring uses it, or bytes in it are pinned. */
 #ifndef MCAST_RING_H
 #define MCAST_RING_H
 
-#include "block.h"
 #include "memory.h"
 #include "record.h"
 #include "reference.h"
+#include "ring_block.h"
 
 #include <linux/if_packet.h>
 

@@ -11,9 +11,9 @@
  * filled anew, and can neither be delivered twice nor be written under a batch.
  *
  * `find` and `take` are called by the one thread that receives, `hold` by a reader, `drop` by each reader once, `freed` by whoever
- * learned from `drop` that it was the last one. tests/c/test_block.c walks through every interleaving of these with a kernel. */
-#ifndef MCAST_BLOCK_H
-#define MCAST_BLOCK_H
+ * learned from `drop` that it was the last one. tests/c/test_ring_block.c walks through every interleaving of these with a kernel. */
+#ifndef MCAST_RING_BLOCK_H
+#define MCAST_RING_BLOCK_H
 
 #include "platform.h"
 

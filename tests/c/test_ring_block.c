@@ -1,10 +1,10 @@
 /* Every interleaving of a kernel, a receiver and two readers over a ring of two blocks, one atomic step at a time, with the transitions of
- * block.h. What must hold in each state:
+ * ring_block.h. What must hold in each state:
  *   the kernel fills a block that nobody reads and that was not found filled;
  *   every filling is delivered once, and in order;
  *   a reader finds the bytes that were delivered to it;
  *   nothing stops before the kernel has filled, and the receiver delivered, all there is: no wake-up is lost. */
-#include "block.h"
+#include "ring_block.h"
 #include "check.h"
 #include <string.h>
 
