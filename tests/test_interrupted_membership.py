@@ -320,6 +320,25 @@ def test_closing_closes_every_socket_whatever_is_raised(path, kind):
     assert descriptors() == before
 
 
+def test_an_exception_at_the_very_start_of_the_tear_down_leaves_nothing_open(path):
+    """A signal that came while C closed is heard when Python begins again."""
+    before, port = descriptors(), free_port()
+    rx = mcast.Receiver(f"239.9.9.1%{loopback()}:{port}", **options_of(path))
+    tear_down, calls = rx._slots.when_idle, []
+
+    def interrupted():
+        calls.append(None)
+        if len(calls) == 1:
+            raise Interrupt
+        tear_down()
+
+    rx._slots.when_idle = interrupted
+    with pytest.raises(Interrupt):
+        rx.close()
+    assert descriptors() == before
+    rx.close()
+
+
 def test_no_close_waits_for_a_lock_that_somebody_holds(path):
     before, port = descriptors(), free_port()
     rx = mcast.Receiver(f"239.9.9.1%{loopback()}:{port}", **options_of(path))

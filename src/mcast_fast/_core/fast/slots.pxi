@@ -104,8 +104,13 @@ cdef class Slots:
             mcast_receiver_tear_down(&self.receiver)
         self.unread.clear()
         idle, self.when_idle = self.when_idle, None
-        if idle is not None:
+        if idle is None:
+            return 0
+        try:
             idle()
+        except BaseException:
+            idle()  # a signal's handler may have raised before its first line; each of its steps can be done again
+            raise
         return 0
 
     def inside(self):
