@@ -489,7 +489,7 @@ def test_where_no_thread_can_start_it_is_an_error_of_ours(backend, monkeypatch):
 @needs_tracing
 @pytest.mark.long
 @pytest.mark.needs("watch")
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket.socket")  # one that nobody had yet closes itself
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket")  # one that nobody had yet closes itself
 @pytest.mark.parametrize("act", [raise_interrupt, raise_error])
 def test_an_opening_that_is_interrupted_leaves_nothing(act):
     """At every moment in threading, too; and no thread ends with a traceback."""
