@@ -4,8 +4,8 @@
  *   every filling is delivered once, and in order;
  *   a reader finds the bytes that were delivered to it;
  *   nothing stops before the kernel has filled, and the receiver delivered, all there is: no wake-up is lost. */
-#include "ring_block.h"
 #include "check.h"
+#include "ring_block.h"
 #include <string.h>
 
 enum { BLOCKS = 2, READERS = 2, FILLINGS = 5 };
