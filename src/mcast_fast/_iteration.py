@@ -1,6 +1,6 @@
 """Iterations that end by themselves: after a time without packets, a time in all, or a number of packets.
 
-Rules of this module: no I/O; a receiver or a reader receives, and is told how much and how long to wait.
+Rules of this module: no I/O; a receiver or a reader receives, given the number of packets and how long to wait.
 """
 
 import time

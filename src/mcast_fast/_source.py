@@ -37,7 +37,7 @@ class Source(Protocol):
         """Receive what is there, at least one packet.
 
         Args:
-            max_packets: At most so many; None: as many as the source has in a batch.
+            max_packets: The largest number of packets; None: as many as the source has in a batch.
             timeout: Seconds, as for `recv`.
 
         Raises:
@@ -51,7 +51,7 @@ class Source(Protocol):
         """Receive one large batch, of `max_packets` packets or of what came in time; it may be empty.
 
         Args:
-            max_packets: At most so many.
+            max_packets: The largest number of packets.
             timeout: Seconds, as for `recv`.
 
         Raises:

@@ -1,7 +1,7 @@
-"""What differs between operating systems above the core's own tables: one row a system, chosen once.
+"""What differs between operating systems above the core's own tables: one row per system, chosen once.
 
-Rules of this room: data only, and no imports of ours. It alone reads `sys.platform`; every other room reads SYSTEM. The
-numbers of socket options stand in `_core/pure/tables.py`, and in the headers for the compiled backend.
+Rules of this module: data only, and no imports of ours. It alone reads `sys.platform`; every other module reads SYSTEM.
+The numbers of socket options are in `_core/pure/tables.py`, and in the headers for the compiled backend.
 """
 
 import sys

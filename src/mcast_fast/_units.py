@@ -1,7 +1,7 @@
 """Sizes and times as people write them, as integers.
 
-Rules of this room: no I/O. A size in text always has a unit: tcpdump's -B counts KiB and dumpcap's MiB, so that a bare
-number in a text would mislead somebody.
+Rules of this module: no I/O. A size in text always has a unit: tcpdump's -B counts KiB and dumpcap's MiB, so that a
+bare number in a text would mislead somebody.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Every exception and warning of mcast-fast; each message names the thing, what the OS answered, and the remedy.
 
-Rules of this room: no I/O, no imports of ours but `_systems`; every other room may import it.
+Rules of this module: no I/O, no imports of ours but `_systems`; every other module may import it.
 """
 
 import errno as errno_module

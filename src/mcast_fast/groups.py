@@ -2,7 +2,7 @@
 
     [SOURCE@]GROUP[%INTERFACE][:PORT][+N], IPv6 in brackets when a port follows
 
-Rules of this room: no I/O. An interface is a text that nobody has looked up yet; a name is never resolved. Two groups
+Rules of this module: no I/O. An interface is a text that nobody has looked up yet; a name is never resolved. Two groups
 are equal when they mean the same, for every address is kept in its canonical form (RFC 5952, and a v4-mapped IPv6
 address as the IPv4 address it stands for). Every refusal is a GroupError.
 """

@@ -2,7 +2,7 @@
 
     sent = received + filtered + dropped_socket + dropped_ring + dropped_background + dropped_nic + fragments
 
-Rules of this room: no I/O. What cannot be known is None, never a silent zero.
+Rules of this module: no I/O. What cannot be known is None, never a silent zero.
 """
 
 from dataclasses import dataclass, fields

@@ -1,7 +1,7 @@
 """Capture files in numbers and words, for both backends: magics, block types, option codes, limits, and what can be
 wrong with a file.
 
-Rules of this room: data only. pcapng is draft-ietf-opsawg-pcapng, classic pcap draft-ietf-opsawg-pcap; the C enums of
+Rules of this module: data only. pcapng is draft-ietf-opsawg-pcapng, classic pcap draft-ietf-opsawg-pcap; the C enums of
 capture.h are held against this page when the fast backend is imported.
 """
 

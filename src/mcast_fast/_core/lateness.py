@@ -1,7 +1,7 @@
 """How late datagrams left, counted in buckets whose width grows with the value: 32 to each power of two, so that a
 percentile is known to 3 %.
 
-Rules of this room: data only. The C of schedule.h counts in the same buckets, and is held against BUCKETS when the
+Rules of this module: data only. The C of schedule.h counts in the same buckets, and is held against BUCKETS when the
 fast backend is imported.
 """
 

@@ -1,6 +1,6 @@
 """The one record: 64 bytes that describe a received packet, whichever path it came by; and the names of the features.
 
-Rules of this room: data only. Both backends, the files and NumPy read the record as it is described here, and the C
+Rules of this module: data only. Both backends, the files and NumPy read the record as it is described here, and the C
 structure is checked against it when the fast backend is imported.
 """
 

@@ -34,7 +34,7 @@ from mcast_fast.stats import Stats
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
-LINGER = 0.001  # seconds: the least that epoll_wait(2) can be told
+LINGER = 0.001  # seconds: the least that epoll_wait(2) takes
 LONGEST_LINGER = 0.1
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Receiver:
 
     Args:
         linger: Seconds (0 to 0.1) for which packets are gathered before a task is woken, once they come densely (some
-            8,000 a second and more); 0 wakes it each time at once. Without it a stream of single packets costs twice
+            8,000 per second and more); 0 wakes it each time at once. Without it a stream of single packets costs twice
             the CPU.
     """
 
