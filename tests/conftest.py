@@ -345,7 +345,7 @@ def descriptors() -> int:
 
 
 def until(condition: Callable[[], T], seconds: float = 5.0) -> T:
-    """What a condition answers, as soon as that is true; what it answered last after so many seconds."""
+    """What a condition answers, as soon as that is true; what it answered last after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()) and time.monotonic() < deadline:
         time.sleep(0.002)

@@ -24,7 +24,7 @@ import mcast_fast as mcast
 from mcast_fast import ArgumentError, Flag, InterfaceError, SocketError, _core, aio
 from mcast_fast._membership import bpf, rings
 from tests import frames, lab
-from tests.conftest import descriptors, free_port
+from tests.conftest import descriptors, free_port, until
 from tests.frames import ethernet, ipv4, ipv6, udp
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("ring")]
@@ -757,8 +757,7 @@ def test_a_join_while_another_thread_receives_is_exact_at_once(ends, many, attac
     with ThreadPoolExecutor() as pool:
         receiving = pool.submit(many.recv)
         with many._slots.inside():
-            while many._slots.defer():  # nobody else is inside yet
-                time.sleep(0.001)
+            until(lambda: not many._slots.defer())  # somebody else is inside
         many.join(at(b, LATER[0]))
         assert len(attached) == 1
         assert attached[0] > 256
@@ -778,9 +777,7 @@ def test_a_receive_that_begins_during_a_join_has_an_exact_filter_when_the_join_r
 
         def begin():
             receiving.append(pool.submit(many.recv))
-            while many._slots.defer():
-                time.sleep(0.001)
-            time.sleep(0.05)
+            until(lambda: not many._slots.defer())
             assert len(attached) == 1
 
         report = many._subscriptions._report_notices

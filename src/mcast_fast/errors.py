@@ -38,7 +38,7 @@ class GroupError(MulticastError, ValueError):
 
 
 class InterfaceError(MulticastError, ValueError):
-    """An interface does not exist, or cannot do what was asked of it."""
+    """An interface does not exist, or cannot do what is required."""
 
 
 class ArgumentError(MulticastError, ValueError):
@@ -96,7 +96,7 @@ class SocketError(MulticastError, OSError):
 class FileError(MulticastError, OSError):
     """The operating system refused to open, read or write a capture file: `errno` as the OS gave it.
 
-    Of a write: `packets` and `bytes` stand in the file, whole; nothing of what came behind them does."""
+    Of a write: `packets` and `bytes` are in the file, whole; nothing of what came after them is."""
 
     def __init__(self, errno: int, message: str, packets: int = 0, bytes: int = 0) -> None:
         super().__init__(errno, message)
@@ -116,7 +116,7 @@ class SendError(SocketError):
 
 
 class MulticastWarning(UserWarning):
-    """Something works less well than was asked: a clipped buffer, an ambiguous interface, a missing extension."""
+    """Something works less well than requested: a clipped buffer, an ambiguous interface, a missing extension."""
 
 
 class SsmWarning(MulticastWarning):
@@ -143,8 +143,8 @@ def warn(message: str, category: type[Warning] = MulticastWarning, source: objec
         warnings.warn_explicit(message, category, at.f_code.co_filename, at.f_lineno, name, registry, source=source)
 
 
-# What to do about an answer of the OS: (operation, errno name, key of the system) -> remedy. "" stands for every
-# operation, or every system; what is more special is looked for first. The operations are those that the rooms name:
+# What to do about an answer of the OS: (operation, errno name, key of the system) -> remedy. "" means every
+# operation, or every system; what is more special is looked for first. The operations are those that the modules name:
 # open, bind, join, leave, filter, receive, send, ring; and read, write of files.
 REMEDIES: dict[tuple[str, str, str], str] = {
     ("", "EMFILE", ""): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
@@ -220,10 +220,10 @@ WINSOCK = 10_000
 
 def remedy(operation: str, errno: int, system: str = SYSTEM.key) -> str:
     """What a user can do about `errno` from `operation`; empty when nothing better is known than the OS's text."""
-    told = errno_module.errorcode.get(errno, "")
-    name = told.removeprefix("WSA")  # Windows calls 10048 both EADDRINUSE and WSAEADDRINUSE
+    code = errno_module.errorcode.get(errno, "")
+    name = code.removeprefix("WSA")  # Windows calls 10048 both EADDRINUSE and WSAEADDRINUSE
     keys = (
-        (operation, told, system), (operation, name, system), (operation, name, ""), ("", name, system), ("", name, "")
+        (operation, code, system), (operation, name, system), (operation, name, ""), ("", name, system), ("", name, "")
     )  # fmt: skip
     return next((REMEDIES[key] for key in keys if key in REMEDIES), "")
 
@@ -251,7 +251,7 @@ def os_text(errno: int) -> str:
 
 
 def explain(operation: str, subject: str, errno: int) -> str:
-    """One line: what was asked, what the OS answered, what to do.
+    """One line: what was requested, what the OS answered, what to do.
 
     >>> explain("join", "239.1.1.1 on eth0", 19)
     'join 239.1.1.1 on eth0: No such device (19); the interface has gone or is down; list them with `mcast-fast

@@ -1,7 +1,7 @@
 """Waiting in an event loop: for what a receiver or sender receives, and for room to send.
 
-Rules of this module: tasks are told that packets are there, and take them themselves. Nothing stays in the loop when
-nobody waits. A forked child closes its descriptors only: loop, poll set and wake-up pipe are shared with the parent.
+Rules of this module: tasks are notified that packets are there, and take them themselves. Nothing stays in the loop
+when nobody waits. A forked child closes its descriptors only: loop, poll set and wake-up pipe are the parent's too.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ Call = Callable[[], object]
 
 DENSE = 8  # packets in the time of a linger: from there on gathering them pays
 ONE_TURN = 256  # packets that tasks take before the rest of the loop has its turn
-LOOK_SECONDS = 1.0  # how often a thread that waits looks whether anybody is left to be told
+LOOK_SECONDS = 1.0  # how often a thread that waits looks whether anybody is left to notify
 
 
 class _Waited(Protocol):
@@ -89,7 +89,7 @@ class _ThreadWatch:
         self._looks: queue.SimpleQueue[bool] = queue.SimpleQueue()
         news = weakref.WeakMethod(self._looked)
 
-        def tell() -> bool:
+        def notify() -> bool:
             method = news()
             if method is None:
                 return False
@@ -97,7 +97,7 @@ class _ThreadWatch:
                 loop.call_soon_threadsafe(method)
             return True
 
-        arguments = (self._looks, waited.wait, tell, news)
+        arguments = (self._looks, waited.wait, notify, news)
         threads.start(_look, *arguments, name="mcast_fast.aio")
 
     def start(self) -> None:
@@ -105,7 +105,7 @@ class _ThreadWatch:
         self._look_again()
 
     def stop(self) -> None:
-        self._started = False  # what the thread tells then is not listened to
+        self._started = False  # what the thread reports then is ignored
 
     def close(self) -> None:
         self.stop()
@@ -128,21 +128,24 @@ class _ThreadWatch:
 
 
 def _look(
-    looks: "queue.SimpleQueue[bool]", wait: Callable[[float], bool], tell: Callable[[], bool], wanted: Callable[[], Any]
+    looks: "queue.SimpleQueue[bool]",
+    wait: Callable[[float], bool],
+    notify: Callable[[], bool],
+    wanted: Callable[[], Any],
 ) -> None:
     """The thread of a _ThreadWatch: one look for each True that comes, until a False, or until nobody is left."""
     while looks.get():
-        with contextlib.suppress(ClosedError):  # is told as news, too
+        with contextlib.suppress(ClosedError):  # is reported too
             while not wait(LOOK_SECONDS) and wanted() is not None:
                 pass
-        if not tell():
+        if not notify():
             return
 
 
 class Line:
     """Tasks in line for what one receiver or sender receives: first come, first served, until closed.
 
-    While packets come densely they are gathered for `linger` seconds before a task is told: telling it costs as much
+    While packets come densely they are gathered for `linger` seconds before a task is notified: that costs as much
     as receiving a dozen packets. `ready`: a receive is worth trying before one gets in line."""
 
     def __init__(self, waited: _Waited, linger: float) -> None:
@@ -160,7 +163,7 @@ class Line:
         self._closed = False
 
     def took(self, packets: int) -> None:
-        """A task has taken so many."""
+        """A task has taken this many."""
         self._turn += packets
         self._gathered += packets
 
@@ -184,9 +187,9 @@ class Line:
                 return receive()  # closed just before: that is the error
             raise
         deadline = None if timeout_ns < 0 else loop.time() + timeout_ns / NANOSECONDS
-        told, first = True, False
-        while told:
-            told = await self._wait(loop, deadline, first)
+        notified, first = True, False
+        while notified:
+            notified = await self._wait(loop, deadline, first)
             with contextlib.suppress(TimeoutError):
                 return receive()
             first = True  # somebody else took them: it is still this task's turn
@@ -204,22 +207,22 @@ class Line:
         if self._closed:  # since it was last looked at, and woke nobody
             _wake(future)
         try:
-            told = await future
+            notified = await future
         except BaseException:
             self._withdraw(future)
-            if not future.cancelled():  # told already: the next one looks instead
+            if not future.cancelled():  # notified already: the next one looks instead
                 self.news()
             raise
         finally:
             if timer is not None:
                 timer.cancel()
-        if not told:
+        if not notified:
             self._withdraw(future)
         self._turn = 0
-        return told
+        return notified
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have the loop tell when packets are there; or, when they come densely, look for them in a while."""
+        """Have the loop report when packets are there; or, when they come densely, look for them in a while."""
         if self._timer is not None or self._watch is None:
             return
         passed = loop.time() - self._since
@@ -400,7 +403,7 @@ class Worker:
         """The result of a call, once it has been made. ClosedError when it never will be."""
         future: Future[int] = Future()
         self._calls.put((future, call))
-        # Looked at after the put: either close() came later, and the call stands before its None, or it is seen here.
+        # Looked at after the put: either close() came later, and the call is before its None, or it is seen here.
         if self._closed and future.cancel():
             raise ClosedError("the sender is closed")
         return future

@@ -385,8 +385,7 @@ mcast_arrow_fill_bits(mcast_arrow *arrow, const mcast_record *records)
         for (unsigned bit = 0; bit < 8 && byte * 8 + bit < arrow->count; bit++) {
             const mcast_record *record = &records[byte * 8 + bit];
             unsigned has_time = record->timestamp != 0;
-            unsigned is_empty = record->length == 0 && !(record->flags & MCAST_TRUNCATED); /* 0 is its length, then */
-            unsigned has_wire = record->wire_length != 0 || is_empty;
+            unsigned has_wire = record->wire_length != 0 || (record->length == 0 && !(record->flags & MCAST_TRUNCATED));
             unsigned has_ttl = (record->flags & MCAST_TTL) != 0, has_tos = (record->flags & MCAST_TOS) != 0;
             times |= has_time << bit;
             wires |= has_wire << bit;
