@@ -75,7 +75,7 @@ def test_without_any_group_the_routing_table_says_it(backend, other):
             assert there(rx, "239.9.3.2") == there(fresh, "239.9.3.2")
 
 
-@pytest.mark.needs("blocked sources")  # of a membership by source, wine hands the addresses on in the wrong order too
+@pytest.mark.needs("blocked sources")  # wine refuses this membership by source (EINVAL), as it refuses to block one
 def test_a_source_of_a_group_that_is_joined_nowhere_yet(backend, other):
     with mcast.Receiver(f"239.9.3.1%{other}:{free_port()}") as rx:
         assert rx.join("10.0.0.5@232.1.1.2")
