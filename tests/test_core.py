@@ -290,7 +290,7 @@ def test_every_socket_has_its_turn(slots, udp):
 def test_counters_add_up(pair):
     assert set(pair.slots.counters()) == {
         "received", "bytes", "truncated", "filtered", "fragments", "dropped_socket", "dropped_ring", "detached", "batches",
-        "largest_batch", "wakeups", "dropped_memory", "buffers",
+        "largest_batch", "wakeups", "dropped_memory", "buffers", "coalesced", "dropped_inexactly",
     }  # fmt: skip
     assert not any(pair.slots.counters().values())
     pair.arrive(b"aa", b"bbb")

@@ -28,6 +28,7 @@ _core       : _systems _html
     threads     :
     pairs       :
     layout      :
+    coalescing  :
     protocols   :
     addresses   : layout
     blocks      :
@@ -35,8 +36,8 @@ _core       : _systems _html
     arrow       : layout addresses
     restore     :
     columns     : layout addresses
-    fast        : restore columns blocks layout addresses lateness
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs
+    fast        : restore columns blocks layout addresses lateness coalescing
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing
     __init__    : layout fast pure
 _host       : _systems _core stats
     __init__        :
@@ -58,6 +59,7 @@ _membership : _systems _html _units _core _host groups stats
     rings           : bpf sockets
     plan            : desired sockets
     joins           : desired sockets plan
+    coalescing      : sockets joins
     memberships     :
     arguments       : rings sockets
     subscriptions   : desired plan joins memberships

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
+from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
@@ -20,6 +21,7 @@ from mcast_fast._membership.arguments import (
     ring_arguments,
     socket_options,
 )
+from mcast_fast._membership.coalescing import Coalescing
 from mcast_fast._membership.desired import Defaults
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.memberships import Membership
@@ -36,7 +38,7 @@ from mcast_fast._units import (
 )
 from mcast_fast.errors import ArgumentError, ClosedError, socket_error, warn
 from mcast_fast.groups import Group, Groups, listed
-from mcast_fast.stats import Stats, What
+from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -159,15 +161,17 @@ class Receiver:
         ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan)
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
-            options = replace(options, only_holds=True, coalesced=False)
-        self._coalesced = options.coalesced
-        usual = RING_BATCH if ring_asked else COALESCED_BATCH if options.coalesced else BATCH
-        self._batch_size = whole_number(usual if batch_size is None else batch_size, "batch_size", 1, 1_000_000)
+            options = replace(options, only_holds=True, coalescing=Mode.NEVER)
+        usual = (BATCH, COALESCED_BATCH) if ring_asked is None else (RING_BATCH, RING_BATCH)
+        sizes = usual if batch_size is None else (whole_number(batch_size, "batch_size", 1, 1_000_000),) * 2
         names: dict[int, str] = {}
-        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, names, "the receiver", options.coalesced)
+        self._slots = _core.slots.Slots(
+            sizes[0], max_packet_size, names, "the receiver", options.coalescing, coalesced_batch_size=sizes[1]
+        )
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
+        self._coalescing = Coalescing(self._slots, self._joins)
         self._subscriptions = Subscriptions(self._joins, defaults, watch)
         self._watch: Watch | None = None
         self._nic = NicDrops()
@@ -192,7 +196,7 @@ class Receiver:
         `timeout` in seconds, or text ("100ms"): left out = the receiver's, None = for ever, 0 = does not wait. Raises
         TimeoutError when none came in time, ClosedError when the receiver is closed, SocketError when the system
         refuses to receive."""
-        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        limit = self._slots.batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.receive(limit, self._wait(timeout))
 
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
@@ -245,7 +249,7 @@ class Receiver:
                 than the one that opened the receiver.
         """
         limits = Limits(self._wait(timeout), duration, count)
-        return Batches(self._slots.receive, self._requeue, self._batch_size, limits, self._check_process)
+        return Batches(self._slots.receive, self._requeue, lambda: self._slots.batch_size, limits, self._check_process)
 
     def packets(
         self,
@@ -377,8 +381,8 @@ class Receiver:
 
     @property
     def batch_size(self) -> int:
-        """Packets in a batch at most."""
-        return self._batch_size
+        """Packets in a batch at most; with the default, more while packets are coalesced."""
+        return self._slots.batch_size
 
     @property
     def background(self) -> int:
@@ -406,14 +410,14 @@ class Receiver:
 
     def _ledger(self) -> Stats:
         counters = dict(self._slots.counters())
-        dropped_ring = counters.pop("dropped_ring")
+        dropped_ring, inexactly = counters.pop("dropped_ring"), counters.pop("dropped_inexactly")
+        may_hold_several = inexactly or (dropped_ring and counters["coalesced"])
         return Stats(
             dropped_ring=dropped_ring if self._rings else None,
             dropped_background=counters.pop("dropped_memory"),
             dropped_nic=self._nic.total(self._subscriptions.indexes()),
-            drops_exact=counters["buffers"] >= counters["received"]
-            and not (self._coalesced and counters["dropped_socket"]),
-            events=tuple(self._subscriptions.events),
+            drops_exact=not may_hold_several,
+            events=tuple(sorted((*self._subscriptions.events, *self._coalescing.events), key=_time)),
             **counters,
         )
 
@@ -503,6 +507,10 @@ class Receiver:
         sockets = len(self._joins.sockets())
         opened = f"{sockets} socket{'' if sockets == 1 else 's'}"
         return f"<Receiver of {self._subscriptions.summary(SHOWN)}, on {opened}{', closed' if self.closed else ''}>"
+
+
+def _time(event: Event) -> int:
+    return event.time
 
 
 class _Batches:

@@ -26,6 +26,9 @@ class What(StrEnum):
     RENAMED = "renamed"
     ADDRESS = "address"  # an address came or went
     FAILED = "failed"  # could not be joined, or watched; it is tried again
+    COALESCING = "coalescing"  # packets may share times from now on: the receiver did not keep up
+    COALESCING_ENDED = "coalescing ended"  # each packet has its own time again
+    NOT_COALESCED = "not coalesced"  # coalescing is on, and nothing comes coalesced
     COARSE = "coarse"  # the kernel's filter of a ring lets pass more than is wanted
 
 
@@ -88,7 +91,8 @@ class Stats(_Counters):
     """What became of the packets so far; counts since the receiver was opened.
 
     `received`: packets taken into batches; `bytes`: their payload; `buffers`: in how many pieces the kernel handed them
-    over, fewer where packets were coalesced (`gro`, and rings); `truncated`: those of them that were longer than
+    over, fewer where packets were coalesced (`gro`, and rings); `coalesced`: those of them that share their time with
+    others (`Flag.COALESCED`); `truncated`: those of them that were longer than
     `max_packet_size`. `filtered`: packets that reached our sockets or rings and matched no membership (another group,
     interface, port or source), or were malformed. `fragments`: datagrams in pieces, which a ring does not put together;
     each counts once, by its first piece. `dropped_socket`: dropped by the kernel because the socket's buffer was full
@@ -117,6 +121,7 @@ class Stats(_Counters):
     dropped_nic: int | None = None
     drops_exact: bool = True
     buffers: int = 0
+    coalesced: int = 0
     detached: int = 0
     batches: int = 0
     largest_batch: int = 0

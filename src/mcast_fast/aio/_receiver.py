@@ -112,7 +112,6 @@ class Receiver:
             vlan=vlan,
         )
         self._line = Line(self._receiver, linger)
-        self._limit = self._receiver.batch_size
 
     # ---- receiving ----
 
@@ -121,7 +120,7 @@ class Receiver:
 
         `timeout` in seconds, or text ("100ms"): left out = the receiver's, None = for ever, 0 = does not wait.
         TimeoutError, ClosedError, SocketError."""
-        limit = self._limit if max_packets is None else _checked(max_packets)
+        limit = self._receiver.batch_size if max_packets is None else _checked(max_packets)
         return await self._line.take(partial(self._now, limit), self._wait(timeout))
 
     async def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
@@ -176,7 +175,7 @@ class Receiver:
         limits = Limits(self._wait(timeout), duration, count)
 
         async def take(wait_ns: int) -> "Batch":
-            batch = await self._line.take(partial(self._now, min(self._limit, limits.left)), wait_ns)
+            batch = await self._line.take(partial(self._now, min(self._receiver.batch_size, limits.left)), wait_ns)
             limits.left -= len(batch)
             return batch
 
@@ -205,7 +204,7 @@ class Receiver:
         self._receiver._check_process()
 
     def _next(self) -> "Batch":
-        return self._now(self._limit)
+        return self._now(self._receiver.batch_size)
 
     def _now(self, limit: int) -> "Batch":
         """A batch of what is there; TimeoutError when nothing is."""
@@ -278,7 +277,7 @@ class Receiver:
     @property
     def batch_size(self) -> int:
         """Packets in a batch at most."""
-        return self._limit
+        return self._receiver.batch_size
 
     @property
     def stats(self) -> Stats:

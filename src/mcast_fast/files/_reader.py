@@ -259,7 +259,7 @@ class Reader(Guarded):
         """
         _check_timeout(timeout)
         limits = Limits(-1, duration, count)
-        return Batches(self._next_batch, self._requeue, self._batch_size, limits, self._check_process)
+        return Batches(self._next_batch, self._requeue, lambda: self._batch_size, limits, self._check_process)
 
     def packets(
         self,
