@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
+from mcast_fast import Flag
 from mcast_fast._host import coalescing, dumps, links, offloads, port_users
 from mcast_fast._host.port_users import PortUser
 from tests import lab
@@ -112,7 +113,7 @@ def test_the_sockets_of_a_port_stand_in_the_order_of_the_kernels_preference():
         bound(stack, "239.1.1.2", port)
         bound(stack, "::", port, only_ipv6=True)
         bound(stack, "", free_port())
-        bound(stack, "", port).connect(("127.0.0.1", 9))
+        bound(stack, GROUP, port).connect(("127.0.0.1", 9))
         wanted = [inode(sock) for sock in reversed(opened)]
         found = port_users.found_by(GROUP, port, index)
         assert [user.inode for user in found] == wanted
@@ -146,7 +147,7 @@ def test_without_netlink_the_table_of_proc_is_read(monkeypatch):
     port, index = free_port(), loopback_index()
     with ExitStack() as stack:
         opened = [bound(stack, "::", port), bound(stack, "", port), bound(stack, GROUP, port, "lo")]
-        bound(stack, "", port).connect(("127.0.0.1", 9))
+        bound(stack, GROUP, port).connect(("127.0.0.1", 9))
         found = port_users.others(GROUP, port, index, ())
         assert [(user.inode, user.interface, user.pid) for user in found] == [
             (inode(sock), None, os.getpid()) for sock in reversed(opened)
@@ -161,6 +162,20 @@ def test_where_nothing_can_be_read_nothing_is_raised(monkeypatch, tmp_path):
     assert port_users.found_by(GROUP, 5000, 1) is None
     assert port_users.others(GROUP, 5000, 1, ()) == []
     assert links.lower(1) == []
+
+
+@linux
+def test_a_table_that_is_not_there_has_no_sockets(monkeypatch, tmp_path):
+    """As with ipv6.disable=1."""
+    monkeypatch.setattr(dumps, "dump", refused)
+    monkeypatch.setattr(port_users, "PROC", tmp_path)
+    tables = tmp_path / "thread-self" / "net"
+    tables.mkdir(parents=True)
+    with ExitStack() as stack:
+        port = bound(stack, GROUP).getsockname()[1]
+        (tables / "udp").write_text(Path("/proc/net/udp").read_text())
+        assert len(port_users.found_by(GROUP, port, 1)) == 1
+        assert port_users.found_by(GROUP6, port, 1) == []
 
 
 @linux
@@ -196,18 +211,18 @@ def test_the_number_of_sockets_is_bounded(monkeypatch):
 
 
 def user(**fields):
-    return PortUser(**{"family": 2, "address": GROUP, "port": 5000, "interface": 0, "inode": 1, "uid": 7} | fields)
+    return PortUser(**{"address": GROUP, "port": 5000, "interface": 0, "inode": 1, "uid": 7} | fields)
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"pid": 1, "program": "vlc"}, "a socket of 'vlc' (pid 1) bound to 239.1.1.1:5000"),
+        ({"pid": 10**8, "program": "vlc"}, "a socket of 'vlc' (pid 100000000) bound to 239.1.1.1:5000"),
         (
-            {"pid": 1, "program": "\x1b[31m\n\u202e\udcff'"},
-            r"""a socket of "\x1b[31m\n\u202e\udcff'" (pid 1) bound to""",
+            {"pid": 10**8, "program": "\x1b[31m\n\u202e\udcff'"},
+            r"""a socket of "\x1b[31m\n\u202e\udcff'" (pid 100000000) bound to""",
         ),
-        ({"pid": 1}, "a socket of pid 1 bound to 239.1.1.1:5000"),
+        ({"pid": 10**8}, "a socket of pid 100000000 bound to 239.1.1.1:5000"),
         ({"address": "ff15::1"}, "a socket of user 7 bound to [ff15::1]:5000"),
         ({"interface": 2**30}, f"a socket of user 7 bound to 239.1.1.1:5000 on {2**30}"),
     ],
@@ -248,13 +263,12 @@ def link():
     with lab.Lab(("a", "b", "c")) as made:
         sending, receiving = made.link("a", "b")
         sending.single_packets()
-        lab_tso(sending, "off")
-        receiving.host.run("ethtool", "-K", receiving.interface, "gro", "on")
+        receiving.coalesce_from(sending)
         yield made, sending, receiving
 
 
-def lab_tso(end, value):
-    end.host.run("ethtool", "-K", end.interface, "tso", value)
+def switch_tso_on(end):
+    end.host.run("ethtool", "-K", end.interface, "tso", "on")
 
 
 @contextmanager
@@ -335,7 +349,7 @@ def test_an_offload_that_is_off_is_named_and_its_remedy_works(link):
 @pytest.mark.lab
 def test_tso_at_the_other_end_of_a_veth_is_named_as_possible(link):
     _, sending, receiving = link
-    lab_tso(sending, "on")
+    switch_tso_on(sending)
     with bursts(sending, 5000) as burst, joined(receiving.host, receiving.interface) as (sock, why):
         assert not come_coalesced(sock, burst)
         assert why().startswith(
@@ -344,7 +358,7 @@ def test_tso_at_the_other_end_of_a_veth_is_named_as_possible(link):
         obey(sending.host, why(), that_end=sending.interface)
         assert come_coalesced(sock, burst)
         for feature in ("rx-udp-gro-forwarding", "rx-gro-list"):  # either has a veth coalesce, whatever its other end
-            lab_tso(sending, "on")
+            switch_tso_on(sending)
             assert not come_coalesced(sock, burst)
             receiving.host.run("ethtool", "-K", receiving.interface, feature, "on")
             assert come_coalesced(sock, burst)
@@ -404,3 +418,70 @@ def test_an_interface_below_in_another_namespace_cannot_be_seen(link):
         assert why().startswith("mv0 lies above an interface of another network namespace")
         obey(receiving.host, why(), interface=receiving.interface)
         assert come_coalesced(sock, burst)
+
+
+# ---- what coalescing does to others on the host ----
+
+
+@pytest.mark.lab
+def test_a_capture_beside_sees_super_packets_and_plain_sockets_get_packets(link):
+    _, sending, receiving = link
+    with (
+        bursts(sending, 5000) as burst,
+        joined(receiving.host, receiving.interface) as (sock, _),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain,
+    ):
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        plain.bind(("", 5000))
+        plain.settimeout(5)
+        lab.join(plain, GROUP, receiving.interface)
+        captured = receiving.tcpdump("-c", "1", "udp")
+        assert come_coalesced(sock, burst)
+        assert not come_coalesced(plain, lambda: None)
+        assert f"UDP, length {SIZE * SEGMENTS}" in captured.finish()
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 0)
+        captured = receiving.tcpdump("-c", f"{SEGMENTS}", "udp")
+        assert not come_coalesced(sock, burst)
+        assert captured.finish().count(f"UDP, length {SIZE}\n") == SEGMENTS
+
+
+@pytest.mark.lab
+@pytest.mark.needs("ring")
+def test_a_ring_beside_takes_super_packets_apart(link):
+    _, sending, receiving = link
+    with (
+        bursts(sending, 5000) as burst,
+        joined(receiving.host, receiving.interface) as (sock, _),
+        mcast.Receiver(f"{GROUP}%{receiving.interface}:5000", ring="1MiB", timeout=5) as rx,
+    ):
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 0)
+        assert not come_coalesced(sock, burst)
+        assert not any(packet.flags & Flag.COALESCED for packet in rx.collect(SEGMENTS))
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        assert come_coalesced(sock, burst)
+        batch = rx.collect(SEGMENTS)
+        assert [len(payload) for payload in batch.payloads()] == [SIZE] * SEGMENTS
+        assert all(packet.flags & Flag.COALESCED for packet in batch)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("end", "feature", "needs"),
+    [("nic", "rx-udp-gro-forwarding on", ""), ("eth0", "gro on", "tso off"), ("eth0", "gro off", "tso off")],
+)
+def test_a_container_behind_a_bridge(link, end, feature, needs):
+    """Packets arrive at the host's interface, and reach the container by a bridge and a veth pair of its own."""
+    made, sending, receiving = link
+    host = receiving.host
+    inner, outer = made.link("c", "b", names=("eth0", "port0"))
+    host.run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
+    for name in (receiving.interface, outer.interface):
+        host.run("ip", "link", "set", name, "master", "br0")
+    host.run("ip", "link", "set", "br0", "up")
+    with bursts(sending, 5000) as burst, joined(inner.host, inner.interface) as (sock, _):
+        assert not come_coalesced(sock, burst)
+        where = receiving if end == "nic" else inner
+        where.host.run("ethtool", "-K", where.interface, *feature.split())
+        if needs:
+            host.run("ethtool", "-K", outer.interface, *needs.split())
+        assert come_coalesced(sock, burst) == (feature != "gro off")

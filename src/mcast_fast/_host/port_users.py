@@ -34,7 +34,7 @@ INET_DIAG_SKV6ONLY = 11
 PROC = Path("/proc")
 TABLES: dict[int, str] = {socket.AF_INET: "udp", socket.AF_INET6: "udp6"}  # proc(5)
 
-# By IP version: an IPv6 socket bound to no address gets IPv4 packets too, unless it has IPV6_V6ONLY.
+# By IP version, preferred first: an IPv6 socket bound to no address gets IPv4 packets too, unless it has IPV6_V6ONLY.
 FAMILIES = {4: (socket.AF_INET, socket.AF_INET6), 6: (socket.AF_INET6,)}
 WILDCARDS = {4: ("0.0.0.0", "::"), 6: ("::",)}
 
@@ -50,7 +50,6 @@ class PortUser:
     could be found: without privileges only a user's own processes can be looked into.
     """
 
-    family: int
     address: str
     port: int
     interface: int | None
@@ -83,7 +82,8 @@ def found_by(group: str | bytes, port: int, interface: int) -> list[PortUser] | 
         return None
     there = (user for user in listed if user.interface in (0, None, interface))
     fit = [user for user in there if user.address in (str(address), *WILDCARDS[address.version])]
-    return sorted(fit, key=lambda user: _rank(user, address))  # stable: the kernel lists the one bound last first
+    # Stable: those of the packet's IP version come first, and of each family the kernel lists the one bound last first.
+    return sorted(fit, key=lambda user: (user.address != str(address), not user.interface))
 
 
 def others(group: str | bytes, port: int, interface: int, own_inodes: Collection[int]) -> list[PortUser]:
@@ -111,7 +111,7 @@ NOBODY: tuple[None, None] = (None, None)
 def describe(user: PortUser) -> str:
     """A socket in the words of a message.
 
-    >>> describe(PortUser(socket.AF_INET, "239.1.1.1", 5000, 0, 1, 1000, 4711, "vlc"))
+    >>> describe(PortUser("239.1.1.1", 5000, 0, 1, 1000, 4711, "vlc"))
     "a socket of 'vlc' (pid 4711) bound to 239.1.1.1:5000"
     """
     where = f"[{user.address}]:{user.port}" if ":" in user.address else f"{user.address}:{user.port}"
@@ -133,10 +133,6 @@ def _address(group: str | bytes) -> Address:
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or ipaddress.IPv6Address(address.packed)  # without a zone
     return address
-
-
-def _rank(user: PortUser, address: Address) -> tuple[bool, bool, bool]:
-    return user.address != str(address), not user.interface, user.family != FAMILIES[address.version][0]
 
 
 # The sockets ---------------------------------------------------------------------------------------------------------
@@ -172,7 +168,7 @@ def parse(body: memoryview, version: int) -> PortUser | None:
     is_ipv6_only = version == 4 and bytes(values.get(INET_DIAG_SKV6ONLY, b"\0")) != b"\0"
     if peer_port != bytes(2) or is_ipv6_only:
         return None
-    return PortUser(family, _text(family, address), int.from_bytes(port, "big"), interface, inode, uid)
+    return PortUser(_text(family, address), int.from_bytes(port, "big"), interface, inode, uid)
 
 
 def _text(family: int, address: bytes) -> str:
@@ -182,8 +178,11 @@ def _text(family: int, address: bytes) -> str:
 def _by_proc(family: int, port: int, _: int) -> Iterator[PortUser]:
     """From the table that proc(5) shows: it says neither the device that a socket is bound to, nor whether it has
     IPV6_V6ONLY. Raises OSError."""
-    with (PROC / "thread-self" / "net" / TABLES[family]).open() as table:
-        for line in table:
+    table = PROC / "thread-self" / "net" / TABLES[family]
+    if table.parent.exists() and not table.exists():
+        return  # IPv6 is switched off
+    with table.open() as lines:
+        for line in lines:
             with contextlib.suppress(ValueError, IndexError):  # the heading, or what no kernel writes
                 fields = line.split()
                 user = _parse_row(family, fields)
@@ -197,7 +196,7 @@ def _parse_row(family: int, fields: list[str]) -> PortUser | None:
     if fields[2].split(":")[1].strip("0"):
         return None  # connected
     words = [int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8)]
-    return PortUser(family, _text(family, b"".join(words)), int(port, 16), None, int(fields[9]), int(fields[7]))
+    return PortUser(_text(family, b"".join(words)), int(port, 16), None, int(fields[9]), int(fields[7]))
 
 
 # Their processes -----------------------------------------------------------------------------------------------------
