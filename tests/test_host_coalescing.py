@@ -52,6 +52,11 @@ def inode(sock):
     return os.fstat(sock.fileno()).st_ino
 
 
+@pytest.fixture(autouse=True)
+def time_to_search(monkeypatch):
+    monkeypatch.setattr(port_users, "OWNER_SECONDS", 60.0)
+
+
 def loopback_index():
     return next(one.index for one in mcast.interfaces() if one.is_loopback)
 
@@ -157,11 +162,13 @@ def test_without_netlink_the_table_of_proc_is_read(monkeypatch):
 
 
 def test_where_nothing_can_be_read_nothing_is_raised(monkeypatch, tmp_path):
-    monkeypatch.setattr(dumps, "dump", refused)
+    monkeypatch.delattr(socket, "AF_NETLINK", raising=False)
     monkeypatch.setattr(port_users, "PROC", tmp_path)
     assert port_users.found_by(GROUP, 5000, 1) is None
     assert port_users.others(GROUP, 5000, 1, ()) == []
-    assert links.lower(1) == []
+    assert links.lowest(1) == []
+    with pytest.raises(OSError, match="no netlink"):
+        next(dumps.dump(0, links.netlink.RTM_GETLINK, b""))
 
 
 @linux
@@ -190,6 +197,12 @@ def test_a_socket_of_another_process_has_its_name():
         name = Path(f"/proc/{other.pid}/comm").read_text().rstrip("\n")
         assert port_users.describe(user) == f"a socket of {name!r} (pid {other.pid}) bound to {GROUP}:{port}"
         other.stdin.close()
+
+
+@linux
+def test_an_answer_that_is_an_error_is_raised():
+    with pytest.raises(OSError, match="Invalid argument"):
+        list(dumps.dump(links.netlink.NETLINK_SOCK_DIAG, port_users.SOCK_DIAG_BY_FAMILY, b""))
 
 
 @linux
@@ -376,32 +389,52 @@ def test_another_socket_that_decides_is_named(link):
             assert not come_coalesced(sock, burst)
             assert why() == (
                 f"another socket of this process bound to {GROUP}:5000 on {receiving.interface} decides, "
-                "and does not ask for UDP_GRO"
+                "and seems not to have UDP_GRO"
             )
         assert come_coalesced(sock, burst)
         assert "decides" not in why()
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("kind", ["bridge", "macvlan"])
+@pytest.mark.parametrize("kind", ["bridge", "macvlan", "macvlan on a bridge"])
 def test_a_socket_bound_to_what_lies_above_is_not_found_where_packets_arrive(link, kind):
     _, sending, receiving = link
     host, port = receiving.host, receiving.interface
-    if kind == "bridge":
-        host.run("ip", "link", "add", "above", "type", "bridge", "mcast_snooping", "0")
-        host.run("ip", "link", "set", port, "master", "above")
-    else:
-        host.run("ip", "link", "add", "link", port, "name", "above", "type", "macvlan", "mode", "bridge")
-    host.run("ip", "link", "set", "above", "up")
+    bridge = "above" if kind == "bridge" else "br0"
+    if "bridge" in kind:
+        host.run("ip", "link", "add", bridge, "type", "bridge", "mcast_snooping", "0")
+        host.run("ip", "link", "set", port, "master", bridge)
+        host.run("ip", "link", "set", bridge, "up")
+    if "macvlan" in kind:
+        below = bridge if "bridge" in kind else port
+        host.run("ip", "link", "add", "link", below, "name", "above", "type", "macvlan", "mode", "bridge")
+        host.run("ip", "link", "set", "above", "up")
     with bursts(sending, 5000) as burst, joined(host, "above") as (sock, why):
         assert not come_coalesced(sock, burst)
         assert why() == (
             f"above lies above {port}, where packets are coalesced, and a socket bound to above is not found there: "
             f"switch on `ethtool -K {port} rx-udp-gro-forwarding on`"
         )
+        with (
+            ExitStack() as stack
+        ):  # without that, and without a privilege: a socket that is found there, and gets nothing
+            bound(stack, GROUP, 5000, port, gro=True)
+            assert come_coalesced(sock, burst)
+        assert not come_coalesced(sock, burst)
         obey(host, why())
         assert come_coalesced(sock, burst)
         assert "can coalesce" in why()
+
+
+@pytest.mark.lab
+def test_where_the_order_of_sockets_is_unknown_no_socket_is_blamed(link, monkeypatch):
+    _, _, receiving = link
+    ask = dumps.dump
+    monkeypatch.setattr(dumps, "dump", lambda protocol, *rest: ask(protocol, *rest) if protocol == 0 else refused())
+    with joined(receiving.host, receiving.interface) as (_, why), ExitStack() as stack:
+        assert "perhaps another socket on port 5000 decides" in why()
+        bound(stack, GROUP, 5000, receiving.interface)
+        assert "perhaps another socket on port 5000 decides" in why()
 
 
 @pytest.mark.lab

@@ -31,7 +31,7 @@ def explain(interface: int, group: str | bytes, port: int, own_inodes: Collectio
         return f"interface index {interface} does not exist"
     if found.is_loopback:
         return f"{found.name} never coalesces what is sent one packet a call"
-    below = links.lower(interface)
+    below = links.lowest(interface)
     if below is None:
         return (
             f"{found.name} lies above an interface of another network namespace, which coalesces for sockets of that "
@@ -39,7 +39,7 @@ def explain(interface: int, group: str | bytes, port: int, own_inodes: Collectio
         )
     first = below or [interface]
     reasons = (_no_offload(index) or _other_socket(index, found, group, port, own_inodes) for index in first)
-    return next(filter(None, reasons), "") or _possible(first)
+    return next(filter(None, reasons), "") or _possible(first, group, port)
 
 
 def _find(index: int) -> Interface | None:
@@ -58,11 +58,11 @@ def _no_offload(index: int) -> str:
 
 def _other_socket(index: int, joined: Interface, group: str | bytes, port: int, own_inodes: Collection[int]) -> str:
     """Which socket decides at the interface where packets arrive first; '' when it is ours, or unknown."""
-    users = port_users.found_by(group, port, index)
+    users = _sockets(index, group, port)
     if users is None or (users and users[0].inode in own_inodes):
         return ""
     if users:
-        return f"{port_users.describe(port_users.with_owners(users[:1])[0])} decides, and does not ask for UDP_GRO"
+        return f"{port_users.describe(port_users.with_owners(users[:1])[0])} decides, and seems not to have UDP_GRO"
     if offloads.read(index)[offloads.UDP_GRO_FORWARDING] is not False or index == joined.index:
         return ""
     name = interface_name(index)
@@ -72,7 +72,13 @@ def _other_socket(index: int, joined: Interface, group: str | bytes, port: int, 
     )
 
 
-def _possible(first: list[int]) -> str:
+def _sockets(index: int, group: str | bytes, port: int) -> list[port_users.PortUser] | None:
+    """Those that may be found at an interface, the one that decides first; None when their order cannot be known."""
+    users = port_users.found_by(group, port, index)
+    return None if users is None or any(user.interface is None for user in users) else users
+
+
+def _possible(first: list[int], group: str | bytes, port: int) -> str:
     """What no reading shows."""
     names = [interface_name(index) for index in first]
     causes = [
@@ -81,6 +87,8 @@ def _possible(first: list[int]) -> str:
     ]
     if any(_depends_on_other_end(index) for index in first):
         causes.insert(0, "the other end of the veth pair has TSO on (`ethtool -K <that end> tso off`)")
+    if any(_sockets(index, group, port) is None for index in first):
+        causes.insert(0, f"another socket on port {port} decides")
     return f"{' and '.join(names)} can coalesce, so perhaps {', or '.join(causes)}"
 
 

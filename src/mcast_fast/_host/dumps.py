@@ -25,8 +25,9 @@ def dump(protocol: int, kind: int, body: bytes) -> Iterator[tuple[int, memoryvie
     Raises:
         OSError: No netlink sockets here (also on systems without them), a request that is refused, or no answer.
     """
-    family = getattr(socket, "AF_NETLINK", -1)
-    with socket.socket(family, socket.SOCK_RAW, protocol) as asked:
+    if not hasattr(socket, "AF_NETLINK"):
+        raise OSError("this system has no netlink sockets")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as asked:
         asked.settimeout(TIMEOUT)
         asked.connect((0, 0))  # from now on only the kernel, port 0, can answer
         asked.send(netlink.request(kind, SEQUENCE, body, netlink.NLM_F_DUMP))

@@ -27,16 +27,29 @@ class Link:
     master: int
 
 
-def lower(index: int) -> list[int] | None:
-    """The indexes of the interfaces that one lies above, where its packets arrive first.
+def lowest(index: int) -> list[int] | None:
+    """The indexes of the interfaces at which the packets of one arrive first: those below it that lie above none.
 
     Returns:
-        An empty list for one that lies above none, also when there is no such interface or netlink is refused; None
-        when what is below is in another network namespace, as with a container's macvlan.
+        An empty list for one that lies above none itself, also when there is no such interface or netlink is refused;
+        None when what is below is in another network namespace, as with a container's macvlan.
     """
     every: dict[int, Link] = {}
     with contextlib.suppress(OSError):
         every = read()
+    found: dict[int, list[int]] = {}
+    waiting = [index]
+    while waiting:
+        one = waiting.pop()
+        below = _below(one, every)
+        if below is None:
+            return None
+        found[one] = below
+        waiting += [number for number in below if number not in found]
+    return sorted(number for number, below in found.items() if not below and number != index)
+
+
+def _below(index: int, every: dict[int, Link]) -> list[int] | None:
     link = every.get(index)
     if link is not None and link.kind in ABOVE_MEMBERS:
         return [number for number, member in every.items() if member.master == index]
