@@ -73,7 +73,7 @@ class Reports:
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--quick", action="store_true", help="a minute or two, to see that everything runs")
+    options.add_argument("--quick", action="store_true", help="some minutes, to see that everything runs")
     options.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
 
 

@@ -266,7 +266,7 @@ def test_any_row_of_the_table_can_be_parsed(fields):
 def test_loopback_and_no_interface():
     name = next(one.name for one in mcast.interfaces() if one.is_loopback)
     sentence = coalescing.explain(loopback_index(), GROUP, 5000, ())
-    assert sentence == f"{name} never coalesces what is sent one packet a call"
+    assert sentence == f"{name} never coalesces what is sent one packet per call"
     assert coalescing.explain(2**30, GROUP, 5000, ()) == f"interface index {2**30} does not exist"
 
 
@@ -412,8 +412,8 @@ def test_a_socket_bound_to_what_lies_above_is_not_found_where_packets_arrive(lin
     with bursts(sending, 5000) as burst, joined(host, "above") as (sock, why):
         assert not come_coalesced(sock, burst)
         assert why() == (
-            f"above lies above {port}, where packets are coalesced, and a socket bound to above is not found there: "
-            f"switch on `ethtool -K {port} rx-udp-gro-forwarding on`"
+            f"above lies above {port}, where packets are coalesced, and a socket bound to above is not found there; "
+            f"without a socket it coalesces by `ethtool -K {port} rx-udp-gro-forwarding on`"
         )
         with (
             ExitStack() as stack
@@ -424,6 +424,14 @@ def test_a_socket_bound_to_what_lies_above_is_not_found_where_packets_arrive(lin
         obey(host, why())
         assert come_coalesced(sock, burst)
         assert "can coalesce" in why()
+
+
+@pytest.mark.lab
+def test_offloads_that_cannot_be_read_are_no_reason(link, monkeypatch):
+    _, _, receiving = link
+    monkeypatch.setattr(offloads.ifreq, "call", refused)
+    with joined(receiving.host, receiving.interface) as (_, why):
+        assert why().startswith(f"{receiving.interface} may be unable to coalesce (its offloads cannot be read), or")
 
 
 @pytest.mark.lab

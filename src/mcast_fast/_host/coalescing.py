@@ -11,14 +11,13 @@ from mcast_fast._host import links, offloads, port_users
 from mcast_fast._host.interfaces import Interface, find_interface, interface_name
 from mcast_fast.errors import MulticastError
 
-FORWARDING = "rx-udp-gro-forwarding"
-
 
 def explain(interface: int, group: str | bytes, port: int, own_inodes: Collection[int]) -> str:
     """Say why no packets to (group, port) come coalesced over an interface.
 
     It reads what Linux shows of this network namespace, without a privilege: features of the interface and of those
-    below it, and the sockets on the port. Never raises; causes that it cannot see it names as possible.
+    below it, and the sockets on the port. Never raises; causes that it cannot see it names as possible. Takes a few
+    milliseconds, and up to OWNER_SECONDS of `port_users` when it looks for the process of another socket.
 
     Args:
         interface: The index of the interface that the group is joined on.
@@ -30,12 +29,12 @@ def explain(interface: int, group: str | bytes, port: int, own_inodes: Collectio
     if found is None:
         return f"interface index {interface} does not exist"
     if found.is_loopback:
-        return f"{found.name} never coalesces what is sent one packet a call"
+        return f"{found.name} never coalesces what is sent one packet per call"
     below = links.lowest(interface)
     if below is None:
         return (
             f"{found.name} lies above an interface of another network namespace, which coalesces for sockets of that "
-            f"namespace only; there, `ethtool -K <interface> {FORWARDING} on` coalesces for all"
+            f"namespace only; there, `ethtool -K <interface> {offloads.UDP_GRO_FORWARDING} on` coalesces for all"
         )
     first = below or [interface]
     reasons = (_no_offload(index) or _other_socket(index, found, group, port, own_inodes) for index in first)
@@ -68,7 +67,7 @@ def _other_socket(index: int, joined: Interface, group: str | bytes, port: int, 
     name = interface_name(index)
     return (
         f"{joined.name} lies above {name}, where packets are coalesced, and a socket bound to {joined.name} is not "
-        f"found there: switch on `ethtool -K {name} {FORWARDING} on`"
+        f"found there; without a socket it coalesces by `ethtool -K {name} {offloads.UDP_GRO_FORWARDING} on`"
     )
 
 
@@ -89,7 +88,13 @@ def _possible(first: list[int], group: str | bytes, port: int) -> str:
         causes.insert(0, "the other end of the veth pair has TSO on (`ethtool -K <that end> tso off`)")
     if any(_sockets(index, group, port) is None for index in first):
         causes.insert(0, f"another socket on port {port} decides")
-    return f"{' and '.join(names)} can coalesce, so perhaps {', or '.join(causes)}"
+    is_known = all(offloads.read(index)[offloads.GRO] for index in first)
+    can = (
+        "can coalesce, so perhaps"
+        if is_known
+        else "may be unable to coalesce (its offloads cannot be read), or perhaps"
+    )
+    return f"{' and '.join(names)} {can} {', or '.join(causes)}"
 
 
 def _depends_on_other_end(index: int) -> bool:

@@ -20,6 +20,7 @@ from mcast_fast._host import dumps, netlink
 from mcast_fast._host.interfaces import interface_name
 
 MOST_SOCKETS = 10_000
+MOST_ROWS = 100_000  # of a table of proc(5), which lists all ports
 OWNER_SECONDS = 0.2  # a busy host has a million descriptors, and a message need not wait for all of them
 
 # <linux/sock_diag.h>, <linux/inet_diag.h>
@@ -182,7 +183,7 @@ def _by_proc(family: int, port: int, _: int) -> Iterator[PortUser]:
     if table.parent.exists() and not table.exists():
         return  # IPv6 is switched off
     with table.open() as lines:
-        for line in lines:
+        for line in itertools.islice(lines, MOST_ROWS):
             with contextlib.suppress(ValueError, IndexError):  # the heading, or what no kernel writes
                 fields = line.split()
                 user = _parse_row(family, fields)
