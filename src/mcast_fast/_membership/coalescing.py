@@ -1,11 +1,14 @@
 """What happened to coalescing at the sockets of a receiver, as events (_core/c/coalescing.h says how it works)."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.coalescing import Change, CoalescingEvent
+from mcast_fast._host import coalescing as host
+from mcast_fast._host import port_users
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.sockets import NOWHERE, OpenSocket
 from mcast_fast._systems import SYSTEM
@@ -37,8 +40,33 @@ class Coalescing:
         what, text = TEXTS[one.change]
         opened = next((each for each in self._joins.sockets() if each.key == one.key), None)
         index = 0 if opened is None else opened.endpoint.interface
-        detail = f"{_subject(opened)}: {text(one)}"
-        return Event(one.time, what, self._joins.names.get(index, ""), detail)
+        known = "" if opened is None else self._found(one.change, opened)
+        return Event(one.time, what, self._joins.names.get(index, ""), f"{_subject(opened)}: {text(one)}{known}")
+
+    def _found(self, change: Change, opened: OpenSocket) -> str:
+        """What the host says about it: why nothing is coalesced, or who else would decide."""
+        own = _inodes(self._joins.sockets())
+        where = (opened.endpoint.interface, self._group(opened), opened.endpoint.port)
+        if change is Change.DOES_NOT_WORK:
+            return f": {host.explain(*where, own)}"
+        if change in (Change.ENDED, Change.STAYS):
+            return ""
+        others = port_users.others(where[1], where[2], where[0], own)
+        return f"; at the port there is also {port_users.describe(others[0])}" if others else ""
+
+    def _group(self, opened: OpenSocket) -> bytes:
+        """A group that a socket holds."""
+        held = (member.filters for member in self._joins.members() if member.opened is opened)
+        return opened.group if opened.group != NOWHERE else next(iter(next(held, ())), NOWHERE)
+
+
+def _inodes(sockets: list[OpenSocket]) -> set[int]:
+    """Of those that say whether packets are coalesced, or take them coalesced."""
+    found = set()
+    for each in (one for opened in sockets for one in opened.both()):
+        with contextlib.suppress(OSError):  # closed just now
+            found.add(os.fstat(each.fileno()).st_ino)
+    return found
 
 
 def _subject(opened: OpenSocket | None) -> str:

@@ -18,7 +18,7 @@ from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast._core.lifetime import close_all
-from mcast_fast._host import hardware_clock, ifreq
+from mcast_fast._host import hardware_clock, ifreq, links
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, socket_error, warn
@@ -222,11 +222,19 @@ def _open_decider(endpoint: Endpoint, name: str, options: Options) -> socket.soc
     with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
         decider = undo.enter_context(open_datagram(endpoint.version, options.reuse))
         set_option(decider, MULTICAST_ALL[endpoint.version], 0)
-        bind_device(decider, name)
+        bind_device(decider, _where_packets_arrive(endpoint.interface, name))
         decider.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # unicast may come, and nobody reads it: the least
         undo.pop_all()
         return decider
     return None
+
+
+def _where_packets_arrive(index: int, name: str) -> str:
+    """The interface where the kernel looks for the socket that decides: below a bridge or a macvlan, where it is one."""
+    below = links.lowest(index) or []
+    with contextlib.suppress(OSError):
+        return socket.if_indextoname(below[0]) if len(below) == 1 else name
+    return name
 
 
 def bind_address(group: bytes, endpoint: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:

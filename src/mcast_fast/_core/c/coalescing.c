@@ -169,13 +169,12 @@ switch_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coa
         status = one->is_enabled ? 0 : mcast_set_coalescing(one->descriptor, 1);
         one->is_enabled |= status == 0;
         enabled |= one->is_enabled;
-        if (one->is_decided)
-            mcast_set_coalescing(one->decider, 1);
     }
     if (!enabled) { /* the system refuses the option: it is not tried again */
         coalescing->mode = MCAST_COALESCES_NEVER;
         return;
     }
+    decide(group, 1); /* bound later than a socket of somebody else, it decides in place of that */
     int too_early = group->calm_needed && now - group->changed < TOO_EARLY * group->calm_needed * WINDOW_NS;
     int64_t longer = group->calm_needed * 2;
     group->calm_needed = !too_early ? CALM_WINDOWS : longer < CALM_WINDOWS_MOST ? longer : CALM_WINDOWS_MOST;
@@ -188,7 +187,7 @@ switch_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coa
 static void
 switch_off(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coalescing_event event, int64_t now)
 {
-    event.error = group->coalesced ? -decide(group, 0) : 0;
+    event.error = -decide(group, 0);
     group->is_stuck = event.error != 0;
     event.what = group->is_stuck ? MCAST_COALESCING_STAYS : MCAST_COALESCING_ENDED;
     begin(coalescing, group, group->is_stuck, now);
@@ -212,8 +211,7 @@ rate_now(const mcast_coalescing_group *group, int64_t now)
     return rate_of(group->packets, elapsed);
 }
 
-/* It is on, and nothing has come coalesced since, behind what was queued then: another socket may decide, and the deciders are bound
- * later. */
+/* It is on, and nothing has come coalesced since, behind what was queued then: the interface does not, or another socket decides. */
 static void
 look_whether_it_works(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coalescing_event event,
                       int64_t now)
@@ -222,7 +220,6 @@ look_whether_it_works(mcast_coalescing *coalescing, mcast_coalescing_group *grou
     if (group->coalesced || group->has_reported || queued_before)
         return;
     group->has_reported = 1;
-    decide(group, 1);
     event.what = MCAST_COALESCING_DOES_NOT_WORK;
     report(coalescing, event);
 }
@@ -234,13 +231,6 @@ look_who_coalesces(mcast_coalescing *coalescing, mcast_coalescing_group *group, 
 {
     if (group->has_reported || now - group->changed < SETTLED_NS)
         return;
-    int was_decided = 1;
-    for (const mcast_coalescing_socket *one = group->sockets; one; one = one->next)
-        was_decided &= one->is_decided || one->decider < 0;
-    if (!was_decided && decide(group, 0) == 0) {
-        begin(coalescing, group, 0, now);
-        return;
-    }
     group->has_reported = 1;
     event.what = MCAST_COALESCING_BY_OTHERS;
     report(coalescing, event);

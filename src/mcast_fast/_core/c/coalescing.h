@@ -3,8 +3,8 @@
  *
  * It is never switched off at a socket that is received from: a super-packet that is queued already, or on its way, would come without the
  * size of its packets then. The kernel asks one socket whether to coalesce, the one that a unicast lookup finds: of those bound alike the
- * last one. So each socket has a second one, the decider, which is no member of anything; once it is bound, it alone decides, and the socket
- * goes on reporting sizes.
+ * last one. So sockets that are bound alike have one more, the decider, which is no member of anything. It is bound when coalescing is first
+ * switched on, and says from then on whether the kernel coalesces, while the sockets go on reporting sizes.
  *
  * All but `groups_on` is guarded by the receiver's state lock. */
 #ifndef MCAST_COALESCING_H

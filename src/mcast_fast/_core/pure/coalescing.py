@@ -161,23 +161,18 @@ class Coalescing:
             self._switch_on(group, event, now)
 
     def _look_whether_it_works(self, group: Group, event: CoalescingEvent, now: int) -> None:
-        """It is on, and nothing has come coalesced since, behind what was queued then: another socket may decide, and
-        the deciders are bound later."""
+        """It is on, and nothing has come coalesced since, behind what was queued then: the interface does not, or
+        another socket decides."""
         queued_before = group.buffers < event.buffer // LEAST_TRUESIZE or now - group.changed < SETTLED_NS
         if group.coalesced or group.has_reported or queued_before:
             return
         group.has_reported = True
-        _decide(group, True)
         self._events.append(event._replace(change=Change.DOES_NOT_WORK))
 
     def _look_who_coalesces(self, group: Group, one: Socket) -> None:
         """Packets come coalesced though it is off: on their way when it was switched, or by the decision of others."""
         now = time.monotonic_ns()
         if group.has_reported or now - group.changed < SETTLED_NS:
-            return
-        was_decided = all(each.decider is None or each.key in group.decided for each in group.sockets)
-        if not was_decided and _decide(group, False) == 0:
-            _begin(group, False, now)
             return
         group.has_reported = True
         self._events.append(_event(Change.BY_OTHERS, one))
@@ -204,11 +199,10 @@ class Coalescing:
             if each.key in group.enabled or _set_coalescing(each.socket, True) == 0:
                 group.enabled.add(each.key)
                 each.coalesces = True
-            if each.key in group.decided and each.decider is not None:
-                _set_coalescing(each.decider, True)
         if not group.enabled:  # the system refuses the option: it is not tried again
             self.mode = Mode.NEVER
             return
+        _decide(group, True)  # bound later than a socket of somebody else, it decides in place of that
         too_early = group.calm_needed and now - group.changed < TOO_EARLY * group.calm_needed * WINDOW_NS
         group.calm_needed = min(group.calm_needed * 2, CALM_WINDOWS_MOST) if too_early else CALM_WINDOWS
         _begin(group, True, now)
@@ -217,7 +211,7 @@ class Coalescing:
         self._events.append(event)
 
     def _switch_off(self, group: Group, event: CoalescingEvent, now: int) -> None:
-        error = _decide(group, False) if group.coalesced else 0
+        error = _decide(group, False)
         group.is_stuck = error != 0
         _begin(group, group.is_stuck, now)
         group.is_settling = not group.is_stuck
