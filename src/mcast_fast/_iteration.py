@@ -129,3 +129,17 @@ class Packets(Iteration["Packet"]):
             raise StopIteration from None
         limits.left -= 1
         return packet
+
+
+class Endless:
+    """Batches of a receiver, which it keeps alive, until the receiver is closed; `receive()` returns the next."""
+
+    def __init__(self, receiver: object, receive: "Callable[[], Batch]") -> None:
+        self._receiver = receiver
+        self._next = receive
+
+    def __iter__(self) -> "Endless":
+        return self
+
+    def __next__(self) -> "Batch":
+        return self._next()

@@ -6,6 +6,7 @@ Rules of this module: `close` takes no lock that the code a signal interrupted m
 import contextlib
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterable
 
 from mcast_fast._core import process
@@ -100,3 +101,15 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
             interrupted = error
     if interrupted is not None:
         raise interrupted
+
+
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A call of a method that does not keep its object alive."""
+    known = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = known()
+        if alive is not None:
+            alive()
+
+    return call

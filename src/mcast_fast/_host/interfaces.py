@@ -26,11 +26,17 @@ logger = logging.getLogger("mcast_fast")
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface as it was when it was listed.
+    """A network interface as it was when it was listed.
 
-    `addresses`: as text, IPv4 before IPv6, each family in the OS's order; an IPv6 link-local address has no zone.
-    `is_multicast`: the MULTICAST flag; `lo` of Linux lacks it and carries multicast all the same when it is named.
-    `has_carrier`: IFF_RUNNING, a link is there (netdevice(7)); taken to be there where the OS does not say.
+    Attributes:
+        name: The name, such as "eth0".
+        index: The index (if_nametoindex(3)).
+        addresses: The addresses as text, IPv4 before IPv6, each family in the system's order; IPv6 link-local addresses
+            are without a zone.
+        is_up: IFF_UP.
+        is_multicast: IFF_MULTICAST. `lo` of Linux lacks it, and carries multicast all the same when it is named.
+        is_loopback: IFF_LOOPBACK.
+        has_carrier: IFF_RUNNING, there is a link (netdevice(7)); True where the system does not report it.
     """
 
     __module__ = "mcast_fast"
@@ -45,12 +51,12 @@ class Interface:
 
     @property
     def ipv4(self) -> str | None:
-        """The first IPv4 address, None without one."""
+        """The first IPv4 address, or None."""
         return next((address for address in self.addresses if ":" not in address), None)
 
     @property
     def ipv6(self) -> str | None:
-        """The first IPv6 address, None without one."""
+        """The first IPv6 address, or None."""
         return next((address for address in self.addresses if ":" in address), None)
 
 
@@ -70,10 +76,14 @@ class Flags(NamedTuple):
 
 
 def interfaces() -> list[Interface]:
-    """Every interface of the calling thread's network namespace, sorted by index, also those without an address.
+    """List the interfaces of the calling thread's network namespace (netdevice(7), getifaddrs(3)).
 
-    Alias labels (`eth0:1`) are addresses of their interface, not interfaces. One that vanishes meanwhile is left out.
-    Raises `SocketError` when the OS gives no list, as in a process out of descriptors. See netdevice(7), getifaddrs(3).
+    Returns:
+        Every interface, sorted by index, also those without an address. Alias labels (`eth0:1`) are addresses of their
+        interface. An interface that is deleted meanwhile is left out.
+
+    Raises:
+        SocketError: The system gives no list, for example because the process is out of descriptors.
     """
     call = SYSTEM.flag_call
     try:
