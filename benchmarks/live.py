@@ -218,7 +218,7 @@ def cost(report: Report) -> Table:
                 f"{rate:,.0f}",
             )
         )
-    headings = ("", "CPU ns per packet", "of C", "against recvfrom", "packets a batch", "sent a second")
+    headings = ("", "CPU ns per packet", "of C", "against recvfrom", "packets per batch", "sent per second")
     return Table("cost of a live stream (medians)", headings, rows)
 
 

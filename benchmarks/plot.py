@@ -76,7 +76,7 @@ PANELS = (
     ),
     Panel(
         "Highest rate of single packets without loss, live",
-        "packets a second (more is better; ≥ all that the sender could send)",
+        "packets per second (more is better; ≥ all that the sender could send)",
         {"rate": {name: row.title for name, row in live_contenders.CONTENDERS.items()}},
     ),
 )
@@ -105,7 +105,7 @@ def draw(benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
             top += HEADING + len(bars) * ROW + AXIS
     told = (
         f"{machine['cores']} cores, {machine['system']} {machine['release']}, {machine['python']}; "
-        "medians, one run a verb"
+        "medians, one run per verb"
     )
     parts.append(text(MARGIN, top + FOOT / 2, told, "faint"))
     height = top + FOOT

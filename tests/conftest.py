@@ -150,7 +150,7 @@ def interrupts_are_heard() -> None:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each backend in turn: all rooms say `_core.slots`, so that putting other modules there changes all of them."""
+    """Each backend in turn: all modules use `_core.slots`, so that putting other modules there changes all of them."""
     name: str = request.param
     if name == "fast" and (missing := has_fast()):
         if IN_CI:
@@ -240,7 +240,7 @@ TOOLS = {
     "dscp": "IP_TOS" in _core.membership.OPTIONS,
     "signals to processes": hasattr(os, "fork"),
     "broken pipes": hasattr(signal, "SIGPIPE"),
-    "told refusals": hasattr(select, "poll"),  # an ICMP answer is an error of the socket that sent: not on Windows
+    "reported refusals": hasattr(select, "poll"),  # an ICMP answer is an error of the socket that sent: not on Windows
     "poll": hasattr(select, "poll"),
     "recvmsg": hasattr(socket.socket, "recvmsg"),
     "answers of Linux": SYSTEM is LINUX,

@@ -203,7 +203,7 @@ def test_a_closed_pipe_is_exit_1_and_one_clear_line(group, tx, program_backend):
         errors = program.stderr.read()
         assert program.wait(10) == 1
     assert re.search(
-        r"mcast-fast: write <stdout>: Broken pipe \(32\); whoever reads the pipe has gone; \d+ pack", errors
+        r"mcast-fast: write <stdout>: Broken pipe \(32\); the reader of the pipe is gone; \d+ pack", errors
     )
     assert "Traceback" not in errors
 

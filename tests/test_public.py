@@ -184,6 +184,7 @@ MODULES = {
         "mcast_fast.stats",
     )
 }
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
 NAMES = [(module, name) for module, thing in MODULES.items() for name in thing.__all__]
 CLASSES = [(module, name) for module, name in NAMES if inspect.isclass(getattr(MODULES[module], name))]
@@ -255,6 +256,18 @@ def test_pickles_name_the_public_place(backend, make):
     assert b"mcast_fast._" not in data
     code = f"import pickle, mcast_fast; assert repr(pickle.loads({data!r})) == {repr(value)!r}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_first_snippet_of_the_readme_prints_what_is_shown(backend, capsys):
+    """On any machine; times, and the name of the loopback, are its own."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    at = next(at for at, (language, _) in enumerate(blocks) if language == "python")
+    code, shown = blocks[at][1], blocks[at + 1][1]
+    exec(compile(code.replace(":5000", f":{free_port()}"), "README.md", "exec"), {})
+    printed = capsys.readouterr().out.replace(" None dropped", " 0 dropped")
+    variable = r" \d{2,5} \S+ [\d-]{10} [\d:.]{8,15}\+00:00 "
+    assert re.sub(variable, " ", printed) == re.sub(variable, " ", shown)
+    assert len(re.findall(variable, shown)) == 3
 
 
 # ---- docstrings ----

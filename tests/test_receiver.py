@@ -219,7 +219,7 @@ def test_a_buffer_holds_as_much_as_was_asked_for(backend, group, tx, size, holds
 
 
 def test_a_buffer_larger_than_any_system_has_is_clipped_with_a_warning(backend, group, no_leak):
-    with pytest.warns(MulticastWarning, match="asked for 8589934592 bytes"):
+    with pytest.warns(MulticastWarning, match="requested 8589934592 bytes"):
         mcast.Receiver(group, buffer_size="8GiB").close()
 
 

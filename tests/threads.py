@@ -118,7 +118,7 @@ def feed(tx: Sender, tally: Tally, payloads: list[bytes]) -> None:
 
 
 def read_ledger(rx: Receiver, size: int) -> None:
-    """A thousand times a second: totals only grow, and fit each other. What is received may turn out to be unwanted."""
+    """A thousand times per second: totals only grow, and fit each other. What is received may turn out to be unwanted."""
     before = 0
     while not rx.closed:
         stats = rx.stats

@@ -373,7 +373,7 @@ def check_port(port: object) -> None:
 
 
 def check_interface(interface: object) -> None:
-    """Refuse what cannot name an interface in the grammar; whether it exists is asked elsewhere."""
+    """Refuse what cannot name an interface in the grammar; whether it exists is checked elsewhere."""
     name = require_text("interface", interface)
     if not name:
         raise GroupError("the interface after '%' is empty; give a name or an index, or leave out the '%'")
@@ -433,7 +433,7 @@ def parsed(text: str) -> Group:
 def without_url(text: str) -> str:
     """`text` without the scheme, the empty user and the closing slash of a URL; other texts as they are.
 
-    An option of a URL is refused rather than ignored, for whoever wrote it expects it to act.
+    An option of a URL is refused rather than ignored, for its author expects it to act.
     """
     scheme, separator, body = text.partition("://")
     if not separator:
@@ -446,7 +446,7 @@ def without_url(text: str) -> str:
         raise GroupError(f"URL option {name!r} is not understood here; {URL_OPTIONS.get(name, 'remove it')}")
     body = body.removesuffix("/").removeprefix("@")
     if is_bare_ipv6(body.rpartition("@")[2]):
-        raise GroupError("an IPv6 group in a URL stands in brackets: udp://[ff15::1]:5000")
+        raise GroupError("an IPv6 group in a URL needs brackets: udp://[ff15::1]:5000")
     return body
 
 
@@ -461,7 +461,7 @@ def split_port(target: str) -> tuple[str, str | None]:
         address, _, zone = target.partition("%")
         if ":" in zone:
             interface, _, port = zone.partition(":")
-            raise GroupError(f"IPv6 stands in brackets when a port follows: [{address}%{interface}]:{port}")
+            raise GroupError(f"IPv6 needs brackets when a port follows: [{address}%{interface}]:{port}")
         return target, None
     if not target.startswith("["):
         host, colon, port = target.partition(":")

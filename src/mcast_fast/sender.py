@@ -17,7 +17,7 @@ from mcast_fast._core.addresses import map_address, native
 from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast._host.interfaces import Interface
 from mcast_fast._membership.desired import Defaults, Subscription, subscribe
-from mcast_fast._membership.sockets import NOWHERE, require, tells_destination
+from mcast_fast._membership.sockets import NOWHERE, reports_destination, require
 from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, outgoing, outgoing_list
 from mcast_fast._sending.sockets import (
     OpenSockets,
@@ -387,7 +387,7 @@ class Sender:
         group = schedule.destination(packet)
         destinations, route = self._paths_to(group)
         if len(destinations) != 1:
-            raise ArgumentError(f"{group} stands for {len(destinations)} destinations; a recording is sent to one")
+            raise ArgumentError(f"{group} means {len(destinations)} destinations; a recording is sent to one")
         schedule.core.add(map_address(packet.group), packet.port, route)
 
     def _paths_to(self, group: str | Group | None) -> Paths:
@@ -568,7 +568,7 @@ class Sender:
     def _listen_to(self, sock: SendingSocket) -> None:
         if sock.key in self._reply_keys:
             return
-        implied = 0 if tells_destination() else sock.interface.index
+        implied = 0 if reports_destination() else sock.interface.index
         key = self._replies.add(sock.socket, sock.socket.getsockname()[1], NOWHERE, implied)
         self._reply_keys[sock.key] = key
         self._replies.accept(key, None)

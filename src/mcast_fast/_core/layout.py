@@ -97,7 +97,7 @@ FEATURES = {
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
     "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
     "multicast_all_off": "the kernel keeps other processes' groups away (IP_MULTICAST_ALL)",
-    "bind_to_device": "a socket hears one interface only (SO_BINDTODEVICE)",
+    "bind_to_device": "a socket receives from one interface only (SO_BINDTODEVICE)",
     "source_filters": "full-state source filters (RFC 3678)",
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
@@ -110,7 +110,7 @@ FEATURES = {
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
     "watch": "interfaces that go and come back are joined again (rtnetlink)",
     "arrow": "batches and files for pyarrow, polars and DuckDB (the Arrow C interfaces)",
-    "packet_buffer": "a packet is its payload where a buffer is asked for (struct.unpack_from(format, packet))",
+    "packet_buffer": "a packet supports the buffer protocol: struct.unpack_from(format, packet)",
     "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",
 }
 

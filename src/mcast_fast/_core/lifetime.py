@@ -48,7 +48,7 @@ class Lifetime:
         return self._inside.get(thread) or self._inside.setdefault(thread, threading.RLock())
 
     def check(self) -> None:
-        """ClosedError when the object is closed, or belongs to another process; to be asked inside."""
+        """ClosedError when the object is closed, or belongs to another process; to be called inside."""
         if self.foreign:
             raise ClosedError(f"{self._subject} was opened in another process")
         if self.closed:

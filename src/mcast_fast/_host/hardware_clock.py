@@ -1,4 +1,4 @@
-"""Arrival times by the clock of a network card: asked for at the device, SIOCSHWTSTAMP.
+"""Arrival times by the clock of a network card: switched on at the device, SIOCSHWTSTAMP.
 
 See https://docs.kernel.org/networking/timestamping.html. The card's clock is its own: often TAI, or the time since it
 was powered up, unless something such as phc2sys keeps it right.

@@ -112,7 +112,7 @@ def _names(asked: socket.socket) -> list[tuple[int, str]]:
     try:
         return sorted(socket.if_nameindex())
     except (OSError, SystemError) as error:
-        # musl answers ENOBUFS to whatever went wrong, and PyPy breaks. Mostly no descriptor is left: asking tells.
+        # musl answers ENOBUFS to whatever went wrong, and PyPy breaks. Mostly no descriptor is left: dup() shows it.
         if getattr(error, "errno", ENOBUFS) == ENOBUFS:
             asked.dup().close()
         raise
@@ -220,7 +220,7 @@ def find_interface(wanted: str | int, known: Sequence[Interface] | None = None) 
     """The interface that `wanted` names: a name, an index (also as text), or one of its addresses.
 
     A name wins over an index of the same digits. IPv6 addresses may carry a zone (`fe80::1%eth0`), and must where
-    several interfaces have the same one. Without `known` the machine is asked, and then also an alias label, an
+    several interfaces have the same one. Without `known` the system is queried, and then also an alias label, an
     alternative name (ip-link(8)) and Windows' own names (`Ethernet 2`) will do.
     Raises `InterfaceError` when none or several are meant, with what there is.
     """
@@ -451,14 +451,14 @@ def _route_by_connect(address: GroupAddress, listed: Sequence[Interface]) -> Rou
 
 # Routes and addresses over netlink, rtnetlink(7).
 
-NETLINK_SEQUENCE = 1  # any number: each socket asks once
+NETLINK_SEQUENCE = 1  # any number: each socket sends one request
 NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within send(2), so this only guards against imitations of it
 NETLINK_REPLY = 65_536  # bytes
 ADDRESS_SIZES = (4, 16)  # of IPv4 and IPv6
 
 
 def _route_by_netlink(address: GroupAddress) -> Route:
-    """Ask the kernel's routing tables and rules, as `ip route get` does; needs no privilege."""
+    """Query the kernel's routing tables and rules, as `ip route get` does; needs no privilege."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with _kernel_asked(_route_request(family, address.packed)) as asked:
         return _parse_route(asked.recv(NETLINK_REPLY))

@@ -1,6 +1,6 @@
 """Rings: the mapped ring of each interface that a receiver listens on, with the kernel's filter kept in step.
 
-Stands between `Joins` and the slots where packets come from rings: what Joins calls a socket only holds memberships
+Comes between `Joins` and the slots where packets come from rings: what Joins calls a socket only holds memberships
 then, and what goes to its port is listened for at the ring of its interface.
 """
 
@@ -43,7 +43,7 @@ SIOCGIFHWADDR = 0x8927
 ETHERNET_LINKS = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 
 # A program is made and attached in time that grows with all groups (0.9 ms at 2,000 scattered ones), so that one per
-# join would cost the square of them. While joins follow each other quickly, a short and wider program stands in for
+# join would cost the square of them. While joins follow each other quickly, a short and wider program replaces
 # it, and the exact ones take 1 / (1 + PAUSE) of the time. Short programs are not worth that.
 SHORT, PAUSE = 256, 9
 clock = time.monotonic
@@ -99,7 +99,7 @@ SPARE = 8  # an eighth of what is free stays for others
 
 
 def free_memory() -> int | None:
-    """Bytes that the machine, or the cgroup of this process, has left; None where nobody says."""
+    """Bytes that the machine, or the cgroup of this process, has left; None where the system does not report them."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         rows = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)

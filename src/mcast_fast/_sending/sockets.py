@@ -137,7 +137,7 @@ def interface_instead(old: SendingSocket) -> Interface | None:
 
 
 def _has_interface(sock: SendingSocket, interface: Interface, unknown: bool = False) -> bool:
-    """Whether an interface is in the network namespace of a socket; `unknown` where nobody can say."""
+    """Whether an interface is in the network namespace of a socket; `unknown` where that is unknown."""
     if not SYSTEM.name_request:
         return unknown
     import fcntl  # Windows has none

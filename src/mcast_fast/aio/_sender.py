@@ -168,7 +168,7 @@ class Sender:
         return code
 
     async def _in_steps(self, job: Outgoing) -> int:
-        """The rest of a call, whenever the loop has time and the system has room."""
+        """The rest of a call, whenever the loop has time and the system has space."""
         if self._turn >= ONE_TURN:
             self._turn = 0
             await asyncio.sleep(0)

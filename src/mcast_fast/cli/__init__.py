@@ -16,7 +16,7 @@ from mcast_fast._version import __version__
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.errors import MulticastError, os_text
 
-# Each in the module of its name, imported when it is asked for: `record` does not start with what `replay` needs.
+# Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
 VERBS = ("demo", "receive", "send", "record", "replay", "info", "convert", "repair", "interfaces")
 
 

@@ -17,7 +17,7 @@ def command(file: str, output: str | None, as_json: bool) -> None:
 
     What is cut off FILE is kept as FILE.cut; an older file is never written over.
 
-    Exits 0, also when there was nothing to repair; 1 when nothing of FILE can be read; 2 on a wrong usage.
+    Exits 0, also when there was nothing to repair; 1 when nothing of FILE can be read; 2 on a usage error.
     """
     done = repair(file, output)
     click.echo(json.dumps(dataclasses.asdict(done)) if as_json else _line(done))

@@ -70,7 +70,7 @@ mcast_read_timeval(const struct cmsghdr *message, mcast_record *record)
         record->timestamp = (int64_t)time.tv_sec * 1000000000 + (int64_t)time.tv_usec * 1000;
 }
 
-/* No kernel of these cuts datagrams apart: the sender does not ask for it (the feature send_segmentation is off). */
+/* No kernel of these cuts datagrams apart: the sender does not request it (the feature send_segmentation is off). */
 static inline void
 mcast_vector_segment(mcast_message_vector *vector, uint16_t size)
 {
@@ -136,7 +136,7 @@ mcast_poller_open(mcast_poller *poller)
     return status;
 }
 
-/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits for ever. */
+/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits forever. */
 static inline int
 mcast_poller_wait(const mcast_poller *poller, uint64_t *keys, int64_t timeout_ns)
 {

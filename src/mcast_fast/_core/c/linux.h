@@ -285,7 +285,7 @@ mcast_poller_open(mcast_poller *poller)
     return status;
 }
 
-/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits for ever. */
+/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits forever. */
 static inline int
 mcast_poller_wait(const mcast_poller *poller, uint64_t *keys, int64_t timeout_ns)
 {

@@ -207,7 +207,7 @@ nap(mcast_receiver *receiver, int64_t left)
 }
 
 /* Whether a source that needs no system call can be read. The poller reports a ring's block once (epoll(7), EPOLLET: a block that is held
- * would show as readable for ever), so it is read first, and will report anew what comes later. The state lock is held. */
+ * would show as readable forever), so it is read first, and will report anew what comes later. The state lock is held. */
 static int
 direct_has_more(mcast_receiver *receiver)
 {

@@ -132,7 +132,7 @@ mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, s
     return mcast_batch_count(batch) < limit && MCAST_ARENA_LIMIT - batch->data.used >= receiver->slot_size;
 }
 
-/* Adds 1 packet or more to the batch, up to `limit` in all, by the deadline (monotonic ns; < 0 waits for ever): MCAST_OK, MCAST_EMPTY
+/* Adds 1 packet or more to the batch, up to `limit` in all, by the deadline (monotonic ns; < 0 waits forever): MCAST_OK, MCAST_EMPTY
  * (nothing yet; look at what is unread, at signals and at the deadline, and call again), MCAST_TIMEOUT, MCAST_CLOSED, MCAST_INTERRUPTED or
  * MCAST_FAILED. With a background thread the batch may become larger than `limit`. */
 mcast_result mcast_receiver_receive(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_t deadline);

@@ -3,7 +3,7 @@
  * The bytes are in place (in the ring), or a copy. Readers of the bytes in place pin them: while one does, they stay where they are. One
  * word says who still needs them there: the number of pins, of which the batch itself has one until `detach` or `end` takes it, and
  * MCAST_REFERENCE_MOVED once it has none. Whoever removes the last pin returns the blocks. What is pinned for so long that the kernel
- * comes round to it is moved under its readers, at the same address (ring.h, relocate): a pin never stops a ring. */
+ * reaches it again is moved under its readers, at the same address (ring.h, relocate): a pin never stops a ring. */
 #ifndef MCAST_REFERENCE_H
 #define MCAST_REFERENCE_H
 

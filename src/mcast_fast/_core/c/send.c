@@ -484,7 +484,7 @@ retries_after_pause(mcast_transmitter *transmitter, mcast_request *request)
     if (request->retries >= MCAST_RETRIES_MAX)
         return 0;
     count(transmitter, &transmitter->counters.retries);
-    if (request->at_once) /* who asked pauses */
+    if (request->at_once) /* the caller pauses */
         return 0;
     int64_t pause = request->retries < 8 ? (int64_t)MCAST_RETRY_FIRST_NS << request->retries : MCAST_RETRY_LAST_NS;
     request->retries++;

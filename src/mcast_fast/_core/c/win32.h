@@ -152,7 +152,7 @@ static const mcast_missing mcast_missing_features[] = {
     {"batched_receive", "Windows receives one packet a system call"},
     {"batched_send", "Windows sends one packet a system call"},
     {"wire_length", "Windows reports that a packet was truncated, not its length"},
-    {"descriptor", "Windows has no descriptor that stands for several sockets"},
+    {"descriptor", "Windows has no descriptor that represents several sockets"},
     {NULL, NULL},
 };
 

@@ -44,7 +44,7 @@ mcast_vector_clear(mcast_message_vector *vector)
     vector->messages = vector->used = 0;
 }
 
-/* Whether a message of this number of datagrams has room. */
+/* Whether a message of this number of datagrams has space. */
 static inline int
 mcast_vector_has_room(const mcast_message_vector *vector, unsigned datagrams)
 {
@@ -127,7 +127,7 @@ mcast_vector_send(mcast_message_vector *vector, int fd)
     return left ? (int)left : status;
 }
 
-/* Waits until the send buffer has room, for so long at the most. */
+/* Waits until the send buffer has space, for so long at the most. */
 static inline void
 mcast_wait_writable(int fd, int milliseconds)
 {

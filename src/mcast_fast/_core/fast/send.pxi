@@ -1,7 +1,7 @@
 """Many datagrams a system call, without the GIL. The loop itself is `mcast_send_slice` in c/send.c.
 
 Every method of a Transmitter brackets its use of the sender by `enter` and `leave`; compiled code runs no handler of a
-signal in between, but where it asks for that (PyErr_CheckSignals)."""
+signal in between, except where it checks for them (PyErr_CheckSignals)."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
@@ -262,7 +262,7 @@ cdef class Transmitter:
     # ---- sockets and routes ----
 
     def add(self, socket, size_t segment_limit):
-        """The key of a socket; the kernel may segment into at most so many bytes, 0 for not at all. ClosedError."""
+        """The key of a socket; the kernel may segment into at most `limit` bytes, 0: not at all. ClosedError."""
         cdef int64_t key
         cdef int fd = socket.fileno()
         self.enter()

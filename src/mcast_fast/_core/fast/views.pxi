@@ -43,7 +43,7 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    /* What numpy.asarray asks for first: https://numpy.org/doc/stable/reference/arrays.interface.html */
+    /* What numpy.asarray looks for first: https://numpy.org/doc/stable/reference/arrays.interface.html */
     typedef struct {
         int two, nd;
         char typekind;
@@ -370,7 +370,7 @@ cdef void describe(Batch batch, void *dtype) noexcept:
 
 
 cdef object record_dtype():
-    """One for all, for ever: arrays borrow it."""
+    """One for all, forever: arrays borrow it."""
     dtype = dtypes.get("record")
     return dtype if dtype is not None else dtypes.setdefault("record", layout.numpy_dtype())
 
@@ -388,7 +388,7 @@ cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
 
 
 cdef int make_room(mcast_memory *memory, size_t size) except -1:
-    """Empty memory of the pool, with room for so many bytes."""
+    """Empty memory of the pool, with space for `size` bytes."""
     memory.used = 0
     memory.bytes = <unsigned char *>mcast_pool_take(&mcast_shared_pool, size, &memory.capacity)
     if memory.bytes == NULL:
@@ -418,7 +418,7 @@ cdef size_t payload_bytes(Batch batch):
 
 
 cdef void copy_packets(mcast_memory *records, mcast_memory *data, Batch batch):
-    """Adds the packets of a batch to memory that has room for them."""
+    """Adds the packets of a batch to memory that has space for them."""
     cdef Py_ssize_t i
     cdef int pinned
     cdef mcast_record *record = <mcast_record *>(records.bytes + records.used)

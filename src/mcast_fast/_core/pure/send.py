@@ -248,7 +248,7 @@ class Transmitter:
     # ---- sockets and routes ----
 
     def add(self, socket: socket_module.socket, segment_limit: int) -> int:
-        """The key of a socket; the kernel may segment into at most so many bytes, 0 for not at all. ClosedError."""
+        """The key of a socket; the kernel may segment into at most `limit` bytes, 0: not at all. ClosedError."""
         self._lifetime.check()
         self._sockets.append((socket, segment_limit))
         return len(self._sockets) - 1
@@ -457,7 +457,7 @@ class Transmitter:
 
 
 def _wait_writable(socket: socket_module.socket, ns: int) -> None:
-    """Waits until the send buffer has room. An error queue that holds something answers at once (poll(2), POLLERR), so
+    """Waits until the send buffer has space. An error queue that holds something answers at once (poll(2), POLLERR), so
     that a moment is slept then."""
     if not hasattr(select, "poll"):  # Windows
         select.select([], [socket], [], ns / 1e9)

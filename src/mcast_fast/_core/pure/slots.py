@@ -32,8 +32,8 @@ FEATURES = {
     "background": Feature(False, "the pure backend has no thread that receives without Python"),
     "background_cpu": Feature(False, "the pure backend has no thread that receives without Python"),
     "wire_length": Feature(
-        SYSTEM.tells_wire_length,
-        "" if SYSTEM.tells_wire_length else f"{SYSTEM.name} tells that a packet was truncated, not how long it was",
+        SYSTEM.reports_wire_length,
+        "" if SYSTEM.reports_wire_length else f"{SYSTEM.name} reports that a packet was truncated, not how long it was",
     ),
     "ring": Feature(False, "the pure backend has no mapped ring"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
@@ -55,7 +55,7 @@ class Slots(State):
 
     `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalesced`: the kernel may hand over several
     packets as one (UDP_GRO). `names` maps interface indexes to names, and goes with every batch: a change of names is a
-    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever.
+    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 forever.
 
     Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
@@ -273,7 +273,7 @@ class Slots(State):
     # ---- receiving ----
 
     def receive(self, limit: int, timeout_ns: int) -> Batch:
-        """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
+        """A batch of 1..limit packets; timeout_ns < 0 waits forever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
         call = Call()

@@ -107,7 +107,7 @@ class State:
                 raise
 
     def _copy(self, call: Call) -> bool:
-        """Adds the packets that were taken to the batch under construction; False when they have no room."""
+        """Adds the packets that were taken to the batch under construction; False when they have no space."""
         with self._state:
             batch = call.batch
             assert batch is not None
