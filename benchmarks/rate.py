@@ -212,5 +212,14 @@ def table(report: Report, rates: dict[str, float], common: float) -> Table:
             )
         )
     cpu = f"CPU ns per packet at {common:,.0f} per second"
-    headings = ("", "packets per second", "sender's limit", "of C", "against recvfrom", cpu, "packets per batch", "lost")
+    headings = (
+        "",
+        "packets per second",
+        "sender's limit",
+        "of C",
+        "against recvfrom",
+        cpu,
+        "packets per batch",
+        "lost",
+    )
     return Table("the highest rate without loss (the three columns on the right: at the common rate)", headings, rows)

@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import pytest
 
-from mcast_fast import _core
+from mcast_fast import Sender, _core
 from mcast_fast._host.interfaces import Interface, interfaces
 from mcast_fast._membership.sockets import set_buffer
 from mcast_fast._systems import LINUX, SYSTEM
@@ -289,6 +289,19 @@ def multicast_ipv6() -> Interface | None:
 def place(request: pytest.FixtureRequest) -> "Place":
     """Where a test can send to itself, for each family."""
     return place_of(request.param)
+
+
+@pytest.fixture
+def group(place: "Place") -> str:
+    """The text of a group there."""
+    return place.group()
+
+
+@pytest.fixture
+def tx(backend: str, group: str) -> Iterator[Sender]:
+    """What sends to it."""
+    with Sender(group, ttl=0) as sender:
+        yield sender
 
 
 def place_of(version: int) -> "Place":

@@ -26,11 +26,6 @@ WRITTEN = re.compile(r"written (\d+)")
 
 
 @pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
 def tx(group):
     with mcast.Sender(group, ttl=0, rate="20k/s") as sender:
         yield sender

@@ -55,20 +55,9 @@ def test_the_seed(backend, place):
 
 
 @pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
 def rx(backend, group):
     with mcast.Receiver(group, timeout=5) as receiver:
         yield receiver
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as sender:
-        yield sender
 
 
 def numbered(count):

@@ -17,20 +17,9 @@ LARGEST = {4: 65_507, 6: 65_527}
 
 
 @pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
 def rx(backend, group):
     with mcast.Receiver(group, timeout=5) as receiver:
         yield receiver
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as sender:
-        yield sender
 
 
 # ---- opening ----

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
-from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
+from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._core.lifetime import weakly
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
@@ -48,7 +48,6 @@ RECORD_FIELDS = FIELDS
 
 BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, by default
 SHOWN = 3  # groups, in the repr
-MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
 P = ParamSpec("P")

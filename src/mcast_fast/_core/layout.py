@@ -56,6 +56,7 @@ RECORD_SIZE = RECORD.size
 
 ARENA_LIMIT = 2**32 - 1  # offsets are 32 bits wide
 MAX_PACKET_SIZE = 65_535
+MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 # What says that an object is not made by calling its class.
 NO_BATCH = "batches come from a receiver or a file, or from Batch.from_bytes"

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from mcast_fast import _core, receiver
-from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._core.layout import MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._iteration import Limits
 from mcast_fast._membership.arguments import Timestamps
 from mcast_fast._membership.memberships import Membership
@@ -462,4 +462,4 @@ class _Iteration(Generic[T]):
 
 
 def _checked(max_packets: int) -> int:
-    return whole_number(max_packets, "max_packets", 1, receiver.MOST_PACKETS)
+    return whole_number(max_packets, "max_packets", 1, MOST_PACKETS)

@@ -33,8 +33,7 @@ static inline int
 mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int *exclude, uint8_t *sources,
                  size_t room)
 {
-    size_t width = version == 4 ? 4 : 16,
-           at = version == 4 ? offsetof(struct sockaddr_in, sin_addr) : offsetof(struct sockaddr_in6, sin6_addr);
+    size_t width = version == 4 ? 4 : 16;
     uint32_t mode = 0, count = (uint32_t)room;
     struct sockaddr_storage address, *list = calloc(room ? room : 1, sizeof *list);
     if (!list)
@@ -44,7 +43,7 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     status = status == 0 ? (int)count : -errno;
     *exclude = mode == MCAST_EXCLUDE;
     for (size_t i = 0; status > 0 && i < (size_t)status && i < room; i++)
-        memcpy(sources + i * width, (const uint8_t *)&list[i] + at, width);
+        mcast_pack_address(sources + i * width, version, &list[i]);
     free(list);
     return status;
 }

@@ -256,18 +256,7 @@ typedef struct mcast_message_vector {
     _Alignas(struct cmsghdr) unsigned char controls[MCAST_VECTOR_MESSAGES][CMSG_SPACE(sizeof(uint16_t))];
 } mcast_message_vector;
 
-static inline void
-mcast_vector_clear(mcast_message_vector *vector)
-{
-    vector->messages = vector->used = 0;
-}
-
-/* Whether a message of this number of datagrams has space. */
-static inline int
-mcast_vector_has_room(const mcast_message_vector *vector, unsigned datagrams)
-{
-    return vector->messages < MCAST_VECTOR_MESSAGES && vector->used + datagrams <= MCAST_VECTOR_PIECES;
-}
+#include "vector.h"
 
 static inline void
 mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *address, socklen_t size)
