@@ -621,7 +621,7 @@ def test_a_full_device_is_told_at_the_write_that_fails(backend):
 
 
 class Small:
-    """A file with space for so many bytes."""
+    """A file with space for a number of bytes."""
 
     name = "small"
 
@@ -737,7 +737,7 @@ def test_small_batches_are_gathered_until_flushed(backend, tmp_path):
 
 @pytest.fixture(params=["pcapng", "pcap"])
 def recorded(request, backend, tmp_path):
-    """A file of ours with both families, and what stands in it: (time, source, group, ports, payload)."""
+    """A file of ours with both families, and its contents: (time, source, group, ports, payload)."""
     path = tmp_path / f"feed.{request.param}"
     payloads = [os.urandom(size) for size in (0, 1, 2, 3, 7, 8, 9, 255, 1471, 1472, 9000)]
     packets = [(record(one, NOW + 7 * i, v6=bool(i % 2)), one) for i, one in enumerate(payloads * 2)]

@@ -349,7 +349,7 @@ def test_an_interface_of_that_name_in_another_namespace_is_not_taken(ends, group
 
 
 async def turns(count: int) -> None:
-    """The loop has its turn so often."""
+    """The loop runs other tasks meanwhile, this many times at least."""
     for _ in range(count):
         await asyncio.sleep(0.001)
 

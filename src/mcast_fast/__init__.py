@@ -1,5 +1,5 @@
-"""mcast-fast: multicast packets into Python at the rate the kernel can hand them over, with nothing lost that is not
-counted."""
+"""mcast-fast: multicast packets into Python as fast as the kernel hands them over, with every lost packet accounted
+for."""
 
 import importlib
 from typing import TYPE_CHECKING

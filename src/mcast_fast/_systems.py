@@ -20,9 +20,9 @@ class System(NamedTuple):
     """One operating system.
 
     `key`: as the remedies of errors are sorted. `reuse`: the options by which several sockets share a port.
-    `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than
-    asked SO_RCVBUF is shown; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME, 0 where there is
-    none. `flag_call`: None where flags are guessed. `has_rtnetlink`: whether routes are queried by rtnetlink(7).
+    `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than the
+    requested SO_RCVBUF is reported; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME, 0 where there
+    is none. `flag_call`: None where flags are guessed. `has_rtnetlink`: whether routes are queried by rtnetlink(7).
     `escape`: what takes a letter's meaning away in a command. `own_group`: arguments of subprocess.Popen, so that
     Ctrl-C is not for the program it starts. `missing`: feature -> why it is off here.
     """

@@ -4,12 +4,11 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE, MOST_PACKETS
-from mcast_fast._core.lifetime import weakly
+from mcast_fast._core.lifetime import Closing, weakly
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
 from mcast_fast._iteration import Batches, Endless, Limits, Packets
@@ -70,7 +69,7 @@ def _inside(method: "Callable[Concatenate[Receiver, P], R]") -> "Callable[Concat
     return call
 
 
-class Receiver:
+class Receiver(Closing):
     """Receives the packets of multicast groups, and no others.
 
     Threads may share a receiver: each packet goes to exactly one of the threads that receive; any thread may join,
@@ -566,7 +565,7 @@ class Receiver:
         """
         try:
             self._slots.close()
-        except BaseException:  # a signal's handler raised: it is closed all the same
+        except BaseException:  # a signal handler raised: it is closed nevertheless
             self._slots.close()
             raise
 
@@ -603,14 +602,6 @@ class Receiver:
     @_inside
     def _check_open(self) -> None:
         """ClosedError when the receiver is closed, or another process's."""
-
-    def __enter__(self) -> "Receiver":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         slots = getattr(self, "_slots", None)

@@ -8,13 +8,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 from mcast_fast import _core
 from mcast_fast._core import lateness
 from mcast_fast._core.addresses import map_address, native
 from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._core.lifetime import Closing
 from mcast_fast._host.interfaces import Interface
 from mcast_fast._membership.desired import Defaults, Subscription, subscribe
 from mcast_fast._membership.sockets import NOWHERE, reports_destination, require
@@ -133,7 +133,7 @@ def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenat
     return call
 
 
-class Sender:
+class Sender(Closing):
     """Sends datagrams to multicast groups; never connected, so that unicast answers come back to `recv()`.
 
     Departures at a `rate` are due at absolute times of the monotonic clock, so that a late datagram delays no later
@@ -264,7 +264,7 @@ class Sender:
         return added
 
     def _discard(self, old: SendingSocket) -> None:
-        """Close a socket that nobody sends by any more."""
+        """Close a socket that is no longer sent by."""
         reply_key = self._reply_keys.pop(old.key, None)
         if reply_key is not None:
             with contextlib.suppress(ClosedError):
@@ -362,7 +362,7 @@ class Sender:
 
         Raises:
             GroupError, InterfaceError, SocketError, SendError, ClosedError: As for `send_to`.
-            ArgumentError: An argument is of a wrong type, or a group stands for several destinations.
+            ArgumentError: An argument is of a wrong type, or a group has several destinations.
         """
         checked(batch, _core.views.Batch, "batch", "a Batch")
         checked(schedule, Schedule, "schedule", "a schedule of Sender.schedule()")
@@ -387,7 +387,7 @@ class Sender:
         group = schedule.destination(packet)
         destinations, route = self._paths_to(group)
         if len(destinations) != 1:
-            raise ArgumentError(f"{group} means {len(destinations)} destinations; a recording is sent to one")
+            raise ArgumentError(f"{group} has {len(destinations)} destinations; a recording is sent to one")
         schedule.core.add(map_address(packet.group), packet.port, route)
 
     def _paths_to(self, group: str | Group | None) -> Paths:
@@ -463,7 +463,7 @@ class Sender:
 
     @_using
     def _find_again(self, destination: Destination) -> bool:
-        """Whether an interface that was deleted is there again, and its sockets were opened anew: by its name."""
+        """Whether an interface that was deleted is there again, and its sockets were opened again, by its name."""
         with self._opening:
             gone = destination.interface.index
             old = {place: one for place, one in self._sockets.items() if place[1] == gone}
@@ -558,7 +558,7 @@ class Sender:
                 for sock in self._sockets.values():
                     self._listen_to(sock)
                 self._listening = True
-            except BaseException:  # of what was added nobody may know the key
+            except BaseException:  # the keys of what was added may be unknown
                 self._replies.close()
                 self._replies, self._reply_keys = self._new_replies(), {}
                 if self.closed:  # meanwhile, and closed the former
@@ -660,14 +660,6 @@ class Sender:
             self._replies.close()
         finally:
             self._transmitter.close()
-
-    def __enter__(self) -> "Sender":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         transmitter = getattr(self, "_transmitter", None)

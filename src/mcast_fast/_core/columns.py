@@ -117,7 +117,7 @@ def _rows_of(column: Any) -> list[bytes]:
 
 
 def _is_array(value: object) -> bool:
-    """Whether it is an array of NumPy, which nobody can have made without importing it."""
+    """Whether it is an array of NumPy, which cannot exist without importing it."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 

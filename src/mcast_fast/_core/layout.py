@@ -87,8 +87,8 @@ def offsets() -> dict[str, int]:
 # What a backend or an operating system may lack: name -> what it gives. `mcast_fast.features()` says which are on.
 FEATURES = {
     "fast": "the compiled backend",
-    "batched_receive": "many packets a system call (recvmmsg)",
-    "batched_send": "many packets a system call (sendmmsg)",
+    "batched_receive": "many packets per system call (recvmmsg)",
+    "batched_send": "many packets per system call (sendmmsg)",
     "send_segmentation": "many datagrams of one size as one packet that the kernel cuts apart (UDP_SEGMENT)",
     "pacing": "sending at a rate, by absolute deadlines on the monotonic clock",
     "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",

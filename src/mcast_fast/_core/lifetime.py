@@ -1,4 +1,4 @@
-"""Who is inside an object, and when its descriptors may be closed: the life-cycle contract for code in Python.
+"""Which calls are inside an object, and when its descriptors may be closed: the life-cycle contract for code in Python.
 
 Rules of this module: `close` takes no lock that the code a signal interrupted may hold.
 """
@@ -8,6 +8,8 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self
 
 from mcast_fast._core import process
 from mcast_fast.errors import ClosedError
@@ -101,6 +103,21 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
             interrupted = error
     if interrupted is not None:
         raise interrupted
+
+
+class Closing:
+    """What `with` closes at its end."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def weakly(method: Callable[[], None]) -> Callable[[], None]:

@@ -5,7 +5,7 @@ No I/O; a program is data. It sees Ethernet frames as packet(7) delivers them, w
 fragmented datagram is counted by its first fragment. Sources are checked behind the ring, not here.
 
 `Filter` keeps the joined groups in sorted intervals, cut into chunks. A chunk is code that does not depend on its place
-in the program, so that one join or leave generates one chunk anew, and the rest is copied.
+in the program, so that one join or leave generates one chunk again, and the rest is copied.
 """
 
 import sys

@@ -128,7 +128,7 @@ class Ring:
     """The ring of one interface: its packet socket, its key in the slots, and what its listeners want.
 
     Every change can be made again from its start, so that an exception of a signal handler in the middle of one does no
-    harm: `groups` gets what comes before it loses what goes, and `filter` is built anew when it was left in the middle.
+    harm: `groups` gets what comes before it loses what goes, and `filter` is rebuilt when it was left in the middle.
     """
 
     interface: str
@@ -213,7 +213,7 @@ class Ring:
 class Rings(SocketOwner):
     """The slots as Joins sees them where packets come from rings.
 
-    `is_deferred`: a kernel filter may be wider than it has to be. The slots know of it too, and whoever receives next
+    `is_deferred`: a kernel filter may be wider than it has to be. The slots know of it too, and the next receive call
     calls `settle`."""
 
     def __init__(self, slots: "Slots", names: dict[int, str], options: RingOptions) -> None:
@@ -285,7 +285,7 @@ class Rings(SocketOwner):
             self._end_deferral()
 
     def _defer(self) -> bool:
-        """Leave exact filters to whoever receives next; False when somebody may be receiving now."""
+        """Leave exact filters to the next receive call; False when a call may be receiving now."""
         self.is_deferred = True
         try:
             return self._slots.defer()
@@ -298,7 +298,7 @@ class Rings(SocketOwner):
             self._slots.end_deferral()
 
     def is_overdue(self) -> bool:
-        """Whether a filter is wider than it has to be, and somebody may be receiving."""
+        """Whether a filter is wider than it has to be, and a call may be receiving."""
         return self.is_deferred and not self._defer()
 
     def settle(self) -> None:

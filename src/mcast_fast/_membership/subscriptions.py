@@ -105,7 +105,7 @@ class Subscriptions:
 
     def settle(self) -> None:
         """Have the kernel's filters be exact, where that was put off (`Rings.flush`). Waits for no other call, which
-        looks at its end whether somebody receives."""
+        checks at its end whether a call receives."""
         taken: list[bool] = []
         try:
             taken.extend(map(self._lock.acquire, (False,)))  # noted in the call that takes it: no signal comes between

@@ -60,7 +60,7 @@ class SendingSocket:
 
 
 class OpenSockets:
-    """The sockets of one sender, which are closed together when nobody uses them any more."""
+    """The sockets of one sender, which are closed together once they are unused."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []

@@ -63,7 +63,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version and backend."
 )
 def program() -> None:
-    """Multicast packets at the rate the kernel can hand them over, with nothing lost that is not counted.
+    """Multicast packets as fast as the kernel hands them over, with every lost packet accounted for.
 
     \b
     A group is written [SOURCE@]GROUP[%INTERFACE][:PORT][+N]:

@@ -16,7 +16,7 @@ def command(source: str, target: str, groups: tuple[str, ...], everything: bool,
     """Convert the multicast packets of IN to the form of OUT: pcapng, pcap (times in ns), CSV, or Parquet.
 
     IN is pcapng, pcap, or CSV as this writes it; .gz and .zst behind a suffix compress; - is standard input or output.
-    Headers below UDP are made anew: what is kept is what a receiver would have had.
+    Headers below UDP are rebuilt: packets keep what a receiver would have received.
 
     Exits 0; 1 on an error, after everything before it was converted; 2 on a usage error.
     """

@@ -142,7 +142,7 @@ def places() -> tuple[dict[int, Interface], dict[int, str]]:
 # The report ----------------------------------------------------------------------------------------------------------
 
 
-@click.command("demo", short_help="Send to ourselves, and count what comes.")
+@click.command("demo", short_help="Send packets to this machine and count what arrives.")
 @click.option(
     "-c", "--count", type=click.IntRange(min=1), default=10_000, show_default=True, help="Packets per IP version."
 )

@@ -1,4 +1,4 @@
-"""mcast-fast repair: a torn capture file becomes a readable one."""
+"""mcast-fast repair: a truncated capture file becomes a readable one."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import click
 from mcast_fast.files._repair import Repaired, repair
 
 
-@click.command("repair", short_help="Make a torn capture file readable.")
+@click.command("repair", short_help="Make a truncated capture file readable.")
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="OUT", help="Copy what can be read to OUT, and leave FILE as it is.")
 @click.option("--json", "as_json", is_flag=True, help="An object instead of a line.")

@@ -9,7 +9,7 @@
 
 /* ---- memberships ---- */
 
-/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.1: setsourcefilter); `sources` packed, one behind the other. */
+/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.1: setsourcefilter); `sources` packed, one after the other. */
 static inline int
 mcast_set_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int exclude,
                  const uint8_t *sources, size_t count)
@@ -187,6 +187,30 @@ mcast_timer_slack(long slack)
 {
     (void)slack;
     return 0;
+}
+
+/* The destination of an IPv4 packet, and its interface, from a control message; each system's own. */
+static inline void mcast_read_destination4(const struct cmsghdr *message, mcast_record *record);
+
+/* What one control message says of the packet. */
+static inline void
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
+{
+    int type = message->cmsg_type;
+    (void)ancillary;
+    if (message->cmsg_level == SOL_SOCKET) {
+        if (type == SCM_TIMESTAMP)
+            mcast_read_timeval(message, record);
+    } else if (message->cmsg_level == IPPROTO_IP) {
+        if (type == IP_RECVTTL && mcast_cmsg_byte(message, &record->ttl))
+            record->flags |= MCAST_TTL;
+        else if (type == IP_RECVTOS && mcast_cmsg_byte(message, &record->tos))
+            record->flags |= MCAST_TOS;
+        else
+            mcast_read_destination4(message, record);
+    } else if (message->cmsg_level == IPPROTO_IPV6) {
+        mcast_read_control6(message, record);
+    }
 }
 
 #endif

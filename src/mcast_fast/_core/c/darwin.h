@@ -30,8 +30,8 @@ static const mcast_option mcast_options[] = {
 
 static const mcast_missing mcast_missing_features[] = {
     {"batched_receive",
-     "macOS receives one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private recvmsg_x"},
-    {"batched_send", "macOS sends one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private sendmsg_x"},
+     "macOS receives one packet per system call; MCAST_FAST_PRIVATE_API=1 takes its private recvmsg_x"},
+    {"batched_send", "macOS sends one packet per system call; MCAST_FAST_PRIVATE_API=1 takes its private sendmsg_x"},
     {"background_cpu", "macOS binds no thread to a processor"},
     {"send_segmentation", "macOS does not cut datagrams apart"},
     {"wire_length", "macOS reports that a packet was truncated, not its length"},
@@ -70,25 +70,11 @@ mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
     record->interface_index = info.ipi_ifindex;
 }
 
-/* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
+mcast_read_destination4(const struct cmsghdr *message, mcast_record *record)
 {
-    int type = message->cmsg_type;
-    (void)ancillary;
-    if (message->cmsg_level == SOL_SOCKET) {
-        if (type == SCM_TIMESTAMP)
-            mcast_read_timeval(message, record);
-    } else if (message->cmsg_level == IPPROTO_IP) {
-        if (type == IP_PKTINFO)
-            mcast_read_pktinfo4(message, record);
-        else if (type == IP_RECVTTL && mcast_cmsg_byte(message, &record->ttl))
-            record->flags |= MCAST_TTL;
-        else if (type == IP_RECVTOS && mcast_cmsg_byte(message, &record->tos))
-            record->flags |= MCAST_TOS;
-    } else if (message->cmsg_level == IPPROTO_IPV6) {
-        mcast_read_control6(message, record);
-    }
+    if (message->cmsg_type == IP_PKTINFO)
+        mcast_read_pktinfo4(message, record);
 }
 
 /* ---- threads ---- */

@@ -101,7 +101,7 @@ mcast_filter_request_size(size_t sources)
     return GROUP_FILTER_SIZE(sources > 1 ? sources : 1);
 }
 
-/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.2); `sources` packed, one behind the other. */
+/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.2); `sources` packed, one after the other. */
 static inline int
 mcast_set_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int exclude,
                  const uint8_t *sources, size_t count)

@@ -271,7 +271,7 @@ mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *
     vector->datagrams[vector->messages++] = 0;
 }
 
-/* Adds datagrams that lie one behind the other to the last message; neighbours in memory become one piece. */
+/* Adds datagrams that lie one after the other to the last message; neighbours in memory become one piece. */
 static inline void
 mcast_vector_add_several(mcast_message_vector *vector, struct iovec payload, unsigned datagrams)
 {

@@ -93,27 +93,13 @@ mcast_read_interface(const struct cmsghdr *message, mcast_record *record)
         record->interface_index = link.sdl_index;
 }
 
-/* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
+mcast_read_destination4(const struct cmsghdr *message, mcast_record *record)
 {
-    int type = message->cmsg_type;
-    (void)ancillary;
-    if (message->cmsg_level == SOL_SOCKET) {
-        if (type == SCM_TIMESTAMP)
-            mcast_read_timeval(message, record);
-    } else if (message->cmsg_level == IPPROTO_IP) {
-        if (type == IP_RECVDSTADDR)
-            mcast_read_destination(message, record);
-        else if (type == IP_RECVIF)
-            mcast_read_interface(message, record);
-        else if (type == IP_RECVTTL && mcast_cmsg_byte(message, &record->ttl))
-            record->flags |= MCAST_TTL;
-        else if (type == IP_RECVTOS && mcast_cmsg_byte(message, &record->tos))
-            record->flags |= MCAST_TOS;
-    } else if (message->cmsg_level == IPPROTO_IPV6) {
-        mcast_read_control6(message, record);
-    }
+    if (message->cmsg_type == IP_RECVDSTADDR)
+        mcast_read_destination(message, record);
+    else if (message->cmsg_type == IP_RECVIF)
+        mcast_read_interface(message, record);
 }
 
 /* ---- threads ---- */

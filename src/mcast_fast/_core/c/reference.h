@@ -27,7 +27,7 @@ typedef struct mcast_reference {
     struct mcast_ring *ring;
     struct mcast_mapping *mapping;
     uint64_t sequence; /* of the first block, which counts from the opening */
-    uint32_t blocks;   /* one behind the other in memory */
+    uint32_t blocks;   /* one after the other in memory */
     int listed; /* in the ring's list: it may still have to be detached; guarded by the ring's lock, as the links */
     struct mcast_reference *older;
     struct mcast_reference *newer;

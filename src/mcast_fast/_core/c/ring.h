@@ -99,7 +99,7 @@ int mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_i
  * In a process that did not open it, only the descriptor is closed. */
 void mcast_ring_close(mcast_ring *ring);
 
-/* Reads the kernel's counter of drops, which starts anew at every reading (packet(7)): how many are new. */
+/* Reads the kernel's counter of drops, which restarts at every reading (packet(7)): how many are new. */
 uint32_t mcast_ring_read_drops(mcast_ring *ring);
 
 /* Frames that were finished and not read. */

@@ -1,6 +1,6 @@
 /* A mapped ring as a source: frames become records, and payloads stay in the ring's blocks.
  *
- * A batch has a reference to the blocks in which its payloads are (reference.h): one behind the other in memory, so that they never go
+ * A batch has a reference to the blocks in which its payloads are (reference.h): one after the other in memory, so that they never go
  * beyond the ring's end. A batch of copies (collect), and any batch while blocks come nearly empty, takes as many blocks as it
  * likes and holds none. */
 #include "receiver.h"

@@ -305,7 +305,7 @@ add_run(mcast_message_vector *vector, const mcast_request *request, const mcast_
     return run;
 }
 
-/* The same of rows, which lie one behind the other: one piece of memory. */
+/* The same of rows, which lie one after the other: one piece of memory. */
 static size_t
 add_rows(mcast_message_vector *vector, const mcast_request *request, const mcast_target *target, size_t at, size_t end,
          size_t limit)

@@ -1,5 +1,5 @@
 /* Windows: Winsock 2. Not named windows.h, for this directory is on the include path, and would hide the system's own.
- * One packet a system call, but no Python in between. */
+ * One packet per system call, but no Python in between. */
 #ifndef MCAST_WIN32_H
 #define MCAST_WIN32_H
 
@@ -145,8 +145,8 @@ static const mcast_option mcast_options[] = {
 };
 
 static const mcast_missing mcast_missing_features[] = {
-    {"batched_receive", "Windows receives one packet a system call"},
-    {"batched_send", "Windows sends one packet a system call"},
+    {"batched_receive", "Windows receives one packet per system call"},
+    {"batched_send", "Windows sends one packet per system call"},
     {"wire_length", "Windows reports that a packet was truncated, not its length"},
     {"descriptor", "Windows has no descriptor that represents several sockets"},
     {NULL, NULL},

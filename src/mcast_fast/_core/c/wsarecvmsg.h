@@ -4,7 +4,7 @@
 
 /* ---- what a socket is received from by ---- */
 
-/* WSARecvMsg is found for each socket anew: each provider of sockets has its own. */
+/* WSARecvMsg is looked up for each socket: each provider of sockets has its own. */
 typedef struct mcast_descriptor {
     SOCKET socket;
     LPFN_WSARECVMSG receive;

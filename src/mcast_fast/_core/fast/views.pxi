@@ -300,7 +300,7 @@ cdef class Batch:
     def __array_struct__(self):
         dtype = record_dtype()
         with cython.critical_section(self):
-            if self.array.two == 0:  # else somebody may be reading it
+            if self.array.two == 0:  # else it may be being read
                 describe(self, <void *>dtype)
         capsule = PyCapsule_New(&self.array, NULL, release_array)
         Py_INCREF(self)
@@ -312,7 +312,7 @@ cdef class Batch:
         return export_arrow(self)
 
     def __copy__(self):
-        return self  # nobody can change it
+        return self  # it never changes
 
     def __deepcopy__(self, memo):
         return Batch.concatenate([self])
@@ -521,7 +521,7 @@ cdef class Loan:
         with cython.critical_section(self):
             memory, self.memory = self.memory, None
         if memory is not None:
-            with suppress(BufferError):  # somebody has exported it on: it stays good
+            with suppress(BufferError):  # it was exported: it stays valid
                 memory.release()
 
 

@@ -130,7 +130,7 @@ class Batch:
         """The records as a read-only structured memoryview, without a copy (PEP 3118).
 
         `mcast_fast.receiver.RECORD_FIELDS` lists the fields. `np.asarray(batch)` makes the same array, and faster than
-        `np.asarray(batch.records)`, for which NumPy parses the format of the buffer anew.
+        `np.asarray(batch.records)`, for which NumPy parses the format of the buffer each time.
         """
     @property
     def data(self) -> memoryview:

@@ -1,6 +1,6 @@
 """Option numbers and structure formats of each operating system: a missing row means that it cannot do it.
 
-CPython's socket module lacks many of them (3.11 has no MCAST_*, SO_RXQ_OVFL, SO_TIMESTAMPNS), so the numbers stand
+CPython's socket module lacks many of them (3.11 has no MCAST_*, SO_RXQ_OVFL, SO_TIMESTAMPNS), so the numbers are
 here, from the systems' headers. The tests hold them against the compiled backend's, which come from the headers
 themselves, and `.ci/platforms/zig` holds every table against the headers of its system.
 """

@@ -183,7 +183,7 @@ class Batch:
         return arrow.export(self)
 
     def __copy__(self) -> "Batch":
-        return self  # nobody can change it
+        return self  # it never changes
 
     def __deepcopy__(self, memo: Any) -> "Batch":
         return Batch.concatenate([self])
@@ -227,7 +227,7 @@ class Loan:
         return self._memory
 
     def __exit__(self, *_: object) -> None:
-        with suppress(BufferError):  # somebody looks at it still
+        with suppress(BufferError):  # it is still exported
             self._memory.release()
 
 
