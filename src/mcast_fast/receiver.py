@@ -379,6 +379,7 @@ class Receiver(Closing):
 
         Raises:
             GroupError: It is no multicast group.
+            InterfaceError: Its interface does not exist.
             SocketError: The system refuses; everything is as it was before.
             ClosedError: The receiver is closed.
         """
@@ -399,6 +400,7 @@ class Receiver(Closing):
 
         Raises:
             GroupError: The group is not joined, or the source is no unicast address.
+            InterfaceError: The group's interface does not exist.
             SocketError: The system refuses; everything is as it was before.
             ClosedError: The receiver is closed.
         """
@@ -416,7 +418,7 @@ class Receiver(Closing):
             False when it was not blocked.
 
         Raises:
-            GroupError, SocketError, ClosedError: As for `block`.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `block`.
         """
         return self._subscriptions.unblock(group, source)
 
@@ -438,7 +440,7 @@ class Receiver(Closing):
 
         Raises:
             ArgumentError: Both lists were given, or none.
-            GroupError, SocketError, ClosedError: As for `block`.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `block`.
         """
         return self._subscriptions.set_sources(group, include, exclude)
 
@@ -461,6 +463,7 @@ class Receiver(Closing):
         Raises:
             SocketError: The system refuses to send.
             ArgumentError: The packet did not come from this receiver.
+            TypeError: It is no packet.
             ClosedError: The receiver is closed.
         """
         one = self._socket_of(packet)

@@ -285,6 +285,7 @@ class Sender(Closing):
         Raises:
             SendError: The system refuses; its `sent` is the number that had left.
             ClosedError: The sender is closed, or another process opened it.
+            TypeError: `payload` is no bytes-like object.
         """
         return self._send_all((payload,))
 

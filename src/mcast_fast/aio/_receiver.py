@@ -318,7 +318,7 @@ class Receiver:
             False when it was not joined.
 
         Raises:
-            GroupError, SocketError, ClosedError: As for `mcast_fast.Receiver.leave`.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `mcast_fast.Receiver.leave`.
         """
         return self._receiver.leave(group)
 
@@ -333,7 +333,7 @@ class Receiver:
             False when it was blocked already.
 
         Raises:
-            GroupError, SocketError, ClosedError: As for `mcast_fast.Receiver.block`.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `mcast_fast.Receiver.block`.
         """
         return self._receiver.block(group, source)
 
@@ -348,7 +348,7 @@ class Receiver:
             False when it was not blocked.
 
         Raises:
-            GroupError, SocketError, ClosedError: As for `mcast_fast.Receiver.unblock`.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `mcast_fast.Receiver.unblock`.
         """
         return self._receiver.unblock(group, source)
 
@@ -366,7 +366,8 @@ class Receiver:
             False when the filter was the same already.
 
         Raises:
-            ArgumentError, GroupError, SocketError, ClosedError: As for `mcast_fast.Receiver.set_sources`.
+            ArgumentError: Both lists were given, or none.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `block`.
         """
         return self._receiver.set_sources(group, include=include, exclude=exclude)
 
