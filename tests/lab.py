@@ -455,7 +455,6 @@ class Lab:
             end.wait_usable()
         return a, b
 
-
     def coalescing_link(self, first: str, second: str, **options: Any) -> tuple[End, End]:
         """A link (as `link`) on which the kernel coalesces what `second` receives: single packets that come close together.
 

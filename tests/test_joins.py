@@ -67,7 +67,8 @@ class Kernel:
 
     # ---- opening ----
 
-    def open_socket(self, endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options, decides: bool
+    def open_socket(
+        self, endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options, decides: bool
     ) -> OpenSocket:
         self._called("open")
         sock = ModelSocket(self, next(self._numbers))

@@ -69,8 +69,8 @@ class Iteration(Generic[T]):
 
 
 class Batches(Iteration["Batch"]):
-    """Batches until the limits; `receive(most, wait_ns)` returns the next, of `batch_size()` packets at most, `give_back`
-    takes one for the next call."""
+    """Batches until the limits; `receive(most, wait_ns)` returns the next, of at most `batch_size()` packets;
+    `give_back` takes one for the next call."""
 
     def __init__(
         self,

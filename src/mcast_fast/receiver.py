@@ -94,10 +94,10 @@ class Receiver(Closing):
         buffer_size: The kernel's buffer for each socket, bytes or "4MiB"; left out, 4 MiB as far as the system allows.
         timestamps: "kernel" (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with
             `Flag.HARDWARE`; else the kernel's, with a warning) or None.
-        gro: When the kernel may coalesce packets of one sender (UDP_GRO, Linux): that is far cheaper, and gives them one
-            arrival time (`Flag.COALESCED`). None: while the receiver does not keep up, from when a socket's buffer is
-            half full or packets were dropped until some seconds of calm (`stats.events` says when and why); at once with
-            `timestamps=None`; not with "hardware". True: always. False: never.
+        gro: When the kernel may coalesce packets of one sender (UDP_GRO, Linux): that is far cheaper, and gives them
+            one arrival time (`Flag.COALESCED`). None: while the receiver does not keep up, from when a socket's buffer
+            is half full or packets were dropped until some seconds of calm (`stats.events` says when and why); at once
+            with `timestamps=None`; not with "hardware". True: always. False: never.
         background: Receive in a native thread that holds up to this many bytes of payload ("256MiB" for True) while
             Python is busy.
         background_cpu: The processor that this thread runs on.
@@ -207,7 +207,8 @@ class Receiver(Closing):
             SocketError: The system refuses to receive.
             ArgumentError: An argument is out of range.
         """
-        limit = self._slots.batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        usual = self._slots.batch_size
+        limit = usual if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.receive(limit, self._wait(timeout))
 
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":

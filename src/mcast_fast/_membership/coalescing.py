@@ -86,8 +86,8 @@ def _began_by_backlog(one: CoalescingEvent) -> str:
 
 def _began_by_drops(one: CoalescingEvent) -> str:
     return (
-        f"the kernel dropped packets at a buffer of {_buffer(one)} at {_rate(one)}; packets are coalesced and share times "
-        "from now on"
+        f"the kernel dropped packets at a buffer of {_buffer(one)} at {_rate(one)}; packets are coalesced and share "
+        "times from now on"
     )
 
 

@@ -23,6 +23,7 @@ from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, socket_error, warn
 
+Datagram = socket.socket  # a field has the module's name
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
 
@@ -66,14 +67,14 @@ class Options:
 class OpenSocket:
     """A socket, what its binding implies (zeros: each packet says it), and its key in the slots once it has one.
 
-    `decider`: a second one that the slots may bind alike, to decide whether packets are coalesced (_core/c/coalescing.h);
-    None where another one at the same endpoint does."""
+    `decider`: a second one that the slots may bind alike, to decide whether packets are coalesced
+    (_core/c/coalescing.h); None where another one does."""
 
     socket: socket.socket
     endpoint: Endpoint
     group: bytes = NOWHERE
     interface: int = 0
-    decider: socket.socket | None = None
+    decider: Datagram | None = None
     keys: list[int] = field(default_factory=list)
     drops: int = 0
     is_counted: bool = False  # its drops, among those of closed sockets
@@ -83,7 +84,7 @@ class OpenSocket:
         """The endpoint."""
         return self.endpoint
 
-    def both(self) -> list[socket.socket]:
+    def both(self) -> list[Datagram]:
         """Its socket, and the decider."""
         return [self.socket] if self.decider is None else [self.socket, self.decider]
 
@@ -224,14 +225,14 @@ def _open_decider(endpoint: Endpoint, name: str, options: Options) -> socket.soc
         decider = undo.enter_context(open_datagram(endpoint.version, options.reuse))
         set_option(decider, MULTICAST_ALL[endpoint.version], 0)
         bind_device(decider, _where_packets_arrive(endpoint.interface, name))
-        decider.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # unicast may come, and nobody reads it: the least
+        decider.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least: unicast may come, and is not read
         undo.pop_all()
         return decider
     return None
 
 
 def _where_packets_arrive(index: int, name: str) -> str:
-    """The interface where the kernel looks for the socket that decides: below a bridge or a macvlan, where it is one."""
+    """The interface where the kernel looks for the socket that decides: the one below a bridge or a macvlan."""
     below = links.lowest(index) or []
     with contextlib.suppress(OSError):
         return socket.if_indextoname(below[0]) if len(below) == 1 else name

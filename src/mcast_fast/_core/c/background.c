@@ -71,8 +71,7 @@ merge(mcast_receiver *receiver, mcast_batch *batch)
 {
     mcast_background *background = receiver->background;
     queued *last = background->last;
-    if (!last ||
-        mcast_batch_count(&last->batch) + mcast_batch_count(batch) > mcast_receiver_batch_size(receiver))
+    if (!last || mcast_batch_count(&last->batch) + mcast_batch_count(batch) > mcast_receiver_batch_size(receiver))
         return -1;
     background->waiting -= queued_bytes(last);
     int status = mcast_batch_append_all(receiver->pool, &last->batch, batch);

@@ -19,7 +19,8 @@ version_of(mcast_descriptor descriptor)
 static void
 set_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, int is_on)
 {
-    mcast_word_store(&coalescing->groups_on, mcast_word_load(&coalescing->groups_on) + (uint32_t)(is_on - group->is_on));
+    mcast_word_store(&coalescing->groups_on,
+                     mcast_word_load(&coalescing->groups_on) + (uint32_t)(is_on - group->is_on));
     group->is_on = is_on;
 }
 
@@ -98,12 +99,12 @@ mcast_coalescing_take_event(mcast_coalescing *coalescing, mcast_coalescing_event
 #if MCAST_HAS_UDP_GRO
 
 enum {
-    LOOK_AFTER = 256,      /* slots that were filled without a gap: their packets were queued, and may be many */
-    PRESSURE_PERCENT = 50, /* of the buffer: what the kernel reports may be too much by a quarter of it */
-    CALM_WINDOWS = 4,      /* without pressure, after which it is switched off; */
-    CALM_WINDOWS_MOST = 120,  /* doubled up to this when that was too early, */
-    TOO_EARLY = 10,           /* for it was switched on again within as many times as long */
-    UNPRESSED_FACTOR = 5,     /* so many times as long where there is nearly as much to receive as under pressure */
+    LOOK_AFTER = 256,        /* slots that were filled without a gap: their packets were queued, and may be many */
+    PRESSURE_PERCENT = 50,   /* of the buffer: what the kernel reports may be too much by a quarter of it */
+    CALM_WINDOWS = 4,        /* without pressure, after which it is switched off; */
+    CALM_WINDOWS_MOST = 120, /* doubled up to this when that was too early, */
+    TOO_EARLY = 10,          /* for it was switched on again within as many times as long */
+    UNPRESSED_FACTOR = 5,    /* so many times as long where there is nearly as much to receive as under pressure */
     WINDOW_NS = 500 * 1000000,
     SETTLED_NS = 100 * 1000000, /* after which what was on its way when it was switched has come */
     LEAST_TRUESIZE = 512,       /* bytes that the smallest packet takes of a buffer */
@@ -291,8 +292,8 @@ end_window(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, int64_
 }
 
 void
-mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket,
-                      const mcast_coalescing_read *read, int (*grow)(void *context), void *context)
+mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, const mcast_coalescing_read *read,
+                      int (*grow)(void *context), void *context)
 {
     mcast_coalescing_group *group = socket->group;
     group->packets += read->packets;
@@ -327,8 +328,8 @@ mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *soc
 #else
 
 void
-mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket,
-                      const mcast_coalescing_read *read, int (*grow)(void *context), void *context)
+mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, const mcast_coalescing_read *read,
+                      int (*grow)(void *context), void *context)
 {
     (void)coalescing, (void)socket, (void)read, (void)grow, (void)context;
 }

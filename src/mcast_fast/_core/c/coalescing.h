@@ -24,18 +24,18 @@ typedef enum mcast_coalescing_what {
     MCAST_COALESCING_BEGAN_BY_BACKLOG,
     MCAST_COALESCING_BEGAN_BY_DROPS,
     MCAST_COALESCING_ENDED,
-    MCAST_COALESCING_STAYS, /* it cannot be switched off: `error` */
+    MCAST_COALESCING_STAYS,         /* it cannot be switched off: `error` */
     MCAST_COALESCING_DOES_NOT_WORK, /* it is on, and nothing comes coalesced */
-    MCAST_COALESCING_BY_OTHERS, /* it is off, and packets come coalesced */
+    MCAST_COALESCING_BY_OTHERS,     /* it is off, and packets come coalesced */
 } mcast_coalescing_what;
 
 typedef struct mcast_coalescing_event {
     int64_t time; /* ns since the epoch */
     mcast_coalescing_what what;
     int error;
-    uint64_t key; /* of the socket where it was seen */
+    uint64_t key;             /* of the socket where it was seen */
     uint32_t backlog, buffer; /* bytes, as the kernel counts them: with what its bookkeeping takes */
-    uint64_t rate; /* packets per second */
+    uint64_t rate;            /* packets per second */
 } mcast_coalescing_event;
 
 enum { MCAST_COALESCING_EVENTS = 64 }; /* kept until they are taken, the latest */
@@ -65,20 +65,21 @@ typedef struct mcast_coalescing_group {
     uint16_t port;
     int version;
     int is_on;
-    int is_stuck;         /* on for good */
-    int is_settling;      /* off, and what came coalesced before may still be dropped as one */
-    uint64_t packets;     /* since `since` */
-    int64_t since;        /* the start of a window; 0: none has begun */
-    int64_t first, last;  /* when the packets came between which there are `packets`, by their own times; 0: they have none */
-    uint64_t slots;       /* since it was switched last */
-    int64_t changed;      /* when it was switched last */
-    uint64_t coalesced;   /* packets that came coalesced since then */
-    uint64_t rate;        /* when it was switched on */
-    int has_pressure;     /* in this window */
-    int64_t calm;         /* windows in a row without pressure, and with much less to receive */
-    int64_t unpressed;    /* windows in a row without pressure */
-    int64_t calm_needed;  /* after how many it is switched off */
-    int has_reported;     /* that it does not do what it should, since it was switched last */
+    int is_stuck;     /* on for good */
+    int is_settling;  /* off, and what came coalesced before may still be dropped as one */
+    uint64_t packets; /* since `since` */
+    int64_t since;    /* the start of a window; 0: none has begun */
+    int64_t first,
+        last;       /* when the packets came between which there are `packets`, by their own times; 0: they have none */
+    uint64_t slots; /* since it was switched last */
+    int64_t changed;     /* when it was switched last */
+    uint64_t coalesced;  /* packets that came coalesced since then */
+    uint64_t rate;       /* when it was switched on */
+    int has_pressure;    /* in this window */
+    int64_t calm;        /* windows in a row without pressure, and with much less to receive */
+    int64_t unpressed;   /* windows in a row without pressure */
+    int64_t calm_needed; /* after how many it is switched off */
+    int has_reported;    /* that it does not do what it should, since it was switched last */
 } mcast_coalescing_group;
 
 typedef struct mcast_coalescing {

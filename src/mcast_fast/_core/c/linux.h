@@ -151,9 +151,10 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
 enum { MCAST_REPORTS_DROPS = 1 }; /* buffers dropped at a socket */
 
 typedef struct mcast_socket_memory {
-    uint32_t backlog; /* bytes, with the kernel's bookkeeping, and up to a quarter of the buffer that was read already */
-    uint32_t buffer;  /* the same, at the most */
-    uint32_t drops;   /* buffers dropped since it was opened, modulo 2^32 */
+    uint32_t
+        backlog;     /* bytes, with the kernel's bookkeeping, and up to a quarter of the buffer that was read already */
+    uint32_t buffer; /* the same, at the most */
+    uint32_t drops;  /* buffers dropped since it was opened, modulo 2^32 */
 } mcast_socket_memory;
 
 /* How full a socket's buffer is (SO_MEMINFO, items 0, 1 and 8): 0, or -errno. */

@@ -41,12 +41,12 @@ typedef struct mcast_receiver {
     mcast_scratch scratch;
     unsigned slot_count; /* of the scratch */
     size_t slot_size;
-    size_t packet_limit; /* bytes of payload that are kept */
-    size_t batch_size;   /* packets per batch, unless whoever receives says another number */
+    size_t packet_limit;         /* bytes of payload that are kept */
+    size_t batch_size;           /* packets per batch, unless whoever receives says another number */
     size_t coalesced_batch_size; /* while packets may come coalesced */
-    unsigned segments;   /* packets per slot, at most, when slots were last filled */
-    size_t filled;       /* bytes per slot, on average, when slots were last filled */
-    size_t coalesced;    /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
+    unsigned segments;           /* packets per slot, at most, when slots were last filled */
+    size_t filled;               /* bytes per slot, on average, when slots were last filled */
+    size_t coalesced; /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
     mcast_poller poller;
     mcast_member **members; /* by key; NULL where one was removed */
     size_t keys;

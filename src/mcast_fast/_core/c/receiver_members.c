@@ -78,7 +78,8 @@ mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const m
     int64_t key = mcast_receiver_add_member(receiver, NULL, 0, implied->port);
     if (key >= 0) {
         mcast_source **source = &receiver->members[key]->source;
-        key = own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, decider, implied, (uint64_t)key));
+        key =
+            own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, decider, implied, (uint64_t)key));
     }
     mcast_unlock(&receiver->state_lock);
     return key;

@@ -263,7 +263,7 @@ def _set_coalescing(socket: socket_module.socket, coalesces: bool) -> int:
 
 
 def _decide(group: Group, coalesces: bool) -> int:
-    """Has the deciders of a group say whether the kernel coalesces: 0, or errno of the last one that does not decide."""
+    """Has the deciders of a group say whether the kernel coalesces: 0, or errno of the last one that does not."""
     failure = None
     for each in group.sockets:
         if each.decider is None:

@@ -150,8 +150,8 @@ class Packing:
     """The records and payloads of a read, and what they add to the counters."""
 
     __slots__ = (
-        "_filter", "_limit", "_one", "_size", "bytes", "coalesced", "end", "filtered", "overflow", "payloads", "pending_drops",
-        "received", "records", "truncated",
+        "_filter", "_limit", "_one", "_size", "bytes", "coalesced", "end", "filtered", "overflow", "payloads",
+        "pending_drops", "received", "records", "truncated",
     )  # fmt: skip
 
     def __init__(self, read: Read, buffers: Buffers, packet_limit: int, base: int) -> None:
