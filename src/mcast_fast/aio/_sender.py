@@ -7,11 +7,14 @@ that paced calls run in.
 import asyncio
 import errno
 import types
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from mcast_fast import sender
+from mcast_fast._sending.answers import Gathering
+from mcast_fast._sending.arguments import Pacing
+from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Outgoing, Payload, outgoing, outgoing_list
 from mcast_fast._units import UNSET, Seconds, Unset, wait_in_ns
 from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker
@@ -48,7 +51,7 @@ class Sender:
         loopback: bool = True,
         rate: float | str | None = None,
         burst: int = 1,
-        pacing: sender.Pacing = "sender",
+        pacing: Pacing = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
         timeout: Seconds | None = None,
@@ -95,8 +98,8 @@ class Sender:
         kept = tuple(payloads) if isinstance(payloads, list) else payloads  # others may change it meanwhile
         return await self._send(outgoing(self._sender._transmitter, kept, size))
 
-    async def send_to(self, payload: Payload, group: str | Group) -> int:
-        """Send one datagram to another group, as `mcast_fast.Sender.send_to`; how many left."""
+    async def send_to(self, payload: Payload, group: Target) -> int:
+        """Send one datagram to another group or to one host, as `mcast_fast.Sender.send_to`; how many left."""
         return await self._send(outgoing_list(self._sender._transmitter, (payload,), group))
 
     async def drain(self) -> int:
@@ -176,11 +179,36 @@ class Sender:
         does not wait.
 
         TimeoutError, ClosedError, SocketError."""
-        wait = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        packet = await self._line.take(self._sender.recv, wait)
+        return await self._take(self._sender.recv, self._wait(timeout))
+
+    def gather(self, payload: Payload, timeout: Seconds | Unset | None = UNSET) -> AsyncIterator["Packet"]:
+        """Send one datagram to each group, and go through the answers of everybody; as `mcast_fast.Sender.gather`.
+
+        The question leaves, and the time begins, when the first answer is awaited.
+
+            async for answer in tx.gather(b"who is there?", timeout=2):
+                print(answer.source, answer.data)
+        """
+        job = outgoing_list(self._sender._transmitter, (memoryview(payload),))
+        answers = self._sender._gathering(self._wait(timeout))
+
+        async def ask() -> None:
+            await self._send(job)
+            answers.begin()
+
+        async def take(wait_ns: int) -> "Packet":
+            return await self._take(partial(answers.take, 0), wait_ns)
+
+        return _Gathering(ask, take, answers)
+
+    async def _take(self, receive: Callable[[], "Packet"], wait_ns: int) -> "Packet":
+        packet = await self._line.take(receive, wait_ns)
         self._line.ready = True
         self._line.took(1)
         return packet
+
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
+        return self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     # ---- state ----
 
@@ -232,3 +260,30 @@ class Sender:
 
     def __repr__(self) -> str:
         return f"<aio {self._sender!r}>"
+
+
+class _Gathering:
+    """What `gather` returns: `ask()` once, then `take(wait_ns)` each answer."""
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[None]], take: "Callable[[int], Awaitable[Packet]]", answers: Gathering
+    ) -> None:
+        self._ask: Callable[[], Awaitable[None]] | None = ask
+        self._take = take
+        self._answers = answers
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "Packet":
+        ask, self._ask = self._ask, None
+        if ask is not None:
+            await ask()
+        wait_ns = self._answers.wait_ns()
+        if wait_ns is None:
+            raise StopAsyncIteration
+        try:
+            return await self._take(wait_ns)
+        except (TimeoutError, ClosedError) as error:
+            self._answers.end(error)
+            raise StopAsyncIteration from None
