@@ -184,7 +184,7 @@ class Receiver:
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
         self._subscriptions = Subscriptions(self._joins, defaults, watch)
-        self._own_sockets = OwnSockets(self._joins, self._rings, defaults, ttl, loopback)
+        self._own_sockets = OwnSockets(self._joins, self._subscriptions.known, self._rings, defaults, ttl, loopback)
         self._own_addresses = None if own_packets else OwnAddresses(self._slots)
         self._watch: Watch | None = None
         self._nic = NicDrops()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, native
-from mcast_fast._host.interfaces import Interface
+from mcast_fast._host.interfaces import Interface, find_interface
 from mcast_fast._membership.desired import Defaults, Subscription, subscribe
 from mcast_fast._membership.sockets import require
 from mcast_fast._sending.answers import Answers, Gathering
@@ -37,7 +37,7 @@ from mcast_fast._units import (
     checked_call,
     wait_in_ns,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text, warn
+from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SendError, SocketError, explain, os_text, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import SenderStats, TransmitTime
 
@@ -192,13 +192,16 @@ class Sender:
 
     def _unicast_path(self, to: UnicastAddress) -> Paths:
         """The path to one host: by a socket of the sender's groups where there is one of this IP version."""
-        port, zone = with_defaults(to, self._defaults)
+        port, named = with_defaults(to, self._defaults)
+        zone = None if named is None else find_interface(named)
         own = [one for one in self._own.destinations if one.version == to.version]
         own = [one for one in own if zone and one.interface == zone] or own
         if own:
             key = own[0].key
         else:
             interface = zone or towards(to)
+            if interface is None:
+                raise InterfaceError(f"no route to {to.address}: look at `ip route get {to.address}`")
             key = self._socket_at((to.version, interface.index, self._defaults.source), interface).key
         found = Destination(key, native(to.packed), port, zone, True)
         return Paths([found], self._transmitter.route([found.target]))

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcast_fast._core.addresses import is_link_local, map_address
@@ -31,6 +32,7 @@ class OwnAddresses:
         self._slots = slots
         self._known: Addresses = frozenset()
         self._until = 0.0  # by the monotonic clock
+        self._namespace = _namespace()
         self._lock = threading.RLock()
 
     def update(self) -> None:
@@ -43,7 +45,15 @@ class OwnAddresses:
             self._until = time.monotonic() + FRESH
 
     def refresh(self, have_changed: bool = False) -> None:
-        """Look them up, unless that was done a moment ago; where the system refuses that, they stay as they are."""
-        if have_changed or time.monotonic() >= self._until:
+        """Look them up, unless that was done a moment ago; where the system refuses that, they stay as they are, and in
+        a thread that is in another network namespace than the receiver."""
+        if (have_changed or time.monotonic() >= self._until) and self._namespace == _namespace():
             with contextlib.suppress(OSError):
                 self.update()
+
+
+def _namespace() -> int:
+    """The network namespace of this thread, by its inode (namespaces(7)); 0 where there are none."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/thread-self/ns/net").stat().st_ino
+    return 0

@@ -9,9 +9,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeAlias
 
 from mcast_fast._core.addresses import is_link_local, map_address
-from mcast_fast._host.interfaces import Interface, find_interface, routed_interface
+from mcast_fast._host.interfaces import Interface, routed_interface
 from mcast_fast._membership.desired import Defaults
-from mcast_fast.errors import GroupError, InterfaceError
+from mcast_fast.errors import GroupError
 from mcast_fast.groups import (
     BROADCAST,
     Group,
@@ -121,9 +121,9 @@ def _checked(address: IPv4Address | IPv6Address, port: int | None, zone: str | N
     return UnicastAddress(str(address), port, zone)
 
 
-def with_defaults(to: UnicastAddress, defaults: Defaults) -> tuple[int, Interface | None]:
+def with_defaults(to: UnicastAddress, defaults: Defaults) -> tuple[int, str | int | None]:
     """Port and zone of an address, where its text leaves them out those of the defaults; the zone of a link-local one
-    alone. GroupError, InterfaceError."""
+    alone. GroupError."""
     if defaults.source is not None:
         source_address(defaults.source, ip_address(to.address))
     port = defaults.port if to.port is None else to.port
@@ -135,15 +135,12 @@ def with_defaults(to: UnicastAddress, defaults: Defaults) -> tuple[int, Interfac
     zone = to.zone if to.zone is not None else defaults.interface
     if zone is None:
         raise GroupError(f"address {to.address} is link-local, and needs its zone: {to.address}%eth0")
-    return port, find_interface(zone)
+    return port, zone
 
 
-def towards(to: UnicastAddress) -> Interface:
-    """The interface by which the routing table sends to an address; InterfaceError."""
-    found = routed_interface(ip_address(to.address))
-    if found is None:
-        raise InterfaceError(f"no route to {to.address}: see `ip route get {to.address}`")
-    return found
+def towards(to: UnicastAddress) -> Interface | None:
+    """The interface by which the routing table sends to an address; None where it names none."""
+    return routed_interface(ip_address(to.address))
 
 
 def socket_address(packed: bytes, port: int, interface: int) -> SocketAddress:

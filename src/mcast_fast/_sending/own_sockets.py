@@ -5,16 +5,17 @@ any call. The sockets are those of the moment; TTL, loopback and interface are s
 each socket is bound to one interface, so that they stay right.
 """
 
+import contextlib
 import errno
 import socket
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import native
-from mcast_fast._host.interfaces import find_interface
+from mcast_fast._host.interfaces import Interface, find_interface
 from mcast_fast._membership.desired import ALL_INTERFACES, Defaults, complete, packed_groups
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.plan import MemberSocket
@@ -31,7 +32,7 @@ from mcast_fast._sending.destinations import (
 )
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._sending.sockets import leave_by, set_hops
-from mcast_fast.errors import ArgumentError, SendError, explain, socket_error
+from mcast_fast.errors import ArgumentError, InterfaceError, SendError, explain, socket_error
 from mcast_fast.groups import Group
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 Named = TypeVar("Named", Group, UnicastAddress)
 
 # Answers that may mean that the interface has another address now than when the socket was set up.
-OUTDATED = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL})
+OUTDATED = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
 
 
 class Path(NamedTuple):
@@ -52,10 +53,22 @@ class Path(NamedTuple):
 
 
 class OwnSockets:
-    """The sockets of a receiver, to send by. `ttl` and `loopback`: of datagrams to groups."""
+    """The sockets of a receiver, to send by.
 
-    def __init__(self, joins: Joins, rings: Rings | None, defaults: Defaults, ttl: int, loopback: bool) -> None:
+    `known`: the interface of an index as it was when a group was joined there. `ttl` and `loopback`: of datagrams to
+    groups."""
+
+    def __init__(
+        self,
+        joins: Joins,
+        known: Callable[[int], Interface | None],
+        rings: Rings | None,
+        defaults: Defaults,
+        ttl: int,
+        loopback: bool,
+    ) -> None:
         self._joins = joins
+        self._known = known
         self._rings = rings
         self._defaults = defaults
         self._ttl = ttl
@@ -103,21 +116,28 @@ class OwnSockets:
         sock = self._socket(path.by)
         was_set_up = sock in self._set_up
         if is_group and not was_set_up:
-            self._prepare(sock, path.by)
+            self._prepare(sock, path.by, self._known(path.by.endpoint.interface))
         try:
             sock.sendto(payload, path.address)
         except OSError as error:
             if not is_group or not was_set_up or error.errno not in OUTDATED:
                 raise
-            self._prepare(sock, path.by)
+            self._prepare(sock, path.by, self._looked_up(path.by.endpoint.interface))
             sock.sendto(payload, path.address)
 
-    def _prepare(self, sock: socket.socket, one: OpenSocket) -> None:
-        """Set up a socket to send to groups; OSError. Twice does no harm."""
+    def _prepare(self, sock: socket.socket, one: OpenSocket, interface: Interface | None) -> None:
+        """Set up a socket to send to groups, from the address of its interface; OSError. Twice does no harm."""
         version, _, index = one.endpoint
         set_hops(sock, version, self._ttl, self._loopback)
-        leave_by(sock, version, None, find_interface(index))
+        leave_by(sock, version, index, interface.ipv4 if interface else None)
         self._set_up.add(sock)
+
+    def _looked_up(self, index: int) -> Interface | None:
+        """An interface as it is now; None where that is another one: of the network namespace of this thread."""
+        with contextlib.suppress(InterfaceError):
+            found = find_interface(index)
+            return found if found.name == self._joins.names.get(index) else None
+        return None
 
     def _socket(self, one: OpenSocket) -> socket.socket:
         return self._rings.answering(one) if self._rings else one.socket
@@ -140,11 +160,11 @@ class OwnSockets:
 
     def _path_to_host(self, named: UnicastAddress) -> Path:
         port, zone = with_defaults(self._with_port(named), replace(self._defaults, source=None))
-        known = self._from_port(named, port, self._at(named, named.version, zone.index if zone else None))
+        known = self._from_port(named, port, self._at(named, named.version, zone))
         if len(known) > 1:  # each is bound to its interface
-            routed = towards(named).index
-            known = [one for one in known if one.endpoint.interface == routed] or known
-        address = socket_address(native(named.packed), port, zone.index if zone else 0)
+            routed = towards(named)
+            known = [one for one in known if routed and one.endpoint.interface == routed.index] or known
+        address = socket_address(native(named.packed), port, 0 if zone is None else known[0].endpoint.interface)
         return self._path(known[0], address, f" by {self._name(known[0])}")
 
     def _path(self, one: MemberSocket, address: SocketAddress, where: str) -> Path:
@@ -187,7 +207,7 @@ class OwnSockets:
     def _index_of(self, interface: str | int) -> int:
         """Of an interface of this receiver by the name it has here: it may be gone by now."""
         for index, name in self._joins.names.items():
-            if name == interface:
+            if interface in (name, index, str(index)):
                 return index
         return find_interface(interface).index
 

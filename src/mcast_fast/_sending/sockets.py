@@ -97,7 +97,7 @@ def open_sending(version: int, source: str | None, interface: Interface, options
             ask_metadata(sock, version, REPLIES)
             sock.bind(_local_address(version, source, interface, options.source_port or 0))
             operation = "open"
-            leave_by(sock, version, source, interface)
+            leave_by(sock, version, interface.index, source or interface.ipv4)
             if options.transmit_times:
                 set_option(sock, "SO_TIMESTAMPING", TRANSMIT_TIMES)
             if options.max_rate is not None:
@@ -162,15 +162,14 @@ def set_hops(sock: socket.socket, version: int, ttl: int, loopback: bool) -> Non
     set_option(sock, LOOP[version], int(bool(loopback)))
 
 
-def leave_by(sock: socket.socket, version: int, source: str | None, interface: Interface) -> None:
+def leave_by(sock: socket.socket, version: int, interface: int, address: str | None) -> None:
     """Choose the interface of multicast datagrams, by index.
 
-    IPv4 needs the address too: on `lo` the source would be another interface's without it."""
+    IPv4 takes the address to send from too: on `lo` it would be another interface's without it."""
     if version == 6:
-        set_option(sock, "IPV6_MULTICAST_IF", interface.index)
+        set_option(sock, "IPV6_MULTICAST_IF", interface)
         return
-    address = source or interface.ipv4
-    _core.membership.set_send_interface(sock, interface.index, socket.inet_aton(address) if address else ANY_IPV4)
+    _core.membership.set_send_interface(sock, interface, socket.inet_aton(address) if address else ANY_IPV4)
 
 
 def no_segmentation(sock: socket.socket, interface: Interface, options: Options) -> str:
