@@ -70,7 +70,7 @@ _sending    : _systems _units _core _host _membership groups stats
     sockets         :
     arguments       : sockets
     answers         : outgoing sockets
-    own_sockets     : destinations sockets
+    own_sockets     : destinations outgoing sockets
 receiver    : _units _iteration _core _host _membership _sending groups stats
 sender      : _units _core _host _membership _sending groups stats
 files       : _systems _version _units _iteration _core _membership groups stats receiver sender

@@ -28,6 +28,7 @@ from mcast_fast._sending.sockets import (
     no_segmentation,
     open_anew,
     open_sending,
+    readdressed,
 )
 from mcast_fast._units import (
     UNSET,
@@ -37,7 +38,7 @@ from mcast_fast._units import (
     checked_call,
     wait_in_ns,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SendError, SocketError, explain, os_text, warn
+from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SendError, explain, os_text, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import SenderStats, TransmitTime
 
@@ -409,12 +410,12 @@ class Sender:
             if not old:
                 return True  # another thread was faster
             interface = interface_instead(next(iter(old.values())))
-            if interface is None:
-                return False
             try:
+                if interface is None:
+                    return self._address_again(old)
                 for place, one in old.items():
                     self._open_anew(place, one, interface)
-            except SocketError:  # such as an address to send from that it does not have yet
+            except OSError:  # such as an address to send from that it does not have yet
                 return False
             self._others.clear()
             self._subscriptions = [
@@ -423,6 +424,16 @@ class Sender:
             ]
             self._own = self._paths(self._subscriptions)
             return True
+
+    def _address_again(self, old: dict[tuple[int, int, str | None], SendingSocket]) -> bool:
+        """Send by these sockets from the address that their interface has now; whether it is another one. OSError."""
+        changed = {}
+        for place, one in old.items():
+            again = readdressed(one) if place[0] == 4 and place[2] is None else None
+            if again is not None:
+                changed[place] = again
+        self._sockets.update(changed)
+        return bool(changed)
 
     def _open_anew(self, place: tuple[int, int, str | None], old: SendingSocket, interface: Interface) -> None:
         version, _, source = place

@@ -135,6 +135,18 @@ def interface_instead(old: SendingSocket) -> Interface | None:
     return found if found.index != old.interface.index and _has_interface(old, found, True) else None
 
 
+def readdressed(sock: SendingSocket) -> SendingSocket | None:
+    """A socket that sends from its interface's address, once that is another one; None where it is not. OSError."""
+    try:
+        found = find_interface(sock.interface.index)
+    except InterfaceError:
+        return None
+    if found.name != sock.interface.name or found.ipv4 in (None, sock.interface.ipv4):
+        return None
+    leave_by(sock.socket, 4, found.index, found.ipv4)
+    return replace(sock, interface=found)
+
+
 def _has_interface(sock: SendingSocket, interface: Interface, unknown: bool = False) -> bool:
     """Whether an interface is in the network namespace of a socket; `unknown` where nobody can say."""
     if not SYSTEM.name_request:
