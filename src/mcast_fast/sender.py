@@ -398,7 +398,8 @@ class Sender:
 
     @_using
     def _find_again(self, to: Destination) -> bool:
-        """Whether an interface that was deleted is there again, and its sockets were opened anew: by its name."""
+        """Whether an interface that was deleted is there again, by its name, so that sockets were opened anew; or has
+        another address, so that they send from that."""
         if to.interface is None:
             return False
         with self._opening:

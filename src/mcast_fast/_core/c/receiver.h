@@ -51,7 +51,7 @@ typedef struct mcast_receiver {
     size_t sockets;    /* sources that the poller watches */
     size_t everything; /* members that want everything */
     mcast_index index;
-    mcast_filter own; /* this machine's addresses, where own packets are refused; else without entries */
+    mcast_filter own;     /* this machine's addresses, where own packets are refused; else without entries */
     mcast_source *direct; /* sources that are read without a system call: rings */
     mcast_flag has_rings; /* there are some, or were */
     mcast_source *busy;   /* the only socket, when it was not drained last time: it is read without waiting first */
