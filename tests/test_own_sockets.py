@@ -445,6 +445,20 @@ def test_a_host_is_reached_by_the_interface_of_its_route(backend):
 
 
 @pytest.mark.lab
+def test_an_interface_that_is_gone_keeps_the_datagram_from_no_other(backend):
+    with lab.Lab() as made:
+        (gone, _), (end, there) = made.link("a", "b"), made.link("a", "b")
+        with end.host.enter():
+            rx = mcast.Receiver([f"239.1.1.1%{one.interface}:{PORT}" for one in (gone, end)], timeout=5)
+        with rx, receiver(there, "239.1.1.1") as other:
+            end.host.run("ip", "link", "del", gone.interface)
+            with pytest.raises(SendError, match=f"to 239.1.1.1 port {PORT} on {gone.interface}: ") as caught:
+                rx.send("239.1.1.1", b"there")
+            assert caught.value.sent == 1
+            assert other.recv().data == b"there"
+
+
+@pytest.mark.lab
 @pytest.mark.parametrize("watch", [False, True])
 def test_an_address_that_changes(backend, ends, watch):
     """It is sent from the one that the interface has; and what comes from there is the receiver's own."""

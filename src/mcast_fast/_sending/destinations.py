@@ -95,10 +95,12 @@ def _of_socket(value: tuple[Any, ...]) -> Group | UnicastAddress:
     if len(value) not in (2, 4) or not isinstance(value[0], str):
         raise GroupError(f"{value!r} is no address of a socket; give (address, port), or text such as '10.0.0.5:5000'")
     host, percent, zone = value[0].partition("%")
-    scope = value[3] if len(value) == 4 else 0
+    label, scope = value[2:] or (0, 0)
     check_port(value[1])
-    if not isinstance(scope, int) or not 0 <= scope < 2**32:
-        raise GroupError(f"scope {scope!r} of {value!r} is no index of an interface")
+    if not all(isinstance(one, int) and 0 <= one < 2**32 for one in (label, scope)):
+        raise GroupError(
+            f"flow label {label!r} and scope {scope!r} are two numbers of 32 bits; leave them out, or give 0"
+        )
     try:
         address = without_mapping(ip_address(host))
     except ValueError:

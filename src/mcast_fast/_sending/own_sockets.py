@@ -32,7 +32,7 @@ from mcast_fast._sending.destinations import (
 )
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._sending.sockets import leave_by, set_hops
-from mcast_fast.errors import ArgumentError, InterfaceError, SendError, explain, socket_error
+from mcast_fast.errors import ArgumentError, InterfaceError, SendError, SocketError, explain, socket_error
 from mcast_fast.groups import Group
 
 if TYPE_CHECKING:
@@ -96,19 +96,25 @@ class OwnSockets:
         return next((one for one in best if one.place.interface == (packet.interface_index or 0)), best[0])
 
     def send(self, target: Target, payload: Payload) -> int:
-        """Send one datagram to a group or host; how many left. GroupError, InterfaceError, ArgumentError, SendError."""
+        """Send one datagram to a group or host; how many left. GroupError, InterfaceError, ArgumentError, SocketError.
+
+        An interface that refuses it keeps it from no other: SendError comes when all were tried."""
         named = destination(target)
         is_group = isinstance(named, Group)
         paths = list(self._paths_to_group(named)) if isinstance(named, Group) else [self._path_to_host(named)]
-        sent = 0
+        failed: list[tuple[Path, OSError]] = []
         for path in paths:
             try:
                 self._send(path, payload, is_group)
+            except SocketError:  # there is no socket beside the ring to send by
+                raise
             except OSError as error:
-                code = error.errno or 0
-                subject = f"{memoryview(payload).nbytes} bytes to {path.subject}"
-                raise SendError(code, explain("send", subject, code), sent) from error
-            sent += 1
+                failed.append((path, error))
+        sent = len(paths) - len(failed)
+        for path, cause in failed:
+            code = cause.errno or 0
+            subject = f"{memoryview(payload).nbytes} bytes to {path.subject}"
+            raise SendError(code, explain("send", subject, code), sent) from cause
         return sent
 
     def _send(self, path: Path, payload: Payload, is_group: bool) -> None:
