@@ -395,8 +395,8 @@ class Receiver:
             GroupError: It is no group and no address, or its port or zone is not clear.
             InterfaceError: Its interface does not exist.
             ArgumentError: The receiver has no socket there, or several ports and none of them is meant.
-            SendError: The system refuses a datagram, EAGAIN when the send buffer is full. It is tried by every interface
-                all the same; `sent`: how many left.
+            SendError: The system refuses a datagram; EAGAIN when the send buffer is full. It is tried by every
+                interface all the same; `sent`: how many left.
             SocketError: With `ring`, the system refuses the socket to send by.
             ClosedError: The receiver is closed.
         """
