@@ -311,6 +311,11 @@ class End:
         """Let the kernel cut GSO segments into single packets before they leave."""
         self.host.run("ethtool", "-K", self.interface, "tx-udp-segmentation", "off", "gso", "off")
 
+    def coalesce_from(self, other: "End") -> None:
+        """Let packets that arrive here together be coalesced; a veth does that when its other end has no TSO."""
+        self.host.run("ethtool", "-K", self.interface, "gro", "on")
+        other.host.run("ethtool", "-K", other.interface, "tso", "off")
+
     def count(
         self, group: str | None = None, port: int | None = None, source: str | None = None, *, hook: str = "egress"
     ) -> Counter:

@@ -1,5 +1,8 @@
 """struct ifreq, and flags of an interface: netdevice(7), <net/if.h>. The numbers are the same on every system."""
 
+import array
+import os
+import socket
 import struct
 
 IFF_UP = 0x1
@@ -13,3 +16,11 @@ INDEX = struct.Struct("=16xi20x")
 FLAGS = struct.Struct("=16xH")
 LINK_TYPE = struct.Struct("=16xH")  # of SIOCGIFHWADDR: an ARPHRD_ number
 POINTER = struct.Struct("@16sP")
+
+
+def call(sock: socket.socket, request: int, interface: str, data: "array.array[int]") -> None:
+    """An ioctl whose ifreq points at data, which the kernel reads and changes. Raises OSError."""
+    import fcntl  # Windows has none
+
+    address, _ = data.buffer_info()
+    fcntl.ioctl(sock.fileno(), request, POINTER.pack(os.fsencode(interface), address).ljust(LARGEST, b"\0"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
-from mcast_fast._host import ifreq, netlink
+from mcast_fast._host import ifreq, netlink, offloads
 from mcast_fast._systems import SYSTEM, FlagCall
 from mcast_fast.errors import GroupError, InterfaceError, os_text, socket_error, warn
 
@@ -52,6 +52,17 @@ class Interface:
     def ipv6(self) -> str | None:
         """The first IPv6 address, None without one."""
         return next((address for address in self.addresses if ":" in address), None)
+
+    @property
+    def offloads(self) -> dict[str, bool | None]:
+        """The features by which it coalesces received packets, as `ethtool -k` names them: on, off, or None.
+
+        `generic-receive-offload`, without which nothing is coalesced for a receiver; `rx-udp-gro-forwarding` and
+        `rx-gro-list`, which coalesce for everybody. None: it cannot be read (another system than Linux, a sandbox, an
+        interface that has gone). Unlike the fields it is read when it is looked at, by index, in the calling thread's
+        network namespace. Needs no privilege. `lo` says on, and never coalesces.
+        """
+        return offloads.read(self.index)
 
 
 # Listing -------------------------------------------------------------------------------------------------------------
