@@ -268,7 +268,7 @@ def cost(report: Report, link: str) -> Table:
         )
     of_limit = f"of {CONTENDERS[LIMITS[link]].title.partition(', meta')[0]}"
     costs = ("CPU ns per packet", of_limit, "against recvfrom", "machine ns per packet", "lost")
-    return Table("cost of a live stream (medians)", ("", *costs, "packets a batch", "sent per second"), rows)
+    return Table("cost of a live stream (medians)", ("", *costs, "packets per batch", "sent per second"), rows)
 
 
 def losses(report: Report) -> Table:

@@ -110,7 +110,7 @@ def draw(benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
             top += HEADING + len(bars) * ROW + AXIS
     told = (
         f"{machine['cores']} cores, {machine['system']} {machine['release']}, {machine['python']}; "
-        "medians, one run a verb"
+        "medians, one run per verb"
     )
     parts.append(text(MARGIN, top + FOOT / 2, told, "faint"))
     height = top + FOOT

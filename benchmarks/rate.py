@@ -234,6 +234,15 @@ def table(report: Report, rates: dict[str, float], common: float, link: str) -> 
                 f"{sum(sample['lost'] for sample in taken):,}",
             )
         )
-    cpu = f"CPU ns per packet at {common:,.0f} a second"
-    headings = ("", "packets a second", "sender's limit", "of C", "against recvfrom", cpu, "packets a batch", "lost")
+    cpu = f"CPU ns per packet at {common:,.0f} per second"
+    headings = (
+        "",
+        "packets per second",
+        "sender's limit",
+        "of C",
+        "against recvfrom",
+        cpu,
+        "packets per batch",
+        "lost",
+    )
     return Table("the highest rate without loss (the three columns on the right: at the common rate)", headings, rows)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class FlagCall(NamedTuple):
-    """How a system is asked for an interface's flags: SIOCGIFFLAGS, and the value of IFF_MULTICAST in its answer."""
+    """How a system reports an interface's flags: SIOCGIFFLAGS, and the value of IFF_MULTICAST in its answer."""
 
     request: int
     multicast: int
@@ -20,11 +20,12 @@ class System(NamedTuple):
     """One operating system.
 
     `key`: as the remedies of errors are sorted. `reuse`: the options by which several sockets share a port.
-    `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than
-    asked SO_RCVBUF is shown; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME, `ethtool_request`:
-    SIOCETHTOOL, 0 where there is none. `flag_call`: None where flags are guessed. `has_rtnetlink`: whether routes are
-    asked for by rtnetlink(7). `escape`: what takes a letter's meaning away in a command. `own_group`: what
-    subprocess.Popen is told, so that Ctrl-C is not for the program it starts. `missing`: feature -> why it is off here.
+    `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than the
+    requested SO_RCVBUF is reported; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME,
+    `ethtool_request`: SIOCETHTOOL, 0 where there is none. `flag_call`: None where flags are guessed. `has_rtnetlink`:
+    whether routes are queried by rtnetlink(7). `escape`: what takes a letter's meaning away in a command. `own_group`:
+    arguments of subprocess.Popen, so that Ctrl-C is not for the program it starts. `missing`: feature -> why it is off
+    here.
     """
 
     name: str
@@ -48,8 +49,8 @@ BSD_FLAGS = FlagCall(0xC0206911, 0x8000)
 
 def _missing(name: str) -> dict[str, str]:
     return {
-        "watch": f"{name} has no rtnetlink to hear of interfaces by",
-        "igmp_version": f"{name} does not tell which IGMP or MLD version an interface speaks",
+        "watch": f"{name} has no rtnetlink to report interfaces",
+        "igmp_version": f"{name} does not report which IGMP or MLD version an interface uses",
     }
 
 

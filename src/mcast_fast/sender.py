@@ -7,11 +7,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, native
+from mcast_fast._core.lifetime import Closing
 from mcast_fast._host.interfaces import Interface, find_interface
 from mcast_fast._membership.desired import Defaults, Subscription, subscribe
 from mcast_fast._membership.sockets import require
@@ -80,16 +80,16 @@ def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenat
     return call
 
 
-class Sender:
+class Sender(Closing):
     """Sends datagrams to multicast groups; never connected, so that unicast answers come back to `recv()`.
 
-    Departures at a `rate` are due at absolute moments of the monotonic clock, so that a late one is caught up with. A
-    call that comes more than 10 ms late starts anew.
+    Departures at a `rate` are due at absolute times of the monotonic clock, so that a late datagram delays no later
+    one. A call that comes more than 10 ms late starts a new series.
 
-    Threads may share a sender: every datagram leaves whole, those of one call in their order; those of others may come
-    between them. Any thread and signal handler may read `stats` and close meanwhile. Where an interface is deleted and
-    comes back under its name, sending goes on by the new one. A sender belongs to the process that opened it: in a
-    forked child every call but close() raises ClosedError. One that nobody closes is closed when it is collected, with
+    Threads may share a sender: the datagrams of one call keep their order, and those of other calls may come between
+    them. Any thread and signal handler may read `stats` and close the sender meanwhile. Where an interface is deleted
+    and comes back under its name, sending continues on the new one. A sender belongs to the process that opened it: in
+    a forked child every call but close() raises ClosedError. A sender that is collected without close() is closed, with
     a ResourceWarning.
 
     Opens whole, or raises and leaves nothing open.
@@ -103,24 +103,24 @@ class Sender:
             group.
         source: The address to send from, one of this machine's; also written SOURCE@ before a group.
         source_port: The UDP port to send from; None: the system picks one.
-        ttl: How many routers may pass it on, plus one (0 to 255); 0 keeps it on this machine.
-        dscp: The class of service, 0 to 63 (RFC 2474; IP_TOS, IPV6_TCLASS).
-        loopback: Whether receivers on this machine get it too.
-        rate: Datagrams a second ("50k/s" or a number) or bits of payload a second ("800Mbit/s"), for all groups
-            together; None: as fast as it goes.
-        burst: Datagrams that leave together at a rate.
+        ttl: TTL or hop limit, 0 to 255: 1 keeps datagrams on the local network, 0 on this machine.
+        dscp: The DSCP (RFC 2474), 0 to 63 (IP_TOS, IPV6_TCLASS).
+        loopback: Whether receivers on this machine get the datagrams too.
+        rate: Datagrams per second ("50k/s" or a number) or bits of payload per second ("800Mbit/s"), for all groups
+            together; None: as fast as possible.
+        burst: Datagrams that leave together at each departure of a rate, 1 to 1,000,000.
         pacing: "sender", or "kernel", which leaves the rate to the queue discipline (SO_MAX_PACING_RATE, socket(7);
             rates in bits only, and only `fq` honours it: not tested by us).
         transmit_times: Have the kernel report when each datagram left (Linux).
         segmentation: Whether the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT);
             switch it off where a queue on the path, such as `tc tbf`, drops parts of them.
-        timeout: Seconds that recv() waits, or text such as "100ms"; None: for ever.
+        timeout: Seconds that recv() waits, or text such as "100ms"; None: no limit.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
         InterfaceError: An interface does not exist, or cannot carry multicast.
         ArgumentError: An argument is out of range, or does not go with another one.
-        FeatureError: This system or backend cannot do what was asked for.
+        FeatureError: This system or backend lacks a feature that an argument needs.
         SocketError: The system refuses a socket.
     """
 
@@ -227,68 +227,110 @@ class Sender:
         return added
 
     def _discard(self, old: SendingSocket) -> None:
-        """Close a socket that nobody sends by any more."""
+        """Close a socket that is no longer sent by."""
         self._answers.remove(old)
         self._open_sockets.discard(old.socket)
 
     # ---- sending ----
 
     def send(self, payload: Payload) -> int:
-        """Send one datagram to each group; how many left. Waits while the send buffer is full, and for the rate.
-
-        Raises SendError (`sent`: how many had left), ClosedError."""
-        return self._send_all((payload,))
-
-    def send_batch(self, payloads: "Iterable[Payload] | Batch | Any", size: int | None = None) -> int:
-        """Send many datagrams to each group, in order; how many left. Waits while the send buffer is full, and for the
-        rate.
-
-        `payloads`: a sequence of bytes-like objects; a batch from a receiver; a C-contiguous array of two dimensions,
-        a row each; or, with `size`, one buffer that is sent in rows of so many bytes (the last may be shorter). To one
-        group, runs of one size leave as packets that the kernel segments where it can (`stats.segmentation`); then a
-        firewall of this machine sees them as one. Left is what the system took without an error: an interface that goes
-        down may hold some of it, and a queue discipline that segments too (`tc tbf`) may drop parts: switch
-        `segmentation` off there. Raises SendError (`sent`: how many had left), ArgumentError, ClosedError."""
-        return self._go_on(outgoing(self._transmitter, payloads, size), 0, 0)
-
-    def send_to(self, payload: Payload, group: Target) -> int:
-        """Send one datagram to another group, or to one host.
-
-        What a text leaves out (port, interface, source) is as for the sender's own groups. It is looked up, and where
-        need be a socket opened, the first time.
-
-        A datagram to one host leaves by the socket of the sender's first group of that IP version, and so from the same
-        port: its answer comes to `recv` and `gather`. The routing table chooses the interface, not `interface=`; its
-        TTL is the system's, usually 64, for `ttl=` and `loopback=` are of multicast alone; rate, `dscp=` and `source=`
-        hold for it too. When a host answers that nobody listens there (ICMP), no call raises that.
+        """Send one datagram to each group; wait while the send buffer is full, and for the rate.
 
         Args:
-            payload: The bytes to send.
-            group: A group in the grammar of `Group.parse`, or a Group; or an address: "10.0.0.5:5000",
-                "[fe80::1%eth0]:5000", or as `socket` and `Packet.source_address` have it.
+            payload: The bytes to send, at most 65,507 to IPv4 groups and 65,527 to IPv6 groups.
 
         Returns:
             The number of datagrams that left.
 
         Raises:
+            SendError: The system refuses; its `sent` is the number that had left.
+            ClosedError: The sender is closed, or another process opened it.
+            TypeError: `payload` is no bytes-like object.
+        """
+        return self._send_all((payload,))
+
+    def send_batch(self, payloads: "Iterable[Payload] | Batch | Any", size: int | None = None) -> int:
+        """Send many datagrams to each group, in order; wait while the send buffer is full, and for the rate.
+
+        Datagrams of one size to one group are handed to the kernel together and segmented there, where that works
+        (`stats.segmentation`); a firewall on this machine then sees them as one packet.
+
+        Args:
+            payloads: A sequence of bytes-like objects; a Batch; a C-contiguous array of two dimensions, one datagram
+                per row; or, with `size`, one buffer.
+            size: Bytes of each datagram that one buffer is cut into, 1 to 65,527; the last one may be shorter.
+
+        Returns:
+            The number of datagrams that the system accepted. An interface that goes down may hold some of them, and a
+            queue discipline that segments them again (`tc tbf`) may drop parts: use `segmentation=False` there.
+
+        Raises:
+            SendError: The system refuses; its `sent` is the number that had left.
+            ArgumentError: `payloads` is none of these, or `size` is out of range.
+            ClosedError: The sender is closed, or another process opened it.
+        """
+        return self._go_on(outgoing(self._transmitter, payloads, size), 0, 0)
+
+    def send_to(self, payload: Payload, group: Target) -> int:
+        """Send one datagram to another group, or to one host.
+
+        The target is looked up the first time, and a socket opened where it needs another one.
+
+        A datagram to a host leaves by the socket of the sender's first group of that IP version, and so from the same
+        port: its answer comes to `recv` and `gather`. The routing table chooses the interface, not `interface=`. The
+        TTL is the system's (usually 64), because `ttl=` and `loopback=` apply to multicast only; the rate, `dscp=` and
+        `source=` apply to it too. If the host answers that no program receives there (ICMP), no call raises it.
+
+        Args:
+            payload: The bytes to send, as for `send`.
+            group: A text in the grammar of `Group.parse`, or a Group; or the address of a host: "10.0.0.5:5000",
+                "[fe80::1%eth0]:5000", or a tuple such as `Packet.source_address`. The sender's `port`, `interface` and
+                `source` fill in what it leaves out.
+
+        Returns:
+            The number of datagrams that left: one for each group of a run, on each interface of "all".
+
+        Raises:
             GroupError: It is no group and no address, or lacks its port or zone.
-            InterfaceError: Its interface does not exist, or there is no route to it.
+            InterfaceError: Its interface does not exist, cannot carry multicast, or there is no route to the host.
             SocketError: The system refuses a socket.
-            SendError: The system refuses the datagram.
-            ClosedError: The sender is closed.
+            SendError, ClosedError: As for `send`.
         """
         return self._send_all((payload,), group)
 
     def schedule(self, destination: "Callable[[Packet], Target]") -> Schedule:
-        """How to send a recording: `destination` names the group or address, as for `send_to`, that a packet goes to;
-        it is asked once for each recorded group and port. ArgumentError, ClosedError."""
+        """Prepare sending a recording by `send_recorded`.
+
+        Args:
+            destination: Called with the first packet of each recorded group and port; returns the group or the address
+                of the host that they are sent to, as for `send_to`.
+
+        Returns:
+            A Schedule, whose `start` sets the times of departure.
+
+        Raises:
+            ArgumentError: `destination` is not callable.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         checked_call(destination, "destination")
         return Schedule(self._transmitter.schedule(), destination)
 
     def send_recorded(self, batch: "Batch", schedule: Schedule) -> int:
-        """Send the packets of a recording, each to the group and when the schedule says; how many left.
+        """Send the packets of a recording to the groups and at the times of a schedule.
 
-        In C without the GIL, with a sleep and a short spin before each departure. Raises as `send_to`."""
+        Without the GIL (compiled backend), by a sleep and a short spin before each departure.
+
+        Args:
+            batch: The packets, with the timestamps of the recording.
+            schedule: Made by `schedule` of this sender, and started.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, SendError, ClosedError: As for `send_to`.
+            ArgumentError: An argument is of a wrong type, or a group has several destinations.
+        """
         checked(batch, _core.views.Batch, "batch", "a Batch")
         checked(schedule, Schedule, "schedule", "a schedule of Sender.schedule()")
         records, data = batch.records, batch.data
@@ -307,11 +349,11 @@ class Sender:
         return at
 
     def _add_route(self, packet: "Packet", schedule: Schedule) -> None:
-        """Have the schedule say where packets of this group and port go."""
+        """Add to the schedule where packets of this group and port go."""
         group = schedule.destination(packet)
         destinations, route = self._paths_to(group)
         if len(destinations) != 1:
-            raise ArgumentError(f"{group} stands for {len(destinations)} destinations; a recording is sent to one")
+            raise ArgumentError(f"{group} has {len(destinations)} destinations; a recording is sent to one")
         schedule.core.add(map_address(packet.group), packet.port, route)
 
     def _paths_to(self, target: Target | None) -> Paths:
@@ -447,7 +489,7 @@ class Sender:
 
     @property
     def stats(self) -> SenderStats:
-        """What left so far; also after the close. ClosedError in another process."""
+        """What was sent so far; also after close(). ClosedError where another process opened the sender."""
         datagrams, size, calls, would_blocks, retries, achieved = self._transmitter.counters()
         rate = achieved if self._rate and achieved > 0 else None
         error = achieved / self._rate.per_second - 1 if self._rate and rate else None
@@ -469,12 +511,20 @@ class Sender:
 
     @_using
     def transmit_times(self) -> list[TransmitTime]:
-        """When datagrams left, those that the kernel has reported since the last call; oldest first for each socket.
+        """Return when datagrams left, as the kernel has reported it since the last call (Linux).
 
-        Needs `transmit_times=True`. The kernel keeps them in the socket's receive buffer: ask every few hundred
-        datagrams, or times are lost (their numbers are missing). Raises ArgumentError, ClosedError."""
+        Needs `transmit_times=True`. The kernel keeps the times in the socket's receive buffer: call this every few
+        hundred datagrams, or times are lost, and their numbers are missing in the result.
+
+        Returns:
+            A TransmitTime for each datagram, oldest first for each socket.
+
+        Raises:
+            ArgumentError: The sender was opened without `transmit_times=True`.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         if not self._options.transmit_times:
-            raise ArgumentError("transmit times were not asked for; open the sender with transmit_times=True")
+            raise ArgumentError("no transmit times are requested; open the sender with transmit_times=True")
         return self._answers.take_times()
 
     # ---- answers ----
@@ -484,36 +534,46 @@ class Sender:
 
     @_using
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
-        does not wait.
+        """Receive one unicast answer.
 
-        Raises TimeoutError, ClosedError, SocketError."""
+        Args:
+            timeout: Seconds to wait, or text such as "100ms"; left out: the sender's own, None: no limit, 0: no wait.
+
+        Returns:
+            The next Packet that came to a port of the sender.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            ClosedError: The sender is closed, or another process opened it.
+            SocketError: The system refuses to receive.
+            ArgumentError: `timeout` is no time.
+        """
         timeout_ns = self._wait(timeout)
         slots = self._listen()
         return self._answers.receive(slots.receive_one, timeout_ns)
 
     def gather(self, payload: Payload, timeout: Seconds | Unset | None = UNSET) -> Iterator["Packet"]:
-        """Send one datagram to each group, and go through the answers of everybody.
+        """Send one datagram to each group, and iterate over all answers.
 
             for answer in tx.gather(b"who is there?", timeout=2):
                 print(answer.source, answer.data)
 
-        The question leaves when this is called. Answers to an earlier question that come late are among those of this
-        one. Leaving the loop early loses nothing: the next `recv` or `gather` has what is left.
+        The datagram is sent by this call, not by the first step of the iteration. Late answers to an earlier question
+        are among those of this one. Leaving the loop early loses nothing: the next `recv` or `gather` returns the rest.
 
         Args:
             payload: The bytes to send, to each group of the sender, of both IP versions.
-            timeout: Seconds from the sending on in which answers are to come, or text such as "500ms"; left out: the
-                sender's, None: for ever. What came in time is delivered after it too, where the system reports the
-                time of arrival.
+            timeout: Seconds from sending on, or text such as "500ms"; left out: the sender's own, None: no limit.
+                Answers that arrived in time are delivered after it too, where the system reports the time of arrival.
 
         Returns:
-            An iterator of packets, for one thread. It ends when the time is over, or the sender is closed.
+            An iterator of Packets, for one thread. It ends after the timeout, or when the sender is closed.
 
         Raises:
-            SendError: The system refuses a datagram; `sent`: how many had left.
-            ClosedError: The sender is closed.
+            SendError: The system refuses a datagram; its `sent` is the number that had left.
+            ClosedError: The sender is closed, or another process opened it.
             SocketError: While iterating: the system refuses to receive.
+            ArgumentError: `timeout` is no time.
         """
         answers = self._gathering(self._wait(timeout))
         self._send_all((payload,))
@@ -542,14 +602,33 @@ class Sender:
 
     @_using
     def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
-        """Whether an answer is there within `timeout` (as `recv`); takes nothing. ClosedError, SocketError."""
+        """Wait until there is an answer, and take nothing.
+
+        Args:
+            timeout: Seconds to wait, as for `recv`.
+
+        Returns:
+            False when none came in time.
+
+        Raises:
+            ClosedError, SocketError, ArgumentError: As for `recv`.
+        """
         timeout_ns = self._wait(timeout)
         return self._listen().wait(timeout_ns)
 
     @_using
     def fileno(self) -> int:
-        """A descriptor for select, poll or an event loop: readable when an answer is there. Do not read it or close
-        it."""
+        """Return a descriptor for select, poll or an event loop, readable while an answer is there.
+
+        Do not read it or close it.
+
+        Returns:
+            The number of the descriptor: epoll(7) on Linux, kqueue(2) on macOS and FreeBSD.
+
+        Raises:
+            ClosedError: The sender is closed, or another process opened it.
+            FeatureError: This system has no such descriptor (feature `descriptor`).
+        """
         require("descriptor", "fileno()")
         return self._listen().fileno()
 
@@ -558,8 +637,11 @@ class Sender:
     @property
     @_using
     def local_addresses(self) -> tuple[tuple[str, int], ...]:
-        """Address and port that each socket is bound to; the wildcard address where the system picks one for each
-        datagram."""
+        """Address and port that each socket is bound to: the wildcard address where the system picks one per datagram.
+
+        Raises:
+            ClosedError: The sender is closed, or another process opened it.
+        """
         return tuple(one.socket.getsockname()[:2] for one in list(self._sockets.values()))
 
     @property
@@ -568,22 +650,15 @@ class Sender:
         return self._transmitter.closed
 
     def close(self) -> None:
-        """End who sends or waits for an answer (ClosedError), and close the sockets as soon as nobody uses them.
+        """End calls that send or wait, with ClosedError, and close the sockets once no call uses them.
 
-        From any thread or signal handler, at any moment; it waits for nobody: the count in `stats` is final when the
-        calls in other threads have ended. Closing again does nothing."""
+        It may be called from any thread and from a signal handler, at any moment, and waits for no other call: `stats`
+        is final when the calls in other threads have ended. Closing again does nothing.
+        """
         try:
             self._answers.slots.close()
         finally:
             self._transmitter.close()
-
-    def __enter__(self) -> "Sender":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         transmitter = getattr(self, "_transmitter", None)

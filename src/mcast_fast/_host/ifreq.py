@@ -9,7 +9,7 @@ IFF_UP = 0x1
 IFF_LOOPBACK = 0x8
 IFF_RUNNING = 0x40
 
-NAME_SIZE = 16  # IFNAMSIZ, with the zero at its end; what is asked for follows
+NAME_SIZE = 16  # IFNAMSIZ, with the zero at its end; the requested value follows
 LARGEST = 256  # bytes: more than any system's struct ifreq
 NAME = struct.Struct("=15sx24x")
 INDEX = struct.Struct("=16xi20x")

@@ -1,6 +1,6 @@
-"""Queue disciplines of an interface (tc(8)) that matter to a sender, asked by rtnetlink(7).
+"""Queue disciplines of an interface (tc(8)) that matter to a sender, queried by rtnetlink(7).
 
-Rules of this module: nothing is raised; where the kernel cannot be asked, the answer is "none known".
+Rules of this module: nothing is raised; where the kernel cannot be queried, the answer is "none known".
 """
 
 import contextlib

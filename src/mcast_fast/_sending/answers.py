@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.layout import MAX_PACKET_SIZE
-from mcast_fast._membership.sockets import NOWHERE, tells_destination
+from mcast_fast._membership.sockets import NOWHERE, reports_destination
 from mcast_fast._sending.outgoing import ICMP_ANSWERS
 from mcast_fast._sending.sockets import SendingSocket, read_times
 from mcast_fast._units import NANOSECONDS
@@ -78,7 +78,7 @@ class Answers:
     def _add(self, sock: SendingSocket) -> None:
         if sock.key in self._keys:
             return
-        implied = 0 if tells_destination() else sock.interface.index
+        implied = 0 if reports_destination() else sock.interface.index
         key = self.slots.add(sock.socket, sock.socket.getsockname()[1], NOWHERE, implied)
         self._keys[sock.key] = key
         self.slots.accept(key, None)
@@ -126,7 +126,7 @@ class Gathering:
     """Packets that come within a time; what comes later stays unread.
 
     `receive(wait_ns)` gives a batch of one packet, `give_back` takes it for the next call. `timeout_ns`: from `begin`
-    on, < 0: for ever. What came in time is delivered after it too, as far as packets have a time of arrival.
+    on, < 0: forever. What came in time is delivered after it too, as far as packets have a time of arrival.
     `check_process` raises ClosedError in another process than the sender's; a close ends the iteration elsewhere."""
 
     def __init__(
@@ -155,7 +155,7 @@ class Gathering:
         self._is_over = True
 
     def wait_ns(self) -> int | None:
-        """Nanoseconds to wait for the next packet, < 0 for ever; None: there is no next one."""
+        """Nanoseconds to wait for the next packet, < 0 forever; None: there is no next one."""
         if self._is_over:
             return None
         return self._timeout_ns if self._timeout_ns < 0 else max(0, self._deadline - time.monotonic_ns())

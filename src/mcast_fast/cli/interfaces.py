@@ -8,7 +8,7 @@ import click
 from mcast_fast._host.interfaces import Interface, default_interface, interfaces
 from mcast_fast.errors import InterfaceError
 
-# A group that no standard gives a meaning to, to ask the routing table with.
+# A group without a meaning in any standard, to look up in the routing table.
 PROBES = {4: "239.1.1.1", 6: "ff15::1"}
 FLAGS = {"up": "is_up", "multicast": "is_multicast", "loopback": "is_loopback", "carrier": "has_carrier"}
 SHORT = {"generic-receive-offload": "gro"}
