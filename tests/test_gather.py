@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import socket
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -151,6 +153,25 @@ def test_a_packet_that_is_taken_when_an_exception_comes_is_left_to_the_next_call
     with pytest.raises(Interrupted):
         next(answers)
     assert tx.recv().data == b"one"
+
+
+@pytest.mark.needs("compiled modules")
+@pytest.mark.parametrize("kind", [mcast.Sender, mcast.Receiver])
+def test_what_was_asked_and_forgotten_is_freed_at_once(backend, group, kind):
+    """It is in no reference cycle, of which a collection would close it much later (CPython)."""
+    gc.disable()
+    try:
+        one = kind(group, ttl=0, **({"own_packets": False} if kind is mcast.Receiver else {}))
+        one.send(*([group] if kind is mcast.Receiver else []), b"x")
+        if kind is mcast.Sender:
+            assert list(one.gather(b"x", 0)) == []
+            one.send_to(b"x", "127.0.0.1:9")
+        one.close()
+        known = weakref.ref(one)
+        del one
+        assert known() is None
+    finally:
+        gc.enable()
 
 
 # ---- in asyncio ----

@@ -160,7 +160,7 @@ class Sender(Closing):
         self._names = {one.index: one.name for subscription in self._subscriptions for one in subscription.interfaces}
         self._sockets: dict[tuple[int, int, str | None], SendingSocket] = {}
         self._opening = threading.RLock()  # a signal's handler may send to what its thread is opening
-        self._answers = Answers(self._names, self._opening, lambda: list(self._sockets.values()), transmit_times)
+        self._answers = Answers(self._names, self._opening, self._sockets, transmit_times)
         self._reopened = 0
         interval = self._rate.ns_per_unit if self._rate else 0.0
         by_bits = self._rate.by_bits if self._rate else False

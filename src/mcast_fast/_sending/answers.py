@@ -7,8 +7,8 @@ poll set that a socket is in for each datagram that has left (sock_def_write_spa
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.layout import MAX_PACKET_SIZE
@@ -31,14 +31,15 @@ MOST_DISMISSED = 100  # ICMP answers, of a call whose time is over
 class Answers:
     """The answers that come to a sender's sockets, and their error queues.
 
-    `names`: of interfaces by index; `lock`: held while the sockets change; `sockets`: those that are open now. With
+    `names`: of interfaces by index; `lock`: held while the sockets change; `sockets`: the sender's own table of
+    those that are open now. With
     `has_times` the error queues have transmit times."""
 
     def __init__(
         self,
         names: dict[int, str],
         lock: "threading.RLock",
-        sockets: Callable[[], Iterable[SendingSocket]],
+        sockets: Mapping[Any, SendingSocket],
         has_times: bool,
     ) -> None:
         self._names = names
@@ -59,7 +60,7 @@ class Answers:
             return self.slots
         with self._lock:
             try:
-                for sock in self._sockets():
+                for sock in list(self._sockets.values()):
                     self._add(sock)
                 self._is_listening = True
             except BaseException:  # of what was added nobody may know the key
@@ -111,7 +112,7 @@ class Answers:
     def read_queues(self) -> None:
         """Empty the error queues: while one holds something, polling its socket answers at once (poll(2))."""
         with self._lock:
-            for sock in self._sockets():
+            for sock in list(self._sockets.values()):
                 self._times += read_times(sock)
 
     def take_times(self) -> list[TransmitTime]:
