@@ -15,6 +15,7 @@ from mcast_fast._core.layout import MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._iteration import Limits
 from mcast_fast._membership.arguments import Timestamps
 from mcast_fast._membership.memberships import Membership
+from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._units import (
     NANOSECONDS,
@@ -83,6 +84,9 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        own_packets: bool = True,
+        ttl: int = 1,
+        loopback: bool = True,
         linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
@@ -110,6 +114,9 @@ class Receiver:
             ring_latency=ring_latency,
             packet_fanout=packet_fanout,
             vlan=vlan,
+            own_packets=own_packets,
+            ttl=ttl,
+            loopback=loopback,
         )
         self._line = Line(self._receiver, linger)
 
@@ -388,6 +395,22 @@ class Receiver:
             SocketError, ArgumentError, ClosedError: As for `mcast_fast.Receiver.reply`.
         """
         self._receiver.reply(packet, payload)
+
+    def send(self, group: Target, payload: Payload) -> int:
+        """Send one datagram to a group or to one host, from the receiver's own socket, without waiting.
+
+        Args:
+            group: A text in the grammar of `Group.parse` without a source, a Group, or the address of a host.
+            payload: The bytes to send.
+
+        Returns:
+            The number of datagrams that left, one for each interface.
+
+        Raises:
+            GroupError, InterfaceError, ArgumentError, SocketError, SendError, ClosedError: As for
+                `mcast_fast.Receiver.send`.
+        """
+        return self._receiver.send(group, payload)
 
     @property
     def timeout(self) -> float | None:

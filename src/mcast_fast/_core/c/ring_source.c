@@ -282,7 +282,8 @@ pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     const unsigned char *payload = NULL;
     mcast_record *record = mcast_batch_next(batch);
     int kind = describe(ring, frame, record, &payload);
-    if (kind != MCAST_FRAME_UDP || !mcast_index_wants(&receiver->index, record)) {
+    if (kind != MCAST_FRAME_UDP || !mcast_index_wants(&receiver->index, record) ||
+        mcast_is_own(mcast_receiver_own(receiver), record)) {
         count_unwanted(receiver, kind, record, frame->segment);
         return 1;
     }
@@ -312,6 +313,7 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     size_t reserved = (batch->records.capacity - batch->records.used) / sizeof(mcast_record);
     mcast_record *const first = mcast_batch_next(batch), *record = first;
     const mcast_record *const end = first + (room < reserved ? room : reserved);
+    const mcast_filter *const own = mcast_receiver_own(receiver);
     const unsigned char *base = batch->base;
     uint64_t bytes = 0, filtered = 0;
     uint32_t left = ring->left;
@@ -330,7 +332,7 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
         if (record->length > receiver->packet_limit)
             break;
         at += step;
-        if (!mcast_index_wants(&receiver->index, record)) {
+        if (!mcast_index_wants(&receiver->index, record) || mcast_is_own(own, record)) {
             filtered++;
             continue;
         }

@@ -17,7 +17,7 @@ from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, Flag
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.coalescing import Coalescing
-from mcast_fast._core.pure.reading import Buffers, Packing, Read, Socket
+from mcast_fast._core.pure.reading import Buffers, Own, Packing, Read, Socket, is_own
 from mcast_fast._core.pure.views import Batch, Packet, make_part, take_over
 from mcast_fast.errors import socket_error
 
@@ -29,7 +29,7 @@ _UINT32 = 2**32 - 1
 _TRUNCATED, _COALESCED = int(Flag.TRUNCATED), int(Flag.COALESCED)
 _AT = {field.name: i for i, field in enumerate(FIELDS)}
 _LENGTH, _FLAGS, _DROPPED = _AT["length"], _AT["flags"], _AT["dropped"]
-_KEY = tuple(_AT[name] for name in ("group", "interface", "source", "port"))
+_KEY = tuple(_AT[name] for name in ("group", "interface", "source", "source_port", "port"))
 
 _Unread = tuple[Batch, Any] | None  # the first batch and what is behind it, again so
 
@@ -62,6 +62,7 @@ class State:
         self._coalescing = Coalescing(mode, self._grow_buffers)
         self._sockets: dict[int, Socket] = {}
         self._counters = dict.fromkeys(_COUNTERS, 0)
+        self._own: Own = frozenset()
         self._epoch = 0  # the number of changes of filters
         self._unread: _Unread = None
         self._unread_epoch = 0  # of the filters that all of it has passed
@@ -224,7 +225,9 @@ class State:
 
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
-        group, interface, source, port = (row[at] for at in _KEY)
+        group, interface, source, source_port, port = (row[at] for at in _KEY)
+        if self._own and is_own(self._own, source, source_port, port, interface):
+            return False
         for one in list(self._sockets.values()):  # the handler of a signal may remove one in the middle
             if one.port == port and one.filter.allows(group, interface, source):
                 return True
