@@ -8,16 +8,16 @@ from functools import cache
 from itertools import pairwise, repeat
 from operator import eq
 from operator import index as as_index
-from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, overload
 
 from mcast_fast._core import arrow, columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
-from mcast_fast._core.columns import Address
 from mcast_fast._core.layout import Feature, Flag
 
 if TYPE_CHECKING:
     from datetime import datetime as datetime_type
+
+    from mcast_fast._core.columns import Address
 
 _TYPES = {"q": ctypes.c_int64, "I": ctypes.c_uint32, "H": ctypes.c_uint16, "B": ctypes.c_uint8}
 _POSITIONS = {field.name: i for i, field in enumerate(layout.FIELDS)}
@@ -142,7 +142,9 @@ class Batch:
         ArgumentError where it is no type of a fixed size or a payload is shorter; FeatureError without NumPy."""
         return columns.structured(self.rows, dtype)
 
-    def where(self, *, group: Address | None = None, source: Address | None = None, port: int | None = None) -> "Batch":
+    def where(
+        self, *, group: "Address | None" = None, source: "Address | None" = None, port: int | None = None
+    ) -> "Batch":
         """The packets that match everything given, as a batch in the same order without a copy of payloads.
 
         `group` and `source`: addresses as text or objects of `ipaddress`, with a zone: as received on this interface;
@@ -215,7 +217,11 @@ class Batch:
         """Its packets, and no more of the memory than they need; without copies where protocol 5 can do without."""
         whole = Batch.concatenate([self]) if len(self._arena) > self.payload_bytes else self
         parts = whole.records, whole.data
-        kind: Any = PickleBuffer if protocol >= 5 else bytes
+        kind: Any = bytes
+        if protocol >= 5:
+            from pickle import PickleBuffer  # of some milliseconds
+
+            kind = PickleBuffer
         return restore.batch, (*map(kind, parts), self.names)
 
     def __eq__(self, other: object) -> bool:
