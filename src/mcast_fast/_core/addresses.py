@@ -1,9 +1,9 @@
 """Packed addresses of the record as text and as what `socket.sendto` takes; shared by both backends.
 
-Rules of this module: no I/O but the name of an interface index that was not resolved before. ipaddress is imported when
-it is first needed.
+Rules of this module: no I/O but the name of an interface index that was not resolved before.
 """
 
+import ipaddress
 import socket
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,9 +13,7 @@ from mcast_fast._core.layout import V4_MAPPED
 
 def map_address(text: str) -> bytes:
     """An IPv4 or IPv6 address as the record's sixteen bytes; a zone is left out."""
-    from ipaddress import ip_address
-
-    address = ip_address(text.partition("%")[0])
+    address = ipaddress.ip_address(text.partition("%")[0])
     return V4_MAPPED + address.packed if address.version == 4 else address.packed
 
 
@@ -32,9 +30,7 @@ def native(packed: bytes) -> bytes:
 @lru_cache(maxsize=4096)
 def plain_text(packed: bytes) -> str:
     """The canonical text, without a zone."""
-    from ipaddress import ip_address
-
-    return str(ip_address(native(packed)))
+    return str(ipaddress.ip_address(native(packed)))
 
 
 def is_link_local(packed: bytes) -> bool:

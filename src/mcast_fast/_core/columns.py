@@ -1,14 +1,15 @@
 """Columns of batches: addresses as text and back, payloads as rows of a NumPy type, and what packets are chosen by;
 shared by both backends.
 
-Rules of this module: no I/O but the index of an interface name that no batch knows. NumPy, datetime, ipaddress and
-`_html` are imported when they are first needed.
+Rules of this module: no I/O but the index of an interface name that no batch knows. NumPy, datetime and `_html` are
+imported when they are first needed.
 """
 
 import functools
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 from mcast_fast._core.addresses import map_address, plain_text
@@ -17,10 +18,8 @@ from mcast_fast.errors import ArgumentError, FeatureError
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
-    from ipaddress import IPv4Address, IPv6Address
 
-    Address: TypeAlias = str | IPv4Address | IPv6Address
-
+Address: TypeAlias = str | IPv4Address | IPv6Address
 PACKED = 16  # bytes of an address in a record
 SHOWN_PACKETS, SHOWN_BYTES = 10, 16  # in a notebook
 DOTS = bytes(byte if 0x20 <= byte < 0x7F else ord(".") for byte in range(256))
@@ -88,7 +87,7 @@ def pack_addresses(addresses: Any) -> Any:
     Raises:
         ArgumentError: Something is no address.
     """
-    if _is_address(addresses):
+    if isinstance(addresses, Address):
         return memoryview(_parsed(addresses, "address")[0])
     if _is_array(addresses):
         return _packed_array(addresses)
@@ -99,15 +98,9 @@ def pack_addresses(addresses: Any) -> Any:
     return as_rows(memoryview(b"".join(_parsed(one, "address")[0] for one in found)), PACKED)
 
 
-def _is_address(value: Any) -> bool:
-    from ipaddress import IPv4Address, IPv6Address
-
-    return isinstance(value, str | IPv4Address | IPv6Address)
-
-
-def _parsed(value: Any, what: str) -> tuple[bytes, str]:
+def _parsed(value: Address, what: str) -> tuple[bytes, str]:
     """(the sixteen bytes, the zone or "") of an address; ArgumentError names `what`."""
-    if not _is_address(value):
+    if not isinstance(value, Address):
         raise ArgumentError(f"{what} {value!r} is not an address; give text, or an object of the module ipaddress")
     text, _, zone = str(value).partition("%")
     try:
