@@ -68,11 +68,10 @@ class Group:
 
 
 class Coalescing:
-    """When the kernel may hand over several packets of a receiver as one. `grow` makes its buffers large enough."""
+    """When the kernel may hand over several packets of a receiver as one."""
 
-    def __init__(self, mode: Mode, grow: Callable[[], object]) -> None:
+    def __init__(self, mode: Mode) -> None:
         self.mode = mode
-        self._grow = grow
         self._groups: dict[tuple[int, int], Group] = {}
         self._events: deque[CoalescingEvent] = deque(maxlen=EVENTS)
 
@@ -106,8 +105,10 @@ class Coalescing:
                 found.append(self._events.popleft())
         return found
 
-    def note(self, one: Socket, brought: Brought) -> None:
-        """After each read: looks at the socket's backlog now and then, and switches."""
+    def note(self, one: Socket, brought: Brought, grow: Callable[[], object]) -> None:
+        """After each read: looks at the socket's backlog now and then, and switches.
+
+        `grow` makes the buffers large enough for what is coalesced."""
         group = self._groups.get((one.port, one.family))
         if self.mode == Mode.NEVER or group is None:
             return
@@ -121,7 +122,7 @@ class Coalescing:
         now = time.monotonic_ns()
         is_over = group.is_on and now - group.since >= WINDOW_NS
         if not works and (has_dropped or (brought.is_full and (is_over or gapless >= LOOK_AFTER))):
-            self._look(group, one)
+            self._look(group, one, grow)
             group.reported_drops[one.key] = one.overflow
             group.gapless[one.key] = 0
         if is_over:
@@ -140,7 +141,7 @@ class Coalescing:
 
     # ---- looking ----
 
-    def _look(self, group: Group, one: Socket) -> None:
+    def _look(self, group: Group, one: Socket, grow: Callable[[], object]) -> None:
         """How full the buffer is, and what follows from it."""
         drops = one.drops
         memory = one.read_memory()
@@ -158,6 +159,7 @@ class Coalescing:
         elif not group.has_pressure:
             _begin_window(group, now)
         else:
+            grow()
             self._switch_on(group, event, now)
 
     def _look_whether_it_works(self, group: Group, event: CoalescingEvent, now: int) -> None:
@@ -193,7 +195,6 @@ class Coalescing:
     # ---- switching ----
 
     def _switch_on(self, group: Group, event: CoalescingEvent, now: int) -> None:
-        self._grow()
         for each in group.sockets:
             each.read_memory()
             if each.key in group.enabled or _set_coalescing(each.socket, True) == 0:

@@ -497,7 +497,8 @@ class Slots(State):
             more = self._receive_from(read, room)
             self._pack(call)
             if self._coalescing.mode != Mode.NEVER:
-                self._coalescing.note(one, _brought(read, more, before, self._counters, call.records))
+                brought = _brought(read, more, before, self._counters, call.records)
+                self._coalescing.note(one, brought, self._grow_buffers)
             if not more:
                 return
             most -= room

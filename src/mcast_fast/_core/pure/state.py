@@ -59,7 +59,7 @@ class State:
         self._life = life
         self._packet_limit = packet_limit
         self._buffers = buffers
-        self._coalescing = Coalescing(mode, self._grow_buffers)
+        self._coalescing = Coalescing(mode)
         self._sockets: dict[int, Socket] = {}
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._own: Own = frozenset()
