@@ -1,6 +1,6 @@
 """One socket of a receiver: its filter, what is read from it, and the records of that. The twin of c/socket_source.c.
 
-Nothing here changes a batch or a counter: `slots.py` does that, in one step for each read.
+Nothing here changes a batch or a counter: `state.py` does that, in one step for each read.
 """
 
 import dataclasses

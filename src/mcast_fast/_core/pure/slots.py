@@ -8,10 +8,7 @@ In another process than the one that opened the receiver none is taken.
 """
 
 import contextlib
-import errno
-import selectors
 import socket as socket_module
-import sys
 import threading
 import time
 import weakref
@@ -21,14 +18,12 @@ from typing import Any, TypeVar
 from mcast_fast._core.coalescing import CoalescingEvent, Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
 from mcast_fast._core.lifetime import Lifetime
-from mcast_fast._core.pure.coalescing import Brought
-from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Own, Read, Row, Socket, discard
-from mcast_fast._core.pure.state import Call, State
+from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Own, Row, Socket, discard
+from mcast_fast._core.pure.rounds import HAS_DESCRIPTOR, Rounds
+from mcast_fast._core.pure.state import Call
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, take_over
-from mcast_fast.errors import ClosedError, FeatureError, os_error, socket_error
-
-_HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
+from mcast_fast.errors import ClosedError, FeatureError, socket_error
 
 FEATURES = {
     "batched_receive": Feature(False, "the pure backend receives one packet per system call"),
@@ -39,21 +34,15 @@ FEATURES = {
         "" if SYSTEM.reports_wire_length else f"{SYSTEM.name} reports that a packet was truncated, not how long it was",
     ),
     "ring": Feature(False, "the pure backend has no mapped ring"),
-    "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
+    "descriptor": Feature(HAS_DESCRIPTOR, "" if HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
 }
 
-_ONE_GO = 256  # packets of a socket that are read without looking at the clock
-_GO_BYTES = 3 << 18  # that are read in one go: so large a batch is worth handing over
-_LONGEST_WAIT = 86_400.0  # seconds
-_GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
-# Nothing interrupts select() on Windows: signals are looked at between slices. Seconds.
-_SLICE = None if _HAS_DESCRIPTOR else 0.05
 _DISCARD_AT_MOST = 1_000_000  # packets; bounded, for the port of a socket that goes may be sent to
 
 _Result = TypeVar("_Result")
 
 
-class Slots(State):
+class Slots(Rounds):
     """Sources that are received from together. Iterates over batches until closed.
 
     `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalescing`: when the kernel may hand over
@@ -86,8 +75,6 @@ class Slots(State):
         super().__init__(Lifetime(subject, lambda: _end(known)), subject, names, buffers, max_packet_size, mode)
         self._batch_sizes = (batch_size, max(batch_size, coalesced_batch_size))
         self._next_key = 0
-        self._rotation = 0
-        self._failure: OSError | None = None  # behind packets: for the next call
 
     def __del__(self) -> None:
         if hasattr(self, "_waker"):  # opened whole
@@ -220,18 +207,6 @@ class Slots(State):
             self._coalescing.add(one)
             return key
 
-    def _register(self, one: Socket) -> None:
-        if one.socket.fileno() < 0:
-            raise os_error(errno.EBADF)
-        try:
-            self._selector.register(one.socket, selectors.EVENT_READ, one)
-        except KeyError:
-            before = self._selector.get_key(one.socket)
-            if before.fileobj is one.socket and before.data.key in self._sockets:
-                raise os_error(errno.EEXIST) from None
-            self._selector.unregister(before.fileobj)  # it was closed, or an exception ended its removal
-            self._selector.register(one.socket, selectors.EVENT_READ, one)
-
     def add_ring(
         self,
         socket: socket_module.socket,
@@ -277,10 +252,6 @@ class Slots(State):
                 self._forget(gone)
                 self._unregister(gone)
             self._filter_unread()
-
-    def _unregister(self, one: Socket) -> None:
-        with contextlib.suppress(KeyError, ValueError):  # closed by its opener
-            self._selector.unregister(one.socket)
 
     def accept(self, key: int, entries: Iterable[Row] | None) -> None:
         """What may be delivered from this socket from now on: None = everything, else rows.
@@ -395,21 +366,6 @@ class Slots(State):
         Another thread may receive meanwhile."""
         return self._within(self._wait, _deadline(timeout_ns))
 
-    def _wait(self, deadline: float | None) -> bool:
-        while True:
-            self._life.check()
-            if self._pending is not None or self._unread is not None:
-                return True
-            left = _time_left(deadline)
-            ready = self._select(left)
-            self._life.check()
-            if [key for key, _ in ready if key.data is not None]:
-                return True
-            if ready:
-                self._look_why_woken()
-            elif left == 0:
-                return False
-
     def give_back(self, batches: Iterable[Batch]) -> None:
         """Batches that were received here come once more, before anything else, as far as they are still wanted."""
         again = list(batches)
@@ -432,94 +388,6 @@ class Slots(State):
             if self._life.foreign:
                 raise
             raise StopIteration from None
-
-    def _select(self, left: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        try:
-            return self._selector.select(_slice(left))
-        except OSError as error:
-            raise self._refused(error) from error
-
-    def _refused(self, error: OSError) -> OSError:
-        """What a call raises for an error of the system; that of a signal's handler has no number, and stays itself."""
-        return error if error.errno is None else socket_error("receive", f"by {self._subject}", error)
-
-    def _fill(self, call: Call, limit: int, deadline: float | None) -> bool:
-        """One round: adds what is there, or waits for something until the deadline; False when the time is over."""
-        self._life.check()
-        if self._pending is not None:
-            self._recover()
-            return True
-        self._raise_failure(call)
-        left = _time_left(deadline)
-        ready = self._select(left)
-        self._life.check()
-        if not ready:
-            return left != 0
-        sockets: list[Socket] = [key.data for key, _ in ready if key.data is not None]
-        before = len(call.records)
-        if sockets:
-            self._read(sockets, call, limit)
-        if len(call.records) > before:
-            return True
-        if len(sockets) < len(ready):
-            self._look_why_woken()
-            return True
-        return deadline is None or time.monotonic() <= deadline + _GRACE
-
-    def _raise_failure(self, call: Call) -> None:
-        """An error behind packets waits for the next call: the packets are delivered first."""
-        if self._failure is not None and not call.records:
-            failure, self._failure = self._failure, None
-            raise self._refused(failure) from failure
-
-    def _read(self, sockets: list[Socket], call: Call, limit: int) -> None:
-        """Reads the sockets that are ready, each in its turn first, so that none starves behind busy ones."""
-        with self._state:
-            counters = self._counters
-            self._counters = counters | {"wakeups": counters["wakeups"] + 1}
-            self._rotation += 1
-            start = self._rotation % len(sockets)
-            for one in sockets[start:] + sockets[:start]:
-                if self._sockets.get(one.key) is not one:
-                    self._unregister(one)  # removed meanwhile, or an exception ended its removal
-                elif self._failure is None:
-                    self._drain(one, call, limit)
-            self._raise_failure(call)
-
-    def _drain(self, one: Socket, call: Call, limit: int) -> None:
-        """Reads a socket until it is empty, the batch is full, or others should have their turn."""
-        enough, most = len(call.data) + _GO_BYTES, _ONE_GO
-        while most > 0 and len(call.data) < enough and not self._life.closed:
-            room = self._room(call, limit)
-            if room <= 0:
-                return
-            read, before = Read(one, one.filter, self._own, self._epoch), self._counters
-            more = self._receive_from(read, room)
-            self._pack(call)
-            if self._coalescing.mode != Mode.NEVER:
-                brought = _brought(read, more, before, self._counters, call.records)
-                self._coalescing.note(one, brought, self._grow_buffers)
-            if not more:
-                return
-            most -= room
-
-    def _receive_from(self, read: Read, room: int) -> bool:
-        """Makes a read of up to `room` packets pending; whether there may be more."""
-        calls, store = self._buffers.calls(read.one, room), read.results.extend
-        try:
-            if self._pending is None:  # else the handler of a signal came in between, and left something
-                self._pending = read
-                store(calls)  # one step: no handler runs between a system call and the storing of its result
-        except (BlockingIOError, InterruptedError):
-            return False
-        except ConnectionResetError:  # Windows: an ICMP answer to what was sent from here
-            return True
-        except OSError as error:
-            if error.errno is None:
-                raise  # by the handler of a signal
-            self._failure = error
-            return False
-        return True
 
     def _requeue(self, call: Call) -> None:
         """An exception ended a call: what it has received comes before everything else that is unread."""
@@ -574,7 +442,7 @@ class Slots(State):
         return self._within(self._descriptor)
 
     def _descriptor(self) -> int:
-        number: int = self._selector.fileno() if _HAS_DESCRIPTOR else -1  # type: ignore[attr-defined,unused-ignore]
+        number: int = self._selector.fileno() if HAS_DESCRIPTOR else -1  # type: ignore[attr-defined,unused-ignore]
         return number
 
 
@@ -585,22 +453,5 @@ def _end(known: "weakref.ref[Slots]") -> None:
         slots._end()
 
 
-def _brought(read: Read, more: bool, before: dict[str, int], after: dict[str, int], records: bytearray) -> Brought:
-    """What a read brought, by the counters before and after it, and the records of the batch."""
-    packets = sum(after[name] - before[name] for name in ("received", "filtered"))
-    last = int.from_bytes(records[-RECORD_SIZE:][:8], sys.byteorder)  # its timestamp
-    return Brought(len(read.results), packets, after["coalesced"] - before["coalesced"], more, last)
-
-
 def _deadline(timeout_ns: int) -> float | None:
     return None if timeout_ns < 0 else time.monotonic() + timeout_ns / 1e9
-
-
-def _time_left(deadline: float | None) -> float | None:
-    """Seconds to wait now: a day at most, for longer ones overflow what the system takes."""
-    return None if deadline is None else min(max(0.0, deadline - time.monotonic()), _LONGEST_WAIT)
-
-
-def _slice(left: float | None) -> float | None:
-    """Seconds to wait at once, of those left."""
-    return left if _SLICE is None else _SLICE if left is None else min(left, _SLICE)
