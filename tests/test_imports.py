@@ -81,9 +81,11 @@ _sending    : _systems _units _core _host _membership groups stats
     sockets         :
     arguments       : sockets
     answers         : outgoing sockets
+    routing         : destinations outgoing sockets answers
     own_sockets     : destinations outgoing sockets
-receiver    : _units _iteration _core _host _membership _sending groups stats
-sender      : _units _core _host _membership _sending groups stats
+_receiving  : _units _iteration _core
+receiver    : _units _receiving _core _host _membership _sending groups stats
+sender      : _units _core _membership _sending groups stats
 files       : _systems _version _units _iteration _core _membership groups stats receiver sender
     _guarded        :
     _streams        :

@@ -303,10 +303,25 @@ def documented(module, name):
     if not inspect.isclass(thing):
         yield short, *described(thing), thing.__doc__
         return
-    for member, value in vars(thing).items():
+    for member, call in calls_of(thing):
+        yield f"{short}.{member}", *described(getattr(thing, member)), call.__doc__
+
+
+def calls_of(kind):
+    """The public methods of a class, those of its bases that are ours among them."""
+    ours = [one for one in reversed(kind.__mro__) if one.__module__.startswith("mcast_fast")]
+    for member, value in {name: value for one in ours for name, value in vars(one).items()}.items():
         call = getattr(value, "__func__", value)
         if is_public(member) and inspect.isroutine(call):
-            yield f"{short}.{member}", *described(getattr(thing, member)), call.__doc__
+            yield member, call
+
+
+@pytest.mark.parametrize("kind", [receiver.Receiver, sender.Sender])
+def test_a_call_names_the_public_class_wherever_it_is_written(kind):
+    """So do pickles, and errors of wrong arguments."""
+    for member, call in calls_of(kind):
+        assert (call.__module__, call.__qualname__) == (kind.__module__, f"{kind.__name__}.{member}")
+        assert pickle.loads(pickle.dumps(call)) is call
 
 
 def described(call):

@@ -269,9 +269,9 @@ def test_the_core_checks_what_it_is_given(group):
         assert sender._transmitter.send_recorded(schedule.core, records, memoryview(b"abcd"), 0) == (0, 0)
         assert sender._transmitter.send_recorded(schedule.core, records, memoryview(b"abcd"), 7) in ((0, 0), (-0, 0))
         with pytest.raises(ValueError, match="a route entry has"):
-            schedule.core.add(b"short", 1, sender._own.route)
+            schedule.core.add(b"short", 1, sender._routing.own.route)
         with pytest.raises(ValueError, match="a route entry has"):
-            schedule.core.add(bytes(16), 70_000, sender._own.route)
+            schedule.core.add(bytes(16), 70_000, sender._routing.own.route)
         for moment, scale in ((-1, 1.0), (2**61, 1.0), (0, -1.0), (0, float("nan"))):
             with pytest.raises(ValueError, match="the moment is"):
                 schedule.core.start(0, moment, scale)

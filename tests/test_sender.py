@@ -233,7 +233,7 @@ def test_a_full_send_buffer_is_waited_for_and_everything_leaves(backend, group, 
     count, size = 300, 1400
     payloads = [number.to_bytes(2, "big") * (size // 2) for number in range(count)]
     with mcast.Receiver(group, timeout=5, buffer_size="2MiB") as rx, mcast.Sender(group, ttl=0) as tx:
-        for one in tx._sockets.values():
+        for one in tx._routing.sockets.values():
             one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         sent = tx.send_batch(payloads) if way == "list" else tx.send_batch(b"".join(payloads), size=size)
         assert sent == count
@@ -283,8 +283,8 @@ def test_records_that_point_outside_are_refused(backend, tx):
     record = memoryview(RECORD.pack(*values))
     for records, data in ((record, bytes(100)), (record[:60], bytes(200))):
         with pytest.raises(ValueError, match="do not fit"):
-            tx._transmitter.send_records(tx._own.route, records, memoryview(data))
-    assert tx._transmitter.send_records(tx._own.route, record, memoryview(bytes(110))) == (1, 0)
+            tx._transmitter.send_records(tx._routing.own.route, records, memoryview(data))
+    assert tx._transmitter.send_records(tx._routing.own.route, record, memoryview(bytes(110))) == (1, 0)
     assert _core.backend == backend
 
 

@@ -190,7 +190,7 @@ def test_a_refusal_switches_segmentation_off_and_is_no_error(ends, rx, group):
         pytest.skip("SO_NO_CHECK is of IPv4")
     payloads = numbered(700, 300)
     with sender(ends[0], group) as tx:
-        for one in tx._sockets.values():
+        for one in tx._routing.sockets.values():
             one.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         assert tx.send_batch(payloads) == 300
         assert rx.collect(300).payloads() == payloads
@@ -327,8 +327,8 @@ def test_an_interface_that_comes_and_goes_leaves_one_socket(made, ends, group):
             made.link("a", "b", number=1, names=(end.interface, ends[1].interface))
             assert tx.send(b"x") == 1
             assert tx.stats.reopened == number
-            assert len(tx._open_sockets._sockets) == len(tx._sockets) == 1
-    assert not any(one.socket.fileno() >= 0 for one in tx._sockets.values())
+            assert len(tx._routing.open_sockets._sockets) == len(tx._routing.sockets) == 1
+    assert not any(one.socket.fileno() >= 0 for one in tx._routing.sockets.values())
 
 
 @pytest.mark.parametrize("way", ["send", "send_to", "asyncio"])
@@ -480,7 +480,7 @@ def test_a_firewall_that_drops_one_kind_stops_there(ends, group, tx, rx):
 
 
 def test_a_send_buffer_of_4_kib_is_waited_for(ends, group, tx, rx):
-    for one in tx._sockets.values():
+    for one in tx._routing.sockets.values():
         one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
     payloads = numbered(1400, 500) + numbered(20, 500)
     assert tx.send_batch(payloads) == 1000

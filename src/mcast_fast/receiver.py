@@ -1,18 +1,16 @@
 """Receiver: multicast in, batches out."""
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
 from mcast_fast._core.coalescing import Mode
-from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE, MOST_PACKETS
-from mcast_fast._core.lifetime import Closing, weakly
+from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
+from mcast_fast._core.lifetime import weakly
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
-from mcast_fast._iteration import Batches, Endless, Limits, Packets
 from mcast_fast._membership.arguments import (
     Timestamps,
     background_bytes,
@@ -28,14 +26,12 @@ from mcast_fast._membership.own_addresses import OwnAddresses
 from mcast_fast._membership.rings import Rings
 from mcast_fast._membership.sockets import require
 from mcast_fast._membership.subscriptions import Subscriptions
+from mcast_fast._receiving import Receiving
 from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._sending.own_sockets import OwnSockets
 from mcast_fast._units import (
-    UNSET,
     Seconds,
-    Unset,
-    in_seconds,
     wait_in_ns,
     whole_number,
 )
@@ -44,7 +40,7 @@ from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.views import Batch, Packet
+    from mcast_fast._core.fast.views import Packet
 
 __all__ = ["RECORD_FIELDS", "Receiver"]
 
@@ -75,7 +71,7 @@ def _inside(method: "Callable[Concatenate[Receiver, P], R]") -> "Callable[Concat
     return call
 
 
-class Receiver(Closing):
+class Receiver(Receiving):
     """Receives the packets of multicast groups, and no others.
 
     Threads may share a receiver: each packet goes to exactly one of the threads that receive; any thread may join,
@@ -181,8 +177,10 @@ class Receiver(Closing):
         usual = (BATCH, COALESCED_BATCH) if ring_asked is None else (RING_BATCH, RING_BATCH)
         sizes = usual if batch_size is None else (whole_number(batch_size, "batch_size", 1, 1_000_000),) * 2
         names: dict[int, str] = {}
-        self._slots = _core.slots.Slots(
-            sizes[0], max_packet_size, names, "the receiver", options.coalescing, coalesced_batch_size=sizes[1]
+        super().__init__(
+            _core.slots.Slots(
+                sizes[0], max_packet_size, names, "the receiver", options.coalescing, coalesced_batch_size=sizes[1]
+            )
         )
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
@@ -207,165 +205,6 @@ class Receiver(Closing):
         except BaseException:
             self.close()
             raise
-
-    # ---- receiving ----
-
-    def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """Receive the packets that are there, at least one; wait for the first one only.
-
-        Args:
-            max_packets: The largest number of packets, 1 to 2^26; None: `batch_size`.
-            timeout: Seconds to wait, or text such as "100ms"; left out: the receiver's own, None: no limit, 0: no wait.
-
-        Returns:
-            A Batch of 1 to `max_packets` packets.
-
-        Raises:
-            TimeoutError: No packet came in time.
-            ClosedError: The receiver is closed, or another process opened it.
-            SocketError: The system refuses to receive.
-            ArgumentError: An argument is out of range.
-        """
-        usual = self._slots.batch_size
-        limit = usual if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
-        return self._slots.receive(limit, self._wait(timeout))
-
-    def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """Receive one packet.
-
-        Args:
-            timeout: Seconds to wait, or text such as "100ms"; left out: the receiver's own, None: no limit, 0: no wait.
-
-        Returns:
-            The next Packet.
-
-        Raises:
-            TimeoutError, ClosedError, SocketError, ArgumentError: As for `recv_batch`.
-        """
-        return self._slots.receive_one(self._wait(timeout))
-
-    def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """Receive one large batch: `max_packets` packets, or what came in time.
-
-        Args:
-            max_packets: The largest number of packets, 1 to 2^26.
-            timeout: Seconds for the whole batch, as for `recv_batch`.
-
-        Returns:
-            A Batch of 0 to `max_packets` packets. It is shorter where the time was over, where the receiver was closed
-            meanwhile, or where the next packet would not fit into 4 GiB.
-
-        Raises:
-            ClosedError, SocketError, ArgumentError: As for `recv_batch`; being closed meanwhile is no error.
-        """
-        limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
-        return self._slots.collect(limit, self._wait(timeout))
-
-    def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
-        """Wait until there is something to receive, and take nothing.
-
-        What woke it may turn out to belong to another group, and another thread may take it first.
-
-        Args:
-            timeout: Seconds to wait, as for `recv_batch`.
-
-        Returns:
-            False when nothing came in time.
-
-        Raises:
-            ClosedError, SocketError, ArgumentError: As for `recv_batch`.
-        """
-        return self._slots.wait(self._wait(timeout))
-
-    def give_back(self, batches: "Iterable[Batch]") -> None:
-        """Requeue batches: they are delivered once more, before anything else.
-
-        Packets that no membership matches any more are left out.
-
-        Args:
-            batches: Batches that this receiver delivered, in the order in which they are to come.
-
-        Raises:
-            ClosedError: The receiver is closed, or another process opened it.
-            TypeError: Something is no Batch.
-        """
-        self._slots.give_back(batches)
-
-    def __iter__(self) -> Iterator["Batch"]:
-        """Iterate over batches until the receiver is closed.
-
-        Yields:
-            What `recv_batch()` returns.
-
-        Raises:
-            TimeoutError: No packet came within the receiver's own timeout.
-            SocketError: The system refuses to receive.
-        """
-        return Endless(self, self._slots.__next__)
-
-    def batches(
-        self,
-        *,
-        timeout: Seconds | Unset | None = UNSET,
-        duration: Seconds | None = None,
-        count: int | None = None,
-    ) -> Iterator["Batch"]:
-        """Iterate over batches, and end after a silence, a time in all, or a number of packets.
-
-        Args:
-            timeout: End after this many seconds without a packet, or text such as "100ms"; left out: the receiver's
-                own, None: no limit.
-            duration: End this many seconds after the first request for a packet, or text; None: no limit.
-            count: End after this many packets; None: no limit. The last batch holds no more than the rest.
-
-        Returns:
-            An iterator for one thread. It ends where iterating over the receiver would raise TimeoutError, and when the
-            receiver is closed. Packets that it did not deliver are delivered by the next call.
-
-        Raises:
-            ArgumentError: An argument is out of range.
-            SocketError, ClosedError: While iterating, as for `recv_batch`; closing ends it without an error.
-        """
-        limits = Limits(self._wait(timeout), duration, count)
-        return Batches(self._slots.receive, self._requeue, lambda: self._slots.batch_size, limits, self._check_process)
-
-    def packets(
-        self,
-        *,
-        timeout: Seconds | Unset | None = UNSET,
-        duration: Seconds | None = None,
-        count: int | None = None,
-    ) -> Iterator["Packet"]:
-        """Iterate over packets, and end after a silence, a time in all, or a number of packets.
-
-        Packets are taken one at a time, so that leaving the loop loses none; iterating over `batches` and the packets
-        in them is faster.
-
-        Args:
-            timeout: As for `batches`.
-            duration: As for `batches`.
-            count: As for `batches`.
-
-        Returns:
-            An iterator that ends as that of `batches` does.
-
-        Raises:
-            ArgumentError, SocketError, ClosedError: As for `batches`.
-        """
-        limits = Limits(self._wait(timeout), duration, count)
-        return Packets(self._slots.receive_one, limits, self._check_process)
-
-    def _requeue(self, batch: "Batch") -> None:
-        with contextlib.suppress(ClosedError):
-            self._slots.give_back([batch])
-
-    def _check_process(self) -> None:
-        """ClosedError in another process than the one that opened the receiver."""
-        if self._slots.foreign:
-            self._check_open()
-
-    def _wait(self, timeout: Seconds | Unset | None) -> int:
-        return self._slots.timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     # ---- membership ----
 
@@ -539,21 +378,6 @@ class Receiver(Closing):
     # ---- state ----
 
     @property
-    def timeout(self) -> float | None:
-        """Seconds that a receive waits when no timeout is given; None: no limit. It can be set, also to "100ms"."""
-        return self._timeout
-
-    @timeout.setter
-    def timeout(self, value: Seconds | None) -> None:
-        self._slots.timeout_ns = wait_in_ns(value)
-        self._timeout = in_seconds(value, "timeout")
-
-    @property
-    def batch_size(self) -> int:
-        """The largest number of packets in a batch; by default it is larger while packets are coalesced."""
-        return self._slots.batch_size
-
-    @property
     def background(self) -> int:
         """Bytes of payload that a background thread may hold (`background=`); 0 without one."""
         return self._background
@@ -657,6 +481,11 @@ class Receiver(Closing):
     @_inside
     def _check_open(self) -> None:
         """ClosedError when the receiver is closed, or another process's."""
+
+    def _check_process(self) -> None:
+        """ClosedError in another process than the one that opened the receiver."""
+        if self._slots.foreign:
+            self._check_open()
 
     def __del__(self) -> None:
         slots = getattr(self, "_slots", None)

@@ -4,31 +4,23 @@ import contextlib
 import errno
 import functools
 import socket
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
-from mcast_fast._core.addresses import map_address, native
+from mcast_fast._core.addresses import map_address
 from mcast_fast._core.lifetime import Closing
-from mcast_fast._host.interfaces import Interface, find_interface
-from mcast_fast._membership.desired import Defaults, Subscription, subscribe
+from mcast_fast._membership.desired import Defaults, subscribe
 from mcast_fast._membership.sockets import require
-from mcast_fast._sending.answers import Answers, Gathering
+from mcast_fast._sending.answers import Gathering
 from mcast_fast._sending.arguments import Pacing, checked_options, paces
-from mcast_fast._sending.destinations import Target, UnicastAddress, destination, towards, with_defaults
+from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, Recovery, outgoing, outgoing_list
+from mcast_fast._sending.routing import Routing
 from mcast_fast._sending.schedule import Schedule
 from mcast_fast._sending.sockets import (
-    OpenSockets,
     Options,
     SendingSocket,
-    interface_instead,
-    no_segmentation,
-    open_anew,
-    open_sending,
-    readdressed,
 )
 from mcast_fast._units import (
     UNSET,
@@ -38,7 +30,7 @@ from mcast_fast._units import (
     checked_call,
     wait_in_ns,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SendError, explain, os_text, warn
+from mcast_fast.errors import ArgumentError, ClosedError, SendError, explain, os_text, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import SenderStats, TransmitTime
 
@@ -51,9 +43,6 @@ __all__ = ["Schedule", "Sender"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LARGEST_SEGMENT = 65_507
-
-REMEMBERED_GROUPS = 4096  # of send_to
 RETRIES = 100  # of one datagram that a full queue refuses, by a call that does not wait
 
 # Answers that may mean that the interface is gone, and another one of its name came instead.
@@ -149,87 +138,24 @@ class Sender(Closing):
             require("transmit_times", "transmit_times=True")
         self._timeout_ns = wait_in_ns(timeout)
         # An address to send from names the interface too.
-        self._defaults = Defaults(port, source if interface is None else interface, source)
-        self._subscriptions = subscribe(wanted, self._defaults)
-        self.groups: tuple[Group, ...] = tuple(one.group for one in self._subscriptions)
-        sockets = {(one.group.version, interface.index) for one in self._subscriptions for interface in one.interfaces}
+        defaults = Defaults(port, source if interface is None else interface, source)
+        subscriptions = subscribe(wanted, defaults)
+        self.groups: tuple[Group, ...] = tuple(one.group for one in subscriptions)
+        sockets = {(one.group.version, interface.index) for one in subscriptions for interface in one.interfaces}
         reuse = source_port is not None and len(sockets) > 1  # several sockets share a named port
         self._options = checked_options(
             Options(ttl, loopback, dscp, source_port, reuse, transmit_times, segmentation, max_rate)
         )
-        self._names = {one.index: one.name for subscription in self._subscriptions for one in subscription.interfaces}
-        self._sockets: dict[tuple[int, int, str | None], SendingSocket] = {}
-        self._opening = threading.RLock()  # a signal's handler may send to what its thread is opening
-        self._answers = Answers(self._names, self._opening, self._sockets, transmit_times)
-        self._reopened = 0
+        self._routing = Routing(subscriptions, defaults, self._options)
+        self._answers = self._routing.answers
         interval = self._rate.ns_per_unit if self._rate else 0.0
         by_bits = self._rate.by_bits if self._rate else False
-        self._open_sockets = OpenSockets()
-        close = self._open_sockets.close
+        close = self._routing.open_sockets.close
         self._transmitter = _core.send.Transmitter("the sender", interval, by_bits, burst, close)
-        self._others: dict[Target, Paths] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
-            self._own = self._paths(self._subscriptions)
+            self._routing.open(self._transmitter)
             undo.pop_all()
-
-    def _paths(self, subscriptions: list[Subscription]) -> Paths:
-        """The destinations of groups, whose sockets are opened where there is none yet."""
-        found: list[Destination] = []
-        for subscription in subscriptions:
-            group = subscription.group
-            for interface in subscription.interfaces:
-                place = (group.version, interface.index, group.source)
-                key = self._socket_at(place, interface).key
-                found += [Destination(key, native(one.packed), one.port or 0, interface) for one in group.expand()]
-        return Paths(found, self._transmitter.route([one.target for one in found]))
-
-    def _socket_at(self, place: tuple[int, int, str | None], interface: Interface) -> SendingSocket:
-        """The socket of an IP version, an interface and an address to send from; opened where there is none."""
-        if place not in self._sockets:
-            sock = open_sending(place[0], place[2], interface, self._options)
-            self._sockets[place] = self._added(sock, interface, None)
-        return self._sockets[place]
-
-    def _unicast_path(self, to: UnicastAddress) -> Paths:
-        """The path to one host: by a socket of the sender's groups where there is one of this IP version."""
-        port, named = with_defaults(to, self._defaults)
-        zone = None if named is None else find_interface(named)
-        own = [one for one in self._own.destinations if one.version == to.version]
-        own = [one for one in own if zone and one.interface == zone] or own
-        if own:
-            key = own[0].key
-        else:
-            interface = zone or towards(to)
-            if interface is None:
-                raise InterfaceError(f"no route to {to.address}: look at `ip route get {to.address}`")
-            key = self._socket_at((to.version, interface.index, self._defaults.source), interface).key
-        found = Destination(key, native(to.packed), port, zone, True)
-        return Paths([found], self._transmitter.route([found.target]))
-
-    def _added(self, sock: socket.socket, interface: Interface, old: SendingSocket | None) -> SendingSocket:
-        """Have a socket sent by, in place of an old one; on an error it is closed."""
-        self._open_sockets.add(sock)
-        try:
-            reason = no_segmentation(sock, interface, self._options)
-            limit = 0 if reason else LARGEST_SEGMENT
-            self._names[interface.index] = interface.name
-            if old is None:
-                added = SendingSocket(sock, self._transmitter.add(sock, limit), interface, reason)
-            else:
-                self._transmitter.replace(old.key, sock, limit)
-                added = SendingSocket(sock, old.key, interface, reason)
-                self._discard(old)
-            self._answers.add(added)
-        except BaseException:
-            self._open_sockets.discard(sock)
-            raise
-        return added
-
-    def _discard(self, old: SendingSocket) -> None:
-        """Close a socket that is no longer sent by."""
-        self._answers.remove(old)
-        self._open_sockets.discard(old.socket)
 
     # ---- sending ----
 
@@ -359,23 +285,12 @@ class Sender(Closing):
     def _paths_to(self, target: Target | None) -> Paths:
         """The paths to the sender's own groups (None), or to another group or address."""
         if target is None:
-            return self._own
-        try:
-            known = self._others.get(target)
-        except TypeError:  # not hashable, and no group
-            known = None
-        return known or self._look_up(target)
+            return self._routing.own
+        return self._routing.known(target) or self._look_up(target)
 
     @_using
     def _look_up(self, target: Target) -> Paths:
-        named = destination(target)
-        subscriptions = [] if isinstance(named, UnicastAddress) else subscribe([named], self._defaults)
-        with self._opening:
-            known = self._unicast_path(named) if isinstance(named, UnicastAddress) else self._paths(subscriptions)
-            if len(self._others) >= REMEMBERED_GROUPS:
-                self._others.clear()
-            self._others[target] = known
-        return known
+        return self._routing.look_up(target)
 
     def _send_all(self, payloads: tuple[Payload, ...], target: Target | None = None) -> int:
         """Send each payload; the common case makes no Outgoing."""
@@ -436,54 +351,11 @@ class Sender(Closing):
     def _duplicate(self, job: Outgoing) -> socket.socket:
         """A duplicate of the socket that the next datagram goes by, for an event loop to watch."""
         key = self._next_destination(job).key
-        return next(one.socket for one in list(self._sockets.values()) if one.key == key).dup()
+        return next(one.socket for one in list(self._routing.sockets.values()) if one.key == key).dup()
 
     @_using
     def _find_again(self, to: Destination) -> bool:
-        """Whether an interface that was deleted is there again, by its name, so that sockets were opened anew; or has
-        another address, so that they send from that."""
-        if to.interface is None:
-            return False
-        with self._opening:
-            if to.is_unicast:
-                self._others.clear()  # its zone is looked up anew
-                return True
-            gone = to.interface.index
-            old = {place: one for place, one in self._sockets.items() if place[1] == gone}
-            if not old:
-                return True  # another thread was faster
-            interface = interface_instead(next(iter(old.values())))
-            try:
-                if interface is None:
-                    return self._address_again(old)
-                for place, one in old.items():
-                    self._open_anew(place, one, interface)
-            except OSError:  # such as an address to send from that it does not have yet
-                return False
-            self._others.clear()
-            self._subscriptions = [
-                replace(one, interfaces=tuple(interface if i.index == gone else i for i in one.interfaces))
-                for one in self._subscriptions
-            ]
-            self._own = self._paths(self._subscriptions)
-            return True
-
-    def _address_again(self, old: dict[tuple[int, int, str | None], SendingSocket]) -> bool:
-        """Send by these sockets from the address that their interface has now; whether it is another one. OSError."""
-        changed = {}
-        for place, one in old.items():
-            again = readdressed(one) if place[0] == 4 and place[2] is None else None
-            if again is not None:
-                changed[place] = again
-        self._sockets.update(changed)
-        return bool(changed)
-
-    def _open_anew(self, place: tuple[int, int, str | None], old: SendingSocket, interface: Interface) -> None:
-        version, _, source = place
-        sock = open_anew(old, version, source, interface, self._options)
-        self._sockets[version, interface.index, source] = self._added(sock, interface, old)
-        del self._sockets[place]
-        self._reopened += 1
+        return self._routing.find_again(to)
 
     # ---- what was sent ----
 
@@ -493,12 +365,12 @@ class Sender(Closing):
         datagrams, size, calls, would_blocks, retries, achieved = self._transmitter.counters()
         rate = achieved if self._rate and achieved > 0 else None
         error = achieved / self._rate.per_second - 1 if self._rate and rate else None
-        sockets = list(self._sockets.values())
+        sockets = list(self._routing.sockets.values())
         able = any(self._transmitter.refusal(one.key)[0] > 0 for one in sockets)
         reasons = dict.fromkeys(reason for one in sockets if (reason := self._refusal(one)))
         reason = "; ".join(reasons)
         return SenderStats(
-            datagrams, size, calls, would_blocks, retries, rate, error, able, reason, reopened=self._reopened
+            datagrams, size, calls, would_blocks, retries, rate, error, able, reason, reopened=self._routing.reopened
         )
 
     def _refusal(self, sock: SendingSocket) -> str:
@@ -642,7 +514,7 @@ class Sender(Closing):
         Raises:
             ClosedError: The sender is closed, or another process opened it.
         """
-        return tuple(one.socket.getsockname()[:2] for one in list(self._sockets.values()))
+        return tuple(one.socket.getsockname()[:2] for one in list(self._routing.sockets.values()))
 
     @property
     def closed(self) -> bool:

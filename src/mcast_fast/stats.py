@@ -65,6 +65,9 @@ class _Counters:
         Returns:
             The difference of each counter, None where either is None. Fields that are no counters are those of the
             left operand; `events` are those that `earlier` does not have.
+
+        Raises:
+            TypeError: `earlier` is of another class.
         """
         if type(earlier) is not type(self):
             return NotImplemented

@@ -20,8 +20,8 @@ from tests.lifecycle.moments import Moment, moments
 
 # What of a sender is code of Python; what is compiled runs no handler in the middle.
 MODULES = (
-    "sender.py", "_sending/answers.py", "_sending/destinations.py", "_sending/outgoing.py", "_sending/sockets.py", "_core/lifetime.py",
-    "_core/pure/send.py",
+    "sender.py", "_sending/answers.py", "_sending/destinations.py", "_sending/outgoing.py", "_sending/routing.py", "_sending/sockets.py",
+    "_core/lifetime.py", "_core/pure/send.py",
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_an_exception_at_any_moment_of_a_call_loses_no_count_and_no_descriptor(g
         with contextlib.suppress(TimeoutError, Interrupted), Moment(number, interrupt, MODULES) as moment:
             call(tx)
         sent = tx.stats.datagrams
-        if not tx._others:
+        if not tx._routing._others:
             assert came() - already == sent, number
         tx.close()
         assert descriptors() == before, number
@@ -406,7 +406,7 @@ def test_what_is_made_without_a_sender_is_refused_and_crashes_nothing(group):
     with mcast.Sender(group, ttl=0) as tx:
         for use in (
             lambda: core.Transmitter.__new__(core.Transmitter).counters(),
-            lambda: core.Schedule.__new__(core.Schedule).add(bytes(16), 1, tx._own.route),
+            lambda: core.Schedule.__new__(core.Schedule).add(bytes(16), 1, tx._routing.own.route),
             lambda: core.Schedule.__new__(core.Schedule).start(0, 0, 1.0),
             lambda: core.Schedule.__new__(core.Schedule).lateness(),
             lambda: tx._transmitter.send(core.Route(), [b"x"]),
@@ -418,6 +418,6 @@ def test_what_is_made_without_a_sender_is_refused_and_crashes_nothing(group):
 def test_a_route_of_another_sender_is_refused(group):
     with mcast.Sender(group, ttl=0) as one, mcast.Sender(group, f"127.0.0.1@{group}", ttl=0) as other:
         with pytest.raises(ValueError, match="of another sender"):
-            one._transmitter.send(other._own.route, [b"x"])
+            one._transmitter.send(other._routing.own.route, [b"x"])
         with pytest.raises(ValueError, match="of another sender"):
-            one._transmitter.schedule().add(bytes(16), 1, other._own.route)
+            one._transmitter.schedule().add(bytes(16), 1, other._routing.own.route)
