@@ -40,6 +40,7 @@ from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
+    from mcast_fast._core.fast.slots import Slots
     from mcast_fast._core.fast.views import Packet
 
 __all__ = ["RECORD_FIELDS", "Receiver"]
@@ -174,14 +175,8 @@ class Receiver(Receiving):
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalescing=Mode.NEVER)
-        usual = (BATCH, COALESCED_BATCH) if ring_asked is None else (RING_BATCH, RING_BATCH)
-        sizes = usual if batch_size is None else (whole_number(batch_size, "batch_size", 1, 1_000_000),) * 2
         names: dict[int, str] = {}
-        super().__init__(
-            _core.slots.Slots(
-                sizes[0], max_packet_size, names, "the receiver", options.coalescing, coalesced_batch_size=sizes[1]
-            )
-        )
+        super().__init__(_slots(batch_size, max_packet_size, names, options.coalescing, ring_asked is not None))
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
@@ -194,17 +189,20 @@ class Receiver(Receiving):
         self._slots.when_idle = weakly(self._tear_down)
         self._slots.when_receiving = weakly(self._subscriptions.settle)
         try:
-            if self._own_addresses is not None:
-                self._own_addresses.update()
-            if memory:
-                self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
-            self._subscriptions.start(wanted)
-            self._nic.total(self._subscriptions.indexes())
-            if watch:
-                self._watch = Watch(self._subscriptions.indexes, self._reported)
+            self._open(wanted, memory, background_cpu, watch)
         except BaseException:
             self.close()
             raise
+
+    def _open(self, wanted: tuple[str | Group, ...], memory: int, background_cpu: int | None, watch: bool) -> None:
+        if self._own_addresses is not None:
+            self._own_addresses.update()
+        if memory:
+            self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
+        self._subscriptions.start(wanted)
+        self._nic.total(self._subscriptions.indexes())
+        if watch:
+            self._watch = Watch(self._subscriptions.indexes, self._reported)
 
     # ---- membership ----
 
@@ -508,3 +506,14 @@ class Receiver(Receiving):
 
 def _time(event: Event) -> int:
     return event.time
+
+
+def _slots(
+    batch_size: int | None, max_packet_size: int, names: dict[int, str], coalescing: Mode, has_ring: bool
+) -> "Slots":
+    """What a receiver receives by, with the sizes of batches that are usual where none is given."""
+    usual = (RING_BATCH, RING_BATCH) if has_ring else (BATCH, COALESCED_BATCH)
+    sizes = usual if batch_size is None else (whole_number(batch_size, "batch_size", 1, 1_000_000),) * 2
+    return _core.slots.Slots(
+        sizes[0], max_packet_size, names, "the receiver", coalescing, coalesced_batch_size=sizes[1]
+    )
