@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
-from mcast_fast.errors import GroupError
+from mcast_fast.errors import ArgumentError, GroupError
 
 __all__ = ["Flags", "Group", "Scope", "is_multicast"]
 
@@ -276,6 +276,14 @@ def listed(groups: Iterable[Groups]) -> tuple[str | Group, ...]:
         else:
             found += one
     return tuple(found)
+
+
+def at_least_one(groups: Iterable[Groups]) -> tuple[str | Group, ...]:
+    """The groups of a call that needs one; ArgumentError."""
+    found = listed(groups)
+    if not found:
+        raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
+    return found
 
 
 def is_multicast(address: str | bytes | IPv4Address | IPv6Address) -> bool:

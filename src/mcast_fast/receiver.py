@@ -35,8 +35,8 @@ from mcast_fast._units import (
     wait_in_ns,
     whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, warn
-from mcast_fast.groups import Group, Groups, listed
+from mcast_fast.errors import ClosedError, warn
+from mcast_fast.groups import Group, Groups, at_least_one
 from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
@@ -162,9 +162,7 @@ class Receiver(Receiving):
         ttl: int = 1,
         loopback: bool = True,
     ) -> None:
-        wanted = listed(groups)
-        if not wanted:
-            raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
+        wanted = at_least_one(groups)
         wait_in_ns(timeout)
         defaults = Defaults(port, interface, source)
         whole_number(ttl, "ttl", 0, 255)

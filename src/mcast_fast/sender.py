@@ -31,7 +31,7 @@ from mcast_fast._units import (
     wait_in_ns,
 )
 from mcast_fast.errors import ArgumentError, ClosedError, SendError, explain, os_text, warn
-from mcast_fast.groups import Group, Groups, listed
+from mcast_fast.groups import Group, Groups, at_least_one
 from mcast_fast.stats import SenderStats, TransmitTime
 
 if TYPE_CHECKING:
@@ -130,9 +130,7 @@ class Sender(Closing):
         segmentation: bool = True,
         timeout: Seconds | None = None,
     ) -> None:
-        wanted = listed(groups)
-        if not wanted:
-            raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
+        wanted = at_least_one(groups)
         self._rate, max_rate = paces(rate, burst, pacing)
         if transmit_times:
             require("transmit_times", "transmit_times=True")
