@@ -81,6 +81,21 @@ def test_a_signal_ends_it_with_everything_written(record, tx, tmp_path, number):
     assert told["bytes"] == str(path.stat().st_size)
 
 
+@pytest.mark.needs("receive_ttl", "receive_tos", "dscp")
+@pytest.mark.parametrize("link", ["ethernet", "raw"])
+@pytest.mark.long
+def test_a_recording_of_sockets_has_the_true_ttl_and_tos(record, group, tmp_path, link):
+    path = tmp_path / "feed.pcapng"
+    program = record("-w", path, "--link", link, "-c", 1)
+    with mcast.Sender(group, ttl=7, dscp=46) as sender:
+        sender.send(b"marked")
+    ended(program)
+    with mcast.open(path) as reader:
+        (packet,) = reader.collect(9)
+        assert (packet.data, packet.ttl, packet.tos) == (b"marked", 7, 184)
+        assert [(one.synthetic, one.link_type) for one in reader.interfaces] == [(True, 101 if link == "raw" else 1)]
+
+
 @pytest.mark.needs("signals to processes", "named pipes")
 @pytest.mark.long
 def test_a_second_signal_aborts(record, tx, tmp_path):

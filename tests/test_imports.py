@@ -30,7 +30,7 @@ _core       : _systems _html
     layout      :
     protocols   :
     addresses   : layout
-    blocks      :
+    blocks      : layout
     lateness    :
     arrow       : layout addresses
     restore     :
@@ -69,18 +69,19 @@ _sending    : _systems _units _core _host _membership groups stats
 sender      : _units _core _host _membership _sending groups stats
 files       : _systems _version _units _iteration _core _membership groups stats receiver sender
     _guarded        :
-    _streams        :
+    _unpacking      :
+    _streams        : _unpacking
     _pcapng         :
     _writer         : _guarded _streams _pcapng
-    _reader         : _guarded _streams
+    _reader         : _guarded _unpacking _streams
     _summary        : _reader
     _repair         : _streams _reader
     _convert        : _streams _writer _reader
-    _rotation       : _streams
+    _limits         : _streams
     _postrotate     :
-    _recorder       : _guarded _streams _writer _rotation _postrotate
+    _recorder       : _guarded _streams _writer _limits _postrotate
     _replay         : _streams _reader
-    __init__        : _writer _reader _rotation _recorder _replay
+    __init__        : _writer _reader _limits _recorder _replay
 aio         : _units _iteration _core _membership _sending groups stats receiver sender
     _waiting        :
     _receiver       : _waiting

@@ -24,8 +24,8 @@ from mcast_fast._systems import LINUX, WINDOWS
 from mcast_fast.errors import FileError
 from mcast_fast.files import _postrotate
 from mcast_fast.files import _recorder as recorder_module
+from mcast_fast.files._limits import Autostop, Names, Rotation, with_mark
 from mcast_fast.files._recorder import Recorder
-from mcast_fast.files._rotation import Autostop, Names, Rotation, with_mark
 
 SIZE = 200
 QUIET = Autostop(idle=0.3)

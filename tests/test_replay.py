@@ -19,9 +19,9 @@ from mcast_fast import ArgumentError, SendError, _core
 from mcast_fast._core import lateness
 from mcast_fast._core.layout import FIELDS, RECORD
 from mcast_fast.errors import CaptureError
+from mcast_fast.files._limits import Autostop
 from mcast_fast.files._recorder import Recorder
 from mcast_fast.files._replay import Replay
-from mcast_fast.files._rotation import Autostop
 from tests import lab
 from tests.conftest import BACKENDS, free_port, has_fast, interrupt_main
 from tests.test_cli import environment, invoke, program_backend  # noqa: F401

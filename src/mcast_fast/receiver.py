@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
-from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
+from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
 from mcast_fast._iteration import Batches, Limits, Packets
@@ -48,7 +48,6 @@ RECORD_FIELDS = FIELDS
 
 BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, by default
 SHOWN = 3  # groups, in the repr
-MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
 P = ParamSpec("P")
@@ -114,6 +113,10 @@ class Receiver:
         packet_fanout: A number from 0 to 65535; receivers with the same one share the packets of an interface, each
             flow going to one of them. With `ring` only.
         vlan: Deliver frames that are tagged for a VLAN too, of whichever one. With `ring` only.
+        frames: Deliver whole Ethernet frames as they came, which a Recorder writes as they are: `Packet.data` is the
+            frame, `Packet.flags` has `Flag.FRAME`. Frames that a socket would not get are among them: tagged for a
+            VLAN, with wrong checksums, and each fragment by itself (those behind the first have port 0). A super-packet
+            is cut into its frames. With `ring` only.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
@@ -147,6 +150,7 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        frames: bool = False,
     ) -> None:
         wanted = listed(groups)
         if not wanted:
@@ -156,7 +160,7 @@ class Receiver:
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = background_bytes(background, background_cpu)
         options = socket_options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
-        ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan)
+        ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan, frames)
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalesced=False)

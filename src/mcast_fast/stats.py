@@ -177,8 +177,9 @@ class ReaderStats(_Counters):
     """What became of the packets of a capture file so far.
 
     `frames`: packets that the file holds. `received`: those delivered, and `bytes` of their payload; `truncated`: those
-    of them that were captured in part. `filtered`: UDP that was not asked for. `fragments`: datagrams asked for that
-    came in pieces, which nobody puts together here. `skipped`: not UDP over IP, or behind a link of another kind;
+    of them that were captured in part; `reassembled`: those of them that were put together from fragments. `filtered`:
+    UDP that was not wanted. `fragments`: wanted datagrams whose first fragment is there, and (so far) not all others.
+    `skipped`: not UDP over IP, or behind a link of another kind;
     `broken`: headers that were not captured whole, or contradict each other. `dropped`: what the file tells beside its
     packets (epb_dropcount). Later pieces of a datagram count as frames alone.
     """
@@ -195,6 +196,7 @@ class ReaderStats(_Counters):
     broken: int = 0
     dropped: int = 0
     batches: int = 0
+    reassembled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

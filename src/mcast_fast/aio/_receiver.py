@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from mcast_fast import _core, receiver
-from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._core.layout import MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._iteration import Limits
 from mcast_fast._membership.arguments import Timestamps
 from mcast_fast._membership.memberships import Membership
@@ -83,6 +83,7 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        frames: bool = False,
         linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
@@ -110,6 +111,7 @@ class Receiver:
             ring_latency=ring_latency,
             packet_fanout=packet_fanout,
             vlan=vlan,
+            frames=frames,
         )
         self._line = Line(self._receiver, linger)
         self._limit = self._receiver.batch_size
@@ -338,4 +340,4 @@ class _Iteration(Generic[T]):
 
 
 def _checked(max_packets: int) -> int:
-    return whole_number(max_packets, "max_packets", 1, receiver.MOST_PACKETS)
+    return whole_number(max_packets, "max_packets", 1, MOST_PACKETS)

@@ -14,8 +14,9 @@ from mcast_fast._units import whole_number
 from mcast_fast.cli.output import NOTHING_CAME, complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
+from mcast_fast.files._limits import Autostop, Rotation
 from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
-from mcast_fast.files._rotation import Autostop, Rotation
+from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
 LOSS = 3
@@ -52,6 +53,13 @@ NO_BACKGROUND = "none"
 @click.option("--buffer-size", "--buffer", metavar="SIZE", help="The kernel's buffer a socket, such as 4MiB.")
 @click.option("--background", metavar="SIZE", help=f"Memory that bridges a stalled disk (256MiB), or {NO_BACKGROUND}.")
 @click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
+@click.option(
+    "--link",
+    type=click.Choice(LINKS),
+    default="ethernet",
+    show_default=True,
+    help="Headers around what sockets receive: raw is IP alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The summary as an object on standard output.")
 @click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped.")
 def command(path: str, **options: Any) -> None:
@@ -70,6 +78,9 @@ def command(path: str, **options: Any) -> None:
     SIGUSR1          print the counters to standard error
     SIGUSR2          flush
     SIGHUP           go on in the next file; without rotation, end
+
+    Without --ring the headers are synthetic: those of a socket's packets are not known, but for TTL and TOS. With it
+    each frame is recorded as it came: tagged, in fragments, with a wrong checksum.
 
     Dropped are packets that reached this machine and were lost in it; dropped_nic may be others' packets too, and is
     not looked at by --fail-on-loss. n/a: the system cannot tell.
@@ -90,6 +101,7 @@ def command(path: str, **options: Any) -> None:
             reserve=options["reserve"],
             command=options["command"],
             on_file=_printer(printname),
+            link=options["link"],
             filter_text=" ".join(options["groups"]),
         )
         signals: dict[str, Callable[[], None]] = {
@@ -153,15 +165,19 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
 
 def _receiver(options: dict[str, Any]) -> Receiver:
     named = {name: options[name] for name in ("port", "interface", "source", "buffer_size")}
-    background = options["background"]
+    background, features = options["background"], _core.features()
     if background is None:
-        named["background"] = bool(_core.features()["background"]) and not options["ring"]
+        named["background"] = bool(features["background"]) and not options["ring"]
     elif background != NO_BACKGROUND:
         named["background"] = background
     if options["ring"]:
-        if not (ring := _core.features()["ring"]):
+        if not (ring := features["ring"]):
             raise FeatureError(f"--ring: {ring.reason}")
-        named["ring"] = True
+        if options["link"] == "raw":
+            raise ArgumentError("--link raw is of sockets: a ring records the frames as they came")
+        named["ring"] = named["frames"] = True
+    else:
+        named["recv_ttl"], named["recv_tos"] = bool(features["receive_ttl"]), bool(features["receive_tos"])
     return Receiver(*options["groups"], batch_size=AT_ONCE, **named)
 
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded, guarded
-from mcast_fast.files._rotation import Autostop, Limits, Names, Rotation
+from mcast_fast.files._limits import Autostop, Limits, Names, Rotation
 from mcast_fast.files._streams import PathOrFile, subject_of
-from mcast_fast.files._writer import Form, Writer
+from mcast_fast.files._writer import Form, Link, Writer
 from mcast_fast.receiver import Receiver
 from mcast_fast.stats import Stats
 
@@ -106,6 +106,7 @@ class Recorder(Guarded):
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
         form: Form | None = None,
+        link: Link = "ethernet",
         filter_text: str = "",
     ) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class Recorder(Guarded):
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
         self._command = _post_rotate(command) if command is not None else None
         self._on_file = on_file
-        self._form, self._filter_text = form, filter_text
+        self._form, self._link, self._filter_text = form, link, filter_text
         self._names = Names(subject, rotate is not None)
         self._kept: deque[str] = deque()
         self._requests: deque[Callable[[], None]] = deque()
@@ -358,7 +359,7 @@ class Recorder(Guarded):
             target = self._names.next(time.localtime())
             while self._most_kept and len(self._kept) >= self._most_kept:
                 remove(self._kept.popleft())
-        writer = Writer(target, form=self._form, filter_text=self._filter_text)
+        writer = Writer(target, form=self._form, link=self._link, filter_text=self._filter_text)
         self._before = 0
         self._path = subject_of(target)
         self._files += 1

@@ -100,7 +100,7 @@ int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_
 
 /* Maps the ring of a packet socket that is not bound yet, and receives from it too; its key, or -errno with nothing left behind. */
 int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
-                                uint32_t count, unsigned latency_ms, int times, int vlan);
+                                uint32_t count, unsigned latency_ms, int times, int delivers);
 
 /* Receives what goes to a port from the ring with that key; the key by which to accept something, or -errno. */
 int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port);
@@ -191,7 +191,8 @@ int64_t mcast_time_left(int64_t deadline);
 int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, const mcast_record *implied,
                              uint64_t key);
 int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
-                           size_t block_size, uint32_t count, unsigned latency_ms, int times, int vlan, uint64_t key);
+                           size_t block_size, uint32_t count, unsigned latency_ms, int times, int delivers,
+                           uint64_t key);
 
 /* ---- receiving in a thread of its own (background.c) ---- */
 

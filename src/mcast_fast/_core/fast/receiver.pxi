@@ -72,7 +72,7 @@ cdef extern from "receiver.h":
     void mcast_receiver_free(mcast_receiver *receiver) nogil
     int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied) nogil
     int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
-                                    uint32_t count, unsigned latency_ms, int times, int vlan) nogil
+                                    uint32_t count, unsigned latency_ms, int times, int delivers) nogil
     int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port) nogil
     void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key) nogil
     int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter) nogil

@@ -203,19 +203,19 @@ cdef class Slots:
             self._leave()
 
     def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms,
-                 bint times, bint vlan=False):
+                 bint times, int delivers=0):
         """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
 
         Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
-        after its first packet; `times`: whether records have the time of arrival; `vlan`: whether tagged frames are
-        wanted. Nothing passes before a `listen`."""
+        after its first packet; `times`: whether records have the time of arrival; `delivers`: see
+        layout.RING_DELIVERS. Nothing passes before a `listen`."""
         cdef int64_t key
         cdef int fd = socket.fileno()
         self._enter()
         try:
             with nogil:
                 key = mcast_receiver_add_ring(&self.receiver, fd, interface, block_size, blocks, latency_ms, times,
-                                              vlan)
+                                              delivers)
             if key < 0:
                 raise os_error(-key)
             return key

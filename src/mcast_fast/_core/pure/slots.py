@@ -213,13 +213,13 @@ class Slots(State):
         blocks: int,
         latency_ms: int,
         times: bool,
-        vlan: bool = False,
+        delivers: int = 0,
     ) -> int:
         """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
 
         Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
-        after its first packet; `times`: whether records have the time of arrival; `vlan`: whether tagged frames are
-        wanted. Nothing passes before a `listen`."""
+        after its first packet; `times`: whether records have the time of arrival; `delivers`: see
+        layout.RING_DELIVERS. Nothing passes before a `listen`."""
         raise FeatureError(FEATURES["ring"].reason)
 
     def listen(self, ring: int, port: int) -> int:
