@@ -40,7 +40,7 @@ WRONG = {
 }
 # Only asked whether they are true.
 TRUTHS = {
-    "fastest", "follow", "frames", "gro", "loopback", "multicast_only", "recv_tos", "recv_ttl", "reuse", "segmentation", "spread", "transmit_times",
+    "exclusive", "fastest", "follow", "frames", "gro", "loopback", "multicast_only", "recv_tos", "recv_ttl", "reuse", "segmentation", "spread", "transmit_times",
     "vlan", "watch",
 }  # fmt: skip
 # An unused default: the group says it itself, so that the name or index is not looked up.

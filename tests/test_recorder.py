@@ -222,9 +222,26 @@ def test_names_of_files():
     assert names.next(now) == str(Path("a.b/feed_00001_20261123010203.pcapng.zst"))
     assert names.next(now) == str(Path("a.b/feed_00002_20261123010203.pcapng.zst"))
     names = Names("%H-%M.pcap", True)
-    assert [names.next(now), names.next(now)] == ["01-02.pcap", "01-02_00002.pcap"]
+    assert [names.next(now), names.next(now, taken=True)] == ["01-02.pcap", "01-02_00002.pcap"]
     assert Names("100%.pcap", False).next(now) == "100%.pcap"
     assert with_mark("feed", "_1") == "feed_1"
+
+
+@pytest.mark.parametrize("pattern", [True, False])
+def test_a_name_that_exists_is_neither_written_over_nor_followed(rx, tx, tmp_path, monkeypatch, pattern):
+    """However it came there: an older recording, or a link that somebody put there."""
+    now = time.localtime()
+    monkeypatch.setattr(time, "localtime", lambda *_: now)
+    path, names = tmp_path / ("%H.pcapng" if pattern else "feed.pcapng"), Names(str(tmp_path / "feed.pcapng"), True)
+    old = Path(time.strftime(str(path), now) if pattern else names.next(now))
+    secret = tmp_path / "secret"
+    secret.write_text("not ours")
+    old.symlink_to(secret)
+    tx.send_batch(numbered(3))
+    Recorder(rx, path, rotate=Rotation(packets=100), stop=Autostop(packets=3)).run()
+    assert (secret.read_text(), old.is_symlink()) == ("not ours", True)
+    (new,) = set(tmp_path.iterdir()) - {secret, old}
+    assert numbers(new) == [0, 1, 2]
 
 
 # ---- ends ----

@@ -6,7 +6,7 @@ import json
 import click
 
 from mcast_fast._units import NANOSECONDS
-from mcast_fast.cli.output import complain, endpoint_text, standard_input, time_text
+from mcast_fast.cli.output import complain, endpoint_text, escaped, standard_input, time_text
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._summary import Flow, Summary, summarise
 
@@ -76,7 +76,7 @@ def _print_table(summary: Summary) -> None:
     if not console.is_terminal:
         console.width = WIDE
     console.print(table)
-    names = ", ".join(one.name or "?" for one in summary.interfaces)
+    names = ", ".join(escaped(one.name) or "?" for one in summary.interfaces)
     stats = dataclasses.asdict(summary.stats)
     del stats["batches"]
     click.echo(f"{summary.form or 'unknown'}, interfaces {names or 'none'}")

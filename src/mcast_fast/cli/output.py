@@ -111,6 +111,11 @@ def endpoint_text(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
+def escaped(text: str) -> str:
+    """Text of a file or of the network for a terminal, which it must not control: with Python's escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def printable(payload: bytes) -> str:
     """A dot for every byte that is not printable ASCII."""
     return payload.translate(PRINTABLE).decode("ascii")

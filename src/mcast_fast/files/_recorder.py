@@ -354,12 +354,25 @@ class Recorder(Guarded):
 
     def _open(self) -> Writer:
         """The next file; before that, the oldest of a ring is deleted."""
+        while self._most_kept and len(self._kept) >= self._most_kept:
+            remove(self._kept.popleft())
         target: Any = self._stream
-        if target is None:
-            target = self._names.next(time.localtime())
-            while self._most_kept and len(self._kept) >= self._most_kept:
-                remove(self._kept.popleft())
-        writer = Writer(target, form=self._form, link=self._link, filter_text=self._filter_text)
+        writer, taken = None, False
+        while writer is None:
+            if self._stream is None:
+                target = self._names.next(time.localtime(), taken)
+            try:
+                writer = Writer(
+                    target,
+                    form=self._form,
+                    link=self._link,
+                    filter_text=self._filter_text,
+                    exclusive=self._rotate_limits != NO_LIMITS,
+                )
+            except FileError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+                taken = True
         self._before = 0
         self._path = subject_of(target)
         self._files += 1

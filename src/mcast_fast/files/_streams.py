@@ -168,12 +168,24 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
         raise
 
 
-def open_output(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A file to write from its start, created for its owner alone; FileError, FeatureError,
-    ArgumentError."""
+def open_output(path: str | os.PathLike[str], exclusive: bool = False) -> IO[bytes]:
+    """A file to write from its start, created for its owner alone.
+
+    Args:
+        path: Its path; the suffix says how it is compressed.
+        exclusive: There must be no file of that name, nor a link (O_EXCL, open(2)).
+
+    Returns:
+        A binary file.
+
+    Raises:
+        FileError: The system refuses to open it.
+        FeatureError: The compression needs a package that is not there.
+        ArgumentError: It is no path.
+    """
     subject = subject_of(path)
     try:
-        raw: IO[bytes] = open(subject, "wb", buffering=0, opener=open_private)  # noqa: SIM115
+        raw: IO[bytes] = open(subject, "xb" if exclusive else "wb", buffering=0, opener=open_private)  # noqa: SIM115
     except OSError as error:
         raise file_error("open", subject, error) from error
     except ValueError as error:

@@ -63,6 +63,7 @@ class Writer(Guarded):
         filter_text: What was requested, kept in the file (if_filter).
         application: The program that wrote it.
         hardware: The machine that wrote it.
+        exclusive: A path must name no file yet, nor a link.
 
     Raises:
         ArgumentError: An argument is not one of those.
@@ -83,6 +84,7 @@ class Writer(Guarded):
         filter_text: str = "",
         application: str = f"mcast-fast {__version__}",
         hardware: str = "",
+        exclusive: bool = False,
     ) -> None:
         super().__init__()
         self._subject = subject_of(file, "write")
@@ -93,7 +95,7 @@ class Writer(Guarded):
         self._filter_text = checked_text(filter_text, "filter_text")
         header = section_header(checked_text(application, "application"), checked_text(hardware, "hardware"))
         self._owned = isinstance(file, str | os.PathLike)
-        self._file: Any = open_output(file) if isinstance(file, str | os.PathLike) else file
+        self._file: Any = open_output(file, bool(exclusive)) if isinstance(file, str | os.PathLike) else file
         self._encoder = _core.files.Encoder(self._form, self._raw)
         self._described: dict[tuple[int, int], int] = {}  # (interface index, known headers) -> number in the file
         self._buffer = bytearray()  # whole blocks that are not all written

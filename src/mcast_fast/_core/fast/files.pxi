@@ -124,8 +124,8 @@ cdef class Decoder:
 
     `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
     addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
-    multicast address. `start`, `end`: only packets from the one time on and before the other one, in ns; those without a
-    time have 0. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
+    multicast address. `start`, `end`: only packets from the one time on and before the other one, in ns; those without
+    a time have 0. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
     index is never used again. Threads may share a decoder; what an exception of a signal handler interrupts is as if it
     had not been begun."""
 
@@ -136,7 +136,8 @@ cdef class Decoder:
     cdef readonly dict names
     cdef uint64_t position
 
-    def __cinit__(self, str subject not None, rows, bint multicast_only, int64_t start=INT64_MIN, int64_t end=INT64_MAX):
+    def __cinit__(self, str subject not None, rows, bint multicast_only, int64_t start=INT64_MIN,
+                  int64_t end=INT64_MAX):
         memset(&self.decoder, 0, sizeof(self.decoder))
         self.decoder.pool = shared_pool()
         self.lock = new_codec_lock()
@@ -393,8 +394,8 @@ cdef class Encoder:
             raise ArgumentError(blocks.TOO_MANY_WRITTEN)
 
     def encode(self, Batch batch not None, Py_ssize_t start):
-        """(packets from `start` on as bytes, where it stopped): the batch's end, what a cache holds, or before an interface to
-        `add`.
+        """(packets from `start` on as bytes, where it stopped): the batch's end, what a cache holds, or before an
+        interface to `add`.
 
         The bytes are good until the next call. ArgumentError when the packet at `start` cannot be written; what stands
         before one that cannot is returned first."""
