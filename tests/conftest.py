@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import pytest
 
-from mcast_fast import _core
+from mcast_fast import Sender, _core
 from mcast_fast._host.interfaces import Interface, interfaces
 from mcast_fast._membership.sockets import set_buffer
 from mcast_fast._systems import LINUX, SYSTEM
@@ -150,7 +150,7 @@ def interrupts_are_heard() -> None:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each backend in turn: all rooms say `_core.slots`, so that putting other modules there changes all of them."""
+    """Each backend in turn: all modules use `_core.slots`, so that putting other modules there changes all of them."""
     name: str = request.param
     if name == "fast" and (missing := has_fast()):
         if IN_CI:
@@ -240,7 +240,7 @@ TOOLS = {
     "dscp": "IP_TOS" in _core.membership.OPTIONS,
     "signals to processes": hasattr(os, "fork"),
     "broken pipes": hasattr(signal, "SIGPIPE"),
-    "told refusals": hasattr(select, "poll"),  # an ICMP answer is an error of the socket that sent: not on Windows
+    "reported refusals": hasattr(select, "poll"),  # an ICMP answer is an error of the socket that sent: not on Windows
     "poll": hasattr(select, "poll"),
     "recvmsg": hasattr(socket.socket, "recvmsg"),
     "answers of Linux": SYSTEM is LINUX,
@@ -290,6 +290,19 @@ def multicast_ipv6() -> Interface | None:
 def place(request: pytest.FixtureRequest) -> "Place":
     """Where a test can send to itself, for each family."""
     return place_of(request.param)
+
+
+@pytest.fixture
+def group(place: "Place") -> str:
+    """The text of a group there."""
+    return place.group()
+
+
+@pytest.fixture
+def tx(backend: str, group: str) -> Iterator[Sender]:
+    """What sends to it."""
+    with Sender(group, ttl=0) as sender:
+        yield sender
 
 
 def place_of(version: int) -> "Place":

@@ -154,7 +154,7 @@ def test_a_packet_without_a_control_message_does_not_inherit_the_last_ones(pair)
 
 @pytest.mark.needs("kernel_timestamps", "receive_ttl")
 def test_control_messages_come_back_after_packets_without_any(pair):
-    """A slot whose msg_controllen became 0 has its room again in the next round."""
+    """A slot whose msg_controllen became 0 has its space again in the next round."""
     pair.arrive(b"none")
     pair.slots.receive(16, WAIT)
     for name in ("SO_TIMESTAMPNS", "IP_RECVTTL"):
@@ -655,7 +655,7 @@ def refuse(sock):
     assert poll.poll(5000)
 
 
-@pytest.mark.needs("told refusals")
+@pytest.mark.needs("reported refusals")
 def test_an_error_of_the_system_is_an_os_error(slots, refused):
     refuse(refused)
     with pytest.raises(SocketError, match=r"receive by the tested.*refused") as caught:
@@ -664,7 +664,7 @@ def test_an_error_of_the_system_is_an_os_error(slots, refused):
     assert received_now(slots) == []
 
 
-@pytest.mark.needs("told refusals")
+@pytest.mark.needs("reported refusals")
 def test_an_error_waits_until_the_packets_before_it_are_delivered(pair, refused):
     """Whichever socket is read first: no packet is lost, and the error is told once."""
     for _ in range(4):
@@ -682,7 +682,7 @@ def test_an_error_waits_until_the_packets_before_it_are_delivered(pair, refused)
         assert received_now(pair.slots) == []
 
 
-@pytest.mark.needs("told refusals")
+@pytest.mark.needs("reported refusals")
 def test_an_error_loses_nothing_that_was_collected(pair, refused):
     """The error behind collected packets comes with the next call."""
     for _ in range(4):

@@ -45,9 +45,14 @@ _host       : _systems _core stats
     igmp_version    :
     hardware_clock  : ifreq
     privileges      :
-    qdiscs          : netlink
+    dumps           : netlink
+    qdiscs          : netlink dumps
     nic_drops       : netlink
-    interfaces      : netlink ifreq
+    offloads        : ifreq
+    interfaces      : netlink ifreq offloads
+    links           : netlink dumps
+    port_users      : netlink dumps interfaces
+    coalescing      : links offloads port_users interfaces
     watch           : netlink ifreq interfaces
 _source     : _units stats
 _membership : _systems _html _units _core _host groups stats

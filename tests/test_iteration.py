@@ -25,17 +25,6 @@ def place(request):
     return place_of(request.param)
 
 
-@pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as tx:
-        yield tx
-
-
 def joined(lists):
     return list(itertools.chain.from_iterable(lists))
 

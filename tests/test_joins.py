@@ -47,7 +47,7 @@ class RefusedError(OSError):
 
 
 class Kernel:
-    """Sockets and their memberships; stands for the membership room of a backend, for the slots, and for the opening."""
+    """Sockets and their memberships; used in place of the membership module of a backend, of the slots, and of the opening."""
 
     def __init__(self, limits: Limits = SMALL, full_state: bool = True) -> None:
         self.OPTIONS = {"IP_PKTINFO": (0, 8)} | ({"MCAST_MSFILTER": (0, 48)} if full_state else {})
@@ -545,7 +545,7 @@ def test_many_groups_at_once_cost_in_proportion() -> None:
     assert costs[1] < 1.3 * costs[0], costs
 
 
-def test_rooms_that_leaves_make_are_used_again() -> None:
+def test_places_that_leaves_free_are_used_again() -> None:
     with Model(Limits(20, 10)) as model:
         model.want(many(0, 400))
         kept = {one: sources for number, (one, sources) in enumerate(many(0, 400).items()) if number % 2}

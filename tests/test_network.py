@@ -135,7 +135,7 @@ def add_sources(end: lab.End, *addresses: str) -> None:
 def a_program(end: lab.End, program: str, group: str, **options: object) -> lab.Program:
     """Start one of the lab's senders."""
     if program == "iperf":
-        options["rate"] = "100m"  # bits a second
+        options["rate"] = "100m"  # bits per second
     return getattr(end, program)(group, PORT, **options)
 
 

@@ -438,7 +438,7 @@ def test_the_descriptor_is_readable_when_a_receive_would_not_wait(ends):
 
 
 def test_waiting_with_a_held_block_costs_nothing(ends):
-    """A block that is held shows as readable in poll(2) for ever."""
+    """A block that is held shows as readable in poll(2) forever."""
     a, b = ends
     with receiver(b) as rx:
         a.blast(V4, PORT, count=1).finish()

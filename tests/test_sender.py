@@ -17,20 +17,9 @@ LARGEST = {4: 65_507, 6: 65_527}
 
 
 @pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
 def rx(backend, group):
     with mcast.Receiver(group, timeout=5) as receiver:
         yield receiver
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as sender:
-        yield sender
 
 
 # ---- opening ----
@@ -244,8 +233,8 @@ def test_a_full_send_buffer_is_waited_for_and_everything_leaves(backend, group, 
     count, size = 300, 1400
     payloads = [number.to_bytes(2, "big") * (size // 2) for number in range(count)]
     with mcast.Receiver(group, timeout=5, buffer_size="2MiB") as rx, mcast.Sender(group, ttl=0) as tx:
-        for outlet in tx._sockets.values():
-            outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        for one in tx._sockets.values():
+            one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         sent = tx.send_batch(payloads) if way == "list" else tx.send_batch(b"".join(payloads), size=size)
         assert sent == count
         assert rx.collect(count).payloads() == payloads

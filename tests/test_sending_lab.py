@@ -68,7 +68,7 @@ def sender(end: lab.End, group: str, **options) -> mcast.Sender:
 
 
 def numbered(size: int, count: int) -> list[bytes]:
-    """Payloads of one size that differ where they have room."""
+    """Payloads of one size that differ where they have space."""
     make = random.Random(size)
     return [(number.to_bytes(4, "big") + make.randbytes(64) * (size // 64 + 1))[:size] for number in range(count)]
 
@@ -190,8 +190,8 @@ def test_a_refusal_switches_segmentation_off_and_is_no_error(ends, rx, group):
         pytest.skip("SO_NO_CHECK is of IPv4")
     payloads = numbered(700, 300)
     with sender(ends[0], group) as tx:
-        for outlet in tx._sockets.values():
-            outlet.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        for one in tx._sockets.values():
+            one.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         assert tx.send_batch(payloads) == 300
         assert rx.collect(300).payloads() == payloads
         if segments(tx):
@@ -349,7 +349,7 @@ def test_an_interface_of_that_name_in_another_namespace_is_not_taken(ends, group
 
 
 async def turns(count: int) -> None:
-    """The loop has its turn so often."""
+    """The loop runs other tasks meanwhile, this many times at least."""
     for _ in range(count):
         await asyncio.sleep(0.001)
 
@@ -461,8 +461,8 @@ def test_a_firewall_that_drops_one_kind_stops_there(ends, group, tx, rx):
 
 
 def test_a_send_buffer_of_4_kib_is_waited_for(ends, group, tx, rx):
-    for outlet in tx._sockets.values():
-        outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    for one in tx._sockets.values():
+        one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
     payloads = numbered(1400, 500) + numbered(20, 500)
     assert tx.send_batch(payloads) == 1000
     assert rx.collect(1000).payloads() == payloads

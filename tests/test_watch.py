@@ -142,7 +142,7 @@ def test_another_address(backend, made, group):
 
 @pytest.mark.lab
 def test_one_more_address_interrupts_nobody(backend, made, monkeypatch):
-    """A rejoin would miss packets, and DHCP renews an address every so often."""
+    """A rejoin would miss packets, and DHCP renews an address now and then."""
     refreshed = []
     monkeypatch.setattr(joins.Joins, "refresh", lambda _self, *arguments: refreshed.append(arguments))
     _, receiving = made.link("a", "b")

@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Limits:
     """When an iteration ends, and how long it may wait until then.
 
-    `timeout_ns`: nanoseconds without a packet, < 0 for ever; `duration`: seconds in all, from the first request for a
+    `timeout_ns`: nanoseconds without a packet, < 0 forever; `duration`: seconds in all, from the first request for a
     packet on; `count`: packets in all. None: no limit. ArgumentError."""
 
     def __init__(self, timeout_ns: int, duration: Seconds | None, count: int | None) -> None:
@@ -30,7 +30,7 @@ class Limits:
         self._deadline: int | None = None  # by the monotonic clock
 
     def wait_ns(self) -> int | None:
-        """Nanoseconds to wait for the next packets, < 0 for ever; None: the iteration is over."""
+        """Nanoseconds to wait for the next packets, < 0 forever; None: the iteration is over."""
         if self.left <= 0:
             return None
         if self._duration_ns < 0:
@@ -129,3 +129,17 @@ class Packets(Iteration["Packet"]):
             raise StopIteration from None
         limits.left -= 1
         return packet
+
+
+class Endless:
+    """Batches of a receiver, which it keeps alive, until the receiver is closed; `receive()` returns the next."""
+
+    def __init__(self, receiver: object, receive: "Callable[[], Batch]") -> None:
+        self._receiver = receiver
+        self._next = receive
+
+    def __iter__(self) -> "Endless":
+        return self
+
+    def __next__(self) -> "Batch":
+        return self._next()

@@ -8,16 +8,16 @@ import socket
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
 
 from mcast_fast import _core
 from mcast_fast._core import lateness
 from mcast_fast._core.addresses import map_address, native
 from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._core.lifetime import Closing
 from mcast_fast._host.interfaces import Interface
 from mcast_fast._membership.desired import Defaults, Subscription, subscribe
-from mcast_fast._membership.sockets import NOWHERE, require, tells_destination
+from mcast_fast._membership.sockets import NOWHERE, reports_destination, require
 from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, outgoing, outgoing_list
 from mcast_fast._sending.sockets import (
     OpenSockets,
@@ -71,14 +71,24 @@ GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENETUNREACH, errno.EADDRNOTAV
 class Schedule:
     """How a recording is sent: made by `Sender.schedule`, for `Sender.send_recorded`.
 
-    `destination`: the group that a recorded packet goes to, as text or Group."""
+    Attributes:
+        destination: Returns the group that a recorded packet goes to, as text or Group.
+    """
 
     core: "CoreSchedule"
     destination: "Callable[[Packet], str | Group]"
 
     def start(self, origin: int, moment: int, speed: float | None) -> None:
-        """Packets are due from now on at `moment` (ns, monotonic) + (their timestamp - `origin`) / `speed`, and none
-        before its predecessor; None: they leave at the sender's own rate. ArgumentError."""
+        """Set when packets are due: at `moment` + (their timestamp - `origin`) / `speed`, none before its predecessor.
+
+        Args:
+            origin: The timestamp of the packet that is due first, ns since the epoch.
+            moment: When it is due, ns of the monotonic clock (`time.monotonic_ns`).
+            speed: Factor on the recorded speed, above 0; None: packets leave at the sender's own rate.
+
+        Raises:
+            ArgumentError: An argument is out of range.
+        """
         whole_number(origin, "origin", -(2**63), 2**63 - 1)
         whole_number(moment, "moment", 0, 2**63 - 1)
         if speed is not None:
@@ -86,8 +96,18 @@ class Schedule:
         self.core.start(origin, moment, 1 / speed if speed else 0.0)
 
     def late(self, share: float) -> int | None:
-        """ns that this share of the packets did not leave later than, to 3 %; 1.0: exactly the latest; None when none
-        was due by its timestamp. They count as having left when they are handed to the system. ArgumentError."""
+        """Return a quantile of the lateness of departures; a packet departs when it is handed to the system.
+
+        Args:
+            share: The share of packets that left no later than the result, 0 to 1.
+
+        Returns:
+            Nanoseconds, to 3 %, and exact for a share of 1.0 (the latest packet); None when no packet was due by its
+            timestamp.
+
+        Raises:
+            ArgumentError: `share` is out of range.
+        """
         checked_number(share, "share", 0, 1)
         counts, latest = self.core.lateness()
         return latest if share >= 1 and any(counts) else lateness.percentile(counts, share)
@@ -113,16 +133,16 @@ def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenat
     return call
 
 
-class Sender:
+class Sender(Closing):
     """Sends datagrams to multicast groups; never connected, so that unicast answers come back to `recv()`.
 
-    Departures at a `rate` are due at absolute moments of the monotonic clock, so that a late one is caught up with. A
-    call that comes more than 10 ms late starts anew.
+    Departures at a `rate` are due at absolute times of the monotonic clock, so that a late datagram delays no later
+    one. A call that comes more than 10 ms late starts a new series.
 
-    Threads may share a sender: every datagram leaves whole, those of one call in their order; those of others may come
-    between them. Any thread and signal handler may read `stats` and close meanwhile. Where an interface is deleted and
-    comes back under its name, sending goes on by the new one. A sender belongs to the process that opened it: in a
-    forked child every call but close() raises ClosedError. One that nobody closes is closed when it is collected, with
+    Threads may share a sender: the datagrams of one call keep their order, and those of other calls may come between
+    them. Any thread and signal handler may read `stats` and close the sender meanwhile. Where an interface is deleted
+    and comes back under its name, sending continues on the new one. A sender belongs to the process that opened it: in
+    a forked child every call but close() raises ClosedError. A sender that is collected without close() is closed, with
     a ResourceWarning.
 
     Opens whole, or raises and leaves nothing open.
@@ -136,24 +156,24 @@ class Sender:
             group.
         source: The address to send from, one of this machine's; also written SOURCE@ before a group.
         source_port: The UDP port to send from; None: the system picks one.
-        ttl: How many routers may pass it on, plus one (0 to 255); 0 keeps it on this machine.
-        dscp: The class of service, 0 to 63 (RFC 2474; IP_TOS, IPV6_TCLASS).
-        loopback: Whether receivers on this machine get it too.
-        rate: Datagrams a second ("50k/s" or a number) or bits of payload a second ("800Mbit/s"), for all groups
-            together; None: as fast as it goes.
-        burst: Datagrams that leave together at a rate.
+        ttl: TTL or hop limit, 0 to 255: 1 keeps datagrams on the local network, 0 on this machine.
+        dscp: The DSCP (RFC 2474), 0 to 63 (IP_TOS, IPV6_TCLASS).
+        loopback: Whether receivers on this machine get the datagrams too.
+        rate: Datagrams per second ("50k/s" or a number) or bits of payload per second ("800Mbit/s"), for all groups
+            together; None: as fast as possible.
+        burst: Datagrams that leave together at each departure of a rate, 1 to 1,000,000.
         pacing: "sender", or "kernel", which leaves the rate to the queue discipline (SO_MAX_PACING_RATE, socket(7);
             rates in bits only, and only `fq` honours it: not tested by us).
         transmit_times: Have the kernel report when each datagram left (Linux).
         segmentation: Whether the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT);
             switch it off where a queue on the path, such as `tc tbf`, drops parts of them.
-        timeout: Seconds that recv() waits, or text such as "100ms"; None: for ever.
+        timeout: Seconds that recv() waits, or text such as "100ms"; None: no limit.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
         InterfaceError: An interface does not exist, or cannot carry multicast.
         ArgumentError: An argument is out of range, or does not go with another one.
-        FeatureError: This system or backend cannot do what was asked for.
+        FeatureError: This system or backend lacks a feature that an argument needs.
         SocketError: The system refuses a socket.
     """
 
@@ -244,7 +264,7 @@ class Sender:
         return added
 
     def _discard(self, old: SendingSocket) -> None:
-        """Close a socket that nobody sends by any more."""
+        """Close a socket that is no longer sent by."""
         reply_key = self._reply_keys.pop(old.key, None)
         if reply_key is not None:
             with contextlib.suppress(ClosedError):
@@ -254,41 +274,97 @@ class Sender:
     # ---- sending ----
 
     def send(self, payload: Payload) -> int:
-        """Send one datagram to each group; how many left. Waits while the send buffer is full, and for the rate.
+        """Send one datagram to each group; wait while the send buffer is full, and for the rate.
 
-        Raises SendError (`sent`: how many had left), ClosedError."""
+        Args:
+            payload: The bytes to send, at most 65,507 to IPv4 groups and 65,527 to IPv6 groups.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            SendError: The system refuses; its `sent` is the number that had left.
+            ClosedError: The sender is closed, or another process opened it.
+            TypeError: `payload` is no bytes-like object.
+        """
         return self._send_all((payload,))
 
     def send_batch(self, payloads: "Iterable[Payload] | Batch | Any", size: int | None = None) -> int:
-        """Send many datagrams to each group, in order; how many left. Waits while the send buffer is full, and for the
-        rate.
+        """Send many datagrams to each group, in order; wait while the send buffer is full, and for the rate.
 
-        `payloads`: a sequence of bytes-like objects; a batch from a receiver; a C-contiguous array of two dimensions,
-        a row each; or, with `size`, one buffer that is sent in rows of so many bytes (the last may be shorter). To one
-        group, runs of one size leave as packets that the kernel segments where it can (`stats.segmentation`); then a
-        firewall of this machine sees them as one. Left is what the system took without an error: an interface that goes
-        down may hold some of it, and a queue discipline that segments too (`tc tbf`) may drop parts: switch
-        `segmentation` off there. Raises SendError (`sent`: how many had left), ArgumentError, ClosedError."""
+        Datagrams of one size to one group are handed to the kernel together and segmented there, where that works
+        (`stats.segmentation`); a firewall on this machine then sees them as one packet.
+
+        Args:
+            payloads: A sequence of bytes-like objects; a Batch; a C-contiguous array of two dimensions, one datagram
+                per row; or, with `size`, one buffer.
+            size: Bytes of each datagram that one buffer is cut into, 1 to 65,527; the last one may be shorter.
+
+        Returns:
+            The number of datagrams that the system accepted. An interface that goes down may hold some of them, and a
+            queue discipline that segments them again (`tc tbf`) may drop parts: use `segmentation=False` there.
+
+        Raises:
+            SendError: The system refuses; its `sent` is the number that had left.
+            ArgumentError: `payloads` is none of these, or `size` is out of range.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         return self._go_on(outgoing(self._transmitter, payloads, size), 0, 0)
 
     def send_to(self, payload: Payload, group: str | Group) -> int:
-        """Send one datagram to another group, in the grammar of `Group.parse`; how many left.
+        """Send one datagram to a group that is not one of the sender's own.
 
-        What its text leaves out (port, interface, source) is as for the sender's own groups. It is looked up, and where
-        need be a socket opened, the first time. Raises GroupError, InterfaceError, SocketError, SendError,
-        ClosedError."""
+        The group is looked up the first time, and a socket opened where it needs another one.
+
+        Args:
+            payload: The bytes to send, as for `send`.
+            group: A text in the grammar of `Group.parse`, or a Group; the sender's `port`, `interface` and `source`
+                fill in what it leaves out.
+
+        Returns:
+            The number of datagrams that left: one for each group of a run, on each interface of "all".
+
+        Raises:
+            GroupError: It is no multicast group, or lacks its port.
+            InterfaceError: Its interface does not exist, or cannot carry multicast.
+            SocketError: The system refuses a socket.
+            SendError, ClosedError: As for `send`.
+        """
         return self._send_all((payload,), group)
 
     def schedule(self, destination: "Callable[[Packet], str | Group]") -> Schedule:
-        """How to send a recording: `destination` names the group, as for `send_to`, that a packet goes to; it is asked
-        once for each recorded group and port. ArgumentError, ClosedError."""
+        """Prepare sending a recording by `send_recorded`.
+
+        Args:
+            destination: Called with the first packet of each recorded group and port; returns the group that they are
+                sent to, as for `send_to`.
+
+        Returns:
+            A Schedule, whose `start` sets the times of departure.
+
+        Raises:
+            ArgumentError: `destination` is not callable.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         checked_call(destination, "destination")
         return Schedule(self._transmitter.schedule(), destination)
 
     def send_recorded(self, batch: "Batch", schedule: Schedule) -> int:
-        """Send the packets of a recording, each to the group and when the schedule says; how many left.
+        """Send the packets of a recording to the groups and at the times of a schedule.
 
-        In C without the GIL, with a sleep and a short spin before each departure. Raises as `send_to`."""
+        Without the GIL (compiled backend), by a sleep and a short spin before each departure.
+
+        Args:
+            batch: The packets, with the timestamps of the recording.
+            schedule: Made by `schedule` of this sender, and started.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, SendError, ClosedError: As for `send_to`.
+            ArgumentError: An argument is of a wrong type, or a group has several destinations.
+        """
         checked(batch, _core.views.Batch, "batch", "a Batch")
         checked(schedule, Schedule, "schedule", "a schedule of Sender.schedule()")
         records, data = batch.records, batch.data
@@ -308,11 +384,11 @@ class Sender:
         return at
 
     def _add_route(self, packet: "Packet", schedule: Schedule) -> None:
-        """Have the schedule say where packets of this group and port go."""
+        """Add to the schedule where packets of this group and port go."""
         group = schedule.destination(packet)
         destinations, route = self._paths_to(group)
         if len(destinations) != 1:
-            raise ArgumentError(f"{group} stands for {len(destinations)} destinations; a recording is sent to one")
+            raise ArgumentError(f"{group} has {len(destinations)} destinations; a recording is sent to one")
         schedule.core.add(map_address(packet.group), packet.port, route)
 
     def _paths_to(self, group: str | Group | None) -> Paths:
@@ -388,7 +464,7 @@ class Sender:
 
     @_using
     def _find_again(self, destination: Destination) -> bool:
-        """Whether an interface that was deleted is there again, and its sockets were opened anew: by its name."""
+        """Whether an interface that was deleted is there again, and its sockets were opened again, by its name."""
         with self._opening:
             gone = destination.interface.index
             old = {place: one for place, one in self._sockets.items() if place[1] == gone}
@@ -421,7 +497,7 @@ class Sender:
 
     @property
     def stats(self) -> SenderStats:
-        """What left so far; also after the close. ClosedError in another process."""
+        """What was sent so far; also after close(). ClosedError where another process opened the sender."""
         datagrams, size, calls, would_blocks, retries, achieved = self._transmitter.counters()
         rate = achieved if self._rate and achieved > 0 else None
         error = achieved / self._rate.per_second - 1 if self._rate and rate else None
@@ -443,12 +519,20 @@ class Sender:
 
     @_using
     def transmit_times(self) -> list[TransmitTime]:
-        """When datagrams left, those that the kernel has reported since the last call; oldest first for each socket.
+        """Return when datagrams left, as the kernel has reported it since the last call (Linux).
 
-        Needs `transmit_times=True`. The kernel keeps them in the socket's receive buffer: ask every few hundred
-        datagrams, or times are lost (their numbers are missing). Raises ArgumentError, ClosedError."""
+        Needs `transmit_times=True`. The kernel keeps the times in the socket's receive buffer: call this every few
+        hundred datagrams, or times are lost, and their numbers are missing in the result.
+
+        Returns:
+            A TransmitTime for each datagram, oldest first for each socket.
+
+        Raises:
+            ArgumentError: The sender was opened without `transmit_times=True`.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         if not self._options.transmit_times:
-            raise ArgumentError("transmit times were not asked for; open the sender with transmit_times=True")
+            raise ArgumentError("no transmit times are requested; open the sender with transmit_times=True")
         self._take_times()
         with self._opening:
             taken, self._times = self._times, []
@@ -475,7 +559,7 @@ class Sender:
                 for sock in self._sockets.values():
                     self._listen_to(sock)
                 self._listening = True
-            except BaseException:  # of what was added nobody may know the key
+            except BaseException:  # the keys of what was added may be unknown
                 self._replies.close()
                 self._replies, self._reply_keys = self._new_replies(), {}
                 if self.closed:  # meanwhile, and closed the former
@@ -485,17 +569,27 @@ class Sender:
     def _listen_to(self, sock: SendingSocket) -> None:
         if sock.key in self._reply_keys:
             return
-        implied = 0 if tells_destination() else sock.interface.index
+        implied = 0 if reports_destination() else sock.interface.index
         key = self._replies.add(sock.socket, sock.socket.getsockname()[1], NOWHERE, implied)
         self._reply_keys[sock.key] = key
         self._replies.accept(key, None)
 
     @_using
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
-        does not wait.
+        """Receive one unicast answer.
 
-        Raises TimeoutError, ClosedError, SocketError."""
+        Args:
+            timeout: Seconds to wait, or text such as "100ms"; left out: the sender's own, None: no limit, 0: no wait.
+
+        Returns:
+            The next Packet that came to a port of the sender.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            ClosedError: The sender is closed, or another process opened it.
+            SocketError: The system refuses to receive, or reports that a datagram sent earlier did not arrive.
+            ArgumentError: `timeout` is no time.
+        """
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
         if self._options.transmit_times:
             self._take_times()
@@ -508,15 +602,34 @@ class Sender:
 
     @_using
     def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
-        """Whether an answer is there within `timeout` (as `recv`); takes nothing. ClosedError, SocketError."""
+        """Wait until there is an answer, and take nothing.
+
+        Args:
+            timeout: Seconds to wait, as for `recv`.
+
+        Returns:
+            False when none came in time.
+
+        Raises:
+            ClosedError, SocketError, ArgumentError: As for `recv`.
+        """
         timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
         self._listen()
         return self._replies.wait(timeout_ns)
 
     @_using
     def fileno(self) -> int:
-        """A descriptor for select, poll or an event loop: readable when an answer is there. Do not read it or close
-        it."""
+        """Return a descriptor for select, poll or an event loop, readable while an answer is there.
+
+        Do not read it or close it.
+
+        Returns:
+            The number of the descriptor: epoll(7) on Linux, kqueue(2) on macOS and FreeBSD.
+
+        Raises:
+            ClosedError: The sender is closed, or another process opened it.
+            FeatureError: This system has no such descriptor (feature `descriptor`).
+        """
         require("descriptor", "fileno()")
         self._listen()
         return self._replies.fileno()
@@ -526,8 +639,11 @@ class Sender:
     @property
     @_using
     def local_addresses(self) -> tuple[tuple[str, int], ...]:
-        """Address and port that each socket is bound to; the wildcard address where the system picks one for each
-        datagram."""
+        """Address and port that each socket is bound to: the wildcard address where the system picks one per datagram.
+
+        Raises:
+            ClosedError: The sender is closed, or another process opened it.
+        """
         return tuple(one.socket.getsockname()[:2] for one in list(self._sockets.values()))
 
     @property
@@ -536,22 +652,15 @@ class Sender:
         return self._transmitter.closed
 
     def close(self) -> None:
-        """End who sends or waits for an answer (ClosedError), and close the sockets as soon as nobody uses them.
+        """End calls that send or wait, with ClosedError, and close the sockets once no call uses them.
 
-        From any thread or signal handler, at any moment; it waits for nobody: the count in `stats` is final when the
-        calls in other threads have ended. Closing again does nothing."""
+        It may be called from any thread and from a signal handler, at any moment, and waits for no other call: `stats`
+        is final when the calls in other threads have ended. Closing again does nothing.
+        """
         try:
             self._replies.close()
         finally:
             self._transmitter.close()
-
-    def __enter__(self) -> "Sender":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         transmitter = getattr(self, "_transmitter", None)
@@ -567,7 +676,7 @@ class Sender:
 
 
 def _pacing(rate: float | str | None, burst: int, pacing: str) -> tuple[Rate | None, int | None]:
-    """The rate that we keep ourselves, and the bytes a second that the kernel is to keep; ArgumentError."""
+    """The rate that we keep ourselves, and the bytes per second that the kernel is to keep; ArgumentError."""
     whole_number(burst, "burst", 1, 1_000_000)
     if pacing not in PACINGS:
         raise ArgumentError(f"pacing {pacing!r} is not one of: {', '.join(PACINGS)}")

@@ -59,7 +59,7 @@ LINK_RAW = 101  # begins with the IP header
 # not that of the packets.
 SYNTHETIC = "mcast-fast: synthetic headers"
 UNKNOWN = {Flag.TTL: "; TTL unknown", Flag.TOS: "; TOS unknown"}
-DEFAULT_TTL = 64  # of a packet whose record tells none
+DEFAULT_TTL = 64  # of a packet whose record has none
 
 
 class Pcap(NamedTuple):
@@ -74,7 +74,7 @@ PCAP_NS = 0xA1B23C4D
 PCAP = {
     0xA1B2C3D4: Pcap(1000, 16),
     PCAP_NS: Pcap(1, 16),
-    0xA1B2CD34: Pcap(1000, 24),  # Kuznetzov's, of old Red Hat systems: eight more bytes a packet
+    0xA1B2CD34: Pcap(1000, 24),  # Kuznetzov's, of old Red Hat systems: eight more bytes per packet
 }
 
 # What can be wrong with a file, in the order of the C enum MCAST_WRONG_*, from 1 on. {value} is what the file says.

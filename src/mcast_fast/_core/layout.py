@@ -92,8 +92,8 @@ def offsets() -> dict[str, int]:
 # What a backend or an operating system may lack: name -> what it gives. `mcast_fast.features()` says which are on.
 FEATURES = {
     "fast": "the compiled backend",
-    "batched_receive": "many packets a system call (recvmmsg)",
-    "batched_send": "many packets a system call (sendmmsg)",
+    "batched_receive": "many packets per system call (recvmmsg)",
+    "batched_send": "many packets per system call (sendmmsg)",
     "send_segmentation": "many datagrams of one size as one packet that the kernel cuts apart (UDP_SEGMENT)",
     "pacing": "sending at a rate, by absolute deadlines on the monotonic clock",
     "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",
@@ -103,7 +103,7 @@ FEATURES = {
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
     "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
     "multicast_all_off": "the kernel keeps other processes' groups away (IP_MULTICAST_ALL)",
-    "bind_to_device": "a socket hears one interface only (SO_BINDTODEVICE)",
+    "bind_to_device": "a socket receives from one interface only (SO_BINDTODEVICE)",
     "source_filters": "full-state source filters (RFC 3678)",
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
@@ -116,7 +116,7 @@ FEATURES = {
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
     "watch": "interfaces that go and come back are joined again (rtnetlink)",
     "arrow": "batches and files for pyarrow, polars and DuckDB (the Arrow C interfaces)",
-    "packet_buffer": "a packet is its payload where a buffer is asked for (struct.unpack_from(format, packet))",
+    "packet_buffer": "a packet supports the buffer protocol: struct.unpack_from(format, packet)",
     "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",
 }
 

@@ -34,7 +34,7 @@ def background_bytes(wanted: bool | int | str | None, cpu: int | None) -> int:
 
 
 def _processors() -> set[int]:
-    """The processors that this process may run on, as far as the system tells."""
+    """The processors that this process may run on, as far as the system reports them."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))

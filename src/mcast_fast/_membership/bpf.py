@@ -6,7 +6,7 @@ only where whole frames are wanted: else a fragmented datagram is counted by its
 behind the ring, not here.
 
 `Filter` keeps the joined groups in sorted intervals, cut into chunks. A chunk is code that does not depend on its place
-in the program, so that one join or leave generates one chunk anew, and the rest is copied.
+in the program, so that one join or leave generates one chunk again, and the rest is copied.
 """
 
 import sys
@@ -452,7 +452,7 @@ def exact(wanted: Wanted, delivers: int = UNTAGGED) -> "Program[int]":
 
 
 def coarse(delivers: int = UNTAGGED, ports: Ports = ()) -> "Program[int]":
-    """Lets pass every datagram to a group and one of these ports, for as many groups as no exact program has room for,
+    """Lets pass every datagram to a group and one of these ports, for as many groups as no exact program has space for,
     or as long as they change quickly."""
     out = Assembler()
     out.include(_ipv4_head(delivers))
@@ -495,7 +495,7 @@ def _word(group: bytes, number: int) -> int:
 
 
 def _write_link(out: Assembler, tagged: bool) -> None:
-    """Only frames for this host, and without a VLAN tag unless asked for; X is where the IP header starts.
+    """Only frames for this host, and without a VLAN tag unless requested; X is where the IP header starts.
 
     A socket gets no frame that is tagged for a VLAN: vlan_do_receive() gives those to the VLAN's own device. The
     outermost tag is no part of the bytes any more."""

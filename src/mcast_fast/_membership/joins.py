@@ -226,7 +226,7 @@ class Joins(SocketOwner):
     # ---- kernel memberships that are not as they should be ----
 
     def refresh(self, index: int, versions: Collection[int] = (4, 6)) -> None:
-        """Join afresh what is held on an interface, so that the network hears of it.
+        """Join afresh what is held on an interface, so that it is reported to the network.
 
         SocketError when something was refused: that is noted, and tried again by `repair`."""
         self.recover()
@@ -382,7 +382,7 @@ def _call(call: Callable[..., None], one: OpenSocket, group: bytes, *arguments: 
 
 
 def _join(one: OpenSocket, group: bytes, after: SourceFilter) -> None:
-    """Source-specific from the first moment on: an any-source join before it would ask for everybody's traffic."""
+    """Source-specific from the first moment on: an any-source join before it would let every source in."""
     sources = sorted(after.sources)
     if after.exclude:
         _call(_core.membership.join, one, group)

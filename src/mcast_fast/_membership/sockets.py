@@ -1,7 +1,7 @@
 """Sockets: opened and bound whole, or not at all.
 
 One socket an interface and port, for both families: an IPv6 membership is not per interface, so that only a socket that
-is bound to its device hears one interface alone (facts tried on Linux 6.18); and replies then leave by the interface
+is bound to its device receives from one interface alone (seen on Linux 6.18); and replies then leave by the interface
 the question came from.
 """
 
@@ -25,7 +25,7 @@ from mcast_fast.errors import FeatureError, socket_error, warn
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
 
-# What a receiving socket is asked to tell with each packet: what for -> options by IP version; a system has some.
+# What a receiving socket reports with each packet: purpose -> options by IP version; a system has some.
 TIMES = ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING")
 METADATA: dict[str, dict[int, tuple[str, ...]]] = {
     "destination": {4: ("IP_PKTINFO", "IP_RECVDSTADDR", "IP_RECVIF"), 6: ("IPV6_RECVPKTINFO",)},
@@ -84,7 +84,7 @@ class OpenSocket:
         return self.keys[0] if self.keys else -1
 
     def has_interface(self) -> bool:
-        """Whether its interface is still there, in the namespace of the socket; True where nobody can say.
+        """Whether its interface is still there, in the namespace of the socket; True where that is unknown.
 
         The kernel keeps the membership of an interface that is gone, and still answers for it."""
         if not SYSTEM.name_request:
@@ -145,9 +145,10 @@ def open_datagram(version: int, reuse: bool) -> socket.socket:
 
 
 def set_buffer(sock: socket.socket, wanted: int | None) -> None:
-    """Make room for `wanted` bytes of packets, beyond rmem_max when privileged; warn when the system clips it.
+    """Make space for `wanted` bytes of packets, beyond rmem_max when privileged; warn when the system clips it.
 
-    Linux doubles what is asked for its own bookkeeping (socket(7)), and shows the double. None: as much as there is up
+    Linux doubles the requested size for its own bookkeeping (socket(7)), and reports the double. None: as much as there
+    is up
     to 4 MiB, with a warning, once for the process, where that is less."""
     asked = DEFAULT_BUFFER if wanted is None else wanted
     within = min(asked, LARGEST_BUFFER)
@@ -159,7 +160,7 @@ def set_buffer(sock: socket.socket, wanted: int | None) -> None:
         return
     remedy = SYSTEM.buffer_remedy.format(asked)
     if wanted is not None:
-        warn(f"receive buffer: asked for {asked} bytes, got {got}; {remedy}")
+        warn(f"receive buffer: requested {asked} bytes, got {got}; {remedy}")
     elif not _has_warned:
         _has_warned.append(True)
         warn(
@@ -187,14 +188,14 @@ def bind_device(sock: socket.socket, name: str) -> bool:
 
 
 def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> None:
-    """Have the kernel tell these with each packet."""
+    """Have the kernel report these with each packet."""
     for one in wanted:
         for name in METADATA[one][version]:
             set_option(sock, name, HARDWARE_TIMES if one == "hardware" else 1)
 
 
 def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
-    """What is asked of the way up from the device: coalescing, polling, the card's clock."""
+    """Options of the path from the device: coalescing, polling, the card's clock."""
     for name, value in COALESCING.items() if options.coalesced else ():
         set_option(sock, name, value)
     if options.busy_poll is not None:
@@ -216,8 +217,8 @@ def bind_address(group: bytes, endpoint: Endpoint) -> tuple[str, int] | tuple[st
     return (host, endpoint.port) if endpoint.version == 4 else (host, endpoint.port, 0, endpoint.interface)
 
 
-def tells_destination() -> bool:
-    """Whether each packet can tell where it went to; else a socket can hold one group only."""
+def reports_destination() -> bool:
+    """Whether the destination of each packet is reported; else a socket can hold one group only."""
     return any(name in _core.membership.OPTIONS for name in METADATA["destination"][4])
 
 
@@ -233,7 +234,7 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
         subject = f"port {endpoint.port} on {names.get(endpoint.interface, endpoint.interface)}"
         try:
             set_option(sock, MULTICAST_ALL[endpoint.version], 0)
-            on_device = bind_device(sock, names[endpoint.interface]) or not tells_destination()
+            on_device = bind_device(sock, names[endpoint.interface]) or not reports_destination()
             if options.only_holds:
                 undo.pop_all()
                 return OpenSocket(sock, endpoint, NOWHERE, endpoint.interface)
@@ -245,7 +246,7 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
         except OSError as error:
             raise socket_error("bind", subject, error) from error
         undo.pop_all()
-    bound = group if SYSTEM.binds_groups or not tells_destination() else NOWHERE
+    bound = group if SYSTEM.binds_groups or not reports_destination() else NOWHERE
     return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0)
 
 
@@ -266,7 +267,7 @@ class SocketOwner:
 
 
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:
-    """FeatureError when a feature that was asked for is off."""
+    """FeatureError when a requested feature is off."""
     feature = features()[name]
     if not feature:
         raise FeatureError(f"{asked}: {feature.reason}; mcast_fast.features() lists what there is")

@@ -60,7 +60,7 @@ class SendingSocket:
 
 
 class OpenSockets:
-    """The sockets of one sender, which are closed together when nobody uses them any more."""
+    """The sockets of one sender, which are closed together once they are unused."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -137,7 +137,7 @@ def interface_instead(old: SendingSocket) -> Interface | None:
 
 
 def _has_interface(sock: SendingSocket, interface: Interface, unknown: bool = False) -> bool:
-    """Whether an interface is in the network namespace of a socket; `unknown` where nobody can say."""
+    """Whether an interface is in the network namespace of a socket; `unknown` where that is unknown."""
     if not SYSTEM.name_request:
         return unknown
     import fcntl  # Windows has none

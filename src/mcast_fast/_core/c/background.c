@@ -48,7 +48,7 @@ show(mcast_receiver *receiver)
         mcast_poller_clear(&background->ready);
 }
 
-/* Packets that there is no room for are taken out of the counters again. The queue lock is held. */
+/* Packets that there is no space for are taken out of the counters again. The queue lock is held. */
 static void
 drop(mcast_receiver *receiver, mcast_batch *batch)
 {
@@ -151,7 +151,7 @@ run(void *argument)
 
 /* ---- whoever receives ---- */
 
-/* Moves the packets of a queued batch into another, which becomes it when it is empty: 1 when it has no room, 0, or -1 without memory. */
+/* Moves the packets of a queued batch into another, which becomes it when it is empty: 1 when it has no space, 0, or -1 without memory. */
 static int
 move_into(mcast_receiver *receiver, mcast_batch *batch, mcast_batch *from)
 {

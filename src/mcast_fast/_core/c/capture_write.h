@@ -120,7 +120,7 @@ mcast_flow_start(mcast_flow *flow, const mcast_record *record)
     return 0;
 }
 
-/* Whether a record has the headers of the flow: source, group and ports stand side by side in it, and so do flags, TTL and TOS. */
+/* Whether a record has the headers of the flow: source, group and ports are adjacent in it, and so are flags, TTL and TOS. */
 static inline int
 mcast_flow_is(const mcast_flow *flow, const mcast_record *record)
 {

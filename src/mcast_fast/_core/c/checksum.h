@@ -27,7 +27,7 @@ mcast_put_native32(unsigned char *at, size_t value)
     memcpy(at, &word, sizeof word);
 }
 
-/* The Internet checksum (RFC 1071), which does not mind the byte order: words as they stand in memory are added, 32 bits at a time
+/* The Internet checksum (RFC 1071), which does not mind the byte order: words are added as they are in memory, 32 bits at a time
  * into 64, and folded at the end. `bytes` begins at an even position of the sum. */
 static inline uint64_t
 mcast_sum(uint64_t sum, const unsigned char *bytes, size_t size)
@@ -46,7 +46,7 @@ mcast_sum(uint64_t sum, const unsigned char *bytes, size_t size)
     return sum + low + high + words[0] + words[1];
 }
 
-/* The sum folded to 16 bits and inverted, as it is to stand in memory. */
+/* The sum folded to 16 bits and inverted, in the byte order of memory. */
 static inline uint16_t
 mcast_checksum(uint64_t sum)
 {

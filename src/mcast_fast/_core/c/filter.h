@@ -67,7 +67,7 @@ mcast_filter_free(mcast_filter *filter)
     memset(filter, 0, sizeof *filter);
 }
 
-/* An empty filter, which lets nothing pass, with room for that many entries and sources; 0, or -1 without memory. */
+/* An empty filter, which lets nothing pass, with space for that many entries and sources; 0, or -1 without memory. */
 static inline int
 mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources)
 {
@@ -87,7 +87,7 @@ mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources)
     return 0;
 }
 
-/* Add one entry whose sources, unsorted, stand already at first_source. */
+/* Add one entry whose sources, unsorted, are already at first_source. */
 static inline void
 mcast_filter_add(mcast_filter *filter, const mcast_entry *entry)
 {

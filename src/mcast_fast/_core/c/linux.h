@@ -12,6 +12,8 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
+#include "options.h"
+
 #define MCAST_SYSTEM "Linux"
 #define MCAST_HAS_RING 1
 
@@ -40,28 +42,14 @@ static const mcast_option mcast_options[] = {
     {"SO_MAX_PACING_RATE", SOL_SOCKET, LINUX_SO_MAX_PACING_RATE},
     {"SO_MEMINFO", SOL_SOCKET, LINUX_SO_MEMINFO},
     {"IP_PKTINFO", IPPROTO_IP, IP_PKTINFO},
-    {"IP_RECVTTL", IPPROTO_IP, IP_RECVTTL},
-    {"IP_RECVTOS", IPPROTO_IP, IP_RECVTOS},
     {"IP_MULTICAST_ALL", IPPROTO_IP, LINUX_IP_MULTICAST_ALL},
-    {"IP_MULTICAST_IF", IPPROTO_IP, IP_MULTICAST_IF},
-    {"IP_MULTICAST_TTL", IPPROTO_IP, IP_MULTICAST_TTL},
-    {"IP_MULTICAST_LOOP", IPPROTO_IP, IP_MULTICAST_LOOP},
-    {"IP_TOS", IPPROTO_IP, IP_TOS},
     {"IP_RECVERR", IPPROTO_IP, IP_RECVERR},
-    {"IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY},
-    {"IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_RECVPKTINFO},
-    {"IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_RECVHOPLIMIT},
-    {"IPV6_RECVTCLASS", IPPROTO_IPV6, IPV6_RECVTCLASS},
     {"IPV6_MULTICAST_ALL", IPPROTO_IPV6, LINUX_IPV6_MULTICAST_ALL},
-    {"IPV6_MULTICAST_IF", IPPROTO_IPV6, IPV6_MULTICAST_IF},
-    {"IPV6_MULTICAST_HOPS", IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
-    {"IPV6_MULTICAST_LOOP", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
-    {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS},
     {"IPV6_RECVERR", IPPROTO_IPV6, IPV6_RECVERR},
     {"UDP_SEGMENT", IPPROTO_UDP, LINUX_UDP_SEGMENT},
     {"UDP_GRO", IPPROTO_UDP, LINUX_UDP_GRO},
-    {"MCAST_JOIN_GROUP", IPPROTO_IP, MCAST_JOIN_GROUP},
     {"MCAST_MSFILTER", IPPROTO_IP, MCAST_MSFILTER},
+    MCAST_OPTIONS_OF_POSIX,
     {NULL, 0, 0},
 };
 
@@ -113,7 +101,7 @@ mcast_filter_request_size(size_t sources)
     return GROUP_FILTER_SIZE(sources > 1 ? sources : 1);
 }
 
-/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.2); `sources` packed, one behind the other. */
+/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.2); `sources` packed, one after the other. */
 static inline int
 mcast_set_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int exclude,
                  const uint8_t *sources, size_t count)
@@ -140,8 +128,7 @@ static inline int
 mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int *exclude, uint8_t *sources,
                  size_t room)
 {
-    size_t width = version == 4 ? 4 : 16,
-           at = version == 4 ? offsetof(struct sockaddr_in, sin_addr) : offsetof(struct sockaddr_in6, sin6_addr);
+    size_t width = version == 4 ? 4 : 16;
     socklen_t size = (socklen_t)mcast_filter_request_size(room);
     struct group_filter *request = calloc(1, size);
     if (!request)
@@ -153,7 +140,7 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     status = status == 0 ? (int)request->gf_numsrc : -errno;
     *exclude = request->gf_fmode == MCAST_EXCLUDE;
     for (size_t i = 0; status > 0 && i < (size_t)status && i < room; i++)
-        memcpy(sources + i * width, (const uint8_t *)&request->gf_slist[i] + at, width);
+        mcast_pack_address(sources + i * width, version, &request->gf_slist[i]);
     free(request);
     return status;
 }
@@ -285,7 +272,7 @@ mcast_poller_open(mcast_poller *poller)
     return status;
 }
 
-/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits for ever. */
+/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits forever. */
 static inline int
 mcast_poller_wait(const mcast_poller *poller, uint64_t *keys, int64_t timeout_ns)
 {

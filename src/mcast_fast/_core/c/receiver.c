@@ -207,7 +207,7 @@ nap(mcast_receiver *receiver, int64_t left)
 }
 
 /* Whether a source that needs no system call can be read. The poller reports a ring's block once (epoll(7), EPOLLET: a block that is held
- * would show as readable for ever), so it is read first, and will report anew what comes later. The state lock is held. */
+ * would show as readable forever), so it is read first, and reports again what comes later. The state lock is held. */
 static int
 direct_has_more(mcast_receiver *receiver)
 {
@@ -332,7 +332,7 @@ wait_and_read(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_
     return mcast_result_of(late ? MCAST_TIMEOUT : MCAST_EMPTY);
 }
 
-/* Adds what is there to the batch; waits for something until the deadline when there is nothing. It goes round once: whoever calls looks at
+/* Adds what is there to the batch; waits for something until the deadline when there is nothing. It makes one turn: the caller checks
  * the signals before it calls again, also in a flood of what is not wanted. */
 static mcast_result
 receive_in_turn(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_t deadline)

@@ -7,8 +7,8 @@
  *   a reference's `moving`, a ring's `lock`   (ring.h)
  *   show_lock    what the descriptor shows: `unread`, `shown`, and the poller's wake-up.
  *   the pool's lock
- * No lock is held while Python runs. Who is inside is counted in `life`: close() marks the receiver and wakes everybody, and whoever is
- * last out calls mcast_receiver_tear_down. */
+ * No lock is held while Python runs. Who is inside is counted in `life`: close() marks the receiver and wakes all that wait, and the last one
+ * out calls mcast_receiver_tear_down. */
 #ifndef MCAST_RECEIVER_H
 #define MCAST_RECEIVER_H
 
@@ -60,7 +60,7 @@ typedef struct mcast_receiver {
     unsigned rotation;                      /* which ready socket is read first: none starves behind busy ones */
     int failure; /* errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
-    mcast_flag watched;                  /* somebody looks at the descriptor who does not receive */
+    mcast_flag watched;                  /* the descriptor is polled without receiving */
     mcast_word deferred;                 /* something is to be done before the next wait: mcast_receiver_defer */
     size_t unread;                       /* batches that were received and not taken yet */
     int shown;                           /* the poller is readable because of those, or of what a ring has */
@@ -80,7 +80,7 @@ enum {
 /* `count` slots of `size` bytes, of which `packet_limit` are kept of a packet: 0, or -errno with nothing left open. */
 int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit);
 
-/* Marks it closed and wakes whoever waits: 1 when the caller is inside now, and has to leave (mcast_life_leave); 0 when it was closed before. */
+/* Marks it closed and wakes all that wait: 1 when the caller is inside now, and has to leave (mcast_life_leave); 0 when it was closed before. */
 int mcast_receiver_close(mcast_receiver *receiver);
 
 /* Ends the background thread, reads the last counters, and frees everything; nobody is inside. The sockets themselves are closed by whoever
@@ -132,7 +132,7 @@ mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, s
     return mcast_batch_count(batch) < limit && MCAST_ARENA_LIMIT - batch->data.used >= receiver->slot_size;
 }
 
-/* Adds 1 packet or more to the batch, up to `limit` in all, by the deadline (monotonic ns; < 0 waits for ever): MCAST_OK, MCAST_EMPTY
+/* Adds 1 packet or more to the batch, up to `limit` in all, by the deadline (monotonic ns; < 0 waits forever): MCAST_OK, MCAST_EMPTY
  * (nothing yet; look at what is unread, at signals and at the deadline, and call again), MCAST_TIMEOUT, MCAST_CLOSED, MCAST_INTERRUPTED or
  * MCAST_FAILED. With a background thread the batch may become larger than `limit`. */
 mcast_result mcast_receiver_receive(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_t deadline);
@@ -157,11 +157,11 @@ void mcast_batch_drop(mcast_receiver *receiver, mcast_batch *batch);
 void mcast_receiver_count_delivered(mcast_receiver *receiver, size_t count);
 
 /* `unread` batches were received and not taken: makes the descriptor readable as long as there are any or, once somebody looks at it, a ring
- * can be read; and wakes whoever waits. */
+ * can be read; and wakes all that wait. */
 void mcast_receiver_set_unread(mcast_receiver *receiver, size_t unread);
 void mcast_receiver_show_rings(mcast_receiver *receiver);
 
-/* Leaves something (that the kernel's filter of a ring be exact) to whoever receives next, who sees `deferred`: 1. The descriptor becomes
+/* Leaves something (that the kernel's filter of a ring be exact) to the next receive call, who sees `deferred`: 1. The descriptor becomes
  * readable once, so that whoever looks at it receives. 0 when others are inside: they may be receiving, and do not see it any more. */
 int mcast_receiver_defer(mcast_receiver *receiver);
 
@@ -196,7 +196,7 @@ int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int 
 
 /* ---- receiving in a thread of its own (background.c) ---- */
 
-/* Receives in a native thread from now on, of which `limit` bytes may wait for whoever receives here; `cpu` is where it runs, -1 anywhere.
+/* Receives in a native thread from now on, of which `limit` bytes may wait for a receive call; `cpu` is where it runs, -1 anywhere.
  * 0, or -errno with no thread. */
 int mcast_background_open(mcast_receiver *receiver, size_t limit, size_t batch_size, int cpu);
 void mcast_background_wake(mcast_receiver *receiver);

@@ -1,7 +1,7 @@
 /* A mapped ring as a source: frames become records, and payloads stay in the ring's blocks.
  *
- * A batch has a reference to the blocks in which its payloads are (reference.h): one behind the other in memory, so that they never go
- * beyond the ring's end. A batch that asks for copies (collect), and any batch while blocks come nearly empty, takes as many blocks as it
+ * A batch has a reference to the blocks in which its payloads are (reference.h): one after the other in memory, so that they never go
+ * beyond the ring's end. A batch of copies (collect), and any batch while blocks come nearly empty, takes as many blocks as it
  * likes and holds none. */
 #include "receiver.h"
 #include <errno.h>
@@ -121,7 +121,7 @@ ready_frames(const mcast_ring *ring, size_t limit)
     return frames < limit ? frames : limit;
 }
 
-/* Room for one record, and for its payload when it is to be copied; at first for all that are ready. 0, or -1 without memory. */
+/* Space for one record, and for its payload when it is to be copied; at first for all that are ready. 0, or -1 without memory. */
 static int
 reserve(mcast_receiver *receiver, const mcast_ring *ring, mcast_batch *batch, size_t limit, size_t length)
 {
@@ -232,7 +232,7 @@ count_unwanted(mcast_receiver *receiver, int kind, const mcast_record *record, s
         receiver->counters.filtered += datagrams;
 }
 
-/* Reads the frame at the cursor into the batch, which has room: 1 when it is done, 0 when the batch was full before, -1 without memory. */
+/* Reads the frame at the cursor into the batch, which has space: 1 when it is done, 0 when the batch was full before, -1 without memory. */
 static int
 pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit, const mcast_ring_frame *frame)
 {
@@ -323,7 +323,7 @@ fetch(const unsigned char *ahead)
         __builtin_prefetch(ahead + MCAST_CACHE_LINE * line);
 }
 
-/* Reads usual frames from the cursor on, as long as they follow one another and there is room. A batch that copies has none for them. What
+/* Reads usual frames from the cursor on, as long as they follow one another and there is space. A batch that copies has none for them. What
  * is counted is added up once: in a dense stream nearly all instructions of the receiver are these. */
 static void
 pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit)
@@ -462,7 +462,7 @@ read_ring(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, si
     }
     if (held > 0)
         refer(self, batch, first, held);
-    mcast_ring_make_room(ring, 1, held > 0); /* the receiver may be busy elsewhere while the kernel comes round */
+    mcast_ring_make_room(ring, 1, held > 0); /* the receiver may be busy elsewhere while the kernel fills the ring */
     if (status < 0 && mcast_batch_count(batch) == 0)
         return mcast_failure(ENOMEM);
     return mcast_result_of(mcast_ring_has_more(ring) ? MCAST_OK : MCAST_EMPTY);

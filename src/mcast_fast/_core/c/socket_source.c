@@ -18,7 +18,7 @@ enum {
     GO_SLOTS = 16,       /* slots that are received at once then: more make the arena larger than the cache */
 };
 
-/* ---- room ---- */
+/* ---- space ---- */
 
 /* The number of slots that the batch may take: by its limit, the slots there are, the bytes of one go, and the arena's limit. Where packets
  * are coalesced the batch may become larger than its limit. */
@@ -35,7 +35,7 @@ room_for(const mcast_receiver *receiver, const mcast_batch *batch, size_t limit)
     return room < receiver->slot_count ? (unsigned)room : receiver->slot_count;
 }
 
-/* Room for what `received` slots hold; and when more is likely to follow, for as many packets as the last batch had. What was coalesced
+/* Space for what `received` slots hold; and when more is likely to follow, for as many packets as the last batch had. What was coalesced
  * last time is expected to be so now. */
 static int
 reserve(mcast_receiver *receiver, mcast_batch *batch, unsigned received, size_t bytes, size_t limit)
@@ -81,7 +81,7 @@ split(mcast_receiver *receiver, mcast_batch *batch, uint32_t segment)
     return count;
 }
 
-/* Takes the `count` records of one slot, which stand behind those in use, into the batch. */
+/* Takes the `count` records of one slot, which follow those in use, into the batch. */
 static void
 take_in(mcast_receiver *receiver, mcast_batch *batch, unsigned count, size_t bytes)
 {
@@ -173,7 +173,7 @@ receive_slots(mcast_receiver *receiver, socket_source *socket, mcast_batch *batc
     return received;
 }
 
-/* Room for `more` bytes behind the first `kept`, which stay as they are: 0, or -1 without memory. */
+/* Space for `more` bytes behind the first `kept`, which stay as they are: 0, or -1 without memory. */
 static int
 extend(mcast_receiver *receiver, mcast_memory *memory, size_t kept, size_t more)
 {

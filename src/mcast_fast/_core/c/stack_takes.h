@@ -31,7 +31,7 @@ sum_is_right(const unsigned char *header, size_t size)
     return (sum & 0xffff) + (sum >> 16) == 0xffff;
 }
 
-/* Whether options ask for a route of the sender's choice, which a host does not follow for a group. */
+/* Whether options request a route of the sender's choice, which a host does not follow for a group. */
 static int
 has_source_route(const unsigned char *header, size_t size)
 {

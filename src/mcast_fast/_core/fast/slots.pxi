@@ -17,7 +17,7 @@ cdef enum:
 
 
 cdef int fill_filter(mcast_filter *filter, list rows) except -1:
-    """Copies rows, whose lengths are checked, into a filter that has room for them."""
+    """Copies rows, whose lengths are checked, into a filter that has space for them."""
     cdef mcast_entry entry
     cdef bytes group, source
     cdef uint32_t at = 0
@@ -35,7 +35,7 @@ cdef int fill_filter(mcast_filter *filter, list rows) except -1:
 
 
 cdef int64_t deadline_of(int64_t timeout_ns):
-    """The moment until which to wait, by the monotonic clock; -1 for ever."""
+    """The moment until which to wait, by the monotonic clock; -1 forever."""
     return -1 if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns
 
 
@@ -45,13 +45,13 @@ cdef class Slots:
 
     `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalesced`: the kernel may hand over several
     packets as one (UDP_GRO). `names` maps interface indexes to names, and goes with every batch: a change of names is a
-    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever.
+    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 forever.
 
-    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
+    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes all that wait, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
     close() raises ClosedError, and close() closes descriptors alone.
 
-    After `defer()`, whoever receives next, waits, or gets the descriptor calls `when_receiving` first, until
+    After `defer()`, the next receive call, waits, or gets the descriptor calls `when_receiving` first, until
     `end_deferral()`."""
 
     cdef mcast_receiver receiver
@@ -123,7 +123,7 @@ cdef class Slots:
         """ClosedError when the receiver is closed or another process's; to be called inside."""
 
     def settle(self):
-        """The end of a use: whoever is last out of what was closed frees it."""
+        """The end of a use: the last one out of what was closed frees it."""
 
     def __enter__(self):
         self._enter()
@@ -142,9 +142,9 @@ cdef class Slots:
         raise socket_error(operation, subject, os_error(error))
 
     def close(self):
-        """Mark the receiver closed, and wake whoever waits: they get ClosedError; the last one out frees everything.
+        """Mark the receiver closed, and wake all that wait: they get ClosedError; the last one out frees everything.
 
-        That is this call when nobody is inside. From any thread and from a signal handler. The sockets stay open."""
+        That is this call when no call is inside. From any thread and from a signal handler. The sockets stay open."""
         cdef int first
         with nogil:
             first = mcast_receiver_close(&self.receiver)
@@ -168,7 +168,7 @@ cdef class Slots:
     # ---- what is received ----
 
     def run_in_background(self, size_t limit, int cpu):
-        """Receive in a thread of its own from now on, of which `limit` bytes may wait for whoever receives here; before
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for a receive call; before
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         self._enter()
         try:
@@ -280,7 +280,7 @@ cdef class Slots:
     # ---- what is deferred ----
 
     def defer(self):
-        """Have `when_receiving` called before the next wait; False when somebody may be receiving already."""
+        """Have `when_receiving` called before the next wait; False when a call may be receiving already."""
         cdef int alone
         self._enter()
         try:
@@ -307,7 +307,7 @@ cdef class Slots:
     # ---- receiving ----
 
     def receive(self, Py_ssize_t limit, int64_t timeout_ns):
-        """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
+        """A batch of 1..limit packets; timeout_ns < 0 waits forever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
         cdef Batch batch = self._receive(limit, limit, timeout_ns)
@@ -465,7 +465,7 @@ cdef class Slots:
         return result.outcome
 
     cdef int _copy(self, mcast_batch *batch, Batch first) except -1:
-        """Adds the packets of another batch; 0 when they have no room in the arena."""
+        """Adds the packets of another batch; 0 when they have no space in the arena."""
         cdef Py_ssize_t i = 0
         cdef int pinned, status = 0
         cdef size_t records = batch.records.used, data = batch.data.used
@@ -572,7 +572,7 @@ cdef class Slots:
 
     @property
     def timeout_ns(self):
-        """How long an iteration waits, < 0 for ever."""
+        """How long an iteration waits, < 0 forever."""
         with cython.critical_section(self):
             return self.timeout
 

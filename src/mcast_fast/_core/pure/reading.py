@@ -74,8 +74,8 @@ class Socket:
     filter: Filter = NOTHING
     overflow: int = 0  # the kernel's drop counter, as last reported with a packet
     pending_drops: int = 0  # drops reported with packets that were filtered: they belong to the next record
-    meminfo_drops: int = 0  # the same counter as last asked for
-    drops: int = 0  # in all, as last asked for
+    meminfo_drops: int = 0  # the same counter as last read
+    drops: int = 0  # in all, as last read
     discarded: list[int] = dataclasses.field(default_factory=list)  # lengths of what was queued when it was removed
 
     def count_drops(self) -> None:

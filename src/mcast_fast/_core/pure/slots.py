@@ -28,12 +28,12 @@ from mcast_fast.errors import ClosedError, FeatureError, os_error, socket_error
 _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
 
 FEATURES = {
-    "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
+    "batched_receive": Feature(False, "the pure backend receives one packet per system call"),
     "background": Feature(False, "the pure backend has no thread that receives without Python"),
     "background_cpu": Feature(False, "the pure backend has no thread that receives without Python"),
     "wire_length": Feature(
-        SYSTEM.tells_wire_length,
-        "" if SYSTEM.tells_wire_length else f"{SYSTEM.name} tells that a packet was truncated, not how long it was",
+        SYSTEM.reports_wire_length,
+        "" if SYSTEM.reports_wire_length else f"{SYSTEM.name} reports that a packet was truncated, not how long it was",
     ),
     "ring": Feature(False, "the pure backend has no mapped ring"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
@@ -55,13 +55,13 @@ class Slots(State):
 
     `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalesced`: the kernel may hand over several
     packets as one (UDP_GRO). `names` maps interface indexes to names, and goes with every batch: a change of names is a
-    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever.
+    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 forever.
 
-    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
+    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes all that wait, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
     close() raises ClosedError, and close() closes descriptors alone.
 
-    After `defer()`, whoever receives next, waits, or gets the descriptor calls `when_receiving` first, until
+    After `defer()`, the next receive call, waits, or gets the descriptor calls `when_receiving` first, until
     `end_deferral()`."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Slots(State):
         self._life.check()
 
     def settle(self) -> None:
-        """The end of a use: whoever is last out of what was closed frees it."""
+        """The end of a use: the last one out of what was closed frees it."""
         self._life.settle()
 
     def __enter__(self) -> "Slots":
@@ -127,9 +127,9 @@ class Slots(State):
             self._life.settle()
 
     def close(self) -> None:
-        """Mark the receiver closed, and wake whoever waits: they get ClosedError; the last one out frees everything.
+        """Mark the receiver closed, and wake all that wait: they get ClosedError; the last one out frees everything.
 
-        That is this call when nobody is inside. From any thread and from a signal handler. The sockets stay open."""
+        That is this call when no call is inside. From any thread and from a signal handler. The sockets stay open."""
         if not self._life.foreign:
             with self._life.inside():  # the last one out closes what the signal goes through
                 self._life.closed = True
@@ -168,7 +168,7 @@ class Slots(State):
     # ---- what is received ----
 
     def run_in_background(self, limit: int, cpu: int) -> None:
-        """Receive in a thread of its own from now on, of which `limit` bytes may wait for whoever receives here; before
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for a receive call; before
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         raise FeatureError(FEATURES["background"].reason)
 
@@ -227,7 +227,7 @@ class Slots(State):
         raise FeatureError(FEATURES["ring"].reason)
 
     def defer(self) -> bool:
-        """Have `when_receiving` called before the next wait; False when somebody may be receiving already."""
+        """Have `when_receiving` called before the next wait; False when a call may be receiving already."""
         return False  # whatever it is has to be done at once: only rings defer something, and there are none here
 
     def end_deferral(self) -> None:
@@ -273,7 +273,7 @@ class Slots(State):
     # ---- receiving ----
 
     def receive(self, limit: int, timeout_ns: int) -> Batch:
-        """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
+        """A batch of 1..limit packets; timeout_ns < 0 waits forever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
         call = Call()

@@ -3,8 +3,8 @@
 The exception of a signal's handler can come between any two bytecodes, and the handler can make any call in the middle
 of any other. Therefore the state is values that are replaced, not changed, and each change is one store, or a few with
 no call in between: CPython runs no handler there. What was computed from a state that a handler's call has replaced
-meanwhile is computed anew. A packet is at each moment in exactly one place: `_pending` (read, not packed), a `Call`, or
-`_unread`; what a call has when an exception ends it becomes unread.
+meanwhile is computed again. A packet is at each moment in exactly one place: `_pending` (read, not packed), a `Call`,
+or `_unread`; what a call has when an exception ends it becomes unread.
 """
 
 import contextlib
@@ -107,7 +107,7 @@ class State:
                 raise
 
     def _copy(self, call: Call) -> bool:
-        """Adds the packets that were taken to the batch under construction; False when they have no room."""
+        """Adds the packets that were taken to the batch under construction; False when they have no space."""
         with self._state:
             batch = call.batch
             assert batch is not None
@@ -280,7 +280,7 @@ class State:
     # ---- what the descriptor shows ----
 
     def _show(self) -> None:
-        """Makes the descriptor readable, and wakes whoever waits, as long as something is unread."""
+        """Makes the descriptor readable, and wakes all that wait, as long as something is unread."""
         if self._unread is not None:
             if not self._shown:
                 self._signal()
