@@ -149,3 +149,19 @@ def test_a_file_is_not_its_own_target(backend, tmp_path):
         done = invoke("convert", path, target)
         assert (done.exit_code, path.read_bytes()) == (2, written(some()))
         assert "is its own target" in done.stderr
+
+
+def test_what_is_not_converted_is_reported_by_name(backend, tmp_path):
+    path, target = tmp_path / "mixed.pcap", tmp_path / "out.csv"
+    frames = [cf.datagram(), bytes(60), cf.ethernet(cf.ipv4(cf.udp(), total=19)), bytes(60)]
+    path.write_bytes(cf.pcap(*((1, number, frame, len(frame)) for number, frame in enumerate(frames))))
+    done = invoke("convert", path, target, "--fail-on-loss")
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "mcast-fast: converted 1 packets to csv; not converted: skipped 2, broken 1\n",
+    )
+    done = invoke("convert", path, target, "--json")
+    assert (done.exit_code, json.loads(done.stderr)) == (
+        0,
+        {"packets": 1, "fragments": 0, "skipped": 2, "broken": 1},
+    )

@@ -508,6 +508,13 @@ class Receiver(Closing):
         return self._batch_size
 
     @property
+    def sources(self) -> int:
+        """How many sockets or rings packets come from.
+
+        Those of one are in the order of arrival. A batch of several has the packets of one behind those of another."""
+        return len(self._joins.sockets()) if self._rings is None else self._rings.count
+
+    @property
     def background(self) -> int:
         """Bytes of payload that a background thread may hold (`background=`); 0 without one."""
         return self._background

@@ -237,6 +237,11 @@ class Rings(SocketOwner):
     def names(self, names: dict[int, str]) -> None:
         self._names = self._slots.names = names
 
+    @property
+    def count(self) -> int:
+        """How many rings there are."""
+        return len(self._rings)
+
     def add(self, _socket: socket.socket, port: int, _group: bytes, interface: int) -> int:
         """Listen for a port on an interface, whose ring is opened when it is the first; SocketError, InterfaceError."""
         keys: list[int] = []

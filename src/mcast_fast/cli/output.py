@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 # Exit codes beyond 0, 1 and 2.
+LOSS = 3
 NOTHING_CAME = 4
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 

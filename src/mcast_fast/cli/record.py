@@ -11,7 +11,7 @@ import click
 from mcast_fast import _core
 from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
-from mcast_fast.cli.output import NOTHING_CAME, complain
+from mcast_fast.cli.output import LOSS, NOTHING_CAME, complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._limits import Autostop, Rotation
@@ -19,7 +19,6 @@ from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recordin
 from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
-LOSS = 3
 LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated")
 ROTATION_KEYS = ("duration", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")

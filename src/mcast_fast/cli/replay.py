@@ -11,12 +11,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from mcast_fast.cli.output import INTERRUPTED, complain, standard_input
+from mcast_fast.cli.output import INTERRUPTED, LOSS, complain, standard_input
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
 from mcast_fast.files._streams import is_compressed
 
-LOSS = 3
 PROGRESS_SECONDS = 1.0  # from one line of progress to the next
 BAR_SECONDS = 0.2
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())

@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -278,11 +279,26 @@ def _is_same(source: PathOrFile, target: PathOrFile) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was converted: `packets`; and what the source holds beside them: `fragments`, datagrams of which not all
+    fragments are there, `skipped` frames, which are no UDP or of a link that cannot be read, and `broken` ones."""
+
+    packets: int
+    fragments: int = 0
+    skipped: int = 0
+    broken: int = 0
+
+
 def convert_file(
     source: PathOrFile, target: PathOrFile, form: str, groups: Iterable[str] = (), multicast_only: bool = True
-) -> int:
+) -> Converted:
     """`convert` what a file holds of these groups (none: of all). Errors as there, and GroupError."""
     if _is_same(source, target):
         raise ArgumentError(f"{subject_of(source)} is its own target; write to another file")
     with contextlib.closing(open_batches(source, groups, multicast_only)) as batches:
-        return convert(batches, target, form)
+        packets = convert(batches, target, form)
+        if not isinstance(batches, Reader):
+            return Converted(packets)
+        stats = batches.stats
+        return Converted(packets, stats.fragments, stats.skipped, stats.broken)

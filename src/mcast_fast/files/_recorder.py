@@ -6,6 +6,7 @@ disk stalls waits in the kernel's buffer alone. All deadlines are moments of the
 gives files their names, and nothing else.
 """
 
+import bisect
 import contextlib
 import errno
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcast_fast import _core
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded, guarded
@@ -35,6 +37,7 @@ TICK_NS = 50_000_000  # requests of other threads and signal handlers are seen w
 # While the background thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
 GATHER_NS = 10_000_000
 STATISTICS_NS = 5 * NANOSECONDS
+HOLD_NS = 20_000_000  # packets of several sockets wait for older ones of the others, at most
 QUIET_NS, DRAIN_NS = 20_000_000, NANOSECONDS  # a recording that ends takes what is there, and no longer than this
 PACKET_OVERHEAD = 113  # bytes that a packet has around its payload in a file at most, as MCAST_PACKET_OVERHEAD
 ASIDE = 512  # bytes that a file needs beside its packets: an interface's description, the last statistics
@@ -144,6 +147,9 @@ class Recorder(Guarded):
         self._path = ""
         self._unflushed_since = 0
         self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
+        self._hold_ns = min(HOLD_NS, self._flush_ns)
+        self._held: Batch | None = None  # received, and waiting for older packets of other sockets
+        self._held_since = 0  # monotonic
         self._unwritten: Batch | None = None  # received, and not all handed to the writer
         self._before = 0  # packets in the file when the writer got it
         self._writer = self._open()
@@ -223,6 +229,8 @@ class Recorder(Guarded):
                     self._end("closed")
             if self._reason in ("asked", "duration", "idle"):
                 self._drain()
+            if self._reason in ("asked", "duration", "idle", "closed"):
+                self._release()
             self._finish(last=True)
         except BaseException:
             self._check_process()  # a handler may have forked
@@ -241,7 +249,8 @@ class Recorder(Guarded):
         """Wait for packets until something else is due, and take what is there."""
         now = time.monotonic_ns()
         flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
-        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at)))
+        release_at = self._held_since + self._hold_ns if self._held is not None else 0
+        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at, release_at)))
         timeout = max(0, until - now) / NANOSECONDS
         try:
             if self._gather_ns:
@@ -267,7 +276,7 @@ class Recorder(Guarded):
                 return
             self._unwritten = batch
             self._last_came = time.monotonic_ns()
-            self._write(batch)
+            self._write(self._in_order(batch))
             self._look_at_clock(time.monotonic_ns())
             if self._reason:
                 return
@@ -303,10 +312,35 @@ class Recorder(Guarded):
     def _give_back(self) -> None:
         """Have the receiver deliver what an exception kept from being written; what the writer accepted is in the
         file, or lost with it."""
-        batch, self._unwritten = self._unwritten, None
-        if batch is not None:
+        batch, held, self._unwritten, self._held = self._unwritten, self._held, None, None
+        unwritten = [] if batch is None else [batch[max(0, self._packets_in_file() - self._before) :]]
+        if held is not None:
+            unwritten.append(held)
+        if unwritten:
             with contextlib.suppress(ClosedError):
-                self._receiver.give_back([batch[max(0, self._packets_in_file() - self._before) :]])
+                self._receiver.give_back(unwritten)
+
+    def _in_order(self, batch: "Batch") -> "Batch":
+        """What of the packets that were received can be written in the order of their times; the latest are held for
+        older ones of other sockets. Where there is only one, the batch as it is."""
+        if self._held is None and (self._receiver.sources < 2 or not self._hold_ns):
+            return _core.views.by_time(batch)
+        merged = batch if self._held is None else _core.views.Batch.concatenate([self._held, batch])
+        ordered = _core.views.by_time(merged)
+        last = ordered[len(ordered) - 1].timestamp
+        count = len(ordered) if last is None else first_after(ordered, last - self._hold_ns)
+        ready, rest = ordered[:count], ordered[count:]
+        held, since = (rest if len(rest) else None), time.monotonic_ns()
+        # Nothing is called from here on, so that no signal handler comes in between.
+        self._unwritten, self._held, self._held_since = ready, held, since
+        return ready
+
+    def _release(self) -> None:
+        """Write what is held: nothing older has come meanwhile."""
+        held = self._held
+        if held is not None:
+            self._unwritten, self._held = held, None
+            self._write(held)
 
     def _fitting(self, batch: "Batch") -> int:
         """How many packets of a batch the file takes before it is full; an empty file takes one in any case."""
@@ -344,6 +378,8 @@ class Recorder(Guarded):
         if now >= self._statistics_at:
             self._statistics_at = now + STATISTICS_NS
             self._statistics()
+        if self._held is not None and now - self._held_since >= self._hold_ns:
+            self._release()
         if self._unflushed_since and now - self._unflushed_since >= self._flush_ns:
             self._flush()
 
@@ -458,6 +494,11 @@ def _post_rotate(command: str) -> "PostRotate":
     from mcast_fast.files._postrotate import PostRotate
 
     return PostRotate(command)
+
+
+def first_after(batch: "Batch", time_ns: int) -> int:
+    """The place of the first packet after this time, in a batch that is in the order of time."""
+    return bisect.bisect_right(range(len(batch)), time_ns, key=lambda place: batch[place].timestamp or 0)
 
 
 def bytes_at_most(batch: "Batch") -> int:

@@ -35,7 +35,7 @@ LEAD_NS = 20_000_000  # from the opening to the first departure
 START = 1.0  # seconds that a replay waits for its file at first, which may be a pipe
 PATIENCE = 0.1  # seconds after which the reading thread sees that nobody wants more
 MOST = 2**62
-STEP_NS = NANOSECONDS  # a time that goes back by more is a clock that was set: what follows goes on from there
+STEP_NS = 100_000_000  # ns; a time that goes back by more is a clock that was set: what follows goes on from there
 LONE_PAUSE_NS = NANOSECONDS  # between two turns of a file whose packets have one time
 TIME, RECORD_WORDS = 0, RECORD_SIZE // 8  # of a record, in words of eight bytes
 
@@ -82,8 +82,8 @@ class Replayed:
 class Replay:
     """Sends the multicast packets of a capture file again: `run()` does it.
 
-    Packets leave with the recorded spacing. Where the time goes back, the packet follows at once; by more than a
-    second, the clock was set, and the spacing goes on from there. So do packets without a time. Sources are not those
+    Packets leave with the recorded spacing. Where the time goes back, the packet follows at once; by more than
+    100 ms, the clock was set, and the spacing goes on from there. So do packets without a time. Sources are not those
     that were recorded, and what was captured in part is sent so. `position`: how many bytes of the file (of a
     compressed one: as decompressed) this turn has gone through.
 
@@ -286,7 +286,7 @@ def times_of(batch: "Batch") -> list[int]:
 
 
 def clock_steps(times: list[int], last: int, max_gap: int) -> list[int]:
-    """Where the time goes back by more than a second, or ahead by more than `max_gap`, from one packet to the next.
+    """Where the time goes back by more than 100 ms, or ahead by more than `max_gap`, from one packet to the next.
 
     Args:
         times: Of the packets, in ns; 0 = none.
