@@ -65,12 +65,18 @@ _membership : _systems _html _units _core _host groups stats
     joins           : desired sockets plan
     memberships     :
     arguments       : rings sockets
+    own_addresses   :
     subscriptions   : desired plan joins memberships
-receiver    : _units _iteration _core _host _membership groups stats
 _sending    : _systems _units _core _host _membership groups stats
     __init__        :
-    outgoing        :
+    destinations    :
+    outgoing        : destinations
+    schedule        : destinations
     sockets         :
+    arguments       : sockets
+    answers         : outgoing sockets
+    own_sockets     : destinations outgoing sockets
+receiver    : _units _iteration _core _host _membership _sending groups stats
 sender      : _units _core _host _membership _sending groups stats
 files       : _systems _version _units _iteration _core _membership groups stats receiver sender
     _guarded        :

@@ -19,6 +19,7 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import _core, aio, files, receiver, sender
 from mcast_fast._membership import arguments as receiver_arguments
+from mcast_fast._sending import arguments as sender_arguments
 from tests.conftest import free_port, loopback
 from tests.test_pcapng import NOW, batch_of, record
 
@@ -78,7 +79,7 @@ def test_open_explains_its_arguments_as_the_reader_does():
 
 def test_the_choices_of_a_type_are_those_that_are_taken():
     assert (*get_args(receiver_arguments.Timestamps), None) == receiver_arguments.TIMESTAMPS
-    assert get_args(sender.Pacing) == sender.PACINGS
+    assert get_args(sender_arguments.Pacing) == sender_arguments.PACINGS
 
 
 # ---- several groups in one argument ----

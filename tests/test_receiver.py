@@ -30,15 +30,14 @@ from mcast_fast import (
     SocketError,
 )
 from mcast_fast._core.layout import FIELDS
-from tests.conftest import free_port, interrupt_main, loopback
+from tests.conftest import free_port, interrupt_main, loopback, place_of
 
 LARGEST = {4: 65_507, 6: 65_527}
 
 
 def test_the_seed(backend, place):
     """The first thing that must work: a listener that answers, and a client that waits for the answer."""
-    group = "224.0.0.123" if place.version == 4 else "ff02::123"
-    text = f"{group}%{place.interface}:7645" if place.version == 4 else f"[{group}%{place.interface}]:7645"
+    text = seed_group(place)
     with mcast.Receiver(text, timeout=5) as listener, mcast.Sender(text, ttl=0, timeout=5) as client:
 
         def answer():
@@ -52,6 +51,44 @@ def test_the_seed(backend, place):
         thread.join()
     assert reply.data == b"pong to ping"
     assert reply.source_port == 7645
+
+
+def seed_group(place):
+    return f"224.0.0.123%{place.interface}:7645" if place.version == 4 else f"[ff02::123%{place.interface}]:7645"
+
+
+def test_the_seed_with_both_families_at_once(backend):
+    """One question, and an answer by each family: two objects, whatever number of sockets."""
+    groups = [seed_group(place_of(version)) for version in (4, 6)]
+    with mcast.Receiver(groups, timeout=5) as listener, mcast.Sender(groups, ttl=0, timeout=5) as client:
+
+        def answer():
+            for question in listener.packets(count=2):
+                listener.reply(question, b"pong to " + question.data)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        answers = dict(zip((b"one", b"another"), client.gather(b"ping"), strict=False))
+        thread.join()
+    assert {reply.data for reply in answers.values()} == {b"pong to ping"}
+    assert {reply.source_port for reply in answers.values()} == {7645}
+    assert {":" in reply.source for reply in answers.values()} == {False, True}
+
+
+def test_the_seed_among_equals(backend, place):
+    """Each asks, and answers to the group, from the one socket and port that it has."""
+    text = seed_group(place)
+    with (
+        mcast.Receiver(text, ttl=0, own_packets=False, timeout=5) as one,
+        mcast.Receiver(text, ttl=0, timeout=5) as other,
+    ):
+        one.send(text, b"ping")
+        question = other.recv()
+        assert (question.data, question.source_port) == (b"ping", 7645)
+        other.send(text, b"pong to " + question.data)
+        with pytest.raises(TimeoutError):  # of one machine, so that the port tells them no longer apart
+            one.recv(timeout=0)
+        assert one.stats.filtered == 2
 
 
 @pytest.fixture

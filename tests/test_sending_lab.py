@@ -331,6 +331,25 @@ def test_an_interface_that_comes_and_goes_leaves_one_socket(made, ends, group):
     assert not any(one.socket.fileno() >= 0 for one in tx._sockets.values())
 
 
+@pytest.mark.parametrize("way", ["send", "send_to", "asyncio"])
+def test_sending_goes_on_from_an_address_that_came_instead(ends, way):
+    """Of the interface, when no address to send from was named; else that one has gone, and nothing can be sent."""
+    a, b = ends
+    port, other = 5000, "239.1.1.9"
+    with b.host.enter():
+        rx = mcast.Receiver([f"{one}%{b.interface}:{port}" for one in ("239.1.1.1", other)], timeout=5)
+    with rx, sender(a, "239.1.1.1") as tx, sender(a, "239.1.1.1", source=a.ipv4) as named, a.host.enter():
+        assert tx.send(b"x") == tx.send_to(b"x", f"{other}%{a.interface}:{port}") == 1
+        a.host.run("ip", "addr", "del", f"{a.ipv4}/24", "dev", a.interface)
+        a.host.add_address(a.interface, "10.99.0.1/24")
+        rx.collect(2)
+        sent = BACK[way](tx, f"{other}%{a.interface}:{port}")
+        assert {packet.source for packet in rx.collect(sent)} == {"10.99.0.1"}
+        assert tx.stats.reopened == 0
+        with pytest.raises(SendError):
+            named.send(b"x")
+
+
 def test_an_interface_of_that_name_in_another_namespace_is_not_taken(ends, group, tx):
     """The thread that sends is elsewhere, where an interface has the name of the one that is gone."""
     end = ends[0]

@@ -212,7 +212,8 @@ REMEDIES: dict[tuple[str, str, str], str] = {
         "send",
         "ENETUNREACH",
         "",
-    ): "no route for the group on this interface; name another with %interface, or add a route",
+    ): "no route to it: add one, or name another interface for the group with %interface",
+    ("send", "EACCES", ""): "a broadcast address is neither a group nor a host; or a firewall rejects it",
     ("send", "EHOSTUNREACH", "linux"): "no route to the destination; check `ip route get`",
     ("send", "EMSGSIZE", ""): "the datagram is larger than the socket or the path takes; send at most 65,507 bytes "
     "(IPv6: 65,527)",

@@ -22,9 +22,13 @@ from mcast_fast._membership.arguments import (
 from mcast_fast._membership.desired import Defaults
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.memberships import Membership
+from mcast_fast._membership.own_addresses import OwnAddresses
 from mcast_fast._membership.rings import Rings
-from mcast_fast._membership.sockets import OpenSocket, require
+from mcast_fast._membership.sockets import require
 from mcast_fast._membership.subscriptions import Subscriptions
+from mcast_fast._sending.destinations import Target
+from mcast_fast._sending.outgoing import Payload
+from mcast_fast._sending.own_sockets import OwnSockets
 from mcast_fast._units import (
     UNSET,
     Seconds,
@@ -33,7 +37,7 @@ from mcast_fast._units import (
     wait_in_ns,
     whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, socket_error, warn
+from mcast_fast.errors import ArgumentError, ClosedError, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import Stats, What
 
@@ -118,6 +122,13 @@ class Receiver(Closing):
             frame, `Packet.flags` has `Flag.FRAME`. Frames that a socket would not get are among them: tagged for a
             VLAN, with wrong checksums, and each fragment by itself (those behind the first have port 0). A super-packet
             is cut into its frames. With `ring` only.
+        own_packets: Whether to deliver packets that came from an address of this machine and from the port that they
+            were sent to: those of this receiver's own `send`, and of other programs here that send from that port.
+            False: they count as filtered. The addresses are read at opening, by `join` and `send` (once per second at
+            most), and with `watch=True` when they change.
+        ttl: TTL or hop limit of what `send` sends to groups, 0 to 255; 0 keeps it on this machine.
+        loopback: Whether receivers on this machine get that too; on Windows, whether this one gets what the machine
+            sends (IP_MULTICAST_LOOP).
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
@@ -152,12 +163,16 @@ class Receiver(Closing):
         packet_fanout: int | None = None,
         vlan: bool = False,
         frames: bool = False,
+        own_packets: bool = True,
+        ttl: int = 1,
+        loopback: bool = True,
     ) -> None:
         wanted = listed(groups)
         if not wanted:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
         defaults = Defaults(port, interface, source)
+        whole_number(ttl, "ttl", 0, 255)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = background_bytes(background, background_cpu)
         options = socket_options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
@@ -174,11 +189,15 @@ class Receiver(Closing):
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
         self._subscriptions = Subscriptions(self._joins, defaults, watch)
+        self._own_sockets = OwnSockets(self._joins, self._subscriptions.known, self._rings, defaults, ttl, loopback)
+        self._own_addresses = None if own_packets else OwnAddresses(self._slots)
         self._watch: Watch | None = None
         self._nic = NicDrops()
         self._slots.when_idle = weakly(self._tear_down)
         self._slots.when_receiving = weakly(self._subscriptions.settle)
         try:
+            if self._own_addresses is not None:
+                self._own_addresses.update()
             if memory:
                 self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
             self._subscriptions.start(wanted)
@@ -370,6 +389,7 @@ class Receiver(Closing):
             SocketError: The system refuses; everything is as it was before.
             ClosedError: The receiver is closed.
         """
+        self._refresh_own()
         return self._subscriptions.join(group)
 
     @_inside
@@ -455,10 +475,10 @@ class Receiver(Closing):
         """Every group on every interface: what is wanted, what the system holds, what "all" skipped; ClosedError."""
         return self._subscriptions.memberships()
 
-    # ---- answering ----
+    # ---- sending ----
 
     @_inside
-    def reply(self, packet: "Packet", payload: bytes | bytearray | memoryview) -> None:
+    def reply(self, packet: "Packet", payload: Payload) -> None:
         """Send a unicast datagram to the source of a packet, from the port and the interface that it came to.
 
         Args:
@@ -471,24 +491,49 @@ class Receiver(Closing):
             TypeError: It is no packet.
             ClosedError: The receiver is closed.
         """
-        one = self._socket_of(packet)
-        try:
-            answering = self._rings.answering(one) if self._rings else one.socket
-            answering.sendto(payload, packet.source_address)
-        except OSError as error:
-            subject = f"{memoryview(payload).nbytes} bytes to {packet.source} port {packet.source_port}"
-            raise socket_error("send", subject, error) from error
+        self._own_sockets.reply(packet, payload)
 
-    def _socket_of(self, packet: "Packet") -> OpenSocket:
-        if not isinstance(packet, _core.views.Packet):
-            raise TypeError(f"a packet of this receiver is required, not {type(packet).__name__!r}")
-        version = 4 if len(packet.source_address) == 2 else 6
-        best = [one for one in self._joins.sockets() if one.place[:2] == (version, packet.port)]
-        if not best:
-            raise ArgumentError(
-                f"{packet!r} did not come from this receiver: it has no IPv{version} socket on port {packet.port}"
-            )
-        return next((one for one in best if one.place.interface == (packet.interface_index or 0)), best[0])
+    @_inside
+    def send(self, group: Target, payload: Payload) -> int:
+        """Send one datagram to a group or to one host, from the receiver's own socket.
+
+        It comes from the port that the receiver has, as mDNS (RFC 6762), SSDP and DIS need it.
+
+            with mcast.Receiver("224.0.0.251%eth0:5353", ttl=255, own_packets=False) as rx:
+                rx.send("224.0.0.251", question)
+
+        A group that names no interface means the receiver's `interface=`; without one, the interfaces that the group is
+        joined on; else every interface on which the receiver has a group of that IP version. One datagram leaves by
+        each. The group need not be joined. A target that names no port means the receiver's only one. The source port
+        is the port that is sent to, where the receiver has it, else its only one. To a group, the receiver's `ttl` and
+        `loopback` apply; to a host, the system's TTL.
+
+        The call does not wait: to send more than a few datagrams at a time, use a Sender. Unicast answers come to the
+        same port, and a receiver delivers only packets to its groups: for answers use `Sender.gather`.
+
+        Args:
+            group: A text in the grammar of `Group.parse` without a source, or a Group; or the address of a host, as for
+                `Sender.send_to`.
+            payload: The bytes to send, 0 to 65,507 (IPv4) or 65,527 (IPv6).
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            GroupError: It is no group and no address, or its port or zone is not clear.
+            InterfaceError: Its interface does not exist.
+            ArgumentError: The receiver has no socket there, or several ports and none of them is meant.
+            SendError: The system refuses a datagram; EAGAIN when the send buffer is full. It is tried by every
+                interface all the same; `sent` is the number that left.
+            SocketError: With `ring`, the system refuses the socket to send by.
+            ClosedError: The receiver is closed, or another process opened it.
+        """
+        self._refresh_own()
+        return self._own_sockets.send(group, payload)
+
+    def _refresh_own(self, have_changed: bool = False) -> None:
+        if self._own_addresses is not None:
+            self._own_addresses.refresh(have_changed)
 
     # ---- state ----
 
@@ -612,6 +657,7 @@ class Receiver(Closing):
 
     @_inside
     def _react(self, what: What, index: int, name: str) -> bool:
+        self._refresh_own(what is What.ADDRESS)
         return self._subscriptions.reported(what, index, name)
 
     @_inside

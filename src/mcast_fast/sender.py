@@ -3,22 +3,23 @@
 import contextlib
 import errno
 import functools
-import math
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
-from mcast_fast._core import lateness
 from mcast_fast._core.addresses import map_address, native
-from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast._core.lifetime import Closing
-from mcast_fast._host.interfaces import Interface
+from mcast_fast._host.interfaces import Interface, find_interface
 from mcast_fast._membership.desired import Defaults, Subscription, subscribe
-from mcast_fast._membership.sockets import NOWHERE, reports_destination, require
-from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, outgoing, outgoing_list
+from mcast_fast._membership.sockets import require
+from mcast_fast._sending.answers import Answers, Gathering
+from mcast_fast._sending.arguments import Pacing, checked_options, paces
+from mcast_fast._sending.destinations import Target, UnicastAddress, destination, towards, with_defaults
+from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, Recovery, outgoing, outgoing_list
+from mcast_fast._sending.schedule import Schedule
 from mcast_fast._sending.sockets import (
     OpenSockets,
     Options,
@@ -27,26 +28,21 @@ from mcast_fast._sending.sockets import (
     no_segmentation,
     open_anew,
     open_sending,
-    read_times,
+    readdressed,
 )
 from mcast_fast._units import (
     UNSET,
-    Rate,
     Seconds,
     Unset,
     checked,
     checked_call,
-    checked_number,
-    rate_of,
     wait_in_ns,
-    whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text, warn
+from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SendError, explain, os_text, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import SenderStats, TransmitTime
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.send import Schedule as CoreSchedule
     from mcast_fast._core.fast.slots import Slots
     from mcast_fast._core.fast.views import Batch, Packet
 
@@ -57,60 +53,11 @@ T = TypeVar("T")
 
 LARGEST_SEGMENT = 65_507
 
-Pacing = Literal["sender", "kernel"]
-PACINGS: tuple[str, ...] = get_args(Pacing)
 REMEMBERED_GROUPS = 4096  # of send_to
 RETRIES = 100  # of one datagram that a full queue refuses, by a call that does not wait
 
-SLOWEST = 1e-9  # of a Schedule
 # Answers that may mean that the interface is gone, and another one of its name came instead.
 GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL})
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How a recording is sent: made by `Sender.schedule`, for `Sender.send_recorded`.
-
-    Attributes:
-        destination: Returns the group that a recorded packet goes to, as text or Group.
-    """
-
-    core: "CoreSchedule"
-    destination: "Callable[[Packet], str | Group]"
-
-    def start(self, origin: int, moment: int, speed: float | None) -> None:
-        """Set when packets are due: at `moment` + (their timestamp - `origin`) / `speed`, none before its predecessor.
-
-        Args:
-            origin: The timestamp of the packet that is due first, ns since the epoch.
-            moment: When it is due, ns of the monotonic clock (`time.monotonic_ns`).
-            speed: Factor on the recorded speed, above 0; None: packets leave at the sender's own rate.
-
-        Raises:
-            ArgumentError: An argument is out of range.
-        """
-        whole_number(origin, "origin", -(2**63), 2**63 - 1)
-        whole_number(moment, "moment", 0, 2**63 - 1)
-        if speed is not None:
-            checked_number(speed, "speed", SLOWEST, math.inf)
-        self.core.start(origin, moment, 1 / speed if speed else 0.0)
-
-    def late(self, share: float) -> int | None:
-        """Return a quantile of the lateness of departures; a packet departs when it is handed to the system.
-
-        Args:
-            share: The share of packets that left no later than the result, 0 to 1.
-
-        Returns:
-            Nanoseconds, to 3 %, and exact for a share of 1.0 (the latest packet); None when no packet was due by its
-            timestamp.
-
-        Raises:
-            ArgumentError: `share` is out of range.
-        """
-        checked_number(share, "share", 0, 1)
-        counts, latest = self.core.lateness()
-        return latest if share >= 1 and any(counts) else lateness.percentile(counts, share)
 
 
 def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenate["Sender", P], T]:
@@ -197,7 +144,7 @@ class Sender(Closing):
         wanted = listed(groups)
         if not wanted:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
-        self._rate, max_rate = _pacing(rate, burst, pacing)
+        self._rate, max_rate = paces(rate, burst, pacing)
         if transmit_times:
             require("transmit_times", "transmit_times=True")
         self._timeout_ns = wait_in_ns(timeout)
@@ -207,23 +154,20 @@ class Sender(Closing):
         self.groups: tuple[Group, ...] = tuple(one.group for one in self._subscriptions)
         sockets = {(one.group.version, interface.index) for one in self._subscriptions for interface in one.interfaces}
         reuse = source_port is not None and len(sockets) > 1  # several sockets share a named port
-        self._options = _checked(
+        self._options = checked_options(
             Options(ttl, loopback, dscp, source_port, reuse, transmit_times, segmentation, max_rate)
         )
         self._names = {one.index: one.name for subscription in self._subscriptions for one in subscription.interfaces}
-        self._replies = self._new_replies()
-        self._reply_keys: dict[int, int] = {}  # by the keys of the sockets that are received from
-        self._listening = False
+        self._sockets: dict[tuple[int, int, str | None], SendingSocket] = {}
+        self._opening = threading.RLock()  # a signal's handler may send to what its thread is opening
+        self._answers = Answers(self._names, self._opening, self._sockets, transmit_times)
         self._reopened = 0
         interval = self._rate.ns_per_unit if self._rate else 0.0
         by_bits = self._rate.by_bits if self._rate else False
         self._open_sockets = OpenSockets()
         close = self._open_sockets.close
         self._transmitter = _core.send.Transmitter("the sender", interval, by_bits, burst, close)
-        self._sockets: dict[tuple[int, int, str | None], SendingSocket] = {}
-        self._opening = threading.RLock()  # a signal's handler may send to what its thread is opening
-        self._times: list[TransmitTime] = []
-        self._others: dict[str | Group, Paths] = {}
+        self._others: dict[Target, Paths] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._own = self._paths(self._subscriptions)
@@ -236,12 +180,32 @@ class Sender(Closing):
             group = subscription.group
             for interface in subscription.interfaces:
                 place = (group.version, interface.index, group.source)
-                if place not in self._sockets:
-                    sock = open_sending(group.version, group.source, interface, self._options)
-                    self._sockets[place] = self._added(sock, interface, None)
-                key = self._sockets[place].key
+                key = self._socket_at(place, interface).key
                 found += [Destination(key, native(one.packed), one.port or 0, interface) for one in group.expand()]
         return Paths(found, self._transmitter.route([one.target for one in found]))
+
+    def _socket_at(self, place: tuple[int, int, str | None], interface: Interface) -> SendingSocket:
+        """The socket of an IP version, an interface and an address to send from; opened where there is none."""
+        if place not in self._sockets:
+            sock = open_sending(place[0], place[2], interface, self._options)
+            self._sockets[place] = self._added(sock, interface, None)
+        return self._sockets[place]
+
+    def _unicast_path(self, to: UnicastAddress) -> Paths:
+        """The path to one host: by a socket of the sender's groups where there is one of this IP version."""
+        port, named = with_defaults(to, self._defaults)
+        zone = None if named is None else find_interface(named)
+        own = [one for one in self._own.destinations if one.version == to.version]
+        own = [one for one in own if zone and one.interface == zone] or own
+        if own:
+            key = own[0].key
+        else:
+            interface = zone or towards(to)
+            if interface is None:
+                raise InterfaceError(f"no route to {to.address}: look at `ip route get {to.address}`")
+            key = self._socket_at((to.version, interface.index, self._defaults.source), interface).key
+        found = Destination(key, native(to.packed), port, zone, True)
+        return Paths([found], self._transmitter.route([found.target]))
 
     def _added(self, sock: socket.socket, interface: Interface, old: SendingSocket | None) -> SendingSocket:
         """Have a socket sent by, in place of an old one; on an error it is closed."""
@@ -256,8 +220,7 @@ class Sender(Closing):
                 self._transmitter.replace(old.key, sock, limit)
                 added = SendingSocket(sock, old.key, interface, reason)
                 self._discard(old)
-            if self._listening:
-                self._listen_to(added)
+            self._answers.add(added)
         except BaseException:
             self._open_sockets.discard(sock)
             raise
@@ -265,10 +228,7 @@ class Sender(Closing):
 
     def _discard(self, old: SendingSocket) -> None:
         """Close a socket that is no longer sent by."""
-        reply_key = self._reply_keys.pop(old.key, None)
-        if reply_key is not None:
-            with contextlib.suppress(ClosedError):
-                self._replies.remove(reply_key)
+        self._answers.remove(old)
         self._open_sockets.discard(old.socket)
 
     # ---- sending ----
@@ -311,33 +271,39 @@ class Sender(Closing):
         """
         return self._go_on(outgoing(self._transmitter, payloads, size), 0, 0)
 
-    def send_to(self, payload: Payload, group: str | Group) -> int:
-        """Send one datagram to a group that is not one of the sender's own.
+    def send_to(self, payload: Payload, group: Target) -> int:
+        """Send one datagram to another group, or to one host.
 
-        The group is looked up the first time, and a socket opened where it needs another one.
+        The target is looked up the first time, and a socket opened where it needs another one.
+
+        A datagram to a host leaves by the socket of the sender's first group of that IP version, and so from the same
+        port: its answer comes to `recv` and `gather`. The routing table chooses the interface, not `interface=`. The
+        TTL is the system's (usually 64), because `ttl=` and `loopback=` apply to multicast only; the rate, `dscp=` and
+        `source=` apply to it too. If the host answers that no program receives there (ICMP), no call raises it.
 
         Args:
             payload: The bytes to send, as for `send`.
-            group: A text in the grammar of `Group.parse`, or a Group; the sender's `port`, `interface` and `source`
-                fill in what it leaves out.
+            group: A text in the grammar of `Group.parse`, or a Group; or the address of a host: "10.0.0.5:5000",
+                "[fe80::1%eth0]:5000", or a tuple such as `Packet.source_address`. The sender's `port`, `interface` and
+                `source` fill in what it leaves out.
 
         Returns:
             The number of datagrams that left: one for each group of a run, on each interface of "all".
 
         Raises:
-            GroupError: It is no multicast group, or lacks its port.
-            InterfaceError: Its interface does not exist, or cannot carry multicast.
+            GroupError: It is no group and no address, or lacks its port or zone.
+            InterfaceError: Its interface does not exist, cannot carry multicast, or there is no route to the host.
             SocketError: The system refuses a socket.
             SendError, ClosedError: As for `send`.
         """
         return self._send_all((payload,), group)
 
-    def schedule(self, destination: "Callable[[Packet], str | Group]") -> Schedule:
+    def schedule(self, destination: "Callable[[Packet], Target]") -> Schedule:
         """Prepare sending a recording by `send_recorded`.
 
         Args:
-            destination: Called with the first packet of each recorded group and port; returns the group that they are
-                sent to, as for `send_to`.
+            destination: Called with the first packet of each recorded group and port; returns the group or the address
+                of the host that they are sent to, as for `send_to`.
 
         Returns:
             A Schedule, whose `start` sets the times of departure.
@@ -368,7 +334,7 @@ class Sender(Closing):
         checked(batch, _core.views.Batch, "batch", "a Batch")
         checked(schedule, Schedule, "schedule", "a schedule of Sender.schedule()")
         records, data = batch.records, batch.data
-        at, recovered = 0, -1
+        at, recovery = 0, Recovery()
         while at < len(batch):
             left, code = self._transmitter.send_recorded(schedule.core, records, data, at)
             at += left
@@ -376,9 +342,8 @@ class Sender(Closing):
                 packet = batch[at]
                 group = schedule.destination(packet)
                 destination = self._paths_to(group).destinations[0]
-                if recovered == at or code not in GONE or not self._find_again(destination):
+                if not self._recovers(recovery, at, code, destination):
                     raise SendError(code, explain("send", f"{len(packet)} bytes to {group}", code), at)
-                recovered = at
             if at < len(batch):
                 self._add_route(batch[at], schedule)
         return at
@@ -391,30 +356,31 @@ class Sender(Closing):
             raise ArgumentError(f"{group} has {len(destinations)} destinations; a recording is sent to one")
         schedule.core.add(map_address(packet.group), packet.port, route)
 
-    def _paths_to(self, group: str | Group | None) -> Paths:
-        """The paths to the sender's own groups (None), or to another one."""
-        if group is None:
+    def _paths_to(self, target: Target | None) -> Paths:
+        """The paths to the sender's own groups (None), or to another group or address."""
+        if target is None:
             return self._own
         try:
-            known = self._others.get(group)
+            known = self._others.get(target)
         except TypeError:  # not hashable, and no group
             known = None
-        return known or self._look_up(group)
+        return known or self._look_up(target)
 
     @_using
-    def _look_up(self, group: str | Group) -> Paths:
-        subscriptions = subscribe([group], self._defaults)
+    def _look_up(self, target: Target) -> Paths:
+        named = destination(target)
+        subscriptions = [] if isinstance(named, UnicastAddress) else subscribe([named], self._defaults)
         with self._opening:
-            known = self._paths(subscriptions)
+            known = self._unicast_path(named) if isinstance(named, UnicastAddress) else self._paths(subscriptions)
             if len(self._others) >= REMEMBERED_GROUPS:
                 self._others.clear()
-            self._others[group] = known
+            self._others[target] = known
         return known
 
-    def _send_all(self, payloads: tuple[Payload, ...], group: str | Group | None = None) -> int:
+    def _send_all(self, payloads: tuple[Payload, ...], target: Target | None = None) -> int:
         """Send each payload; the common case makes no Outgoing."""
-        sent, code = self._transmitter.send(self._paths_to(group).route, payloads)
-        return self._go_on(outgoing_list(self._transmitter, payloads, group), sent, code) if code else sent
+        sent, code = self._transmitter.send(self._paths_to(target).route, payloads)
+        return self._go_on(outgoing_list(self._transmitter, payloads, target), sent, code) if code else sent
 
     def _go_on(self, job: Outgoing, sent: int, code: int) -> int:
         """Send what has not left yet, after `sent` datagrams and an errno; how many left in all. SendError."""
@@ -422,7 +388,7 @@ class Sender(Closing):
         if code:
             self._recover(job, code)
         while True:
-            sent, code = job.call(self._paths_to(job.group).route, job.sent, True)
+            sent, code = job.call(self._paths_to(job.target).route, job.sent, True)
             job.sent += sent
             if code == 0:
                 return job.sent
@@ -430,7 +396,7 @@ class Sender(Closing):
 
     def _step(self, job: Outgoing) -> int:
         """Send what leaves without waiting: 0 when all has, else EAGAIN or ENOBUFS: to be called again. SendError."""
-        sent, code = job.call(self._paths_to(job.group).route, job.sent, False)
+        sent, code = job.call(self._paths_to(job.target).route, job.sent, False)
         job.sent += sent
         job.retries = 0 if sent else job.retries
         if code == errno.ENOBUFS and job.retries < RETRIES:
@@ -444,16 +410,26 @@ class Sender(Closing):
     def _recover(self, job: Outgoing, code: int) -> None:
         """Have it go on after an error, or raise it: SendError."""
         destination = self._next_destination(job)
-        if code in GONE and job.recovered != job.sent and self._find_again(destination):
-            job.recovered = job.sent
+        if self._recovers(job.recovery, job.sent, code, destination):
             return
-        number = job.sent // len(self._paths_to(job.group).destinations)
+        number = job.sent // len(self._paths_to(job.target).destinations)
         subject = f"{job.size_of(number)} bytes to {destination}"
         raise SendError(code, explain("send", subject, code), job.sent)
 
+    def _recovers(self, recovery: Recovery, sent: int, code: int, to: Destination) -> bool:
+        """Whether the datagram that was refused, after `sent` others, is worth another try."""
+        recovery.reach(sent)
+        if recovery.dismisses(code):
+            self._answers.read_queues()
+            return True
+        if code not in GONE or recovery.is_found or not self._find_again(to):
+            return False
+        recovery.is_found = True
+        return True
+
     def _next_destination(self, job: Outgoing) -> Destination:
         """Where the next datagram goes."""
-        destinations = self._paths_to(job.group).destinations
+        destinations = self._paths_to(job.target).destinations
         return destinations[job.sent % len(destinations)]
 
     @_using
@@ -463,20 +439,26 @@ class Sender(Closing):
         return next(one.socket for one in list(self._sockets.values()) if one.key == key).dup()
 
     @_using
-    def _find_again(self, destination: Destination) -> bool:
-        """Whether an interface that was deleted is there again, and its sockets were opened again, by its name."""
+    def _find_again(self, to: Destination) -> bool:
+        """Whether an interface that was deleted is there again, by its name, so that sockets were opened anew; or has
+        another address, so that they send from that."""
+        if to.interface is None:
+            return False
         with self._opening:
-            gone = destination.interface.index
+            if to.is_unicast:
+                self._others.clear()  # its zone is looked up anew
+                return True
+            gone = to.interface.index
             old = {place: one for place, one in self._sockets.items() if place[1] == gone}
             if not old:
                 return True  # another thread was faster
             interface = interface_instead(next(iter(old.values())))
-            if interface is None:
-                return False
             try:
+                if interface is None:
+                    return self._address_again(old)
                 for place, one in old.items():
                     self._open_anew(place, one, interface)
-            except SocketError:  # such as an address to send from that it does not have yet
+            except OSError:  # such as an address to send from that it does not have yet
                 return False
             self._others.clear()
             self._subscriptions = [
@@ -485,6 +467,16 @@ class Sender(Closing):
             ]
             self._own = self._paths(self._subscriptions)
             return True
+
+    def _address_again(self, old: dict[tuple[int, int, str | None], SendingSocket]) -> bool:
+        """Send by these sockets from the address that their interface has now; whether it is another one. OSError."""
+        changed = {}
+        for place, one in old.items():
+            again = readdressed(one) if place[0] == 4 and place[2] is None else None
+            if again is not None:
+                changed[place] = again
+        self._sockets.update(changed)
+        return bool(changed)
 
     def _open_anew(self, place: tuple[int, int, str | None], old: SendingSocket, interface: Interface) -> None:
         version, _, source = place
@@ -533,46 +525,12 @@ class Sender(Closing):
         """
         if not self._options.transmit_times:
             raise ArgumentError("no transmit times are requested; open the sender with transmit_times=True")
-        self._take_times()
-        with self._opening:
-            taken, self._times = self._times, []
-        return taken
-
-    def _take_times(self) -> None:
-        """Empty the error queues: while one holds something, polling its socket answers at once (poll(2))."""
-        with self._opening:
-            for sock in self._sockets.values():
-                self._times += read_times(sock)
+        return self._answers.take_times()
 
     # ---- answers ----
 
-    def _new_replies(self) -> "Slots":
-        return _core.slots.Slots(1, MAX_PACKET_SIZE, self._names, "the sender")
-
-    def _listen(self) -> None:
-        """Receive answers from now on. Not sooner: the kernel wakes the poll set that a socket is in for each datagram
-        that has left (sock_def_write_space), which costs a tenth of sending it."""
-        if self._listening:
-            return
-        with self._opening:
-            try:
-                for sock in self._sockets.values():
-                    self._listen_to(sock)
-                self._listening = True
-            except BaseException:  # the keys of what was added may be unknown
-                self._replies.close()
-                self._replies, self._reply_keys = self._new_replies(), {}
-                if self.closed:  # meanwhile, and closed the former
-                    self._replies.close()
-                raise
-
-    def _listen_to(self, sock: SendingSocket) -> None:
-        if sock.key in self._reply_keys:
-            return
-        implied = 0 if reports_destination() else sock.interface.index
-        key = self._replies.add(sock.socket, sock.socket.getsockname()[1], NOWHERE, implied)
-        self._reply_keys[sock.key] = key
-        self._replies.accept(key, None)
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
+        return self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     @_using
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
@@ -587,18 +545,60 @@ class Sender(Closing):
         Raises:
             TimeoutError: No answer came in time.
             ClosedError: The sender is closed, or another process opened it.
-            SocketError: The system refuses to receive, or reports that a datagram sent earlier did not arrive.
+            SocketError: The system refuses to receive.
             ArgumentError: `timeout` is no time.
         """
-        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        if self._options.transmit_times:
-            self._take_times()
-        self._listen()
-        try:
-            return self._replies.receive_one(timeout_ns)
-        except SocketError:
-            self._take_times()
-            raise
+        timeout_ns = self._wait(timeout)
+        slots = self._listen()
+        return self._answers.receive(slots.receive_one, timeout_ns)
+
+    def gather(self, payload: Payload, timeout: Seconds | Unset | None = UNSET) -> Iterator["Packet"]:
+        """Send one datagram to each group, and iterate over all answers.
+
+            for answer in tx.gather(b"who is there?", timeout=2):
+                print(answer.source, answer.data)
+
+        The datagram is sent by this call, not by the first step of the iteration. Late answers to an earlier question
+        are among those of this one. Leaving the loop early loses nothing: the next `recv` or `gather` returns the rest.
+
+        Args:
+            payload: The bytes to send, to each group of the sender, of both IP versions.
+            timeout: Seconds from sending on, or text such as "500ms"; left out: the sender's own, None: no limit.
+                Answers that arrived in time are delivered after it too, where the system reports the time of arrival.
+
+        Returns:
+            An iterator of Packets, for one thread. It ends after the timeout, or when the sender is closed.
+
+        Raises:
+            SendError: The system refuses a datagram; its `sent` is the number that had left.
+            ClosedError: The sender is closed, or another process opened it.
+            SocketError: While iterating: the system refuses to receive.
+            ArgumentError: `timeout` is no time.
+        """
+        answers = self._gathering(self._wait(timeout))
+        self._send_all((payload,))
+        answers.begin()
+        return answers
+
+    def _gathering(self, timeout_ns: int) -> Gathering:
+        return Gathering(self._receive_batch, self._give_back, timeout_ns, self._check_process)
+
+    @_using
+    def _receive_batch(self, timeout_ns: int) -> "Batch":
+        slots = self._listen()
+        return self._answers.receive(lambda left: slots.receive(1, left), timeout_ns)
+
+    def _give_back(self, batch: "Batch") -> None:
+        with contextlib.suppress(ClosedError):
+            self._answers.slots.give_back([batch])
+
+    def _listen(self) -> "Slots":
+        return self._answers.listen(lambda: self.closed)
+
+    def _check_process(self) -> None:
+        """ClosedError in another process than the one that opened the sender."""
+        if self._transmitter.foreign:
+            self._transmitter.counters()
 
     @_using
     def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
@@ -613,9 +613,8 @@ class Sender(Closing):
         Raises:
             ClosedError, SocketError, ArgumentError: As for `recv`.
         """
-        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        self._listen()
-        return self._replies.wait(timeout_ns)
+        timeout_ns = self._wait(timeout)
+        return self._listen().wait(timeout_ns)
 
     @_using
     def fileno(self) -> int:
@@ -631,8 +630,7 @@ class Sender(Closing):
             FeatureError: This system has no such descriptor (feature `descriptor`).
         """
         require("descriptor", "fileno()")
-        self._listen()
-        return self._replies.fileno()
+        return self._listen().fileno()
 
     # ---- state ----
 
@@ -658,7 +656,7 @@ class Sender(Closing):
         is final when the calls in other threads have ended. Closing again does nothing.
         """
         try:
-            self._replies.close()
+            self._answers.slots.close()
         finally:
             self._transmitter.close()
 
@@ -673,28 +671,3 @@ class Sender(Closing):
 
     def __repr__(self) -> str:
         return f"<Sender to {', '.join(map(str, self.groups))}{', closed' if self.closed else ''}>"
-
-
-def _pacing(rate: float | str | None, burst: int, pacing: str) -> tuple[Rate | None, int | None]:
-    """The rate that we keep ourselves, and the bytes per second that the kernel is to keep; ArgumentError."""
-    whole_number(burst, "burst", 1, 1_000_000)
-    if pacing not in PACINGS:
-        raise ArgumentError(f"pacing {pacing!r} is not one of: {', '.join(PACINGS)}")
-    wanted = None if rate is None else rate_of(rate)
-    if pacing == "sender":
-        return wanted, None
-    if wanted is None or not wanted.by_bits:
-        raise ArgumentError('pacing="kernel" needs a rate in bits, such as rate="800Mbit/s": it counts bytes')
-    if "SO_MAX_PACING_RATE" not in _core.membership.OPTIONS:
-        raise ArgumentError(f'pacing="kernel": {_core.membership.SYSTEM} has no SO_MAX_PACING_RATE')
-    return None, max(1, int(wanted.per_second / 8))
-
-
-def _checked(options: Options) -> Options:
-    """The options when they are in range; ArgumentError."""
-    whole_number(options.ttl, "ttl", 0, 255)
-    if options.dscp is not None:
-        whole_number(options.dscp, "dscp", 0, 63)
-    if options.source_port is not None:
-        whole_number(options.source_port, "source_port", 1, 65_535)
-    return options

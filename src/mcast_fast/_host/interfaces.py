@@ -392,6 +392,13 @@ def default_interface(group: str, known: Sequence[Interface] | None = None) -> I
     return chosen
 
 
+def routed_interface(address: GroupAddress) -> Interface | None:
+    """The interface by which the routing table sends to a unicast address; None where it names none. rtnetlink(7)."""
+    listed = interfaces()
+    index = _route(address, listed).index
+    return next((interface for interface in listed if interface.index == index), None)
+
+
 def _group_address(group: str) -> GroupAddress:
     try:
         address = ipaddress.ip_address(group)

@@ -436,6 +436,10 @@ class Subscriptions:
 
     # ---- interfaces that come and go ----
 
+    def known(self, index: int) -> Interface | None:
+        """An interface as it was when a group was last joined there; None of one that is not known."""
+        return self._known.get(self._joins.names.get(index, ""))
+
     def indexes(self) -> list[int]:
         """The interfaces that something is wanted on."""
         return list(self._joins.table.by_interface)

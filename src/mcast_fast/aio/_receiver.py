@@ -15,6 +15,7 @@ from mcast_fast._core.layout import MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._iteration import Limits
 from mcast_fast._membership.arguments import Timestamps
 from mcast_fast._membership.memberships import Membership
+from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._units import (
     NANOSECONDS,
@@ -84,6 +85,9 @@ class Receiver:
         packet_fanout: int | None = None,
         vlan: bool = False,
         frames: bool = False,
+        own_packets: bool = True,
+        ttl: int = 1,
+        loopback: bool = True,
         linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
@@ -112,6 +116,9 @@ class Receiver:
             packet_fanout=packet_fanout,
             vlan=vlan,
             frames=frames,
+            own_packets=own_packets,
+            ttl=ttl,
+            loopback=loopback,
         )
         self._line = Line(self._receiver, linger)
         self._limit = self._receiver.batch_size
@@ -391,6 +398,22 @@ class Receiver:
             SocketError, ArgumentError, ClosedError: As for `mcast_fast.Receiver.reply`.
         """
         self._receiver.reply(packet, payload)
+
+    def send(self, group: Target, payload: Payload) -> int:
+        """Send one datagram to a group or to one host, from the receiver's own socket, without waiting.
+
+        Args:
+            group: A text in the grammar of `Group.parse` without a source, a Group, or the address of a host.
+            payload: The bytes to send.
+
+        Returns:
+            The number of datagrams that left, one for each interface.
+
+        Raises:
+            GroupError, InterfaceError, ArgumentError, SocketError, SendError, ClosedError: As for
+                `mcast_fast.Receiver.send`.
+        """
+        return self._receiver.send(group, payload)
 
     @property
     def timeout(self) -> float | None:

@@ -7,11 +7,14 @@ the thread that paced calls run in.
 import asyncio
 import errno
 import types
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from mcast_fast import sender
+from mcast_fast._sending.answers import Gathering
+from mcast_fast._sending.arguments import Pacing
+from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Outgoing, Payload, outgoing, outgoing_list
 from mcast_fast._units import UNSET, Seconds, Unset, wait_in_ns
 from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker
@@ -49,7 +52,7 @@ class Sender:
         loopback: bool = True,
         rate: float | str | None = None,
         burst: int = 1,
-        pacing: sender.Pacing = "sender",
+        pacing: Pacing = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
         timeout: Seconds | None = None,
@@ -117,12 +120,12 @@ class Sender:
         kept = tuple(payloads) if isinstance(payloads, list) else payloads  # others may change it meanwhile
         return await self._send(outgoing(self._sender._transmitter, kept, size))
 
-    async def send_to(self, payload: Payload, group: str | Group) -> int:
-        """Send one datagram to a group that is not one of the sender's own, as `mcast_fast.Sender.send_to` does.
+    async def send_to(self, payload: Payload, group: Target) -> int:
+        """Send one datagram to another group or to one host, as `mcast_fast.Sender.send_to` does.
 
         Args:
             payload: The bytes to send.
-            group: A text in the grammar of `Group.parse`, or a Group.
+            group: A text in the grammar of `Group.parse`, a Group, or the address of a host.
 
         Returns:
             The number of datagrams that left.
@@ -221,11 +224,48 @@ class Sender:
             TimeoutError, ClosedError, SocketError, ArgumentError: As for `mcast_fast.Sender.recv`.
             RuntimeError: The sender is in use in another event loop, which is open.
         """
-        wait = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        packet = await self._line.take(self._sender.recv, wait)
+        return await self._take(self._sender.recv, self._wait(timeout))
+
+    def gather(self, payload: Payload, timeout: Seconds | Unset | None = UNSET) -> AsyncIterator["Packet"]:
+        """Send one datagram to each group, and iterate over all answers.
+
+            async for answer in tx.gather(b"who is there?", timeout=2):
+                print(answer.source, answer.data)
+
+        The datagram is sent, and the time begins, when the first answer is awaited.
+
+        Args:
+            payload: The bytes to send.
+            timeout: Seconds from sending on, as for `mcast_fast.Sender.gather`.
+
+        Returns:
+            An asynchronous iterator of Packets, which ends as that of `mcast_fast.Sender.gather` does.
+
+        Raises:
+            ArgumentError: `timeout` is no time.
+            TypeError: `payload` is no bytes-like object.
+            SendError, ClosedError, SocketError: While iterating, as for `mcast_fast.Sender.gather`.
+        """
+        job = outgoing_list(self._sender._transmitter, (memoryview(payload),))
+        answers = self._sender._gathering(self._wait(timeout))
+
+        async def ask() -> None:
+            await self._send(job)
+            answers.begin()
+
+        async def take(wait_ns: int) -> "Packet":
+            return await self._take(partial(answers.take, 0), wait_ns)
+
+        return _Gathering(ask, take, answers)
+
+    async def _take(self, receive: Callable[[], "Packet"], wait_ns: int) -> "Packet":
+        packet = await self._line.take(receive, wait_ns)
         self._line.ready = True
         self._line.took(1)
         return packet
+
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
+        return self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     # ---- state ----
 
@@ -285,3 +325,30 @@ class Sender:
 
     def __repr__(self) -> str:
         return f"<aio {self._sender!r}>"
+
+
+class _Gathering:
+    """What `gather` returns: `ask()` once, then `take(wait_ns)` each answer."""
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[None]], take: "Callable[[int], Awaitable[Packet]]", answers: Gathering
+    ) -> None:
+        self._ask: Callable[[], Awaitable[None]] | None = ask
+        self._take = take
+        self._answers = answers
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "Packet":
+        ask, self._ask = self._ask, None
+        if ask is not None:
+            await ask()
+        wait_ns = self._answers.wait_ns()
+        if wait_ns is None:
+            raise StopAsyncIteration
+        try:
+            return await self._take(wait_ns)
+        except (TimeoutError, ClosedError) as error:
+            self._answers.end(error)
+            raise StopAsyncIteration from None

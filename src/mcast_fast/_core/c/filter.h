@@ -95,15 +95,23 @@ mcast_filter_add(mcast_filter *filter, const mcast_entry *entry)
     *mcast_filter_place(filter, entry->group, entry->interface_index) = *entry;
 }
 
+/* The entry for an address on an interface, or else on any; NULL without one. */
+static inline const mcast_entry *
+mcast_filter_look(const mcast_filter *filter, const uint8_t address[16], uint32_t interface_index)
+{
+    const mcast_entry *entry = mcast_filter_place(filter, address, interface_index);
+    if (entry->exclude == MCAST_UNUSED)
+        entry = mcast_filter_place(filter, address, 0);
+    return entry->exclude == MCAST_UNUSED ? NULL : entry;
+}
+
 static inline const mcast_entry *
 mcast_filter_find(mcast_filter *filter, const mcast_record *record)
 {
     if (filter->latest && mcast_entry_is(filter->latest, record->group, record->interface_index))
         return filter->latest;
-    const mcast_entry *entry = mcast_filter_place(filter, record->group, record->interface_index);
-    if (entry->exclude == MCAST_UNUSED)
-        entry = mcast_filter_place(filter, record->group, 0);
-    if (entry->exclude == MCAST_UNUSED)
+    const mcast_entry *entry = mcast_filter_look(filter, record->group, record->interface_index);
+    if (!entry)
         return NULL;
     filter->latest = entry->interface_index ? entry : NULL;
     return entry;

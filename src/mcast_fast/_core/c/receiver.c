@@ -69,6 +69,7 @@ mcast_receiver_tear_down(mcast_receiver *receiver)
         mcast_background_close(receiver);
     mcast_lock(&receiver->state_lock);
     mcast_index_free(&receiver->index);
+    mcast_filter_free(&receiver->own);
     receiver->everything = 0;
     receiver->direct = receiver->busy = NULL;
     for (size_t key = 0; key < receiver->keys; key++)

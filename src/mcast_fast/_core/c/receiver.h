@@ -51,6 +51,7 @@ typedef struct mcast_receiver {
     size_t sockets;    /* sources that the poller watches */
     size_t everything; /* members that want everything */
     mcast_index index;
+    mcast_filter own;     /* this machine's addresses, where own packets are refused; else without entries */
     mcast_source *direct; /* sources that are read without a system call: rings */
     mcast_flag has_rings; /* there are some, or were */
     mcast_source *busy;   /* the only socket, when it was not drained last time: it is read without waiting first */
@@ -112,6 +113,24 @@ void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key);
 
 /* Puts a filter in force for everything received from now on, and takes its memory over: 0, or -ENOMEM with the one before in force. */
 int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter);
+
+/* Refuses from now on what comes from one of these addresses (`group` of an entry), on its interface or any, and from the port that it
+ * goes to. Takes the filter's memory over. */
+void mcast_receiver_refuse_own(mcast_receiver *receiver, mcast_filter *addresses);
+
+/* Whether the record is such a packet; `own` is NULL where none is refused. The state lock is held. */
+static inline int
+mcast_is_own(const mcast_filter *own, const mcast_record *record)
+{
+    return own && record->source_port == record->port &&
+           mcast_filter_look(own, record->source, record->interface_index) != NULL;
+}
+
+static inline const mcast_filter *
+mcast_receiver_own(const mcast_receiver *receiver)
+{
+    return receiver->own.entries ? &receiver->own : NULL;
+}
 
 /* Whether the record is wanted, by the filters in force. The state lock is held. */
 int mcast_receiver_wants(mcast_receiver *receiver, const mcast_record *record);

@@ -158,9 +158,22 @@ mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filt
     return status;
 }
 
+void
+mcast_receiver_refuse_own(mcast_receiver *receiver, mcast_filter *addresses)
+{
+    mcast_lock(&receiver->state_lock);
+    mcast_filter old = receiver->own;
+    receiver->own = *addresses;
+    receiver->epoch++;
+    mcast_unlock(&receiver->state_lock);
+    mcast_filter_free(&old);
+}
+
 int
 mcast_receiver_wants(mcast_receiver *receiver, const mcast_record *record)
 {
+    if (mcast_is_own(mcast_receiver_own(receiver), record))
+        return 0;
     if (mcast_index_wants(&receiver->index, record))
         return 1;
     for (size_t key = 0; receiver->everything > 0 && key < receiver->keys; key++) {

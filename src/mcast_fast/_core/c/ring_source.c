@@ -241,7 +241,8 @@ pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     const unsigned char *payload = NULL;
     mcast_record *record = mcast_batch_next(batch);
     int kind = describe(ring, frame, record, &payload);
-    if (kind != MCAST_FRAME_UDP || !mcast_index_wants(&receiver->index, record)) {
+    if (kind != MCAST_FRAME_UDP || !mcast_index_wants(&receiver->index, record) ||
+        mcast_is_own(mcast_receiver_own(receiver), record)) {
         count_unwanted(receiver, kind, record, frame->segment);
         return 1;
     }
@@ -296,7 +297,8 @@ pack_whole(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     int kind = mcast_whole_read(bytes, size, wire, record, &payload);
     record->timestamp = frame->timestamp;
     record->interface_index = ring->interface_index;
-    if (!frame->ours || kind == MCAST_FRAME_OTHER || !mcast_index_wants(&receiver->index, record)) {
+    if (!frame->ours || kind == MCAST_FRAME_OTHER || !mcast_index_wants(&receiver->index, record) ||
+        (record->port && mcast_is_own(mcast_receiver_own(receiver), record))) {
         receiver->counters.filtered += kind != MCAST_FRAME_OTHER && kind != MCAST_FRAME_LATER;
         return 1;
     }
@@ -332,6 +334,7 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     size_t reserved = (batch->records.capacity - batch->records.used) / sizeof(mcast_record);
     mcast_record *const first = mcast_batch_next(batch), *record = first;
     const mcast_record *const end = first + (room < reserved ? room : reserved);
+    const mcast_filter *const own = mcast_receiver_own(receiver);
     const unsigned char *base = batch->base;
     const int whole = ring->delivers == MCAST_DELIVERS_FRAMES;
     const size_t skipped = whole ? 0 : USUAL_HEADERS;
@@ -354,7 +357,7 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
         if (record->length > receiver->packet_limit)
             break;
         at += step;
-        if (!mcast_index_wants(&receiver->index, record)) {
+        if (!mcast_index_wants(&receiver->index, record) || mcast_is_own(own, record)) {
             filtered++;
             continue;
         }

@@ -112,7 +112,8 @@ describe(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, un
     record->dropped = info.overflow - socket->overflow + socket->pending_drops; /* modulo 2^32, as the kernel counts */
     socket->overflow = info.overflow;
     *segment = info.segment && info.segment < record->length ? info.segment : 0;
-    if (!mcast_filter_allows(&receiver->members[socket->key]->filter, record)) {
+    if (!mcast_filter_allows(&receiver->members[socket->key]->filter, record) ||
+        mcast_is_own(mcast_receiver_own(receiver), record)) {
         receiver->counters.filtered += *segment ? (record->length + *segment - 1) / *segment : 1;
         socket->pending_drops = record->dropped;
         return NULL;

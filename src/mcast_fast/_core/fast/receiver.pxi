@@ -76,6 +76,7 @@ cdef extern from "receiver.h":
     int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port) nogil
     void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key) nogil
     int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter) nogil
+    void mcast_receiver_refuse_own(mcast_receiver *receiver, mcast_filter *addresses) nogil
     uint64_t mcast_receiver_epoch(mcast_receiver *receiver) nogil
     mcast_result mcast_receiver_receive(mcast_receiver *receiver, mcast_batch *batch, size_t limit,
                                         int64_t deadline) nogil

@@ -16,24 +16,6 @@ cdef enum:
     SLOTS_BYTES = 6 << 20  # all of them together; only what packets reach is ever touched
 
 
-cdef int fill_filter(mcast_filter *filter, list rows) except -1:
-    """Copies rows, whose lengths are checked, into a filter that has space for them."""
-    cdef mcast_entry entry
-    cdef bytes group, source
-    cdef uint32_t at = 0
-    for group, interface, exclude, sources in rows:
-        memcpy(entry.group, <const char *>group, 16)
-        entry.interface_index = interface
-        entry.exclude = exclude
-        entry.first_source = at
-        entry.sources = len(sources)
-        for source in sources:
-            memcpy(&filter.sources[at][0], <const char *>source, 16)
-            at += 1
-        mcast_filter_add(filter, &entry)
-    return 0
-
-
 cdef int64_t deadline_of(int64_t timeout_ns):
     """The moment until which to wait, by the monotonic clock; -1 forever."""
     return -1 if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns
@@ -255,19 +237,10 @@ cdef class Slots:
         interface 0 = any; `exclude` says that the sources are those not wanted."""
         cdef mcast_filter new
         cdef int status
-        cdef list rows = [(group, interface, bool(exclude), list(sources))
-                          for group, interface, exclude, sources in entries or ()]
-        if any(len(address) != 16 for group, _, _, sources in rows for address in (group, *sources)):
-            raise ValueError("groups and sources are packed addresses of 16 bytes")
-        if mcast_filter_open(&new, len(rows), sum(len(sources) for _, _, _, sources in rows)) != 0:
-            raise MemoryError("no memory for a filter")
+        open_filter(&new, [(group, interface, bool(exclude), list(sources))
+                           for group, interface, exclude, sources in entries or ()])
         new.everything = entries is None
-        try:
-            fill_filter(&new, rows)
-            self._enter()
-        except BaseException:
-            mcast_filter_free(&new)
-            raise
+        self._enter_with(&new)
         try:
             with nogil:
                 status = mcast_receiver_accept(&self.receiver, key, &new)
@@ -276,6 +249,33 @@ cdef class Slots:
             self._filter_unread()
         finally:
             self._leave()
+
+    def refuse_own(self, addresses):
+        """Deliver nothing from now on that comes from one of these addresses and from the port that it goes to.
+
+        An address is (16 bytes, interface), interface 0 = any; such packets count as filtered. None at all: deliver
+        them."""
+        cdef mcast_filter new
+        cdef list rows = [(address, interface, False, []) for address, interface in addresses]
+        if rows:
+            open_filter(&new, rows)
+        else:
+            memset(&new, 0, sizeof(new))
+        self._enter_with(&new)
+        try:
+            with nogil:
+                mcast_receiver_refuse_own(&self.receiver, &new)
+            self._filter_unread()
+        finally:
+            self._leave()
+
+    cdef int _enter_with(self, mcast_filter *new) except -1:
+        """Enter with a filter, which is freed where that is refused."""
+        try:
+            return self._enter()
+        except BaseException:
+            mcast_filter_free(new)
+            raise
 
     # ---- what is deferred ----
 

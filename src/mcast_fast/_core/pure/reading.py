@@ -59,6 +59,12 @@ class Filter:
 
 
 NOTHING = Filter(())
+Own = frozenset[tuple[bytes, int]]  # this machine's addresses, where own packets are refused; interface 0 = any
+
+
+def is_own(own: Own, source: bytes, source_port: int, port: int, interface: int) -> bool:
+    """Whether a packet came from one of these addresses, and from the port that it went to."""
+    return source_port == port and ((source, interface) in own or (source, 0) in own)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -93,10 +99,11 @@ class Socket:
 class Read:
     """What was read from a socket and is in no batch yet: for each buffer in use, what its system call returned.
 
-    `filter` decides what is wanted, and was in force at the number `epoch` of changes."""
+    `filter` and `own` decide what is wanted, and were in force at the number `epoch` of changes."""
 
     one: Socket
     filter: Filter
+    own: Own
     epoch: int
     results: list[Any] = dataclasses.field(default_factory=list)
 
@@ -139,13 +146,13 @@ class Packing:
     """The records and payloads of a read, and what they add to the counters."""
 
     __slots__ = (
-        "_filter", "_limit", "_one", "_size", "bytes", "end", "filtered", "overflow", "payloads", "pending_drops",
-        "received", "records", "truncated",
+        "_filter", "_limit", "_one", "_own", "_size", "bytes", "end", "filtered", "overflow", "payloads",
+        "pending_drops", "received", "records", "truncated",
     )  # fmt: skip
 
     def __init__(self, read: Read, buffers: Buffers, packet_limit: int, base: int) -> None:
         """`packet_limit`: bytes that are kept per packet; `base`: where in the arena the payloads will be."""
-        self._one, self._filter = read.one, read.filter
+        self._one, self._filter, self._own = read.one, read.filter, read.own
         self._size, self._limit = buffers.size, packet_limit
         self.overflow, self.pending_drops = read.one.overflow, read.one.pending_drops
         self.records, self.payloads, self.end = bytearray(), list[memoryview](), base
@@ -183,7 +190,9 @@ class Packing:
         self.overflow = ancillary.overflow
         source = _packed_source(one.family, name[0])
         segment = ancillary.segment if 0 < ancillary.segment < length else 0
-        if not self._filter.allows(ancillary.group, ancillary.interface, source):
+        if not self._filter.allows(ancillary.group, ancillary.interface, source) or (
+            self._own and is_own(self._own, source, name[1], one.port, ancillary.interface)
+        ):
             self.pending_drops = dropped
             self.filtered += -(-length // segment) if segment else 1
             return

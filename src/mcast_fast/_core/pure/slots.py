@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
 from mcast_fast._core.lifetime import Lifetime
-from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Read, Row, Socket, discard
+from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Own, Read, Row, Socket, discard
 from mcast_fast._core.pure.state import Call, State
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, take_over
@@ -270,6 +270,22 @@ class Slots(State):
                 self._epoch += 1
             self._filter_unread()
 
+    def refuse_own(self, addresses: Iterable[tuple[bytes, int]]) -> None:
+        """Deliver nothing from now on that comes from one of these addresses and from the port that it goes to.
+
+        An address is (16 bytes, interface), interface 0 = any; such packets count as filtered. None at all: deliver
+        them."""
+        own = frozenset(addresses)
+        if any(len(address) != 16 for address, _ in own):
+            raise ValueError("groups and sources are packed addresses of 16 bytes")
+        self._within(self._refuse_own, own)
+
+    def _refuse_own(self, own: Own) -> None:
+        with self._state:
+            self._own = own
+            self._epoch += 1
+            self._filter_unread()
+
     # ---- receiving ----
 
     def receive(self, limit: int, timeout_ns: int) -> Batch:
@@ -450,7 +466,7 @@ class Slots(State):
             room = self._room(call, limit)
             if room <= 0:
                 return
-            more = self._receive_from(Read(one, one.filter, self._epoch), room)
+            more = self._receive_from(Read(one, one.filter, self._own, self._epoch), room)
             self._pack(call)
             if not more:
                 return

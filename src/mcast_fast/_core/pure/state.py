@@ -15,7 +15,7 @@ from typing import Any
 from mcast_fast._core import pairs
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, Flag
 from mcast_fast._core.lifetime import Lifetime
-from mcast_fast._core.pure.reading import Buffers, Packing, Read, Socket
+from mcast_fast._core.pure.reading import Buffers, Own, Packing, Read, Socket, is_own
 from mcast_fast._core.pure.views import Batch, Packet, make_part, take_over
 from mcast_fast.errors import socket_error
 
@@ -27,7 +27,7 @@ _UINT32 = 2**32 - 1
 _TRUNCATED = int(Flag.TRUNCATED)
 _AT = {field.name: i for i, field in enumerate(FIELDS)}
 _LENGTH, _FLAGS, _DROPPED = _AT["length"], _AT["flags"], _AT["dropped"]
-_KEY = tuple(_AT[name] for name in ("group", "interface", "source", "port"))
+_KEY = tuple(_AT[name] for name in ("group", "interface", "source", "source_port", "port"))
 
 _Unread = tuple[Batch, Any] | None  # the first batch and what is behind it, again so
 
@@ -59,6 +59,7 @@ class State:
         self._buffers = buffers
         self._sockets: dict[int, Socket] = {}
         self._counters = dict.fromkeys(_COUNTERS, 0)
+        self._own: Own = frozenset()
         self._epoch = 0  # the number of changes of filters
         self._unread: _Unread = None
         self._unread_epoch = 0  # of the filters that all of it has passed
@@ -216,7 +217,9 @@ class State:
 
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
-        group, interface, source, port = (row[at] for at in _KEY)
+        group, interface, source, source_port, port = (row[at] for at in _KEY)
+        if self._own and is_own(self._own, source, source_port, port, interface):
+            return False
         for one in list(self._sockets.values()):  # the handler of a signal may remove one in the middle
             if one.port == port and one.filter.allows(group, interface, source):
                 return True
