@@ -368,3 +368,32 @@ def test_a_recording_is_what_was_sent(program_backend, tmp_path):  # noqa: F811
         assert [(p.source_address, p.group, p.port) for p in mine] == [
             (p.source_address, p.group, p.port) for p in other
         ]
+
+
+@pytest.mark.lab
+@pytest.mark.needs("watch")
+def test_a_recording_waits_for_an_interface_that_comes_later(program_backend, tmp_path):  # noqa: F811
+    path = tmp_path / "feed.pcapng"
+    with lab.Lab() as made:
+        host = made.hosts["b"]
+        argv = [
+            sys.executable,
+            "-m",
+            "mcast_fast",
+            "record",
+            "239.1.1.1%vb0:5000",
+            "--watch",
+            "-c",
+            "1",
+            "-w",
+            str(path),
+        ]
+        program = host.spawn(argv, env=environment(program_backend))
+        program.expect("recording", timeout=20)
+        sending, receiving = made.link("a", "b")
+        assert receiving.interface == "vb0"
+        while program.process.poll() is None:
+            sending.blast("239.1.1.1", 5000, count=1).finish()
+        program.finish()
+    with mcast.open(path) as reader:
+        assert [packet.interface for packet in reader.collect(9)] == ["vb0"]

@@ -54,6 +54,7 @@ NO_BACKGROUND = "none"
 @click.option("--buffer-size", "--buffer", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
 @click.option("--background", metavar="SIZE", help=f"Memory that bridges a stalled disk (256MiB), or {NO_BACKGROUND}.")
 @click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
+@click.option("--watch", is_flag=True, help="Join again when an interface comes back (Linux).")
 @click.option(
     "--link",
     type=click.Choice(LINKS),
@@ -165,7 +166,7 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
 
 
 def _receiver(options: dict[str, Any]) -> Receiver:
-    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size")}
+    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size", "watch")}
     background, features = options["background"], _core.features()
     if background is None:
         named["background"] = bool(features["background"]) and not options["ring"]

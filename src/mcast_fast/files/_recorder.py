@@ -323,7 +323,9 @@ class Recorder(Guarded):
     def _in_order(self, batch: "Batch") -> "Batch":
         """What of the packets that were received can be written in the order of their times; the latest are held for
         older ones of other sockets. Where there is only one, the batch as it is."""
-        if self._held is None and (self._receiver.sources < 2 or not self._hold_ns):
+        if self._held is None and self._receiver.sources < 2:
+            return batch
+        if self._held is None and not self._hold_ns:
             return _core.views.by_time(batch)
         merged = batch if self._held is None else _core.views.Batch.concatenate([self._held, batch])
         ordered = _core.views.by_time(merged)
