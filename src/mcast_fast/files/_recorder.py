@@ -37,7 +37,8 @@ TICK_NS = 50_000_000  # requests of other threads and signal handlers are seen w
 # While the background thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
 GATHER_NS = 10_000_000
 STATISTICS_NS = 5 * NANOSECONDS
-HOLD_NS = 20_000_000  # packets of several sockets wait for older ones of the others, at most
+HOLD_NS = 20_000_000  # packets of several sockets wait for older ones of the others
+MOST_HELD, MOST_HELD_BYTES = 65_536, 64 << 20  # packets that wait together, and their payload, at most
 QUIET_NS, DRAIN_NS = 20_000_000, NANOSECONDS  # a recording that ends takes what is there, and no longer than this
 PACKET_OVERHEAD = 113  # bytes that a packet has around its payload in a file at most, as MCAST_PACKET_OVERHEAD
 ASIDE = 512  # bytes that a file needs beside its packets: an interface's description, the last statistics
@@ -148,8 +149,7 @@ class Recorder(Guarded):
         self._unflushed_since = 0
         self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
         self._hold_ns = min(HOLD_NS, self._flush_ns)
-        self._held: Batch | None = None  # received, and waiting for older packets of other sockets
-        self._held_since = 0  # monotonic
+        self._held: list[Batch] = []  # received, and waiting for older packets of other sockets
         self._unwritten: Batch | None = None  # received, and not all handed to the writer
         self._before = 0  # packets in the file when the writer got it
         self._writer = self._open()
@@ -249,7 +249,7 @@ class Recorder(Guarded):
         """Wait for packets until something else is due, and take what is there."""
         now = time.monotonic_ns()
         flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
-        release_at = self._held_since + self._hold_ns if self._held is not None else 0
+        release_at = self._last_came + self._hold_ns if self._held else 0
         until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at, release_at)))
         timeout = max(0, until - now) / NANOSECONDS
         try:
@@ -312,37 +312,46 @@ class Recorder(Guarded):
     def _give_back(self) -> None:
         """Have the receiver deliver what an exception kept from being written; what the writer accepted is in the
         file, or lost with it."""
-        batch, held, self._unwritten, self._held = self._unwritten, self._held, None, None
+        batch, held, self._unwritten, self._held = self._unwritten, self._held, None, []
         unwritten = [] if batch is None else [batch[max(0, self._packets_in_file() - self._before) :]]
-        if held is not None:
-            unwritten.append(held)
-        if unwritten:
-            with contextlib.suppress(ClosedError):
-                self._receiver.give_back(unwritten)
+        with contextlib.suppress(ClosedError):
+            self._receiver.give_back([*unwritten, *held])
 
     def _in_order(self, batch: "Batch") -> "Batch":
-        """What of the packets that were received can be written in the order of their times; the latest are held for
-        older ones of other sockets. Where there is only one, the batch as it is."""
-        if self._held is None and self._receiver.sources < 2:
+        """What of the packets that were received can be written in the order of their times.
+
+        Where there are several sockets, packets are held until all of them are read, and the latest for packets that
+        are on their way to others."""
+        if not self._held and self._receiver.sources < 2:
             return batch
-        if self._held is None and not self._hold_ns:
+        if not self._held and not self._hold_ns:
             return _core.views.by_time(batch)
-        merged = batch if self._held is None else _core.views.Batch.concatenate([self._held, batch])
-        ordered = _core.views.by_time(merged)
+        held = [*self._held, batch]
+        size = sum(one.payload_bytes for one in held)
+        if sum(map(len, held)) < MOST_HELD and size < MOST_HELD_BYTES and self._has_more():
+            nothing = batch[:0]
+            # Nothing is called from here on, so that no signal handler comes in between; as below.
+            self._unwritten, self._held = nothing, held
+            return nothing
+        ordered = _core.views.by_time(_core.views.Batch.concatenate(held))
         last = ordered[len(ordered) - 1].timestamp
         count = len(ordered) if last is None else first_after(ordered, last - self._hold_ns)
-        ready, rest = ordered[:count], ordered[count:]
-        held, since = (rest if len(rest) else None), time.monotonic_ns()
-        # Nothing is called from here on, so that no signal handler comes in between.
-        self._unwritten, self._held, self._held_since = ready, held, since
+        ready, rest = ordered[:count], [ordered[count:]] if count < len(ordered) else []
+        self._unwritten, self._held = ready, rest
         return ready
+
+    def _has_more(self) -> bool:
+        """Whether packets are there that may be older."""
+        with contextlib.suppress(ClosedError):
+            return self._receiver.wait(0)
+        return False
 
     def _release(self) -> None:
         """Write what is held: nothing older has come meanwhile."""
-        held = self._held
-        if held is not None:
-            self._unwritten, self._held = held, None
-            self._write(held)
+        if self._held:
+            ordered = _core.views.by_time(_core.views.Batch.concatenate(self._held))
+            self._unwritten, self._held = ordered, []
+            self._write(ordered)
 
     def _fitting(self, batch: "Batch") -> int:
         """How many packets of a batch the file takes before it is full; an empty file takes one in any case."""
@@ -380,7 +389,7 @@ class Recorder(Guarded):
         if now >= self._statistics_at:
             self._statistics_at = now + STATISTICS_NS
             self._statistics()
-        if self._held is not None and now - self._held_since >= self._hold_ns:
+        if self._held and now - self._last_came >= self._hold_ns:
             self._release()
         if self._unflushed_since and now - self._unflushed_since >= self._flush_ns:
             self._flush()
