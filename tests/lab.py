@@ -455,6 +455,16 @@ class Lab:
             end.wait_usable()
         return a, b
 
+    def coalescing_link(self, first: str, second: str, **options: Any) -> tuple[End, End]:
+        """A link (as `link`) on which the kernel coalesces what `second` receives: single packets that come close together.
+
+        veth hands packets to GRO only when its peer leaves TCP segments alone."""
+        a, b = self.link(first, second, **options)
+        a.host.run("ethtool", "-K", a.interface, "tso", "off")
+        a.single_packets()
+        b.host.run("ethtool", "-K", b.interface, "gro", "on")
+        return a, b
+
 
 def remove_stale() -> None:
     """Remove the namespaces of labs whose process is gone, and what still runs in them: the lab had started it."""

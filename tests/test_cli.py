@@ -414,7 +414,7 @@ def test_what_click_refuses_exits_2(arguments):
 
 
 def test_a_refusal_of_the_system_exits_1(backend, place, monkeypatch):
-    def refuse(*_arguments):
+    def refuse(*_arguments, **_options):
         raise mcast.SocketError(105, "join 239.1.1.1 on eth0: No buffer space available (105); remedy", "join")
 
     monkeypatch.setattr("mcast_fast._membership.joins.open_socket", refuse)

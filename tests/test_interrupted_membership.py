@@ -22,7 +22,7 @@ from tests.conftest import descriptors, free_port, loopback, until
 from tests.interrupts import Interrupt, Interrupter, needs_tracing
 from tests.test_joins import ENDPOINTS, GROUPS, Model, exclude, include
 
-pytestmark = [needs_tracing, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [needs_tracing, pytest.mark.long, pytest.mark.hang_timeout(300)]
 
 FILES = frozenset(one.__file__ for one in (lifetime, joins, desired, nic_drops, plan, rings, sockets, subscriptions))
 

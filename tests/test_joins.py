@@ -67,7 +67,9 @@ class Kernel:
 
     # ---- opening ----
 
-    def open_socket(self, endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
+    def open_socket(
+        self, endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options, decides: bool
+    ) -> OpenSocket:
         self._called("open")
         sock = ModelSocket(self, next(self._numbers))
         self.held[sock.number] = {}
@@ -75,7 +77,7 @@ class Kernel:
 
     # ---- the slots ----
 
-    def add(self, sock: "ModelSocket", port: int, group: bytes, interface: int) -> int:
+    def add(self, sock: "ModelSocket", port: int, group: bytes, interface: int, decider: None) -> int:
         self._called("add")
         key = next(self._numbers)
         self.let_pass[key], self.keys[sock.number] = {}, key

@@ -200,12 +200,9 @@ def test_the_reports_tell_every_change(ends, group, first, second):
 @pytest.mark.parametrize("group", ["239.3.0.0", "ff15::3:0"])
 def test_a_thousand_groups_in_one_receiver(ends, group):
     sending, receiving = ends
-    start = time.monotonic()
     with receiving.host.enter():
         rx = mcast.Receiver(text(group, receiving, 1_000), timeout=5)
-    took = time.monotonic() - start
     with rx, sending.host.enter():
-        assert took < 2, f"joining took {took:.2f} s"
         assert len(rx.memberships) == 1_000
         assert all(one.joined and one.kernel_mode == "exclude" for one in rx.memberships)
         with mcast.Sender(text(group, sending, 1_000)) as tx:

@@ -244,10 +244,8 @@ def test_a_close_ends_a_sender_that_waits_for_its_turn(backend, group):
     tx = mcast.Sender(group, ttl=0, rate="1/s")
     timer = threading.Timer(0.05, tx.close)
     timer.start()
-    before = time.monotonic()
     with pytest.raises(ClosedError, match="sender is closed"):
         tx.send_batch([b"a"] * 10)
-    assert time.monotonic() - before < 0.5
     assert tx.stats.datagrams == 1
     timer.join()
 
@@ -345,24 +343,33 @@ def test_a_rate_is_kept_by_absolute_deadlines(backend, rx, group, rate, size, co
         before = time.monotonic()
         tx.send_batch(bytes(count * size // 2), size=size)
         tx.send_batch([bytes(size)] * (count // 2))
-        taken = time.monotonic() - before
-        assert (count - 1) / 2000 <= taken < 1
+        assert time.monotonic() - before >= (count - 1) / 2000
         assert tx.stats.rate_error is not None
     assert len(rx.collect(count)) == count
 
 
-@pytest.mark.needs("kernel_timestamps")
 def test_a_burst_leaves_together(backend, rx, group):
-    for _ in range(3):  # packets are stamped by the system's clock, which may be set meanwhile
-        set_by = time.time_ns() - time.monotonic_ns()
-        with mcast.Sender(group, ttl=0, rate=100, burst=5) as tx:
+    """And the next one long after it: at this rate no second datagram would leave by itself."""
+    tx = mcast.Sender(group, ttl=0, rate=0.001, burst=5)
+
+    def send():
+        with pytest.raises(ClosedError):
             tx.send_batch([b"a"] * 15)
-        times = [packet.timestamp for packet in rx.collect(15)]
-        if abs(time.time_ns() - time.monotonic_ns() - set_by) < 5_000_000:
-            break
-    assert times[5] - times[0] > 40_000_000
-    assert times[10] - times[5] > 40_000_000
-    assert times[4] - times[0] < times[5] - times[4]
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert len(rx.collect(5, timeout=10)) == 5
+    tx.close()
+    thread.join()
+    assert tx.stats.datagrams == 5
+
+
+@pytest.mark.needs("fine clock")
+def test_bursts_keep_the_rate(backend, group):
+    with mcast.Sender(group, ttl=0, rate=500, burst=5) as tx:
+        before = time.monotonic()
+        tx.send_batch([b"a"] * 15)
+        assert time.monotonic() - before >= 10 / 500
 
 
 @pytest.mark.long
@@ -380,10 +387,8 @@ def test_a_signal_ends_a_paced_send_and_the_count_is_exact(backend, group):
     with mcast.Sender(group, ttl=0, rate=10) as tx:
         timer = threading.Timer(0.15, interrupt_main)
         timer.start()
-        before = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             tx.send_batch([b"a"] * 100)
-        assert time.monotonic() - before < 1
         assert 1 <= tx.stats.datagrams <= 10
         timer.join()
 

@@ -69,13 +69,14 @@ class Iteration(Generic[T]):
 
 
 class Batches(Iteration["Batch"]):
-    """Batches until the limits; `receive(most, wait_ns)` returns the next, `give_back` takes one for the next call."""
+    """Batches until the limits; `receive(most, wait_ns)` returns the next, of at most `batch_size()` packets;
+    `give_back` takes one for the next call."""
 
     def __init__(
         self,
         receive: "Callable[[int, int], Batch]",
         give_back: "Callable[[Batch], object]",
-        batch_size: int,
+        batch_size: Callable[[], int],
         limits: Limits,
         check_process: Callable[[], object],
     ) -> None:
@@ -91,7 +92,7 @@ class Batches(Iteration["Batch"]):
             raise StopIteration
         batch, left = None, limits.left
         try:
-            batch = self._receive(min(self._batch_size, left), wait_ns)
+            batch = self._receive(min(self._batch_size(), left), wait_ns)
             limits.left = left - len(batch)
         except (TimeoutError, EOFError, ClosedError) as error:
             if batch is None:

@@ -125,6 +125,17 @@ def size_in_bytes(value: int | str, what: str) -> int:
     return size
 
 
+def size_text(size: int) -> str:
+    """Bytes with the largest unit of which there is one, to three digits.
+
+    >>> size_text(4194304)
+    '4 MiB'
+    """
+    binary = reversed([(name, each) for name, each in SIZE_UNITS.items() if name.endswith("iB")])
+    value, unit = next(((size / each, name) for name, each in binary if size >= each), (size, "bytes"))
+    return f"{value:.3g} {unit}"
+
+
 def rate_of(value: float | str, what: str = "rate") -> Rate:
     """A rate from a number of datagrams per second, or from text: datagrams ('50k/s') or bits of payload ('800Mbit/s');
     ArgumentError names `what`.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
+from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._core.lifetime import Closing, weakly
 from mcast_fast._host.nic_drops import NicDrops
@@ -19,6 +20,7 @@ from mcast_fast._membership.arguments import (
     ring_arguments,
     socket_options,
 )
+from mcast_fast._membership.coalescing import Coalescing
 from mcast_fast._membership.desired import Defaults
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.memberships import Membership
@@ -39,7 +41,7 @@ from mcast_fast._units import (
 )
 from mcast_fast.errors import ArgumentError, ClosedError, warn
 from mcast_fast.groups import Group, Groups, listed
-from mcast_fast.stats import Stats, What
+from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -90,15 +92,16 @@ class Receiver(Closing):
             group.
         source: The only source to receive (SSM).
         timeout: Seconds that a receive waits, or text such as "100ms"; None: no limit.
-        batch_size: The largest number of packets in a batch, 1 to 1,000,000; by default 256 (coalesced 1,024, with a
-            ring 4,096).
+        batch_size: The largest number of packets in a batch, 1 to 1,000,000; by default 256 (while packets may be
+            coalesced 1,024, with a ring 4,096).
         max_packet_size: Bytes of payload, 1 to 65,535; longer ones are truncated and flagged.
         buffer_size: The kernel's buffer for each socket, bytes or "4MiB"; left out, 4 MiB as far as the system allows.
         timestamps: "kernel" (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with
             `Flag.HARDWARE`; else the kernel's, with a warning) or None.
-        gro: Let the kernel coalesce packets of one sender (UDP_GRO, Linux), which is far faster. Coalesced packets
-            share one arrival time, so that it is on by default only with `timestamps=None`; with "kernel" they have
-            `Flag.COALESCED`.
+        gro: When the kernel may coalesce packets of one sender (UDP_GRO, Linux): that is far cheaper, and gives them
+            one arrival time (`Flag.COALESCED`). None: while the receiver does not keep up, from when a socket's buffer
+            is half full or packets were dropped until some seconds of calm (`stats.events` says when and why); at once
+            with `timestamps=None`; not with "hardware". True: always. False: never.
         background: Receive in a native thread that holds up to this many bytes of payload ("256MiB" for True) while
             Python is busy.
         background_cpu: The processor that this thread runs on.
@@ -179,15 +182,17 @@ class Receiver(Closing):
         ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan, frames)
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
-            options = replace(options, only_holds=True, coalesced=False)
-        self._coalesced = options.coalesced
-        usual = RING_BATCH if ring_asked else COALESCED_BATCH if options.coalesced else BATCH
-        self._batch_size = whole_number(usual if batch_size is None else batch_size, "batch_size", 1, 1_000_000)
+            options = replace(options, only_holds=True, coalescing=Mode.NEVER)
+        usual = (BATCH, COALESCED_BATCH) if ring_asked is None else (RING_BATCH, RING_BATCH)
+        sizes = usual if batch_size is None else (whole_number(batch_size, "batch_size", 1, 1_000_000),) * 2
         names: dict[int, str] = {}
-        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, names, "the receiver", options.coalesced)
+        self._slots = _core.slots.Slots(
+            sizes[0], max_packet_size, names, "the receiver", options.coalescing, coalesced_batch_size=sizes[1]
+        )
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
+        self._coalescing = Coalescing(self._slots, self._joins)
         self._subscriptions = Subscriptions(self._joins, defaults, watch)
         self._own_sockets = OwnSockets(self._joins, self._subscriptions.known, self._rings, defaults, ttl, loopback)
         self._own_addresses = None if own_packets else OwnAddresses(self._slots)
@@ -226,7 +231,8 @@ class Receiver(Closing):
             SocketError: The system refuses to receive.
             ArgumentError: An argument is out of range.
         """
-        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        usual = self._slots.batch_size
+        limit = usual if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.receive(limit, self._wait(timeout))
 
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
@@ -326,7 +332,7 @@ class Receiver(Closing):
             SocketError, ClosedError: While iterating, as for `recv_batch`; closing ends it without an error.
         """
         limits = Limits(self._wait(timeout), duration, count)
-        return Batches(self._slots.receive, self._requeue, self._batch_size, limits, self._check_process)
+        return Batches(self._slots.receive, self._requeue, lambda: self._slots.batch_size, limits, self._check_process)
 
     def packets(
         self,
@@ -549,8 +555,8 @@ class Receiver(Closing):
 
     @property
     def batch_size(self) -> int:
-        """The largest number of packets in a batch."""
-        return self._batch_size
+        """The largest number of packets in a batch; by default it is larger while packets are coalesced."""
+        return self._slots.batch_size
 
     @property
     def sources(self) -> int:
@@ -584,14 +590,14 @@ class Receiver(Closing):
 
     def _ledger(self) -> Stats:
         counters = dict(self._slots.counters())
-        dropped_ring = counters.pop("dropped_ring")
+        dropped_ring, inexactly = counters.pop("dropped_ring"), counters.pop("dropped_inexactly")
+        may_hold_several = inexactly or (dropped_ring and counters["coalesced"])
         return Stats(
             dropped_ring=dropped_ring if self._rings else None,
             dropped_background=counters.pop("dropped_memory"),
             dropped_nic=self._nic.total(self._subscriptions.indexes()),
-            drops_exact=counters["buffers"] >= counters["received"]
-            and not (self._coalesced and counters["dropped_socket"]),
-            events=tuple(self._subscriptions.events),
+            drops_exact=not may_hold_several,
+            events=tuple(sorted((*self._subscriptions.events, *self._coalescing.events), key=_time)),
             **counters,
         )
 
@@ -681,3 +687,7 @@ class Receiver(Closing):
         sockets = len(self._joins.sockets())
         opened = f"{sockets} socket{'' if sockets == 1 else 's'}"
         return f"<Receiver of {self._subscriptions.summary(SHOWN)}, on {opened}{', closed' if self.closed else ''}>"
+
+
+def _time(event: Event) -> int:
+    return event.time

@@ -26,6 +26,9 @@ class What(StrEnum):
     RENAMED = "renamed"
     ADDRESS = "address"  # an address came or went
     FAILED = "failed"  # could not be joined, or watched; it is tried again
+    COALESCING = "coalescing"  # packets may share times from now on: the receiver did not keep up
+    COALESCING_ENDED = "coalescing ended"  # each packet has its own time again
+    NOT_COALESCED = "not coalesced"  # coalescing is on, and nothing comes coalesced
     COARSE = "coarse"  # the kernel's filter of a ring lets pass more than is wanted
 
 
@@ -113,11 +116,12 @@ class Stats(_Counters):
             lower bound.
         buffers: Buffers in which the kernel handed packets over; fewer than packets where it coalesced them (`gro`),
             and with rings.
+        coalesced: Received packets that share their arrival time with others (`Flag.COALESCED`).
         detached: Batches whose payloads were copied out of a ring.
         batches: Batches that were delivered.
         largest_batch: Packets in the largest one.
         wakeups: Returns from waiting.
-        events: What happened to the interfaces (`watch=True`).
+        events: What happened to the interfaces (`watch=True`), and to coalescing.
     """
 
     _STATES = frozenset({"largest_batch", "drops_exact"})
@@ -133,6 +137,7 @@ class Stats(_Counters):
     dropped_nic: int | None = None
     drops_exact: bool = True
     buffers: int = 0
+    coalesced: int = 0
     detached: int = 0
     batches: int = 0
     largest_batch: int = 0

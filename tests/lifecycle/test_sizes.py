@@ -108,7 +108,7 @@ def test_a_ring_that_memory_cannot_hold_is_refused_before_the_kernel_is_asked(
 
 @pytest.mark.long
 @pytest.mark.weekly
-@pytest.mark.timeout(900)
+@pytest.mark.hang_timeout(900)
 @pytest.mark.needs("answers of Linux")
 @pytest.mark.parametrize("way", ["leftovers", "concatenate"])
 def test_no_batch_reaches_4_gib(backend: str, way: str) -> None:

@@ -108,6 +108,7 @@ FEATURES = {
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
     "receive_coalescing": "many packets of one sender handed over as one (UDP_GRO, UDP_RECV_MAX_COALESCED_SIZE)",
+    "coalescing_under_pressure": "packets are coalesced while the receiver does not keep up, and only then (UDP_GRO)",
     "busy_poll": "the kernel looks at the device itself before it sleeps (SO_BUSY_POLL)",
     "background": "a thread that receives while Python is busy",
     "background_cpu": "the processor that this thread runs on",
@@ -134,6 +135,7 @@ FEATURE_OPTIONS = {
     "receive_tos": ("IP_RECVTOS",),
     "transmit_times": ("SO_TIMESTAMPING",),
     "receive_coalescing": ("UDP_GRO", "UDP_RECV_MAX_COALESCED_SIZE"),
+    "coalescing_under_pressure": ("UDP_GRO",),
     "busy_poll": ("SO_BUSY_POLL",),
 }
 

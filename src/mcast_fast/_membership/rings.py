@@ -242,7 +242,9 @@ class Rings(SocketOwner):
         """How many rings there are."""
         return len(self._rings)
 
-    def add(self, _socket: socket.socket, port: int, _group: bytes, interface: int) -> int:
+    def add(
+        self, _socket: socket.socket, port: int, _group: bytes, interface: int, _decider: socket.socket | None = None
+    ) -> int:
         """Listen for a port on an interface, whose ring is opened when it is the first; SocketError, InterfaceError."""
         keys: list[int] = []
         try:

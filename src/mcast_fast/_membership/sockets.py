@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
+from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast._core.lifetime import close_all
-from mcast_fast._host import hardware_clock, ifreq
+from mcast_fast._host import hardware_clock, ifreq, links
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, socket_error, warn
 
+Datagram = socket.socket  # a field has the module's name
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
 
@@ -56,19 +58,23 @@ class Options:
     buffer_size: int | None = None
     metadata: frozenset[str] = frozenset({"time", "drops"})
     reuse: bool = True
-    coalesced: bool = False
+    coalescing: Mode = Mode.NEVER
     busy_poll: int | None = None  # microseconds
     only_holds: bool = False  # memberships: packets come another way, so that the port is not bound
 
 
 @dataclass(slots=True)
 class OpenSocket:
-    """A socket, what its binding implies (zeros: each packet says it), and its key in the slots once it has one."""
+    """A socket, what its binding implies (zeros: each packet says it), and its key in the slots once it has one.
+
+    `decider`: a second one that the slots may bind alike, to decide whether packets are coalesced
+    (_core/c/coalescing.h); None where another one does."""
 
     socket: socket.socket
     endpoint: Endpoint
     group: bytes = NOWHERE
     interface: int = 0
+    decider: Datagram | None = None
     keys: list[int] = field(default_factory=list)
     drops: int = 0
     is_counted: bool = False  # its drops, among those of closed sockets
@@ -77,6 +83,10 @@ class OpenSocket:
     def place(self) -> Endpoint:
         """The endpoint."""
         return self.endpoint
+
+    def both(self) -> list[Datagram]:
+        """Its socket, and the decider."""
+        return [self.socket] if self.decider is None else [self.socket, self.decider]
 
     @property
     def key(self) -> int:
@@ -196,7 +206,7 @@ def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> No
 
 def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
     """Options of the path from the device: coalescing, polling, the card's clock."""
-    for name, value in COALESCING.items() if options.coalesced else ():
+    for name, value in COALESCING.items() if options.coalescing == Mode.ALWAYS else ():
         set_option(sock, name, value)
     if options.busy_poll is not None:
         set_option(sock, "SO_BUSY_POLL", options.busy_poll)
@@ -205,6 +215,28 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
             f"{interface} takes no hardware times ({reason}): the kernel's times are reported, without Flag.HARDWARE; "
             "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN"
         )
+
+
+def _open_decider(endpoint: Endpoint, name: str, options: Options) -> socket.socket | None:
+    """A socket that is no member of anything, and is not bound yet; None where it is not needed, or cannot be had."""
+    if options.coalescing == Mode.NEVER or not _core.features()["coalescing_under_pressure"]:
+        return None
+    with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
+        decider = undo.enter_context(open_datagram(endpoint.version, options.reuse))
+        set_option(decider, MULTICAST_ALL[endpoint.version], 0)
+        bind_device(decider, _where_packets_arrive(endpoint.interface, name))
+        decider.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least: unicast may come, and is not read
+        undo.pop_all()
+        return decider
+    return None
+
+
+def _where_packets_arrive(index: int, name: str) -> str:
+    """The interface where the kernel looks for the socket that decides: the one below a bridge or a macvlan."""
+    below = links.lowest(index) or []
+    with contextlib.suppress(OSError):
+        return socket.if_indextoname(below[0]) if len(below) == 1 else name
+    return name
 
 
 def bind_address(group: bytes, endpoint: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -222,9 +254,11 @@ def reports_destination() -> bool:
     return any(name in _core.membership.OPTIONS for name in METADATA["destination"][4])
 
 
-def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
+def open_socket(
+    endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options, decides: bool = True
+) -> OpenSocket:
     """A bound socket that holds no group yet; `group` is bound when it is to be the only one. SocketError, with nothing
-    left open.
+    left open. `decides`: whether it needs a decider.
 
     Where packets do not say their destination, what comes is taken for the only group's, on the endpoint's
     interface."""
@@ -247,7 +281,8 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
             raise socket_error("bind", subject, error) from error
         undo.pop_all()
     bound = group if SYSTEM.binds_groups or not reports_destination() else NOWHERE
-    return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0)
+    decider = _open_decider(endpoint, names[endpoint.interface], options) if decides else None
+    return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0, decider)
 
 
 class SocketOwner:

@@ -121,7 +121,6 @@ class Receiver:
             loopback=loopback,
         )
         self._line = Line(self._receiver, linger)
-        self._limit = self._receiver.batch_size
 
     # ---- receiving ----
 
@@ -139,7 +138,7 @@ class Receiver:
             TimeoutError, ClosedError, SocketError, ArgumentError: As for `mcast_fast.Receiver.recv_batch`.
             RuntimeError: The receiver is in use in another event loop, which is open.
         """
-        limit = self._limit if max_packets is None else _checked(max_packets)
+        limit = self._receiver.batch_size if max_packets is None else _checked(max_packets)
         return await self._line.take(partial(self._now, limit), self._wait(timeout))
 
     async def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
@@ -236,7 +235,7 @@ class Receiver:
         limits = Limits(self._wait(timeout), duration, count)
 
         async def take(wait_ns: int) -> "Batch":
-            batch = await self._line.take(partial(self._now, min(self._limit, limits.left)), wait_ns)
+            batch = await self._line.take(partial(self._now, min(self._receiver.batch_size, limits.left)), wait_ns)
             limits.left -= len(batch)
             return batch
 
@@ -276,7 +275,7 @@ class Receiver:
         self._receiver._check_process()
 
     def _next(self) -> "Batch":
-        return self._now(self._limit)
+        return self._now(self._receiver.batch_size)
 
     def _now(self, limit: int) -> "Batch":
         """A batch of what is there; TimeoutError when nothing is."""
@@ -428,7 +427,7 @@ class Receiver:
     @property
     def batch_size(self) -> int:
         """The largest number of packets in a batch."""
-        return self._limit
+        return self._receiver.batch_size
 
     @property
     def stats(self) -> Stats:

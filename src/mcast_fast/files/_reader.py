@@ -284,7 +284,7 @@ class Reader(Guarded):
                 another process than the one that opened the reader.
         """
         limits = Limits(self._wait(timeout), duration, count)
-        return Batches(self._next_batch, self._requeue, self._batch_size, limits, self._check_process)
+        return Batches(self._next_batch, self._requeue, lambda: self._batch_size, limits, self._check_process)
 
     def packets(
         self,

@@ -16,6 +16,7 @@
 
 #define MCAST_SYSTEM "Linux"
 #define MCAST_HAS_RING 1
+#define MCAST_HAS_UDP_GRO 1
 
 /* Option numbers that old headers lack, from the kernel's uapi headers. */
 enum {
@@ -145,13 +146,20 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     return status;
 }
 
-/* ---- drops ---- */
+/* ---- the buffer of a socket ---- */
 
 enum { MCAST_REPORTS_DROPS = 1 }; /* buffers dropped at a socket */
 
-/* Reads how many buffers were dropped at a socket since it was opened, modulo 2^32 (SO_MEMINFO, item 8): 0, or -errno. */
+typedef struct mcast_socket_memory {
+    uint32_t
+        backlog;     /* bytes, with the kernel's bookkeeping, and up to a quarter of the buffer that was read already */
+    uint32_t buffer; /* the same, at the most */
+    uint32_t drops;  /* buffers dropped since it was opened, modulo 2^32 */
+} mcast_socket_memory;
+
+/* How full a socket's buffer is (SO_MEMINFO, items 0, 1 and 8): 0, or -errno. */
 static inline int
-mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
+mcast_read_socket_memory(mcast_descriptor fd, mcast_socket_memory *memory)
 {
     uint32_t info[9];
     socklen_t size = sizeof info;
@@ -159,8 +167,55 @@ mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
         return -errno;
     if (size < sizeof info)
         return -ENOPROTOOPT;
-    *drops = info[8];
+    *memory = (mcast_socket_memory){info[0], info[1], info[8]};
     return 0;
+}
+
+static inline int
+mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
+{
+    mcast_socket_memory memory = {0};
+    int status = mcast_read_socket_memory(fd, &memory);
+    if (status == 0)
+        *drops = memory.drops;
+    return status;
+}
+
+/* ---- coalescing ---- */
+
+static inline int
+mcast_set_coalescing(int fd, int coalesces)
+{
+    return mcast_set_option(fd, IPPROTO_UDP, LINUX_UDP_GRO, coalesces);
+}
+
+/* Binds a socket as another one is, after it: 0, or -errno. */
+static inline int
+mcast_bind_alike(int fd, int other)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    if (getsockname(other, (struct sockaddr *)&address, &size) != 0 || bind(fd, (struct sockaddr *)&address, size) != 0)
+        return -errno;
+    return 0;
+}
+
+/* The IP version of a socket; 0 when the kernel does not say. */
+static inline int
+mcast_socket_version(int fd)
+{
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
+    return domain == AF_INET ? 4 : domain == AF_INET6 ? 6 : 0;
+}
+
+static inline int64_t
+mcast_realtime_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* ---- slots that recvmmsg fills ---- */

@@ -4,12 +4,12 @@
 /* ---- opening and closing ---- */
 
 int
-mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit)
+mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size)
 {
     memset(receiver, 0, sizeof *receiver);
     mcast_life_begin(&receiver->life);
     receiver->pool = pool;
-    receiver->packet_limit = packet_limit;
+    receiver->packet_limit = size;
     receiver->segments = 1;
     receiver->filled = size;
     receiver->slot_count = count;
@@ -453,4 +453,13 @@ mcast_receiver_counters(mcast_receiver *receiver)
     if (receiver->background)
         counters.dropped_memory += mcast_background_dropped(receiver);
     return counters;
+}
+
+int
+mcast_receiver_take_coalescing_event(mcast_receiver *receiver, mcast_coalescing_event *event)
+{
+    mcast_lock(&receiver->state_lock);
+    int taken = mcast_coalescing_take_event(&receiver->coalescing, event);
+    mcast_unlock(&receiver->state_lock);
+    return taken;
 }

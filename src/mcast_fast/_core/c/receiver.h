@@ -12,6 +12,7 @@
 #ifndef MCAST_RECEIVER_H
 #define MCAST_RECEIVER_H
 
+#include "coalescing.h"
 #include "filter.h"
 #include "index.h"
 #include "life.h"
@@ -40,10 +41,12 @@ typedef struct mcast_receiver {
     mcast_scratch scratch;
     unsigned slot_count; /* of the scratch */
     size_t slot_size;
-    size_t packet_limit; /* bytes of payload that are kept */
-    unsigned segments;   /* packets per slot, at most, when slots were last filled */
-    size_t filled;       /* bytes per slot, on average, when slots were last filled */
-    size_t coalesced;    /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
+    size_t packet_limit;         /* bytes of payload that are kept */
+    size_t batch_size;           /* packets per batch, unless whoever receives says another number */
+    size_t coalesced_batch_size; /* while packets may come coalesced */
+    unsigned segments;           /* packets per slot, at most, when slots were last filled */
+    size_t filled;               /* bytes per slot, on average, when slots were last filled */
+    size_t coalesced; /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
     mcast_poller poller;
     mcast_member **members; /* by key; NULL where one was removed */
     size_t keys;
@@ -61,6 +64,7 @@ typedef struct mcast_receiver {
     unsigned rotation;                      /* which ready socket is read first: none starves behind busy ones */
     int failure; /* errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
+    mcast_coalescing coalescing;
     mcast_flag watched;                  /* the descriptor is polled without receiving */
     mcast_word deferred;                 /* something is to be done before the next wait: mcast_receiver_defer */
     size_t unread;                       /* batches that were received and not taken yet */
@@ -74,12 +78,22 @@ enum {
     MCAST_GRACE_NS = 10 * 1000000,         /* beyond the deadline, to find what is wanted behind what is not */
     MCAST_SLICE_NS_OF_TURN = 50 * 1000000, /* whoever waits for a turn looks at the signals as often as that */
     MCAST_INSIDE_A_CHANGE = 2,             /* a change of memberships and its call of mcast_receiver_defer are inside */
+    MCAST_COALESCED_SLOT = 65535,          /* bytes: no super-packet is longer */
+    MCAST_COALESCED_SLOTS = 96,            /* of that size, at the most */
 };
 
 /* ---- opening and closing ---- */
 
-/* `count` slots of `size` bytes, of which `packet_limit` are kept of a packet: 0, or -errno with nothing left open. */
-int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit);
+/* `count` slots of `size` bytes: 0, or -errno with nothing left open. The limits, the sizes of batches and the mode of coalescing are set
+ * after it, before anything is received. */
+int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size);
+
+/* Packets per batch at the most, as long as whoever receives does not say otherwise. */
+static inline size_t
+mcast_receiver_batch_size(const mcast_receiver *receiver)
+{
+    return mcast_coalescing_is_on(&receiver->coalescing) ? receiver->coalesced_batch_size : receiver->batch_size;
+}
 
 /* Marks it closed and wakes all that wait: 1 when the caller is inside now, and has to leave (mcast_life_leave); 0 when it was closed before. */
 int mcast_receiver_close(mcast_receiver *receiver);
@@ -96,8 +110,8 @@ void mcast_receiver_free(mcast_receiver *receiver);
 /* Frees a member, and its source when it goes with it. The state lock is held. */
 void mcast_member_free(mcast_receiver *receiver, mcast_member *member);
 
-/* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. */
-int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied);
+/* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. `decider`: see coalescing.h. */
+int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const mcast_record *implied);
 
 /* Maps the ring of a packet socket that is not bound yet, and receives from it too; its key, or -errno with nothing left behind. */
 int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
@@ -192,6 +206,9 @@ int mcast_receiver_descriptor(mcast_receiver *receiver);
 
 mcast_counters mcast_receiver_counters(mcast_receiver *receiver);
 
+/* The oldest event of coalescing that was not taken yet; 0 when there is none. */
+int mcast_receiver_take_coalescing_event(mcast_receiver *receiver, mcast_coalescing_event *event);
+
 /* ---- for sources ---- */
 
 /* Keeps no more of a packet than is wanted. */
@@ -207,8 +224,8 @@ mcast_truncate(const mcast_receiver *receiver, mcast_record *record)
 int64_t mcast_time_left(int64_t deadline);
 
 /* Adds a socket (socket_source.c) or a ring (ring_source.c) as a source: *source, or -errno. */
-int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, const mcast_record *implied,
-                             uint64_t key);
+int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
+                             const mcast_record *implied, uint64_t key);
 int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
                            size_t block_size, uint32_t count, unsigned latency_ms, int times, int delivers,
                            uint64_t key);
@@ -217,7 +234,7 @@ int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int 
 
 /* Receives in a native thread from now on, of which `limit` bytes may wait for a receive call; `cpu` is where it runs, -1 anywhere.
  * 0, or -errno with no thread. */
-int mcast_background_open(mcast_receiver *receiver, size_t limit, size_t batch_size, int cpu);
+int mcast_background_open(mcast_receiver *receiver, size_t limit, int cpu);
 void mcast_background_wake(mcast_receiver *receiver);
 void mcast_background_close(mcast_receiver *receiver);
 void mcast_background_free(mcast_receiver *receiver);

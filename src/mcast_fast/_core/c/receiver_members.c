@@ -72,13 +72,14 @@ own_source(mcast_receiver *receiver, int64_t key, int status)
 }
 
 int64_t
-mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied)
+mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const mcast_record *implied)
 {
     mcast_lock(&receiver->state_lock);
     int64_t key = mcast_receiver_add_member(receiver, NULL, 0, implied->port);
     if (key >= 0) {
         mcast_source **source = &receiver->members[key]->source;
-        key = own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, implied, (uint64_t)key));
+        key =
+            own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, decider, implied, (uint64_t)key));
     }
     mcast_unlock(&receiver->state_lock);
     return key;
@@ -201,6 +202,7 @@ mcast_uncount(mcast_receiver *receiver, const mcast_record *record)
     receiver->counters.received--;
     receiver->counters.bytes -= record->length;
     receiver->counters.truncated -= (record->flags & MCAST_TRUNCATED) != 0;
+    receiver->counters.coalesced -= (record->flags & MCAST_COALESCED) != 0;
 }
 
 static size_t

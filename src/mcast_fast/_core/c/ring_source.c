@@ -156,6 +156,7 @@ pack(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, mcast_recor
     receiver->counters.received++;
     receiver->counters.bytes += record->length;
     receiver->counters.truncated += (record->flags & MCAST_TRUNCATED) != 0;
+    receiver->counters.coalesced += (record->flags & MCAST_COALESCED) != 0;
 }
 
 /* Puts one frame into the batch that was made where the batch copies to. */

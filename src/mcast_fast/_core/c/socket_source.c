@@ -9,8 +9,7 @@ typedef struct socket_source {
     mcast_record implied;   /* what every packet has in common: port, and where bound, group and interface */
     uint32_t overflow;      /* the kernel's drop counter, as last reported with a packet */
     uint32_t pending_drops; /* drops reported with packets that were filtered: they belong to the next record */
-    uint32_t meminfo_drops; /* the same counter, as last read */
-    uint64_t drops;         /* in all, as last read */
+    mcast_coalescing_socket coalescing;
 } socket_source;
 
 enum {
@@ -129,6 +128,7 @@ take_slot(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, u
     size_t size = record->length;
     record->offset = (uint32_t)offset;
     unsigned count = segment ? split(receiver, batch, segment) : 1;
+    receiver->counters.coalesced += segment ? count : 0;
     if (count == 0) {
         receiver->counters.dropped_memory += (size + segment - 1) / segment;
         socket->pending_drops = record->dropped + 1;
@@ -249,6 +249,48 @@ receive_in_place(mcast_receiver *receiver, socket_source *socket, mcast_batch *b
     return received;
 }
 
+/* Makes the slots large enough for what is coalesced: fewer, so that they are no more memory. 0, or -errno with those before. */
+static int
+grow_slots(void *context)
+{
+    mcast_receiver *receiver = context;
+    if (receiver->slot_size >= MCAST_COALESCED_SLOT)
+        return 0;
+    mcast_scratch larger;
+    unsigned count = MCAST_COALESCED_SLOTS < receiver->slot_count ? MCAST_COALESCED_SLOTS : receiver->slot_count;
+    int status = mcast_scratch_open(&larger, count, MCAST_COALESCED_SLOT);
+    if (status != 0)
+        return status;
+    mcast_scratch_close(&receiver->scratch);
+    receiver->scratch = larger;
+    receiver->slot_count = count;
+    receiver->slot_size = MCAST_COALESCED_SLOT;
+    return 0;
+}
+
+/* Receives once, into up to `wanted` slots: the number, or -errno. What came shows whether packets are to be coalesced from now on. */
+static int
+receive(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, unsigned wanted, size_t limit, int direct)
+{
+    const mcast_counters *counters = &receiver->counters;
+    uint64_t packets = counters->received + counters->filtered, coalesced = counters->coalesced;
+    int received = direct ? receive_in_place(receiver, socket, batch, wanted, limit)
+                          : receive_slots(receiver, socket, batch, wanted, limit);
+    if (receiver->coalescing.mode == MCAST_COALESCES_NEVER)
+        return received;
+    int has_packets = mcast_batch_count(batch) > 0;
+    mcast_coalescing_read read = {
+        .slots = received > 0 ? (unsigned)received : 0,
+        .packets = counters->received + counters->filtered - packets,
+        .coalesced = counters->coalesced - coalesced,
+        .is_full = received > 0 && (unsigned)received == wanted,
+        .time = has_packets ? mcast_batch_next(batch)[-1].timestamp : 0,
+        .reported_drops = socket->overflow,
+    };
+    mcast_coalescing_note(&receiver->coalescing, &socket->coalescing, &read, grow_slots, receiver);
+    return received;
+}
+
 static mcast_result
 read_socket(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, size_t limit)
 {
@@ -262,8 +304,7 @@ read_socket(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, 
             return mcast_result_of(MCAST_OK);
         int direct = MCAST_RECEIVES_INTO && receiver->coalesced >= LEAST_DIRECT;
         unsigned wanted = direct && room > GO_SLOTS ? GO_SLOTS : room;
-        int received = direct ? receive_in_place(receiver, socket, batch, wanted, limit)
-                              : receive_slots(receiver, socket, batch, wanted, limit);
+        int received = receive(receiver, socket, batch, wanted, limit, direct);
         if (received == 0 || received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
             return mcast_result_of(MCAST_EMPTY);
         if (received < 0)
@@ -293,17 +334,13 @@ socket_nap(mcast_source *source)
     return 0;
 }
 
-/* Asks for the drops so far; what is not known is not counted. */
 static void
 count_socket(mcast_source *source, mcast_counters *counters)
 {
     socket_source *socket = (socket_source *)source;
-    uint32_t drops = 0;
-    if (mcast_read_drops(socket->descriptor, &drops) == 0) {
-        socket->drops += drops - socket->meminfo_drops; /* modulo 2^32, as the kernel counts */
-        socket->meminfo_drops = drops;
-    }
-    counters->dropped_socket += socket->drops;
+    mcast_coalescing_count_drops(&socket->coalescing);
+    counters->dropped_socket += socket->coalescing.drops;
+    counters->dropped_inexactly += socket->coalescing.inexact_drops;
 }
 
 /* What is still queued is not wanted any more. Bounded, for its port may be talked to. */
@@ -319,6 +356,7 @@ remove_socket(mcast_source *source, mcast_receiver *receiver)
         receiver->counters.filtered += (unsigned)received;
     }
     count_socket(source, &receiver->counters);
+    mcast_coalescing_remove(&receiver->coalescing, &socket->coalescing);
     receiver->sockets--;
     free(socket);
 }
@@ -333,8 +371,8 @@ static const mcast_source_ops socket_ops = {read_socket,  socket_has_more, socke
                                             count_socket, remove_socket,   abandon_socket};
 
 int
-mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, const mcast_record *implied,
-                         uint64_t key)
+mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
+                         const mcast_record *implied, uint64_t key)
 {
     socket_source *socket = calloc(1, sizeof *socket);
     if (!socket)
@@ -345,6 +383,14 @@ mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd
     int status = mcast_descriptor_open(&socket->descriptor, fd);
     if (status == 0)
         status = mcast_poller_add(&receiver->poller, socket->descriptor, key);
+    if (status == 0) {
+        socket->coalescing.descriptor = socket->descriptor;
+        socket->coalescing.decider = decider;
+        socket->coalescing.key = key;
+        status = mcast_coalescing_add(&receiver->coalescing, &socket->coalescing, implied->port);
+        if (status != 0)
+            mcast_poller_remove(&receiver->poller, socket->descriptor);
+    }
     if (status != 0) {
         free(socket);
         return status;

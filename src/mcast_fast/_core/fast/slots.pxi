@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mcast_fast._core import layout
+from mcast_fast._core.coalescing import Change, CoalescingEvent, Mode
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, os_error, socket_error
 
@@ -25,9 +26,10 @@ cdef int64_t deadline_of(int64_t timeout_ns):
 cdef class Slots:
     """Sources that are received from together. Iterates over batches until closed.
 
-    `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalesced`: the kernel may hand over several
-    packets as one (UDP_GRO). `names` maps interface indexes to names, and goes with every batch: a change of names is a
-    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 forever.
+    `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalescing`: when the kernel may hand over
+    several packets as one (UDP_GRO), and then `coalesced_batch_size` packets per batch. `names` maps interface indexes
+    to names, and goes with every batch: a change of names is a new dict. `subject` is what errors call the receiver.
+    `timeout_ns` is how long an iteration waits, < 0 forever.
 
     Every call is made inside (`with slots:`); close() marks the receiver closed and wakes all that wait, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
@@ -41,24 +43,26 @@ cdef class Slots:
     cdef public object when_idle
     cdef public object when_receiving
     cdef str subject
-    cdef Py_ssize_t batch_size
     # Batches that were received beyond what was requested, the oldest first. Changed in critical sections alone.
     cdef list unread
     cdef int64_t timeout
     cdef bint opened
 
     def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject,
-                  bint coalesced=False):
-        cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalesced else max_packet_size
+                  int coalescing=0, Py_ssize_t coalesced_batch_size=0):
+        cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalescing == Mode.ALWAYS else max_packet_size
         cdef Py_ssize_t count = max(1, min(batch_size, SLOTS, SLOTS_BYTES // size))
         self.names = names
         self.subject = subject
-        self.batch_size = batch_size
         self.timeout = -1
         self.unread = []
-        cdef int status = mcast_receiver_open(&self.receiver, shared_pool(), count, size, max_packet_size)
+        cdef int status = mcast_receiver_open(&self.receiver, shared_pool(), count, size)
         if status != 0:
             raise socket_error("open", subject, os_error(-status))
+        self.receiver.packet_limit = max_packet_size
+        self.receiver.batch_size = batch_size
+        self.receiver.coalesced_batch_size = max(batch_size, coalesced_batch_size)
+        self.receiver.coalescing.mode = <mcast_coalescing_mode>coalescing
         self.opened = True
 
     def __dealloc__(self):
@@ -154,20 +158,22 @@ cdef class Slots:
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         self._enter()
         try:
-            status = mcast_background_open(&self.receiver, limit, self.batch_size, cpu)
+            status = mcast_background_open(&self.receiver, limit, cpu)
             if status != 0:
                 self._refuse("open", -status)
         finally:
             self._leave()
 
-    def add(self, socket, int port, bytes group, uint32_t interface):
+    def add(self, socket, int port, bytes group, uint32_t interface, decider=None):
         """Receive from this socket too; the key by which it is named from now on.
 
         Every packet of it has this port; `group` (16 bytes; zeros = reported with each packet) and `interface` (0 =
-        reported) are what its binding implies."""
+        reported) are what its binding implies. `decider`: a socket that can be bound alike to decide whether packets
+        are coalesced (c/coalescing.h). Both stay their opener's."""
         cdef mcast_record implied
         cdef int64_t key
         cdef int fd = socket.fileno()
+        cdef int deciding = -1 if decider is None else decider.fileno()
         if len(group) != 16:
             raise ValueError("the group is a packed address of 16 bytes")
         memset(&implied, 0, sizeof(implied))
@@ -177,7 +183,7 @@ cdef class Slots:
         self._enter()
         try:
             with nogil:
-                key = mcast_receiver_add_socket(&self.receiver, fd, &implied)
+                key = mcast_receiver_add_socket(&self.receiver, fd, deciding, &implied)
             if key < 0:
                 self._refuse("open", <int>-key)
             return key
@@ -316,7 +322,7 @@ cdef class Slots:
 
     def receive_one(self, int64_t timeout_ns):
         """One packet; what came with it stays unread for the next call. Errors as `receive`."""
-        cdef Batch batch = self._receive(self.batch_size, 1, timeout_ns)
+        cdef Batch batch = self._receive(<Py_ssize_t>mcast_receiver_batch_size(&self.receiver), 1, timeout_ns)
         cdef Packet packet = make_packet(batch, 0)
         self._hear_signals(batch)
         return packet
@@ -445,7 +451,7 @@ cdef class Slots:
 
     def __next__(self):
         try:
-            return self.receive(self.batch_size, self.timeout_ns)
+            return self.receive(<Py_ssize_t>mcast_receiver_batch_size(&self.receiver), self.timeout_ns)
         except ClosedError:
             if mcast_life_is_foreign(&self.receiver.life):
                 raise
@@ -588,6 +594,22 @@ cdef class Slots:
             mcast_flag_set(&self.receiver.watched)
             with nogil:
                 mcast_receiver_show_rings(&self.receiver)
+
+    @property
+    def batch_size(self):
+        """Packets per batch at the most, where a receive does not say otherwise."""
+        return mcast_receiver_batch_size(&self.receiver)
+
+    def coalescing_events(self):
+        """What happened to coalescing since the last call, the oldest first. After close() too."""
+        cdef mcast_coalescing_event one
+        cdef list found = []
+        if mcast_life_is_foreign(&self.receiver.life):
+            self._refuse_closed()
+        while mcast_receiver_take_coalescing_event(&self.receiver, &one):
+            found.append(CoalescingEvent(one.time, Change(one.what), one.error, one.key, one.backlog, one.buffer,
+                                         one.rate))
+        return found
 
     def counters(self):
         """Totals since the opening, by the names of the loss ledger; `dropped_socket` is None where the system does not

@@ -14,8 +14,6 @@ from libc.string cimport memcpy
 from contextlib import suppress
 from operator import index as as_index
 
-from pickle import PickleBuffer
-
 from mcast_fast._core import columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 
@@ -323,6 +321,8 @@ cdef class Batch:
         if self.reference != NULL or self.data_memory.used > payload_bytes(self):
             whole = Batch.concatenate([self])
         if protocol >= 5:
+            from pickle import PickleBuffer  # of some milliseconds
+
             parts = PickleBuffer(records_of(whole)), PickleBuffer(arena_of(whole))
         else:
             parts = bytes(records_of(whole)), bytes(arena_of(whole))

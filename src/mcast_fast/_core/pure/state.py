@@ -13,18 +13,20 @@ import threading
 from typing import Any
 
 from mcast_fast._core import pairs
-from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, Flag
+from mcast_fast._core.coalescing import Mode
+from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, Flag
 from mcast_fast._core.lifetime import Lifetime
+from mcast_fast._core.pure.coalescing import Coalescing
 from mcast_fast._core.pure.reading import Buffers, Own, Packing, Read, Socket, is_own
 from mcast_fast._core.pure.views import Batch, Packet, make_part, take_over
 from mcast_fast.errors import socket_error
 
 _COUNTERS = (
     "received", "bytes", "truncated", "filtered", "fragments", "dropped_socket", "dropped_ring", "detached", "batches",
-    "largest_batch", "wakeups", "dropped_memory", "buffers",
+    "largest_batch", "wakeups", "dropped_memory", "buffers", "coalesced", "dropped_inexactly",
 )  # fmt: skip
 _UINT32 = 2**32 - 1
-_TRUNCATED = int(Flag.TRUNCATED)
+_TRUNCATED, _COALESCED = int(Flag.TRUNCATED), int(Flag.COALESCED)
 _AT = {field.name: i for i, field in enumerate(FIELDS)}
 _LENGTH, _FLAGS, _DROPPED = _AT["length"], _AT["flags"], _AT["dropped"]
 _KEY = tuple(_AT[name] for name in ("group", "interface", "source", "source_port", "port"))
@@ -50,13 +52,14 @@ class State:
     SocketError. Where a method says nothing else, the lock `_state` is held."""
 
     def __init__(
-        self, life: Lifetime, subject: str, names: dict[int, str], buffers: Buffers, packet_limit: int
+        self, life: Lifetime, subject: str, names: dict[int, str], buffers: Buffers, packet_limit: int, mode: Mode
     ) -> None:
         self.names = names
         self._subject = subject
         self._life = life
         self._packet_limit = packet_limit
         self._buffers = buffers
+        self._coalescing = Coalescing(mode)
         self._sockets: dict[int, Socket] = {}
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._own: Own = frozenset()
@@ -81,6 +84,11 @@ class State:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
+
+    def _grow_buffers(self) -> None:
+        """Make the buffers large enough for what is coalesced; nothing is read that is not packed."""
+        if self._buffers.size < MAX_PACKET_SIZE:
+            self._buffers = Buffers(len(self._buffers), MAX_PACKET_SIZE)
 
     # ---- a batch under construction ----
 
@@ -230,7 +238,7 @@ class State:
 
         The drops of a record that goes are those of the next one."""
         kept = bytearray()
-        dropped = gone = size = truncated = 0
+        dropped = gone = size = truncated = coalesced = 0
         for row in RECORD.iter_unpack(bytes(records)):
             if self._wants(row):
                 total = row[_DROPPED] + dropped & _UINT32
@@ -241,10 +249,12 @@ class State:
             gone += 1
             size += row[_LENGTH]
             truncated += bool(row[_FLAGS] & _TRUNCATED)
+            coalesced += bool(row[_FLAGS] & _COALESCED)
         return kept, before | {
             "received": before["received"] - gone,
             "bytes": before["bytes"] - size,
             "truncated": before["truncated"] - truncated,
+            "coalesced": before["coalesced"] - coalesced,
             "filtered": before["filtered"] + gone,
         }
 
@@ -269,15 +279,17 @@ class State:
 
     def _forget(self, one: Socket) -> None:
         """Takes a socket out, with its drops counted for good."""
-        one.count_drops()
+        one.read_memory()
         discarded = len(one.discarded)
         if one.key in self._sockets:  # else the handler of a signal took it out meanwhile
             counters = self._counters
             self._counters = counters | {
                 "dropped_socket": counters["dropped_socket"] + one.drops,
+                "dropped_inexactly": counters["dropped_inexactly"] + one.inexact_drops,
                 "filtered": counters["filtered"] + discarded,
             }
             del self._sockets[one.key]
+            self._coalescing.remove(one)
             self._epoch += 1
 
     # ---- what the descriptor shows ----

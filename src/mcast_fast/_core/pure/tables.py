@@ -116,6 +116,7 @@ NO_RECVMSG = {
     "receive_ttl": "this Python has no socket.recvmsg",
     "receive_tos": "this Python has no socket.recvmsg",
     "receive_coalescing": "this Python has no socket.recvmsg",
+    "coalescing_under_pressure": "this Python has no socket.recvmsg",
 }
 
 BSD_MODES = {"include": 1, "exclude": 2}

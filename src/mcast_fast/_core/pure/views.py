@@ -8,16 +8,16 @@ from functools import cache
 from itertools import pairwise, repeat
 from operator import eq, le
 from operator import index as as_index
-from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, overload
 
 from mcast_fast._core import arrow, columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
-from mcast_fast._core.columns import Address
 from mcast_fast._core.layout import Feature, Flag
 
 if TYPE_CHECKING:
     from datetime import datetime as datetime_type
+
+    from mcast_fast._core.columns import Address
 
 _TYPES = {"q": ctypes.c_int64, "I": ctypes.c_uint32, "H": ctypes.c_uint16, "B": ctypes.c_uint8}
 _POSITIONS = {field.name: i for i, field in enumerate(layout.FIELDS)}
@@ -138,7 +138,9 @@ class Batch:
         """Return the payloads as a read-only array of a NumPy type, one element per packet."""
         return columns.structured(self.rows, dtype)
 
-    def where(self, *, group: Address | None = None, source: Address | None = None, port: int | None = None) -> "Batch":
+    def where(
+        self, *, group: "Address | None" = None, source: "Address | None" = None, port: int | None = None
+    ) -> "Batch":
         """Return the packets that match all given conditions, as a batch in the same order."""
         wanted = columns.wanted(group, source, port, self.names)
         found = make_part(self, 0, 0)
@@ -192,7 +194,11 @@ class Batch:
         """Pickle the packets of this batch and no others; protocol 5 can do so without a copy."""
         whole = Batch.concatenate([self]) if len(self._arena) > self.payload_bytes else self
         parts = whole.records, whole.data
-        kind: Any = PickleBuffer if protocol >= 5 else bytes
+        kind: Any = bytes
+        if protocol >= 5:
+            from pickle import PickleBuffer  # of some milliseconds
+
+            kind = PickleBuffer
         return restore.batch, (*map(kind, parts), self.names)
 
     def __eq__(self, other: object) -> bool:
