@@ -32,12 +32,16 @@ _core       : _systems _html
     addresses   : layout
     blocks      :
     lateness    :
+    extraction  :
     arrow       : layout addresses
     restore     :
     columns     : layout addresses
-    fast        : restore columns blocks layout addresses lateness
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs
+    fast        : restore columns blocks layout addresses lateness extraction
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs extraction
     __init__    : layout fast pure
+sequence    : _core
+    _format     :
+    __init__    : _format
 _host       : _systems _core stats
     __init__        :
     netlink         :
@@ -100,7 +104,7 @@ cli         : _version _units _core _host _sending groups stats receiver sender 
     interfaces      :
     __init__        : output demo receive send record replay info convert repair interfaces
 __main__    : cli
-__init__    : _version _core _host _source _membership groups stats receiver sender files aio
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -108,7 +112,7 @@ __init__    : _version _core _host _source _membership groups stats receiver sen
 UPWARDS_FOR_TYPES = {("_membership.joins", "_membership.rings")}
 
 # What users may import. Every other module has an underscore, or is in a wing that has one.
-PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "cli"}
+PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "sequence", "cli"}
 NO_API = {"cli"}  # the program
 
 
@@ -285,7 +289,7 @@ def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     assert set(values["_WHERE"]) <= set(values["__all__"])
 
 
-@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio"])
+@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence"])
 def test_every_exported_name_is_there(module):
     """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""
     code = (

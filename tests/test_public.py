@@ -172,6 +172,7 @@ MODULES = {
         "mcast_fast.groups",
         "mcast_fast.receiver",
         "mcast_fast.sender",
+        "mcast_fast.sequence",
         "mcast_fast.stats",
     )
 }
