@@ -37,11 +37,12 @@ _core       : _systems _html
     restore     :
     columns     : layout addresses
     fast        : restore columns blocks layout addresses lateness extraction
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs extraction
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs extraction process
     __init__    : layout fast pure
-sequence    : _core
+sequence    : _units _core stats
     _format     :
-    __init__    : _format
+    _tracker    : _format
+    __init__    : _format _tracker
 _host       : _systems _core stats
     __init__        :
     netlink         :

@@ -64,6 +64,9 @@ class _Counters:
         left, right = getattr(self, name), getattr(earlier, name)
         if name in self._STATES:
             return left
+        if name == "flows":
+            before = {one.name: one for one in right}
+            return tuple(one - before[one.name] if one.name in before else one for one in left)
         if isinstance(left, tuple):
             known = set(right)
             return tuple(one for one in left if one not in known)
@@ -83,6 +86,74 @@ class _Counters:
         )
 
 
+class FlowState(StrEnum):
+    """What a flow of numbers does."""
+
+    __module__ = "mcast_fast.sequence"
+
+    WAITING = "waiting"  # heartbeats came, and no number yet
+    RECEIVING = "receiving"
+    STALLED = "stalled"  # nothing came for the window, and for a second at least
+    RESTARTED = "restarted"  # receiving; the sender began anew within the window
+    ENDED = "ended"  # the sender said so
+
+
+@dataclass(frozen=True, slots=True)
+class Flow(_Counters):
+    """What became of the numbers of a flow; always `expected = received - duplicates + lost + pending`.
+
+    Its name: `source` (address of the sender), `source_port` (None where it names no flow), `group`, `port`, and `key`,
+    the bytes of the format's key. `received`: numbers that came, again too; `expected`: all from the first to the last;
+    `lost`: missing for longer than the window; `pending`: missing, but not for so long; `duplicates`: came again, or
+    were forgotten; `reordered`: came behind a later one within the window, and `depth`, how far behind at most; `late`:
+    came after they had been counted lost, and are lost no more; `burst`: most numbers lost in a row. `restarts`: the
+    sender began anew. `ambiguous`: how often the numbers could not tell how much is missing: at a restart, and after a
+    silence in which they may have come half around. `strays`: packets whose number belongs to nothing. `packets`: all,
+    heartbeats too. `first` and `last`: numbers, of the present run; `first_time` and `last_time`: of arrival, ns since
+    the epoch, None when unknown.
+
+    `later - earlier` is what was counted in between: the loss since a moment.
+    """
+
+    _STATES = frozenset(
+        {
+            *("source", "source_port", "group", "port", "key", "state", "pending", "depth", "burst"),
+            *("first", "last", "first_time", "last_time"),
+        }
+    )
+
+    __module__ = "mcast_fast.sequence"
+
+    source: str
+    source_port: int | None
+    group: str
+    port: int
+    key: bytes
+    state: FlowState
+    received: int = 0
+    expected: int = 0
+    lost: int = 0
+    pending: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    depth: int = 0
+    late: int = 0
+    burst: int = 0
+    restarts: int = 0
+    ambiguous: int = 0
+    strays: int = 0
+    packets: int = 0
+    first: int = 0
+    last: int = 0
+    first_time: int | None = None
+    last_time: int | None = None
+
+    @property
+    def name(self) -> tuple[str, int | None, str, int, bytes]:
+        """What tells it from other flows: source, source_port, group, port, key."""
+        return self.source, self.source_port, self.group, self.port, self.key
+
+
 @dataclass(frozen=True, slots=True)
 class Stats(_Counters):
     """What became of the packets so far; counts since the receiver was opened.
@@ -97,8 +168,9 @@ class Stats(_Counters):
     the interfaces before any socket, packets of others included (rx_dropped and rx_missed_errors, RTM_GETSTATS).
     `drops_exact`: False where a buffer that the kernel dropped may have held several packets, so that the drops are a
     lower bound. `detached`: batches whose payloads were copied out of the ring. `events`: what happened to the
-    interfaces (`watch=True`). `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well
-    receiving is batched.
+    interfaces (`watch=True`). `flows`: what became of the numbers in the packets, one `sequence.Flow` each, and `lost`:
+    numbers that all of them miss, also those that are no longer followed (`sequence=`; else empty and None).
+    `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
 
     `later - earlier` is what was counted in between, None where either is None. `largest_batch` and `drops_exact`,
     which count nothing, are those of `later`; `events` are those that `earlier` does not have.
@@ -122,6 +194,8 @@ class Stats(_Counters):
     largest_batch: int = 0
     wakeups: int = 0
     events: tuple[Event, ...] = ()
+    flows: tuple[Flow, ...] = ()
+    lost: int | None = None
 
     @property
     def dropped(self) -> int | None:

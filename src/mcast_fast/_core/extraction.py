@@ -4,10 +4,13 @@ Rules of this module: data only. `sequence.Format` is what users see; `c/sequenc
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 KEY_SIZE = 16  # bytes of a flow key at most
 MOST_KEYS = 4
+MOST_GAPS = 16_384  # remembered per flow; beyond them the oldest is charged and forgotten
+NEAR = 1024  # packets: so far a packet may be from another one and still belong to it
 MOST_TESTS = 4
 HIGHEST_OFFSET = 65_000
 
@@ -22,6 +25,21 @@ class Kind(IntEnum):
     END = 2  # the flow has ended; `number` is the one after the last
     SHORT = 3  # too short for its format
     OTHER = 4  # not of this format
+
+
+class What(StrEnum):
+    """What changed in a flow; the order is that of c/tracker.h."""
+
+    __module__ = "mcast_fast.sequence"
+
+    STARTED = "started"  # it was seen for the first time
+    GAP = "gap"  # numbers are missing
+    LOST = "lost"  # they are missing for longer than the window
+    REORDERED = "reordered"  # missing numbers came
+    LATE = "late"  # numbers that counted as lost came
+    DUPLICATE = "duplicate"  # numbers came again
+    RESTARTED = "restarted"  # the sender began anew
+    ENDED = "ended"
 
 
 class Layout(IntEnum):
@@ -79,6 +97,60 @@ class Columns:
     count: memoryview
     key: memoryview
     kind: memoryview
+
+
+class FlowRow(NamedTuple):
+    """A flow as the tracker has it: what names it, its counters, and the ns since its last packet and restart."""
+
+    source: bytes
+    source_port: int
+    group: bytes
+    port: int
+    key: bytes
+    received: int
+    expected: int
+    lost: int
+    pending: int
+    duplicates: int
+    reordered: int
+    depth: int
+    late: int
+    burst: int
+    restarts: int
+    ambiguous: int
+    strays: int
+    packets: int
+    first: int
+    last: int
+    first_time: int
+    last_time: int
+    ended: bool
+    silent: int
+    since_restart: int  # -1: it never did
+
+
+class ChangeRow(NamedTuple):
+    """What changed in a flow: from the first to the last of the numbers that it is about."""
+
+    kind: int  # place in What
+    source: bytes
+    source_port: int
+    group: bytes
+    port: int
+    key: bytes
+    first: int
+    last: int
+    time: int
+
+
+class Totals(NamedTuple):
+    """Of a tracker: packets that no flow has, and flows that gave way, with what they expected and lost."""
+
+    short: int
+    other: int
+    evicted: int
+    evicted_expected: int
+    evicted_lost: int
 
 
 def as_columns(numbers: bytes, counts: bytes, keys: bytes, kinds: bytes) -> Columns:

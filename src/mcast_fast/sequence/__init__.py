@@ -1,15 +1,18 @@
-"""Sequences: what the kernel cannot know was lost. Formats say where a packet's number is."""
+"""Sequences: what the kernel cannot know was lost. A Format says where a packet's number is, a Tracker what became
+of the numbers."""
 
 from typing import TYPE_CHECKING
 
 from mcast_fast import _core
-from mcast_fast._core.extraction import Columns, Kind
+from mcast_fast._core.extraction import Columns, Kind, What
 from mcast_fast.sequence._format import Field, Format
+from mcast_fast.sequence._tracker import Change, Tracker
+from mcast_fast.stats import Flow, FlowState
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
-__all__ = ["Columns", "Field", "Format", "Kind", "numbers"]
+__all__ = ["Change", "Columns", "Field", "Flow", "FlowState", "Format", "Kind", "Tracker", "What", "numbers"]
 
 
 def numbers(batch: "Batch", format: str | Format) -> Columns:

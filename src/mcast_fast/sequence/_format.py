@@ -170,6 +170,11 @@ class Format:
         return joined if self.scale == 1 << self.number.bits and joined <= 64 else 64
 
     @property
+    def key_size(self) -> int:
+        """Bytes of a flow's key."""
+        return sum(field.width for field in self.key)
+
+    @property
     def _layout(self) -> Layout:
         return _LAYOUTS.get(self.preset.partition(":")[0], Layout.FIELDS)
 

@@ -1,154 +1,26 @@
-"""Numbers of packets on the standard library: the twin of fast/sequence.pxi and c/sequence.c."""
+"""Numbers of packets, and their flows, on the standard library: the twin of fast/sequence.pxi and c/tracker.c."""
 
-import re
-import struct
+import threading
 from array import array
-from collections.abc import Callable
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
+from typing import Any
 
-from mcast_fast._core.extraction import KEY_SIZE, Columns, Kind, Layout, Place, Plan, as_columns
+from mcast_fast._core import process
+from mcast_fast._core.extraction import ChangeRow, Columns, FlowRow, Kind, Plan, Totals, What, as_columns
+from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE
+from mcast_fast._core.pure.flow import LATEST_CLOCK, Flow, ignore
+from mcast_fast._core.pure.payloads import Numbered, read
 from mcast_fast._core.pure.views import Batch
+from mcast_fast.errors import ClosedError
 
-_U64 = (1 << 64) - 1
-_RTP_HEADER = 12
-_CUT_OFF = 1 << 62
-_IPERF_HEADER = struct.Struct(">I8xI")
-_SPEAD_COUNTER, _SPEAD_SIZE, _SPEAD_OFFSET, _SPEAD_LENGTH, _SPEAD_CONTROL, _SPEAD_STOP = 1, 2, 3, 4, 6, 2
-_MCJOIN_TEXT = 256  # two addresses and four numbers are shorter
-_MCJOIN_PID = re.compile(rb"Sender PID ")
-_MCJOIN_COUNT = re.compile(rb"count: ")
-_DECIMAL = re.compile(rb"([0-9]{1,19})[^0-9]", re.DOTALL)
+_NAMES = [one.name for one in FIELDS]
+_WHERE = itemgetter(*(_NAMES.index(name) for name in ("source", "source_port", "group", "port")))
+_TIME, _OFFSET, _LENGTH = (_NAMES.index(name) for name in ("timestamp", "offset", "length"))
+_PLACES = {what: i for i, what in enumerate(What)}
 
-
-@dataclass(frozen=True, slots=True)
-class Numbered:
-    """What a packet is to a sequence."""
-
-    number: int
-    count: int
-    key: bytes
-    kind: Kind
-
-
-_SHORT = Numbered(0, 0, bytes(KEY_SIZE), Kind.SHORT)
-_OTHER = Numbered(0, 0, bytes(KEY_SIZE), Kind.OTHER)
-
-
-class _ShortError(Exception):
-    """A payload ends before a field does."""
-
-
-def _bytes_at(place: Place, payload: memoryview, behind_rtp: int) -> memoryview:
-    start = place.offset + (behind_rtp if place.after_rtp else 0)
-    if start + place.width > len(payload):
-        raise _ShortError
-    return payload[start : start + place.width]
-
-
-def _value_at(place: Place, payload: memoryview, behind_rtp: int) -> int:
-    integer = int.from_bytes(_bytes_at(place, payload, behind_rtp), "little" if place.little else "big")
-    return (integer & place.mask) >> place.shift
-
-
-def _rtp_size(payload: memoryview) -> int:
-    """Bytes of the RTP header with its contributing sources and its extension (RFC 3550, 5.1 and 5.3.1)."""
-    if len(payload) < _RTP_HEADER:
-        return _CUT_OFF
-    size = _RTP_HEADER + 4 * (payload[0] & 0x0F)
-    if not payload[0] & 0x10:
-        return size
-    if size + 4 > len(payload):
-        return _CUT_OFF
-    return size + 4 + 4 * int.from_bytes(payload[size + 2 : size + 4], "big")
-
-
-def _read_fields(plan: Plan, payload: memoryview) -> Numbered:
-    behind = _rtp_size(payload)
-    for place, wanted in plan.tests:
-        if _value_at(place, payload, behind) != wanted:
-            return _OTHER
-    number = _value_at(plan.number, payload, behind)
-    if plan.high is not None:
-        number = (number + _value_at(plan.high, payload, behind) * plan.scale) & _U64
-    count = _value_at(plan.count, payload, behind) if plan.count is not None else 1
-    key = b"".join(
-        _value_at(place, payload, behind).to_bytes(place.width, "big")
-        if place.mask
-        else bytes(_bytes_at(place, payload, behind))
-        for place in plan.keys
-    ).ljust(KEY_SIZE, b"\0")
-    if plan.count is not None and count == plan.end:
-        return Numbered(number, 0, key, Kind.END)
-    if count == 0 or (plan.count is not None and count == plan.heartbeat):
-        return Numbered(number, 0, key, Kind.HEARTBEAT)
-    return Numbered(number, count, key, Kind.DATA)
-
-
-def _spead_items(payload: memoryview) -> dict[int, int] | None:
-    """Immediate items by their number; None: it is no SPEAD."""
-    if payload[0] != 0x53 or payload[1] != 4 or not payload[2] or not payload[3] or payload[2] + payload[3] != 8:
-        return None
-    end = 8 + 8 * int.from_bytes(payload[6:8], "big")
-    if end > len(payload):
-        raise _ShortError
-    bits = 8 * payload[3]
-    words = (word for (word,) in struct.iter_unpack(">Q", payload[8:end]) if word >> 63)
-    return {(word & _U64 >> 1) >> bits: word & ((1 << bits) - 1) for word in words}
-
-
-def _read_spead(plan: Plan, payload: memoryview) -> Numbered:
-    if len(payload) < 8:
-        raise _ShortError
-    items = _spead_items(payload)
-    if items is None or items.get(_SPEAD_CONTROL) == _SPEAD_STOP:
-        return _OTHER
-    needed = [items.get(item) for item in (_SPEAD_COUNTER, _SPEAD_SIZE, _SPEAD_OFFSET, _SPEAD_LENGTH)]
-    counter, size, offset, length = (value or 0 for value in needed)
-    if None in needed or not length:
-        return _OTHER
-    key = size.to_bytes(8, "big").ljust(KEY_SIZE, b"\0")
-    if plan.parameter:
-        number = counter * -(-size // plan.parameter) + offset // plan.parameter
-        return Numbered(number & _U64, 1, key, Kind.DATA)
-    return Numbered((counter * size + offset) & _U64, min(length, 0xFFFFFFFF), key, Kind.DATA)
-
-
-def _read_iperf2(plan: Plan, payload: memoryview) -> Numbered:
-    """The lower half of a signed number at 0, the upper half at 12; the last datagram has the negative of its own."""
-    if len(payload) < _IPERF_HEADER.size:
-        raise _ShortError
-    low, high = _IPERF_HEADER.unpack_from(payload)
-    if high == 0xFFFFFFFF and low:
-        return Numbered((1 << 32) - low, 0, bytes(KEY_SIZE), Kind.END)
-    return Numbered(low, 1, bytes(KEY_SIZE), Kind.DATA)
-
-
-def _read_mcjoin(plan: Plan, payload: memoryview) -> Numbered:
-    """A text: "Sender PID 1234, MC group 225.1.2.3 ... count: 7, freq: 10", and zeros."""
-    text = bytes(payload[:_MCJOIN_TEXT])
-    name = _MCJOIN_PID.search(text)
-    key = name and _DECIMAL.match(text, name.end())
-    named = name and _MCJOIN_COUNT.search(text, name.end())
-    count = named and _DECIMAL.match(text, named.end())
-    if not key or not count:
-        return _OTHER
-    return Numbered(int(count[1]), 1, int(key[1]).to_bytes(8, "big").ljust(KEY_SIZE, b"\0"), Kind.DATA)
-
-
-_READ: dict[Layout, Callable[[Plan, memoryview], Numbered]] = {
-    Layout.FIELDS: _read_fields,
-    Layout.SPEAD: _read_spead,
-    Layout.IPERF2: _read_iperf2,
-    Layout.MCJOIN: _read_mcjoin,
-}
-
-
-def read(plan: Plan, payload: memoryview) -> Numbered:
-    """What a packet is to a sequence."""
-    try:
-        return _READ[plan.layout](plan, payload)
-    except _ShortError:
-        return _SHORT
+FlowKey = tuple[bytes, int, bytes, int, bytes]  # source, its port or 0, group, port, key
 
 
 def columns_of(packets: Batch, plan: Plan) -> Columns:
@@ -162,3 +34,163 @@ def columns_of(packets: Batch, plan: Plan) -> Columns:
         b"".join(one.key for one in found),
         bytes(one.kind for one in found),
     )
+
+
+@dataclass(slots=True)
+class _State:
+    """What a tracker knows. The one in force is never changed: a batch changes a copy, which is put in force whole."""
+
+    flows: list[tuple[FlowKey, Flow]] = field(default_factory=list)
+    places: dict[FlowKey, int] = field(default_factory=dict)
+    used: list[bool] = field(default_factory=list)  # since the hand of the eviction passed
+    hand: int = 0
+    totals: Totals = field(default_factory=lambda: Totals(0, 0, 0, 0, 0))
+    own: set[int] = field(default_factory=set)  # places of flows that are no longer those of the state before
+
+    def copy(self) -> "_State":
+        return replace(self, flows=list(self.flows), places=dict(self.places), used=list(self.used), own=set())
+
+    def count(self, **more: int) -> None:
+        """Adds to the totals."""
+        self.totals = self.totals._replace(**{name: getattr(self.totals, name) + one for name, one in more.items()})
+
+
+class Tracker:
+    """Follows the flows of packets of one format; at most `limit` of them. `window` in ns."""
+
+    def __init__(self, plan: Plan, source_port: bool, window: int, limit: int) -> None:
+        if window <= 0 or limit <= 0:
+            raise ValueError("a window and a limit are more than 0")
+        self._plan = plan
+        self._by_source_port = source_port
+        self._window = window
+        self._limit = limit
+        self._mask = (1 << plan.bits) - 1
+        self._state = _State()
+        self._process = process.number
+        self._lock = threading.RLock()
+
+    def update(self, packets: Batch) -> list[ChangeRow]:
+        """Takes in a batch; what changed. TypeError, and ClosedError in another process than the one that made it."""
+        if not isinstance(packets, Batch):
+            raise TypeError(f"a batch is required, not {type(packets).__name__}")
+        self._check_process()
+        changes: list[ChangeRow] = []
+        first = packets._first * RECORD_SIZE
+        with self._lock:
+            records = packets._records[first : first + len(packets) * RECORD_SIZE]
+            self.take(records, packets._arena, changes)
+        return changes
+
+    def take(self, records: bytearray, arena: bytearray, changes: list[ChangeRow]) -> None:
+        """Takes in records whose payloads are in the arena: all of them, or none where a signal's handler raises."""
+        while True:
+            before = self._state
+            state = before.copy()
+            changes.clear()
+            with memoryview(arena) as payloads:
+                for row in RECORD.iter_unpack(records):
+                    with payloads[row[_OFFSET] : row[_OFFSET] + row[_LENGTH]] as payload:
+                        packet = read(self._plan, payload)
+                    self._take_one(state, row, packet, changes)
+            if self._state is before:  # else the handler of a signal took some in meanwhile
+                self._state = state
+                return
+
+    def _take_one(self, state: _State, row: tuple[Any, ...], packet: Numbered, changes: list[ChangeRow]) -> None:
+        if packet.kind == Kind.SHORT:
+            state.count(short=1)
+        elif packet.kind == Kind.OTHER:
+            state.count(other=1)
+        else:
+            source, source_port, group, port = _WHERE(row)
+            key = source, source_port if self._by_source_port else 0, group, port, packet.key
+
+            def report(what: What, first: int, end: int) -> None:
+                numbers = first & self._mask, (end - 1) & self._mask
+                changes.append(ChangeRow(_PLACES[what], *key, *numbers, row[_TIME]))
+
+            flow = self._flow(state, key)
+            flow.report = report
+            flow.see(packet, row[_TIME])
+            flow.report = ignore
+
+    def _flow(self, state: _State, key: FlowKey) -> Flow:
+        """The flow of this key, which is the state's own."""
+        place = state.places.get(key)
+        if place is None:
+            return self._new_flow(state, key)
+        state.used[place] = True
+        if place not in state.own:
+            state.own.add(place)
+            flow = copy(state.flows[place][1])
+            flow.gaps = list(flow.gaps)
+            flow.candidate = copy(flow.candidate)
+            state.flows[place] = key, flow
+        return state.flows[place][1]
+
+    def _new_flow(self, state: _State, key: FlowKey) -> Flow:
+        flow = Flow(self._plan.bits, self._window)
+        if len(state.flows) < self._limit:
+            place = len(state.flows)
+            state.flows.append((key, flow))
+            state.used.append(True)
+        else:
+            while state.used[state.hand]:
+                state.used[state.hand] = False
+                state.hand = (state.hand + 1) % self._limit
+            place = state.hand
+            before, gone = state.flows[place]
+            del state.places[before]
+            state.count(evicted=1, evicted_expected=gone.expected, evicted_lost=gone.lost + gone.pending)
+            state.flows[place] = key, flow
+            state.used[place] = True
+            state.hand = (place + 1) % self._limit
+        state.places[key] = place
+        state.own.add(place)
+        return flow
+
+    def flows(self, now: int) -> list[FlowRow]:
+        """Each flow as it is at `now` (ns since the epoch; 0: at its last packet), in the order of their places.
+
+        What was pending for longer than the window counts as lost; the flow itself waits for its next packet."""
+        self._check_process()
+        return [self._row(key, flow, now) for key, flow in self._state.flows]
+
+    def _row(self, key: FlowKey, flow: Flow, now: int) -> FlowRow:
+        view = copy(flow)  # with the same gaps, which stay as they are
+        if 0 < flow.last_time < now:
+            view.clock = min(flow.clock + now - flow.last_time, LATEST_CLOCK)
+        view.charge_what_is_over()
+        return FlowRow(
+            *key,
+            received=view.received,
+            expected=view.expected,
+            lost=view.lost,
+            pending=view.pending,
+            duplicates=view.duplicates,
+            reordered=view.reordered,
+            depth=view.depth,
+            late=view.late,
+            burst=view.burst,
+            restarts=view.restarts,
+            ambiguous=view.ambiguous,
+            strays=view.strays,
+            packets=view.packets,
+            first=view.first & self._mask,
+            last=(view.next - 1) & self._mask,
+            first_time=view.first_time,
+            last_time=view.last_time,
+            ended=view.ended,
+            silent=view.clock - flow.clock,
+            since_restart=view.clock - view.restarted_at if view.restarted_at >= 0 else -1,
+        )
+
+    def totals(self) -> Totals:
+        """Packets that no flow has, and flows that gave way."""
+        self._check_process()
+        return self._state.totals
+
+    def _check_process(self) -> None:
+        if self._process != process.number:
+            raise ClosedError("the tracker was made in another process")

@@ -1,0 +1,241 @@
+#include "tracker.h"
+#include "ahead.h"
+#include "flow.h"
+#include <stdlib.h>
+
+enum { FIRST_FLOWS = 16 };
+
+/* ---- flows by their key ---- */
+
+static uint32_t
+hash_of(const mcast_flow_key *key)
+{
+    uint64_t words[sizeof *key / 8], hash = 0x9e3779b97f4a7c15u;
+    memcpy(words, key, sizeof words);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        hash = (hash ^ words[i]) * 0xff51afd7ed558ccdu;
+        hash ^= hash >> 32;
+    }
+    return (uint32_t)(hash ^ hash >> 29);
+}
+
+static int
+is_same_key(const mcast_flow_key *left, const mcast_flow_key *right)
+{
+    uint64_t a[sizeof *left / 8], b[sizeof *right / 8], different = 0;
+    memcpy(a, left, sizeof a);
+    memcpy(b, right, sizeof b);
+    for (size_t i = 0; i < sizeof a / sizeof a[0]; i++)
+        different |= a[i] ^ b[i];
+    return different == 0;
+}
+
+static void
+put_in_table(mcast_tracker *tracker, uint32_t at)
+{
+    uint32_t slot = hash_of(&tracker->flows[at].key) & tracker->table_mask;
+    while (tracker->table[slot])
+        slot = (slot + 1) & tracker->table_mask;
+    tracker->table[slot] = at + 1;
+}
+
+/* The slot of a flow that is there. */
+static uint32_t
+slot_of(const mcast_tracker *tracker, uint32_t at)
+{
+    uint32_t slot = hash_of(&tracker->flows[at].key) & tracker->table_mask;
+    while (tracker->table[slot] != at + 1)
+        slot = (slot + 1) & tracker->table_mask;
+    return slot;
+}
+
+/* Takes a flow out of the table; those behind it that it kept from their place move up. */
+static void
+take_out_of_table(mcast_tracker *tracker, uint32_t at)
+{
+    uint32_t free_slot = slot_of(tracker, at), mask = tracker->table_mask;
+    for (uint32_t slot = (free_slot + 1) & mask; tracker->table[slot]; slot = (slot + 1) & mask) {
+        uint32_t wanted = hash_of(&tracker->flows[tracker->table[slot] - 1].key) & mask;
+        if (((slot - wanted) & mask) >= ((slot - free_slot) & mask)) {
+            tracker->table[free_slot] = tracker->table[slot];
+            free_slot = slot;
+        }
+    }
+    tracker->table[free_slot] = 0;
+}
+
+/* Twice as many flows, and a table of twice as many slots as flows; -1 without memory, with everything as it was. */
+static int
+grow(mcast_tracker *tracker)
+{
+    uint32_t capacity = tracker->capacity ? 2 * tracker->capacity : FIRST_FLOWS;
+    uint32_t *table = calloc(2 * (size_t)capacity, sizeof *table);
+    mcast_tracked *flows = table ? realloc(tracker->flows, capacity * sizeof *flows) : NULL;
+    if (!flows) {
+        free(table);
+        return -1;
+    }
+    free(tracker->table);
+    tracker->flows = flows;
+    tracker->capacity = capacity;
+    tracker->table = table;
+    tracker->table_mask = 2 * capacity - 1;
+    for (uint32_t i = 0; i < tracker->count; i++)
+        put_in_table(tracker, i);
+    return 0;
+}
+
+/* The place of a flow that was silent since the hand came by last: it gives way. */
+static uint32_t
+evict(mcast_tracker *tracker)
+{
+    while (tracker->flows[tracker->hand].used) {
+        tracker->flows[tracker->hand].used = 0;
+        tracker->hand = (tracker->hand + 1) % tracker->count;
+    }
+    uint32_t at = tracker->hand;
+    mcast_tracked *flow = &tracker->flows[at];
+    take_out_of_table(tracker, at);
+    tracker->evicted++;
+    tracker->evicted_lost += flow->lost + flow->pending;
+    tracker->evicted_expected += mcast_flow_expected(flow);
+    mcast_flow_free(flow);
+    tracker->hand = (at + 1) % tracker->count;
+    return at;
+}
+
+static mcast_tracked *
+new_flow(mcast_tracker *tracker, const mcast_flow_key *key)
+{
+    int full = tracker->count == tracker->limit;
+    if (!full && tracker->count == tracker->capacity && grow(tracker) != 0) {
+        if (tracker->count == 0)
+            return NULL;
+        full = 1;
+    }
+    uint32_t at = full ? evict(tracker) : tracker->count++;
+    mcast_tracked *flow = &tracker->flows[at];
+    memset(flow, 0, sizeof *flow);
+    flow->key = *key;
+    flow->restarted_at = -1;
+    put_in_table(tracker, at);
+    tracker->last = at;
+    return flow;
+}
+
+static mcast_tracked *
+find_flow(mcast_tracker *tracker, const mcast_flow_key *key)
+{
+    if (tracker->last < tracker->count && is_same_key(&tracker->flows[tracker->last].key, key))
+        return &tracker->flows[tracker->last];
+    if (tracker->count > 0)
+        for (uint32_t slot = hash_of(key) & tracker->table_mask; tracker->table[slot];
+             slot = (slot + 1) & tracker->table_mask) {
+            uint32_t at = tracker->table[slot] - 1;
+            if (is_same_key(&tracker->flows[at].key, key)) {
+                tracker->last = at;
+                return &tracker->flows[at];
+            }
+        }
+    return new_flow(tracker, key);
+}
+
+/* ---- packets ---- */
+
+static void
+see(mcast_tracker *tracker, const mcast_record *record, const mcast_numbered *packet, mcast_changes *changes)
+{
+    mcast_flow_key key = {.port = record->port, .source_port = tracker->by_source_port ? record->source_port : 0};
+    memcpy(key.source, record->source, sizeof key.source);
+    memcpy(key.group, record->group, sizeof key.group);
+    memcpy(key.key, packet->key, sizeof key.key);
+    mcast_tracked *flow = find_flow(tracker, &key);
+    if (!flow)
+        return;
+    const mcast_sight sight = {&tracker->format, changes, tracker->window, record->timestamp};
+    flow->used = 1;
+    mcast_flow_see(flow, packet, &sight);
+}
+
+void
+mcast_tracker_update(mcast_tracker *tracker, const mcast_record *records, size_t count, const uint8_t *arena,
+                     mcast_changes *changes)
+{
+    mcast_lock(&tracker->lock);
+    for (size_t i = 0; i < count; i++) {
+        mcast_numbered packet;
+        mcast_look_ahead(arena, records, i, count);
+        mcast_sequence_read(&tracker->format, arena + records[i].offset, records[i].length, &packet);
+        if (packet.kind == MCAST_SHORT)
+            tracker->short_packets++;
+        else if (packet.kind == MCAST_OTHER)
+            tracker->other_packets++;
+        else
+            see(tracker, &records[i], &packet, changes);
+    }
+    mcast_unlock(&tracker->lock);
+}
+
+/* How far a flow's clock has come by a time of this machine. */
+static int64_t
+clock_at(const mcast_tracked *flow, int64_t now)
+{
+    if (now <= flow->last_time || flow->last_time <= 0)
+        return flow->clock;
+    int64_t step = now - flow->last_time;
+    return step > INT64_MAX / 4 - flow->clock ? INT64_MAX / 4 : flow->clock + step;
+}
+
+size_t
+mcast_tracker_flows(mcast_tracker *tracker, int64_t now, mcast_tracked *flows, size_t room)
+{
+    mcast_lock(&tracker->lock);
+    size_t count = tracker->count;
+    for (size_t i = 0; i < count && i < room; i++) {
+        flows[i] = tracker->flows[i];
+        mcast_flow_view(&flows[i], clock_at(&flows[i], now), tracker->window);
+        memset(&flows[i].gaps, 0, sizeof flows[i].gaps); /* they are the flow's own */
+    }
+    mcast_unlock(&tracker->lock);
+    return count;
+}
+
+/* ---- opening and closing ---- */
+
+int
+mcast_tracker_open(mcast_tracker **opened, const mcast_format *format, int by_source_port, int64_t window,
+                   uint32_t limit)
+{
+    mcast_tracker *tracker = calloc(1, sizeof *tracker);
+    int status = tracker ? mcast_mutex_open(&tracker->lock) : -ENOMEM;
+    if (status != 0) {
+        free(tracker);
+        return status;
+    }
+    tracker->references = 1;
+    tracker->format = *format;
+    tracker->by_source_port = by_source_port;
+    tracker->window = window;
+    tracker->limit = limit;
+    *opened = tracker;
+    return 0;
+}
+
+void
+mcast_tracker_keep(mcast_tracker *tracker)
+{
+    mcast_refcount_up(&tracker->references);
+}
+
+void
+mcast_tracker_release(mcast_tracker *tracker)
+{
+    if (mcast_refcount_down(&tracker->references) > 0)
+        return;
+    for (uint32_t i = 0; i < tracker->count; i++)
+        mcast_flow_free(&tracker->flows[i]);
+    mcast_mutex_close(&tracker->lock);
+    free(tracker->flows);
+    free(tracker->table);
+    free(tracker);
+}
