@@ -66,13 +66,13 @@ _membership : _systems _html _units _core _host groups stats
     memberships     :
     arguments       : rings sockets
     subscriptions   : desired plan joins memberships
-receiver    : _units _iteration _core _host _membership groups stats
+receiver    : _units _iteration _core _host _membership groups stats sequence
 _sending    : _systems _units _core _host _membership groups stats
     __init__        :
     outgoing        :
     sockets         :
 sender      : _units _core _host _membership _sending groups stats
-files       : _systems _version _units _iteration _core _membership groups stats receiver sender
+files       : _systems _version _units _iteration _core _membership groups stats sequence receiver sender
     _guarded        :
     _streams        :
     _pcapng         :
@@ -86,7 +86,7 @@ files       : _systems _version _units _iteration _core _membership groups stats
     _recorder       : _guarded _streams _writer _rotation _postrotate
     _replay         : _streams _reader
     __init__        : _writer _reader _rotation _recorder _replay
-aio         : _units _iteration _core _membership _sending groups stats receiver sender
+aio         : _units _iteration _core _membership _sending groups stats sequence receiver sender
     _waiting        :
     _receiver       : _waiting
     _sender         : _waiting

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -36,6 +37,8 @@ from mcast_fast._units import (
 )
 from mcast_fast.errors import ArgumentError, ClosedError, socket_error, warn
 from mcast_fast.groups import Group, Groups, listed
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
 from mcast_fast.stats import Stats, What
 
 if TYPE_CHECKING:
@@ -114,6 +117,8 @@ class Receiver:
         packet_fanout: A number from 0 to 65535; receivers with the same one share the packets of an interface, each
             flow going to one of them. With `ring` only.
         vlan: Deliver frames that are tagged for a VLAN too, of whichever one. With `ring` only.
+        sequence: Follow the numbers in the packets, so that `stats.flows` has what the network lost: the format as text
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own. It needs `timestamps`.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
@@ -147,6 +152,7 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        sequence: str | Format | Tracker | None = None,
     ) -> None:
         wanted = listed(groups)
         if not wanted:
@@ -160,6 +166,11 @@ class Receiver:
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalesced=False)
+        self._tracker = tracker_of(sequence)
+        if self._tracker is not None and timestamps is None:
+            raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
+        # A network card's clock is not that of the system: there only packets move the time on.
+        self._clock: Callable[[], int] = (lambda: 0) if timestamps == "hardware" else time.time_ns
         self._coalesced = options.coalesced
         usual = RING_BATCH if ring_asked else COALESCED_BATCH if options.coalesced else BATCH
         self._batch_size = whole_number(usual if batch_size is None else batch_size, "batch_size", 1, 1_000_000)
@@ -171,9 +182,12 @@ class Receiver:
         self._subscriptions = Subscriptions(self._joins, defaults, watch)
         self._watch: Watch | None = None
         self._nic = NicDrops()
+        self._closed_at = 0
         self._slots.when_idle = _weakly(self._tear_down)
         self._slots.when_receiving = _weakly(self._subscriptions.settle)
         try:
+            if self._tracker is not None:
+                self._slots.track(self._tracker.core)
             if memory:
                 self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
             self._subscriptions.start(wanted)
@@ -414,6 +428,7 @@ class Receiver:
             drops_exact=counters["buffers"] >= counters["received"]
             and not (self._coalesced and counters["dropped_socket"]),
             events=tuple(self._subscriptions.events),
+            **lost_by(self._tracker, self._closed_at or self._clock()),
             **counters,
         )
 
@@ -454,6 +469,7 @@ class Receiver:
 
     def _release(self) -> None:
         if not self._slots.foreign:
+            self._closed_at = self._closed_at or self._clock()
             self._nic.total(self._subscriptions.indexes())  # the last reading
         self._subscriptions.close()
         if self._watch is not None:

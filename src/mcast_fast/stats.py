@@ -254,7 +254,8 @@ class ReaderStats(_Counters):
     of them that were captured in part. `filtered`: UDP that was not asked for. `fragments`: datagrams asked for that
     came in pieces, which nobody puts together here. `skipped`: not UDP over IP, or behind a link of another kind;
     `broken`: headers that were not captured whole, or contradict each other. `dropped`: what the file tells beside its
-    packets (epb_dropcount). Later pieces of a datagram count as frames alone.
+    packets (epb_dropcount). Later pieces of a datagram count as frames alone. `flows` and `lost`: as in Stats
+    (`sequence=`).
     """
 
     __module__ = "mcast_fast.files"
@@ -269,6 +270,8 @@ class ReaderStats(_Counters):
     broken: int = 0
     dropped: int = 0
     batches: int = 0
+    flows: tuple[Flow, ...] = ()
+    lost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ from mcast_fast._units import (
 from mcast_fast.aio._waiting import Line
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        sequence: str | Format | Tracker | None = None,
         linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
@@ -110,6 +113,7 @@ class Receiver:
             ring_latency=ring_latency,
             packet_fanout=packet_fanout,
             vlan=vlan,
+            sequence=sequence,
         )
         self._line = Line(self._receiver, linger)
         self._limit = self._receiver.batch_size

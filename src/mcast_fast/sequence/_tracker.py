@@ -14,6 +14,7 @@ from mcast_fast.sequence._format import Format
 from mcast_fast.stats import Flow, FlowState
 
 if TYPE_CHECKING:
+    from mcast_fast._core.fast.sequence import Tracker as CoreTracker
     from mcast_fast._core.fast.views import Batch
 
 WINDOW = "1s"
@@ -74,6 +75,11 @@ class Tracker:
             raise ArgumentError(f"window {window!r} is out of range; use more than 0, up to an hour")
         limit = whole_number(max_flows, "max_flows", 1, _LIMIT)
         self._core = _core.sequence.Tracker(self.format.plan, self.format.source_port, self._window, limit)
+
+    @property
+    def core(self) -> "CoreTracker":
+        """What `_core` counts by."""
+        return self._core
 
     def update(self, batch: "Batch") -> list[Change]:
         """Take in the packets of a batch, in their order.
@@ -158,3 +164,13 @@ class Tracker:
 
     def __repr__(self) -> str:
         return f"<Tracker of {self.format}, {len(self._core.flows(0))} flows>"
+
+
+def tracker_of(sequence: str | Format | Tracker | None) -> Tracker | None:
+    """The tracker that an argument `sequence=` names; ArgumentError."""
+    return sequence if sequence is None or isinstance(sequence, Tracker) else Tracker(sequence)
+
+
+def lost_by(tracker: Tracker | None, now: int) -> dict[str, Any]:
+    """`flows` and `lost` of a ledger, as they are at a time (ns since the epoch; 0: at the last packets)."""
+    return {} if tracker is None else {"flows": tracker.flows_at(now), "lost": tracker.lost_at(now)}

@@ -1,9 +1,11 @@
 """Numbers of packets, and their flows: c/sequence.h and c/tracker.h."""
 
-from libc.stdint cimport UINT64_MAX
-from libc.stdlib cimport realloc
+from libc.stdint cimport UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
 
 from mcast_fast._core import extraction
+from mcast_fast.errors import ClosedError
 
 cdef extern from "sequence.h":
     enum:
@@ -207,6 +209,7 @@ cdef class Tracker:
     cdef mcast_tracker *tracker
     cdef uint64_t mask
     cdef uint32_t process
+    cdef object token  # of the batch that was noted last
 
     def __cinit__(self, plan, bint source_port, int64_t window, uint32_t limit):
         cdef mcast_format format
@@ -248,6 +251,24 @@ cdef class Tracker:
             return found
         finally:
             free(changes.memory)
+
+    def note(self, packets, token):
+        """Takes in a batch, unless the one before had this token: one step for whoever repeats what was interrupted.
+
+        Errors as `update`."""
+        if not isinstance(packets, Batch):
+            raise TypeError(f"a batch is required, not {type(packets).__name__}")
+        self._check_process()
+        cdef Batch batch = packets
+        cdef int pinned
+        cdef const unsigned char *arena
+        if self.token is token:
+            return
+        with nogil:
+            arena = arena_in_place(batch, &pinned)
+            mcast_tracker_update(self.tracker, batch.first, <size_t>batch.count, arena, NULL)
+            arena_left(batch, pinned)
+        self.token = token
 
     def flows(self, int64_t now):
         """Each flow as it is at `now` (ns since the epoch; 0: at its last packet), in the order of their places.

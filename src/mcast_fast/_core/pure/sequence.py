@@ -45,6 +45,7 @@ class _State:
     used: list[bool] = field(default_factory=list)  # since the hand of the eviction passed
     hand: int = 0
     totals: Totals = field(default_factory=lambda: Totals(0, 0, 0, 0, 0))
+    token: object = None  # of what was taken in last
     own: set[int] = field(default_factory=set)  # places of flows that are no longer those of the state before
 
     def copy(self) -> "_State":
@@ -79,18 +80,37 @@ class Tracker:
         first = packets._first * RECORD_SIZE
         with self._lock:
             records = packets._records[first : first + len(packets) * RECORD_SIZE]
-            self.take(records, packets._arena, changes)
+            self.take(records, packets._arena, 0, object(), changes)
         return changes
 
-    def take(self, records: bytearray, arena: bytearray, changes: list[ChangeRow]) -> None:
-        """Takes in records whose payloads are in the arena: all of them, or none where a signal's handler raises."""
+    def note(self, packets: Batch, token: object) -> None:
+        """Takes in a batch, unless the one before had this token: one step for whoever repeats what was interrupted.
+
+        Errors as `update`."""
+        if not isinstance(packets, Batch):
+            raise TypeError(f"a batch is required, not {type(packets).__name__}")
+        self._check_process()
+        first = packets._first * RECORD_SIZE
+        records = packets._records[first : first + len(packets) * RECORD_SIZE]
+        with self._lock:
+            self.take(records, packets._arena, 0, token, [])
+
+    def take(
+        self, records: bytearray, arena: bytes | bytearray, base: int, token: object, changes: list[ChangeRow]
+    ) -> None:
+        """Takes in records whose payloads are in the arena, `base` bytes before their offsets; unless the last ones had
+        this token. All of them or, where the handler of a signal raises, none."""
         while True:
             before = self._state
+            if before.token is token:
+                return
             state = before.copy()
+            state.token = token
             changes.clear()
             with memoryview(arena) as payloads:
                 for row in RECORD.iter_unpack(records):
-                    with payloads[row[_OFFSET] : row[_OFFSET] + row[_LENGTH]] as payload:
+                    start = row[_OFFSET] - base
+                    with payloads[start : start + row[_LENGTH]] as payload:
                         packet = read(self._plan, payload)
                     self._take_one(state, row, packet, changes)
             if self._state is before:  # else the handler of a signal took some in meanwhile

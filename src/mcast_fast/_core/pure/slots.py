@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Read, Row, Socket, discard
+from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.state import Call, State
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, take_over
@@ -171,6 +172,10 @@ class Slots(State):
         """Receive in a thread of its own from now on, of which `limit` bytes may wait for whoever receives here; before
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         raise FeatureError(FEATURES["background"].reason)
+
+    def track(self, tracker: Tracker) -> None:
+        """Have a tracker see every packet once, as it is received; before anything is."""
+        self._tracker = tracker
 
     def add(self, socket: socket_module.socket, port: int, group: bytes, interface: int) -> int:
         """Receive from this socket too; the key by which it is named from now on.
