@@ -91,19 +91,21 @@ aio         : _units _iteration _core _membership _sending groups stats sequence
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-cli         : _version _units _core _host _sending groups stats receiver sender files
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files
     output          :
+    flows           : output
     signals         :
     demo            : output
-    receive         : output signals
+    receive         : output signals flows
+    check           : output signals flows
     send            : output
-    record          : output signals
+    record          : output signals flows
     replay          : output
-    info            : output
+    info            : output flows
     convert         : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay info convert repair interfaces
+    __init__        : output demo receive send record replay check info convert repair interfaces
 __main__    : cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
 """

@@ -14,6 +14,7 @@ from tests.conftest import Place, loopback, until
 FORMAT = "u32be@0"
 LOST = (7, 8, 9, 500, 998)
 NUMBERS = [number for number in range(1, 1_000) if number not in LOST]
+COUNT = len(NUMBERS)
 ANSWERS = ("received", "expected", "lost", "pending", "duplicates", "reordered", "late", "burst", "first", "last")
 RIGHT = (len(NUMBERS), 999, 0, len(LOST), 0, 0, 0, 0, 1, 999)
 LATER = (len(NUMBERS), 999, len(LOST), 0, 0, 0, 0, 3, 1, 999)
@@ -40,7 +41,7 @@ def sender(group):
     return mcast.Sender(group, ttl=0, rate="200k/s")
 
 
-def received(rx, count=len(NUMBERS)):
+def received(rx, count=COUNT):
     came = 0
     while came < count:
         came += len(rx.recv_batch())

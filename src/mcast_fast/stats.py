@@ -75,11 +75,15 @@ class _Counters:
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = [(one.name, getattr(self, one.name)) for one in fields(self)]
+        lists = [(name, one) for name, value in rows if isinstance(value, tuple) for one in value]
         events = [
             (f"event: {one.what} {one.interface}", one.detail)
-            for _, value in rows
-            if isinstance(value, tuple)
-            for one in value
+            if name == "events"
+            else (
+                f"flow: {one.source} > {one.group} port {one.port} {one.key.hex()}",
+                f"{one.state}, lost {one.lost:,}",
+            )
+            for name, one in lists
         ]
         return _html.table(
             type(self).__name__, ("", ""), [row for row in rows if not isinstance(row[1], tuple)] + events

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core.extraction import Columns, Kind, What
-from mcast_fast.sequence._format import Field, Format
+from mcast_fast.sequence._format import Field, Format, stamp
 from mcast_fast.sequence._tracker import Change, Tracker
 from mcast_fast.stats import Flow, FlowState
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
-__all__ = ["Change", "Columns", "Field", "Flow", "FlowState", "Format", "Kind", "Tracker", "What", "numbers"]
+__all__ = ["Change", "Columns", "Field", "Flow", "FlowState", "Format", "Kind", "Tracker", "What", "numbers", "stamp"]
 
 
 def numbers(batch: "Batch", format: str | Format) -> Columns:

@@ -4,6 +4,7 @@ Rules of this module: no I/O. `_core` reads payloads; it is given a plan of plai
 """
 
 import re
+import struct
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, Self, TypeAlias
@@ -284,6 +285,7 @@ def _grammar() -> str:
 _RTP = "u16be@2/u32be@8,u8@0&0xc0=2"
 # `send --sequence` writes: magic, count, two bytes of zeros, sender, number, time sent (ns since the epoch).
 MCAST_FAST_MAGIC = 0x6D634651  # "mcFQ"
+_STAMP = struct.Struct(">IHHQQq")
 _PRESETS = {
     # RFC 3550, 5.1: version, sequence number, SSRC.
     "rtp": _RTP,
@@ -323,3 +325,27 @@ def _preset(name: str, parameter: str, text: str) -> Format:
         parameter = f":{value}"
     body = _VDIF.format(parameter[1:]) if name == "vdif" else _PRESETS[name]
     return replace(_parsed(body), preset=name + parameter)
+
+
+END = 0xFFFF  # as a count: the flow has ended
+
+
+def stamp(number: int, sender: int, time: int, count: int = 1) -> bytes:
+    """The 32 bytes at the start of a packet in the format "mcast-fast".
+
+    Args:
+        number: The packet's number, modulo 2^64; of a heartbeat or the end, the one after the last.
+        sender: 64 bits that tell this sender, and this start of it, from others.
+        time: When it is sent, ns since the epoch.
+        count: Numbers that the packet covers, up to 65,534; 0 is a heartbeat, 65,535 the end of the flow.
+
+    Raises:
+        ArgumentError: A value is out of range.
+    """
+    try:
+        return _STAMP.pack(MCAST_FAST_MAGIC, count, 0, sender, number & (1 << 64) - 1, time)
+    except struct.error:
+        raise ArgumentError(f"sender {sender!r}, time {time!r} or count {count!r} is out of range") from None
+
+
+stamp.__module__ = "mcast_fast.sequence"
