@@ -58,8 +58,10 @@ random_format(void)
     format.tests[0] = random_field(1);
     format.tests[0].mask = 3;
     format.wanted[0] = below(4);
-    format.after_rtp = 1;
+    format.after_rtp = (uint8_t)below(2);
     format.parameter = below(2) * (1 + below(2000));
+    if (below(2))
+        mcast_format_prepare(&format);
     return format;
 }
 

@@ -297,6 +297,8 @@ stray(mcast_tracked *flow, uint64_t number, uint32_t count)
 static int
 is_plausible(int64_t ahead, uint32_t count, int64_t step, int64_t window)
 {
+    if (ahead <= MCAST_NEAR)
+        return 1;
     uint64_t packets = MCAST_NEAR + ((uint64_t)step + (uint64_t)window) / FASTEST_NS;
     return packets > (uint64_t)INT64_MAX / count || (uint64_t)ahead <= packets * count;
 }
@@ -316,7 +318,8 @@ is_ambiguous(const mcast_tracked *flow, const mcast_format *format, int64_t step
 static void
 advance(mcast_tracked *flow, const mcast_sight *sight, uint64_t position, int64_t step)
 {
-    flow->candidate.count = flow->candidate.strays = 0;
+    if (flow->candidate.count)
+        flow->candidate.count = flow->candidate.strays = 0;
     if (is_ambiguous(flow, sight->format, step))
         flow->ambiguous++;
     if (position != flow->next) {

@@ -2,6 +2,7 @@
 #ifndef MCAST_SEQUENCE_H
 #define MCAST_SEQUENCE_H
 
+#include "ahead.h"
 #include "record.h"
 #include <stddef.h>
 
@@ -31,17 +32,34 @@ typedef struct mcast_format {
     uint8_t has_high, has_count, after_rtp; /* after_rtp: whether any field is */
     uint8_t bits;                           /* of the number, 1 to 64: it wraps after them */
     uint8_t layout;
+    uint32_t enough; /* bytes of payload from which on every field may be read by loads of eight; 0: never */
 } mcast_format;
 
 typedef struct mcast_numbered {
     uint64_t number;
-    uint8_t key[MCAST_KEY_SIZE];
-    uint32_t count; /* numbers that the packet covers */
+    uint64_t key[2]; /* the key's bytes as integers, the first byte highest */
+    uint32_t count;  /* numbers that the packet covers */
     uint8_t kind;
 } mcast_numbered;
 
+/* To be called once the rest is filled in. */
+void mcast_format_prepare(mcast_format *format);
+
 /* What a packet is to a sequence. `numbered` is whole in any case: zeros where nothing could be read. */
 void mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered);
+
+/* The bytes of a key. */
+void mcast_sequence_write_key(const uint64_t key[2], uint8_t bytes[MCAST_KEY_SIZE]);
+
+/* The number of a packet that is read soon, fetched into the cache meanwhile; of a payload no more than that. */
+static inline void
+mcast_sequence_look_ahead(const mcast_format *format, const mcast_record *records, size_t at, size_t count,
+                          const uint8_t *arena)
+{
+    enum { AHEAD = 8 };
+    if (at + AHEAD < count)
+        MCAST_PREFETCH(arena + records[at + AHEAD].offset + format->number.offset);
+}
 
 /* The same for all packets of a batch, as columns. */
 void mcast_sequence_columns(const mcast_format *format, const mcast_record *records, size_t count, const uint8_t *arena,

@@ -1,5 +1,4 @@
 #include "tracker.h"
-#include "ahead.h"
 #include "flow.h"
 #include <stdlib.h>
 
@@ -7,33 +6,30 @@ enum { FIRST_FLOWS = 16 };
 
 /* ---- flows by their key ---- */
 
+/* A sum of products: processors make them side by side. */
 static uint32_t
-hash_of(const mcast_flow_key *key)
+hash_of(uint64_t seed, const mcast_flow_key *key)
 {
-    uint64_t words[sizeof *key / 8], hash = 0x9e3779b97f4a7c15u;
-    memcpy(words, key, sizeof words);
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
-        hash = (hash ^ words[i]) * 0xff51afd7ed558ccdu;
-        hash ^= hash >> 32;
-    }
-    return (uint32_t)(hash ^ hash >> 29);
+    uint64_t hash = (key->source[0] ^ seed) * 0xff51afd7ed558ccdu + (key->source[1] ^ seed) * 0xc4ceb9fe1a85ec53u +
+                    (key->group[0] ^ seed) * 0x9e3779b97f4a7c15u + (key->group[1] ^ seed) * 0xbf58476d1ce4e5b9u;
+    uint64_t more = (key->key[0] ^ seed) * 0x94d049bb133111ebu + (key->key[1] ^ seed) * 0xd6e8feb86659fd93u +
+                    (key->ports ^ seed) * 0xa0761d6478bd642fu;
+    hash = (hash ^ hash >> 32) * 0xff51afd7ed558ccdu + (more ^ more >> 32) * 0xc4ceb9fe1a85ec53u;
+    return (uint32_t)(hash >> 32);
 }
 
-static int
+static inline int
 is_same_key(const mcast_flow_key *left, const mcast_flow_key *right)
 {
-    uint64_t a[sizeof *left / 8], b[sizeof *right / 8], different = 0;
-    memcpy(a, left, sizeof a);
-    memcpy(b, right, sizeof b);
-    for (size_t i = 0; i < sizeof a / sizeof a[0]; i++)
-        different |= a[i] ^ b[i];
-    return different == 0;
+    return ((left->source[0] ^ right->source[0]) | (left->source[1] ^ right->source[1]) |
+            (left->group[0] ^ right->group[0]) | (left->group[1] ^ right->group[1]) | (left->key[0] ^ right->key[0]) |
+            (left->key[1] ^ right->key[1]) | (left->ports ^ right->ports)) == 0;
 }
 
 static void
 put_in_table(mcast_tracker *tracker, uint32_t at)
 {
-    uint32_t slot = hash_of(&tracker->flows[at].key) & tracker->table_mask;
+    uint32_t slot = hash_of(tracker->seed, &tracker->flows[at].key) & tracker->table_mask;
     while (tracker->table[slot])
         slot = (slot + 1) & tracker->table_mask;
     tracker->table[slot] = at + 1;
@@ -43,7 +39,7 @@ put_in_table(mcast_tracker *tracker, uint32_t at)
 static uint32_t
 slot_of(const mcast_tracker *tracker, uint32_t at)
 {
-    uint32_t slot = hash_of(&tracker->flows[at].key) & tracker->table_mask;
+    uint32_t slot = hash_of(tracker->seed, &tracker->flows[at].key) & tracker->table_mask;
     while (tracker->table[slot] != at + 1)
         slot = (slot + 1) & tracker->table_mask;
     return slot;
@@ -55,7 +51,7 @@ take_out_of_table(mcast_tracker *tracker, uint32_t at)
 {
     uint32_t free_slot = slot_of(tracker, at), mask = tracker->table_mask;
     for (uint32_t slot = (free_slot + 1) & mask; tracker->table[slot]; slot = (slot + 1) & mask) {
-        uint32_t wanted = hash_of(&tracker->flows[tracker->table[slot] - 1].key) & mask;
+        uint32_t wanted = hash_of(tracker->seed, &tracker->flows[tracker->table[slot] - 1].key) & mask;
         if (((slot - wanted) & mask) >= ((slot - free_slot) & mask)) {
             tracker->table[free_slot] = tracker->table[slot];
             free_slot = slot;
@@ -123,55 +119,99 @@ new_flow(mcast_tracker *tracker, const mcast_flow_key *key)
     return flow;
 }
 
+/* The packets of a batch go through the tracker in groups: while one is looked up, the flows of those behind it come into the cache. */
+enum { GROUP = 16 };
+
+typedef struct waiting {
+    mcast_flow_key key;
+    mcast_numbered packet;
+    uint32_t hash;
+} waiting;
+
 static mcast_tracked *
-find_flow(mcast_tracker *tracker, const mcast_flow_key *key)
+find_flow(mcast_tracker *tracker, const waiting *one)
 {
-    if (tracker->last < tracker->count && is_same_key(&tracker->flows[tracker->last].key, key))
+    if (tracker->last < tracker->count && is_same_key(&tracker->flows[tracker->last].key, &one->key))
         return &tracker->flows[tracker->last];
     if (tracker->count > 0)
-        for (uint32_t slot = hash_of(key) & tracker->table_mask; tracker->table[slot];
+        for (uint32_t slot = one->hash & tracker->table_mask; tracker->table[slot];
              slot = (slot + 1) & tracker->table_mask) {
             uint32_t at = tracker->table[slot] - 1;
-            if (is_same_key(&tracker->flows[at].key, key)) {
+            if (is_same_key(&tracker->flows[at].key, &one->key)) {
                 tracker->last = at;
                 return &tracker->flows[at];
             }
         }
-    return new_flow(tracker, key);
+    return new_flow(tracker, &one->key);
 }
 
 /* ---- packets ---- */
 
+/* What names the flow of a packet; its hash is that of the packet before where this is of the same flow. */
 static void
-see(mcast_tracker *tracker, const mcast_record *record, const mcast_numbered *packet, mcast_changes *changes)
+prepare(const mcast_tracker *tracker, const mcast_record *record, waiting *one, const waiting *before)
 {
-    mcast_flow_key key = {.port = record->port, .source_port = tracker->by_source_port ? record->source_port : 0};
-    memcpy(key.source, record->source, sizeof key.source);
-    memcpy(key.group, record->group, sizeof key.group);
-    memcpy(key.key, packet->key, sizeof key.key);
-    mcast_tracked *flow = find_flow(tracker, &key);
+    memcpy(&one->key.source, record->source, sizeof one->key.source);
+    memcpy(&one->key.group, record->group, sizeof one->key.group);
+    one->key.key[0] = one->packet.key[0];
+    one->key.key[1] = one->packet.key[1];
+    one->key.ports = record->port | (tracker->by_source_port ? (uint64_t)record->source_port << 16 : 0);
+    one->hash = before && is_same_key(&one->key, &before->key) ? before->hash : hash_of(tracker->seed, &one->key);
+}
+
+static void
+fetch(const mcast_tracker *tracker, const waiting *group, size_t count)
+{
+    if (tracker->count < 2)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t at = tracker->table[group[i].hash & tracker->table_mask];
+        const uint8_t *flow = (const uint8_t *)&tracker->flows[at ? at - 1 : 0];
+        for (size_t line = 0; line < 4 * MCAST_CACHE_LINE; line += MCAST_CACHE_LINE)
+            MCAST_PREFETCH(flow + line);
+    }
+}
+
+static void
+see(mcast_tracker *tracker, const waiting *one, const mcast_sight *sight)
+{
+    if (one->packet.kind == MCAST_SHORT) {
+        tracker->short_packets++;
+        return;
+    }
+    if (one->packet.kind == MCAST_OTHER) {
+        tracker->other_packets++;
+        return;
+    }
+    mcast_tracked *flow = find_flow(tracker, one);
     if (!flow)
         return;
-    const mcast_sight sight = {&tracker->format, changes, tracker->window, record->timestamp};
     flow->used = 1;
-    mcast_flow_see(flow, packet, &sight);
+    mcast_flow_see(flow, &one->packet, sight);
 }
 
 void
 mcast_tracker_update(mcast_tracker *tracker, const mcast_record *records, size_t count, const uint8_t *arena,
                      mcast_changes *changes)
 {
+    waiting group[GROUP];
+    mcast_sight sight = {&tracker->format, changes, tracker->window, 0};
     mcast_lock(&tracker->lock);
-    for (size_t i = 0; i < count; i++) {
-        mcast_numbered packet;
-        mcast_look_ahead(arena, records, i, count);
-        mcast_sequence_read(&tracker->format, arena + records[i].offset, records[i].length, &packet);
-        if (packet.kind == MCAST_SHORT)
-            tracker->short_packets++;
-        else if (packet.kind == MCAST_OTHER)
-            tracker->other_packets++;
-        else
-            see(tracker, &records[i], &packet, changes);
+    for (size_t start = 0; start < count; start += GROUP) {
+        size_t size = count - start < GROUP ? count - start : GROUP;
+        for (size_t i = 0; i < size; i++) {
+            const mcast_record *record = &records[start + i];
+            mcast_sequence_look_ahead(&tracker->format, records, start + i, count, arena);
+            mcast_sequence_read(&tracker->format, arena + record->offset, record->length, &group[i].packet);
+        }
+        for (size_t i = 0; i < size;
+             i++) /* not at once: a key would be loaded before its bytes have arrived in the cache */
+            prepare(tracker, &records[start + i], &group[i], i > 0 ? &group[i - 1] : NULL);
+        fetch(tracker, group, size);
+        for (size_t i = 0; i < size; i++) {
+            sight.time = records[start + i].timestamp;
+            see(tracker, &group[i], &sight);
+        }
     }
     mcast_unlock(&tracker->lock);
 }
@@ -213,6 +253,7 @@ mcast_tracker_open(mcast_tracker **opened, const mcast_format *format, int by_so
         return status;
     }
     tracker->references = 1;
+    tracker->seed = ((uint64_t)(uintptr_t)tracker ^ (uint64_t)mcast_monotonic_ns()) * 0x9e3779b97f4a7c15u;
     tracker->format = *format;
     tracker->by_source_port = by_source_port;
     tracker->window = window;

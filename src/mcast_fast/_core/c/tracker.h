@@ -19,12 +19,11 @@ enum {
 };
 
 typedef struct mcast_flow_key {
-    uint8_t source[16];
-    uint8_t group[16];
-    uint8_t key[MCAST_KEY_SIZE];
-    uint16_t port;
-    uint16_t source_port; /* 0 where it names no flow */
-    uint32_t zero;
+    uint64_t source[2];
+    uint64_t group[2];
+    uint64_t key[2];
+    uint64_t
+        ports; /* of the group and, 16 bits higher, of the sender, 0 where it names no flow: one store, for one load follows */
 } mcast_flow_key;
 
 typedef struct mcast_gap {
@@ -46,25 +45,29 @@ typedef struct mcast_candidate {
     uint32_t strays;                  /* packets with this number that were strays */
 } mcast_candidate;
 
+/* What every packet touches comes first: three cache lines. */
 typedef struct mcast_tracked {
     mcast_flow_key key;
-    uint64_t next, first; /* positions of this run: the one expected, and the first */
-    int64_t clock;        /* ns, by the times of arrival */
-    int64_t last_time;    /* of arrival; 0: none yet */
-    int64_t gained;       /* when the clock last saw a number that was new */
-    int64_t mark_clock, low_clock;
-    uint64_t mark, low; /* `next` at the start of this window and of the one before: what is below is old */
-    uint64_t packets, received, duplicates, lost, pending, reordered, depth, late, burst, strays, restarts, ambiguous;
-    uint64_t earlier;     /* numbers expected of the runs before */
-    int64_t first_time;   /* of arrival */
-    int64_t run_clock;    /* when this run began */
-    int64_t restarted_at; /* by the clock; -1: never */
-    int64_t silent;       /* of a copy: ns since the last packet */
-    mcast_candidate candidate;
-    mcast_gaps gaps;
     uint8_t known; /* whether there is a run: a number was seen */
     uint8_t ended;
     uint8_t used; /* since the hand of the eviction passed */
+    uint64_t next;
+    int64_t clock;     /* ns, by the times of arrival */
+    int64_t last_time; /* of arrival; 0: none yet */
+    int64_t gained;    /* when the clock last saw a number that was new */
+    int64_t mark_clock;
+    uint64_t packets, received;
+    int64_t first_time; /* of arrival */
+    mcast_gaps gaps;
+    mcast_candidate candidate;
+    uint64_t first; /* position of this run */
+    int64_t low_clock;
+    uint64_t mark, low; /* `next` at the start of this window and of the one before: what is below is old */
+    uint64_t duplicates, lost, pending, reordered, depth, late, burst, strays, restarts, ambiguous;
+    uint64_t earlier;     /* numbers expected of the runs before */
+    int64_t run_clock;    /* when this run began */
+    int64_t restarted_at; /* by the clock; -1: never */
+    int64_t silent;       /* of a copy: ns since the last packet */
 } mcast_tracked;
 
 /* Kinds of changes; extraction.py has their names. */
@@ -105,6 +108,7 @@ typedef struct mcast_tracker {
     uint32_t table_mask;
     uint32_t hand; /* of the eviction */
     uint32_t last; /* the flow of the last packet */
+    uint64_t seed; /* of the hash: nobody outside knows it */
     uint64_t evicted, evicted_lost, evicted_expected;
     uint64_t short_packets, other_packets;
 } mcast_tracker;

@@ -37,6 +37,8 @@ cdef extern from "sequence.h":
         uint8_t after_rtp
         uint8_t bits
         uint8_t layout
+    void mcast_sequence_write_key(const uint64_t *key, uint8_t *bytes) nogil
+    void mcast_format_prepare(mcast_format *format) nogil
     void mcast_sequence_columns(const mcast_format *format, const mcast_record *records, size_t count,
                                 const unsigned char *arena, uint64_t *numbers, uint32_t *counts,
                                 void *keys, uint8_t *kinds) nogil
@@ -88,6 +90,7 @@ cdef int fill_format(mcast_format *format, plan) except -1:
     format.end = UINT64_MAX if plan.end is None else plan.end
     format.parameter = plan.parameter
     format.bits, format.layout = plan.bits, int(plan.layout)
+    mcast_format_prepare(format)
     return 0
 
 
@@ -125,11 +128,10 @@ cdef extern from "tracker.h":
         MCAST_STARTED
         MCAST_ENDED
     ctypedef struct mcast_flow_key:
-        uint8_t source[16]
-        uint8_t group[16]
-        uint8_t key[16]
-        uint16_t port
-        uint16_t source_port
+        uint64_t source[2]
+        uint64_t group[2]
+        uint64_t key[2]
+        uint64_t ports
     ctypedef struct mcast_tracked:
         mcast_flow_key key
         uint64_t next
@@ -186,10 +188,12 @@ if (MCAST_MOST_GAPS, MCAST_NEAR, MCAST_STARTED, MCAST_ENDED) != (
 
 
 cdef tuple key_row(const mcast_flow_key *key):
+    cdef uint8_t bytes[16]
+    mcast_sequence_write_key(key.key, bytes)
     return (
-        PyBytes_FromStringAndSize(<const char *>key.source, 16), key.source_port,
-        PyBytes_FromStringAndSize(<const char *>key.group, 16), key.port,
-        PyBytes_FromStringAndSize(<const char *>key.key, MCAST_KEY_SIZE),
+        PyBytes_FromStringAndSize(<const char *>key.source, 16), <uint16_t>(key.ports >> 16),
+        PyBytes_FromStringAndSize(<const char *>key.group, 16), <uint16_t>key.ports,
+        PyBytes_FromStringAndSize(<const char *>bytes, MCAST_KEY_SIZE),
     )
 
 
