@@ -56,7 +56,7 @@ static inline void
 mcast_sequence_look_ahead(const mcast_format *format, const mcast_record *records, size_t at, size_t count,
                           const uint8_t *arena)
 {
-    enum { AHEAD = 8 };
+    enum { AHEAD = 24 };
     if (at + AHEAD < count)
         MCAST_PREFETCH(arena + records[at + AHEAD].offset + format->number.offset);
 }
