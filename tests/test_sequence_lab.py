@@ -93,9 +93,9 @@ def test_send_numbers_show_the_last_ones_too(ends: Ends) -> None:
         a.host.spawn([sys.executable, "-m", "mcast_fast", *send]).finish()
         follow(rx)
         (flow,) = rx.stats.flows
-    ends_lost = (COUNT + 3) // 7 - COUNT // 7
+    assert dropped.packets > 0
     assert flow.expected == COUNT
-    assert flow.lost + flow.pending == dropped.packets - ends_lost
+    assert flow.lost + flow.pending == COUNT - flow.received > 0
     assert flow.state == "ended"
 
 
