@@ -1,4 +1,4 @@
-"""CPU a packet at a steady 100,000 packets a second over a veth pair: asyncio against the blocking receiver.
+"""CPU a packet at a steady 100,000 packets per second over a veth pair: asyncio against the blocking receiver.
 
 Each receiver is a process of its own; one at a time gets the stream, in bursts as NICs and schedulers make them, and
 the order turns every round. `python -m benchmarks.aio ROLE ORDER` is what runs in such a process.
@@ -40,7 +40,7 @@ ROWS = {
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--count", type=int, default=COUNT, help="packets a stream (%(default)s)")
-    options.add_argument("--rate", type=int, default=RATE, help="packets a second (%(default)s)")
+    options.add_argument("--rate", type=int, default=RATE, help="packets per second (%(default)s)")
     options.add_argument("--size", type=int, default=SIZE, help="bytes of payload (%(default)s)")
     options.add_argument("--bursts", type=int, nargs="+", default=BURSTS, metavar="N", help="packets at once")
     options.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
@@ -104,7 +104,7 @@ def table(report: Report, burst: int) -> Table:
         of_blocking = ratio(cost, to.get(key("blocking", burst)))
         lost = sum(sample["lost"] for sample in taken)
         rows.append((row.title, f"{cost:,.0f}", of_blocking, f"{batch:.1f}", f"{rate:,.0f}", f"{lost:,}"))
-    headings = ("", "CPU ns per packet", "of blocking", "packets a batch", "sent a second", "lost")
+    headings = ("", "CPU ns per packet", "of blocking", "packets per batch", "sent per second", "lost")
     return Table(f"a steady stream in bursts of {burst} (medians)", headings, rows)
 
 

@@ -43,6 +43,7 @@ class Setting:
     library: str
     control_messages: tuple[str, ...] = ALL_METADATA
     ring_library: str = ""
+    gro_library: str = ""
     bytes_library: str = ""
 
 

@@ -10,7 +10,7 @@ from benchmarks import aio, arrow, gro, groups, live, pace, rate, receive, repor
 from benchmarks.process import BenchmarkError
 from benchmarks.report import NOTHING, Report, Table
 
-# In this order; QUICK has a row for each.
+# The verbs; QUICK has a row for each.
 BENCHMARKS: dict[str, ModuleType] = {
     "receive": receive,
     "gro": gro,
@@ -40,6 +40,13 @@ QUICK = {
     "aio": "--rounds 1 --count 20000",
 }
 
+# What `all` runs, in this order: the verb's own name, or a verb with options of its own.
+WITH_OPTIONS = {
+    "live coalescing": ("live", "--link coalescing"),
+    "rate coalescing": ("rate", "--link coalescing"),
+}
+RUNS = {name: (name, "") for name in BENCHMARKS} | WITH_OPTIONS
+
 
 @dataclass
 class Reports:
@@ -68,8 +75,8 @@ class Reports:
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--quick", action="store_true", help="a minute or two, to see that everything runs")
-    options.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS), metavar="NAME")
+    options.add_argument("--quick", action="store_true", help="some minutes, to see that everything runs")
+    options.add_argument("--only", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
 
 
 def run(options: argparse.Namespace) -> Reports:
@@ -77,7 +84,8 @@ def run(options: argparse.Namespace) -> Reports:
     reports = Reports()
     for name in options.only:
         try:
-            reports.told[name] = BENCHMARKS[name].run(own_options(name, quick=options.quick))
+            verb, own = RUNS[name]
+            reports.told[name] = BENCHMARKS[verb].run(own_options(verb, own, quick=options.quick))
         except (BenchmarkError, OSError) as error:
             reports.failed[name] = str(error)
             print(f"benchmarks {name}: {error}")
@@ -87,11 +95,11 @@ def run(options: argparse.Namespace) -> Reports:
     return reports
 
 
-def own_options(name: str, *, quick: bool) -> Any:
-    """What the benchmark would be told if it were called alone."""
+def own_options(verb: str, own: str, *, quick: bool) -> Any:
+    """The options of a verb as if it were called alone."""
     parser = argparse.ArgumentParser()
-    add_own_options(parser, BENCHMARKS[name])
-    return parser.parse_args(QUICK[name].split() if quick else [])
+    add_own_options(parser, BENCHMARKS[verb])
+    return parser.parse_args(f"{own} {QUICK[verb] if quick else ''}".split())
 
 
 def add_own_options(parser: argparse.ArgumentParser, benchmark: ModuleType) -> None:

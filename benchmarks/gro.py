@@ -48,7 +48,7 @@ class CGro:
     """recvmmsg with UDP_GRO in C: splits into records, and keeps no payloads."""
 
     def __init__(self, setting: Setting) -> None:
-        self._socket = network.receiving_socket(setting.place)
+        self._socket = network.receiving_socket(setting.place, setting.control_messages)
         self._socket.setsockopt(network.IPPROTO_UDP, network.UDP_GRO, 1)
         self._receive = ctypes.CDLL(setting.library).reference_gro_receive
         self._receive.argtypes = [ctypes.c_int, ctypes.c_int64, *[ctypes.POINTER(ctypes.c_int64)] * 2]

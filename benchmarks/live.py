@@ -1,12 +1,13 @@
-"""Loss and CPU a packet of live receivers over a veth pair, single packets at the sender's full speed.
+"""Loss and CPU per packet of live receivers over a veth pair, single packets at the sender's full speed.
 
-Each receiver is a process of its own with a port of its own, and is open only while it is its turn: an open capture
-looks at every packet of the interface, also at another's. The order turns every round.
+Over `--link coalescing` the receiver's end has GRO on, and packets that one poll brings are coalesced for a socket with
+UDP_GRO. Each receiver is a process of its own with a port of its own, and is open only while it is its turn: an open
+capture looks at every packet of the interface, also at another's. The order turns every round.
 """
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from statistics import median
@@ -27,10 +28,17 @@ SIZE = 256
 SEGMENTS = 64
 BUFFER_BYTES = 4 << 20
 RING_BYTES = 64 << 20  # what ring=True takes
-RING_SOURCE = reference.SOURCE.with_name("reference_ring.c")
+MORE_LIBRARIES = {"ring_library": "reference_ring.c", "gro_library": "reference_gro.c"}
+LINKS = ("single", "coalescing")
 QUIET_MS = 1000
-NAMES = ("batches", "c", "c all", "columns", "recvfrom")
+NAMES = {
+    "single": ("batches", "c", "c all", "columns", "recvfrom"),
+    "coalescing": ("default", "no gro", "timed gro", "gro", "c", "c gro", "recvfrom"),
+}
 RING_NAMES = ("ring", "c ring")
+# The C loop that a link's receivers are compared with.
+LIMITS = {"single": "c", "coalescing": "c gro"}
+SETTINGS = ("rounds", "count", "size", "buffer", "ring", "link", "segments", "pin")
 # A short stream for each before its turn, thrown away: memory that a virtual machine touches for the first time takes
 # its host milliseconds, and more than the buffer holds arrives meanwhile.
 WARM_UP = 10
@@ -38,6 +46,8 @@ LOSSLESS_SHARE = 0.8
 LOSSLESS = "batches: rounds without loss"
 WORSE_THAN_C = "batches: rounds with loss where C had none"
 RING_LOST = "ring: lost"
+DEFAULT_LOST = "default: lost, % in the worst round"
+LOST_BEYOND_GRO = "default: lost beyond gro=True, % of all rounds"
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,14 @@ class Stream:
     rate: float | None = None
 
 
+COALESCING_BARS = (
+    Bar(DEFAULT_LOST, None, Direction.AT_MOST, 0.05),
+    Bar(LOST_BEYOND_GRO, None, Direction.AT_MOST, 0.0),
+    Bar("default", "no gro", Direction.AT_MOST, 0.35),
+    Bar("default", "c gro", Direction.AT_MOST, 1.15),
+)
+
+
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--count", type=int, default=COUNT, help="packets a stream (%(default)s)")
     options.add_argument("--size", type=int, default=SIZE, help="bytes of payload (%(default)s)")
@@ -58,21 +76,29 @@ def add_options(options: argparse.ArgumentParser) -> None:
         "--buffer", type=int, default=BUFFER_BYTES, help="what SO_RCVBUF is set to, in bytes (%(default)s)"
     )
     options.add_argument("--ring", type=int, default=RING_BYTES, help="bytes of rings and captures (%(default)s)")
-    options.add_argument("--pin", action="store_true", help="sender on core 0, receivers on core 1")
+    add_link(options)
     options.add_argument(
-        "--only", nargs="+", choices=CONTENDERS, default=default_names(), metavar="NAME", help=", ".join(CONTENDERS)
+        "--segments", type=int, default=SEGMENTS, help="packets a system call of the sender, 1 to 64 (%(default)s)"
     )
+    options.add_argument("--pin", action="store_true", help="sender on core 0, receivers on core 1")
+    options.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
 
 
-def default_names() -> tuple[str, ...]:
-    return NAMES + RING_NAMES if has_ring() else NAMES
+def add_link(options: argparse.ArgumentParser) -> None:
+    options.add_argument("--link", choices=LINKS, default=LINKS[0], help="what the receiver's end does (%(default)s)")
+
+
+def default_names(link: str) -> tuple[str, ...]:
+    return NAMES[link] + RING_NAMES if has_ring() else NAMES[link]
 
 
 def has_ring() -> bool:
     return bool(mcast_fast.features().get("ring"))
 
 
-def bars(rounds: int) -> tuple[Bar, ...]:
+def bars(link: str, rounds: int) -> tuple[Bar, ...]:
+    if link == "coalescing":
+        return COALESCING_BARS
     socket_bars = (
         Bar(LOSSLESS, None, Direction.AT_LEAST, math.ceil(LOSSLESS_SHARE * rounds)),
         Bar(WORSE_THAN_C, None, Direction.AT_MOST, 0),
@@ -85,32 +111,35 @@ def bars(rounds: int) -> tuple[Bar, ...]:
 
 
 def run(options: argparse.Namespace) -> Report:
-    settings = {name: getattr(options, name) for name in ("rounds", "count", "size", "buffer", "ring", "pin")}
-    report = Report("live", settings, bars(options.rounds))
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    report = Report("live", settings, bars(options.link, options.rounds))
     with machine.watched(report.notes), ExitStack() as stack:
-        sending, receiving = stack.enter_context(link())
-        library, ring_library = compile_both(stack)
+        sending, receiving = stack.enter_context(link(coalesces=options.link == "coalescing"))
+        library, more_libraries = compile_all(stack)
         place = Place(receiving.interface, options.buffer, QUIET_MS, ring_bytes=options.ring)
         sender_core, receiver_core = (0, 1) if options.pin else (None, None)
-        receivers = closed_receivers(
-            options.only, place, library, ring_library, receiving, report.notes, core=receiver_core
-        )
+        names = options.only or default_names(options.link)
+        receivers = closed_receivers(names, place, library, more_libraries, receiving, report.notes, core=receiver_core)
         sender = stack.enter_context(open_sender(sending, library, core=sender_core))
         report.samples = measure(receivers, sender, options)
     report.series = {name: [sample["cpu"] for sample in taken] for name, taken in report.samples.items()}
     report.counts = count_losses(report.samples)
-    report.tables = [cost(report), losses(report)]
+    report.tables = [cost(report, options.link), losses(report)]
     return report
 
 
 @contextmanager
-def link(*, whole: bool = False) -> Iterator[tuple[End, End]]:
-    """The sender's and the receiver's end, between which the packets of a GSO sender travel one by one; or `whole`."""
+def link(*, whole: bool = False, coalesces: bool = False) -> Iterator[tuple[End, End]]:
+    """The sender's and the receiver's end, between which the packets of a GSO sender travel one by one; or `whole`.
+
+    `coalesces`: the receiver's end hands those that arrive together to GRO."""
     try:
         with Lab(("a", "b")) as lab:
             sending, receiving = lab.link("a", "b")
             if not whole:
                 sending.single_packets()
+            if coalesces:
+                receiving.coalesce_from(sending)
             yield sending, receiving
     except (LabError, FileNotFoundError) as error:
         raise BenchmarkError(f"{error}; network namespaces need root, iproute2 and ethtool") from error
@@ -121,17 +150,19 @@ def inside(end: End) -> tuple[str, ...]:
     return ("ip", "netns", "exec", end.host.namespace)
 
 
-def compile_both(stack: ExitStack) -> tuple[str, str]:
-    """The C loop over a socket, and the one over a ring."""
+def compile_all(stack: ExitStack) -> tuple[str, dict[str, str]]:
+    """The C loop over a socket, and the others as MORE_LIBRARIES names them."""
     library = stack.enter_context(reference.compiled())
-    return str(library), str(stack.enter_context(reference.compiled(RING_SOURCE)))
+    sources = {name: reference.SOURCE.with_name(source) for name, source in MORE_LIBRARIES.items()}
+    more = {name: str(stack.enter_context(reference.compiled(source))) for name, source in sources.items()}
+    return str(library), more
 
 
 def closed_receivers(
-    names: list[str],
+    names: Sequence[str],
     place: Place,
     library: str,
-    ring_library: str,
+    more_libraries: dict[str, str],
     receiving: End,
     notes: list[str],
     *,
@@ -147,7 +178,7 @@ def closed_receivers(
             notes,
             rows=CONTENDERS,
             module=MODULE,
-            ring_library=ring_library,
+            more_libraries=more_libraries,
             core=core,
             prefix=inside(receiving),
         )
@@ -165,7 +196,7 @@ def measure(
     order = list(receivers)
     for _ in range(options.rounds):
         for name in order:
-            stream = Stream(options.count, options.size, SEGMENTS, CONTENDERS[name].heap)
+            stream = Stream(options.count, options.size, options.segments, CONTENDERS[name].heap)
             with receivers[name].again() as receiver:
                 follow(receiver, sender, replace(stream, count=stream.count // WARM_UP))
                 samples[name].append(follow(receiver, sender, stream))
@@ -174,10 +205,14 @@ def measure(
 
 
 def follow(receiver: Process, sender: Process, stream: Stream) -> dict[str, Any]:
-    """One stream into one receiver: who lost what, and what it cost."""
+    """One stream into one receiver: who lost what, and what it cost.
+
+    `machine`: what all processes and the kernel had of all cores, per packet sent: that of the sender is in it."""
     receiver.ask("follow")
+    busy = machine.busy_seconds()
     sent = sender.ask("send", port=receiver.ready["port"], **asdict(stream))
     got = receiver.answer()
+    busy = machine.busy_seconds() - busy
     if got["bytes"] not in (None, got["packets"] * stream.size):
         raise BenchmarkError(f"{receiver.name}: {got['packets']} packets hold {got['bytes']} bytes")
     return {
@@ -186,6 +221,7 @@ def follow(receiver: Process, sender: Process, stream: Stream) -> dict[str, Any]
         "dropped": got["dropped"],
         "batch": got["packets"] / max(1, got["batches"]),
         "cpu": got["cpu"] / max(1, got["packets"]),
+        "machine": busy * 1e9 / stream.count,
         "rate": stream.count / sent["nanoseconds"] * 1e9,
     }
 
@@ -199,27 +235,40 @@ def count_losses(samples: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
         counts[WORSE_THAN_C] = sum(ours > 0 and c == 0 for ours, c in zip(lost["batches"], lost["c"], strict=True))
     if "ring" in lost:
         counts[RING_LOST] = sum(lost["ring"])
+    if "default" in lost:
+        counts[DEFAULT_LOST] = 100 * max(map(lost_share, samples["default"]))
+    if "default" in lost and "timed gro" in lost:
+        sent = sum(sample["received"] + sample["lost"] for sample in samples["default"])
+        counts[LOST_BEYOND_GRO] = 100 * (sum(lost["default"]) - sum(lost["timed gro"])) / sent
     return counts
 
 
-def cost(report: Report) -> Table:
+def lost_share(sample: dict[str, Any]) -> float:
+    return float(sample["lost"] / (sample["received"] + sample["lost"]))
+
+
+def cost(report: Report, link: str) -> Table:
     to = report.measured
+    limit = to.get(LIMITS[link])
     rows = []
     for name, taken in report.samples.items():
         faster = f"{to['recvfrom'] / to[name]:.2f} x" if "recvfrom" in to else NOTHING
-        rate, batch = (median(sample[what] for sample in taken) for what in ("rate", "batch"))
+        rate, batch, whole = (median(sample[what] for sample in taken) for what in ("rate", "batch", "machine"))
         rows.append(
             (
                 CONTENDERS[name].title,
                 f"{to[name]:,.0f}",
-                ratio(to[name], to.get("c")),
+                ratio(to[name], limit),
                 faster,
+                f"{whole:,.0f}",
+                f"{median(map(lost_share, taken)):.2%}",
                 f"{batch:.1f}",
                 f"{rate:,.0f}",
             )
         )
-    headings = ("", "CPU ns per packet", "of C", "against recvfrom", "packets a batch", "sent a second")
-    return Table("cost of a live stream (medians)", headings, rows)
+    of_limit = f"of {CONTENDERS[LIMITS[link]].title.partition(', meta')[0]}"
+    costs = ("CPU ns per packet", of_limit, "against recvfrom", "machine ns per packet", "lost")
+    return Table("cost of a live stream (medians)", ("", *costs, "packets per batch", "sent per second"), rows)
 
 
 def losses(report: Report) -> Table:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from benchmarks import contenders, event_loops, network, station
 from benchmarks.captures import Cypcap, Pcapy
 from benchmarks.contenders import FAST, RECEIVE_BYTES, Batches, Received, Row, Setting
+from benchmarks.gro import CGro
 
 MODULE = "benchmarks.live_contenders"
 HEAP_PACKETS = 64
@@ -20,6 +21,25 @@ RING_BATCH_SIZE = 4096  # whole blocks, as the C loop takes them
 
 class GroBatches(Batches):
     options: ClassVar = {"timestamps": None, "gro": True}
+
+
+class DefaultBatches(Batches):
+    batch_size = None
+
+
+class PlainBatches(DefaultBatches):
+    options: ClassVar = {"gro": False}
+
+
+class TimedGroBatches(DefaultBatches):
+    options: ClassVar = {"gro": True}
+
+
+class GroReference(CGro):
+    """The C loop with UDP_GRO of the `gro` benchmark."""
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(replace(setting, library=setting.gro_library))
 
 
 class BackgroundBatches(Batches):
@@ -92,6 +112,9 @@ class Spead2:
 
 CONTENDERS = contenders.CONTENDERS | {
     "gro": Row("ours, gro, timestamps=None", GroBatches, FAST),
+    "default": Row("ours, Receiver()", DefaultBatches, FAST),
+    "no gro": Row("ours, gro=False", PlainBatches, FAST),
+    "timed gro": Row("ours, gro=True", TimedGroBatches, FAST),
     "background": Row("ours, background=True", BackgroundBatches, FAST),
     "ring": Row("ours, ring, batches of 4096", RingBatches, FAST),
     "aio": Row("ours, async for batch in aio rx", event_loops.AioBatches, FAST),
@@ -100,6 +123,7 @@ CONTENDERS = contenders.CONTENDERS | {
     "spead2": Row("spead2, which also assembles heaps", Spead2, heap=HEAP_PACKETS),
     "cypcap": Row("cypcap (libpcap), frames", Cypcap),
     "pcapy-ng": Row("pcapy-ng (libpcap), frames", Pcapy),
+    "c gro": Row("C recvmmsg, UDP_GRO, metadata as ours", GroReference, asks_as_ours=True),
     "c ring": Row("C loop over a mapped ring", RingReference),
 }
 

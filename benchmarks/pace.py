@@ -169,7 +169,7 @@ def bars(rates: tuple[int, ...]) -> tuple[Bar, ...]:
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--seconds", type=float, default=SECONDS, help="of each stream (%(default)s)")
-    options.add_argument("--rates", type=int, nargs="+", default=RATES, help="datagrams a second (%(default)s)")
+    options.add_argument("--rates", type=int, nargs="+", default=RATES, help="datagrams per second (%(default)s)")
     options.add_argument("--only", nargs="+", choices=CONTENDERS, default=tuple(CONTENDERS), metavar="NAME")
 
 

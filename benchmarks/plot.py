@@ -1,4 +1,4 @@
-"""Draws what `all --json` wrote as SVG: ns per packet, and the highest rate without loss.
+"""Draws what `all --json` wrote as SVG: ns per packet, CPU at full speed, and the highest rate without loss.
 
 The colours follow the reader's light or dark mode; nothing but the standard library is needed.
 """
@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from benchmarks import contenders, live_contenders
 from benchmarks.process import BenchmarkError
 
-WIDTH, LABELS, VALUES, MARGIN = 860, 290, 80, 16
+WIDTH, LABELS, VALUES, MARGIN = 860, 290, 130, 16
 ROW, BAR, HEADING, AXIS, LEGEND, FOOT = 22, 15, 34, 40, 30, 24
 TICKS = 5
 
@@ -44,6 +44,8 @@ class Figure:
     title: str
     value: float
     is_lower_bound: bool
+    lost: float
+    """Share of what was sent."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Panel:
     axis: str
     sources: Sources
 
+
+LIVE = {name: row.title for name, row in live_contenders.CONTENDERS.items()}
+FULL_SPEED = "CPU ns per packet received (less is better); share of the packets that was lost"
+HIGHEST_RATE = "packets per second (more is better; ≥ all that the sender could send)"
 
 PANELS = (
     Panel(
@@ -74,11 +80,10 @@ PANELS = (
             },
         },
     ),
-    Panel(
-        "Highest rate of single packets without loss, live",
-        "packets a second (more is better; ≥ all that the sender could send)",
-        {"rate": {name: row.title for name, row in live_contenders.CONTENDERS.items()}},
-    ),
+    Panel("Single packets at the sender's full speed, live", FULL_SPEED, {"live": LIVE}),
+    Panel("The same over a link that coalesces (GRO)", FULL_SPEED, {"live coalescing": LIVE}),
+    Panel("Highest rate of single packets without loss, live", HIGHEST_RATE, {"rate": LIVE}),
+    Panel("The same over a link that coalesces (GRO)", HIGHEST_RATE, {"rate coalescing": LIVE}),
 )
 
 
@@ -105,7 +110,7 @@ def draw(benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
             top += HEADING + len(bars) * ROW + AXIS
     told = (
         f"{machine['cores']} cores, {machine['system']} {machine['release']}, {machine['python']}; "
-        "medians, one run a verb"
+        "medians, one run per verb"
     )
     parts.append(text(MARGIN, top + FOOT / 2, told, "faint"))
     height = top + FOOT
@@ -123,12 +128,24 @@ def draw(benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
 def figures(sources: Sources, benchmarks: dict[str, dict[str, Any]]) -> list[Figure]:
     """What was measured, the largest first."""
     found = [
-        Figure(title, benchmarks[benchmark]["measured"][key], key in benchmarks[benchmark]["lower_bounds"])
+        Figure(
+            title,
+            benchmarks[benchmark]["measured"][key],
+            key in benchmarks[benchmark]["lower_bounds"],
+            lost_share(benchmarks[benchmark]["samples"].get(key, [])),
+        )
         for benchmark, titles in sources.items()
         for key, title in titles.items()
         if benchmark in benchmarks and key in benchmarks[benchmark]["measured"]
     ]
     return sorted(found, key=lambda figure: -figure.value)
+
+
+def lost_share(samples: list[dict[str, Any]]) -> float:
+    """Of all streams of a contender together; 0 where losses are not what was measured."""
+    counted = [sample for sample in samples if "lost" in sample]
+    sent = sum(sample["received"] + sample["lost"] for sample in counted)
+    return sum(sample["lost"] for sample in counted) / sent if sent else 0.0
 
 
 def legend() -> list[str]:
@@ -155,6 +172,7 @@ def chart(panel: Panel, bars: list[Figure], top: float) -> list[str]:
     for number, bar in enumerate(bars):
         y = first + number * ROW + (ROW - BAR) / 2
         value = f"{'≥ ' if bar.is_lower_bound else ''}{bar.value:,.0f}"
+        value += f", {100 * bar.lost:.2g} % lost" if bar.lost else ""
         parts.append(text(left - 8, y + 12, bar.title, anchor="end"))
         parts.append(box(left, y, bar.value * scale, BAR, kind_of(bar.title)))
         parts.append(text(left + bar.value * scale + 6, y + 12, value))

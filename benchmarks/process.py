@@ -5,6 +5,7 @@ import os
 import selectors
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 60
 STATION = "benchmarks.station"
 # Whom the C loop is to ask as: the first of them that could be opened.
-MODELS = ("columns", "batches")
+MODELS = ("columns", "batches", "default")
 
 
 class BenchmarkError(Exception):
@@ -110,13 +111,13 @@ class Process:
 def open_receivers(
     stack: ExitStack,
     library: Path,
-    names: list[str],
+    names: Sequence[str],
     place: Place,
     notes: list[str],
     *,
     rows: dict[str, Row] = CONTENDERS,
     module: str = STATION,
-    ring_library: str = "",
+    more_libraries: dict[str, str] | None = None,
     core: int | None = None,
     prefix: tuple[str, ...] = (),
 ) -> dict[str, Process]:
@@ -131,7 +132,7 @@ def open_receivers(
             "contender": name,
             "place": asdict(replace(place, port=network.free_port())),
             "library": str(library),
-            "ring_library": ring_library,
+            **(more_libraries or {}),
             "control_messages": asked,
             "core": core,
         }

@@ -23,6 +23,7 @@ ROUNDS = 3
 SECONDS = 1.0
 SIZE = 256
 BURST = 16
+SETTINGS = ("rounds", "seconds", "steps", "size", "burst", "buffer", "link")
 BUFFER_BYTES = 4 << 20
 QUIET_MS = 300
 FIRST = 40_000
@@ -34,7 +35,7 @@ STREAMS, CLEAN_STREAMS = 3, 2
 REACHED_SHARE = 0.6
 # Of the lowest of all rates without loss: what all hold for sure.
 COMMON_SHARE = 0.8
-NAMES = (
+SINGLE_NAMES = (
     "recvfrom",
     "asyncio",
     "uvloop",
@@ -48,26 +49,49 @@ NAMES = (
     "gro",
     "c",
 )
+NAMES = {
+    "single": SINGLE_NAMES,
+    "coalescing": (
+        "recvfrom",
+        "spead2",
+        "multicast_expert",
+        "default",
+        "no gro",
+        "timed gro",
+        "background",
+        "c",
+        "c gro",
+    ),
+}
 RING_NAMES = ("ring", "c ring")
 
 
-# Ours, whom against, and at least how many times its rate.
-LEAST_RATIOS = (
+# By link: ours, whom against, and at least how many times its rate.
+SINGLE_RATIOS = (
     ("batches", "c", 0.9),
     ("batches", "recvfrom", 1.0),
     ("batches", "multicast_expert", 1.0),
     ("batches", "asyncio", 1.0),
     ("batches", "uvloop", 1.0),
 )
+LEAST_RATIOS = {
+    "single": SINGLE_RATIOS,
+    "coalescing": (("default", "c gro", 0.9), ("default", "no gro", 1.0), ("default", "recvfrom", 1.0)),
+}
 LEAST_RING_RATIOS = (("ring", "cypcap", 1.0),)
 
 
-def bars() -> tuple[Bar, ...]:
-    return tuple(Bar(f"{ours} / {other}", None, Direction.AT_LEAST, least) for ours, other, least in least_ratios())
+def bars(link: str) -> tuple[Bar, ...]:
+    return tuple(Bar(f"{ours} / {other}", None, Direction.AT_LEAST, least) for ours, other, least in least_ratios(link))
 
 
-def least_ratios() -> tuple[tuple[str, str, float], ...]:
-    return LEAST_RATIOS + LEAST_RING_RATIOS if live.has_ring() else LEAST_RATIOS
+def least_ratios(link: str) -> tuple[tuple[str, str, float], ...]:
+    has_ring = link == "single" and live.has_ring()  # cypcap takes part there alone
+    return LEAST_RATIOS[link] + LEAST_RING_RATIOS if has_ring else LEAST_RATIOS[link]
+
+
+def default_names(link: str) -> tuple[str, ...]:
+    return NAMES[link] + RING_NAMES if live.has_ring() else NAMES[link]
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
@@ -78,20 +102,19 @@ def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--buffer", type=int, default=BUFFER_BYTES, help="bytes of everybody's buffer or ring (%(default)s)"
     )
-    names = NAMES + RING_NAMES if live.has_ring() else NAMES
-    options.add_argument(
-        "--only", nargs="+", choices=CONTENDERS, default=names, metavar="NAME", help=", ".join(CONTENDERS)
-    )
+    live.add_link(options)
+    options.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
 
 
 def run(options: argparse.Namespace) -> Report:
-    settings = {name: getattr(options, name) for name in ("rounds", "seconds", "steps", "size", "burst", "buffer")}
-    report = Report("rate", settings, bars())
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    report = Report("rate", settings, bars(options.link))
     with machine.watched(report.notes), ExitStack() as stack:
-        sending, receiving = stack.enter_context(live.link())
-        library, ring_library = live.compile_both(stack)
+        sending, receiving = stack.enter_context(live.link(coalesces=options.link == "coalescing"))
+        library, more_libraries = live.compile_all(stack)
         place = Place(receiving.interface, options.buffer, QUIET_MS, ring_bytes=options.buffer)
-        receivers = live.closed_receivers(options.only, place, library, ring_library, receiving, report.notes)
+        names = options.only or default_names(options.link)
+        receivers = live.closed_receivers(names, place, library, more_libraries, receiving, report.notes)
         sender = stack.enter_context(live.open_sender(sending, library))
         report.samples = {name: search(name, receivers[name], sender, options) for name in receivers}
         held = {name: highest_held(trials) for name, trials in report.samples.items()}
@@ -100,10 +123,10 @@ def run(options: argparse.Namespace) -> Report:
         common = COMMON_SHARE * min(rates.values(), default=0)
         at_common = measure({name: receivers[name] for name in rates}, sender, options, common)
     report.lower_bounds = [name for name in rates if at_limit(report.samples[name])]
-    report.counts = rates | ratios(rates, report.lower_bounds)
+    report.counts = rates | ratios(rates, report.lower_bounds, options.link)
     report.samples |= at_common
     report.series = {name: [sample["cpu"] for sample in taken] for name, taken in at_common.items()}
-    report.tables = [table(report, rates, common)]
+    report.tables = [table(report, rates, common, options.link)]
     return report
 
 
@@ -185,16 +208,16 @@ def measure(
     return samples
 
 
-def ratios(rates: dict[str, float], limited: list[str]) -> dict[str, float]:
+def ratios(rates: dict[str, float], limited: list[str], link: str) -> dict[str, float]:
     """What the bars look at. Ours at the sender's limit is no worse than another that the sender served faster."""
-    pairs = [(ours, other) for ours, other, _ in least_ratios() if ours in rates and other in rates]
+    pairs = [(ours, other) for ours, other, _ in least_ratios(link) if ours in rates and other in rates]
     return {
         f"{ours} / {other}": (max(rates[ours], rates[other]) if ours in limited else rates[ours]) / rates[other]
         for ours, other in pairs
     }
 
 
-def table(report: Report, rates: dict[str, float], common: float) -> Table:
+def table(report: Report, rates: dict[str, float], common: float, link: str) -> Table:
     to = report.measured
     rows = []
     for name in sorted(rates, key=rates.__getitem__, reverse=True):
@@ -204,13 +227,22 @@ def table(report: Report, rates: dict[str, float], common: float) -> Table:
                 CONTENDERS[name].title,
                 f"{to[name]:,.0f}",
                 "yes" if name in report.lower_bounds else "",
-                ratio(to[name], to.get("c")),
+                ratio(to[name], to.get(live.LIMITS[link])),
                 f"{to[name] / to['recvfrom']:.2f} x" if "recvfrom" in to else NOTHING,
                 f"{to[cpu_key(name)]:,.0f}",
                 f"{median(sample['batch'] for sample in taken):.1f}",
                 f"{sum(sample['lost'] for sample in taken):,}",
             )
         )
-    cpu = f"CPU ns per packet at {common:,.0f} a second"
-    headings = ("", "packets a second", "sender's limit", "of C", "against recvfrom", cpu, "packets a batch", "lost")
+    cpu = f"CPU ns per packet at {common:,.0f} per second"
+    headings = (
+        "",
+        "packets per second",
+        "sender's limit",
+        "of C",
+        "against recvfrom",
+        cpu,
+        "packets per batch",
+        "lost",
+    )
     return Table("the highest rate without loss (the three columns on the right: at the common rate)", headings, rows)

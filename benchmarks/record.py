@@ -209,5 +209,5 @@ def table(report: Report) -> Table:
             )
         )
     of = ("of it start", "of tcpdump", "of dumpcap")
-    headings = ("", "CPU ns a recorded packet", "quartiles", *of, "sent a second", "lost")
+    headings = ("", "CPU ns per recorded packet", "quartiles", *of, "sent per second", "lost")
     return Table("recording a live stream (medians)", headings, rows)

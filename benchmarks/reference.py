@@ -114,6 +114,6 @@ def send(
 ) -> int:
     """Nanoseconds that sending `count` datagrams took, `segments` to a system call.
 
-    `heap`: SPEAD packets in heaps of so many. `rate`: datagrams a second; None: full speed."""
+    `heap`: SPEAD packets in heaps of so many. `rate`: datagrams per second; None: full speed."""
     interval = 1e9 / rate if rate else 0.0
     return checked(load(library).reference_send(sock.fileno(), count, size, segments, heap, interval), "send")

@@ -27,7 +27,7 @@ PCAP_NS = 0xA1B23C4D
 
 
 class File:
-    """A recording of so many packets a second, made when the count is known."""
+    """A recording of so many packets per second, made when the count is known."""
 
     def __init__(self, sending: End, library: Path) -> None:
         self._end = sending
@@ -92,7 +92,7 @@ def bars(rate: int) -> tuple[Bar, ...]:
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--seconds", type=float, default=SECONDS, help="of each stream (%(default)s)")
-    options.add_argument("--rate", type=int, default=RATE, help="packets a second (%(default)s)")
+    options.add_argument("--rate", type=int, default=RATE, help="packets per second (%(default)s)")
     options.add_argument("--only", nargs="+", choices=CONTENDERS, default=tuple(CONTENDERS), metavar="NAME")
 
 

@@ -157,5 +157,5 @@ def live_table(report: Report, followed: dict[str, list[dict[str, Any]]]) -> Tab
         batch, rate = (max(sample[what] for sample in taken) for what in ("batch", "rate"))
         title = CONTENDERS[name.removeprefix("live ")].title
         rows.append((title, f"{report.measured[name]:,.0f}", f"{batch:,.0f}", f"{rate:,.0f}", losses))
-    headings = ("", "CPU ns per packet", "packets a batch", "sent a second", "lost (dropped by the ring)")
+    headings = ("", "CPU ns per packet", "packets per batch", "sent per second", "lost (dropped by the ring)")
     return Table("live", headings, rows)

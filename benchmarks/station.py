@@ -41,9 +41,8 @@ def resident_bytes() -> int:
 class ReceivingStation:
     def __init__(self, order: dict[str, Any]) -> None:
         place = Place(**order["place"])
-        setting = Setting(
-            place, order["library"], tuple(order["control_messages"]), ring_library=order.get("ring_library", "")
-        )
+        libraries = {name: order.get(name, "") for name in ("library", "ring_library", "gro_library")}
+        setting = Setting(place, control_messages=tuple(order["control_messages"]), **libraries)
         self._place = place
         self._sender = order.get("sender", order["library"])
         self._contender = CONTENDERS[order["contender"]].opens(setting)

@@ -9,7 +9,7 @@ import asyncio
 from mcast_fast import aio
 
 
-async def tell(rx: aio.Receiver) -> None:
+async def report(rx: aio.Receiver) -> None:
     """What came in the last second; runs beside the receiving, in the same loop."""
     before = rx.stats
     while True:
@@ -21,7 +21,7 @@ async def tell(rx: aio.Receiver) -> None:
 
 async def receive(groups: list[str], quiet: float | None) -> None:
     async with aio.Receiver(*groups, timeout=quiet) as rx:
-        teller = asyncio.create_task(tell(rx))
+        reporter = asyncio.create_task(report(rx))
         try:
             async for batch in rx:
                 for packet in batch:
@@ -30,7 +30,7 @@ async def receive(groups: list[str], quiet: float | None) -> None:
         except TimeoutError:
             print(f"nothing came for {quiet:g} s")
         finally:
-            teller.cancel()
+            reporter.cancel()
             print(f"{rx.stats.received:,} packets in all; the kernel dropped {rx.stats.dropped_socket}")
 
 

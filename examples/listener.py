@@ -1,4 +1,4 @@
-"""A listener that answers, and a client that waits for the answer: IPv4 on the loopback, nothing leaves this machine.
+"""A listener that answers, and a client that takes every answer: IPv4 on the loopback, nothing leaves this machine.
 
 python examples/listener.py
 """
@@ -12,17 +12,15 @@ GROUP = "224.0.0.123%lo:7645"
 
 def listen(rx: mcast.Receiver) -> None:
     """Answer every question until the receiver is closed."""
-    for batch in rx:
-        for packet in batch:
-            print(f"listener: {packet.data!r} from {packet.source}:{packet.source_port} on {packet.interface}")
-            rx.reply(packet, b"pong")
+    for packet in rx.packets():
+        print(f"listener: {packet.data!r} from {packet.source}:{packet.source_port} on {packet.interface}")
+        rx.reply(packet, b"pong")
 
 
-with mcast.Receiver(GROUP) as rx, mcast.Sender(GROUP, ttl=0, timeout=2.0) as tx:
+with mcast.Receiver(GROUP) as rx, mcast.Sender(GROUP, ttl=0) as tx:
     listener = threading.Thread(target=listen, args=(rx,))
     listener.start()
-    tx.send(b"ping")
-    answer = tx.recv()
-    print(f"client: {answer.data!r} from {answer.source}:{answer.source_port}")
+    for answer in tx.gather(b"ping", timeout=0.5):
+        print(f"client: {answer.data!r} from {answer.source}:{answer.source_port}")
     rx.close()
     listener.join()

@@ -7,6 +7,8 @@ elsewhere the tests use the loopback as it is.
 import _thread
 import contextlib
 import ctypes
+import faulthandler
+import functools
 import gc
 import importlib
 import importlib.util
@@ -27,7 +29,7 @@ from typing import TypeVar
 
 import pytest
 
-from mcast_fast import _core
+from mcast_fast import Sender, _core
 from mcast_fast._host.interfaces import Interface, interfaces
 from mcast_fast._membership.sockets import set_buffer
 from mcast_fast._systems import LINUX, SYSTEM
@@ -69,8 +71,9 @@ BACKENDS = [WANTED] if WANTED else ["fast", "pure"]
 
 
 def own_network() -> None:
-    """Move this process, while it has one thread, into a network namespace of its own."""
-    if lab.available() or threading.active_count() > 1:
+    """Move this process, while it has one thread, into a network namespace of its own; a worker of pytest-xdist, whose other
+    thread only reads a pipe, into another one."""
+    if lab.available() or (threading.active_count() > 1 and "PYTEST_XDIST_WORKER" not in os.environ):
         return
     lab.unshare_network()
     accept_dad = "/proc/sys/net/ipv6/conf/default/accept_dad"
@@ -78,9 +81,62 @@ def own_network() -> None:
     subprocess.run(["ip", "-batch", "-"], input=OWN_NETWORK, text=True, check=True)
 
 
+class Watchdog:
+    """Ends the process, and shows the stacks of its threads, when a test hangs.
+
+    One timer serves the tests of a minute: each is a native thread, whose start and end cost milliseconds on a busy machine,
+    with pytest-timeout and pytest's own faulthandler_timeout for every test.
+    """
+
+    SPARE = 60.0
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._ends = 0.0
+        self._stderr = 2
+
+    def begin(self, seconds: float) -> None:
+        """Take what a test may need, and keep the standard error, in whose place pytest puts a file."""
+        self.seconds = seconds
+        self._stderr = os.dup(2)
+
+    def guard(self, seconds: float) -> None:
+        """Leave what begins now at least these seconds, and at most SPARE more."""
+        left = self._ends - time.monotonic()
+        if not seconds <= left <= seconds + self.SPARE:
+            self._ends = time.monotonic() + seconds + self.SPARE
+            faulthandler.dump_traceback_later(seconds + self.SPARE, exit=True, file=self._stderr)
+
+    def forget(self) -> None:
+        """Know that nothing is guarded any more."""
+        self._ends = 0.0
+
+
+watchdog = Watchdog()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("hang_timeout", "seconds after which a test counts as hanging, and ends all", default="120")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    watchdog.begin(float(config.getini("hang_timeout")))
     if not config.option.collectonly:
         own_network()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    mark = item.get_closest_marker("hang_timeout")
+    watchdog.guard(mark.args[0] if mark else watchdog.seconds)
+
+
+def pytest_exception_interact() -> None:
+    watchdog.forget()  # pytest ends the timer, for its user may debug now
+
+
+def pytest_unconfigure() -> None:
+    faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -134,11 +190,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason=f"network namespaces: {reason}"))
 
 
-def pytest_collection_finish() -> None:
+def take_out_of_the_collector() -> None:
     """Take what is there by now out of the garbage collector: thousands of tests, which each gc.collect() would go through."""
-    gc.collect()
     if hasattr(gc, "freeze"):
         gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    take_out_of_the_collector()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -150,7 +210,7 @@ def interrupts_are_heard() -> None:
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each backend in turn: all rooms say `_core.slots`, so that putting other modules there changes all of them."""
+    """Each backend in turn: all modules use `_core.slots`, so that putting other modules there changes all of them."""
     name: str = request.param
     if name == "fast" and (missing := has_fast()):
         if IN_CI:
@@ -162,6 +222,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return name
 
 
+@functools.cache
 def loopback() -> str:
     """The name of the loopback interface."""
     return next(one.name for one in interfaces() if one.is_loopback)
@@ -240,7 +301,7 @@ TOOLS = {
     "dscp": "IP_TOS" in _core.membership.OPTIONS,
     "signals to processes": hasattr(os, "fork"),
     "broken pipes": hasattr(signal, "SIGPIPE"),
-    "told refusals": hasattr(select, "poll"),  # an ICMP answer is an error of the socket that sent: not on Windows
+    "reported refusals": hasattr(select, "poll"),  # an ICMP answer is an error of the socket that sent: not on Windows
     "poll": hasattr(select, "poll"),
     "recvmsg": hasattr(socket.socket, "recvmsg"),
     "answers of Linux": SYSTEM is LINUX,
@@ -279,6 +340,7 @@ def needed(request: pytest.FixtureRequest) -> None:
             assert name in TOOLS or name in features, f"needs({name!r}): no such feature or tool"
 
 
+@functools.cache
 def multicast_ipv6() -> Interface | None:
     """An interface that loops IPv6 multicast back: up, multicast-capable, and with an IPv6 address."""
     fit = [one for one in interfaces() if one.is_up and one.is_multicast and not one.is_loopback and one.ipv6]
@@ -289,6 +351,19 @@ def multicast_ipv6() -> Interface | None:
 def place(request: pytest.FixtureRequest) -> "Place":
     """Where a test can send to itself, for each family."""
     return place_of(request.param)
+
+
+@pytest.fixture
+def group(place: "Place") -> str:
+    """The text of a group there."""
+    return place.group()
+
+
+@pytest.fixture
+def tx(backend: str, group: str) -> Iterator[Sender]:
+    """What sends to it."""
+    with Sender(group, ttl=0) as sender:
+        yield sender
 
 
 def place_of(version: int) -> "Place":
@@ -321,8 +396,16 @@ class Place:
         )
 
 
-# Below those that systems give to sockets without a port of their own, so that no sender takes one in between.
-_PORTS = itertools.cycle(range(20_000 + os.getpid() % 5000, 32_000))
+def _ports() -> Iterator[int]:
+    """Ports below those that systems give to sockets without a port of their own, so that no sender takes one in between; for
+    each worker of pytest-xdist others."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    size = 12_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first, begin = 20_000 + worker * size, os.getpid() % size
+    return itertools.cycle([*range(first + begin, first + size), *range(first, first + begin)])
+
+
+_PORTS = _ports()
 
 
 def free_port() -> int:

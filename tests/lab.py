@@ -206,7 +206,7 @@ class Host:
     def enter(self) -> Iterator[None]:
         """Move the calling thread here, and back to where it was in the end.
 
-        Sockets belong for ever to the namespace they were opened in, and a thread starts in that of its starter.
+        Sockets belong forever to the namespace they were opened in, and a thread starts in that of its starter.
         /sys goes on showing the old namespace; /proc/net/... is the process's own: read /proc/thread-self/net/... .
         """
         with Path("/proc/thread-self/ns/net").open() as before, (NAMESPACES / self.namespace).open() as here:
@@ -311,6 +311,11 @@ class End:
         """Let the kernel cut GSO segments into single packets before they leave."""
         self.host.run("ethtool", "-K", self.interface, "tx-udp-segmentation", "off", "gso", "off")
 
+    def coalesce_from(self, other: "End") -> None:
+        """Let packets that arrive here together be coalesced; a veth does that when its other end has no TSO."""
+        self.host.run("ethtool", "-K", self.interface, "gro", "on")
+        other.host.run("ethtool", "-K", other.interface, "tso", "off")
+
     def count(
         self, group: str | None = None, port: int | None = None, source: str | None = None, *, hook: str = "egress"
     ) -> Counter:
@@ -354,7 +359,7 @@ class End:
     ) -> Program:
         """Start an iperf 2 client: `count` datagrams and one that says the end, or as many as fit in the time.
 
-        The rate is in bits a second or, with `pps`, in datagrams. From 76 bytes on all have the size; below, the first
+        The rate is in bits per second or, with `pps`, in datagrams. From 76 bytes on all have the size; below, the first
         is longer and the last shorter. Three things of iperf 2.1.8: it connects before it binds the device, so an IPv4
         group needs its -B (always given here) or a route; for that reason too it cannot send to an IPv6 link-local
         group; and when it cannot send it exits 0, so compare with a counter.
@@ -450,6 +455,16 @@ class Lab:
             end.wait_usable()
         return a, b
 
+    def coalescing_link(self, first: str, second: str, **options: Any) -> tuple[End, End]:
+        """A link (as `link`) on which the kernel coalesces what `second` receives: single packets that come close together.
+
+        veth hands packets to GRO only when its peer leaves TCP segments alone."""
+        a, b = self.link(first, second, **options)
+        a.host.run("ethtool", "-K", a.interface, "tso", "off")
+        a.single_packets()
+        b.host.run("ethtool", "-K", b.interface, "gro", "on")
+        return a, b
+
 
 def remove_stale() -> None:
     """Remove the namespaces of labs whose process is gone, and what still runs in them: the lab had started it."""
@@ -505,7 +520,7 @@ def _blast(
 ) -> None:
     """Send datagrams that begin with their number, 8 bytes, big-endian, counted from `first`.
 
-    The rate is in datagrams a second, None = full speed; `segments` above 1 hands so many at once to UDP GSO.
+    The rate is in datagrams per second, None = full speed; `segments` above 1 hands so many at once to UDP GSO.
     """
     index = socket.if_nametoindex(interface)
     ipv6 = ":" in group

@@ -72,17 +72,6 @@ def place(request):
     return place_of(request.param)
 
 
-@pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as sender:
-        yield sender
-
-
 def numbered(count):
     return [number.to_bytes(4, "big") for number in range(count)]
 

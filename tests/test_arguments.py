@@ -5,6 +5,7 @@ Parameters are those of the signatures, so that a new one is tried here, or miss
 
 import asyncio
 import contextlib
+import functools
 import gc
 import inspect
 import io
@@ -14,7 +15,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import aio
-from tests.conftest import descriptors, free_port, loopback
+from tests.conftest import descriptors, free_port, loopback, take_out_of_the_collector
 from tests.test_pcapng import NOW, batch_of, record
 
 pytestmark = [
@@ -40,7 +41,7 @@ WRONG = {
 }
 # Only asked whether they are true.
 TRUTHS = {
-    "fastest", "gro", "loopback", "multicast_only", "recv_tos", "recv_ttl", "reuse", "segmentation", "spread", "transmit_times", "vlan",
+    "fastest", "gro", "loopback", "multicast_only", "own_packets", "recv_tos", "recv_ttl", "reuse", "segmentation", "spread", "transmit_times", "vlan",
     "watch",
 }  # fmt: skip
 # An unused default: the group says it itself, so that the name or index is not looked up.
@@ -132,11 +133,14 @@ OTHERS = {
 }  # fmt: skip
 
 
+signature = functools.cache(inspect.signature)
+
+
 def parameters(call):
     """Names of the parameters; an option of `**options` is tried where it is named."""
     return [
         (one.name, one.kind is one.VAR_POSITIONAL)
-        for one in inspect.signature(call).parameters.values()
+        for one in signature(call).parameters.values()
         if one.name != "self" and one.kind is not one.VAR_KEYWORD
     ]
 
@@ -156,9 +160,12 @@ def public():
     yield from [("aio.Receiver", aio.Receiver), ("aio.Sender", aio.Sender)]
 
 
+PUBLIC = dict(public())
+
+
 def cases():
     """(call, method or None, parameter, whether it takes several)."""
-    for name, thing in public():
+    for name, thing in PUBLIC.items():
         if name not in ("Batch", "Schedule"):  # which are made by others
             yield from ((name, None, *one) for one in parameters(thing))
         if inspect.isclass(thing):
@@ -185,10 +192,10 @@ def use(name, method, parameter, several, value):
         else:
             CONSTRUCTORS[name](**{parameter: value})
         return
-    call = getattr(dict(public())[name], method)
+    call = getattr(PUBLIC[name], method)
     options = {
         one.name: OTHERS[one.name]()
-        for one in inspect.signature(call).parameters.values()
+        for one in signature(call).parameters.values()
         if one.name in OTHERS and (one.default is one.empty or one.name in ("include", "exclude"))
     } | {parameter: value}
     if method == "set_sources" and parameter == "group":
@@ -218,6 +225,7 @@ ALL = list(cases())
     ids=[f"{name}{'.' if method else ''}{method or ''}-{parameter}" for name, method, parameter, _ in ALL],
 )
 def test_a_wrong_argument_is_an_error_of_ours(backend, name, method, parameter, several):
+    take_out_of_the_collector()
     allowed = (mcast.MulticastError,)
     if parameter in NO_BUFFER or f"{name}.{method}" in NO_BATCH:
         allowed += (TypeError,)

@@ -93,7 +93,7 @@ def test_the_socket_is_drained_while_nobody_receives(group, tx):
         assert rx.collect(20_000).payloads() == numbered(20_000)
 
 
-def test_what_there_is_no_room_for_is_counted_and_its_place_told(group, tx):
+def test_what_does_not_fit_is_counted_and_its_place_reported(group, tx):
     with mcast.Receiver(group, timeout=5, background="64KiB", timestamps=None, gro=False) as rx:
         total = 0
         while rx.stats.dropped_background == 0:
@@ -108,7 +108,7 @@ def test_what_there_is_no_room_for_is_counted_and_its_place_told(group, tx):
         assert stats.received + stats.dropped_background == total + 10
         assert stats.bytes == 4 * stats.received
         before = -1
-        for packet in first:  # what was dropped may lie between packets that still had room
+        for packet in first:  # what was dropped may lie between packets that still had space
             number = int.from_bytes(packet.data, "big")
             assert number - before - 1 == packet.dropped
             before = number

@@ -1,4 +1,4 @@
-"""A batch owns its memory: what a user keeps of it stays as it came, for ever, and nobody can write to it."""
+"""A batch owns its memory: what a user keeps of it stays as it came, forever, and nobody can write to it."""
 
 import datetime
 import gc

@@ -1,4 +1,4 @@
-"""What stands in a file, files made readable, and batches in other forms: CSV, Arrow, Parquet."""
+"""Contents of a file, files made readable, and batches in other forms: CSV, Arrow, Parquet."""
 
 import io
 import stat
@@ -32,7 +32,7 @@ def mixed(backend):
     return a_batch_of_every_kind()
 
 
-# ---- what stands in a file ----
+# ---- contents of a file ----
 
 
 def test_flows_are_told_by_group_and_source(backend):

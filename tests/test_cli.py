@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import mcast_fast as mcast
+from mcast_fast._host import offloads
 from mcast_fast._host.interfaces import Route, default_interface
 from mcast_fast._membership import sockets
 from mcast_fast.cli import VERBS, demo, output, program, receive
@@ -413,7 +414,7 @@ def test_what_click_refuses_exits_2(arguments):
 
 
 def test_a_refusal_of_the_system_exits_1(backend, place, monkeypatch):
-    def refuse(*_arguments):
+    def refuse(*_arguments, **_options):
         raise mcast.SocketError(105, "join 239.1.1.1 on eth0: No buffer space available (105); remedy", "join")
 
     monkeypatch.setattr("mcast_fast._membership.joins.open_socket", refuse)
@@ -702,6 +703,7 @@ def test_interfaces_json_is_what_the_library_says():
     assert [(row["index"], row["name"], tuple(row["addresses"]), row["is_up"]) for row in rows] == [
         (one.index, one.name, one.addresses, one.is_up) for one in mcast.interfaces()
     ]
+    assert [row["offloads"] for row in rows] == [one.offloads for one in mcast.interfaces()]
     for family, group in (("IPv4", "239.1.1.1"), ("IPv6", "ff15::1")):
         try:
             wanted = [default_interface(group).name]
@@ -713,10 +715,26 @@ def test_interfaces_json_is_what_the_library_says():
 def test_interfaces_table_names_every_address_in_full():
     table = invoke("interfaces").stdout
     heading, *lines = table.splitlines()
-    assert re.split(r"  +", heading) == ["name", "index", *FLAGS, "addresses", "default for"]
+    assert re.split(r"  +", heading) == ["name", "index", *FLAGS, "offloads", "addresses", "default for"]
     for one in mcast.interfaces():
         assert any(line.startswith(f"{one.name} ") for line in lines)
         assert all(address in table for address in one.addresses)
+
+
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        ((True, True, False), "gro, rx-udp-gro-forwarding"),
+        ((False, False, False), "-"),
+        ((None, None, None), "?"),
+        ((True, False, None), "?"),
+    ],
+)
+def test_interfaces_table_shows_the_offloads_that_are_on(monkeypatch, states, shown):
+    monkeypatch.setattr(offloads, "read", lambda _: dict(zip(offloads.FEATURES, states, strict=True)))
+    heading, first, *_ = invoke("interfaces").stdout.splitlines()
+    start = heading.index("offloads")
+    assert first[start : heading.index("addresses")].strip() == shown
 
 
 def test_interfaces_without_a_default(monkeypatch):

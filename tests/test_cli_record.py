@@ -26,11 +26,6 @@ WRITTEN = re.compile(r"written (\d+)")
 
 
 @pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
 def tx(group):
     with mcast.Sender(group, ttl=0, rate="20k/s") as sender:
         yield sender
@@ -203,7 +198,7 @@ def test_a_closed_pipe_is_exit_1_and_one_clear_line(group, tx, program_backend):
         errors = program.stderr.read()
         assert program.wait(10) == 1
     assert re.search(
-        r"mcast-fast: write <stdout>: Broken pipe \(32\); whoever reads the pipe has gone; \d+ pack", errors
+        r"mcast-fast: write <stdout>: Broken pipe \(32\); the reader of the pipe is gone; \d+ pack", errors
     )
     assert "Traceback" not in errors
 

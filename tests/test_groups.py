@@ -138,8 +138,8 @@ BAD = {
     "udp://239.1.1.1:1234/?ttl=4&pkt_size=1316": "URL option 'ttl' is not understood here; pass ttl= to the sender",
     "udp://239.1.1.1:1234?novel": "URL option 'novel' is not understood here; remove it",
     "udp://@@239.1.1.1:1234": "the source before '@' is empty",
-    "udp://ff15::1:1234": "an IPv6 group in a URL stands in brackets",
-    "rtp://fd00::5@ff35::1:1234": "an IPv6 group in a URL stands in brackets",
+    "udp://ff15::1:1234": "an IPv6 group in a URL needs brackets",
+    "rtp://fd00::5@ff35::1:1234": "an IPv6 group in a URL needs brackets",
 }
 
 # Every block of RFC 5771, RFC 6034 and RFC 2365: first, last, name.

@@ -1,12 +1,16 @@
 """Imports run downwards only, between the wings and inside them, held against every import, also those in functions."""
 
 import ast
+import functools
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import mcast_fast
 
 SOURCE = Path(__file__).parent.parent / "src" / "mcast_fast"
 
@@ -28,6 +32,7 @@ _core       : _systems _html
     threads     :
     pairs       :
     layout      :
+    coalescing  :
     protocols   :
     addresses   : layout
     blocks      :
@@ -36,8 +41,8 @@ _core       : _systems _html
     arrow       : layout addresses
     restore     :
     columns     : layout addresses
-    fast        : restore columns blocks layout addresses lateness extraction
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs extraction process
+    fast        : restore columns blocks layout addresses lateness coalescing extraction
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
     __init__    : layout fast pure
 sequence    : _units _core stats
     _format     :
@@ -50,9 +55,14 @@ _host       : _systems _core stats
     igmp_version    :
     hardware_clock  : ifreq
     privileges      :
-    qdiscs          : netlink
+    dumps           : netlink
+    qdiscs          : netlink dumps
     nic_drops       : netlink
-    interfaces      : netlink ifreq
+    offloads        : ifreq
+    interfaces      : netlink ifreq offloads
+    links           : netlink dumps
+    port_users      : netlink dumps interfaces
+    coalescing      : links offloads port_users interfaces
     watch           : netlink ifreq interfaces
 _source     : _units stats
 _membership : _systems _html _units _core _host groups stats
@@ -63,14 +73,21 @@ _membership : _systems _html _units _core _host groups stats
     rings           : bpf sockets
     plan            : desired sockets
     joins           : desired sockets plan
+    coalescing      : sockets joins
     memberships     :
     arguments       : rings sockets
+    own_addresses   :
     subscriptions   : desired plan joins memberships
-receiver    : _units _iteration _core _host _membership groups stats sequence
 _sending    : _systems _units _core _host _membership groups stats
     __init__        :
-    outgoing        :
+    destinations    :
+    outgoing        : destinations
+    schedule        : destinations
     sockets         :
+    arguments       : sockets
+    answers         : outgoing sockets
+    own_sockets     : destinations outgoing sockets
+receiver    : _units _iteration _core _host _membership _sending groups stats sequence
 sender      : _units _core _host _membership _sending groups stats
 files       : _systems _version _units _iteration _core _membership groups stats sequence receiver sender
     _guarded        :
@@ -106,6 +123,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     repair          :
     interfaces      :
     __init__        : output demo receive send record replay check info convert repair interfaces
+_pyinstaller :
 __main__    : cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
 """
@@ -201,6 +219,7 @@ def imports_of_cython(text):
             yield module.rstrip("."), False
 
 
+@functools.cache
 def imports_of(path):
     text = path.read_text()
     return set(imports_of_cython(text) if path.suffix in (".pyx", ".pxi") else imports_of_python(ast.parse(text)))
@@ -312,6 +331,35 @@ def test_the_root_imports_the_core_alone():
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     wings = {name.split(".")[1] for name in done.stdout.split()}
     assert wings == {"_core", "_systems", "_version", "errors"}
+
+
+# What `import mcast_fast` may load of the standard library with the compiled backend, beside modules with an underscore: each costs
+# everybody who imports the package. What comes with another one is behind it. ipaddress is among them for the repr of what is unclosed
+# when the interpreter ends, where nothing can be imported any more.
+STANDARD_LIBRARY = """
+os          genericpath ntpath posixpath stat
+errno
+importlib   importlib.machinery warnings
+enum        types functools collections itertools keyword operator reprlib
+socket      select selectors math array
+ipaddress
+struct
+typing      collections.abc contextlib re copyreg annotationlib ast
+"""
+
+
+@pytest.mark.needs("compiled modules")
+def test_the_root_loads_no_more_of_the_standard_library():
+    code = (
+        "import sys; before = set(sys.modules); import mcast_fast\n"
+        "print(*(name for name in sys.modules.keys() - before if name.split('.')[0] in sys.stdlib_module_names))"
+    )
+    environment = os.environ | {"MCAST_FAST_BACKEND": "fast", "PYTHONPATH": str(Path(mcast_fast.__file__).parents[1])}
+    command = [sys.executable, "-S", "-c", code]  # what is installed beside it may load more at the start
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    loaded = {name for name in done.stdout.split() if not any(part.startswith("_") for part in name.split("."))}
+    extra = loaded - set(STANDARD_LIBRARY.split()) - {"os.path", "typing.io", "typing.re"}
+    assert not extra
 
 
 @pytest.mark.parametrize("other", [("fast", "pure"), ("pure", "fast")])

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcast_fast import _systems
-from mcast_fast._host import interfaces as room
+from mcast_fast._host import interfaces as module
 from mcast_fast._host import netlink
 from mcast_fast._host.interfaces import (
     Interface,
@@ -54,15 +54,17 @@ UNPLUGGED = made("docker0", 6, "172.17.0.1", "fe80::2", flags="up multicast")
 MACHINE = [LO, ETH0, ETH1, DOWN, TUNNEL, UNPLUGGED, DIGITS]
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, route: "room.Route") -> None:
-    monkeypatch.setattr(room, "_route", lambda address, listed: route)
+def answer(monkeypatch: pytest.MonkeyPatch, route: "module.Route") -> None:
+    monkeypatch.setattr(module, "_route", lambda address, listed: route)
 
 
 # This machine ---------------------------------------------------------------------------------------------------------
 
 IP = shutil.which("ip") or shutil.which("ip", path="/usr/sbin:/sbin")
 needs_ip = pytest.mark.skipif(IP is None, reason="program ip: it is not installed")
-needs_flag_call = pytest.mark.skipif(room.SYSTEM.flag_call is None, reason="feature SIOCGIFFLAGS: this system has none")
+needs_flag_call = pytest.mark.skipif(
+    module.SYSTEM.flag_call is None, reason="feature SIOCGIFFLAGS: this system has none"
+)
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
@@ -132,7 +134,7 @@ def by_ifaddr(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(request: bytes) -> socket.socket:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(room, "_kernel_asked", forbidden)
+    monkeypatch.setattr(module, "_kernel_asked", forbidden)
 
 
 @pytest.mark.needs("answers of Linux")
@@ -171,7 +173,7 @@ def test_alias_labels_are_addresses_of_their_interface(by_ifaddr: None, monkeypa
     ],
 )
 def test_addresses_have_no_zone(given_by_ifaddr: Any, index: int, text: str) -> None:
-    assert room._address_text(given_by_ifaddr, index) == text
+    assert module._address_text(given_by_ifaddr, index) == text
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ def test_a_failing_ifaddr_costs_only_the_addresses(
 
     monkeypatch.setattr(ifaddr, "get_adapters", fail)
     with pytest.warns(MulticastWarning, match="addresses of the interfaces are unknown"):
-        listed = room._addresses_by_index()
+        listed = module._addresses_by_index()
     assert listed == {}
 
 
@@ -198,12 +200,12 @@ def test_a_failing_ifaddr_costs_only_the_addresses(
 def test_without_a_flag_call_flags_come_from_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     if not loopback().addresses:
         pytest.skip("feature loopback: it has no address here")
-    monkeypatch.setattr(room, "SYSTEM", _systems.WINDOWS)
+    monkeypatch.setattr(module, "SYSTEM", _systems.WINDOWS)
     found = loopback()
     assert (found.is_up, found.is_loopback) == (True, True)
     assert found.name == socket.if_indextoname(found.index)
     # 192.0.2.0/24 is for documentation (RFC 5737): no machine's; 169.254.x of an interface that is down is alike.
-    assert room._guessed_flags(["192.0.2.77"], found.index).is_up is False
+    assert module._guessed_flags(["192.0.2.77"], found.index).is_up is False
 
 
 @pytest.mark.needs("answers of Linux")
@@ -329,11 +331,11 @@ def test_all_means_up_and_multicast_capable() -> None:
 
 @pytest.mark.parametrize(("group", "index"), [("239.1.1.1", 5), ("239.1.1.1", 1), ("ff15::1", 3)])
 def test_a_route_decides(monkeypatch: pytest.MonkeyPatch, group: str, index: int) -> None:
-    answer(monkeypatch, room.Route(index))
+    answer(monkeypatch, module.Route(index))
     assert default_interface(group, MACHINE).index == index
 
 
-UNREACHABLE = room.Route(0, errno=errno.ENETUNREACH)
+UNREACHABLE = module.Route(0, errno=errno.ENETUNREACH)
 
 
 @pytest.mark.parametrize(
@@ -346,14 +348,14 @@ UNREACHABLE = room.Route(0, errno=errno.ENETUNREACH)
         ("239.1.1.1", UNREACHABLE, [LO, UNPLUGGED], UNPLUGGED),
         ("239.1.1.1", UNREACHABLE, [made("cap0", 2)], made("cap0", 2)),  # IPv4 is joined by index
         ("ff02::1", UNREACHABLE, [LO, DIGITS, ETH1], ETH1),  # DIGITS has no IPv6
-        ("ff02::1", room.Route(6, is_automatic=True), [LO, UNPLUGGED, ETH0], ETH0),  # the kernel took a dead one
-        ("ff02::1", room.Route(3, is_automatic=True), [LO, ETH1, DIGITS], ETH1),
-        ("ff02::1", room.Route(7, is_automatic=True), [LO, DIGITS], DIGITS),  # a route, though no address
+        ("ff02::1", module.Route(6, is_automatic=True), [LO, UNPLUGGED, ETH0], ETH0),  # the kernel took a dead one
+        ("ff02::1", module.Route(3, is_automatic=True), [LO, ETH1, DIGITS], ETH1),
+        ("ff02::1", module.Route(7, is_automatic=True), [LO, DIGITS], DIGITS),  # a route, though no address
         ("ff02::1%eth1", UNREACHABLE, [LO, ETH0, ETH1], ETH1),
     ],
 )
 def test_without_a_chosen_route_the_best_is_taken(
-    monkeypatch: pytest.MonkeyPatch, group: str, route: room.Route, known: list[Interface], chosen: Interface
+    monkeypatch: pytest.MonkeyPatch, group: str, route: module.Route, known: list[Interface], chosen: Interface
 ) -> None:
     answer(monkeypatch, route)
     assert default_interface(group, known) == chosen
@@ -364,11 +366,11 @@ def test_without_a_chosen_route_the_best_is_taken(
     [
         ("239.1.1.1", UNREACHABLE, ETH0),  # the lowest index
         ("ff02::1", UNREACHABLE, ETH0),
-        ("ff02::1", room.Route(3, is_automatic=True), ETH1),  # what the kernel takes
+        ("ff02::1", module.Route(3, is_automatic=True), ETH1),  # what the kernel takes
     ],
 )
 def test_several_of_one_rank_warn(
-    monkeypatch: pytest.MonkeyPatch, group: str, route: room.Route, chosen: Interface
+    monkeypatch: pytest.MonkeyPatch, group: str, route: module.Route, chosen: Interface
 ) -> None:
     answer(monkeypatch, route)
     with pytest.warns(MulticastWarning, match="eth0 and eth1 are equally good") as caught:
@@ -388,7 +390,7 @@ def test_no_interface_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatc
         "bring one up with `ip link set … up`, or name one as in %eth0; "
         "for tests on this machine alone name loopback, 239.1.1.1%lo"
     )
-    answer(monkeypatch, room.Route(0))
+    answer(monkeypatch, module.Route(0))
     with pytest.raises(InterfaceError) as caught:
         default_interface("ff02::1", [LO, DIGITS])
     assert "no route names one" in str(caught.value)
@@ -403,20 +405,20 @@ def test_only_multicast_addresses_have_an_interface(group: str) -> None:
 
 
 def test_where_netlink_is_forbidden_a_connected_socket_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(address: room.GroupAddress) -> room.Route:
+    def forbidden(address: module.GroupAddress) -> module.Route:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(room, "_route_by_netlink", forbidden)
+    monkeypatch.setattr(module, "_route_by_netlink", forbidden)
     listed = interfaces()
     for group in ("239.1.1.1", "ff02::1", "ff15::1"):
-        address = room._group_address(group)
-        assert room._route(address, listed) == room._route_by_connect(address, listed)
+        address = module._group_address(group)
+        assert module._route(address, listed) == module._route_by_connect(address, listed)
 
 
 # Netlink --------------------------------------------------------------------------------------------------------------
 
 
-def netlink_message(kind: int, body: bytes, sequence: int = room.NETLINK_SEQUENCE) -> bytes:
+def netlink_message(kind: int, body: bytes, sequence: int = module.NETLINK_SEQUENCE) -> bytes:
     padding = b"\0" * (-len(body) % 4)
     return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), kind, 0, sequence, 0) + body + padding
 
@@ -435,25 +437,25 @@ def attribute(kind: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("reply", "route"),
     [
-        (b"", room.Route(0)),
-        (new_route(4), room.Route(4)),
-        (new_route(4, netlink.RTPROT_KERNEL), room.Route(4, is_automatic=True)),
-        (new_route(4, 3, attribute(15, b"\1"), attribute(1, b"odd")), room.Route(4)),
-        (new_route(4)[:-1], room.Route(0)),
+        (b"", module.Route(0)),
+        (new_route(4), module.Route(4)),
+        (new_route(4, netlink.RTPROT_KERNEL), module.Route(4, is_automatic=True)),
+        (new_route(4, 3, attribute(15, b"\1"), attribute(1, b"odd")), module.Route(4)),
+        (new_route(4)[:-1], module.Route(0)),
         (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -errno.ENETUNREACH)), UNREACHABLE),
-        (netlink_message(netlink.NLMSG_ERROR, b"\xff\xff"), room.Route(0)),
-        (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -(2**31))), room.Route(0)),
-        (netlink_message(3, b"") + new_route(4), room.Route(4)),
-        (netlink_message(netlink.RTM_NEWROUTE, b"", 7) + new_route(4), room.Route(4)),  # another's answer
-        (netlink_message(netlink.RTM_NEWROUTE, b"\0" * 11) + new_route(4), room.Route(4)),
-        (netlink.NLMSGHDR.pack(0, 24, 0, 1, 0) + new_route(4), room.Route(0)),  # a length of 0 must not loop
-        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\0\0\4\0" * 4), room.Route(0)),
-        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + attribute(netlink.RTA_OIF, b"\1\2\3")), room.Route(0)),
-        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\x0c\0\4\0\1\0\0\0"), room.Route(0)),  # cut short
+        (netlink_message(netlink.NLMSG_ERROR, b"\xff\xff"), module.Route(0)),
+        (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -(2**31))), module.Route(0)),
+        (netlink_message(3, b"") + new_route(4), module.Route(4)),
+        (netlink_message(netlink.RTM_NEWROUTE, b"", 7) + new_route(4), module.Route(4)),  # another's answer
+        (netlink_message(netlink.RTM_NEWROUTE, b"\0" * 11) + new_route(4), module.Route(4)),
+        (netlink.NLMSGHDR.pack(0, 24, 0, 1, 0) + new_route(4), module.Route(0)),  # a length of 0 must not loop
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\0\0\4\0" * 4), module.Route(0)),
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + attribute(netlink.RTA_OIF, b"\1\2\3")), module.Route(0)),
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\x0c\0\4\0\1\0\0\0"), module.Route(0)),  # cut short
     ],
 )
-def test_netlink_answers(reply: bytes, route: "room.Route") -> None:
-    assert room._parse_route(reply) == route
+def test_netlink_answers(reply: bytes, route: "module.Route") -> None:
+    assert module._parse_route(reply) == route
 
 
 def spoiled(reply: bytes, at: int, byte: int) -> bytes:
@@ -471,7 +473,7 @@ spoiled_routes = st.builds(
 
 @given(st.binary() | spoiled_routes | st.builds(netlink_message, st.sampled_from([2, 24]), st.binary()))
 def test_any_bytes_are_an_answer(reply: bytes) -> None:
-    route = room._parse_route(reply)
+    route = module._parse_route(reply)
     assert 0 <= route.index < 2**32
     if route.errno:
         assert route.index == 0
@@ -497,7 +499,7 @@ spoiled_addresses = st.builds(
 @given(st.binary() | spoiled_addresses | st.builds(netlink_message, st.sampled_from([2, 3, 20]), st.binary()))
 def test_any_bytes_are_an_answer_about_addresses(reply: bytes) -> None:
     try:
-        found, _ = room._parse_addresses(reply)
+        found, _ = module._parse_addresses(reply)
     except OSError as error:
         assert error.errno is not None
     else:

@@ -22,7 +22,7 @@ from tests.conftest import descriptors, free_port, loopback, until
 from tests.interrupts import Interrupt, Interrupter, needs_tracing
 from tests.test_joins import ENDPOINTS, GROUPS, Model, exclude, include
 
-pytestmark = [needs_tracing, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [needs_tracing, pytest.mark.long, pytest.mark.hang_timeout(300)]
 
 FILES = frozenset(one.__file__ for one in (lifetime, joins, desired, nic_drops, plan, rings, sockets, subscriptions))
 
@@ -305,17 +305,17 @@ def test_closing_closes_every_socket_whatever_is_raised(path, kind):
     for number in itertools.count(first):
         rx = mcast.Receiver(*(f"239.9.{n}.1%{loopback()}:{port + n}" for n in range(3)), **options_of(path))
         interrupter = Interrupter(FILES, number)
-        room = rx._rings if kind is rings.Rings else rx._joins
-        if room is not None:
-            every = room._every_socket()
+        holder = rx._rings if kind is rings.Rings else rx._joins
+        if holder is not None:
+            every = holder._every_socket()
             with contextlib.suppress(Interrupt):
-                interrupter.run(room.close)
+                interrupter.run(holder.close)
             assert [one.fileno() for one in every] == [-1] * len(every), number
-            room.close()
+            holder.close()
         rx.close()
         if not interrupter.happened:
             break
-    assert number > first + 10 or room is None
+    assert number > first + 10 or holder is None
     gc.collect()
     assert descriptors() == before
 
@@ -347,9 +347,9 @@ def test_no_close_waits_for_a_lock_that_somebody_holds(path):
         for lock in locks:
             other.submit(lock.acquire).result()
         rx._subscriptions.close()
-        for room in (rx._nic, rx._rings, rx._joins):
-            if room is not None:
-                room.close()
+        for holder in (rx._nic, rx._rings, rx._joins):
+            if holder is not None:
+                holder.close()
         for lock in locks:
             other.submit(lock.release).result()
     with pytest.raises(mcast.ClosedError):

@@ -25,17 +25,6 @@ def place(request):
     return place_of(request.param)
 
 
-@pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as tx:
-        yield tx
-
-
 def joined(lists):
     return list(itertools.chain.from_iterable(lists))
 
@@ -283,7 +272,7 @@ def test_what_was_received_when_a_handler_raised_is_given_back(error):
     given_back = []
     batch = Interrupted()
     limits = Limits(-1, None, 5)
-    iteration = Batches(lambda most, wait: batch, given_back.append, 3, limits, lambda: None)
+    iteration = Batches(lambda most, wait: batch, given_back.append, lambda: 3, limits, lambda: None)
     with pytest.raises(error):
         next(iteration)
     assert given_back == [batch]

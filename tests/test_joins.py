@@ -47,7 +47,7 @@ class RefusedError(OSError):
 
 
 class Kernel:
-    """Sockets and their memberships; stands for the membership room of a backend, for the slots, and for the opening."""
+    """Sockets and their memberships; used in place of the membership module of a backend, of the slots, and of the opening."""
 
     def __init__(self, limits: Limits = SMALL, full_state: bool = True) -> None:
         self.OPTIONS = {"IP_PKTINFO": (0, 8)} | ({"MCAST_MSFILTER": (0, 48)} if full_state else {})
@@ -67,7 +67,9 @@ class Kernel:
 
     # ---- opening ----
 
-    def open_socket(self, endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
+    def open_socket(
+        self, endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options, decides: bool
+    ) -> OpenSocket:
         self._called("open")
         sock = ModelSocket(self, next(self._numbers))
         self.held[sock.number] = {}
@@ -75,7 +77,7 @@ class Kernel:
 
     # ---- the slots ----
 
-    def add(self, sock: "ModelSocket", port: int, group: bytes, interface: int) -> int:
+    def add(self, sock: "ModelSocket", port: int, group: bytes, interface: int, decider: None) -> int:
         self._called("add")
         key = next(self._numbers)
         self.let_pass[key], self.keys[sock.number] = {}, key
@@ -545,7 +547,7 @@ def test_many_groups_at_once_cost_in_proportion() -> None:
     assert costs[1] < 1.3 * costs[0], costs
 
 
-def test_rooms_that_leaves_make_are_used_again() -> None:
+def test_places_that_leaves_free_are_used_again() -> None:
     with Model(Limits(20, 10)) as model:
         model.want(many(0, 400))
         kept = {one: sources for number, (one, sources) in enumerate(many(0, 400).items()) if number % 2}

@@ -139,7 +139,7 @@ def test_both_backends_write_the_same_bytes(packets, form):
         pytest.skip(f"feature fast: {missing}")
     files = []
     for name in ("fast", "pure"):
-        views, codecs = (importlib.import_module(f"mcast_fast._core.{name}.{room}") for room in ("views", "files"))
+        views, codecs = (importlib.import_module(f"mcast_fast._core.{name}.{module}") for module in ("views", "files"))
         whole = made(packets, {})
         batch = views.Batch.from_bytes(bytes(whole.records), bytes(whole.data), {})
         encoder = codecs.Encoder(form)
@@ -621,7 +621,7 @@ def test_a_full_device_is_told_at_the_write_that_fails(backend):
 
 
 class Small:
-    """A file with room for so many bytes."""
+    """A file with space for a number of bytes."""
 
     name = "small"
 
@@ -737,7 +737,7 @@ def test_small_batches_are_gathered_until_flushed(backend, tmp_path):
 
 @pytest.fixture(params=["pcapng", "pcap"])
 def recorded(request, backend, tmp_path):
-    """A file of ours with both families, and what stands in it: (time, source, group, ports, payload)."""
+    """A file of ours with both families, and its contents: (time, source, group, ports, payload)."""
     path = tmp_path / f"feed.{request.param}"
     payloads = [os.urandom(size) for size in (0, 1, 2, 3, 7, 8, 9, 255, 1471, 1472, 9000)]
     packets = [(record(one, NOW + 7 * i, v6=bool(i % 2)), one) for i, one in enumerate(payloads * 2)]
@@ -817,7 +817,7 @@ def test_python_pcapng_reads_our_file(recorded):
 
 def test_spead2_reads_our_file(backend, tmp_path):
     spead2 = pytest.importorskip("spead2")
-    recv, send = (importlib.import_module(f"spead2.{room}") for room in ("recv", "send"))
+    recv, send = (importlib.import_module(f"spead2.{module}") for module in ("recv", "send"))
     if not hasattr(recv.Stream, "add_udp_pcap_file_reader"):
         pytest.skip("this spead2 was built without pcap")
     items = spead2.ItemGroup()

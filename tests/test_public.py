@@ -1,6 +1,8 @@
 """The public face: what wraps another call takes the same arguments, and groups may come in a sequence."""
 
+import ast
 import asyncio
+import builtins
 import contextlib
 import importlib
 import inspect
@@ -15,8 +17,9 @@ from typing import get_args
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import aio, files, receiver, sender
+from mcast_fast import _core, aio, files, receiver, sender
 from mcast_fast._membership import arguments as receiver_arguments
+from mcast_fast._sending import arguments as sender_arguments
 from tests.conftest import free_port, loopback
 from tests.test_pcapng import NOW, batch_of, record
 
@@ -49,19 +52,26 @@ def test_a_wrapper_has_the_parameters_of_what_it_wraps(wrapper, wrapped, own):
     assert not any(one.kind is one.VAR_KEYWORD for one in mine.values())
 
 
-def arguments(call):
+SECTION = re.compile(r"^(Args|Attributes|Returns|Yields|Raises|Examples):\n((?:    .*\n|\n)*)", re.MULTILINE)
+
+
+def sections(text):
+    """The sections of a docstring in Google style, by their titles."""
+    return {title: inspect.cleandoc(body) for title, body in SECTION.findall(inspect.cleandoc(text) + "\n")}
+
+
+def arguments(text):
     """The names, and the texts, of the `Args:` of a docstring."""
-    text = inspect.getdoc(call).partition("\nArgs:\n")[2].partition("\nRaises:")[0].partition("\nReturns:")[0]
-    return dict(re.findall(r"^    \*{0,2}(\w+): ((?:.+\n?)(?:^        .+\n?)*)", text, re.MULTILINE))
+    return dict(re.findall(r"^\*{0,2}(\w+): ((?:.+\n?)(?:^    .+\n?)*)", sections(text).get("Args", ""), re.MULTILINE))
 
 
 @pytest.mark.parametrize("call", [receiver.Receiver, sender.Sender, files.Reader, mcast.open])
 def test_every_parameter_is_explained(call):
-    assert list(arguments(call)) == [name.lstrip("*") for name in parameters(call)]
+    assert list(arguments(call.__doc__)) == [name.lstrip("*") for name in parameters(call)]
 
 
 def test_open_explains_its_arguments_as_the_reader_does():
-    mine, theirs = arguments(mcast.open), arguments(files.Reader)
+    mine, theirs = arguments(mcast.open.__doc__), arguments(files.Reader.__doc__)
     assert {name: text for name, text in mine.items() if name != "groups"} == {
         name: text for name, text in theirs.items() if name != "groups"
     }
@@ -69,7 +79,7 @@ def test_open_explains_its_arguments_as_the_reader_does():
 
 def test_the_choices_of_a_type_are_those_that_are_taken():
     assert (*get_args(receiver_arguments.Timestamps), None) == receiver_arguments.TIMESTAMPS
-    assert get_args(sender.Pacing) == sender.PACINGS
+    assert get_args(sender_arguments.Pacing) == sender_arguments.PACINGS
 
 
 # ---- several groups in one argument ----
@@ -176,6 +186,7 @@ MODULES = {
         "mcast_fast.stats",
     )
 }
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
 NAMES = [(module, name) for module, thing in MODULES.items() for name in thing.__all__]
 CLASSES = [(module, name) for module, name in NAMES if inspect.isclass(getattr(MODULES[module], name))]
@@ -222,31 +233,148 @@ def test_a_class_says_where_it_is_exported(module, name):
     assert getattr(MODULES[thing.__module__], name) is thing
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: mcast.interfaces()[0],
-        lambda: mcast.Group.parse("10.0.0.5@232.1.1.1%eth0:5000"),
-        lambda: mcast.Group.parse("232.1.1.1").scope,
-        lambda: mcast.Stats(received=5),
-        lambda: mcast.SenderStats(datagrams=5),
-        lambda: mcast.Flag.TTL,
-        lambda: mcast.Membership("239.1.1.1", 5000, "lo", "exclude", ()),
-        lambda: files.ReaderStats(frames=5),
-        lambda: files.WriterStats(packets=5),
-        lambda: files.Rotation(packets=5),
-        lambda: files.RecordedFile("a", 1, 2),
-        lambda: mcast.features()["fast"],
-    ],
-)
+# What can be pickled, and is public.
+VALUES = [
+    lambda: mcast.interfaces()[0],
+    lambda: mcast.Group.parse("10.0.0.5@232.1.1.1%eth0:5000"),
+    lambda: mcast.Group.parse("232.1.1.1").scope,
+    lambda: mcast.Stats(received=5),
+    lambda: mcast.SenderStats(datagrams=5),
+    lambda: mcast.Flag.TTL,
+    lambda: mcast.Membership("239.1.1.1", 5000, "lo", "exclude", ()),
+    lambda: files.ReaderStats(frames=5),
+    lambda: files.WriterStats(packets=5),
+    lambda: files.Rotation(packets=5),
+    lambda: files.RecordedFile("a", 1, 2),
+    lambda: mcast.features()["fast"],
+]
+
+
+@pytest.mark.parametrize("make", VALUES)
 def test_pickles_name_the_public_place(backend, make):
-    """So that they can be read where private modules have moved; also in a process that has imported the root alone."""
+    """So that they can be read where private modules have moved."""
     value = make()
     data = pickle.dumps(value)
     assert pickle.loads(data) == value
     assert b"mcast_fast._" not in data
-    code = f"import pickle, mcast_fast; assert repr(pickle.loads({data!r})) == {repr(value)!r}"
+
+
+def test_pickles_are_read_in_a_process_that_imported_the_root_alone():
+    made = [(pickle.dumps(value), repr(value)) for value in (make() for make in VALUES)]
+    code = f"import pickle, mcast_fast\nfor data, text in {made!r}: assert repr(pickle.loads(data)) == text, text\n"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.needs("kernel_timestamps")
+def test_the_first_snippet_of_the_readme_prints_what_is_shown(backend, capsys):
+    """On any machine; times, and the name of the loopback, are its own."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    at = next(at for at, (language, _) in enumerate(blocks) if language == "python")
+    code, shown = blocks[at][1], blocks[at + 1][1]
+    exec(compile(code.replace(":5000", f":{free_port()}"), "README.md", "exec"), {})
+    printed = capsys.readouterr().out.replace(" None dropped", " 0 dropped")
+    variable = r" \d{2,5} .+? [\d-]{10} [\d:.]{8,15}\+00:00 "
+    assert re.sub(variable, " ", printed) == re.sub(variable, " ", shown)
+    assert len(re.findall(variable, shown)) == 3
+
+
+# ---- docstrings ----
+
+STUB = ROOT / "src" / "mcast_fast" / "_core" / "fast" / "views.pyi"
+VIEWS = ("Batch", "Packet")
+# Calls that raise nothing of ours, whatever they are given.
+NEVER_RAISE = {
+    *("features", "Batch.payloads", "Batch.borrow", "Packet.copy", "Group.expand"),
+    *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender")),
+}
+# Modules whose docstrings are not in this style yet: those of `files` are rewritten apart from this.
+LATER = {"mcast_fast.files"}
+
+
+def is_public(name):
+    return not name.startswith("_") or name in ("__iter__", "__aiter__", "__sub__")
+
+
+def documented(module, name):
+    """(name, parameters, whether it returns something, docstring) of an exported call, or of each method of a class."""
+    thing = getattr(MODULES[module], name)
+    short = name if module in ("mcast_fast", thing.__module__) and "aio" not in module else f"aio.{name}"
+    if name in VIEWS:
+        return
+    if not inspect.isclass(thing):
+        yield short, *described(thing), thing.__doc__
+        return
+    for member, value in vars(thing).items():
+        call = getattr(value, "__func__", value)
+        if is_public(member) and inspect.isroutine(call):
+            yield f"{short}.{member}", *described(getattr(thing, member)), call.__doc__
+
+
+def described(call):
+    signature = inspect.signature(call)
+    return [one for one in signature.parameters if one != "self"], signature.return_annotation not in (None, "None")
+
+
+def of_the_stub():
+    """The same of the methods of Batch and Packet, as their stub has them."""
+    for kind in ast.parse(STUB.read_text()).body:
+        if isinstance(kind, ast.ClassDef) and kind.name in VIEWS:
+            for member in kind.body:
+                if isinstance(member, ast.FunctionDef) and ast.get_docstring(member) and not is_property(member):
+                    every = (*member.args.args, *member.args.kwonlyargs)
+                    names = [one.arg for one in every if one.arg != "self"]
+                    yield f"{kind.name}.{member.name}", names, True, ast.get_docstring(member)
+
+
+def is_property(member):
+    return any(getattr(one, "id", None) == "property" for one in member.decorator_list)
+
+
+CALLS = [
+    *{
+        one[0]: one
+        for module, name in NAMES
+        if module not in LATER and callable(getattr(MODULES[module], name))
+        for one in documented(module, name)
+        if getattr(MODULES[module], name).__module__ not in LATER
+    }.values(),
+    *of_the_stub(),
+]
+
+
+@pytest.mark.parametrize(("name", "names", "returns", "text"), CALLS, ids=[one[0] for one in CALLS])
+def test_a_call_is_documented(name, names, returns, text):
+    """In Google style: a line that says what it does, every argument, what it returns, what it raises."""
+    first, _, rest = text.partition("\n")
+    assert first.endswith(".")
+    assert not rest.strip() or rest.startswith("\n")
+    found = sections(text)
+    assert list(arguments(text)) == names
+    if returns:
+        assert found.keys() & {"Returns", "Yields"}
+    assert ("Raises" in found) == (name not in NEVER_RAISE)
+    for errors in re.findall(r"^([A-Z][\w, ]*): ", found.get("Raises", ""), re.MULTILINE):
+        for error in errors.split(", "):
+            assert issubclass(getattr(builtins, error, None) or getattr(MODULES["mcast_fast.errors"], error), Exception)
+
+
+def members_of_the_stub(name):
+    kind = next(one for one in ast.parse(STUB.read_text()).body if getattr(one, "name", None) == name)
+    return ast.get_docstring(kind), {
+        one.name: ast.get_docstring(one)
+        for one in kind.body
+        if isinstance(one, ast.FunctionDef) and ast.get_docstring(one)
+    }
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_stub_has_the_whole_text_of_what_both_backends_say_in_a_line(backend, name):
+    kind = getattr(_core.views, name)
+    whole, members = members_of_the_stub(name)
+    assert inspect.getdoc(kind).startswith(whole)
+    assert {one for one in dir(kind) if not one.startswith("_") and one != "names"} <= members.keys()
+    for member, text in members.items():
+        assert getattr(kind, member).__doc__ == text.partition("\n")[0], member
 
 
 # ---- Source ----

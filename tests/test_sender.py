@@ -17,20 +17,9 @@ LARGEST = {4: 65_507, 6: 65_527}
 
 
 @pytest.fixture
-def group(place):
-    return place.group()
-
-
-@pytest.fixture
 def rx(backend, group):
     with mcast.Receiver(group, timeout=5) as receiver:
         yield receiver
-
-
-@pytest.fixture
-def tx(backend, group):
-    with mcast.Sender(group, ttl=0) as sender:
-        yield sender
 
 
 # ---- opening ----
@@ -244,8 +233,8 @@ def test_a_full_send_buffer_is_waited_for_and_everything_leaves(backend, group, 
     count, size = 300, 1400
     payloads = [number.to_bytes(2, "big") * (size // 2) for number in range(count)]
     with mcast.Receiver(group, timeout=5, buffer_size="2MiB") as rx, mcast.Sender(group, ttl=0) as tx:
-        for outlet in tx._sockets.values():
-            outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        for one in tx._sockets.values():
+            one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         sent = tx.send_batch(payloads) if way == "list" else tx.send_batch(b"".join(payloads), size=size)
         assert sent == count
         assert rx.collect(count).payloads() == payloads
@@ -255,10 +244,8 @@ def test_a_close_ends_a_sender_that_waits_for_its_turn(backend, group):
     tx = mcast.Sender(group, ttl=0, rate="1/s")
     timer = threading.Timer(0.05, tx.close)
     timer.start()
-    before = time.monotonic()
     with pytest.raises(ClosedError, match="sender is closed"):
         tx.send_batch([b"a"] * 10)
-    assert time.monotonic() - before < 0.5
     assert tx.stats.datagrams == 1
     timer.join()
 
@@ -311,7 +298,7 @@ def test_another_group_by_the_same_socket(backend, tx, place):
     assert tx.stats.datagrams == 3
 
 
-@pytest.mark.parametrize(("other", "kind"), [("10.0.0.1:1", GroupError), ("239.1.1.1%nope0:1", InterfaceError)])
+@pytest.mark.parametrize(("other", "kind"), [("0.0.0.0:1", GroupError), ("239.1.1.1%nope0:1", InterfaceError)])
 def test_another_group_that_cannot_be_reached(tx, other, kind):
     with pytest.raises(kind):
         tx.send_to(b"a", other)
@@ -356,24 +343,33 @@ def test_a_rate_is_kept_by_absolute_deadlines(backend, rx, group, rate, size, co
         before = time.monotonic()
         tx.send_batch(bytes(count * size // 2), size=size)
         tx.send_batch([bytes(size)] * (count // 2))
-        taken = time.monotonic() - before
-        assert (count - 1) / 2000 <= taken < 1
+        assert time.monotonic() - before >= (count - 1) / 2000
         assert tx.stats.rate_error is not None
     assert len(rx.collect(count)) == count
 
 
-@pytest.mark.needs("kernel_timestamps")
 def test_a_burst_leaves_together(backend, rx, group):
-    for _ in range(3):  # packets are stamped by the system's clock, which may be set meanwhile
-        set_by = time.time_ns() - time.monotonic_ns()
-        with mcast.Sender(group, ttl=0, rate=100, burst=5) as tx:
+    """And the next one long after it: at this rate no second datagram would leave by itself."""
+    tx = mcast.Sender(group, ttl=0, rate=0.001, burst=5)
+
+    def send():
+        with pytest.raises(ClosedError):
             tx.send_batch([b"a"] * 15)
-        times = [packet.timestamp for packet in rx.collect(15)]
-        if abs(time.time_ns() - time.monotonic_ns() - set_by) < 5_000_000:
-            break
-    assert times[5] - times[0] > 40_000_000
-    assert times[10] - times[5] > 40_000_000
-    assert times[4] - times[0] < times[5] - times[4]
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    assert len(rx.collect(5, timeout=10)) == 5
+    tx.close()
+    thread.join()
+    assert tx.stats.datagrams == 5
+
+
+@pytest.mark.needs("fine clock")
+def test_bursts_keep_the_rate(backend, group):
+    with mcast.Sender(group, ttl=0, rate=500, burst=5) as tx:
+        before = time.monotonic()
+        tx.send_batch([b"a"] * 15)
+        assert time.monotonic() - before >= 10 / 500
 
 
 @pytest.mark.long
@@ -391,10 +387,8 @@ def test_a_signal_ends_a_paced_send_and_the_count_is_exact(backend, group):
     with mcast.Sender(group, ttl=0, rate=10) as tx:
         timer = threading.Timer(0.15, interrupt_main)
         timer.start()
-        before = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             tx.send_batch([b"a"] * 100)
-        assert time.monotonic() - before < 1
         assert 1 <= tx.stats.datagrams <= 10
         timer.join()
 

@@ -68,7 +68,7 @@ def sender(end: lab.End, group: str, **options) -> mcast.Sender:
 
 
 def numbered(size: int, count: int) -> list[bytes]:
-    """Payloads of one size that differ where they have room."""
+    """Payloads of one size that differ where they have space."""
     make = random.Random(size)
     return [(number.to_bytes(4, "big") + make.randbytes(64) * (size // 64 + 1))[:size] for number in range(count)]
 
@@ -190,8 +190,8 @@ def test_a_refusal_switches_segmentation_off_and_is_no_error(ends, rx, group):
         pytest.skip("SO_NO_CHECK is of IPv4")
     payloads = numbered(700, 300)
     with sender(ends[0], group) as tx:
-        for outlet in tx._sockets.values():
-            outlet.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+        for one in tx._sockets.values():
+            one.socket.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
         assert tx.send_batch(payloads) == 300
         assert rx.collect(300).payloads() == payloads
         if segments(tx):
@@ -331,6 +331,25 @@ def test_an_interface_that_comes_and_goes_leaves_one_socket(made, ends, group):
     assert not any(one.socket.fileno() >= 0 for one in tx._sockets.values())
 
 
+@pytest.mark.parametrize("way", ["send", "send_to", "asyncio"])
+def test_sending_goes_on_from_an_address_that_came_instead(ends, way):
+    """Of the interface, when no address to send from was named; else that one has gone, and nothing can be sent."""
+    a, b = ends
+    port, other = 5000, "239.1.1.9"
+    with b.host.enter():
+        rx = mcast.Receiver([f"{one}%{b.interface}:{port}" for one in ("239.1.1.1", other)], timeout=5)
+    with rx, sender(a, "239.1.1.1") as tx, sender(a, "239.1.1.1", source=a.ipv4) as named, a.host.enter():
+        assert tx.send(b"x") == tx.send_to(b"x", f"{other}%{a.interface}:{port}") == 1
+        a.host.run("ip", "addr", "del", f"{a.ipv4}/24", "dev", a.interface)
+        a.host.add_address(a.interface, "10.99.0.1/24")
+        rx.collect(2)
+        sent = BACK[way](tx, f"{other}%{a.interface}:{port}")
+        assert {packet.source for packet in rx.collect(sent)} == {"10.99.0.1"}
+        assert tx.stats.reopened == 0
+        with pytest.raises(SendError):
+            named.send(b"x")
+
+
 def test_an_interface_of_that_name_in_another_namespace_is_not_taken(ends, group, tx):
     """The thread that sends is elsewhere, where an interface has the name of the one that is gone."""
     end = ends[0]
@@ -349,7 +368,7 @@ def test_an_interface_of_that_name_in_another_namespace_is_not_taken(ends, group
 
 
 async def turns(count: int) -> None:
-    """The loop has its turn so often."""
+    """The loop runs other tasks meanwhile, this many times at least."""
     for _ in range(count):
         await asyncio.sleep(0.001)
 
@@ -461,8 +480,8 @@ def test_a_firewall_that_drops_one_kind_stops_there(ends, group, tx, rx):
 
 
 def test_a_send_buffer_of_4_kib_is_waited_for(ends, group, tx, rx):
-    for outlet in tx._sockets.values():
-        outlet.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    for one in tx._sockets.values():
+        one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
     payloads = numbered(1400, 500) + numbered(20, 500)
     assert tx.send_batch(payloads) == 1000
     assert rx.collect(1000).payloads() == payloads

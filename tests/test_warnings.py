@@ -56,13 +56,13 @@ def test_everything_warns_by_the_one_function():
 
 
 def test_a_buffer_that_is_clipped(backend):
-    with warned(mcast.MulticastWarning, "receive buffer: asked for 1073741824"):
+    with warned(mcast.MulticastWarning, "receive buffer: requested 1073741824"):
         mcast.Receiver(a_group(), buffer_size="1GiB").close()
 
 
 @pytest.fixture
 def clipped(monkeypatch):
-    """The system gives less than is asked for by default, and nobody was told yet."""
+    """The system gives less than the default, and no warning was given yet."""
     monkeypatch.setattr(sockets, "DEFAULT_BUFFER", 1 << 30)
     monkeypatch.setattr(sockets, "_has_warned", [])
 

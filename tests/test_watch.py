@@ -142,7 +142,7 @@ def test_another_address(backend, made, group):
 
 @pytest.mark.lab
 def test_one_more_address_interrupts_nobody(backend, made, monkeypatch):
-    """A rejoin would miss packets, and DHCP renews an address every so often."""
+    """A rejoin would miss packets, and DHCP renews an address now and then."""
     refreshed = []
     monkeypatch.setattr(joins.Joins, "refresh", lambda _self, *arguments: refreshed.append(arguments))
     _, receiving = made.link("a", "b")
@@ -315,11 +315,11 @@ def test_what_is_refused_is_reported_and_tried_again(backend, made, monkeypatch)
     errors = [OSError(19, "No such device"), mcast.InterfaceError("odd link"), UserWarning("clipped"), KeyError("bug")]
     raised, open_socket = [], joins.open_socket
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         if len(raised) < len(errors):
             raised.append(errors[len(raised)])
             raise raised[-1]
-        return open_socket(*arguments)
+        return open_socket(*arguments, **options)
 
     with open_watched(receiving, text(GROUPS[0], receiving.interface)) as rx:
         monkeypatch.setattr(joins, "open_socket", refuse)
@@ -338,7 +338,7 @@ def test_a_rejoin_that_is_refused_is_a_reason_until_it_is_done(backend, made, mo
     _, receiving = made.link("a", "b")
     refusing, join = threading.Event(), _core.membership.join
 
-    def refuse(*arguments):
+    def refuse(*arguments, **options):
         if refusing.is_set():
             raise OSError(105, "No buffer space available")
         join(*arguments)

@@ -1,7 +1,7 @@
 """What threads do at once with one receiver, batch or sender: scenes that check themselves, to the packet.
 
 `test_threads.py` plays each once, on both backends. As a program this file plays those of the compiled backend in turn,
-all of them or those named, for so many seconds; `.ci/weekly/threads` does so under ThreadSanitizer, in a network of its own:
+all of them or those named, for a number of seconds; `.ci/weekly/threads` does so under ThreadSanitizer, in a network of its own:
 
     python -m tests.threads 60 [share_a_receiver …]
 """
@@ -118,7 +118,7 @@ def feed(tx: Sender, tally: Tally, payloads: list[bytes]) -> None:
 
 
 def read_ledger(rx: Receiver, size: int) -> None:
-    """A thousand times a second: totals only grow, and fit each other. What is received may turn out to be unwanted."""
+    """A thousand times per second: totals only grow, and fit each other. What is received may turn out to be unwanted."""
     before = 0
     while not rx.closed:
         stats = rx.stats

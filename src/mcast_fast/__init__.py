@@ -1,5 +1,5 @@
-"""mcast-fast: multicast packets into Python at the rate the kernel can hand them over, with nothing lost that is not
-counted."""
+"""mcast-fast: multicast packets into Python as fast as the kernel hands them over, with every lost packet accounted
+for."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -120,7 +120,7 @@ _MOVED = {
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for the first time (PEP 562): the cost of `import mcast_fast` is that of the core."""
+        """Import a name when it is first used (PEP 562): the cost of `import mcast_fast` is that of the core."""
         if name in _MODULES:
             return importlib.import_module(f"mcast_fast.{name}")
         if name in _MOVED:

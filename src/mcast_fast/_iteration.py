@@ -20,7 +20,7 @@ T = TypeVar("T")
 class Limits:
     """When an iteration ends, and how long it may wait until then.
 
-    `timeout_ns`: nanoseconds without a packet, < 0 for ever; `duration`: seconds in all, from the first request for a
+    `timeout_ns`: nanoseconds without a packet, < 0 forever; `duration`: seconds in all, from the first request for a
     packet on; `count`: packets in all. None: no limit. ArgumentError."""
 
     def __init__(self, timeout_ns: int, duration: Seconds | None, count: int | None) -> None:
@@ -30,7 +30,7 @@ class Limits:
         self._deadline: int | None = None  # by the monotonic clock
 
     def wait_ns(self) -> int | None:
-        """Nanoseconds to wait for the next packets, < 0 for ever; None: the iteration is over."""
+        """Nanoseconds to wait for the next packets, < 0 forever; None: the iteration is over."""
         if self.left <= 0:
             return None
         if self._duration_ns < 0:
@@ -69,13 +69,14 @@ class Iteration(Generic[T]):
 
 
 class Batches(Iteration["Batch"]):
-    """Batches until the limits; `receive(most, wait_ns)` returns the next, `give_back` takes one for the next call."""
+    """Batches until the limits; `receive(most, wait_ns)` returns the next, of at most `batch_size()` packets;
+    `give_back` takes one for the next call."""
 
     def __init__(
         self,
         receive: "Callable[[int, int], Batch]",
         give_back: "Callable[[Batch], object]",
-        batch_size: int,
+        batch_size: Callable[[], int],
         limits: Limits,
         check_process: Callable[[], object],
     ) -> None:
@@ -91,7 +92,7 @@ class Batches(Iteration["Batch"]):
             raise StopIteration
         batch, left = None, limits.left
         try:
-            batch = self._receive(min(self._batch_size, left), wait_ns)
+            batch = self._receive(min(self._batch_size(), left), wait_ns)
             limits.left = left - len(batch)
         except (TimeoutError, EOFError, ClosedError) as error:
             if batch is None:
@@ -129,3 +130,17 @@ class Packets(Iteration["Packet"]):
             raise StopIteration from None
         limits.left -= 1
         return packet
+
+
+class Endless:
+    """Batches of a receiver, which it keeps alive, until the receiver is closed; `receive()` returns the next."""
+
+    def __init__(self, receiver: object, receive: "Callable[[], Batch]") -> None:
+        self._receiver = receiver
+        self._next = receive
+
+    def __iter__(self) -> "Endless":
+        return self
+
+    def __next__(self) -> "Batch":
+        return self._next()

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where packets come from: a Receiver, or a Reader of a capture file.
+    """A source of packets: a Receiver, or a Reader of a capture file.
 
-    A type for functions that take either. `isinstance` asks only whether the names are there.
+    A type for functions that take either. `isinstance` checks only that the names exist.
 
         def count(source: mcast_fast.Source) -> int:
             return sum(len(batch) for batch in source)
@@ -24,10 +24,13 @@ class Source(Protocol):
         """Receive one packet.
 
         Args:
-            timeout: Seconds, or text such as "100ms"; left out: those of the source, None: for ever, 0: does not wait.
+            timeout: Seconds, or text such as "100ms"; left out: the source's own, None: no limit, 0: no wait.
+
+        Returns:
+            The next Packet.
 
         Raises:
-            TimeoutError: None came in time.
+            TimeoutError: No packet came in time.
             EOFError: The file has ended.
             ClosedError: The source is closed.
         """
@@ -37,22 +40,28 @@ class Source(Protocol):
         """Receive what is there, at least one packet.
 
         Args:
-            max_packets: The largest number of packets; None: as many as the source has in a batch.
+            max_packets: The largest number of packets; None: the source's own.
             timeout: Seconds, as for `recv`.
 
+        Returns:
+            A Batch of at least one packet.
+
         Raises:
-            TimeoutError: None came in time.
+            TimeoutError: No packet came in time.
             EOFError: The file has ended.
             ClosedError: The source is closed.
         """
         ...
 
     def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """Receive one large batch, of `max_packets` packets or of what came in time; it may be empty.
+        """Receive one large batch: `max_packets` packets, or what came in time.
 
         Args:
             max_packets: The largest number of packets.
-            timeout: Seconds, as for `recv`.
+            timeout: Seconds for the whole batch, as for `recv`.
+
+        Returns:
+            A Batch, which may be empty.
 
         Raises:
             ClosedError: The source is closed.
@@ -60,11 +69,18 @@ class Source(Protocol):
         ...
 
     def __iter__(self) -> Iterator["Batch"]:
-        """Batches until the source is closed, or has ended."""
+        """Iterate over batches until the source is closed, or has ended.
+
+        Yields:
+            What `recv_batch()` returns.
+
+        Raises:
+            TimeoutError: No packet came within the source's own timeout.
+        """
         ...
 
     def close(self) -> None:
-        """Close; again does nothing."""
+        """Close the source; closing again does nothing."""
         ...
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class FlagCall(NamedTuple):
-    """How a system is asked for an interface's flags: SIOCGIFFLAGS, and the value of IFF_MULTICAST in its answer."""
+    """How a system reports an interface's flags: SIOCGIFFLAGS, and the value of IFF_MULTICAST in its answer."""
 
     request: int
     multicast: int
@@ -20,11 +20,12 @@ class System(NamedTuple):
     """One operating system.
 
     `key`: as the remedies of errors are sorted. `reuse`: the options by which several sockets share a port.
-    `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than
-    asked SO_RCVBUF is shown; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME, 0 where there is
-    none. `flag_call`: None where flags are guessed. `has_rtnetlink`: whether routes are asked for by rtnetlink(7).
-    `escape`: what takes a letter's meaning away in a command. `own_group`: what subprocess.Popen is told, so that
-    Ctrl-C is not for the program it starts. `missing`: feature -> why it is off here.
+    `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than the
+    requested SO_RCVBUF is reported; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME,
+    `ethtool_request`: SIOCETHTOOL, 0 where there is none. `flag_call`: None where flags are guessed. `has_rtnetlink`:
+    whether routes are queried by rtnetlink(7). `escape`: what takes a letter's meaning away in a command. `own_group`:
+    arguments of subprocess.Popen, so that Ctrl-C is not for the program it starts. `missing`: feature -> why it is off
+    here.
     """
 
     name: str
@@ -34,6 +35,7 @@ class System(NamedTuple):
     buffer_factor: int = 1
     buffer_remedy: str = "raise the system's limit of socket buffers"
     name_request: int = 0
+    ethtool_request: int = 0
     flag_call: FlagCall | None = None
     has_rtnetlink: bool = False
     escape: str = "\\"
@@ -47,8 +49,8 @@ BSD_FLAGS = FlagCall(0xC0206911, 0x8000)
 
 def _missing(name: str) -> dict[str, str]:
     return {
-        "watch": f"{name} has no rtnetlink to hear of interfaces by",
-        "igmp_version": f"{name} does not tell which IGMP or MLD version an interface speaks",
+        "watch": f"{name} has no rtnetlink to report interfaces",
+        "igmp_version": f"{name} does not report which IGMP or MLD version an interface uses",
     }
 
 
@@ -61,6 +63,7 @@ LINUX = System(
     buffer_factor=2,
     buffer_remedy="raise it with `sysctl -w net.core.rmem_max={}`, or run with CAP_NET_ADMIN",
     name_request=0x8910,
+    ethtool_request=0x8946,
     flag_call=FlagCall(0x8913, 0x1000),
     has_rtnetlink=True,
 )

@@ -1,7 +1,7 @@
 """Sizes and times as people write them, as integers.
 
 Rules of this module: no I/O. A size in text always has a unit: tcpdump's -B counts KiB and dumpcap's MiB, so that a
-bare number in a text would mislead somebody.
+bare number in a text would be misread.
 """
 
 import re
@@ -33,13 +33,13 @@ RATE_UNITS = {
     "Gbit/s": (10**9, True),
 }
 _RATE = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(RATE_UNITS)})", re.ASCII)
-FASTEST = 10**12  # a second; 1 Tbit/s
+FASTEST = 10**12  # per second; 1 Tbit/s
 
 NANOSECONDS = 1_000_000_000
 TIME_UNITS = {"": NANOSECONDS, "ns": 1, "us": 10**3, "ms": 10**6, "s": NANOSECONDS, "min": 60 * NANOSECONDS}
 TIME_UNITS["h"] = 60 * TIME_UNITS["min"]
 _TIME = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(TIME_UNITS)})", re.ASCII)
-LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits for ever
+LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits forever
 
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ Seconds: TypeAlias = float | str  # a number of seconds, or text with a unit: "1
 
 
 class Rate(NamedTuple):
-    """How many units a second: datagrams, or bits of payload."""
+    """How many units per second: datagrams, or bits of payload."""
 
     per_second: float
     by_bits: bool
@@ -59,7 +59,7 @@ class Rate(NamedTuple):
 
 
 class Unset:
-    """Stands for an argument that was left out, where None means something."""
+    """The default of an argument for which None means something."""
 
 
 UNSET = Unset()
@@ -84,18 +84,29 @@ def size_in_bytes(value: int | str, what: str) -> int:
     return size
 
 
+def size_text(size: int) -> str:
+    """Bytes with the largest unit of which there is one, to three digits.
+
+    >>> size_text(4194304)
+    '4 MiB'
+    """
+    binary = reversed([(name, each) for name, each in SIZE_UNITS.items() if name.endswith("iB")])
+    value, unit = next(((size / each, name) for name, each in binary if size >= each), (size, "bytes"))
+    return f"{value:.3g} {unit}"
+
+
 def rate_of(value: float | str, what: str = "rate") -> Rate:
-    """A rate from a number of datagrams a second, or from text: datagrams ('50k/s') or bits of payload ('800Mbit/s');
+    """A rate from a number of datagrams per second, or from text: datagrams ('50k/s') or bits of payload ('800Mbit/s');
     ArgumentError names `what`.
 
     >>> rate_of("50k/s")
     Rate(per_second=50000.0, by_bits=False)
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ArgumentError(f"{what} {value!r} is not a rate; give datagrams a second, or text such as '800Mbit/s'")
+        raise ArgumentError(f"{what} {value!r} is not a rate; give datagrams per second, or text such as '800Mbit/s'")
     rate = Rate(value, False) if not isinstance(value, str) else _rate_of_text(value, what)
     if not 0 < rate.per_second <= FASTEST:
-        raise ArgumentError(f"{what} {value!r} is out of range; use more than 0, up to {FASTEST:,} a second")
+        raise ArgumentError(f"{what} {value!r} is out of range; use more than 0, up to {FASTEST:,} per second")
     return rate
 
 
@@ -108,7 +119,7 @@ def _rate_of_text(text: str, what: str) -> Rate:
 
 
 def wait_in_ns(timeout: Seconds | None, what: str = "timeout") -> int:
-    """Nanoseconds to wait from seconds, or from text ('100ms'): None = for ever (-1), 0 = not at all; ArgumentError
+    """Nanoseconds to wait from seconds, or from text ('100ms'): None = forever (-1), 0 = not at all; ArgumentError
     names `what`.
 
     >>> wait_in_ns("100ms")
@@ -120,9 +131,9 @@ def wait_in_ns(timeout: Seconds | None, what: str = "timeout") -> int:
         nanoseconds = _time_of_text(timeout, what)
         return -1 if nanoseconds > LONGEST_WAIT else nanoseconds
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise ArgumentError(f"{what} {timeout!r} is not a number of seconds (None waits for ever, 0 not at all)")
+        raise ArgumentError(f"{what} {timeout!r} is not a number of seconds (None waits forever, 0 not at all)")
     if not timeout >= 0:
-        raise ArgumentError(f"{what} {timeout!r} is not 0 or more seconds (None waits for ever)")
+        raise ArgumentError(f"{what} {timeout!r} is not 0 or more seconds (None waits forever)")
     return -1 if timeout * NANOSECONDS > LONGEST_WAIT else int(timeout * NANOSECONDS)
 
 

@@ -44,8 +44,8 @@ class InterfaceError(MulticastError, ValueError):
 class ArgumentError(MulticastError, ValueError):
     """An argument is of a wrong type or out of range, or does not go with another one.
 
-    A TypeError, as with sockets, is what is no bytes-like object where a payload or memory is wanted, and what is no
-    batch or packet where one is to be given back, concatenated or answered."""
+    As with sockets, a TypeError is raised instead where a payload or memory is no bytes-like object, and where a batch
+    or packet to be requeued, concatenated or answered is none."""
 
 
 class ClosedError(MulticastError, ValueError):
@@ -57,9 +57,12 @@ class FeatureError(MulticastError, NotImplementedError):
 
 
 class Feature(NamedTuple):
-    """Whether a feature is on, and the reason when it is not: what a FeatureError is about.
+    """Whether a feature is on; a feature that is on is true. `mcast_fast.features()` lists all of them.
 
-    `mcast_fast.features()` has one for each; a feature that is on is true."""
+    Attributes:
+        on: Whether it is available on this system and backend.
+        reason: Why not; empty when it is on.
+    """
 
     on: bool
     reason: str
@@ -69,7 +72,13 @@ class Feature(NamedTuple):
 
 
 class CaptureError(MulticastError, ValueError):
-    """A capture file cannot be read any further: `file`, the `offset` of the block at fault in bytes, and `reason`."""
+    """A capture file cannot be read any further.
+
+    Attributes:
+        file: The name of the file.
+        offset: The offset of the broken block, in bytes.
+        reason: What is wrong with it.
+    """
 
     def __init__(self, file: str, offset: int, reason: str) -> None:
         super().__init__(file, offset, reason)
@@ -78,12 +87,17 @@ class CaptureError(MulticastError, ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        advice = "; `mcast-fast repair` keeps what stands before" if self.offset else ""
+        advice = "; `mcast-fast repair` keeps what comes before it" if self.offset else ""
         return f"{self.file}, offset {self.offset}: {self.reason}{advice}"
 
 
 class SocketError(MulticastError, OSError):
-    """The operating system refused an operation: `errno` as the OS gave it, `operation` what was tried."""
+    """The operating system refused an operation.
+
+    Attributes:
+        errno: The error number of the system.
+        operation: What was tried: "open", "bind", "join", "leave", "filter", "receive", "send", "ring", or "".
+    """
 
     def __init__(self, errno: int, message: str, operation: str = "") -> None:
         super().__init__(errno, message)
@@ -94,9 +108,13 @@ class SocketError(MulticastError, OSError):
 
 
 class FileError(MulticastError, OSError):
-    """The operating system refused to open, read or write a capture file: `errno` as the OS gave it.
+    """The operating system refused to open, read or write a capture file.
 
-    Of a write: `packets` and `bytes` are in the file, whole; nothing of what came after them is."""
+    Attributes:
+        errno: The error number of the system.
+        packets: After a failed write: the packets that are in the file, whole; no others are.
+        bytes: After a failed write: the bytes of the file.
+    """
 
     def __init__(self, errno: int, message: str, packets: int = 0, bytes: int = 0) -> None:
         super().__init__(errno, message)
@@ -108,7 +126,11 @@ class FileError(MulticastError, OSError):
 
 
 class SendError(SocketError):
-    """Sending stopped early: `sent` datagrams had left before the operating system refused."""
+    """The operating system refused to send.
+
+    Attributes:
+        sent: The number of datagrams of the call that had left before.
+    """
 
     def __init__(self, errno: int, message: str, sent: int = 0) -> None:
         super().__init__(errno, message, "send")
@@ -120,17 +142,17 @@ class MulticastWarning(UserWarning):
 
 
 class SsmWarning(MulticastWarning):
-    """Source-specific joins reach the network as any-source ones, for an older IGMP or MLD is spoken there."""
+    """Source-specific joins reach the network as any-source ones: the interface uses an older IGMP or MLD version."""
 
 
-# What calls of a user pass through before they come to what warns: this package, and the machinery that imports it.
+# Modules between a user's call and the code that warns: this package, and the machinery that imports it.
 _PASSED = ("mcast_fast", "importlib", "_frozen_importlib", "_frozen_importlib_external")
 
 
 def warn(message: str, category: type[Warning] = MulticastWarning, source: object = None) -> None:
-    """Warn, at the line of the user's that called the library: the nearest one outside of this package.
+    """Warn at the user's line that called the library: the nearest one outside of this package.
 
-    In a thread of the library's own, and in the command line, that is the outermost line. `source`: the object that a
+    In a thread of the library, and in the command line, that is the outermost line. `source`: the object that a
     ResourceWarning is about."""
     frame: FrameType | None = sys._getframe(1)
     outermost = frame
@@ -190,7 +212,8 @@ REMEDIES: dict[tuple[str, str, str], str] = {
         "send",
         "ENETUNREACH",
         "",
-    ): "no route for the group on this interface; name another with %interface, or add a route",
+    ): "no route to it: add one, or name another interface for the group with %interface",
+    ("send", "EACCES", ""): "a broadcast address is neither a group nor a host; or a firewall rejects it",
     ("send", "EHOSTUNREACH", "linux"): "no route to the destination; check `ip route get`",
     ("send", "EMSGSIZE", ""): "the datagram is larger than the socket or the path takes; send at most 65,507 bytes "
     "(IPv6: 65,527)",
@@ -204,10 +227,10 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("write", "ENOSPC", ""): "the disk is full; free some of it, or write elsewhere",
     ("write", "EDQUOT", ""): "the quota is used up; free some of it, or write elsewhere",
     ("write", "EFBIG", ""): "the file reached the limit of its size; raise `ulimit -f`, or rotate",
-    ("write", "EPIPE", ""): "whoever reads the pipe has gone",
+    ("write", "EPIPE", ""): "the reader of the pipe is gone",
     ("open", "ENOENT", ""): "there is no such file or directory; check the path",
     ("open", "EISDIR", ""): "name a file in it",
-    ("ring", "ENOMEM", ""): "the system has no room for a ring of this size; ask for a smaller one with ring=",
+    ("ring", "ENOMEM", ""): "the system has no memory for a ring of this size; pass a smaller ring=",
     ("ring", "EINVAL", "linux"): "a fanout group has one interface and one kind of member; or the ring is too large",
     ("ring", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
     ("ring", "ENOPROTOOPT", "linux"): "a ring needs Linux 4.20",

@@ -1,10 +1,10 @@
-"""Groups: the grammar of a multicast group in text, its scope, and what else an address tells by itself.
+"""Groups: the grammar of a multicast group in text, its scope, and what else an address shows by itself.
 
     [SOURCE@]GROUP[%INTERFACE][:PORT][+N], IPv6 in brackets when a port follows
 
-Rules of this module: no I/O. An interface is a text that nobody has looked up yet; a name is never resolved. Two groups
-are equal when they mean the same, for every address is kept in its canonical form (RFC 5952, and a v4-mapped IPv6
-address as the IPv4 address it stands for). Every refusal is a GroupError.
+Rules of this module: no I/O. An interface is a text that is not looked up yet; a name is never resolved. Two groups
+are equal when they mean the same, for every address is kept in its canonical form (RFC 5952; a v4-mapped IPv6 address
+as the IPv4 address in it). Every refusal is a GroupError.
 """
 
 import enum
@@ -53,8 +53,11 @@ BROADCAST = IPv4Address("255.255.255.255")
 class Scope:
     """How far packets to a group may travel, or what its block of addresses is for.
 
-    `network` is the block as a prefix or as FIRST-LAST; in IPv6 the `x` stands for any flags. `forwarded` is False
-    where no router may pass the packet on, whatever its TTL or hop limit; True promises no route.
+    Attributes:
+        name: The name of the scope or block.
+        reference: The RFC and section that define it.
+        network: The block as a prefix or as FIRST-LAST; in IPv6, `x` means any flags.
+        forwarded: False where no router may forward the packet, whatever its TTL or hop limit; True promises no route.
     """
 
     name: str
@@ -111,7 +114,7 @@ IPV6_SCOPES = tuple(
 
 
 class Flags(enum.Flag):
-    """The four flag bits of an IPv6 group, by their letters; an IPv4 group has none of them.
+    """The four flag bits of an IPv6 group, by their letters; an IPv4 group has no flags.
 
     RFC 4291 section 2.7 (T), RFC 3306 section 4 (P), RFC 3956 section 3 (R), RFC 7371 (X).
     """
@@ -133,13 +136,20 @@ class Flags(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A multicast group, or a run of `count` consecutive ones, with what a receiver or sender has to know to join it.
+    """A multicast group, or a run of consecutive ones, with what a receiver or sender needs to join it.
 
-    `address` and `source` are canonical addresses without a zone, `interface` is a name, an index or an IPv4 address in
-    text, and None stands for what was not said. A Group made directly is checked as strictly as a parsed one. `scope`,
-    `flags`, `packed` and `is_ssm` speak of the first group of a run.
+    A Group made directly is checked as strictly as a parsed one. `scope`, `flags`, `packed` and `is_ssm` are those of
+    the first group of a run.
 
-    Raises GroupError for a value that cannot be; the message names it and the remedy.
+    Args:
+        address: The group's address, without a zone; it is kept in its canonical form.
+        port: UDP port, 1 to 65,535; None: left to the receiver or sender.
+        interface: A name, an index or an IPv4 address as text; None: left to the receiver or sender.
+        source: The address of the only source to receive, or the address to send from; None: any.
+        count: The number of consecutive groups from `address` on.
+
+    Raises:
+        GroupError: A value cannot be; the message names it and the remedy.
     """
 
     address: str
@@ -161,15 +171,25 @@ class Group:
 
     @classmethod
     def parse(cls, text: str) -> "Group":
-        """The group that `text` names: `[SOURCE@]GROUP[%INTERFACE][:PORT][+N]`, or a udp:// or rtp:// URL of it.
+        """Parse a group: `[SOURCE@]GROUP[%INTERFACE][:PORT][+N]`, or a udp:// or rtp:// URL of it.
 
-        IPv6 stands in brackets when a port follows, with the interface inside or behind them; `+N` is N consecutive
-        groups in total. Raises GroupError, naming the text, what is wrong with it, and the remedy.
+        IPv6 addresses are in brackets when a port follows, with the interface inside or behind them; `+N` means N
+        consecutive groups in total.
 
-        >>> Group.parse("10.0.0.5@232.1.1.1%eth0:5000")
-        Group(address='232.1.1.1', port=5000, interface='eth0', source='10.0.0.5', count=1)
-        >>> str(Group.parse("udp://@[FF15::0:1%eth0]:5000/"))
-        '[ff15::1%eth0]:5000'
+        Args:
+            text: The text.
+
+        Returns:
+            The Group.
+
+        Raises:
+            GroupError: It is no such text; the message names the text, what is wrong with it, and the remedy.
+
+        Examples:
+            >>> Group.parse("10.0.0.5@232.1.1.1%eth0:5000")
+            Group(address='232.1.1.1', port=5000, interface='eth0', source='10.0.0.5', count=1)
+            >>> str(Group.parse("udp://@[FF15::0:1%eth0]:5000/"))
+            '[ff15::1%eth0]:5000'
         """
         try:
             return parsed(require_text("group", text))
@@ -178,7 +198,17 @@ class Group:
 
     @classmethod
     def coerce(cls, value: "str | Group") -> "Group":
-        """`value` itself when it is a Group, otherwise what `parse` makes of it."""
+        """Return a Group as it is, and parse a text.
+
+        Args:
+            value: A Group, or a text for `parse`.
+
+        Returns:
+            The Group.
+
+        Raises:
+            GroupError: As for `parse`.
+        """
         return value if isinstance(value, Group) else cls.parse(value)
 
     def __str__(self) -> str:
@@ -222,7 +252,11 @@ class Group:
         return Flags(ip_address(self.address).packed[1] >> 4) if self.version == 6 else Flags(0)
 
     def expand(self) -> Iterator["Group"]:
-        """The `count` groups of the run one by one, each with the same port, interface and source; lazy."""
+        """Iterate over the groups of the run, each with the same port, interface and source.
+
+        Returns:
+            An iterator over `count` Groups, each made when it is needed.
+        """
         first = ip_address(self.address)
         return (replace(self, address=str(first + offset), count=1) for offset in range(self.count))
 
@@ -245,10 +279,17 @@ def listed(groups: Iterable[Groups]) -> tuple[str | Group, ...]:
 
 
 def is_multicast(address: str | bytes | IPv4Address | IPv6Address) -> bool:
-    """Whether `address` is in 224.0.0.0/4 (RFC 5771) or ff00::/8 (RFC 4291), or is the v4-mapped form of the former.
+    """Return whether an address is multicast: in 224.0.0.0/4 (RFC 5771) or ff00::/8 (RFC 4291).
 
-    Text may carry a zone, `ff02::1%eth0`; bytes are the packed address, 4 or 16 of them.
-    Raises GroupError for what is no address at all: a wrong answer would look like a unicast address.
+    Args:
+        address: Text, which may have a zone (`ff02::1%eth0`); a packed address of 4 or 16 bytes; or an object of the
+            module ipaddress. A v4-mapped IPv6 address counts as the IPv4 address in it.
+
+    Returns:
+        True for a multicast address, False for any other one.
+
+    Raises:
+        GroupError: It is no address at all.
     """
     return as_address(address).is_multicast
 
@@ -332,7 +373,7 @@ def check_port(port: object) -> None:
 
 
 def check_interface(interface: object) -> None:
-    """Refuse what cannot name an interface in the grammar; whether it exists is asked elsewhere."""
+    """Refuse what cannot name an interface in the grammar; whether it exists is checked elsewhere."""
     name = require_text("interface", interface)
     if not name:
         raise GroupError("the interface after '%' is empty; give a name or an index, or leave out the '%'")
@@ -392,7 +433,7 @@ def parsed(text: str) -> Group:
 def without_url(text: str) -> str:
     """`text` without the scheme, the empty user and the closing slash of a URL; other texts as they are.
 
-    An option of a URL is refused rather than ignored, for whoever wrote it expects it to act.
+    An option of a URL is refused rather than ignored, for its author expects it to act.
     """
     scheme, separator, body = text.partition("://")
     if not separator:
@@ -405,7 +446,7 @@ def without_url(text: str) -> str:
         raise GroupError(f"URL option {name!r} is not understood here; {URL_OPTIONS.get(name, 'remove it')}")
     body = body.removesuffix("/").removeprefix("@")
     if is_bare_ipv6(body.rpartition("@")[2]):
-        raise GroupError("an IPv6 group in a URL stands in brackets: udp://[ff15::1]:5000")
+        raise GroupError("an IPv6 group in a URL needs brackets: udp://[ff15::1]:5000")
     return body
 
 
@@ -420,7 +461,7 @@ def split_port(target: str) -> tuple[str, str | None]:
         address, _, zone = target.partition("%")
         if ":" in zone:
             interface, _, port = zone.partition(":")
-            raise GroupError(f"IPv6 stands in brackets when a port follows: [{address}%{interface}]:{port}")
+            raise GroupError(f"IPv6 needs brackets when a port follows: [{address}%{interface}]:{port}")
         return target, None
     if not target.startswith("["):
         host, colon, port = target.partition(":")

@@ -3,17 +3,17 @@
 import contextlib
 import functools
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
-from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE
+from mcast_fast._core.coalescing import Mode
+from mcast_fast._core.layout import FIELDS, MAX_PACKET_SIZE, MOST_PACKETS
+from mcast_fast._core.lifetime import Closing, weakly
 from mcast_fast._host.nic_drops import NicDrops
 from mcast_fast._host.watch import Watch
-from mcast_fast._iteration import Batches, Limits, Packets
+from mcast_fast._iteration import Batches, Endless, Limits, Packets
 from mcast_fast._membership.arguments import (
     Timestamps,
     background_bytes,
@@ -21,12 +21,17 @@ from mcast_fast._membership.arguments import (
     ring_arguments,
     socket_options,
 )
+from mcast_fast._membership.coalescing import Coalescing
 from mcast_fast._membership.desired import Defaults
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.memberships import Membership
+from mcast_fast._membership.own_addresses import OwnAddresses
 from mcast_fast._membership.rings import Rings
-from mcast_fast._membership.sockets import OpenSocket, require
+from mcast_fast._membership.sockets import require
 from mcast_fast._membership.subscriptions import Subscriptions
+from mcast_fast._sending.destinations import Target
+from mcast_fast._sending.outgoing import Payload
+from mcast_fast._sending.own_sockets import OwnSockets
 from mcast_fast._units import (
     UNSET,
     Seconds,
@@ -35,11 +40,11 @@ from mcast_fast._units import (
     wait_in_ns,
     whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, socket_error, warn
+from mcast_fast.errors import ArgumentError, ClosedError, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
-from mcast_fast.stats import Stats, What
+from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -51,7 +56,6 @@ RECORD_FIELDS = FIELDS
 
 BATCH, COALESCED_BATCH, RING_BATCH = 256, 1024, 4096  # packets, by default
 SHOWN = 3  # groups, in the repr
-MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
 P = ParamSpec("P")
@@ -74,12 +78,12 @@ def _inside(method: "Callable[Concatenate[Receiver, P], R]") -> "Callable[Concat
     return call
 
 
-class Receiver:
-    """Receives the packets of multicast groups, and of nothing else.
+class Receiver(Closing):
+    """Receives the packets of multicast groups, and no others.
 
-    Threads may share a receiver: each packet goes to exactly one of those that receive, in batches that only their own
-    thread has; any may join, leave, read `stats` and close meanwhile. A receiver that nobody closes is closed when it
-    is collected, with a ResourceWarning.
+    Threads may share a receiver: each packet goes to exactly one of the threads that receive; any thread may join,
+    leave, read `stats` and close meanwhile. A receiver belongs to the process that opened it: in a forked child every
+    call but close() raises ClosedError. A receiver that is collected without close() is closed, with a ResourceWarning.
 
     Opens whole, or raises and leaves nothing open.
 
@@ -90,33 +94,43 @@ class Receiver:
         interface: A name, an index, an address, or "all"; by default the one that the routing table names for the
             group.
         source: The only source to receive (SSM).
-        timeout: Seconds that a receive waits, or text such as "100ms"; None: for ever.
-        batch_size: Packets in a batch at most; by default 256 (coalesced 1,024, with a ring 4,096).
-        max_packet_size: Bytes of payload; what is longer is truncated and flagged.
+        timeout: Seconds that a receive waits, or text such as "100ms"; None: no limit.
+        batch_size: The largest number of packets in a batch, 1 to 1,000,000; by default 256 (while packets may be
+            coalesced 1,024, with a ring 4,096).
+        max_packet_size: Bytes of payload, 1 to 65,535; longer ones are truncated and flagged.
         buffer_size: The kernel's buffer for each socket, bytes or "4MiB"; left out, 4 MiB as far as the system allows.
         timestamps: "kernel" (ns, by the system's clock), "hardware" (by the network card's clock where it has one, with
             `Flag.HARDWARE`; else the kernel's, with a warning) or None.
-        gro: Let the kernel hand over many packets of one sender as one, which is far faster. They share one arrival
-            time, so that it is on by default only with `timestamps=None`; with "kernel" they have `Flag.COALESCED`.
-        background: Receive in a thread of its own, so that packets wait in up to this many bytes of memory ("256MiB"
-            for True) while Python is busy.
+        gro: When the kernel may coalesce packets of one sender (UDP_GRO, Linux): that is far cheaper, and gives them
+            one arrival time (`Flag.COALESCED`). None: while the receiver does not keep up, from when a socket's buffer
+            is half full or packets were dropped until some seconds of calm (`stats.events` says when and why); at once
+            with `timestamps=None`; not with "hardware". True: always. False: never.
+        background: Receive in a native thread that holds up to this many bytes of payload ("256MiB" for True) while
+            Python is busy.
         background_cpu: The processor that this thread runs on.
         busy_poll: Microseconds for which the kernel polls the device itself before it sleeps (SO_BUSY_POLL).
-        recv_ttl: Have the kernel report the TTL of each packet, which costs about 5 %.
-        recv_tos: Have the kernel report the TOS of each packet, which costs about 5 %.
+        recv_ttl: Have the kernel report the TTL or hop limit of each packet, which costs about 5 %.
+        recv_tos: Have the kernel report the TOS or traffic class of each packet, which costs about 5 %.
         reuse: Let other sockets share the port.
         spread: Hold more groups and sources than the system allows for one socket by opening more sockets.
         watch: Join again when an interface comes back, join when one comes that is not there yet, and report in
             `stats.events` (Linux).
-        ring: Take packets from a ring that the kernel maps, one for each interface, of this many bytes (True: 64 MiB;
-            "256MiB") instead of from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Payloads stay in the ring while
-            there is room: see `Batch.data`. A ring delivers what a socket would get, as far as a frame alone shows it:
-            frames for this host, with the right header checksum, from a possible source; all else counts as filtered.
-        ring_latency: Seconds (0.001 to 1), or text such as "5ms", after which a packet in a ring is delivered, about:
-            the kernel hands over blocks that are full or that old, and the receiver sleeps in between.
+        ring: Read packets from a mapped ring per interface, of this many bytes (True: 64 MiB; "256MiB"), instead of
+            from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Payloads stay in the ring while it has space: see
+            `Batch.data`. A ring delivers what a socket would deliver, as far as a frame alone shows it: frames for this
+            host, with a correct header checksum, from a possible source; all others count as filtered.
+        ring_latency: Seconds (0.001 to 1), or text such as "5ms", that a packet may wait in a ring, approximately: the
+            kernel hands over blocks that are full or this old, and the receiver sleeps in between.
         packet_fanout: A number from 0 to 65535; receivers with the same one share the packets of an interface, each
             flow going to one of them. With `ring` only.
-        vlan: Deliver frames that are tagged for a VLAN too, of whichever one. With `ring` only.
+        vlan: Deliver frames with a VLAN tag too, of any VLAN. With `ring` only.
+        own_packets: Whether to deliver packets that came from an address of this machine and from the port that they
+            were sent to: those of this receiver's own `send`, and of other programs here that send from that port.
+            False: they count as filtered. The addresses are read at opening, by `join` and `send` (once per second at
+            most), and with `watch=True` when they change.
+        ttl: TTL or hop limit of what `send` sends to groups, 0 to 255; 0 keeps it on this machine.
+        loopback: Whether receivers on this machine get that too; on Windows, whether this one gets what the machine
+            sends (IP_MULTICAST_LOOP).
         sequence: Follow the numbers in the packets, so that `stats.flows` has what the network lost: the format as text
             ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own. It needs `timestamps`.
 
@@ -124,7 +138,7 @@ class Receiver:
         GroupError: A text is no multicast group, or lacks its port.
         InterfaceError: An interface does not exist, or cannot carry multicast.
         ArgumentError: An argument is out of range, or does not go with another one.
-        FeatureError: This system or backend cannot do what was asked for.
+        FeatureError: This system or backend lacks a feature that an argument needs.
         SocketError: The system refuses a socket or a join.
     """
 
@@ -152,6 +166,9 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        own_packets: bool = True,
+        ttl: int = 1,
+        loopback: bool = True,
         sequence: str | Format | Tracker | None = None,
     ) -> None:
         wanted = listed(groups)
@@ -159,33 +176,40 @@ class Receiver:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
         wait_in_ns(timeout)
         defaults = Defaults(port, interface, source)
+        whole_number(ttl, "ttl", 0, 255)
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = background_bytes(background, background_cpu)
         options = socket_options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
         ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan)
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
-            options = replace(options, only_holds=True, coalesced=False)
+            options = replace(options, only_holds=True, coalescing=Mode.NEVER)
         self._tracker = tracker_of(sequence)
         if self._tracker is not None and timestamps is None:
             raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
         # A network card's clock is not that of the system: there only packets move the time on.
         self._clock: Callable[[], int] = (lambda: 0) if timestamps == "hardware" else time.time_ns
-        self._coalesced = options.coalesced
-        usual = RING_BATCH if ring_asked else COALESCED_BATCH if options.coalesced else BATCH
-        self._batch_size = whole_number(usual if batch_size is None else batch_size, "batch_size", 1, 1_000_000)
+        usual = (BATCH, COALESCED_BATCH) if ring_asked is None else (RING_BATCH, RING_BATCH)
+        sizes = usual if batch_size is None else (whole_number(batch_size, "batch_size", 1, 1_000_000),) * 2
         names: dict[int, str] = {}
-        self._slots = _core.slots.Slots(self._batch_size, max_packet_size, names, "the receiver", options.coalesced)
+        self._slots = _core.slots.Slots(
+            sizes[0], max_packet_size, names, "the receiver", options.coalescing, coalesced_batch_size=sizes[1]
+        )
         self.timeout = timeout
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread)
+        self._coalescing = Coalescing(self._slots, self._joins)
         self._subscriptions = Subscriptions(self._joins, defaults, watch)
+        self._own_sockets = OwnSockets(self._joins, self._subscriptions.known, self._rings, defaults, ttl, loopback)
+        self._own_addresses = None if own_packets else OwnAddresses(self._slots)
         self._watch: Watch | None = None
         self._nic = NicDrops()
         self._closed_at = 0
-        self._slots.when_idle = _weakly(self._tear_down)
-        self._slots.when_receiving = _weakly(self._subscriptions.settle)
+        self._slots.when_idle = weakly(self._tear_down)
+        self._slots.when_receiving = weakly(self._subscriptions.settle)
         try:
+            if self._own_addresses is not None:
+                self._own_addresses.update()
             if self._tracker is not None:
                 self._slots.track(self._tracker.core)
             if memory:
@@ -201,38 +225,97 @@ class Receiver:
     # ---- receiving ----
 
     def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """What is there, as a Batch of 1..max_packets (default batch_size) packets; waits for the first one only.
+        """Receive the packets that are there, at least one; wait for the first one only.
 
-        `timeout` in seconds, or text ("100ms"): left out = the receiver's, None = for ever, 0 = does not wait. Raises
-        TimeoutError when none came in time, ClosedError when the receiver is closed, SocketError when the system
-        refuses to receive."""
-        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
+        Args:
+            max_packets: The largest number of packets, 1 to 2^26; None: `batch_size`.
+            timeout: Seconds to wait, or text such as "100ms"; left out: the receiver's own, None: no limit, 0: no wait.
+
+        Returns:
+            A Batch of 1 to `max_packets` packets.
+
+        Raises:
+            TimeoutError: No packet came in time.
+            ClosedError: The receiver is closed, or another process opened it.
+            SocketError: The system refuses to receive.
+            ArgumentError: An argument is out of range.
+        """
+        usual = self._slots.batch_size
+        limit = usual if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.receive(limit, self._wait(timeout))
 
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One packet. `timeout` and errors as `recv_batch`."""
+        """Receive one packet.
+
+        Args:
+            timeout: Seconds to wait, or text such as "100ms"; left out: the receiver's own, None: no limit, 0: no wait.
+
+        Returns:
+            The next Packet.
+
+        Raises:
+            TimeoutError, ClosedError, SocketError, ArgumentError: As for `recv_batch`.
+        """
         return self._slots.receive_one(self._wait(timeout))
 
     def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """One large Batch of `max_packets` packets, or of what came in time: it may be empty.
+        """Receive one large batch: `max_packets` packets, or what came in time.
 
-        `timeout` and errors as `recv_batch`, but that no TimeoutError is raised."""
+        Args:
+            max_packets: The largest number of packets, 1 to 2^26.
+            timeout: Seconds for the whole batch, as for `recv_batch`.
+
+        Returns:
+            A Batch of 0 to `max_packets` packets. It is shorter where the time was over, where the receiver was closed
+            meanwhile, or where the next packet would not fit into 4 GiB.
+
+        Raises:
+            ClosedError, SocketError, ArgumentError: As for `recv_batch`; being closed meanwhile is no error.
+        """
         limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._slots.collect(limit, self._wait(timeout))
 
     def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
-        """Whether there is something to receive within `timeout` (as `recv_batch`); takes nothing, so that it may turn
-        out to be of another group. Another thread may receive meanwhile. ClosedError, SocketError."""
+        """Wait until there is something to receive, and take nothing.
+
+        What woke it may turn out to belong to another group, and another thread may take it first.
+
+        Args:
+            timeout: Seconds to wait, as for `recv_batch`.
+
+        Returns:
+            False when nothing came in time.
+
+        Raises:
+            ClosedError, SocketError, ArgumentError: As for `recv_batch`.
+        """
         return self._slots.wait(self._wait(timeout))
 
     def give_back(self, batches: "Iterable[Batch]") -> None:
-        """Have batches that were received here delivered once more, before anything else, as far as their packets are
-        still wanted; ClosedError."""
+        """Requeue batches: they are delivered once more, before anything else.
+
+        Packets that no membership matches any more are left out.
+
+        Args:
+            batches: Batches that this receiver delivered, in the order in which they are to come.
+
+        Raises:
+            ClosedError: The receiver is closed, or another process opened it.
+            TypeError: Something is no Batch.
+        """
         self._slots.give_back(batches)
 
     def __iter__(self) -> Iterator["Batch"]:
-        """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
-        return _Batches(self)
+        """Iterate over batches until the receiver is closed.
+
+        Yields:
+            What `recv_batch()` returns.
+
+        Raises:
+            TimeoutError: No packet came within the receiver's own timeout.
+            SocketError: The system refuses to receive.
+        """
+        return Endless(self, self._slots.__next__)
 
     def batches(
         self,
@@ -241,25 +324,24 @@ class Receiver:
         duration: Seconds | None = None,
         count: int | None = None,
     ) -> Iterator["Batch"]:
-        """Batches until nothing comes any more, a time is over, or there were enough.
+        """Iterate over batches, and end after a silence, a time in all, or a number of packets.
 
         Args:
-            timeout: seconds, or text such as "100ms", without a packet after which the iteration ends; left out = the
-                receiver's, None = for ever.
-            duration: seconds, or text, in all, from the first packet requested on; None = no limit.
-            count: packets in all; None = no limit. The last batch is no larger than what is left.
+            timeout: End after this many seconds without a packet, or text such as "100ms"; left out: the receiver's
+                own, None: no limit.
+            duration: End this many seconds after the first request for a packet, or text; None: no limit.
+            count: End after this many packets; None: no limit. The last batch holds no more than the rest.
 
         Returns:
-            An iterator, which ends where iterating over the receiver would raise TimeoutError, and, like that, when
-            the receiver is closed. It is for one thread. What was received beyond its end is delivered by the next
-            call.
+            An iterator for one thread. It ends where iterating over the receiver would raise TimeoutError, and when the
+            receiver is closed. Packets that it did not deliver are delivered by the next call.
 
         Raises:
-            ArgumentError: of a value out of range. While iterating: SocketError, and ClosedError in another process
-                than the one that opened the receiver.
+            ArgumentError: An argument is out of range.
+            SocketError, ClosedError: While iterating, as for `recv_batch`; closing ends it without an error.
         """
         limits = Limits(self._wait(timeout), duration, count)
-        return Batches(self._slots.receive, self._requeue, self._batch_size, limits, self._check_process)
+        return Batches(self._slots.receive, self._requeue, lambda: self._slots.batch_size, limits, self._check_process)
 
     def packets(
         self,
@@ -268,11 +350,21 @@ class Receiver:
         duration: Seconds | None = None,
         count: int | None = None,
     ) -> Iterator["Packet"]:
-        """Packets until nothing comes any more, a time is over, or there were enough.
+        """Iterate over packets, and end after a silence, a time in all, or a number of packets.
 
-        One at a time, so that leaving the loop loses nothing; going through `batches` and their packets is faster.
+        Packets are taken one at a time, so that leaving the loop loses none; iterating over `batches` and the packets
+        in them is faster.
 
-        Args, Returns, Raises: as `batches`.
+        Args:
+            timeout: As for `batches`.
+            duration: As for `batches`.
+            count: As for `batches`.
+
+        Returns:
+            An iterator that ends as that of `batches` does.
+
+        Raises:
+            ArgumentError, SocketError, ClosedError: As for `batches`.
         """
         limits = Limits(self._wait(timeout), duration, count)
         return Packets(self._slots.receive_one, limits, self._check_process)
@@ -293,7 +385,7 @@ class Receiver:
 
     @_inside
     def join(self, group: str | Group) -> bool:
-        """Receive a group too, or one more source of it.
+        """Join a group, or one more source of it.
 
         A group that names no port means the only one that this receiver has. One that names no interface, where the
         receiver has no `interface=` either, means where it is joined already; else every interface that the receiver's
@@ -304,7 +396,7 @@ class Receiver:
             group: A text in the grammar of `Group.parse`, or a Group.
 
         Returns:
-            False when that was received already.
+            False when it was joined already.
 
         Raises:
             GroupError: It is no multicast group, or its port is not clear.
@@ -312,76 +404,157 @@ class Receiver:
             SocketError: The system refuses; everything is as it was before.
             ClosedError: The receiver is closed.
         """
+        self._refresh_own()
         return self._subscriptions.join(group)
 
     @_inside
     def leave(self, group: str | Group) -> bool:
-        """Receive a group, or one source of it, no more; False when it was not joined.
+        """Leave a group, or one source of it. When this returns, none of its packets is delivered any more.
 
-        Without port or interface: on all of them. When this returns, nothing of it is delivered any more. GroupError,
-        SocketError, ClosedError."""
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group; without a port or an interface: on all of them.
+
+        Returns:
+            False when it was not joined.
+
+        Raises:
+            GroupError: It is no multicast group.
+            InterfaceError: Its interface does not exist.
+            SocketError: The system refuses; everything is as it was before.
+            ClosedError: The receiver is closed.
+        """
         return self._subscriptions.leave(group)
 
     @_inside
     def block(self, group: str | Group, source: str) -> bool:
-        """Stop receiving one source of a joined group; returns False if it was already blocked.
+        """Block one source of a joined group (RFC 3678). When this returns, none of its packets is delivered any more.
 
-        Where only some sources are received, this one is taken out (RFC 3678). When this returns, nothing of it is
-        delivered any more. GroupError when the group is not joined, SocketError, ClosedError."""
+        Where the group is received from a list of sources (SSM), the source is removed from that list.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+            source: The unicast address of the source.
+
+        Returns:
+            False when it was blocked already.
+
+        Raises:
+            GroupError: The group is not joined, or the source is no unicast address.
+            InterfaceError: The group's interface does not exist.
+            SocketError: The system refuses; everything is as it was before.
+            ClosedError: The receiver is closed.
+        """
         return self._subscriptions.block(group, source)
 
     @_inside
     def unblock(self, group: str | Group, source: str) -> bool:
-        """Receive one source of a joined group again; False when that was so already. Errors as `block`."""
+        """Receive one source of a joined group again (RFC 3678).
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+            source: The unicast address of the source.
+
+        Returns:
+            False when it was not blocked.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, ClosedError: As for `block`.
+        """
         return self._subscriptions.unblock(group, source)
 
     @_inside
     def set_sources(
         self, group: str | Group, *, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> bool:
-        """Receive only the `include`d sources of a joined group, or all but the `exclude`d; False when it was so.
+        """Replace the source filter of a joined group (RFC 3678).
 
-        `include=[]` receives nothing of it, `exclude=[]` every source. One step for the system wherever it can:
-        sources that stay wanted are not interrupted. Errors as `block`, and ArgumentError."""
+        Sources that are wanted before and after are not interrupted where the system sets a filter in one step.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+            include: The only sources to receive; an empty list: none.
+            exclude: The only sources not to receive; an empty list: receive every source. Give one of the two.
+
+        Returns:
+            False when the filter was the same already.
+
+        Raises:
+            ArgumentError: Both lists were given, or none.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `block`.
+        """
         return self._subscriptions.set_sources(group, include, exclude)
 
     @property
     @_inside
     def memberships(self) -> list[Membership]:
-        """Every group on every interface: what is wanted, what the system holds, what of "all" was skipped and why;
-        ClosedError."""
+        """Every group on every interface: what is wanted, what the system holds, what "all" skipped; ClosedError."""
         return self._subscriptions.memberships()
 
-    # ---- answering ----
+    # ---- sending ----
 
     @_inside
-    def reply(self, packet: "Packet", payload: bytes | bytearray | memoryview) -> None:
-        """Send a unicast datagram to the source of a packet, from the port and interface that it came to; SocketError,
-        ClosedError."""
-        one = self._socket_of(packet)
-        try:
-            answering = self._rings.answering(one) if self._rings else one.socket
-            answering.sendto(payload, packet.source_address)
-        except OSError as error:
-            subject = f"{memoryview(payload).nbytes} bytes to {packet.source} port {packet.source_port}"
-            raise socket_error("send", subject, error) from error
+    def reply(self, packet: "Packet", payload: Payload) -> None:
+        """Send a unicast datagram to the source of a packet, from the port and the interface that it came to.
 
-    def _socket_of(self, packet: "Packet") -> OpenSocket:
-        if not isinstance(packet, _core.views.Packet):
-            raise TypeError(f"a packet of this receiver is required, not {type(packet).__name__!r}")
-        version = 4 if len(packet.source_address) == 2 else 6
-        best = [one for one in self._joins.sockets() if one.place[:2] == (version, packet.port)]
-        if not best:
-            raise ArgumentError(
-                f"{packet!r} did not come from this receiver: it has no IPv{version} socket on port {packet.port}"
-            )
-        return next((one for one in best if one.place.interface == (packet.interface_index or 0)), best[0])
+        Args:
+            packet: A packet that this receiver delivered.
+            payload: The bytes to send, 0 to 65,507 (IPv4) or 65,527 (IPv6).
+
+        Raises:
+            SocketError: The system refuses to send.
+            ArgumentError: The packet did not come from this receiver.
+            TypeError: It is no packet.
+            ClosedError: The receiver is closed.
+        """
+        self._own_sockets.reply(packet, payload)
+
+    @_inside
+    def send(self, group: Target, payload: Payload) -> int:
+        """Send one datagram to a group or to one host, from the receiver's own socket.
+
+        It comes from the port that the receiver has, as mDNS (RFC 6762), SSDP and DIS need it.
+
+            with mcast.Receiver("224.0.0.251%eth0:5353", ttl=255, own_packets=False) as rx:
+                rx.send("224.0.0.251", question)
+
+        A group that names no interface means the receiver's `interface=`; without one, the interfaces that the group is
+        joined on; else every interface on which the receiver has a group of that IP version. One datagram leaves by
+        each. The group need not be joined. A target that names no port means the receiver's only one. The source port
+        is the port that is sent to, where the receiver has it, else its only one. To a group, the receiver's `ttl` and
+        `loopback` apply; to a host, the system's TTL.
+
+        The call does not wait: to send more than a few datagrams at a time, use a Sender. Unicast answers come to the
+        same port, and a receiver delivers only packets to its groups: for answers use `Sender.gather`.
+
+        Args:
+            group: A text in the grammar of `Group.parse` without a source, or a Group; or the address of a host, as for
+                `Sender.send_to`.
+            payload: The bytes to send, 0 to 65,507 (IPv4) or 65,527 (IPv6).
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            GroupError: It is no group and no address, or its port or zone is not clear.
+            InterfaceError: Its interface does not exist.
+            ArgumentError: The receiver has no socket there, or several ports and none of them is meant.
+            SendError: The system refuses a datagram; EAGAIN when the send buffer is full. It is tried by every
+                interface all the same; `sent` is the number that left.
+            SocketError: With `ring`, the system refuses the socket to send by.
+            ClosedError: The receiver is closed, or another process opened it.
+        """
+        self._refresh_own()
+        return self._own_sockets.send(group, payload)
+
+    def _refresh_own(self, have_changed: bool = False) -> None:
+        if self._own_addresses is not None:
+            self._own_addresses.refresh(have_changed)
 
     # ---- state ----
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that a receive waits when no time is given; None = for ever. It can be set to "100ms" too."""
+        """Seconds that a receive waits when no timeout is given; None: no limit. It can be set, also to "100ms"."""
         return self._timeout
 
     @timeout.setter
@@ -391,18 +564,17 @@ class Receiver:
 
     @property
     def batch_size(self) -> int:
-        """Packets in a batch at most."""
-        return self._batch_size
+        """The largest number of packets in a batch; by default it is larger while packets are coalesced."""
+        return self._slots.batch_size
 
     @property
     def background(self) -> int:
-        """Bytes that may wait for who receives here, by `background`; 0 where no thread receives meanwhile."""
+        """Bytes of payload that a background thread may hold (`background=`); 0 without one."""
         return self._background
 
     @property
     def stats(self) -> Stats:
-        """The loss ledger so far; after close(), the final one. ClosedError in another process than the one that opened
-        the receiver."""
+        """The loss ledger so far; after close(), the final one. ClosedError where another process opened it."""
         if self._slots.closed and not self._slots.foreign:
             return self._ledger()
         try:
@@ -420,14 +592,14 @@ class Receiver:
 
     def _ledger(self) -> Stats:
         counters = dict(self._slots.counters())
-        dropped_ring = counters.pop("dropped_ring")
+        dropped_ring, inexactly = counters.pop("dropped_ring"), counters.pop("dropped_inexactly")
+        may_hold_several = inexactly or (dropped_ring and counters["coalesced"])
         return Stats(
             dropped_ring=dropped_ring if self._rings else None,
             dropped_background=counters.pop("dropped_memory"),
             dropped_nic=self._nic.total(self._subscriptions.indexes()),
-            drops_exact=counters["buffers"] >= counters["received"]
-            and not (self._coalesced and counters["dropped_socket"]),
-            events=tuple(self._subscriptions.events),
+            drops_exact=not may_hold_several,
+            events=tuple(sorted((*self._subscriptions.events, *self._coalescing.events), key=_time)),
             **lost_by(self._tracker, self._closed_at or self._clock()),
             **counters,
         )
@@ -438,24 +610,31 @@ class Receiver:
         return self._slots.closed
 
     def fileno(self) -> int:
-        """A descriptor for select, poll or an event loop: readable when a receive would not wait (what recv() left
-        unread included).
+        """Return a descriptor for select, poll or an event loop, readable while a receive would not wait.
 
-        Do not read it or close it. ClosedError; FeatureError where the system has no such descriptor."""
+        Do not read it or close it. Packets that recv() left unread count too.
+
+        Returns:
+            The number of the descriptor: epoll(7) on Linux, kqueue(2) on macOS and FreeBSD.
+
+        Raises:
+            ClosedError: The receiver is closed.
+            FeatureError: This system has no such descriptor (feature `descriptor`).
+        """
         self._check_open()
         require("descriptor", "fileno()")
         return self._slots.fileno()
 
     def close(self) -> None:
-        """Wake every thread that receives here (they get ClosedError; iterations end), leave the groups, and close the
-        sockets.
+        """Wake every thread that receives here, leave the groups, and close the sockets.
 
-        From any thread and from a signal handler, also in the middle of another call: whoever is last out then closes
-        the sockets, this call when nobody is inside. Closing again does nothing. In another process than the one that
-        opened the receiver, it closes that process's descriptors and nothing else."""
+        Calls that wait raise ClosedError; iterations end. It may be called from any thread and from a signal handler,
+        also in the middle of another call: the last call to return then closes the sockets. Closing again does
+        nothing. In a forked child it closes that process's descriptors and nothing else.
+        """
         try:
             self._slots.close()
-        except BaseException:  # a signal's handler raised: it is closed all the same
+        except BaseException:  # a signal handler raised: it is closed nevertheless
             self._slots.close()
             raise
 
@@ -488,19 +667,12 @@ class Receiver:
 
     @_inside
     def _react(self, what: What, index: int, name: str) -> bool:
+        self._refresh_own(what is What.ADDRESS)
         return self._subscriptions.reported(what, index, name)
 
     @_inside
     def _check_open(self) -> None:
         """ClosedError when the receiver is closed, or another process's."""
-
-    def __enter__(self) -> "Receiver":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         slots = getattr(self, "_slots", None)
@@ -521,27 +693,5 @@ class Receiver:
         return f"<Receiver of {self._subscriptions.summary(SHOWN)}, on {opened}{', closed' if self.closed else ''}>"
 
 
-class _Batches:
-    """Iterates over the batches of a receiver, which it keeps alive."""
-
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
-        self._next = receiver._slots.__next__
-
-    def __iter__(self) -> "_Batches":
-        return self
-
-    def __next__(self) -> "Batch":
-        return self._next()
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """A call of a method that does not keep its object alive."""
-    known = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = known()
-        if alive is not None:
-            alive()
-
-    return call
+def _time(event: Event) -> int:
+    return event.time

@@ -3,22 +3,23 @@
 import contextlib
 import errno
 import functools
-import math
 import socket
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, get_args
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
-from mcast_fast._core import lateness
 from mcast_fast._core.addresses import map_address, native
-from mcast_fast._core.layout import MAX_PACKET_SIZE
-from mcast_fast._host.interfaces import Interface
+from mcast_fast._core.lifetime import Closing
+from mcast_fast._host.interfaces import Interface, find_interface
 from mcast_fast._membership.desired import Defaults, Subscription, subscribe
-from mcast_fast._membership.sockets import NOWHERE, require, tells_destination
-from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, outgoing, outgoing_list
+from mcast_fast._membership.sockets import require
+from mcast_fast._sending.answers import Answers, Gathering
+from mcast_fast._sending.arguments import Pacing, checked_options, paces
+from mcast_fast._sending.destinations import Target, UnicastAddress, destination, towards, with_defaults
+from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, Recovery, outgoing, outgoing_list
+from mcast_fast._sending.schedule import Schedule
 from mcast_fast._sending.sockets import (
     OpenSockets,
     Options,
@@ -27,26 +28,21 @@ from mcast_fast._sending.sockets import (
     no_segmentation,
     open_anew,
     open_sending,
-    read_times,
+    readdressed,
 )
 from mcast_fast._units import (
     UNSET,
-    Rate,
     Seconds,
     Unset,
     checked,
     checked_call,
-    checked_number,
-    rate_of,
     wait_in_ns,
-    whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, SendError, SocketError, explain, os_text, warn
+from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SendError, explain, os_text, warn
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.stats import SenderStats, TransmitTime
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.send import Schedule as CoreSchedule
     from mcast_fast._core.fast.slots import Slots
     from mcast_fast._core.fast.views import Batch, Packet
 
@@ -57,40 +53,11 @@ T = TypeVar("T")
 
 LARGEST_SEGMENT = 65_507
 
-Pacing = Literal["sender", "kernel"]
-PACINGS: tuple[str, ...] = get_args(Pacing)
 REMEMBERED_GROUPS = 4096  # of send_to
 RETRIES = 100  # of one datagram that a full queue refuses, by a call that does not wait
 
-SLOWEST = 1e-9  # of a Schedule
 # Answers that may mean that the interface is gone, and another one of its name came instead.
 GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EINVAL})
-
-
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """How a recording is sent: made by `Sender.schedule`, for `Sender.send_recorded`.
-
-    `destination`: the group that a recorded packet goes to, as text or Group."""
-
-    core: "CoreSchedule"
-    destination: "Callable[[Packet], str | Group]"
-
-    def start(self, origin: int, moment: int, speed: float | None) -> None:
-        """Packets are due from now on at `moment` (ns, monotonic) + (their timestamp - `origin`) / `speed`, and none
-        before its predecessor; None: they leave at the sender's own rate. ArgumentError."""
-        whole_number(origin, "origin", -(2**63), 2**63 - 1)
-        whole_number(moment, "moment", 0, 2**63 - 1)
-        if speed is not None:
-            checked_number(speed, "speed", SLOWEST, math.inf)
-        self.core.start(origin, moment, 1 / speed if speed else 0.0)
-
-    def late(self, share: float) -> int | None:
-        """ns that this share of the packets did not leave later than, to 3 %; 1.0: exactly the latest; None when none
-        was due by its timestamp. They count as having left when they are handed to the system. ArgumentError."""
-        checked_number(share, "share", 0, 1)
-        counts, latest = self.core.lateness()
-        return latest if share >= 1 and any(counts) else lateness.percentile(counts, share)
 
 
 def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenate["Sender", P], T]:
@@ -113,16 +80,16 @@ def _using(method: Callable[Concatenate["Sender", P], T]) -> Callable[Concatenat
     return call
 
 
-class Sender:
+class Sender(Closing):
     """Sends datagrams to multicast groups; never connected, so that unicast answers come back to `recv()`.
 
-    Departures at a `rate` are due at absolute moments of the monotonic clock, so that a late one is caught up with. A
-    call that comes more than 10 ms late starts anew.
+    Departures at a `rate` are due at absolute times of the monotonic clock, so that a late datagram delays no later
+    one. A call that comes more than 10 ms late starts a new series.
 
-    Threads may share a sender: every datagram leaves whole, those of one call in their order; those of others may come
-    between them. Any thread and signal handler may read `stats` and close meanwhile. Where an interface is deleted and
-    comes back under its name, sending goes on by the new one. A sender belongs to the process that opened it: in a
-    forked child every call but close() raises ClosedError. One that nobody closes is closed when it is collected, with
+    Threads may share a sender: the datagrams of one call keep their order, and those of other calls may come between
+    them. Any thread and signal handler may read `stats` and close the sender meanwhile. Where an interface is deleted
+    and comes back under its name, sending continues on the new one. A sender belongs to the process that opened it: in
+    a forked child every call but close() raises ClosedError. A sender that is collected without close() is closed, with
     a ResourceWarning.
 
     Opens whole, or raises and leaves nothing open.
@@ -136,24 +103,24 @@ class Sender:
             group.
         source: The address to send from, one of this machine's; also written SOURCE@ before a group.
         source_port: The UDP port to send from; None: the system picks one.
-        ttl: How many routers may pass it on, plus one (0 to 255); 0 keeps it on this machine.
-        dscp: The class of service, 0 to 63 (RFC 2474; IP_TOS, IPV6_TCLASS).
-        loopback: Whether receivers on this machine get it too.
-        rate: Datagrams a second ("50k/s" or a number) or bits of payload a second ("800Mbit/s"), for all groups
-            together; None: as fast as it goes.
-        burst: Datagrams that leave together at a rate.
+        ttl: TTL or hop limit, 0 to 255: 1 keeps datagrams on the local network, 0 on this machine.
+        dscp: The DSCP (RFC 2474), 0 to 63 (IP_TOS, IPV6_TCLASS).
+        loopback: Whether receivers on this machine get the datagrams too.
+        rate: Datagrams per second ("50k/s" or a number) or bits of payload per second ("800Mbit/s"), for all groups
+            together; None: as fast as possible.
+        burst: Datagrams that leave together at each departure of a rate, 1 to 1,000,000.
         pacing: "sender", or "kernel", which leaves the rate to the queue discipline (SO_MAX_PACING_RATE, socket(7);
             rates in bits only, and only `fq` honours it: not tested by us).
         transmit_times: Have the kernel report when each datagram left (Linux).
         segmentation: Whether the kernel may segment datagrams of one size that leave together (udp(7), UDP_SEGMENT);
             switch it off where a queue on the path, such as `tc tbf`, drops parts of them.
-        timeout: Seconds that recv() waits, or text such as "100ms"; None: for ever.
+        timeout: Seconds that recv() waits, or text such as "100ms"; None: no limit.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
         InterfaceError: An interface does not exist, or cannot carry multicast.
         ArgumentError: An argument is out of range, or does not go with another one.
-        FeatureError: This system or backend cannot do what was asked for.
+        FeatureError: This system or backend lacks a feature that an argument needs.
         SocketError: The system refuses a socket.
     """
 
@@ -177,7 +144,7 @@ class Sender:
         wanted = listed(groups)
         if not wanted:
             raise ArgumentError("no group given; name at least one, such as '239.1.1.1%eth0:5000'")
-        self._rate, max_rate = _pacing(rate, burst, pacing)
+        self._rate, max_rate = paces(rate, burst, pacing)
         if transmit_times:
             require("transmit_times", "transmit_times=True")
         self._timeout_ns = wait_in_ns(timeout)
@@ -187,23 +154,20 @@ class Sender:
         self.groups: tuple[Group, ...] = tuple(one.group for one in self._subscriptions)
         sockets = {(one.group.version, interface.index) for one in self._subscriptions for interface in one.interfaces}
         reuse = source_port is not None and len(sockets) > 1  # several sockets share a named port
-        self._options = _checked(
+        self._options = checked_options(
             Options(ttl, loopback, dscp, source_port, reuse, transmit_times, segmentation, max_rate)
         )
         self._names = {one.index: one.name for subscription in self._subscriptions for one in subscription.interfaces}
-        self._replies = self._new_replies()
-        self._reply_keys: dict[int, int] = {}  # by the keys of the sockets that are received from
-        self._listening = False
+        self._sockets: dict[tuple[int, int, str | None], SendingSocket] = {}
+        self._opening = threading.RLock()  # a signal's handler may send to what its thread is opening
+        self._answers = Answers(self._names, self._opening, self._sockets, transmit_times)
         self._reopened = 0
         interval = self._rate.ns_per_unit if self._rate else 0.0
         by_bits = self._rate.by_bits if self._rate else False
         self._open_sockets = OpenSockets()
         close = self._open_sockets.close
         self._transmitter = _core.send.Transmitter("the sender", interval, by_bits, burst, close)
-        self._sockets: dict[tuple[int, int, str | None], SendingSocket] = {}
-        self._opening = threading.RLock()  # a signal's handler may send to what its thread is opening
-        self._times: list[TransmitTime] = []
-        self._others: dict[str | Group, Paths] = {}
+        self._others: dict[Target, Paths] = {}
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             self._own = self._paths(self._subscriptions)
@@ -216,12 +180,32 @@ class Sender:
             group = subscription.group
             for interface in subscription.interfaces:
                 place = (group.version, interface.index, group.source)
-                if place not in self._sockets:
-                    sock = open_sending(group.version, group.source, interface, self._options)
-                    self._sockets[place] = self._added(sock, interface, None)
-                key = self._sockets[place].key
+                key = self._socket_at(place, interface).key
                 found += [Destination(key, native(one.packed), one.port or 0, interface) for one in group.expand()]
         return Paths(found, self._transmitter.route([one.target for one in found]))
+
+    def _socket_at(self, place: tuple[int, int, str | None], interface: Interface) -> SendingSocket:
+        """The socket of an IP version, an interface and an address to send from; opened where there is none."""
+        if place not in self._sockets:
+            sock = open_sending(place[0], place[2], interface, self._options)
+            self._sockets[place] = self._added(sock, interface, None)
+        return self._sockets[place]
+
+    def _unicast_path(self, to: UnicastAddress) -> Paths:
+        """The path to one host: by a socket of the sender's groups where there is one of this IP version."""
+        port, named = with_defaults(to, self._defaults)
+        zone = None if named is None else find_interface(named)
+        own = [one for one in self._own.destinations if one.version == to.version]
+        own = [one for one in own if zone and one.interface == zone] or own
+        if own:
+            key = own[0].key
+        else:
+            interface = zone or towards(to)
+            if interface is None:
+                raise InterfaceError(f"no route to {to.address}: look at `ip route get {to.address}`")
+            key = self._socket_at((to.version, interface.index, self._defaults.source), interface).key
+        found = Destination(key, native(to.packed), port, zone, True)
+        return Paths([found], self._transmitter.route([found.target]))
 
     def _added(self, sock: socket.socket, interface: Interface, old: SendingSocket | None) -> SendingSocket:
         """Have a socket sent by, in place of an old one; on an error it is closed."""
@@ -236,63 +220,121 @@ class Sender:
                 self._transmitter.replace(old.key, sock, limit)
                 added = SendingSocket(sock, old.key, interface, reason)
                 self._discard(old)
-            if self._listening:
-                self._listen_to(added)
+            self._answers.add(added)
         except BaseException:
             self._open_sockets.discard(sock)
             raise
         return added
 
     def _discard(self, old: SendingSocket) -> None:
-        """Close a socket that nobody sends by any more."""
-        reply_key = self._reply_keys.pop(old.key, None)
-        if reply_key is not None:
-            with contextlib.suppress(ClosedError):
-                self._replies.remove(reply_key)
+        """Close a socket that is no longer sent by."""
+        self._answers.remove(old)
         self._open_sockets.discard(old.socket)
 
     # ---- sending ----
 
     def send(self, payload: Payload) -> int:
-        """Send one datagram to each group; how many left. Waits while the send buffer is full, and for the rate.
+        """Send one datagram to each group; wait while the send buffer is full, and for the rate.
 
-        Raises SendError (`sent`: how many had left), ClosedError."""
+        Args:
+            payload: The bytes to send, at most 65,507 to IPv4 groups and 65,527 to IPv6 groups.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            SendError: The system refuses; its `sent` is the number that had left.
+            ClosedError: The sender is closed, or another process opened it.
+            TypeError: `payload` is no bytes-like object.
+        """
         return self._send_all((payload,))
 
     def send_batch(self, payloads: "Iterable[Payload] | Batch | Any", size: int | None = None) -> int:
-        """Send many datagrams to each group, in order; how many left. Waits while the send buffer is full, and for the
-        rate.
+        """Send many datagrams to each group, in order; wait while the send buffer is full, and for the rate.
 
-        `payloads`: a sequence of bytes-like objects; a batch from a receiver; a C-contiguous array of two dimensions,
-        a row each; or, with `size`, one buffer that is sent in rows of so many bytes (the last may be shorter). To one
-        group, runs of one size leave as packets that the kernel segments where it can (`stats.segmentation`); then a
-        firewall of this machine sees them as one. Left is what the system took without an error: an interface that goes
-        down may hold some of it, and a queue discipline that segments too (`tc tbf`) may drop parts: switch
-        `segmentation` off there. Raises SendError (`sent`: how many had left), ArgumentError, ClosedError."""
+        Datagrams of one size to one group are handed to the kernel together and segmented there, where that works
+        (`stats.segmentation`); a firewall on this machine then sees them as one packet.
+
+        Args:
+            payloads: A sequence of bytes-like objects; a Batch; a C-contiguous array of two dimensions, one datagram
+                per row; or, with `size`, one buffer.
+            size: Bytes of each datagram that one buffer is cut into, 1 to 65,527; the last one may be shorter.
+
+        Returns:
+            The number of datagrams that the system accepted. An interface that goes down may hold some of them, and a
+            queue discipline that segments them again (`tc tbf`) may drop parts: use `segmentation=False` there.
+
+        Raises:
+            SendError: The system refuses; its `sent` is the number that had left.
+            ArgumentError: `payloads` is none of these, or `size` is out of range.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         return self._go_on(outgoing(self._transmitter, payloads, size), 0, 0)
 
-    def send_to(self, payload: Payload, group: str | Group) -> int:
-        """Send one datagram to another group, in the grammar of `Group.parse`; how many left.
+    def send_to(self, payload: Payload, group: Target) -> int:
+        """Send one datagram to another group, or to one host.
 
-        What its text leaves out (port, interface, source) is as for the sender's own groups. It is looked up, and where
-        need be a socket opened, the first time. Raises GroupError, InterfaceError, SocketError, SendError,
-        ClosedError."""
+        The target is looked up the first time, and a socket opened where it needs another one.
+
+        A datagram to a host leaves by the socket of the sender's first group of that IP version, and so from the same
+        port: its answer comes to `recv` and `gather`. The routing table chooses the interface, not `interface=`. The
+        TTL is the system's (usually 64), because `ttl=` and `loopback=` apply to multicast only; the rate, `dscp=` and
+        `source=` apply to it too. If the host answers that no program receives there (ICMP), no call raises it.
+
+        Args:
+            payload: The bytes to send, as for `send`.
+            group: A text in the grammar of `Group.parse`, or a Group; or the address of a host: "10.0.0.5:5000",
+                "[fe80::1%eth0]:5000", or a tuple such as `Packet.source_address`. The sender's `port`, `interface` and
+                `source` fill in what it leaves out.
+
+        Returns:
+            The number of datagrams that left: one for each group of a run, on each interface of "all".
+
+        Raises:
+            GroupError: It is no group and no address, or lacks its port or zone.
+            InterfaceError: Its interface does not exist, cannot carry multicast, or there is no route to the host.
+            SocketError: The system refuses a socket.
+            SendError, ClosedError: As for `send`.
+        """
         return self._send_all((payload,), group)
 
-    def schedule(self, destination: "Callable[[Packet], str | Group]") -> Schedule:
-        """How to send a recording: `destination` names the group, as for `send_to`, that a packet goes to; it is asked
-        once for each recorded group and port. ArgumentError, ClosedError."""
+    def schedule(self, destination: "Callable[[Packet], Target]") -> Schedule:
+        """Prepare sending a recording by `send_recorded`.
+
+        Args:
+            destination: Called with the first packet of each recorded group and port; returns the group or the address
+                of the host that they are sent to, as for `send_to`.
+
+        Returns:
+            A Schedule, whose `start` sets the times of departure.
+
+        Raises:
+            ArgumentError: `destination` is not callable.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         checked_call(destination, "destination")
         return Schedule(self._transmitter.schedule(), destination)
 
     def send_recorded(self, batch: "Batch", schedule: Schedule) -> int:
-        """Send the packets of a recording, each to the group and when the schedule says; how many left.
+        """Send the packets of a recording to the groups and at the times of a schedule.
 
-        In C without the GIL, with a sleep and a short spin before each departure. Raises as `send_to`."""
+        Without the GIL (compiled backend), by a sleep and a short spin before each departure.
+
+        Args:
+            batch: The packets, with the timestamps of the recording.
+            schedule: Made by `schedule` of this sender, and started.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, SendError, ClosedError: As for `send_to`.
+            ArgumentError: An argument is of a wrong type, or a group has several destinations.
+        """
         checked(batch, _core.views.Batch, "batch", "a Batch")
         checked(schedule, Schedule, "schedule", "a schedule of Sender.schedule()")
         records, data = batch.records, batch.data
-        at, recovered = 0, -1
+        at, recovery = 0, Recovery()
         while at < len(batch):
             left, code = self._transmitter.send_recorded(schedule.core, records, data, at)
             at += left
@@ -300,45 +342,45 @@ class Sender:
                 packet = batch[at]
                 group = schedule.destination(packet)
                 destination = self._paths_to(group).destinations[0]
-                if recovered == at or code not in GONE or not self._find_again(destination):
+                if not self._recovers(recovery, at, code, destination):
                     raise SendError(code, explain("send", f"{len(packet)} bytes to {group}", code), at)
-                recovered = at
             if at < len(batch):
                 self._add_route(batch[at], schedule)
         return at
 
     def _add_route(self, packet: "Packet", schedule: Schedule) -> None:
-        """Have the schedule say where packets of this group and port go."""
+        """Add to the schedule where packets of this group and port go."""
         group = schedule.destination(packet)
         destinations, route = self._paths_to(group)
         if len(destinations) != 1:
-            raise ArgumentError(f"{group} stands for {len(destinations)} destinations; a recording is sent to one")
+            raise ArgumentError(f"{group} has {len(destinations)} destinations; a recording is sent to one")
         schedule.core.add(map_address(packet.group), packet.port, route)
 
-    def _paths_to(self, group: str | Group | None) -> Paths:
-        """The paths to the sender's own groups (None), or to another one."""
-        if group is None:
+    def _paths_to(self, target: Target | None) -> Paths:
+        """The paths to the sender's own groups (None), or to another group or address."""
+        if target is None:
             return self._own
         try:
-            known = self._others.get(group)
+            known = self._others.get(target)
         except TypeError:  # not hashable, and no group
             known = None
-        return known or self._look_up(group)
+        return known or self._look_up(target)
 
     @_using
-    def _look_up(self, group: str | Group) -> Paths:
-        subscriptions = subscribe([group], self._defaults)
+    def _look_up(self, target: Target) -> Paths:
+        named = destination(target)
+        subscriptions = [] if isinstance(named, UnicastAddress) else subscribe([named], self._defaults)
         with self._opening:
-            known = self._paths(subscriptions)
+            known = self._unicast_path(named) if isinstance(named, UnicastAddress) else self._paths(subscriptions)
             if len(self._others) >= REMEMBERED_GROUPS:
                 self._others.clear()
-            self._others[group] = known
+            self._others[target] = known
         return known
 
-    def _send_all(self, payloads: tuple[Payload, ...], group: str | Group | None = None) -> int:
+    def _send_all(self, payloads: tuple[Payload, ...], target: Target | None = None) -> int:
         """Send each payload; the common case makes no Outgoing."""
-        sent, code = self._transmitter.send(self._paths_to(group).route, payloads)
-        return self._go_on(outgoing_list(self._transmitter, payloads, group), sent, code) if code else sent
+        sent, code = self._transmitter.send(self._paths_to(target).route, payloads)
+        return self._go_on(outgoing_list(self._transmitter, payloads, target), sent, code) if code else sent
 
     def _go_on(self, job: Outgoing, sent: int, code: int) -> int:
         """Send what has not left yet, after `sent` datagrams and an errno; how many left in all. SendError."""
@@ -346,7 +388,7 @@ class Sender:
         if code:
             self._recover(job, code)
         while True:
-            sent, code = job.call(self._paths_to(job.group).route, job.sent, True)
+            sent, code = job.call(self._paths_to(job.target).route, job.sent, True)
             job.sent += sent
             if code == 0:
                 return job.sent
@@ -354,7 +396,7 @@ class Sender:
 
     def _step(self, job: Outgoing) -> int:
         """Send what leaves without waiting: 0 when all has, else EAGAIN or ENOBUFS: to be called again. SendError."""
-        sent, code = job.call(self._paths_to(job.group).route, job.sent, False)
+        sent, code = job.call(self._paths_to(job.target).route, job.sent, False)
         job.sent += sent
         job.retries = 0 if sent else job.retries
         if code == errno.ENOBUFS and job.retries < RETRIES:
@@ -368,16 +410,26 @@ class Sender:
     def _recover(self, job: Outgoing, code: int) -> None:
         """Have it go on after an error, or raise it: SendError."""
         destination = self._next_destination(job)
-        if code in GONE and job.recovered != job.sent and self._find_again(destination):
-            job.recovered = job.sent
+        if self._recovers(job.recovery, job.sent, code, destination):
             return
-        number = job.sent // len(self._paths_to(job.group).destinations)
+        number = job.sent // len(self._paths_to(job.target).destinations)
         subject = f"{job.size_of(number)} bytes to {destination}"
         raise SendError(code, explain("send", subject, code), job.sent)
 
+    def _recovers(self, recovery: Recovery, sent: int, code: int, to: Destination) -> bool:
+        """Whether the datagram that was refused, after `sent` others, is worth another try."""
+        recovery.reach(sent)
+        if recovery.dismisses(code):
+            self._answers.read_queues()
+            return True
+        if code not in GONE or recovery.is_found or not self._find_again(to):
+            return False
+        recovery.is_found = True
+        return True
+
     def _next_destination(self, job: Outgoing) -> Destination:
         """Where the next datagram goes."""
-        destinations = self._paths_to(job.group).destinations
+        destinations = self._paths_to(job.target).destinations
         return destinations[job.sent % len(destinations)]
 
     @_using
@@ -387,20 +439,26 @@ class Sender:
         return next(one.socket for one in list(self._sockets.values()) if one.key == key).dup()
 
     @_using
-    def _find_again(self, destination: Destination) -> bool:
-        """Whether an interface that was deleted is there again, and its sockets were opened anew: by its name."""
+    def _find_again(self, to: Destination) -> bool:
+        """Whether an interface that was deleted is there again, by its name, so that sockets were opened anew; or has
+        another address, so that they send from that."""
+        if to.interface is None:
+            return False
         with self._opening:
-            gone = destination.interface.index
+            if to.is_unicast:
+                self._others.clear()  # its zone is looked up anew
+                return True
+            gone = to.interface.index
             old = {place: one for place, one in self._sockets.items() if place[1] == gone}
             if not old:
                 return True  # another thread was faster
             interface = interface_instead(next(iter(old.values())))
-            if interface is None:
-                return False
             try:
+                if interface is None:
+                    return self._address_again(old)
                 for place, one in old.items():
                     self._open_anew(place, one, interface)
-            except SocketError:  # such as an address to send from that it does not have yet
+            except OSError:  # such as an address to send from that it does not have yet
                 return False
             self._others.clear()
             self._subscriptions = [
@@ -409,6 +467,16 @@ class Sender:
             ]
             self._own = self._paths(self._subscriptions)
             return True
+
+    def _address_again(self, old: dict[tuple[int, int, str | None], SendingSocket]) -> bool:
+        """Send by these sockets from the address that their interface has now; whether it is another one. OSError."""
+        changed = {}
+        for place, one in old.items():
+            again = readdressed(one) if place[0] == 4 and place[2] is None else None
+            if again is not None:
+                changed[place] = again
+        self._sockets.update(changed)
+        return bool(changed)
 
     def _open_anew(self, place: tuple[int, int, str | None], old: SendingSocket, interface: Interface) -> None:
         version, _, source = place
@@ -421,7 +489,7 @@ class Sender:
 
     @property
     def stats(self) -> SenderStats:
-        """What left so far; also after the close. ClosedError in another process."""
+        """What was sent so far; also after close(). ClosedError where another process opened the sender."""
         datagrams, size, calls, would_blocks, retries, achieved = self._transmitter.counters()
         rate = achieved if self._rate and achieved > 0 else None
         error = achieved / self._rate.per_second - 1 if self._rate and rate else None
@@ -443,91 +511,137 @@ class Sender:
 
     @_using
     def transmit_times(self) -> list[TransmitTime]:
-        """When datagrams left, those that the kernel has reported since the last call; oldest first for each socket.
+        """Return when datagrams left, as the kernel has reported it since the last call (Linux).
 
-        Needs `transmit_times=True`. The kernel keeps them in the socket's receive buffer: ask every few hundred
-        datagrams, or times are lost (their numbers are missing). Raises ArgumentError, ClosedError."""
+        Needs `transmit_times=True`. The kernel keeps the times in the socket's receive buffer: call this every few
+        hundred datagrams, or times are lost, and their numbers are missing in the result.
+
+        Returns:
+            A TransmitTime for each datagram, oldest first for each socket.
+
+        Raises:
+            ArgumentError: The sender was opened without `transmit_times=True`.
+            ClosedError: The sender is closed, or another process opened it.
+        """
         if not self._options.transmit_times:
-            raise ArgumentError("transmit times were not asked for; open the sender with transmit_times=True")
-        self._take_times()
-        with self._opening:
-            taken, self._times = self._times, []
-        return taken
-
-    def _take_times(self) -> None:
-        """Empty the error queues: while one holds something, polling its socket answers at once (poll(2))."""
-        with self._opening:
-            for sock in self._sockets.values():
-                self._times += read_times(sock)
+            raise ArgumentError("no transmit times are requested; open the sender with transmit_times=True")
+        return self._answers.take_times()
 
     # ---- answers ----
 
-    def _new_replies(self) -> "Slots":
-        return _core.slots.Slots(1, MAX_PACKET_SIZE, self._names, "the sender")
-
-    def _listen(self) -> None:
-        """Receive answers from now on. Not sooner: the kernel wakes the poll set that a socket is in for each datagram
-        that has left (sock_def_write_space), which costs a tenth of sending it."""
-        if self._listening:
-            return
-        with self._opening:
-            try:
-                for sock in self._sockets.values():
-                    self._listen_to(sock)
-                self._listening = True
-            except BaseException:  # of what was added nobody may know the key
-                self._replies.close()
-                self._replies, self._reply_keys = self._new_replies(), {}
-                if self.closed:  # meanwhile, and closed the former
-                    self._replies.close()
-                raise
-
-    def _listen_to(self, sock: SendingSocket) -> None:
-        if sock.key in self._reply_keys:
-            return
-        implied = 0 if tells_destination() else sock.interface.index
-        key = self._replies.add(sock.socket, sock.socket.getsockname()[1], NOWHERE, implied)
-        self._reply_keys[sock.key] = key
-        self._replies.accept(key, None)
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
+        return self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
 
     @_using
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
-        does not wait.
+        """Receive one unicast answer.
 
-        Raises TimeoutError, ClosedError, SocketError."""
-        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        if self._options.transmit_times:
-            self._take_times()
-        self._listen()
-        try:
-            return self._replies.receive_one(timeout_ns)
-        except SocketError:
-            self._take_times()
-            raise
+        Args:
+            timeout: Seconds to wait, or text such as "100ms"; left out: the sender's own, None: no limit, 0: no wait.
+
+        Returns:
+            The next Packet that came to a port of the sender.
+
+        Raises:
+            TimeoutError: No answer came in time.
+            ClosedError: The sender is closed, or another process opened it.
+            SocketError: The system refuses to receive.
+            ArgumentError: `timeout` is no time.
+        """
+        timeout_ns = self._wait(timeout)
+        slots = self._listen()
+        return self._answers.receive(slots.receive_one, timeout_ns)
+
+    def gather(self, payload: Payload, timeout: Seconds | Unset | None = UNSET) -> Iterator["Packet"]:
+        """Send one datagram to each group, and iterate over all answers.
+
+            for answer in tx.gather(b"who is there?", timeout=2):
+                print(answer.source, answer.data)
+
+        The datagram is sent by this call, not by the first step of the iteration. Late answers to an earlier question
+        are among those of this one. Leaving the loop early loses nothing: the next `recv` or `gather` returns the rest.
+
+        Args:
+            payload: The bytes to send, to each group of the sender, of both IP versions.
+            timeout: Seconds from sending on, or text such as "500ms"; left out: the sender's own, None: no limit.
+                Answers that arrived in time are delivered after it too, where the system reports the time of arrival.
+
+        Returns:
+            An iterator of Packets, for one thread. It ends after the timeout, or when the sender is closed.
+
+        Raises:
+            SendError: The system refuses a datagram; its `sent` is the number that had left.
+            ClosedError: The sender is closed, or another process opened it.
+            SocketError: While iterating: the system refuses to receive.
+            ArgumentError: `timeout` is no time.
+        """
+        answers = self._gathering(self._wait(timeout))
+        self._send_all((payload,))
+        answers.begin()
+        return answers
+
+    def _gathering(self, timeout_ns: int) -> Gathering:
+        return Gathering(self._receive_batch, self._give_back, timeout_ns, self._check_process)
+
+    @_using
+    def _receive_batch(self, timeout_ns: int) -> "Batch":
+        slots = self._listen()
+        return self._answers.receive(lambda left: slots.receive(1, left), timeout_ns)
+
+    def _give_back(self, batch: "Batch") -> None:
+        with contextlib.suppress(ClosedError):
+            self._answers.slots.give_back([batch])
+
+    def _listen(self) -> "Slots":
+        return self._answers.listen(lambda: self.closed)
+
+    def _check_process(self) -> None:
+        """ClosedError in another process than the one that opened the sender."""
+        if self._transmitter.foreign:
+            self._transmitter.counters()
 
     @_using
     def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
-        """Whether an answer is there within `timeout` (as `recv`); takes nothing. ClosedError, SocketError."""
-        timeout_ns = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        self._listen()
-        return self._replies.wait(timeout_ns)
+        """Wait until there is an answer, and take nothing.
+
+        Args:
+            timeout: Seconds to wait, as for `recv`.
+
+        Returns:
+            False when none came in time.
+
+        Raises:
+            ClosedError, SocketError, ArgumentError: As for `recv`.
+        """
+        timeout_ns = self._wait(timeout)
+        return self._listen().wait(timeout_ns)
 
     @_using
     def fileno(self) -> int:
-        """A descriptor for select, poll or an event loop: readable when an answer is there. Do not read it or close
-        it."""
+        """Return a descriptor for select, poll or an event loop, readable while an answer is there.
+
+        Do not read it or close it.
+
+        Returns:
+            The number of the descriptor: epoll(7) on Linux, kqueue(2) on macOS and FreeBSD.
+
+        Raises:
+            ClosedError: The sender is closed, or another process opened it.
+            FeatureError: This system has no such descriptor (feature `descriptor`).
+        """
         require("descriptor", "fileno()")
-        self._listen()
-        return self._replies.fileno()
+        return self._listen().fileno()
 
     # ---- state ----
 
     @property
     @_using
     def local_addresses(self) -> tuple[tuple[str, int], ...]:
-        """Address and port that each socket is bound to; the wildcard address where the system picks one for each
-        datagram."""
+        """Address and port that each socket is bound to: the wildcard address where the system picks one per datagram.
+
+        Raises:
+            ClosedError: The sender is closed, or another process opened it.
+        """
         return tuple(one.socket.getsockname()[:2] for one in list(self._sockets.values()))
 
     @property
@@ -536,22 +650,15 @@ class Sender:
         return self._transmitter.closed
 
     def close(self) -> None:
-        """End who sends or waits for an answer (ClosedError), and close the sockets as soon as nobody uses them.
+        """End calls that send or wait, with ClosedError, and close the sockets once no call uses them.
 
-        From any thread or signal handler, at any moment; it waits for nobody: the count in `stats` is final when the
-        calls in other threads have ended. Closing again does nothing."""
+        It may be called from any thread and from a signal handler, at any moment, and waits for no other call: `stats`
+        is final when the calls in other threads have ended. Closing again does nothing.
+        """
         try:
-            self._replies.close()
+            self._answers.slots.close()
         finally:
             self._transmitter.close()
-
-    def __enter__(self) -> "Sender":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         transmitter = getattr(self, "_transmitter", None)
@@ -564,28 +671,3 @@ class Sender:
 
     def __repr__(self) -> str:
         return f"<Sender to {', '.join(map(str, self.groups))}{', closed' if self.closed else ''}>"
-
-
-def _pacing(rate: float | str | None, burst: int, pacing: str) -> tuple[Rate | None, int | None]:
-    """The rate that we keep ourselves, and the bytes a second that the kernel is to keep; ArgumentError."""
-    whole_number(burst, "burst", 1, 1_000_000)
-    if pacing not in PACINGS:
-        raise ArgumentError(f"pacing {pacing!r} is not one of: {', '.join(PACINGS)}")
-    wanted = None if rate is None else rate_of(rate)
-    if pacing == "sender":
-        return wanted, None
-    if wanted is None or not wanted.by_bits:
-        raise ArgumentError('pacing="kernel" needs a rate in bits, such as rate="800Mbit/s": it counts bytes')
-    if "SO_MAX_PACING_RATE" not in _core.membership.OPTIONS:
-        raise ArgumentError(f'pacing="kernel": {_core.membership.SYSTEM} has no SO_MAX_PACING_RATE')
-    return None, max(1, int(wanted.per_second / 8))
-
-
-def _checked(options: Options) -> Options:
-    """The options when they are in range; ArgumentError."""
-    whole_number(options.ttl, "ttl", 0, 255)
-    if options.dscp is not None:
-        whole_number(options.dscp, "dscp", 0, 63)
-    if options.source_port is not None:
-        whole_number(options.source_port, "source_port", 1, 65_535)
-    return options

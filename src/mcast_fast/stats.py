@@ -26,12 +26,22 @@ class What(StrEnum):
     RENAMED = "renamed"
     ADDRESS = "address"  # an address came or went
     FAILED = "failed"  # could not be joined, or watched; it is tried again
+    COALESCING = "coalescing"  # packets may share times from now on: the receiver did not keep up
+    COALESCING_ENDED = "coalescing ended"  # each packet has its own time again
+    NOT_COALESCED = "not coalesced"  # coalescing is on, and nothing comes coalesced
     COARSE = "coarse"  # the kernel's filter of a ring lets pass more than is wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a joined interface: when (ns since the epoch), what, to whom, and a word more."""
+    """Something that happened to a joined interface.
+
+    Attributes:
+        time: When, in ns since the epoch.
+        what: What happened.
+        interface: The name of the interface.
+        detail: More about it, as text; often empty.
+    """
 
     time: int
     what: What
@@ -40,7 +50,7 @@ class Event:
 
 
 class _Counters:
-    """What figures of every kind can do: `later - earlier`, and a table in a notebook."""
+    """What all counters have in common: `later - earlier`, and a table in a notebook."""
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -50,11 +60,11 @@ class _Counters:
         """What was counted since `earlier`.
 
         Args:
-            earlier: figures of the same class, taken earlier.
+            earlier: Counters of the same class, taken earlier.
 
         Returns:
-            The difference of each counter, None where either is None. What is no counter is as in the left one; of
-            `events`, those that `earlier` does not have.
+            The difference of each counter, None where either is None. Fields that are no counters are those of the
+            left operand; `events` are those that `earlier` does not have.
         """
         if type(earlier) is not type(self):
             return NotImplemented
@@ -160,24 +170,35 @@ class Flow(_Counters):
 
 @dataclass(frozen=True, slots=True)
 class Stats(_Counters):
-    """What became of the packets so far; counts since the receiver was opened.
-
-    `received`: packets taken into batches; `bytes`: their payload; `buffers`: in how many pieces the kernel handed them
-    over, fewer where packets were coalesced (`gro`, and rings); `truncated`: those of them that were longer than
-    `max_packet_size`. `filtered`: packets that reached our sockets or rings and matched no membership (another group,
-    interface, port or source), or were malformed. `fragments`: datagrams in pieces, which a ring does not put together;
-    each counts once, by its first piece. `dropped_socket`: dropped by the kernel because the socket's buffer was full
-    (SO_MEMINFO, item 8). `dropped_ring`: because the ring was (PACKET_STATISTICS); None without a ring.
-    `dropped_background`: dropped by ourselves, for `background` was full, or memory was short. `dropped_nic`: lost by
-    the interfaces before any socket, packets of others included (rx_dropped and rx_missed_errors, RTM_GETSTATS).
-    `drops_exact`: False where a buffer that the kernel dropped may have held several packets, so that the drops are a
-    lower bound. `detached`: batches whose payloads were copied out of the ring. `events`: what happened to the
-    interfaces (`watch=True`). `flows`: what became of the numbers in the packets, one `sequence.Flow` each, and `lost`:
-    numbers that all of them miss, also those that are no longer followed (`sequence=`; else empty and None).
-    `batches`, `largest_batch` (packets) and `wakeups` (returns from waiting) tell how well receiving is batched.
+    """What became of the packets, counted since the receiver was opened. A counter that the system lacks is None.
 
     `later - earlier` is what was counted in between, None where either is None. `largest_batch` and `drops_exact`,
     which count nothing, are those of `later`; `events` are those that `earlier` does not have.
+
+    Attributes:
+        received: Packets taken into batches.
+        bytes: Bytes of their payloads.
+        truncated: Received packets that were longer than `max_packet_size`.
+        filtered: Packets that reached the receiver's sockets or rings and matched no membership (another group,
+            interface, port or source), or were malformed.
+        fragments: Fragmented datagrams, which a ring does not reassemble; each counts once, by its first fragment.
+        dropped_socket: Dropped by the kernel because a socket's buffer was full (Linux: SO_MEMINFO).
+        dropped_ring: Dropped by the kernel because a ring was full (PACKET_STATISTICS); None without a ring.
+        dropped_background: Dropped by the library because `background` was full, or memory was short.
+        dropped_nic: Lost by the interfaces before any socket, packets of other programs included (rx_dropped and
+            rx_missed_errors, RTM_GETSTATS).
+        drops_exact: False where a buffer that the kernel dropped may have held several packets: then the drops are a
+            lower bound.
+        buffers: Buffers in which the kernel handed packets over; fewer than packets where it coalesced them (`gro`),
+            and with rings.
+        coalesced: Received packets that share their arrival time with others (`Flag.COALESCED`).
+        detached: Batches whose payloads were copied out of a ring.
+        batches: Batches that were delivered.
+        largest_batch: Packets in the largest one.
+        wakeups: Returns from waiting.
+        events: What happened to the interfaces (`watch=True`), and to coalescing.
+        flows: What became of the numbers in the packets, one `sequence.Flow` each (`sequence=`; else empty).
+        lost: Numbers that all flows lost, also those that are no longer followed; None without `sequence=`.
     """
 
     _STATES = frozenset({"largest_batch", "drops_exact"})
@@ -193,6 +214,7 @@ class Stats(_Counters):
     dropped_nic: int | None = None
     drops_exact: bool = True
     buffers: int = 0
+    coalesced: int = 0
     detached: int = 0
     batches: int = 0
     largest_batch: int = 0
@@ -203,7 +225,7 @@ class Stats(_Counters):
 
     @property
     def dropped(self) -> int | None:
-        """All drops of our own packets together; None when those at the sockets are unknown."""
+        """All drops but those of the interfaces; None when those at the sockets are unknown."""
         if self.dropped_socket is None:
             return None
         return self.dropped_socket + (self.dropped_ring or 0) + self.dropped_background
@@ -211,19 +233,25 @@ class Stats(_Counters):
 
 @dataclass(frozen=True, slots=True)
 class SenderStats(_Counters):
-    """What left so far; counts since the sender was opened.
-
-    `datagrams`, and `bytes` of their payload: taken by the system to send. `system_calls` that send; `would_blocks`:
-    those that found the send buffer full, and waited; `retries`: those tried again because the interface's queue was
-    full (ENOBUFS), or because segmentation was refused. `rate`: what pacing achieved, in datagrams or bits of payload a
-    second as it was asked for, and `rate_error`: how far that is from what was asked for (0.001 is 0.1 % too fast);
-    None when not paced, or before the second departure. `segmentation`: whether datagrams of one size leave as packets
-    that the kernel segments (udp(7), UDP_SEGMENT); `segmentation_reason`: why not, or not always: switched off, refused
-    by the path, a queue that was full (ENOBUFS; from then on datagrams leave singly), or a queue discipline that drops
-    parts of them. `reopened`: sockets opened anew because their interface was deleted and came back.
+    """What was sent, counted since the sender was opened.
 
     `later - earlier` is what was counted in between; `rate`, `rate_error`, `segmentation` and its reason are those of
     `later`.
+
+    Attributes:
+        datagrams: Datagrams that the system accepted.
+        bytes: Bytes of their payloads.
+        system_calls: System calls that send.
+        would_blocks: System calls that found the send buffer full, after which the sender waited.
+        retries: System calls that were repeated because the interface's queue was full (ENOBUFS), or because
+            segmentation was refused.
+        rate: The rate that pacing achieved, in datagrams or bits of payload per second, as requested; None without
+            pacing, or before the second departure.
+        rate_error: Its relative deviation from the requested rate (0.001: 0.1 % too fast), or None.
+        segmentation: Whether the kernel segments datagrams of one size (udp(7), UDP_SEGMENT).
+        segmentation_reason: Why not, or not always: switched off, refused by the path, a full queue (ENOBUFS; after
+            that, datagrams are sent one by one), or a queue discipline that drops parts of them.
+        reopened: Sockets that were opened again because their interface was deleted and came back.
     """
 
     _STATES = frozenset({"rate", "rate_error", "segmentation", "segmentation_reason"})
@@ -242,8 +270,13 @@ class SenderStats(_Counters):
 
 @dataclass(frozen=True, slots=True)
 class TransmitTime:
-    """When a datagram left: `time` in ns since the epoch, as the kernel handed it to the device `interface`; `number`
-    counts, from 0 and modulo 2^32, the datagrams sent from the same socket."""
+    """When a datagram left (Linux, SO_TIMESTAMPING).
+
+    Attributes:
+        time: When the kernel handed it to the device, in ns since the epoch.
+        interface: The name of the device.
+        number: The number of the datagram among those of its socket, from 0, modulo 2^32.
+    """
 
     time: int
     interface: str
@@ -254,12 +287,19 @@ class TransmitTime:
 class ReaderStats(_Counters):
     """What became of the packets of a capture file so far.
 
-    `frames`: packets that the file holds. `received`: those delivered, and `bytes` of their payload; `truncated`: those
-    of them that were captured in part. `filtered`: UDP that was not asked for. `fragments`: datagrams asked for that
-    came in pieces, which nobody puts together here. `skipped`: not UDP over IP, or behind a link of another kind;
-    `broken`: headers that were not captured whole, or contradict each other. `dropped`: what the file tells beside its
-    packets (epb_dropcount). Later pieces of a datagram count as frames alone. `flows` and `lost`: as in Stats
-    (`sequence=`).
+    Attributes:
+        frames: Packets that were read from the file.
+        received: Packets that were delivered.
+        bytes: Bytes of their payloads.
+        truncated: Delivered packets that were captured in part.
+        filtered: UDP packets that match none of the groups.
+        fragments: Fragmented datagrams, which are not reassembled; later fragments count as frames only.
+        skipped: Packets that are not UDP over IP, or of an unknown link type.
+        broken: Packets whose headers were not captured whole, or contradict each other.
+        dropped: Drops that the file records (epb_dropcount).
+        batches: Batches that were delivered.
+        flows: What became of the numbers in the packets, one `sequence.Flow` each (`sequence=`; else empty).
+        lost: Numbers that all flows miss, also those that are no longer followed; None without `sequence=`.
     """
 
     __module__ = "mcast_fast.files"
@@ -280,8 +320,14 @@ class ReaderStats(_Counters):
 
 @dataclass(frozen=True, slots=True)
 class WriterStats(_Counters):
-    """What stands in a capture file: `packets`, `bytes` in all, and the `batches` of which every packet does;
-    `gathered` packets are not handed over to the system yet. `later - earlier` has the `gathered` of `later`."""
+    """What a Writer has written. `later - earlier` has the `gathered` of `later`.
+
+    Attributes:
+        packets: Packets in the file.
+        bytes: Bytes of the file.
+        batches: Batches whose packets are all in the file.
+        gathered: Packets that are not yet handed over to the system.
+    """
 
     _STATES = frozenset({"gathered"})
 

@@ -207,7 +207,7 @@ test_that_nothing_held_stops_it(void)
     close_all(&self, file);
 }
 
-/* Bytes that are pinned for ever are relocated when the ring comes round, stay what they were, and outlive the ring. */
+/* Bytes that are pinned forever are relocated when the ring comes round, stay what they were, and outlive the ring. */
 static void
 test_that_pinned_bytes_are_relocated(void)
 {

@@ -8,7 +8,7 @@ from tests.lifecycle.programs.ring_life import SCENARIOS
 pytestmark = [pytest.mark.lab, pytest.mark.needs("ring")]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.hang_timeout(600)
 @pytest.mark.parametrize(
     "size", ["1MiB", pytest.param("64MiB", marks=pytest.mark.long), pytest.param("256MiB", marks=pytest.mark.long)]
 )

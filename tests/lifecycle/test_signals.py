@@ -33,7 +33,7 @@ def test_a_signal_at_any_moment_loses_nothing(backend: str, path: str, call: str
 
 @pytest.mark.long
 @pytest.mark.weekly
-@pytest.mark.timeout(900)
+@pytest.mark.hang_timeout(900)
 @pytest.mark.parametrize(("path", "call"), CASES)
 def test_a_thousand_signals_lose_nothing(backend: str, path: str, call: str) -> None:
     output = run("signals", path, call, str(MANY_MOMENTS), backend=backend, patience=10 * PATIENCE)

@@ -1,4 +1,4 @@
-"""Whatever a text, an option or a number can ask for has a bound, and an error of ours: nothing wraps, nothing takes for ever."""
+"""Whatever a text, an option or a number can ask for has a bound, and an error of ours: nothing wraps, nothing takes forever."""
 
 from collections.abc import Callable
 
@@ -75,7 +75,7 @@ def test_a_batch_out_of_bounds_is_refused(backend: str, call: str, limit: int) -
 
 @pytest.mark.parametrize("timeout", [-1.0, float("nan"), float("-inf"), 1e30, float("inf"), 2**63, 2**127])
 def test_a_timeout_is_taken_or_refused(backend: str, no_leak: None, timeout: float) -> None:
-    """One beyond what a clock counts is for ever, or refused; a packet comes at once, so that nothing waits for it."""
+    """One beyond what a clock counts is forever, or refused; a packet comes at once, so that nothing waits for it."""
     where = text()
     with mcast.Receiver(where) as rx, mcast.Sender(where, ttl=0) as tx:
         tx.send(b"x")
@@ -108,7 +108,7 @@ def test_a_ring_that_memory_cannot_hold_is_refused_before_the_kernel_is_asked(
 
 @pytest.mark.long
 @pytest.mark.weekly
-@pytest.mark.timeout(900)
+@pytest.mark.hang_timeout(900)
 @pytest.mark.needs("answers of Linux")
 @pytest.mark.parametrize("way", ["leftovers", "concatenate"])
 def test_no_batch_reaches_4_gib(backend: str, way: str) -> None:

@@ -1,7 +1,7 @@
 """Chooses the backend, once: `fast` (compiled) when it is there, else `pure`; MCAST_FAST_BACKEND=fast|pure decides
 otherwise.
 
-All other rooms say `_core.slots`, `_core.views`, … and never ask which is in use.
+All other modules use `_core.slots`, `_core.views`, … and never ask which backend is active.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import warn
 
 MODULES = ("views", "slots", "membership", "send", "files", "sequence")
-SYSTEM_FEATURES = ("watch", "igmp_version")  # what rooms above the core do, where the system lets them
+SYSTEM_FEATURES = ("watch", "igmp_version")  # what packages above the core do, where the system lets them
 BACKENDS = ("fast", "pure")
 REBUILD = (  # without the cache: pip keeps the wheel that was built before
     "to build it, install a C compiler and Python's headers, set MCAST_FAST_BUILD=yes and run "
@@ -64,7 +64,11 @@ def remedy() -> str:
 
 
 def features() -> dict[str, layout.Feature]:
-    """Every feature by name: whether it is on, and the reason when it is not."""
+    """Return what this system and backend can do.
+
+    Returns:
+        A Feature by the name of each: whether it is available, and the reason where it is not.
+    """
     found = {"fast": layout.Feature(backend == "fast", _not_fast)}
     found |= layout.option_features(membership.OPTIONS, membership.SYSTEM, membership.MISSING)
     found |= {

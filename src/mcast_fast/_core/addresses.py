@@ -1,6 +1,6 @@
 """Packed addresses of the record as text and as what `socket.sendto` takes; shared by both backends.
 
-Rules of this module: no I/O but the name of an interface index that nobody resolved before.
+Rules of this module: no I/O but the name of an interface index that was not resolved before.
 """
 
 import ipaddress

@@ -32,7 +32,7 @@ def _pyarrow() -> Any:
 
 
 def _values(flat: memoryview, letter: str, field: str) -> memoryview:
-    """The values of a field of all records, one behind the other."""
+    """The values of a field of all records, one after the other."""
     values: Any = flat.cast(letter)  # type: ignore[call-overload]
     size = values.itemsize
     cut: memoryview = values[offsets()[field] // size :: RECORD_SIZE // size]

@@ -50,7 +50,7 @@ SHB_OS = 3
 SHB_USERAPPL = 4
 
 LINK_ETHERNET = 1
-DEFAULT_TTL = 64  # of a packet whose record tells none
+DEFAULT_TTL = 64  # of a packet whose record has none
 
 
 class Pcap(NamedTuple):
@@ -65,7 +65,7 @@ PCAP_NS = 0xA1B23C4D
 PCAP = {
     0xA1B2C3D4: Pcap(1000, 16),
     PCAP_NS: Pcap(1, 16),
-    0xA1B2CD34: Pcap(1000, 24),  # Kuznetzov's, of old Red Hat systems: eight more bytes a packet
+    0xA1B2CD34: Pcap(1000, 24),  # Kuznetzov's, of old Red Hat systems: eight more bytes per packet
 }
 
 # What can be wrong with a file, in the order of the C enum MCAST_WRONG_*, from 1 on. {value} is what the file says.

@@ -42,22 +42,21 @@ def addresses(column: bytes | bytearray | memoryview | list[bytes]) -> list[str]
 @overload
 def addresses(column: Any) -> Any: ...
 def addresses(column: Any) -> Any:
-    """The addresses of a column as text: `mcast.addresses(np.asarray(batch)["source"])`.
+    """Convert a column of packed addresses to text: `mcast.addresses(np.asarray(batch)["source"])`.
 
-    IPv4 addresses, which records hold v4-mapped, are shown as IPv4. A record has no room for a zone, so that
-    link-local addresses are without one; `Packet.source` has it.
+    IPv4 addresses, which are v4-mapped in records, are written as IPv4. Records have no zone, so that link-local
+    addresses are without one; `Packet.source` has it.
 
     Args:
-        column: addresses of 16 bytes as records hold them: a NumPy array of uint8 whose last dimension is 16 (the
-            columns `source` and `group`), a bytes-like object of a multiple of 16 bytes, or an iterable of 16-byte
-            objects.
+        column: Addresses of 16 bytes, as in records: a NumPy array of uint8 whose last dimension is 16 (the columns
+            `source` and `group`), a bytes-like object of a multiple of 16 bytes, or an iterable of 16-byte objects.
 
     Returns:
-        Of an array, an array of text with the other dimensions; each address that occurs is converted once. Otherwise
-        a list.
+        For an array, an array of text with the other dimensions; each distinct address is converted once. Otherwise a
+        list.
 
     Raises:
-        ArgumentError: it is none of these.
+        ArgumentError: It is none of these.
     """
     if _is_array(column):
         return _texts_of_array(column)
@@ -72,21 +71,21 @@ def addresses(column: Any) -> Any:
 
 
 def pack_addresses(addresses: Any) -> Any:
-    """Addresses as records hold them, to be compared with a column; the inverse of `addresses`.
+    """Pack addresses as in records, to be compared with a column; the inverse of `addresses`.
 
         rows = np.asarray(batch)
         mine = (rows["source"] == mcast.pack_addresses("10.0.0.5")).all(axis=1)
 
     Args:
-        addresses: an address as text or as an object of `ipaddress`, an iterable of them, or a NumPy array of them.
+        addresses: An address as text or as an object of `ipaddress`, an iterable of them, or a NumPy array of them.
             A zone is left out.
 
     Returns:
-        Of one address, a read-only memoryview of 16 bytes; of an iterable, one of the shape (n, 16); of an array, an
+        For one address, a read-only memoryview of 16 bytes; for an iterable, one of the shape (n, 16); for an array, an
         array of uint8 with one more dimension, of 16. IPv4 addresses are v4-mapped (::ffff:10.0.0.5).
 
     Raises:
-        ArgumentError: something is no address.
+        ArgumentError: Something is no address.
     """
     if isinstance(addresses, Address):
         return memoryview(_parsed(addresses, "address")[0])
@@ -118,7 +117,7 @@ def _rows_of(column: Any) -> list[bytes]:
 
 
 def _is_array(value: object) -> bool:
-    """Whether it is an array of NumPy, which nobody can have made without importing it."""
+    """Whether it is an array of NumPy, which cannot exist without importing it."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, numpy.ndarray)
 
@@ -197,7 +196,7 @@ def structured(rows: Callable[[int], memoryview], dtype: Any) -> Any:
 
 
 def wanted(group: Any, source: Any, port: Any, names: Mapping[int, str]) -> Wanted:
-    """What `Batch.where` was asked for, checked; ArgumentError."""
+    """The arguments of `Batch.where`, checked; ArgumentError."""
     if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535):
         raise ArgumentError(f"port {port!r} is out of range; use 0 to 65535")
     packed: list[bytes | None] = []

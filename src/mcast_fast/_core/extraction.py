@@ -3,7 +3,6 @@
 Rules of this module: data only. `sequence.Format` is what users see; `c/sequence.h` has the same plan as a C struct.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
@@ -51,8 +50,7 @@ class Layout(IntEnum):
     MCJOIN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A field of a payload: `width` bytes at `offset`, counted from its start or from behind its RTP header.
 
     The value is (integer & mask) shifted down by the zeros at the end of the mask. Mask 0: bytes, no integer."""
@@ -69,15 +67,14 @@ class Place:
         return (self.mask & -self.mask).bit_length() - 1 if self.mask else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What is read of each payload. `number` is high * scale + low; `bits` is its width, after which it wraps."""
 
     number: Place
     bits: int
     high: Place | None = None
     scale: int = 1
-    count: Place | None = None
+    count_at: Place | None = None
     heartbeat: int | None = None
     end: int | None = None
     keys: tuple[Place, ...] = ()
@@ -86,17 +83,18 @@ class Plan:
     parameter: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class Columns:
     """One element per packet: `number` (uint64), `count` (uint32), `key` (rows of KEY_SIZE bytes, zeros behind a
     shorter key) and `kind` (uint8, of Kind). `np.asarray` takes each without a copy."""
 
     __module__ = "mcast_fast.sequence"
+    __slots__ = ("count", "key", "kind", "number")
 
-    number: memoryview
-    count: memoryview
-    key: memoryview
-    kind: memoryview
+    def __init__(self, number: memoryview, count: memoryview, key: memoryview, kind: memoryview) -> None:
+        self.number = number
+        self.count = count
+        self.key = key
+        self.kind = kind
 
 
 class FlowRow(NamedTuple):

@@ -13,7 +13,7 @@ BUCKETS = (BITS - 3) * STEPS
 
 
 def bucket_of(late: int) -> int:
-    """The bucket that so many ns belong to; 0 when it was not late."""
+    """The bucket of a lateness in ns; 0 when it was not late."""
     if late < STEPS:
         return max(0, late)
     bits = late.bit_length() - 1

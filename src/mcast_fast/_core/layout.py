@@ -56,6 +56,7 @@ RECORD_SIZE = RECORD.size
 
 ARENA_LIMIT = 2**32 - 1  # offsets are 32 bits wide
 MAX_PACKET_SIZE = 65_535
+MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 # What says that an object is not made by calling its class.
 NO_BATCH = "batches come from a receiver or a file, or from Batch.from_bytes"
@@ -86,8 +87,8 @@ def offsets() -> dict[str, int]:
 # What a backend or an operating system may lack: name -> what it gives. `mcast_fast.features()` says which are on.
 FEATURES = {
     "fast": "the compiled backend",
-    "batched_receive": "many packets a system call (recvmmsg)",
-    "batched_send": "many packets a system call (sendmmsg)",
+    "batched_receive": "many packets per system call (recvmmsg)",
+    "batched_send": "many packets per system call (sendmmsg)",
     "send_segmentation": "many datagrams of one size as one packet that the kernel cuts apart (UDP_SEGMENT)",
     "pacing": "sending at a rate, by absolute deadlines on the monotonic clock",
     "transmit_times": "when each datagram left, in ns, by the kernel (SO_TIMESTAMPING)",
@@ -97,11 +98,12 @@ FEATURES = {
     "drop_gaps": "where in the stream the kernel dropped buffers (SO_RXQ_OVFL)",
     "drop_totals": "how many buffers the kernel dropped in all (SO_MEMINFO)",
     "multicast_all_off": "the kernel keeps other processes' groups away (IP_MULTICAST_ALL)",
-    "bind_to_device": "a socket hears one interface only (SO_BINDTODEVICE)",
+    "bind_to_device": "a socket receives from one interface only (SO_BINDTODEVICE)",
     "source_filters": "full-state source filters (RFC 3678)",
     "receive_ttl": "TTL or hop limit of each packet (IP_RECVTTL)",
     "receive_tos": "TOS or traffic class of each packet (IP_RECVTOS)",
     "receive_coalescing": "many packets of one sender handed over as one (UDP_GRO, UDP_RECV_MAX_COALESCED_SIZE)",
+    "coalescing_under_pressure": "packets are coalesced while the receiver does not keep up, and only then (UDP_GRO)",
     "busy_poll": "the kernel looks at the device itself before it sleeps (SO_BUSY_POLL)",
     "background": "a thread that receives while Python is busy",
     "background_cpu": "the processor that this thread runs on",
@@ -110,7 +112,7 @@ FEATURES = {
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
     "watch": "interfaces that go and come back are joined again (rtnetlink)",
     "arrow": "batches and files for pyarrow, polars and DuckDB (the Arrow C interfaces)",
-    "packet_buffer": "a packet is its payload where a buffer is asked for (struct.unpack_from(format, packet))",
+    "packet_buffer": "a packet supports the buffer protocol: struct.unpack_from(format, packet)",
     "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",
 }
 
@@ -128,6 +130,7 @@ FEATURE_OPTIONS = {
     "receive_tos": ("IP_RECVTOS",),
     "transmit_times": ("SO_TIMESTAMPING",),
     "receive_coalescing": ("UDP_GRO", "UDP_RECV_MAX_COALESCED_SIZE"),
+    "coalescing_under_pressure": ("UDP_GRO",),
     "busy_poll": ("SO_BUSY_POLL",),
 }
 

@@ -1,4 +1,4 @@
-"""Who is inside an object, and when its descriptors may be closed: the life-cycle contract for code in Python.
+"""Which calls are inside an object, and when its descriptors may be closed: the life-cycle contract for code in Python.
 
 Rules of this module: `close` takes no lock that the code a signal interrupted may hold.
 """
@@ -6,7 +6,10 @@ Rules of this module: `close` takes no lock that the code a signal interrupted m
 import contextlib
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Self
 
 from mcast_fast._core import process
 from mcast_fast.errors import ClosedError
@@ -47,7 +50,7 @@ class Lifetime:
         return self._inside.get(thread) or self._inside.setdefault(thread, threading.RLock())
 
     def check(self) -> None:
-        """ClosedError when the object is closed, or belongs to another process; to be asked inside."""
+        """ClosedError when the object is closed, or belongs to another process; to be called inside."""
         if self.foreign:
             raise ClosedError(f"{self._subject} was opened in another process")
         if self.closed:
@@ -100,3 +103,30 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
             interrupted = error
     if interrupted is not None:
         raise interrupted
+
+
+class Closing:
+    """What `with` closes at its end."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def weakly(method: Callable[[], None]) -> Callable[[], None]:
+    """A call of a method that does not keep its object alive."""
+    known = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = known()
+        if alive is not None:
+            alive()
+
+    return call

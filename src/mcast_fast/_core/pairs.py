@@ -19,7 +19,7 @@ def connected() -> tuple[End, End]:
     """Two ends; OSError.
 
     In C where the system has it. socket.socketpair() takes each descriptor out of one object and puts it into another:
-    an exception of a signal handler that comes in between leaves it open for ever."""
+    an exception of a signal handler that comes in between leaves it open forever."""
     make = getattr(_socket, "socketpair", socket.socketpair)  # Windows: made of Python alone
     one, other = make()
     return one, other

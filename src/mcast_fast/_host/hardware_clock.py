@@ -1,4 +1,4 @@
-"""Arrival times by the clock of a network card: asked for at the device, SIOCSHWTSTAMP.
+"""Arrival times by the clock of a network card: switched on at the device, SIOCSHWTSTAMP.
 
 See https://docs.kernel.org/networking/timestamping.html. The card's clock is its own: often TAI, or the time since it
 was powered up, unless something such as phc2sys keeps it right.
@@ -18,24 +18,17 @@ FILTER_NONE, FILTER_ALL = 0, 1
 def switch_on(sock: socket.socket, interface: str) -> str:
     """Have an interface take the time of every packet it receives; why it does not, '' when it does.
 
-    A filter that somebody else chose stays as it is. Needs CAP_NET_ADMIN where the times are not on already."""
+    A filter that another program chose stays as it is. Needs CAP_NET_ADMIN where the times are not on already."""
     config = array.array("i", (0, 0, FILTER_NONE))  # flags, transmit type, receive filter
     try:
-        _control(sock, SIOCGHWTSTAMP, interface, config)
+        ifreq.call(sock, SIOCGHWTSTAMP, interface, config)
     except OSError as error:
         return os.strerror(error.errno or 0)
     if config[2] != FILTER_NONE:
         return ""
     config[2] = FILTER_ALL
     try:
-        _control(sock, SIOCSHWTSTAMP, interface, config)
+        ifreq.call(sock, SIOCSHWTSTAMP, interface, config)
     except OSError as error:
         return os.strerror(error.errno or 0)
     return ""
-
-
-def _control(sock: socket.socket, request: int, interface: str, config: "array.array[int]") -> None:
-    import fcntl  # Windows has none
-
-    address, _ = config.buffer_info()
-    fcntl.ioctl(sock.fileno(), request, ifreq.POINTER.pack(os.fsencode(interface), address).ljust(ifreq.LARGEST, b"\0"))

@@ -2,7 +2,7 @@
 3810).
 
 Under an older version a source-specific join silently becomes an any-source one on the network: the source filter
-holds on this machine only. Linux tells both a version that was forced and, for IPv4, one that a querier speaks; an
+holds on this machine only. Linux reports both a version that was forced and, for IPv4, the version of the querier; an
 MLDv1 querier shows nowhere.
 """
 
@@ -26,7 +26,7 @@ def obstacle(version: int, interface: str) -> str:
             sysctl = "net." + setting.replace("/", ".").format(scope.replace(".", "/"))
             return f"{name.format(number)} is forced; `sysctl -w {sysctl}=0` lifts that"
     if version == 4 and (heard := _querier(interface)) in ("V1", "V2"):
-        return f"the querier on {interface} speaks IGMP{heard.lower()}; it must speak IGMPv3"
+        return f"the querier on {interface} uses IGMP{heard.lower()}; it must use IGMPv3"
     return ""
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
 from typing import TYPE_CHECKING, NamedTuple
 
-from mcast_fast._host import ifreq, netlink
+from mcast_fast._host import ifreq, netlink, offloads
 from mcast_fast._systems import SYSTEM, FlagCall
 from mcast_fast.errors import GroupError, InterfaceError, os_text, socket_error, warn
 
@@ -26,11 +26,17 @@ logger = logging.getLogger("mcast_fast")
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface as it was when it was listed.
+    """A network interface as it was when it was listed.
 
-    `addresses`: as text, IPv4 before IPv6, each family in the OS's order; an IPv6 link-local address has no zone.
-    `is_multicast`: the MULTICAST flag; `lo` of Linux lacks it and carries multicast all the same when it is named.
-    `has_carrier`: IFF_RUNNING, a link is there (netdevice(7)); taken to be there where the OS does not say.
+    Attributes:
+        name: The name, such as "eth0".
+        index: The index (if_nametoindex(3)).
+        addresses: The addresses as text, IPv4 before IPv6, each family in the system's order; IPv6 link-local addresses
+            are without a zone.
+        is_up: IFF_UP.
+        is_multicast: IFF_MULTICAST. `lo` of Linux lacks it, and carries multicast all the same when it is named.
+        is_loopback: IFF_LOOPBACK.
+        has_carrier: IFF_RUNNING, there is a link (netdevice(7)); True where the system does not report it.
     """
 
     __module__ = "mcast_fast"
@@ -45,13 +51,24 @@ class Interface:
 
     @property
     def ipv4(self) -> str | None:
-        """The first IPv4 address, None without one."""
+        """The first IPv4 address, or None."""
         return next((address for address in self.addresses if ":" not in address), None)
 
     @property
     def ipv6(self) -> str | None:
-        """The first IPv6 address, None without one."""
+        """The first IPv6 address, or None."""
         return next((address for address in self.addresses if ":" in address), None)
+
+    @property
+    def offloads(self) -> dict[str, bool | None]:
+        """The features by which it coalesces received packets, as `ethtool -k` names them: on, off, or None.
+
+        `generic-receive-offload`, without which nothing is coalesced for a receiver; `rx-udp-gro-forwarding` and
+        `rx-gro-list`, which coalesce for everybody. None: it cannot be read (another system than Linux, a sandbox, an
+        interface that has gone). Unlike the fields it is read when it is looked at, by index, in the calling thread's
+        network namespace. Needs no privilege. `lo` says on, and never coalesces.
+        """
+        return offloads.read(self.index)
 
 
 # Listing -------------------------------------------------------------------------------------------------------------
@@ -70,10 +87,14 @@ class Flags(NamedTuple):
 
 
 def interfaces() -> list[Interface]:
-    """Every interface of the calling thread's network namespace, sorted by index, also those without an address.
+    """List the interfaces of the calling thread's network namespace (netdevice(7), getifaddrs(3)).
 
-    Alias labels (`eth0:1`) are addresses of their interface, not interfaces. One that vanishes meanwhile is left out.
-    Raises `SocketError` when the OS gives no list, as in a process out of descriptors. See netdevice(7), getifaddrs(3).
+    Returns:
+        Every interface, sorted by index, also those without an address. Alias labels (`eth0:1`) are addresses of their
+        interface. An interface that is deleted meanwhile is left out.
+
+    Raises:
+        SocketError: The system gives no list, for example because the process is out of descriptors.
     """
     call = SYSTEM.flag_call
     try:
@@ -102,7 +123,7 @@ def _names(asked: socket.socket) -> list[tuple[int, str]]:
     try:
         return sorted(socket.if_nameindex())
     except (OSError, SystemError) as error:
-        # musl answers ENOBUFS to whatever went wrong, and PyPy breaks. Mostly no descriptor is left: asking tells.
+        # musl answers ENOBUFS to whatever went wrong, and PyPy breaks. Mostly no descriptor is left: dup() shows it.
         if getattr(error, "errno", ENOBUFS) == ENOBUFS:
             asked.dup().close()
         raise
@@ -210,7 +231,7 @@ def find_interface(wanted: str | int, known: Sequence[Interface] | None = None) 
     """The interface that `wanted` names: a name, an index (also as text), or one of its addresses.
 
     A name wins over an index of the same digits. IPv6 addresses may carry a zone (`fe80::1%eth0`), and must where
-    several interfaces have the same one. Without `known` the machine is asked, and then also an alias label, an
+    several interfaces have the same one. Without `known` the system is queried, and then also an alias label, an
     alternative name (ip-link(8)) and Windows' own names (`Ethernet 2`) will do.
     Raises `InterfaceError` when none or several are meant, with what there is.
     """
@@ -371,6 +392,13 @@ def default_interface(group: str, known: Sequence[Interface] | None = None) -> I
     return chosen
 
 
+def routed_interface(address: GroupAddress) -> Interface | None:
+    """The interface by which the routing table sends to a unicast address; None where it names none. rtnetlink(7)."""
+    listed = interfaces()
+    index = _route(address, listed).index
+    return next((interface for interface in listed if interface.index == index), None)
+
+
 def _group_address(group: str) -> GroupAddress:
     try:
         address = ipaddress.ip_address(group)
@@ -441,14 +469,14 @@ def _route_by_connect(address: GroupAddress, listed: Sequence[Interface]) -> Rou
 
 # Routes and addresses over netlink, rtnetlink(7).
 
-NETLINK_SEQUENCE = 1  # any number: each socket asks once
+NETLINK_SEQUENCE = 1  # any number: each socket sends one request
 NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within send(2), so this only guards against imitations of it
 NETLINK_REPLY = 65_536  # bytes
 ADDRESS_SIZES = (4, 16)  # of IPv4 and IPv6
 
 
 def _route_by_netlink(address: GroupAddress) -> Route:
-    """Ask the kernel's routing tables and rules, as `ip route get` does; needs no privilege."""
+    """Query the kernel's routing tables and rules, as `ip route get` does; needs no privilege."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with _kernel_asked(_route_request(family, address.packed)) as asked:
         return _parse_route(asked.recv(NETLINK_REPLY))

@@ -15,6 +15,9 @@ IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, inde
 RTATTR = struct.Struct("=HH")  # length with this header, type
 U32 = struct.Struct("=I")
 
+NETLINK_ROUTE = 0
+NETLINK_SOCK_DIAG = 4
+
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
 NLM_F_REQUEST = 1
@@ -22,6 +25,7 @@ NLM_F_DUMP = 0x300
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
+RTM_GETLINK = 18
 RTM_NEWADDR = 20
 RTM_DELADDR = 21
 RTM_GETADDR = 22
@@ -31,6 +35,11 @@ RTM_GETROUTE = 26
 RTA_DST = 1
 RTA_OIF = 4
 IFLA_IFNAME = 3
+IFLA_LINK = 5
+IFLA_MASTER = 10
+IFLA_LINKINFO = 18
+IFLA_LINK_NETNSID = 37
+IFLA_INFO_KIND = 1  # in IFLA_LINKINFO
 IFA_ADDRESS = 1  # on a point-to-point link the other end's, where there is an IFA_LOCAL too
 IFA_LOCAL = 2
 RTA_TYPE_MASK = 0x3FFF  # the two bits above are NLA_F_NESTED and NLA_F_NET_BYTEORDER

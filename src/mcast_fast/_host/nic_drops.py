@@ -1,6 +1,6 @@
 """What interfaces lost before any socket could have it: their own drop counters, rtnetlink(7), RTM_GETSTATS.
 
-Counts of a whole interface, packets of others included. It asks in the network namespace of the
+Counts of a whole interface, packets of others included. It queries in the network namespace of the
 thread that opened it, whichever thread reads.
 """
 
@@ -43,9 +43,9 @@ def answers(reply: bytes, number: int) -> bool:
 
 
 class NicDrops:
-    """How many packets interfaces lost since they were first asked for.
+    """How many packets interfaces lost since they were first queried.
 
-    They are asked at most every FRESH seconds. A signal handler that comes while they are asked gets what is known."""
+    They are queried at most every FRESH seconds. A signal handler that runs meanwhile gets the last values."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -60,7 +60,7 @@ class NicDrops:
             self._socket.settimeout(TIMEOUT)
 
     def total(self, interfaces: Iterable[int]) -> int | None:
-        """Lost by these, and by those asked for before; None where the system does not say."""
+        """Lost by these, and by those queried before; None where the system does not report it."""
         if time.monotonic() - self._when >= FRESH:
             self._ask_all(interfaces)
         first, latest = dict(self._first), dict(self._latest)

@@ -1,4 +1,4 @@
-"""Watch: the kernel's news of links and addresses, as events of the interfaces that somebody is joined on.
+"""Watch: the kernel's notifications of links and addresses, as events of the joined interfaces.
 
 It reports, and changes nothing. It listens in the network namespace of the thread that opened it. Its thread refers to
 the objects that it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
@@ -178,12 +178,12 @@ class Listener:
         self._thread = 0
         self._ended = threading.Lock()
         self._ended.acquire()  # until the thread ends
-        for index, link in links.items():  # some may have come since they were asked for
+        for index, link in links.items():  # some may have come since they were listed
             if link.is_running:
                 self._plan(What.BACK, index)
 
     def is_owner(self, who: str) -> bool:
-        """Whether the sockets are this one's to close: of OPENER and THREAD the one that asks first is the owner."""
+        """Whether the sockets are this one's to close: of OPENER and THREAD the first one to call this is the owner."""
         return self._owner.setdefault("", who) == who  # one step, and the same answer again after an exception
 
     def is_this_thread(self) -> bool:
@@ -258,7 +258,7 @@ class Listener:
     # ---- tasks ----
 
     def _plan(self, what: What, index: int, after: float = 0.0) -> None:
-        """Report something `after` seconds; when it was planned already, then later, but not for ever."""
+        """Report something `after` seconds; when it was planned already, then later, but not forever."""
         now = time.monotonic()
         task = self._tasks.setdefault((what, index), _Task(now))
         task.when = min(now + after, max(now, task.since + FLAPPING))

@@ -4,6 +4,7 @@ import os
 from typing import Literal, get_args
 
 from mcast_fast import _core
+from mcast_fast._core.coalescing import Mode
 from mcast_fast._membership.rings import RingOptions, ring_options
 from mcast_fast._membership.sockets import Options, require
 from mcast_fast._units import Seconds, checked_number, in_seconds, size_in_bytes, whole_number
@@ -33,7 +34,7 @@ def background_bytes(wanted: bool | int | str | None, cpu: int | None) -> int:
 
 
 def _processors() -> set[int]:
-    """The processors that this process may run on, as far as the system tells."""
+    """The processors that this process may run on, as far as the system reports them."""
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
@@ -71,10 +72,20 @@ def socket_options(
     if busy_poll is not None:
         whole_number(busy_poll, "busy_poll", 1, 1_000_000)
         require("busy_poll", "busy_poll")
-    if gro is None:
-        gro = timestamps is None and bool(_core.features()["receive_coalescing"])
     size = None if buffer_size is None else size_in_bytes(buffer_size, "buffer_size")
-    return Options(size, frozenset(name for name, wanted in asked.items() if wanted), reuse, gro, busy_poll)
+    metadata = frozenset(name for name, wanted in asked.items() if wanted)
+    return Options(size, metadata, reuse, _coalescing(gro, timestamps), busy_poll)
+
+
+def _coalescing(gro: bool | None, timestamps: str | None) -> Mode:
+    """When packets may come coalesced: at once where no time is lost by it."""
+    if gro is not None:
+        return Mode.ALWAYS if gro else Mode.NEVER
+    features = _core.features()
+    if timestamps is None and features["receive_coalescing"]:
+        return Mode.ALWAYS
+    under_pressure = timestamps == "kernel" and features["coalescing_under_pressure"]
+    return Mode.UNDER_PRESSURE if under_pressure else Mode.NEVER
 
 
 def check_ring_alone(**others: object) -> None:

@@ -5,7 +5,7 @@ No I/O; a program is data. It sees Ethernet frames as packet(7) delivers them, w
 fragmented datagram is counted by its first fragment. Sources are checked behind the ring, not here.
 
 `Filter` keeps the joined groups in sorted intervals, cut into chunks. A chunk is code that does not depend on its place
-in the program, so that one join or leave generates one chunk anew, and the rest is copied.
+in the program, so that one join or leave generates one chunk again, and the rest is copied.
 """
 
 import sys
@@ -446,7 +446,7 @@ def exact(wanted: Wanted, vlan: bool = False) -> "Program[int]":
 
 
 def coarse(vlan: bool = False, ports: Ports = ()) -> "Program[int]":
-    """Lets pass every datagram to a group and one of these ports, for as many groups as no exact program has room for,
+    """Lets pass every datagram to a group and one of these ports, for as many groups as no exact program has space for,
     or as long as they change quickly."""
     out = Assembler()
     out.include(_ipv4_head(vlan))
@@ -489,7 +489,7 @@ def _word(group: bytes, number: int) -> int:
 
 
 def _write_link(out: Assembler, vlan: bool) -> None:
-    """Only frames for this host, and without a VLAN tag unless asked for; X is where the IP header starts.
+    """Only frames for this host, and without a VLAN tag unless requested; X is where the IP header starts.
 
     A socket gets no frame that is tagged for a VLAN: vlan_do_receive() gives those to the VLAN's own device. The
     outermost tag is no part of the bytes any more."""

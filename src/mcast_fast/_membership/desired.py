@@ -87,7 +87,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a user asked for, looked up: the groups, the interfaces, and the sources; and what of "all" is not fit.
+    """What a user requested, looked up: the groups, the interfaces, and the sources; and what of "all" is not fit.
 
     `awaited`: the name of an interface that is not there yet."""
 
@@ -165,7 +165,7 @@ def look_up(
 ) -> Subscription:
     """The interfaces a group is to be joined on: its own, the default's, every one (`all`), or the routing table's.
 
-    The default may be what the grammar has no room for: an IPv6 address. `may_wait`: a name that no interface has, and
+    The default may be what the grammar has no space for: an IPv6 address. `may_wait`: a name that no interface has, and
     "all" where none is fit, are no InterfaceError."""
     sources = sources_of(group)
     wanted = group.interface if group.interface is not None else default

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import native, plain_text
-from mcast_fast._membership.desired import Changes, GroupEndpoint, SourceFilter, Wanted, group_endpoint_text
+from mcast_fast._membership.desired import Changes, Endpoint, GroupEndpoint, SourceFilter, Wanted, group_endpoint_text
 from mcast_fast._membership.plan import GroupFilter, MemberSocket, Plan, Table
 from mcast_fast._membership.sockets import OpenSocket, Options, SocketOwner, open_socket
 from mcast_fast.errors import SocketError, socket_error
@@ -58,6 +58,7 @@ class Joins(SocketOwner):
         self._spread = spread
         self._journal: Journal | None = None
         self._broken: dict[MemberSocket, None] = {}  # that have refused groups
+        self._deciders: dict[tuple[Endpoint, bytes], MemberSocket] = {}  # by what they are bound to
         self._retired: list[tuple[OpenSocket, int]] = []  # and the index under which its interface is there again
         # Rings have one kernel filter for many listeners: it is changed once for all of them.
         self._flush: Callable[[], None] = getattr(slots, "flush", _nothing)
@@ -183,10 +184,16 @@ class Joins(SocketOwner):
 
     def _open(self, member: MemberSocket) -> None:
         endpoint = member.endpoint
-        member.opened = one = open_socket(endpoint, member.bound, self._names, self._options)
-        row = (one.socket, endpoint.port, one.group, one.interface)
+        member.opened = one = open_socket(
+            endpoint, member.bound, self._names, self._options, decides=self._is_decider(member)
+        )
+        row = (one.socket, endpoint.port, one.group, one.interface, one.decider)
         # In one call: no signal handler can run between the adding and the note of its key.
         one.keys.extend(map(self._slots.add, *zip(row)))
+
+    def _is_decider(self, member: MemberSocket) -> bool:
+        """Whether this socket is to decide about coalescing for all that are bound alike: the first of them does."""
+        return self._deciders.setdefault((member.endpoint, member.bound), member) is member
 
     def _widen(self, member: MemberSocket, planned: FilterChanges) -> bool:
         """Let pass what passes now or will; whether that is more than what will."""
@@ -207,6 +214,8 @@ class Joins(SocketOwner):
         if member.opened is not None:
             self._close_socket(member.opened)
             member.opened = None
+        if self._deciders.get((member.endpoint, member.bound)) is member:
+            self._deciders.pop((member.endpoint, member.bound), None)
         self._broken.pop(member, None)
         self.table.remove(member)
 
@@ -216,17 +225,19 @@ class Joins(SocketOwner):
         one.is_counted = True
         if one.keys:
             self._slots.remove(one.key)
-        one.socket.close()
+        for each in one.both():
+            each.close()
 
     def _every_socket(self) -> list[socket.socket]:
         added = self._journal.added if self._journal is not None else []
         opened = [member.opened for member in added]
-        return [one.socket for one in self.sockets()] + [one.socket for one in opened if one is not None]
+        everyone = [*self.sockets(), *(one for one in opened if one is not None)]
+        return [each for one in everyone for each in one.both()]
 
     # ---- kernel memberships that are not as they should be ----
 
     def refresh(self, index: int, versions: Collection[int] = (4, 6)) -> None:
-        """Join afresh what is held on an interface, so that the network hears of it.
+        """Join afresh what is held on an interface, so that it is reported to the network.
 
         SocketError when something was refused: that is noted, and tried again by `repair`."""
         self.recover()
@@ -308,6 +319,7 @@ class Joins(SocketOwner):
         self._retired = kept + [(one, new) for one in opened if one is not None and id(one) not in known]
         for member in leaving:
             self.table.remove(member)
+            self._deciders.pop((member.endpoint, member.bound), None)
             self._broken.pop(member, None)
 
     def _narrow_retired(self, one: OpenSocket, index: int) -> None:
@@ -382,7 +394,7 @@ def _call(call: Callable[..., None], one: OpenSocket, group: bytes, *arguments: 
 
 
 def _join(one: OpenSocket, group: bytes, after: SourceFilter) -> None:
-    """Source-specific from the first moment on: an any-source join before it would ask for everybody's traffic."""
+    """Source-specific from the first moment on: an any-source join before it would let every source in."""
     sources = sorted(after.sources)
     if after.exclude:
         _call(_core.membership.join, one, group)

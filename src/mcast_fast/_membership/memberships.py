@@ -11,12 +11,20 @@ MODES: dict[bool, Mode] = {True: "exclude", False: "include"}
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """One group on one interface, as it is wanted and as it is held.
+    """One group on one interface, as it is wanted and as the system holds it.
 
-    `mode` and `sources`: wanted; "exclude" with no sources is any-source. `joined`: whether a socket holds it now.
-    `kernel_mode`, `kernel_sources`: read back from the sockets' own filters (RFC 3678 5.2.2, sources of all sockets
-    together); None where the system cannot say, or nothing is held. `sockets`: how many share it. `reason`: why it is
-    not joined.
+    Attributes:
+        group: The group's address.
+        port: The UDP port.
+        interface: The name of the interface.
+        mode: The wanted filter mode: "include", or "exclude", which is any-source when there are no sources.
+        sources: The sources that the wanted filter includes or excludes.
+        joined: Whether a socket holds the membership now.
+        kernel_mode: The filter mode as the sockets report it (RFC 3678 section 5.2.2); None where the system does not
+            report it, or nothing is joined.
+        kernel_sources: The sources as the sockets report them, of all sockets together, or None.
+        sockets: The number of sockets that share the membership.
+        reason: Why it is not joined, or "".
     """
 
     __module__ = "mcast_fast"

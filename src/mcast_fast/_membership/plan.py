@@ -1,4 +1,4 @@
-"""The plan of a change: which socket is to hold which group; and what is held and wanted now, by every question asked.
+"""The plan of a change: which socket is to hold which group; and what is held and wanted now, by every key.
 
 No I/O but the reading of the system's limits. The number of groups per socket and of sources per group is limited; what
 goes beyond is spread over more sockets of the same endpoint. A source that stays wanted stays at its socket, so that
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcast_fast._membership.desired import Changes, Endpoint, GroupEndpoint, SourceFilter, Wanted
-from mcast_fast._membership.sockets import NOWHERE, OpenSocket, tells_destination
+from mcast_fast._membership.sockets import NOWHERE, OpenSocket, reports_destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +238,7 @@ class Plan:
             self._include(one, holders, wanted.sources)
 
     def _exclude(self, one: GroupEndpoint, holders: list[MemberSocket], wanted: SourceFilter) -> None:
-        """One socket receives all sources but some; what the kernel has no room for, the slots filter."""
+        """One socket receives all sources but some; what the kernel has no space for, the slots filter."""
         first, *others = holders or [self._free_socket(one)]
         most = self.limits(one.endpoint.version).sources if wanted.sources else 0
         known = self._now(first, one.group)
@@ -270,7 +270,7 @@ class Plan:
             self._set(member, one.group, GroupFilter(only, only) if part else None)
 
     def _free_socket(self, one: GroupEndpoint) -> MemberSocket:
-        """A socket with room for one more group at this endpoint; a new one where there is none."""
+        """A socket with space for one more group at this endpoint; a new one where there is none."""
         endpoint, group = one
         if endpoint not in self._free:
             self._free[endpoint] = {}, iter(self._table.at(endpoint).roomy)
@@ -285,7 +285,7 @@ class Plan:
                 seen[member] = None
                 if self._can_take(member, group):
                     return member
-        only = self._groups.get(endpoint) == 1 or not tells_destination()
+        only = self._groups.get(endpoint) == 1 or not reports_destination()
         made = MemberSocket(endpoint, group if only else NOWHERE)
         self.added.append(made)
         if not only:

@@ -1,6 +1,6 @@
 """Rings: the mapped ring of each interface that a receiver listens on, with the kernel's filter kept in step.
 
-Stands between `Joins` and the slots where packets come from rings: what Joins calls a socket only holds memberships
+Comes between `Joins` and the slots where packets come from rings: what Joins calls a socket only holds memberships
 then, and what goes to its port is listened for at the ring of its interface.
 """
 
@@ -43,7 +43,7 @@ SIOCGIFHWADDR = 0x8927
 ETHERNET_LINKS = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 
 # A program is made and attached in time that grows with all groups (0.9 ms at 2,000 scattered ones), so that one per
-# join would cost the square of them. While joins follow each other quickly, a short and wider program stands in for
+# join would cost the square of them. While joins follow each other quickly, a short and wider program replaces
 # it, and the exact ones take 1 / (1 + PAUSE) of the time. Short programs are not worth that.
 SHORT, PAUSE = 256, 9
 clock = time.monotonic
@@ -99,7 +99,7 @@ SPARE = 8  # an eighth of what is free stays for others
 
 
 def free_memory() -> int | None:
-    """Bytes that the machine, or the cgroup of this process, has left; None where nobody says."""
+    """Bytes that the machine, or the cgroup of this process, has left; None where the system does not report them."""
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         rows = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
@@ -128,7 +128,7 @@ class Ring:
     """The ring of one interface: its packet socket, its key in the slots, and what its listeners want.
 
     Every change can be made again from its start, so that an exception of a signal handler in the middle of one does no
-    harm: `groups` gets what comes before it loses what goes, and `filter` is built anew when it was left in the middle.
+    harm: `groups` gets what comes before it loses what goes, and `filter` is rebuilt when it was left in the middle.
     """
 
     interface: str
@@ -213,7 +213,7 @@ class Ring:
 class Rings(SocketOwner):
     """The slots as Joins sees them where packets come from rings.
 
-    `is_deferred`: a kernel filter may be wider than it has to be. The slots know of it too, and whoever receives next
+    `is_deferred`: a kernel filter may be wider than it has to be. The slots know of it too, and the next receive call
     calls `settle`."""
 
     def __init__(self, slots: "Slots", names: dict[int, str], options: RingOptions) -> None:
@@ -236,7 +236,9 @@ class Rings(SocketOwner):
     def names(self, names: dict[int, str]) -> None:
         self._names = self._slots.names = names
 
-    def add(self, _socket: socket.socket, port: int, _group: bytes, interface: int) -> int:
+    def add(
+        self, _socket: socket.socket, port: int, _group: bytes, interface: int, _decider: socket.socket | None = None
+    ) -> int:
         """Listen for a port on an interface, whose ring is opened when it is the first; SocketError, InterfaceError."""
         keys: list[int] = []
         try:
@@ -285,7 +287,7 @@ class Rings(SocketOwner):
             self._end_deferral()
 
     def _defer(self) -> bool:
-        """Leave exact filters to whoever receives next; False when somebody may be receiving now."""
+        """Leave exact filters to the next receive call; False when a call may be receiving now."""
         self.is_deferred = True
         try:
             return self._slots.defer()
@@ -298,7 +300,7 @@ class Rings(SocketOwner):
             self._slots.end_deferral()
 
     def is_overdue(self) -> bool:
-        """Whether a filter is wider than it has to be, and somebody may be receiving."""
+        """Whether a filter is wider than it has to be, and a call may be receiving."""
         return self.is_deferred and not self._defer()
 
     def settle(self) -> None:

@@ -1,7 +1,7 @@
 """Sockets: opened and bound whole, or not at all.
 
 One socket an interface and port, for both families: an IPv6 membership is not per interface, so that only a socket that
-is bound to its device hears one interface alone (facts tried on Linux 6.18); and replies then leave by the interface
+is bound to its device receives from one interface alone (seen on Linux 6.18); and replies then leave by the interface
 the question came from.
 """
 
@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
+from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast._core.lifetime import close_all
-from mcast_fast._host import hardware_clock, ifreq
+from mcast_fast._host import hardware_clock, ifreq, links
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, socket_error, warn
 
+Datagram = socket.socket  # a field has the module's name
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 NOWHERE = bytes(16)
 
-# What a receiving socket is asked to tell with each packet: what for -> options by IP version; a system has some.
+# What a receiving socket reports with each packet: purpose -> options by IP version; a system has some.
 TIMES = ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING")
 METADATA: dict[str, dict[int, tuple[str, ...]]] = {
     "destination": {4: ("IP_PKTINFO", "IP_RECVDSTADDR", "IP_RECVIF"), 6: ("IPV6_RECVPKTINFO",)},
@@ -56,19 +58,23 @@ class Options:
     buffer_size: int | None = None
     metadata: frozenset[str] = frozenset({"time", "drops"})
     reuse: bool = True
-    coalesced: bool = False
+    coalescing: Mode = Mode.NEVER
     busy_poll: int | None = None  # microseconds
     only_holds: bool = False  # memberships: packets come another way, so that the port is not bound
 
 
 @dataclass(slots=True)
 class OpenSocket:
-    """A socket, what its binding implies (zeros: each packet says it), and its key in the slots once it has one."""
+    """A socket, what its binding implies (zeros: each packet says it), and its key in the slots once it has one.
+
+    `decider`: a second one that the slots may bind alike, to decide whether packets are coalesced
+    (_core/c/coalescing.h); None where another one does."""
 
     socket: socket.socket
     endpoint: Endpoint
     group: bytes = NOWHERE
     interface: int = 0
+    decider: Datagram | None = None
     keys: list[int] = field(default_factory=list)
     drops: int = 0
     is_counted: bool = False  # its drops, among those of closed sockets
@@ -78,13 +84,17 @@ class OpenSocket:
         """The endpoint."""
         return self.endpoint
 
+    def both(self) -> list[Datagram]:
+        """Its socket, and the decider."""
+        return [self.socket] if self.decider is None else [self.socket, self.decider]
+
     @property
     def key(self) -> int:
         """Its key in the slots, -1 before it has one."""
         return self.keys[0] if self.keys else -1
 
     def has_interface(self) -> bool:
-        """Whether its interface is still there, in the namespace of the socket; True where nobody can say.
+        """Whether its interface is still there, in the namespace of the socket; True where that is unknown.
 
         The kernel keeps the membership of an interface that is gone, and still answers for it."""
         if not SYSTEM.name_request:
@@ -145,9 +155,10 @@ def open_datagram(version: int, reuse: bool) -> socket.socket:
 
 
 def set_buffer(sock: socket.socket, wanted: int | None) -> None:
-    """Make room for `wanted` bytes of packets, beyond rmem_max when privileged; warn when the system clips it.
+    """Make space for `wanted` bytes of packets, beyond rmem_max when privileged; warn when the system clips it.
 
-    Linux doubles what is asked for its own bookkeeping (socket(7)), and shows the double. None: as much as there is up
+    Linux doubles the requested size for its own bookkeeping (socket(7)), and reports the double. None: as much as there
+    is up
     to 4 MiB, with a warning, once for the process, where that is less."""
     asked = DEFAULT_BUFFER if wanted is None else wanted
     within = min(asked, LARGEST_BUFFER)
@@ -159,7 +170,7 @@ def set_buffer(sock: socket.socket, wanted: int | None) -> None:
         return
     remedy = SYSTEM.buffer_remedy.format(asked)
     if wanted is not None:
-        warn(f"receive buffer: asked for {asked} bytes, got {got}; {remedy}")
+        warn(f"receive buffer: requested {asked} bytes, got {got}; {remedy}")
     elif not _has_warned:
         _has_warned.append(True)
         warn(
@@ -187,15 +198,15 @@ def bind_device(sock: socket.socket, name: str) -> bool:
 
 
 def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> None:
-    """Have the kernel tell these with each packet."""
+    """Have the kernel report these with each packet."""
     for one in wanted:
         for name in METADATA[one][version]:
             set_option(sock, name, HARDWARE_TIMES if one == "hardware" else 1)
 
 
 def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
-    """What is asked of the way up from the device: coalescing, polling, the card's clock."""
-    for name, value in COALESCING.items() if options.coalesced else ():
+    """Options of the path from the device: coalescing, polling, the card's clock."""
+    for name, value in COALESCING.items() if options.coalescing == Mode.ALWAYS else ():
         set_option(sock, name, value)
     if options.busy_poll is not None:
         set_option(sock, "SO_BUSY_POLL", options.busy_poll)
@@ -204,6 +215,28 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
             f"{interface} takes no hardware times ({reason}): the kernel's times are reported, without Flag.HARDWARE; "
             "`ethtool -T` shows what the card can, and switching it on needs CAP_NET_ADMIN"
         )
+
+
+def _open_decider(endpoint: Endpoint, name: str, options: Options) -> socket.socket | None:
+    """A socket that is no member of anything, and is not bound yet; None where it is not needed, or cannot be had."""
+    if options.coalescing == Mode.NEVER or not _core.features()["coalescing_under_pressure"]:
+        return None
+    with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
+        decider = undo.enter_context(open_datagram(endpoint.version, options.reuse))
+        set_option(decider, MULTICAST_ALL[endpoint.version], 0)
+        bind_device(decider, _where_packets_arrive(endpoint.interface, name))
+        decider.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least: unicast may come, and is not read
+        undo.pop_all()
+        return decider
+    return None
+
+
+def _where_packets_arrive(index: int, name: str) -> str:
+    """The interface where the kernel looks for the socket that decides: the one below a bridge or a macvlan."""
+    below = links.lowest(index) or []
+    with contextlib.suppress(OSError):
+        return socket.if_indextoname(below[0]) if len(below) == 1 else name
+    return name
 
 
 def bind_address(group: bytes, endpoint: Endpoint) -> tuple[str, int] | tuple[str, int, int, int]:
@@ -216,14 +249,16 @@ def bind_address(group: bytes, endpoint: Endpoint) -> tuple[str, int] | tuple[st
     return (host, endpoint.port) if endpoint.version == 4 else (host, endpoint.port, 0, endpoint.interface)
 
 
-def tells_destination() -> bool:
-    """Whether each packet can tell where it went to; else a socket can hold one group only."""
+def reports_destination() -> bool:
+    """Whether the destination of each packet is reported; else a socket can hold one group only."""
     return any(name in _core.membership.OPTIONS for name in METADATA["destination"][4])
 
 
-def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options) -> OpenSocket:
+def open_socket(
+    endpoint: Endpoint, group: bytes, names: dict[int, str], options: Options, decides: bool = True
+) -> OpenSocket:
     """A bound socket that holds no group yet; `group` is bound when it is to be the only one. SocketError, with nothing
-    left open.
+    left open. `decides`: whether it needs a decider.
 
     Where packets do not say their destination, what comes is taken for the only group's, on the endpoint's
     interface."""
@@ -233,7 +268,7 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
         subject = f"port {endpoint.port} on {names.get(endpoint.interface, endpoint.interface)}"
         try:
             set_option(sock, MULTICAST_ALL[endpoint.version], 0)
-            on_device = bind_device(sock, names[endpoint.interface]) or not tells_destination()
+            on_device = bind_device(sock, names[endpoint.interface]) or not reports_destination()
             if options.only_holds:
                 undo.pop_all()
                 return OpenSocket(sock, endpoint, NOWHERE, endpoint.interface)
@@ -245,8 +280,9 @@ def open_socket(endpoint: Endpoint, group: bytes, names: dict[int, str], options
         except OSError as error:
             raise socket_error("bind", subject, error) from error
         undo.pop_all()
-    bound = group if SYSTEM.binds_groups or not tells_destination() else NOWHERE
-    return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0)
+    bound = group if SYSTEM.binds_groups or not reports_destination() else NOWHERE
+    decider = _open_decider(endpoint, names[endpoint.interface], options) if decides else None
+    return OpenSocket(sock, endpoint, bound, endpoint.interface if on_device else 0, decider)
 
 
 class SocketOwner:
@@ -266,7 +302,7 @@ class SocketOwner:
 
 
 def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:
-    """FeatureError when a feature that was asked for is off."""
+    """FeatureError when a requested feature is off."""
     feature = features()[name]
     if not feature:
         raise FeatureError(f"{asked}: {feature.reason}; mcast_fast.features() lists what there is")

@@ -105,7 +105,7 @@ class Subscriptions:
 
     def settle(self) -> None:
         """Have the kernel's filters be exact, where that was put off (`Rings.flush`). Waits for no other call, which
-        looks at its end whether somebody receives."""
+        checks at its end whether a call receives."""
         taken: list[bool] = []
         try:
             taken.extend(map(self._lock.acquire, (False,)))  # noted in the call that takes it: no signal comes between
@@ -266,7 +266,7 @@ class Subscriptions:
         return changed
 
     def _add_to(self, changes: Changes, subscription: Subscription, interface: int) -> None:
-        """Add the groups at one interface; one that is asked for again has the sources of both."""
+        """Add the groups at one interface; one that is requested again has the sources of both."""
         for one in subscription.group_endpoints(interface):
             before = changes.get(one) or self._joins.wanted.get(one)
             changes[one] = subscription.sources if before is None else before.union(subscription.sources)
@@ -377,7 +377,7 @@ class Subscriptions:
         self._skipped[skipped.group, skipped.interface] = skipped
 
     def _membership(self, one: GroupEndpoint, wanted: SourceFilter, there: dict[MemberSocket, bool]) -> Membership:
-        """`there`: whether the interfaces of sockets are, as far as they were asked already."""
+        """`there`: whether the interfaces of sockets are, as far as they were queried already."""
         endpoint = one.endpoint
         holders = self._joins.table.holders(one)
         for member in holders:
@@ -431,10 +431,14 @@ class Subscriptions:
             obstacle = igmp_version.obstacle(*key)
             self._checked[key] = float("inf") if obstacle else now
             if obstacle:
-                text = f"source-specific joins on {key[1]} ask the network for any source: {obstacle}"
+                text = f"source-specific joins on {key[1]} reach the network as any-source ones: {obstacle}"
                 warn(text, SsmWarning)
 
     # ---- interfaces that come and go ----
+
+    def known(self, index: int) -> Interface | None:
+        """An interface as it was when a group was last joined there; None of one that is not known."""
+        return self._known.get(self._joins.names.get(index, ""))
 
     def indexes(self) -> list[int]:
         """The interfaces that something is wanted on."""

@@ -3,16 +3,17 @@
 Rules of this module: no I/O; the core's calls are bound here, and made by the sender.
 """
 
+import errno
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcast_fast import _core
 from mcast_fast._host.interfaces import Interface
+from mcast_fast._sending.destinations import Target
 from mcast_fast._units import iterated, whole_number
 from mcast_fast.errors import ArgumentError
-from mcast_fast.groups import Group
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.send import Route, Transmitter
@@ -22,25 +23,50 @@ Call = Callable[["Route", int, bool], tuple[int, int]]
 
 LARGEST_PAYLOAD = {4: 65_507, 6: 65_527}
 
+# Errors that Linux has for an ICMP answer to an earlier datagram (icmp_err_convert[] in net/ipv4/icmp.c, and
+# net/ipv6/icmp.c), and how often one datagram is tried again for each: "refused" is never this machine's own answer.
+ICMP_ANSWERS = {errno.ECONNREFUSED: 100} | {
+    number: 1
+    for name in (
+        "EACCES",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "EMSGSIZE",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPROTO",
+    )
+    if (number := getattr(errno, name, 0))
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where one datagram goes: the key of the socket it leaves by, the packed group (4 or 16 bytes), port and
-    interface."""
+    """Where one datagram goes: the key of the socket it leaves by, the packed group or address (4 or 16 bytes), port
+    and interface: of an address its zone, None where the routing table chooses."""
 
     key: int
-    group: bytes
+    address: bytes
     port: int
-    interface: Interface
+    interface: Interface | None
+    is_unicast: bool = False
 
     @property
     def target(self) -> tuple[int, bytes, int, int]:
         """What the core takes."""
-        return (self.key, self.group, self.port, self.interface.index)
+        return (self.key, self.address, self.port, self.interface.index if self.interface else 0)
+
+    @property
+    def version(self) -> int:
+        """The IP version, 4 or 6."""
+        return 4 if len(self.address) == 4 else 6
 
     def __str__(self) -> str:
-        family = socket.AF_INET if len(self.group) == 4 else socket.AF_INET6
-        return f"{socket.inet_ntop(family, self.group)} port {self.port} on {self.interface.name}"
+        family = socket.AF_INET if self.version == 4 else socket.AF_INET6
+        where = f" on {self.interface.name}" if self.interface else ""
+        return f"{socket.inet_ntop(family, self.address)} port {self.port}{where}"
 
 
 class Paths(NamedTuple):
@@ -51,20 +77,42 @@ class Paths(NamedTuple):
 
 
 @dataclass(slots=True)
+class Recovery:
+    """What was done about errors of one call, at the datagram that is number `at` of those that left: it was tried
+    again `dismissed` times after an ICMP answer, and once after its interface was looked up anew (`is_found`)."""
+
+    at: int = 0
+    dismissed: int = 0
+    is_found: bool = False
+
+    def reach(self, sent: int) -> None:
+        """That many datagrams have left: of the next one nothing is known yet."""
+        if sent != self.at:
+            self.at, self.dismissed, self.is_found = sent, 0, False
+
+    def dismisses(self, code: int) -> bool:
+        """Whether an error may be the answer to an earlier datagram, which says nothing of this one (icmp(7))."""
+        if code not in ICMP_ANSWERS or self.dismissed >= ICMP_ANSWERS[code]:
+            return False
+        self.dismissed += 1
+        return True
+
+
+@dataclass(slots=True)
 class Outgoing:
     """One call of a user while it is sent.
 
     `call`: that of the core, by a route, without the datagrams that have left, and whether it may wait. `size_of`:
-    bytes of a payload by its number. `group`: of send_to; None for the sender's own. `sent`: datagrams that have left;
-    `retries`: since the last one did; `recovered`: how many had left when the interface was last looked up once more.
+    bytes of a payload by its number. `target`: of send_to; None for the sender's own groups. `sent`: datagrams that
+    have left; `retries`: since the last one did.
     """
 
     call: Call
     size_of: Callable[[int], int]
-    group: "str | Group | None" = None
+    target: Target | None = None
     sent: int = 0
     retries: int = 0
-    recovered: int = -1
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 def outgoing(transmitter: "Transmitter", payloads: Any, size: int | None) -> Outgoing:
@@ -91,16 +139,14 @@ def _sequence(payloads: Any) -> "Sequence[Payload]":
     return iterated(payloads, "payloads", "a Batch or a sequence of payloads")
 
 
-def outgoing_list(
-    transmitter: "Transmitter", payloads: Sequence[Payload], group: str | Group | None = None
-) -> Outgoing:
-    """Payloads to the sender's own groups (None), or to another one."""
+def outgoing_list(transmitter: "Transmitter", payloads: Sequence[Payload], target: Target | None = None) -> Outgoing:
+    """Payloads to the sender's own groups (None), or to another group or address."""
     call = transmitter.send
 
     def size_of(number: int) -> int:
         return memoryview(payloads[number]).nbytes if number < len(payloads) else 0  # a list may change meanwhile
 
-    return Outgoing(lambda route, *how: call(route, payloads, *how), size_of, group)
+    return Outgoing(lambda route, *how: call(route, payloads, *how), size_of, target)
 
 
 def _of_rows(transmitter: "Transmitter", buffer: Any, size: int) -> Outgoing:

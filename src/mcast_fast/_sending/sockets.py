@@ -60,7 +60,7 @@ class SendingSocket:
 
 
 class OpenSockets:
-    """The sockets of one sender, which are closed together when nobody uses them any more."""
+    """The sockets of one sender, which are closed together once they are unused."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
@@ -90,15 +90,14 @@ def open_sending(version: int, source: str | None, interface: Interface, options
     with contextlib.ExitStack() as undo:
         undo.callback(sock.close)
         try:
-            set_option(sock, HOPS[version], options.ttl)
-            set_option(sock, LOOP[version], int(bool(options.loopback)))
+            set_hops(sock, version, options.ttl, options.loopback)
             set_option(sock, REPORT_ERRORS[version], 1)
             if options.dscp is not None and not set_option(sock, TRAFFIC_CLASS[version], options.dscp << 2):
                 raise FeatureError(f"dscp={options.dscp}: {_core.membership.SYSTEM} has no {TRAFFIC_CLASS[version]}")
             ask_metadata(sock, version, REPLIES)
             sock.bind(_local_address(version, source, interface, options.source_port or 0))
             operation = "open"
-            _leave_by(sock, version, source, interface)
+            leave_by(sock, version, interface.index, source or interface.ipv4)
             if options.transmit_times:
                 set_option(sock, "SO_TIMESTAMPING", TRANSMIT_TIMES)
             if options.max_rate is not None:
@@ -136,8 +135,20 @@ def interface_instead(old: SendingSocket) -> Interface | None:
     return found if found.index != old.interface.index and _has_interface(old, found, True) else None
 
 
+def readdressed(sock: SendingSocket) -> SendingSocket | None:
+    """A socket that sends from its interface's address, once that is another one; None where it is not. OSError."""
+    try:
+        found = find_interface(sock.interface.index)
+    except InterfaceError:
+        return None
+    if found.name != sock.interface.name or found.ipv4 in (None, sock.interface.ipv4):
+        return None
+    leave_by(sock.socket, 4, found.index, found.ipv4)
+    return replace(sock, interface=found)
+
+
 def _has_interface(sock: SendingSocket, interface: Interface, unknown: bool = False) -> bool:
-    """Whether an interface is in the network namespace of a socket; `unknown` where nobody can say."""
+    """Whether an interface is in the network namespace of a socket; `unknown` where that is unknown."""
     if not SYSTEM.name_request:
         return unknown
     import fcntl  # Windows has none
@@ -157,14 +168,20 @@ def _local_address(
     return (source or "::", port, 0, interface.index if (source or "").startswith("fe80:") else 0)
 
 
-def _leave_by(sock: socket.socket, version: int, source: str | None, interface: Interface) -> None:
-    """Choose the interface by index. IPv4 needs the address too: on `lo` the source would be another interface's
-    without it."""
+def set_hops(sock: socket.socket, version: int, ttl: int, loopback: bool) -> None:
+    """How far multicast datagrams go, and whether this machine gets them too. Others have the system's TTL."""
+    set_option(sock, HOPS[version], ttl)
+    set_option(sock, LOOP[version], int(bool(loopback)))
+
+
+def leave_by(sock: socket.socket, version: int, interface: int, address: str | None) -> None:
+    """Choose the interface of multicast datagrams, by index.
+
+    IPv4 takes the address to send from too: on `lo` it would be another interface's without it."""
     if version == 6:
-        set_option(sock, "IPV6_MULTICAST_IF", interface.index)
+        set_option(sock, "IPV6_MULTICAST_IF", interface)
         return
-    address = source or interface.ipv4
-    _core.membership.set_send_interface(sock, interface.index, socket.inet_aton(address) if address else ANY_IPV4)
+    _core.membership.set_send_interface(sock, interface, socket.inet_aton(address) if address else ANY_IPV4)
 
 
 def no_segmentation(sock: socket.socket, interface: Interface, options: Options) -> str:

@@ -1,6 +1,6 @@
 """asyncio over Receiver and Sender: the same calls, awaited.
 
-The package root imports this wing when it is first asked for, so that `import mcast_fast` needs no asyncio.
+The package root imports this package when it is first used, so that `import mcast_fast` needs no asyncio.
 """
 
 from mcast_fast.aio._receiver import Receiver

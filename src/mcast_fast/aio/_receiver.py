@@ -11,10 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from mcast_fast import _core, receiver
-from mcast_fast._core.layout import MAX_PACKET_SIZE
+from mcast_fast._core.layout import MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._iteration import Limits
 from mcast_fast._membership.arguments import Timestamps
 from mcast_fast._membership.memberships import Membership
+from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Payload
 from mcast_fast._units import (
     NANOSECONDS,
@@ -42,21 +43,21 @@ T = TypeVar("T")
 
 
 class Receiver:
-    """A `mcast_fast.Receiver` for asyncio: what waits is awaited, all else is the same.
+    """A `mcast_fast.Receiver` for asyncio: calls that wait are awaited, all others are the same.
 
-    Any number of tasks may wait; each packet goes to one of them, the first that asked. A task that is cancelled has
-    taken nothing. It belongs to the loop in which it is first awaited.
+    Any number of tasks may wait; packets go to them in the order in which they began to wait. A task that is cancelled
+    has taken nothing. The receiver belongs to the event loop in which it is first awaited.
 
         async with aio.Receiver("239.1.1.1%eth0:5000") as rx:
             async for batch in rx:
                 ...
 
-    The arguments and errors are those of `mcast_fast.Receiver`, and one more.
+    Arguments and errors are those of `mcast_fast.Receiver`, and one argument more:
 
     Args:
-        linger: Seconds (0 to 0.1) for which packets are gathered before a task is woken, once they come densely (some
-            8,000 per second and more); 0 wakes it each time at once. Without it a stream of single packets costs twice
-            the CPU.
+        linger: Seconds (0 to 0.1), or text such as "1ms", for which packets are gathered before a task is woken, once
+            they arrive fast (about 8,000 per second and more); 0: wake a task at once. Without it a stream of single
+            packets costs twice the CPU time.
     """
 
     __module__ = "mcast_fast.aio"
@@ -85,6 +86,9 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        own_packets: bool = True,
+        ttl: int = 1,
+        loopback: bool = True,
         sequence: str | Format | Tracker | None = None,
         linger: Seconds = LINGER,
     ) -> None:
@@ -113,30 +117,62 @@ class Receiver:
             ring_latency=ring_latency,
             packet_fanout=packet_fanout,
             vlan=vlan,
+            own_packets=own_packets,
+            ttl=ttl,
+            loopback=loopback,
             sequence=sequence,
         )
         self._line = Line(self._receiver, linger)
-        self._limit = self._receiver.batch_size
 
     # ---- receiving ----
 
     async def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """What is there, as a Batch of 1..max_packets (default batch_size) packets; waits for the first one only.
+        """Receive the packets that are there, at least one; wait for the first one only.
 
-        `timeout` in seconds, or text ("100ms"): left out = the receiver's, None = for ever, 0 = does not wait.
-        TimeoutError, ClosedError, SocketError."""
-        limit = self._limit if max_packets is None else _checked(max_packets)
+        Args:
+            max_packets: As for `mcast_fast.Receiver.recv_batch`.
+            timeout: Seconds to wait, or text such as "100ms"; left out: `self.timeout`, None: no limit, 0: no wait.
+
+        Returns:
+            A Batch of at least one packet.
+
+        Raises:
+            TimeoutError, ClosedError, SocketError, ArgumentError: As for `mcast_fast.Receiver.recv_batch`.
+            RuntimeError: The receiver is in use in another event loop, which is open.
+        """
+        limit = self._receiver.batch_size if max_packets is None else _checked(max_packets)
         return await self._line.take(partial(self._now, limit), self._wait(timeout))
 
     async def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One packet. `timeout` and errors as `recv_batch`."""
+        """Receive one packet.
+
+        Args:
+            timeout: Seconds to wait, as for `recv_batch`.
+
+        Returns:
+            The next Packet.
+
+        Raises:
+            TimeoutError, ClosedError, SocketError, ArgumentError, RuntimeError: As for `recv_batch`.
+        """
         return await self._line.take(self._one_now, self._wait(timeout))
 
     async def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """One large Batch of `max_packets` packets, or of what came in time or before the close: it may be empty.
+        """Receive one large batch: `max_packets` packets, or what came in time or before close().
 
-        `timeout` and errors as `recv_batch`, but that no TimeoutError is raised. What a cancelled collect had is
-        received next."""
+        Packets that a cancelled call had collected are delivered by the next call.
+
+        Args:
+            max_packets: As for `mcast_fast.Receiver.collect`.
+            timeout: Seconds for the whole batch, as for `recv_batch`.
+
+        Returns:
+            A Batch, which may be empty.
+
+        Raises:
+            ClosedError: The receiver was closed and nothing was collected.
+            SocketError, ArgumentError, RuntimeError: As for `recv_batch`.
+        """
         limit = _checked(max_packets)
         clock = asyncio.get_running_loop().time
         timeout_ns = self._wait(timeout)
@@ -159,7 +195,15 @@ class Receiver:
         return _core.views.Batch.concatenate(batches)
 
     def __aiter__(self) -> Self:
-        """Batches until the receiver is closed; TimeoutError after the receiver's timeout without one."""
+        """Iterate over batches until the receiver is closed.
+
+        Yields:
+            What `recv_batch()` returns.
+
+        Raises:
+            TimeoutError: No packet came within `self.timeout`.
+            SocketError: The system refuses to receive.
+        """
         return self
 
     async def __anext__(self) -> "Batch":
@@ -175,12 +219,25 @@ class Receiver:
         duration: Seconds | None = None,
         count: int | None = None,
     ) -> AsyncIterator["Batch"]:
-        """Batches until nothing comes any more, a time is over, or there were enough; arguments, end and errors as
-        `mcast_fast.Receiver.batches`. What a cancelled task has waited for is received next."""
+        """Iterate over batches, and end as the iterator of `mcast_fast.Receiver.batches` does.
+
+        A task that is cancelled while it waits takes no packet.
+
+        Args:
+            timeout: End after this many seconds without a packet, or text such as "100ms"; None: no limit.
+            duration: End this many seconds after the first request for a packet, or text; None: no limit.
+            count: End after this many packets; None: no limit.
+
+        Returns:
+            An asynchronous iterator.
+
+        Raises:
+            ArgumentError, SocketError, ClosedError: As for `mcast_fast.Receiver.batches`.
+        """
         limits = Limits(self._wait(timeout), duration, count)
 
         async def take(wait_ns: int) -> "Batch":
-            batch = await self._line.take(partial(self._now, min(self._limit, limits.left)), wait_ns)
+            batch = await self._line.take(partial(self._now, min(self._receiver.batch_size, limits.left)), wait_ns)
             limits.left -= len(batch)
             return batch
 
@@ -193,8 +250,19 @@ class Receiver:
         duration: Seconds | None = None,
         count: int | None = None,
     ) -> AsyncIterator["Packet"]:
-        """Packets until nothing comes any more, a time is over, or there were enough; arguments, end and errors as
-        `mcast_fast.Receiver.packets`."""
+        """Iterate over packets, and end as the iterator of `mcast_fast.Receiver.packets` does.
+
+        Args:
+            timeout: As for `batches`.
+            duration: As for `batches`.
+            count: As for `batches`.
+
+        Returns:
+            An asynchronous iterator.
+
+        Raises:
+            ArgumentError, SocketError, ClosedError: As for `batches`.
+        """
         limits = Limits(self._wait(timeout), duration, count)
 
         async def take(wait_ns: int) -> "Packet":
@@ -209,7 +277,7 @@ class Receiver:
         self._receiver._check_process()
 
     def _next(self) -> "Batch":
-        return self._now(self._limit)
+        return self._now(self._receiver.batch_size)
 
     def _now(self, limit: int) -> "Batch":
         """A batch of what is there; TimeoutError when nothing is."""
@@ -237,41 +305,120 @@ class Receiver:
     # ---- membership: as the methods of mcast_fast.Receiver ----
 
     def join(self, group: str | Group) -> bool:
-        """Receive a group too; as `mcast_fast.Receiver.join`."""
+        """Join a group, as `mcast_fast.Receiver.join` does. It does not wait, except for the system call.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+
+        Returns:
+            False when it was joined already.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, ClosedError: As for `mcast_fast.Receiver.join`.
+        """
         return self._receiver.join(group)
 
     def leave(self, group: str | Group) -> bool:
-        """Receive a group no more; as `mcast_fast.Receiver.leave`."""
+        """Leave a group, as `mcast_fast.Receiver.leave` does.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+
+        Returns:
+            False when it was not joined.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, ClosedError: As for `mcast_fast.Receiver.leave`.
+        """
         return self._receiver.leave(group)
 
     def block(self, group: str | Group, source: str) -> bool:
-        """Receive one source of a group no more; as `mcast_fast.Receiver.block`."""
+        """Block one source of a joined group, as `mcast_fast.Receiver.block` does.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+            source: The unicast address of the source.
+
+        Returns:
+            False when it was blocked already.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, ClosedError: As for `mcast_fast.Receiver.block`.
+        """
         return self._receiver.block(group, source)
 
     def unblock(self, group: str | Group, source: str) -> bool:
-        """Receive one source of a group again; as `mcast_fast.Receiver.unblock`."""
+        """Receive one source of a joined group again, as `mcast_fast.Receiver.unblock` does.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+            source: The unicast address of the source.
+
+        Returns:
+            False when it was not blocked.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, ClosedError: As for `mcast_fast.Receiver.unblock`.
+        """
         return self._receiver.unblock(group, source)
 
     def set_sources(
         self, group: str | Group, *, include: Iterable[str] | None = None, exclude: Iterable[str] | None = None
     ) -> bool:
-        """Receive these sources of a group, or all but these; as `mcast_fast.Receiver.set_sources`."""
+        """Replace the source filter of a joined group, as `mcast_fast.Receiver.set_sources` does.
+
+        Args:
+            group: A text in the grammar of `Group.parse`, or a Group.
+            include: The only sources to receive.
+            exclude: The only sources not to receive. Give one of the two.
+
+        Returns:
+            False when the filter was the same already.
+
+        Raises:
+            ArgumentError: Both lists were given, or none.
+            GroupError, InterfaceError, SocketError, ClosedError: As for `block`.
+        """
         return self._receiver.set_sources(group, include=include, exclude=exclude)
 
     @property
     def memberships(self) -> list[Membership]:
-        """Every group on every interface, as `mcast_fast.Receiver.memberships`."""
+        """Every group on every interface: `mcast_fast.Receiver.memberships`."""
         return self._receiver.memberships
 
     # ---- the rest ----
 
     def reply(self, packet: "Packet", payload: Payload) -> None:
-        """Send a unicast datagram to the source of a packet; as `mcast_fast.Receiver.reply`."""
+        """Send a unicast datagram to the source of a packet, as `mcast_fast.Receiver.reply` does.
+
+        Args:
+            packet: A packet that this receiver delivered.
+            payload: The bytes to send.
+
+        Raises:
+            SocketError, ArgumentError, ClosedError: As for `mcast_fast.Receiver.reply`.
+        """
         self._receiver.reply(packet, payload)
+
+    def send(self, group: Target, payload: Payload) -> int:
+        """Send one datagram to a group or to one host, from the receiver's own socket, without waiting.
+
+        Args:
+            group: A text in the grammar of `Group.parse` without a source, a Group, or the address of a host.
+            payload: The bytes to send.
+
+        Returns:
+            The number of datagrams that left, one for each interface.
+
+        Raises:
+            GroupError, InterfaceError, ArgumentError, SocketError, SendError, ClosedError: As for
+                `mcast_fast.Receiver.send`.
+        """
+        return self._receiver.send(group, payload)
 
     @property
     def timeout(self) -> float | None:
-        """Seconds that a receive waits when no time is given; None = for ever. It can be set to "100ms" too."""
+        """Seconds that a receive waits when no timeout is given; None: no limit. It can be set, also to "100ms"."""
         return self._timeout
 
     @timeout.setter
@@ -281,8 +428,8 @@ class Receiver:
 
     @property
     def batch_size(self) -> int:
-        """Packets in a batch at most."""
-        return self._limit
+        """The largest number of packets in a batch."""
+        return self._receiver.batch_size
 
     @property
     def stats(self) -> Stats:
@@ -295,10 +442,10 @@ class Receiver:
         return self._receiver.closed
 
     def close(self) -> None:
-        """Wake every task that receives here (they get ClosedError; iterations end), leave the groups, and close the
-        sockets.
+        """Wake every task that receives here, leave the groups, and close the sockets.
 
-        From any thread; closing again does nothing."""
+        Calls that wait raise ClosedError; iterations end. It may be called from any thread. Closing again does nothing.
+        """
         self._receiver.close()
         self._line.close()
 
@@ -342,4 +489,4 @@ class _Iteration(Generic[T]):
 
 
 def _checked(max_packets: int) -> int:
-    return whole_number(max_packets, "max_packets", 1, receiver.MOST_PACKETS)
+    return whole_number(max_packets, "max_packets", 1, MOST_PACKETS)

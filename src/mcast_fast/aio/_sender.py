@@ -1,17 +1,20 @@
 """Sender for asyncio: the calls of `mcast_fast.Sender`, awaited.
 
-Rules of this module: the blocking class sends, without waiting; `_waiting` waits for room, and has the thread
-that paced calls run in.
+Rules of this module: the blocking class sends, without waiting; `_waiting` waits for space in send buffers, and has
+the thread that paced calls run in.
 """
 
 import asyncio
 import errno
 import types
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from mcast_fast import sender
+from mcast_fast._sending.answers import Gathering
+from mcast_fast._sending.arguments import Pacing
+from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Outgoing, Payload, outgoing, outgoing_list
 from mcast_fast._units import UNSET, Seconds, Unset, wait_in_ns
 from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker
@@ -27,11 +30,12 @@ PAUSE_LAST = 0.005  # but no longer than this
 
 
 class Sender:
-    """A `mcast_fast.Sender` for asyncio: what waits is awaited, all else is the same, arguments and errors too.
+    """A `mcast_fast.Sender` for asyncio: calls that wait are awaited, all others are the same.
 
-    The event loop is never blocked: datagrams leave without waiting, a millisecond's worth at a time, and the loop
-    watches the socket while its buffer is full. With a `rate`, and in a loop without add_writer, a thread of the
-    sender's own sends, one call after the other. Leaving `async with` drains, unless an error is on its way.
+    Arguments and errors are those of `mcast_fast.Sender`. The event loop is never blocked: datagrams are sent without
+    waiting, about a millisecond of them at a time, and the loop watches the socket while its send buffer is full. With
+    a `rate`, and in an event loop without add_writer, a thread of the sender's own makes the calls one by one. Leaving
+    `async with` waits for what was handed over (`drain`), unless an exception is raised.
     """
 
     __module__ = "mcast_fast.aio"
@@ -48,7 +52,7 @@ class Sender:
         loopback: bool = True,
         rate: float | str | None = None,
         burst: int = 1,
-        pacing: sender.Pacing = "sender",
+        pacing: Pacing = "sender",
         transmit_times: bool = False,
         segmentation: bool = True,
         timeout: Seconds | None = None,
@@ -82,28 +86,64 @@ class Sender:
     # ---- sending ----
 
     async def send(self, payload: Payload) -> int:
-        """Send one datagram to each group; how many left. SendError (`sent`: how many had left), ClosedError.
+        """Send one datagram to each group.
 
-        Cancelled, it may still leave; `drain()` counts."""
+        A cancelled call may still send it; `drain()` counts it.
+
+        Args:
+            payload: The bytes to send, as for `mcast_fast.Sender.send`.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            SendError, ClosedError: As for `mcast_fast.Sender.send`.
+        """
         return await self._send(outgoing_list(self._sender._transmitter, (payload,)))
 
     async def send_batch(self, payloads: "Iterable[Payload] | Batch | Any", size: int | None = None) -> int:
-        """Send many datagrams to each group, in order, as `mcast_fast.Sender.send_batch`; how many left.
+        """Send many datagrams to each group, in order.
 
-        Cancelled, what has not left does not leave; but what the thread has begun (see the class) leaves whole.
-        `drain()` waits for it and counts. SendError, ArgumentError, ClosedError."""
+        A cancelled call sends no more datagrams, except where a thread makes the calls (see the class): a call that has
+        begun there sends them all. `drain()` waits for it and counts them.
+
+        Args:
+            payloads: As for `mcast_fast.Sender.send_batch`; of a list, a copy is sent.
+            size: Bytes of each datagram that one buffer is cut into.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            SendError, ArgumentError, ClosedError: As for `mcast_fast.Sender.send_batch`.
+        """
         kept = tuple(payloads) if isinstance(payloads, list) else payloads  # others may change it meanwhile
         return await self._send(outgoing(self._sender._transmitter, kept, size))
 
-    async def send_to(self, payload: Payload, group: str | Group) -> int:
-        """Send one datagram to another group, as `mcast_fast.Sender.send_to`; how many left."""
+    async def send_to(self, payload: Payload, group: Target) -> int:
+        """Send one datagram to another group or to one host, as `mcast_fast.Sender.send_to` does.
+
+        Args:
+            payload: The bytes to send.
+            group: A text in the grammar of `Group.parse`, a Group, or the address of a host.
+
+        Returns:
+            The number of datagrams that left.
+
+        Raises:
+            GroupError, InterfaceError, SocketError, SendError, ClosedError: As for `mcast_fast.Sender.send_to`.
+        """
         return await self._send(outgoing_list(self._sender._transmitter, (payload,), group))
 
     async def drain(self) -> int:
-        """Wait until everything that was handed over has left, also by tasks that were cancelled; how many datagrams
-        left since the opening.
+        """Wait until everything that was handed over has been sent, also by tasks that were cancelled.
 
-        Raises what became of a cancelled task's sending, once: SendError, ClosedError."""
+        Returns:
+            The number of datagrams that left since the sender was opened.
+
+        Raises:
+            SendError, ClosedError: The call of a cancelled task failed; raised once.
+        """
         while self._handed:
             await asyncio.wait(self._handed)
         failure, self._abandoned = self._abandoned, None
@@ -131,7 +171,7 @@ class Sender:
         return code
 
     async def _in_steps(self, job: Outgoing) -> int:
-        """The rest of a call, whenever the loop has time and the system has room."""
+        """The rest of a call, whenever the loop has time and the system has space."""
         if self._turn >= ONE_TURN:
             self._turn = 0
             await asyncio.sleep(0)
@@ -172,35 +212,87 @@ class Sender:
     # ---- answers ----
 
     async def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One unicast answer. `timeout` in seconds, or text ("100ms"): left out = the sender's, None = for ever, 0 =
-        does not wait.
+        """Receive one unicast answer.
 
-        TimeoutError, ClosedError, SocketError."""
-        wait = self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
-        packet = await self._line.take(self._sender.recv, wait)
+        Args:
+            timeout: Seconds to wait, or text such as "100ms"; left out: the sender's own, None: no limit, 0: no wait.
+
+        Returns:
+            The next Packet that came to a port of the sender.
+
+        Raises:
+            TimeoutError, ClosedError, SocketError, ArgumentError: As for `mcast_fast.Sender.recv`.
+            RuntimeError: The sender is in use in another event loop, which is open.
+        """
+        return await self._take(self._sender.recv, self._wait(timeout))
+
+    def gather(self, payload: Payload, timeout: Seconds | Unset | None = UNSET) -> AsyncIterator["Packet"]:
+        """Send one datagram to each group, and iterate over all answers.
+
+            async for answer in tx.gather(b"who is there?", timeout=2):
+                print(answer.source, answer.data)
+
+        The datagram is sent, and the time begins, when the first answer is awaited.
+
+        Args:
+            payload: The bytes to send.
+            timeout: Seconds from sending on, as for `mcast_fast.Sender.gather`.
+
+        Returns:
+            An asynchronous iterator of Packets, which ends as that of `mcast_fast.Sender.gather` does.
+
+        Raises:
+            ArgumentError: `timeout` is no time.
+            TypeError: `payload` is no bytes-like object.
+            SendError, ClosedError, SocketError: While iterating, as for `mcast_fast.Sender.gather`.
+        """
+        job = outgoing_list(self._sender._transmitter, (memoryview(payload),))
+        answers = self._sender._gathering(self._wait(timeout))
+
+        async def ask() -> None:
+            await self._send(job)
+            answers.begin()
+
+        async def take(wait_ns: int) -> "Packet":
+            return await self._take(partial(answers.take, 0), wait_ns)
+
+        return _Gathering(ask, take, answers)
+
+    async def _take(self, receive: Callable[[], "Packet"], wait_ns: int) -> "Packet":
+        packet = await self._line.take(receive, wait_ns)
         self._line.ready = True
         self._line.took(1)
         return packet
 
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
+        return self._timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
+
     # ---- state ----
 
     def transmit_times(self) -> list[TransmitTime]:
-        """When datagrams left; as `mcast_fast.Sender.transmit_times`."""
+        """Return when datagrams left, as `mcast_fast.Sender.transmit_times` does (Linux).
+
+        Returns:
+            A TransmitTime for each datagram, oldest first for each socket.
+
+        Raises:
+            ArgumentError, ClosedError: As for `mcast_fast.Sender.transmit_times`.
+        """
         return self._sender.transmit_times()
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups that are sent to."""
+        """The groups that the sender sends to."""
         return self._sender.groups
 
     @property
     def local_addresses(self) -> tuple[tuple[str, int], ...]:
-        """Address and port of each socket; as `mcast_fast.Sender.local_addresses`."""
+        """Address and port that each socket is bound to: `mcast_fast.Sender.local_addresses`."""
         return self._sender.local_addresses
 
     @property
     def stats(self) -> SenderStats:
-        """What left so far; also after the close."""
+        """What was sent so far; also after close()."""
         return self._sender.stats
 
     @property
@@ -209,9 +301,10 @@ class Sender:
         return self._sender.closed
 
     def close(self) -> None:
-        """Wake every task that waits (ClosedError) and close the sockets; what was not sent is not.
+        """Wake every task that waits, and close the sockets; what has not left is not sent.
 
-        From any thread; closing again does nothing."""
+        Calls that wait raise ClosedError. It may be called from any thread. Closing again does nothing.
+        """
         self._sender.close()
         self._line.close()
         self._space.close()
@@ -232,3 +325,30 @@ class Sender:
 
     def __repr__(self) -> str:
         return f"<aio {self._sender!r}>"
+
+
+class _Gathering:
+    """What `gather` returns: `ask()` once, then `take(wait_ns)` each answer."""
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[None]], take: "Callable[[int], Awaitable[Packet]]", answers: Gathering
+    ) -> None:
+        self._ask: Callable[[], Awaitable[None]] | None = ask
+        self._take = take
+        self._answers = answers
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "Packet":
+        ask, self._ask = self._ask, None
+        if ask is not None:
+            await ask()
+        wait_ns = self._answers.wait_ns()
+        if wait_ns is None:
+            raise StopAsyncIteration
+        try:
+            return await self._take(wait_ns)
+        except (TimeoutError, ClosedError) as error:
+            self._answers.end(error)
+            raise StopAsyncIteration from None

@@ -1,4 +1,4 @@
-"""Waiting in an event loop: for what a receiver or sender receives, and for room to send.
+"""Waiting in an event loop: for what a receiver or sender receives, and for space to send.
 
 Rules of this module: tasks are notified that packets are there, and take them themselves. Nothing stays in the loop
 when nobody waits. A forked child closes its descriptors only: loop, poll set and wake-up pipe are the parent's too.
@@ -335,7 +335,7 @@ class Line:
 
 
 class Space:
-    """Tasks that wait until they may send: for their turn, and for room in the send buffer of a socket."""
+    """Tasks that wait until they may send: for their turn, and for space in the send buffer of a socket."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -352,7 +352,7 @@ class Space:
         return self._order
 
     async def wait(self, sock: socket.socket) -> bool:
-        """Until a socket has room, or the close; False when the loop cannot watch sockets. Closes the socket, which is
+        """Until a socket has space, or the close; False when the loop cannot watch sockets. Closes the socket, which is
         a duplicate: the number must not go to somebody else while the loop knows it."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()

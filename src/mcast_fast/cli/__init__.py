@@ -16,7 +16,7 @@ from mcast_fast._version import __version__
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.errors import MulticastError, os_text
 
-# Each in the module of its name, imported when it is asked for: `record` does not start with what `replay` needs.
+# Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
 VERBS = ("demo", "receive", "send", "record", "replay", "check", "info", "convert", "repair", "interfaces")
 
 
@@ -63,7 +63,7 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version and backend."
 )
 def program() -> None:
-    """Multicast packets at the rate the kernel can hand them over, with nothing lost that is not counted.
+    """Multicast packets as fast as the kernel hands them over, with every lost packet accounted for.
 
     \b
     A group is written [SOURCE@]GROUP[%INTERFACE][:PORT][+N]:

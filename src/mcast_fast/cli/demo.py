@@ -123,7 +123,7 @@ def _take(receiver: Receiver, payloads: list[bytes]) -> int:
 def places() -> tuple[dict[int, Interface], dict[int, str]]:
     """Where each IP version can be tried on this machine, and why one cannot.
 
-    IPv4 takes the loopback. IPv6 has no multicast route there, so that it needs another interface, which hears itself.
+    IPv4 uses the loopback. IPv6 has no multicast route there and needs another interface, which loops packets back.
     """
     listed = interfaces()
     fit, _ = multicast_interfaces(listed)
@@ -142,8 +142,10 @@ def places() -> tuple[dict[int, Interface], dict[int, str]]:
 # The report ----------------------------------------------------------------------------------------------------------
 
 
-@click.command("demo", short_help="Send to ourselves, and count what comes.")
-@click.option("-c", "--count", type=click.IntRange(min=1), default=10_000, show_default=True, help="Packets a family.")
+@click.command("demo", short_help="Send packets to this machine and count what arrives.")
+@click.option(
+    "-c", "--count", type=click.IntRange(min=1), default=10_000, show_default=True, help="Packets per IP version."
+)
 @click.option(
     "--size",
     type=click.IntRange(SMALLEST, LARGEST_PAYLOAD[4]),

@@ -24,7 +24,7 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str | None, as_json: bool) -> None:
     """Count the packets of a capture file by group and source: pcapng or pcap, also .gz and .zst; - is standard input.
 
-    Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a wrong usage.
+    Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a usage error.
     """
     with Reader(
         standard_input(file), *groups, multicast_only=not everything, batch_size=4096, sequence=sequence

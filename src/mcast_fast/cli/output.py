@@ -81,7 +81,7 @@ WHOLE_LEDGER = (*SUMMARY, "dropped_background", "batches", "largest_batch", "wak
 
 
 def ledger_text(stats: Stats, names: Iterable[str] = SUMMARY) -> str:
-    """'received 10, bytes 2560, …'; what the system cannot tell is n/a."""
+    """'received 10, bytes 2560, …'; what the system does not report is n/a."""
     values = ((name, getattr(stats, name)) for name in names)
     return ", ".join(f"{name} {'n/a' if value is None else value}" for name, value in values)
 

@@ -34,11 +34,11 @@ FORMS = (*LINES, "raw", "none")
 @click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
 @click.option("-t", "--timeout", type=float, help="End when nothing arrives for this many seconds.")
 @click.option("-o", "--output", type=click.Choice(FORMS), default="text", show_default=True, help="How to print.")
-@click.option("--ttl", is_flag=True, help="Tell the TTL or hop limit of each packet.")
-@click.option("--buffer-size", metavar="SIZE", help="The kernel's buffer a socket, such as 4MiB.")
+@click.option("--ttl", is_flag=True, help="Show the TTL or hop limit of each packet.")
+@click.option("--buffer-size", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
 @click.option("--check", "form", metavar="FORMAT", help="Follow the packets' numbers; end with what is missing.")
 @click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --check, is missing.")
-@click.option("--stats", is_flag=True, help="End with the whole ledger instead of a summary.")
+@click.option("--stats", is_flag=True, help="Print full statistics at the end instead of a summary.")
 def command(
     groups: tuple[str, ...],
     interface: str | None,
@@ -58,12 +58,12 @@ def command(
     \b
     --output  text  time (UTC), source > group, interface, length, start of the payload
               hex   the same with the whole payload as a hex dump
-              json  an object a line, payload in hexadecimal, timestamp in ns
-              raw   the payloads alone, one behind the other
+              json  one object per line, payload in hexadecimal, timestamp in ns
+              raw   the payloads alone, one after the other
               none  nothing but the summary
 
-    Exits 0, also after Ctrl-C; 1 on an error; 2 on a wrong usage; 3 on loss with --fail-on-loss; 4 when nothing
-    came before --timeout.
+    Exits 0, also after Ctrl-C; 1 on an error; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when nothing came
+    before --timeout.
     """
     receiver = Receiver(
         *groups,

@@ -47,9 +47,11 @@ NO_BACKGROUND = "none"
 @click.option("-z", "command", metavar="CMD", help="Run CMD FILE for each finished file.")
 @click.option("-Z", "user", metavar="USER", help="Go on as USER once the sockets are open; files are then USER's.")
 @click.option("-U", "unbuffered", is_flag=True, help="Flush every batch.")
-@click.option("--flush-interval", default="100ms", show_default=True, help="A packet is in the file after so long.")
+@click.option(
+    "--flush-interval", default="100ms", show_default=True, help="Longest time until a packet is in the file."
+)
 @click.option("--reserve", metavar="SIZE", help="End before the file system has less free.")
-@click.option("--buffer-size", "--buffer", metavar="SIZE", help="The kernel's buffer a socket, such as 4MiB.")
+@click.option("--buffer-size", "--buffer", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
 @click.option("--background", metavar="SIZE", help=f"Memory that bridges a stalled disk (256MiB), or {NO_BACKGROUND}.")
 @click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
@@ -73,9 +75,9 @@ def command(path: str, **options: Any) -> None:
     SIGHUP           go on in the next file; without rotation, end
 
     Dropped are packets that reached this machine and were lost in it; dropped_nic may be others' packets too, and is
-    not looked at by --fail-on-loss. n/a: the system cannot tell.
+    ignored by --fail-on-loss. n/a: the system does not report it.
 
-    Exits 0; 1 on an error, after telling what was written; 2 on a wrong usage; 3 on loss with --fail-on-loss; 4 when
+    Exits 0; 1 on an error, after printing what was written; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when
     nothing came before --timeout.
     """
     rotation, stop, printname = _limits(options)
@@ -112,7 +114,7 @@ def command(path: str, **options: Any) -> None:
         raise click.exceptions.Exit(code)
 
 
-# What was asked for --------------------------------------------------------------------------------------------------
+# What was requested --------------------------------------------------------------------------------------------------
 
 
 def _pairs(option: str, texts: Iterable[str], keys: tuple[str, ...]) -> dict[str, Any]:
@@ -233,7 +235,7 @@ def _summarise(result: Recording, as_json: bool, path: str) -> None:
 def _exit_code(result: Recording, options: dict[str, Any]) -> int:
     if options["fail_on_loss"]:
         if result.stats.dropped is None:
-            warn("--fail-on-loss: this system cannot tell all drops")
+            warn("--fail-on-loss: this system does not report all drops")
         drops = (getattr(result.stats, name, None) for name in LEDGER[:3])
         if any(drops) or result.stats.lost or missing(result.stats.flows):
             return LOSS

@@ -1,4 +1,4 @@
-"""mcast-fast repair: a torn capture file becomes a readable one."""
+"""mcast-fast repair: a truncated capture file becomes a readable one."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import click
 from mcast_fast.files._repair import Repaired, repair
 
 
-@click.command("repair", short_help="Make a torn capture file readable.")
+@click.command("repair", short_help="Make a truncated capture file readable.")
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="OUT", help="Copy what can be read to OUT, and leave FILE as it is.")
 @click.option("--json", "as_json", is_flag=True, help="An object instead of a line.")
@@ -17,7 +17,7 @@ def command(file: str, output: str | None, as_json: bool) -> None:
 
     What is cut off FILE is kept as FILE.cut; an older file is never written over.
 
-    Exits 0, also when there was nothing to repair; 1 when nothing of FILE can be read; 2 on a wrong usage.
+    Exits 0, also when there was nothing to repair; 1 when nothing of FILE can be read; 2 on a usage error.
     """
     done = repair(file, output)
     click.echo(json.dumps(dataclasses.asdict(done)) if as_json else _line(done))

@@ -23,21 +23,23 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 
 @click.command("replay", short_help="Send the packets of a capture file again.")
 @click.argument("file", metavar="FILE")
-@click.option("--to", metavar="GROUP", help="The group that packets go to; without, those they were recorded from.")
-@click.option("--map", "mapped", multiple=True, metavar="OLD=NEW", help="A group for some; can be given several times.")
-@click.option("-g", "--group", "groups", multiple=True, help="Only this group of the file; also several times.")
+@click.option("--to", metavar="GROUP", help="Send to this group instead of the recorded ones.")
+@click.option(
+    "--map", "mapped", multiple=True, metavar="OLD=NEW", help="Replace one group; can be given several times."
+)
+@click.option("-g", "--group", "groups", multiple=True, help="Only this group; can be given several times.")
 @click.option("-i", "--interface", help="Name, index or address, for groups that name none.")
 @click.option("--source", help="Send from this address of this machine.")
 @click.option("--source-port", type=int, help="Send from this UDP port.")
-@click.option("--speed", type=float, help="So many times as fast as recorded.")
+@click.option("--speed", type=float, help="Playback speed factor.")
 @click.option("--rate", help="Instead of the recorded times: '50k/s' datagrams, or '800Mbit/s' of payload.")
-@click.option("--max", "fastest", is_flag=True, help="Instead of the recorded times: as fast as it goes.")
+@click.option("--max", "fastest", is_flag=True, help="Instead of the recorded times: as fast as possible.")
 @click.option(
-    "--loop", "loops", type=click.IntRange(min=0), default=1, show_default=True, help="So often; 0: for ever."
+    "--loop", "loops", type=click.IntRange(min=0), default=1, show_default=True, help="Repeat N times; 0: forever."
 )
 @click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
-@click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
+@click.option("--no-loopback", is_flag=True, help="Do not deliver to receivers on this machine.")
 @click.option("--progress", is_flag=True, help="A line per second on standard error; a terminal shows a bar.")
 @click.option("--json", "as_json", is_flag=True, help="The report as an object.")
 def command(
@@ -56,7 +58,7 @@ def command(
     Late is how long after its moment a packet was handed to the system: half of them were not later than p50, 99 in
     100 not later than p99. Ports that GROUP and NEW leave out are the recorded ones.
 
-    Exits 0; 1 on an error, or when FILE holds no packet to a group; 2 on a wrong usage; 130 on Ctrl-C, after the
+    Exits 0; 1 on an error, or when FILE holds no packet to a group; 2 on a usage error; 130 on Ctrl-C, after the
     report.
     """
     replay = Replay(
@@ -117,7 +119,7 @@ def _json(result: Replayed) -> str:
 
 
 def _text(result: Replayed) -> str:
-    rate = "" if result.rate is None else f", {result.rate:.1f} a second"
+    rate = "" if result.rate is None else f", {result.rate:.1f} per second"
     parts = [f"sent {result.packets}, bytes {result.bytes}, in {result.seconds:.3f} s{rate}"]
     if result.late_max is not None:
         late = (("p50", result.late_p50), ("p99", result.late_p99), ("max", result.late_max))

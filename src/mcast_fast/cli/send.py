@@ -39,8 +39,8 @@ PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 @click.option("--rate", help="Per second: '50k/s' datagrams, or '800Mbit/s' of payload, over all groups.")
 @click.option("--interval", type=click.FloatRange(min=0, min_open=True), help="Seconds from one datagram to the next.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
-@click.option("--dscp", type=int, help="Class of service, 0 to 63.")
-@click.option("--no-loopback", is_flag=True, help="Receivers on this machine do not hear it.")
+@click.option("--dscp", type=int, help="DSCP, 0 to 63.")
+@click.option("--no-loopback", is_flag=True, help="Do not deliver to receivers on this machine.")
 @click.option("--no-segmentation", is_flag=True, help="Have the kernel segment nothing (UDP GSO).")
 @click.option("--wait", type=click.FloatRange(min=0), help="Print the answers that arrive within this many seconds.")
 @click.option("--progress", is_flag=True, help="A line per second on standard error, also when that is no terminal.")
@@ -66,7 +66,7 @@ def command(
 ) -> None:
     """Send PAYLOAD (a text; - reads it from standard input) to every GROUP, and print how many datagrams left.
 
-    Exits 0; 1 on an error; 2 on a wrong usage; 4 when no answer came within --wait; 130 on Ctrl-C, after the count.
+    Exits 0; 1 on an error; 2 on a usage error; 4 when no answer came within --wait; 130 on Ctrl-C, after the count.
     """
     groups, payloads = _what_to_send(arguments, size, file, stdin_lines, count)
     wanted_rate = _rate(rate, interval)

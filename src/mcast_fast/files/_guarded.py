@@ -8,10 +8,10 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
+from typing import ClassVar, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast._core import process
+from mcast_fast._core.lifetime import Closing
 from mcast_fast.errors import ClosedError, MulticastError, warn
 
 _P = ParamSpec("_P")
@@ -19,7 +19,7 @@ _T = TypeVar("_T")
 _S = TypeVar("_S", bound="Guarded")
 
 
-class Guarded:
+class Guarded(Closing):
     """An object that threads share, that one process owns, and that may be closed from a signal handler.
 
     `_lock` is held during every call, `_busy` is true meanwhile: the lock lets the same thread in again, which is how a
@@ -97,14 +97,6 @@ class Guarded:
         finally:
             with contextlib.suppress(ValueError):  # a file of the same cycle that was collected first, and is closed
                 self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def guarded(method: Callable[Concatenate[_S, _P], _T]) -> Callable[Concatenate[_S, _P], _T]:

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from mcast_fast import _core
 from mcast_fast._core import blocks, process
-from mcast_fast._core.layout import ARENA_LIMIT
+from mcast_fast._core.layout import ARENA_LIMIT, MOST_PACKETS
 from mcast_fast._iteration import Batches, Limits, Packets
 from mcast_fast._membership.desired import ALL_INTERFACES, Defaults, SourceFilter, sources_of
 from mcast_fast._units import UNSET, Seconds, Unset, in_seconds, iterated, wait_in_ns, whole_number
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 CHUNK = 256 * 1024  # bytes read at once
-MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
 
 
 def filter_rows(
@@ -266,7 +265,7 @@ class Reader(Guarded):
         """
         _check_timeout(timeout)
         limits = Limits(-1, duration, count)
-        return Batches(self._next_batch, self._requeue, self._batch_size, limits, self._check_process)
+        return Batches(self._next_batch, self._requeue, lambda: self._batch_size, limits, self._check_process)
 
     def packets(
         self,

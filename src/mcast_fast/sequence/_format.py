@@ -188,7 +188,7 @@ class Format:
             bits=self.bits,
             high=self.high.place if self.high else None,
             scale=self.scale,
-            count=self.count.place if self.count else None,
+            count_at=self.count.place if self.count else None,
             heartbeat=self.heartbeat,
             end=self.end,
             keys=tuple(field.place for field in self.key),

@@ -13,7 +13,7 @@ import mcast_fast as mcast
 from mcast_fast import _core, aio
 
 ARGUMENTS: tuple[tuple[object, ...], ...] = ((), (0,), (None,), (b"x",), (1, 2), (-1,), ([],))
-# They run for ever by design, or end the process.
+# They run forever by design, or end the process.
 LEFT_OUT = {"__class__", "__init_subclass__", "__subclasshook__", "__new__", "__dir__"}
 
 

@@ -65,6 +65,11 @@ def answers() -> Blocked:
     return Blocked(tx, tx.recv)
 
 
+def gathering() -> Blocked:
+    tx = mcast.Sender(text(), ttl=0)
+    return Blocked(tx, lambda: list(tx.gather(b"x", LONG)), True)
+
+
 def awaiting(name: str) -> Blocked:
     rx = aio.Receiver(text(), timeout=LONG)
 
@@ -93,6 +98,16 @@ def awaiting_send() -> Blocked:
     return Blocked(tx, lambda: asyncio.run(tx.send_batch([b"x"] * 10_000)))
 
 
+def awaiting_all_answers() -> Blocked:
+    tx = aio.Sender(text(), ttl=0)
+
+    async def gather() -> None:
+        async for _ in tx.gather(b"x", LONG):
+            pass
+
+    return Blocked(tx, lambda: asyncio.run(gather()), True)
+
+
 def awaiting_answers() -> Blocked:
     tx = aio.Sender(text(), ttl=0, timeout=LONG)
     return Blocked(tx, lambda: asyncio.run(tx.recv()))
@@ -114,9 +129,11 @@ CALLS: dict[str, Callable[[], Blocked]] = {
     "paced send_batch": sending,
     "paced send_batch of bursts": lambda: sending(burst=10),
     "sender recv": answers,
+    "sender gather": gathering,
     **{f"aio {name}": lambda name=name: awaiting(name) for name in ("recv", "recv_batch", "collect", "iteration")},
     "aio send_batch": awaiting_send,
     "aio sender recv": awaiting_answers,
+    "aio sender gather": awaiting_all_answers,
 }
 
 

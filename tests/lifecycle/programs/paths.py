@@ -155,6 +155,8 @@ def receiver_calls(rx: mcast.Receiver, joined: str) -> dict[str, Callable[[], ob
         "set_sources": lambda: rx.set_sources(joined, exclude=[]),
         "memberships": lambda: rx.memberships,
         "fileno": rx.fileno,
+        "send": lambda: rx.send(other, b"x"),
+        "send to a host": lambda: rx.send("127.0.0.1:9", b"x"),
     }
 
 
@@ -184,6 +186,8 @@ def _sender(**options: Any) -> Subject:
         "send_batch": lambda: tx.send_batch([b"x"] * 3),
         "send_batch of rows": lambda: tx.send_batch(bytes(30), size=10),
         "send_to": lambda: tx.send_to(b"x", text),
+        "send_to a host": lambda: tx.send_to(b"x", "127.0.0.1:9"),
+        "gather": lambda: list(tx.gather(b"x", 0)),
         "recv": lambda: tx.recv(timeout=0),
     }
     return Subject(tx, calls, works, close)
@@ -367,6 +371,8 @@ def _aio_sender() -> Subject:
     calls = {
         "send": call(lambda: tx.send(b"x")),
         "send_batch": call(lambda: tx.send_batch([b"x"] * PACKETS)),
+        "send_to a host": call(lambda: tx.send_to(b"x", "127.0.0.1:9")),
+        "gather": call(lambda: anext(tx.gather(b"x", 0), None)),
         "recv": call(lambda: tx.recv(timeout=0)),
     }
     return Subject(tx, calls, works, close)

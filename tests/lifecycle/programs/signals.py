@@ -170,7 +170,7 @@ HANDLERS: dict[str, Callable[[Scene], None]] = {"raises": raises, "closes": clos
 
 @contextlib.contextmanager
 def armed(act: Callable[[], None], delay: float) -> Iterator[Callable[[], bool]]:
-    """A signal after so many seconds; the block gets whether it has come."""
+    """A signal after some seconds; the block learns whether it has come."""
     came: list[bool] = []
 
     def handler(*_: object) -> None:

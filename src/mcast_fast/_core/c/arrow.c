@@ -71,7 +71,7 @@ mcast_shared_release(mcast_shared *shared)
     }
 }
 
-/* An array with room for `needed` items; 0, or -1 without memory (what is there stays). */
+/* An array with space for `needed` items; 0, or -1 without memory (what is there stays). */
 static int
 mcast_grow(void **items, size_t *room, size_t needed, size_t size)
 {

@@ -11,9 +11,8 @@ typedef struct queued {
 } queued;
 
 typedef struct mcast_background {
-    size_t limit;      /* bytes that may wait */
-    size_t batch_size; /* packets per batch */
-    int cpu;           /* where the thread runs; -1 anywhere */
+    size_t limit; /* bytes that may wait */
+    int cpu;      /* where the thread runs; -1 anywhere */
     mcast_thread thread;
     mcast_mutex queue_lock;
     mcast_poller ready; /* readable while a receive would not wait */
@@ -48,7 +47,7 @@ show(mcast_receiver *receiver)
         mcast_poller_clear(&background->ready);
 }
 
-/* Packets that there is no room for are taken out of the counters again. The queue lock is held. */
+/* Packets that there is no space for are taken out of the counters again. The queue lock is held. */
 static void
 drop(mcast_receiver *receiver, mcast_batch *batch)
 {
@@ -72,7 +71,7 @@ merge(mcast_receiver *receiver, mcast_batch *batch)
 {
     mcast_background *background = receiver->background;
     queued *last = background->last;
-    if (!last || mcast_batch_count(&last->batch) + mcast_batch_count(batch) > background->batch_size)
+    if (!last || mcast_batch_count(&last->batch) + mcast_batch_count(batch) > mcast_receiver_batch_size(receiver))
         return -1;
     background->waiting -= queued_bytes(last);
     int status = mcast_batch_append_all(receiver->pool, &last->batch, batch);
@@ -141,7 +140,7 @@ run(void *argument)
     mcast_thread_begin(receiver->background->cpu);
     mcast_batch_begin(receiver, &batch, 0);
     while (result.outcome != MCAST_CLOSED) {
-        result = mcast_sources_receive(receiver, &batch, receiver->background->batch_size, -1);
+        result = mcast_sources_receive(receiver, &batch, mcast_receiver_batch_size(receiver), -1);
         if (mcast_batch_count(&batch) > 0)
             put(receiver, &batch);
         if (result.outcome == MCAST_FAILED)
@@ -153,7 +152,7 @@ run(void *argument)
 
 /* ---- whoever receives ---- */
 
-/* Moves the packets of a queued batch into another, which becomes it when it is empty: 1 when it has no room, 0, or -1 without memory. */
+/* Moves the packets of a queued batch into another, which becomes it when it is empty: 1 when it has no space, 0, or -1 without memory. */
 static int
 move_into(mcast_receiver *receiver, mcast_batch *batch, mcast_batch *from)
 {
@@ -284,13 +283,12 @@ mcast_background_abandon(mcast_receiver *receiver)
 }
 
 int
-mcast_background_open(mcast_receiver *receiver, size_t limit, size_t batch_size, int cpu)
+mcast_background_open(mcast_receiver *receiver, size_t limit, int cpu)
 {
     mcast_background *background = calloc(1, sizeof *background);
     if (!background)
         return -ENOMEM;
     background->limit = limit;
-    background->batch_size = batch_size;
     background->cpu = cpu;
     mcast_poller_init(&background->ready);
     int status = mcast_mutex_open(&background->queue_lock);

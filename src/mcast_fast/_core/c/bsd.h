@@ -9,7 +9,7 @@
 
 /* ---- memberships ---- */
 
-/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.1: setsourcefilter); `sources` packed, one behind the other. */
+/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.1: setsourcefilter); `sources` packed, one after the other. */
 static inline int
 mcast_set_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int exclude,
                  const uint8_t *sources, size_t count)
@@ -33,8 +33,7 @@ static inline int
 mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int *exclude, uint8_t *sources,
                  size_t room)
 {
-    size_t width = version == 4 ? 4 : 16,
-           at = version == 4 ? offsetof(struct sockaddr_in, sin_addr) : offsetof(struct sockaddr_in6, sin6_addr);
+    size_t width = version == 4 ? 4 : 16;
     uint32_t mode = 0, count = (uint32_t)room;
     struct sockaddr_storage address, *list = calloc(room ? room : 1, sizeof *list);
     if (!list)
@@ -44,7 +43,7 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     status = status == 0 ? (int)count : -errno;
     *exclude = mode == MCAST_EXCLUDE;
     for (size_t i = 0; status > 0 && i < (size_t)status && i < room; i++)
-        memcpy(sources + i * width, (const uint8_t *)&list[i] + at, width);
+        mcast_pack_address(sources + i * width, version, &list[i]);
     free(list);
     return status;
 }
@@ -70,7 +69,7 @@ mcast_read_timeval(const struct cmsghdr *message, mcast_record *record)
         record->timestamp = (int64_t)time.tv_sec * 1000000000 + (int64_t)time.tv_usec * 1000;
 }
 
-/* No kernel of these cuts datagrams apart: the sender does not ask for it (the feature send_segmentation is off). */
+/* No kernel of these cuts datagrams apart: the sender does not request it (the feature send_segmentation is off). */
 static inline void
 mcast_vector_segment(mcast_message_vector *vector, uint16_t size)
 {
@@ -136,7 +135,7 @@ mcast_poller_open(mcast_poller *poller)
     return status;
 }
 
-/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits for ever. */
+/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits forever. */
 static inline int
 mcast_poller_wait(const mcast_poller *poller, uint64_t *keys, int64_t timeout_ns)
 {
@@ -188,6 +187,30 @@ mcast_timer_slack(long slack)
 {
     (void)slack;
     return 0;
+}
+
+/* The destination of an IPv4 packet, and its interface, from a control message; each system's own. */
+static inline void mcast_read_destination4(const struct cmsghdr *message, mcast_record *record);
+
+/* What one control message says of the packet. */
+static inline void
+mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
+{
+    int type = message->cmsg_type;
+    (void)ancillary;
+    if (message->cmsg_level == SOL_SOCKET) {
+        if (type == SCM_TIMESTAMP)
+            mcast_read_timeval(message, record);
+    } else if (message->cmsg_level == IPPROTO_IP) {
+        if (type == IP_RECVTTL && mcast_cmsg_byte(message, &record->ttl))
+            record->flags |= MCAST_TTL;
+        else if (type == IP_RECVTOS && mcast_cmsg_byte(message, &record->tos))
+            record->flags |= MCAST_TOS;
+        else
+            mcast_read_destination4(message, record);
+    } else if (message->cmsg_level == IPPROTO_IPV6) {
+        mcast_read_control6(message, record);
+    }
 }
 
 #endif

@@ -74,7 +74,7 @@ static const mcast_pcap_kind mcast_pcap_kinds[] = {
     {0xa1b2cd34, 6, 24}, /* Kuznetzov's, of old Red Hat systems */
 };
 
-/* How the two lengths of a packet stand in classic pcap: files of before version 2.3 had them the other way round, and those of 2.3 either way. */
+/* How the two lengths of a packet stand in classic pcap: files of before version 2.3 had them in the other order, and those of 2.3 either way. */
 enum { MCAST_LENGTHS_PLAIN, MCAST_LENGTHS_EITHER, MCAST_LENGTHS_SWAPPED };
 
 static const uint64_t mcast_unknown = UINT64_MAX;

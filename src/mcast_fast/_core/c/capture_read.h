@@ -333,7 +333,7 @@ mcast_decoder_count(const mcast_decoder *decoder)
     return decoder->records.used / sizeof(mcast_record);
 }
 
-/* Room for a batch as large as the one before; without memory it is tried again packet by packet. */
+/* Space for a batch as large as the one before; without memory it is tried again packet by packet. */
 static inline void
 mcast_decoder_expect(mcast_decoder *decoder)
 {

@@ -63,7 +63,7 @@ mcast_put_native32(unsigned char *at, size_t value)
     memcpy(at, &word, sizeof word);
 }
 
-/* The Internet checksum (RFC 1071), which does not mind the byte order: words as they stand in memory are added, 32 bits at a time
+/* The Internet checksum (RFC 1071), which does not mind the byte order: words are added as they are in memory, 32 bits at a time
  * into 64, and folded at the end. `bytes` begins at an even position of the sum. */
 static inline uint64_t
 mcast_sum(uint64_t sum, const unsigned char *bytes, size_t size)
@@ -82,7 +82,7 @@ mcast_sum(uint64_t sum, const unsigned char *bytes, size_t size)
     return sum + low + high + words[0] + words[1];
 }
 
-/* The sum folded to 16 bits and inverted, as it is to stand in memory. */
+/* The sum folded to 16 bits and inverted, in the byte order of memory. */
 static inline uint16_t
 mcast_checksum(uint64_t sum)
 {
@@ -178,7 +178,7 @@ mcast_flow_start(mcast_flow *flow, const mcast_record *record)
     return 0;
 }
 
-/* Whether a record has the headers of the flow: source, group and ports stand side by side in it, and so do flags, TTL and TOS. */
+/* Whether a record has the headers of the flow: source, group and ports are adjacent in it, and so are flags, TTL and TOS. */
 static inline int
 mcast_flow_is(const mcast_flow *flow, const mcast_record *record)
 {
@@ -277,7 +277,7 @@ mcast_write_pcap(const mcast_record *record, size_t captured, size_t original, u
     return MCAST_PCAP_PACKET + captured;
 }
 
-/* Room that `count` packets take in a file at the most. */
+/* Space that `count` packets take in a file at the most. */
 static inline size_t
 mcast_encoded_size(const mcast_record *records, size_t count)
 {

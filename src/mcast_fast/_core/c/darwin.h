@@ -15,35 +15,24 @@
 #include <sys/time.h>
 #include <sys/types.h>
 
+#include "options.h"
+
 #define MCAST_SYSTEM "macOS"
 #define MCAST_HAS_RING 0
+#define MCAST_HAS_UDP_GRO 0
 
 static const mcast_option mcast_options[] = {
     {"SO_TIMESTAMP", SOL_SOCKET, SO_TIMESTAMP},
     {"IP_PKTINFO", IPPROTO_IP, IP_RECVPKTINFO},
-    {"IP_RECVTTL", IPPROTO_IP, IP_RECVTTL},
-    {"IP_RECVTOS", IPPROTO_IP, IP_RECVTOS},
-    {"IP_MULTICAST_IF", IPPROTO_IP, IP_MULTICAST_IF},
-    {"IP_MULTICAST_TTL", IPPROTO_IP, IP_MULTICAST_TTL},
-    {"IP_MULTICAST_LOOP", IPPROTO_IP, IP_MULTICAST_LOOP},
-    {"IP_TOS", IPPROTO_IP, IP_TOS},
-    {"IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY},
-    {"IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_RECVPKTINFO},
-    {"IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_RECVHOPLIMIT},
-    {"IPV6_RECVTCLASS", IPPROTO_IPV6, IPV6_RECVTCLASS},
-    {"IPV6_MULTICAST_IF", IPPROTO_IPV6, IPV6_MULTICAST_IF},
-    {"IPV6_MULTICAST_HOPS", IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
-    {"IPV6_MULTICAST_LOOP", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
-    {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS},
-    {"MCAST_JOIN_GROUP", IPPROTO_IP, MCAST_JOIN_GROUP},
     {"MCAST_MSFILTER", IPPROTO_IP, IP_MSFILTER},
+    MCAST_OPTIONS_OF_POSIX,
     {NULL, 0, 0},
 };
 
 static const mcast_missing mcast_missing_features[] = {
     {"batched_receive",
-     "macOS receives one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private recvmsg_x"},
-    {"batched_send", "macOS sends one packet a system call; MCAST_FAST_PRIVATE_API=1 takes its private sendmsg_x"},
+     "macOS receives one packet per system call; MCAST_FAST_PRIVATE_API=1 takes its private recvmsg_x"},
+    {"batched_send", "macOS sends one packet per system call; MCAST_FAST_PRIVATE_API=1 takes its private sendmsg_x"},
     {"background_cpu", "macOS binds no thread to a processor"},
     {"send_segmentation", "macOS does not cut datagrams apart"},
     {"wire_length", "macOS reports that a packet was truncated, not its length"},
@@ -82,25 +71,11 @@ mcast_read_pktinfo4(const struct cmsghdr *message, mcast_record *record)
     record->interface_index = info.ipi_ifindex;
 }
 
-/* What one control message says of the packet. */
 static inline void
-mcast_read_control(const struct cmsghdr *message, mcast_record *record, mcast_ancillary *ancillary)
+mcast_read_destination4(const struct cmsghdr *message, mcast_record *record)
 {
-    int type = message->cmsg_type;
-    (void)ancillary;
-    if (message->cmsg_level == SOL_SOCKET) {
-        if (type == SCM_TIMESTAMP)
-            mcast_read_timeval(message, record);
-    } else if (message->cmsg_level == IPPROTO_IP) {
-        if (type == IP_PKTINFO)
-            mcast_read_pktinfo4(message, record);
-        else if (type == IP_RECVTTL && mcast_cmsg_byte(message, &record->ttl))
-            record->flags |= MCAST_TTL;
-        else if (type == IP_RECVTOS && mcast_cmsg_byte(message, &record->tos))
-            record->flags |= MCAST_TOS;
-    } else if (message->cmsg_level == IPPROTO_IPV6) {
-        mcast_read_control6(message, record);
-    }
+    if (message->cmsg_type == IP_PKTINFO)
+        mcast_read_pktinfo4(message, record);
 }
 
 /* ---- threads ---- */

@@ -67,7 +67,7 @@ mcast_filter_free(mcast_filter *filter)
     memset(filter, 0, sizeof *filter);
 }
 
-/* An empty filter, which lets nothing pass, with room for that many entries and sources; 0, or -1 without memory. */
+/* An empty filter, which lets nothing pass, with space for that many entries and sources; 0, or -1 without memory. */
 static inline int
 mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources)
 {
@@ -87,7 +87,7 @@ mcast_filter_open(mcast_filter *filter, size_t entries, size_t sources)
     return 0;
 }
 
-/* Add one entry whose sources, unsorted, stand already at first_source. */
+/* Add one entry whose sources, unsorted, are already at first_source. */
 static inline void
 mcast_filter_add(mcast_filter *filter, const mcast_entry *entry)
 {
@@ -95,15 +95,23 @@ mcast_filter_add(mcast_filter *filter, const mcast_entry *entry)
     *mcast_filter_place(filter, entry->group, entry->interface_index) = *entry;
 }
 
+/* The entry for an address on an interface, or else on any; NULL without one. */
+static inline const mcast_entry *
+mcast_filter_look(const mcast_filter *filter, const uint8_t address[16], uint32_t interface_index)
+{
+    const mcast_entry *entry = mcast_filter_place(filter, address, interface_index);
+    if (entry->exclude == MCAST_UNUSED)
+        entry = mcast_filter_place(filter, address, 0);
+    return entry->exclude == MCAST_UNUSED ? NULL : entry;
+}
+
 static inline const mcast_entry *
 mcast_filter_find(mcast_filter *filter, const mcast_record *record)
 {
     if (filter->latest && mcast_entry_is(filter->latest, record->group, record->interface_index))
         return filter->latest;
-    const mcast_entry *entry = mcast_filter_place(filter, record->group, record->interface_index);
-    if (entry->exclude == MCAST_UNUSED)
-        entry = mcast_filter_place(filter, record->group, 0);
-    if (entry->exclude == MCAST_UNUSED)
+    const mcast_entry *entry = mcast_filter_look(filter, record->group, record->interface_index);
+    if (!entry)
         return NULL;
     filter->latest = entry->interface_index ? entry : NULL;
     return entry;

@@ -35,7 +35,7 @@ enum {
 /* What a frame turned out to be. */
 enum {
     MCAST_FRAME_UDP,      /* the record describes it */
-    MCAST_FRAME_FRAGMENT, /* the first piece of a UDP datagram: group, source and interface stand in the record */
+    MCAST_FRAME_FRAGMENT, /* the first piece of a UDP datagram: group, source and interface are in the record */
     MCAST_FRAME_LATER,    /* another piece: its datagram was counted by the first one */
     MCAST_FRAME_OTHER,    /* not UDP over IP */
     MCAST_FRAME_BROKEN,   /* its lengths contradict each other, or its headers were not captured whole */

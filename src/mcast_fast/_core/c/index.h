@@ -23,10 +23,10 @@ typedef struct mcast_index {
 
 void mcast_index_free(mcast_index *index);
 
-/* Room for that many more items, so that adding cannot fail; 0, or -ENOMEM. */
+/* Space for that many more items, so that adding cannot fail; 0, or -ENOMEM. */
 int mcast_index_reserve(mcast_index *index, size_t more);
 
-/* Adds every entry of a filter. Room is there. */
+/* Adds every entry of a filter. There is space. */
 void mcast_index_add(mcast_index *index, const mcast_filter *filter, uint16_t port);
 
 /* Takes every entry of a filter out again. */

@@ -1,6 +1,6 @@
 /* The life of an object that several threads and signal handlers use: who is inside, whether it is closed, and whose it is.
  *
- * close() marks the object and never waits; whoever leaves last after that tears it down. One word holds both the count and the mark, so
+ * close() marks the object and never waits; the last one to leave after that tears it down. One word holds both the count and the mark, so
  * that exactly one thread learns that it is the last one out, and nobody enters after the mark. */
 #ifndef MCAST_LIFE_H
 #define MCAST_LIFE_H

@@ -12,8 +12,11 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
+#include "options.h"
+
 #define MCAST_SYSTEM "Linux"
 #define MCAST_HAS_RING 1
+#define MCAST_HAS_UDP_GRO 1
 
 /* Option numbers that old headers lack, from the kernel's uapi headers. */
 enum {
@@ -40,28 +43,14 @@ static const mcast_option mcast_options[] = {
     {"SO_MAX_PACING_RATE", SOL_SOCKET, LINUX_SO_MAX_PACING_RATE},
     {"SO_MEMINFO", SOL_SOCKET, LINUX_SO_MEMINFO},
     {"IP_PKTINFO", IPPROTO_IP, IP_PKTINFO},
-    {"IP_RECVTTL", IPPROTO_IP, IP_RECVTTL},
-    {"IP_RECVTOS", IPPROTO_IP, IP_RECVTOS},
     {"IP_MULTICAST_ALL", IPPROTO_IP, LINUX_IP_MULTICAST_ALL},
-    {"IP_MULTICAST_IF", IPPROTO_IP, IP_MULTICAST_IF},
-    {"IP_MULTICAST_TTL", IPPROTO_IP, IP_MULTICAST_TTL},
-    {"IP_MULTICAST_LOOP", IPPROTO_IP, IP_MULTICAST_LOOP},
-    {"IP_TOS", IPPROTO_IP, IP_TOS},
     {"IP_RECVERR", IPPROTO_IP, IP_RECVERR},
-    {"IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY},
-    {"IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_RECVPKTINFO},
-    {"IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_RECVHOPLIMIT},
-    {"IPV6_RECVTCLASS", IPPROTO_IPV6, IPV6_RECVTCLASS},
     {"IPV6_MULTICAST_ALL", IPPROTO_IPV6, LINUX_IPV6_MULTICAST_ALL},
-    {"IPV6_MULTICAST_IF", IPPROTO_IPV6, IPV6_MULTICAST_IF},
-    {"IPV6_MULTICAST_HOPS", IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
-    {"IPV6_MULTICAST_LOOP", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
-    {"IPV6_TCLASS", IPPROTO_IPV6, IPV6_TCLASS},
     {"IPV6_RECVERR", IPPROTO_IPV6, IPV6_RECVERR},
     {"UDP_SEGMENT", IPPROTO_UDP, LINUX_UDP_SEGMENT},
     {"UDP_GRO", IPPROTO_UDP, LINUX_UDP_GRO},
-    {"MCAST_JOIN_GROUP", IPPROTO_IP, MCAST_JOIN_GROUP},
     {"MCAST_MSFILTER", IPPROTO_IP, MCAST_MSFILTER},
+    MCAST_OPTIONS_OF_POSIX,
     {NULL, 0, 0},
 };
 
@@ -113,7 +102,7 @@ mcast_filter_request_size(size_t sources)
     return GROUP_FILTER_SIZE(sources > 1 ? sources : 1);
 }
 
-/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.2); `sources` packed, one behind the other. */
+/* Sets the whole filter of a group that the socket holds (RFC 3678, 5.2.2); `sources` packed, one after the other. */
 static inline int
 mcast_set_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int exclude,
                  const uint8_t *sources, size_t count)
@@ -140,8 +129,7 @@ static inline int
 mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *group, int *exclude, uint8_t *sources,
                  size_t room)
 {
-    size_t width = version == 4 ? 4 : 16,
-           at = version == 4 ? offsetof(struct sockaddr_in, sin_addr) : offsetof(struct sockaddr_in6, sin6_addr);
+    size_t width = version == 4 ? 4 : 16;
     socklen_t size = (socklen_t)mcast_filter_request_size(room);
     struct group_filter *request = calloc(1, size);
     if (!request)
@@ -153,18 +141,25 @@ mcast_get_filter(int fd, int version, uint32_t interface_index, const uint8_t *g
     status = status == 0 ? (int)request->gf_numsrc : -errno;
     *exclude = request->gf_fmode == MCAST_EXCLUDE;
     for (size_t i = 0; status > 0 && i < (size_t)status && i < room; i++)
-        memcpy(sources + i * width, (const uint8_t *)&request->gf_slist[i] + at, width);
+        mcast_pack_address(sources + i * width, version, &request->gf_slist[i]);
     free(request);
     return status;
 }
 
-/* ---- drops ---- */
+/* ---- the buffer of a socket ---- */
 
 enum { MCAST_REPORTS_DROPS = 1 }; /* buffers dropped at a socket */
 
-/* Reads how many buffers were dropped at a socket since it was opened, modulo 2^32 (SO_MEMINFO, item 8): 0, or -errno. */
+typedef struct mcast_socket_memory {
+    uint32_t
+        backlog;     /* bytes, with the kernel's bookkeeping, and up to a quarter of the buffer that was read already */
+    uint32_t buffer; /* the same, at the most */
+    uint32_t drops;  /* buffers dropped since it was opened, modulo 2^32 */
+} mcast_socket_memory;
+
+/* How full a socket's buffer is (SO_MEMINFO, items 0, 1 and 8): 0, or -errno. */
 static inline int
-mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
+mcast_read_socket_memory(mcast_descriptor fd, mcast_socket_memory *memory)
 {
     uint32_t info[9];
     socklen_t size = sizeof info;
@@ -172,8 +167,55 @@ mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
         return -errno;
     if (size < sizeof info)
         return -ENOPROTOOPT;
-    *drops = info[8];
+    *memory = (mcast_socket_memory){info[0], info[1], info[8]};
     return 0;
+}
+
+static inline int
+mcast_read_drops(mcast_descriptor fd, uint32_t *drops)
+{
+    mcast_socket_memory memory = {0};
+    int status = mcast_read_socket_memory(fd, &memory);
+    if (status == 0)
+        *drops = memory.drops;
+    return status;
+}
+
+/* ---- coalescing ---- */
+
+static inline int
+mcast_set_coalescing(int fd, int coalesces)
+{
+    return mcast_set_option(fd, IPPROTO_UDP, LINUX_UDP_GRO, coalesces);
+}
+
+/* Binds a socket as another one is, after it: 0, or -errno. */
+static inline int
+mcast_bind_alike(int fd, int other)
+{
+    struct sockaddr_storage address;
+    socklen_t size = sizeof address;
+    if (getsockname(other, (struct sockaddr *)&address, &size) != 0 || bind(fd, (struct sockaddr *)&address, size) != 0)
+        return -errno;
+    return 0;
+}
+
+/* The IP version of a socket; 0 when the kernel does not say. */
+static inline int
+mcast_socket_version(int fd)
+{
+    int domain = 0;
+    socklen_t size = sizeof domain;
+    getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
+    return domain == AF_INET ? 4 : domain == AF_INET6 ? 6 : 0;
+}
+
+static inline int64_t
+mcast_realtime_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* ---- slots that recvmmsg fills ---- */
@@ -285,7 +327,7 @@ mcast_poller_open(mcast_poller *poller)
     return status;
 }
 
-/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits for ever. */
+/* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -errno. timeout_ns < 0 waits forever. */
 static inline int
 mcast_poller_wait(const mcast_poller *poller, uint64_t *keys, int64_t timeout_ns)
 {

@@ -2,14 +2,7 @@
 #ifndef MCAST_MEMBERSHIP_WIN32_H
 #define MCAST_MEMBERSHIP_WIN32_H
 
-static const int mcast_membership_options[] = {
-    [MCAST_JOIN] = MCAST_JOIN_GROUP,
-    [MCAST_LEAVE] = MCAST_LEAVE_GROUP,
-    [MCAST_JOIN_SOURCE] = MCAST_JOIN_SOURCE_GROUP,
-    [MCAST_LEAVE_SOURCE] = MCAST_LEAVE_SOURCE_GROUP,
-    [MCAST_BLOCK] = MCAST_BLOCK_SOURCE,
-    [MCAST_UNBLOCK] = MCAST_UNBLOCK_SOURCE,
-};
+#include "membership_request.h"
 
 static const int mcast_old_membership_options[] = {
     [MCAST_JOIN] = IP_ADD_MEMBERSHIP,
@@ -24,24 +17,10 @@ static inline int
 mcast_membership_by_index(SOCKET socket, int step, int version, uint32_t interface_index, const uint8_t *group,
                           const uint8_t *source)
 {
-    GROUP_SOURCE_REQ with_source;
-    GROUP_REQ plain;
-    const void *request = &plain;
-    int size = sizeof plain;
-    memset(&plain, 0, sizeof plain);
-    memset(&with_source, 0, sizeof with_source);
-    if (source) {
-        with_source.gsr_interface = interface_index;
-        mcast_sockaddr(&with_source.gsr_group, version, group);
-        mcast_sockaddr(&with_source.gsr_source, version, source);
-        request = &with_source;
-        size = sizeof with_source;
-    } else {
-        plain.gr_interface = interface_index;
-        mcast_sockaddr(&plain.gr_group, version, group);
-    }
+    mcast_membership_request request;
+    int size = (int)mcast_fill_request(&request, version, interface_index, group, source);
     int level = version == 4 ? IPPROTO_IP : IPPROTO_IPV6;
-    int answer = setsockopt(socket, level, mcast_membership_options[step], request, size);
+    int answer = setsockopt(socket, level, mcast_membership_options[step], (const void *)&request, size);
     return answer == 0 ? 0 : mcast_winsock_error();
 }
 

@@ -47,7 +47,7 @@ typedef struct mcast_memory {
 /* Grows to `needed` bytes at least; 0, or -1 without memory (the contents stay). */
 int mcast_memory_grow(mcast_pool *pool, mcast_memory *memory, size_t needed);
 
-/* Room for `more` bytes behind those used; 0, or -1 without memory (the contents stay). */
+/* Space for `more` bytes behind those used; 0, or -1 without memory (the contents stay). */
 static inline int
 mcast_memory_reserve(mcast_pool *pool, mcast_memory *memory, size_t more)
 {

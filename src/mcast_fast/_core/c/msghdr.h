@@ -57,7 +57,7 @@ enum {
 };
 _Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
                    MCAST_CONTROL_SIZE,
-               "there is room for every control message that is requested");
+               "there is space for every control message that is requested");
 
 typedef struct mcast_scratch {
     unsigned count;
@@ -256,18 +256,7 @@ typedef struct mcast_message_vector {
     _Alignas(struct cmsghdr) unsigned char controls[MCAST_VECTOR_MESSAGES][CMSG_SPACE(sizeof(uint16_t))];
 } mcast_message_vector;
 
-static inline void
-mcast_vector_clear(mcast_message_vector *vector)
-{
-    vector->messages = vector->used = 0;
-}
-
-/* Whether a message of this number of datagrams has room. */
-static inline int
-mcast_vector_has_room(const mcast_message_vector *vector, unsigned datagrams)
-{
-    return vector->messages < MCAST_VECTOR_MESSAGES && vector->used + datagrams <= MCAST_VECTOR_PIECES;
-}
+#include "vector.h"
 
 static inline void
 mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *address, socklen_t size)
@@ -282,7 +271,7 @@ mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *
     vector->datagrams[vector->messages++] = 0;
 }
 
-/* Adds datagrams that lie one behind the other to the last message; neighbours in memory become one piece. */
+/* Adds datagrams that lie one after the other to the last message; neighbours in memory become one piece. */
 static inline void
 mcast_vector_add_several(mcast_message_vector *vector, struct iovec payload, unsigned datagrams)
 {
@@ -319,7 +308,7 @@ mcast_vector_send(mcast_message_vector *vector, int fd)
     return mcast_send_messages(fd, vector->headers, vector->messages);
 }
 
-/* Waits until the send buffer has room, for so long at the most. An error queue that holds something answers at once (poll(2),
+/* Waits until the send buffer has space, for so long at the most. An error queue that holds something answers at once (poll(2),
  * POLLERR), so that a moment is slept then. */
 static inline void
 mcast_wait_writable(int fd, int milliseconds)

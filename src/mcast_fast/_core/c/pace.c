@@ -1,3 +1,4 @@
+/* What is done once per call of a paced sender; when each datagram is due is in pace.h, which is inlined. */
 #include "pace.h"
 
 void

@@ -1,11 +1,12 @@
-/* Sending at a rate: unit number u is due at start + u * ns_per_unit. A unit is a datagram, or a bit of payload. */
+/* Sending at a rate: unit number u is due at start + u * ns_per_unit. A unit is a datagram, or a bit of payload. Arithmetic only: send.c
+ * looks up when each datagram is due, and waits. */
 #ifndef MCAST_PACE_H
 #define MCAST_PACE_H
 
 #include "schedule.h"
 
 enum {
-    MCAST_CREDIT_NS = 10 * 1000000, /* a call that comes later than this starts the pace anew */
+    MCAST_CREDIT_NS = 10 * 1000000, /* a call that comes later than this starts a new pace */
     MCAST_PACE_LOOKAHEAD = 1024,    /* datagrams due together that leave by one system call */
 };
 
@@ -38,7 +39,7 @@ mcast_pace_is_over(const mcast_pace *pace, int64_t now)
     return pace->start == 0 || now - mcast_pace_due(pace, pace->units) > MCAST_CREDIT_NS;
 }
 
-/* Starts the pace anew. */
+/* Starts a new pace. */
 void mcast_pace_begin(mcast_pace *pace, int64_t now);
 
 /* Counts what has left. */

@@ -5,12 +5,12 @@
 /* ---- opening and closing ---- */
 
 int
-mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit)
+mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size)
 {
     memset(receiver, 0, sizeof *receiver);
     mcast_life_begin(&receiver->life);
     receiver->pool = pool;
-    receiver->packet_limit = packet_limit;
+    receiver->packet_limit = size;
     receiver->segments = 1;
     receiver->filled = size;
     receiver->slot_count = count;
@@ -70,6 +70,7 @@ mcast_receiver_tear_down(mcast_receiver *receiver)
         mcast_background_close(receiver);
     mcast_lock(&receiver->state_lock);
     mcast_index_free(&receiver->index);
+    mcast_filter_free(&receiver->own);
     receiver->everything = 0;
     receiver->direct = receiver->busy = NULL;
     for (size_t key = 0; key < receiver->keys; key++)
@@ -217,7 +218,7 @@ nap(mcast_receiver *receiver, int64_t left)
 }
 
 /* Whether a source that needs no system call can be read. The poller reports a ring's block once (epoll(7), EPOLLET: a block that is held
- * would show as readable for ever), so it is read first, and will report anew what comes later. The state lock is held. */
+ * would show as readable forever), so it is read first, and reports again what comes later. The state lock is held. */
 static int
 direct_has_more(mcast_receiver *receiver)
 {
@@ -342,7 +343,7 @@ wait_and_read(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_
     return mcast_result_of(late ? MCAST_TIMEOUT : MCAST_EMPTY);
 }
 
-/* Adds what is there to the batch; waits for something until the deadline when there is nothing. It goes round once: whoever calls looks at
+/* Adds what is there to the batch; waits for something until the deadline when there is nothing. It makes one turn: the caller checks
  * the signals before it calls again, also in a flood of what is not wanted. */
 static mcast_result
 receive_in_turn(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_t deadline)
@@ -465,4 +466,13 @@ mcast_receiver_counters(mcast_receiver *receiver)
     if (receiver->background)
         counters.dropped_memory += mcast_background_dropped(receiver);
     return counters;
+}
+
+int
+mcast_receiver_take_coalescing_event(mcast_receiver *receiver, mcast_coalescing_event *event)
+{
+    mcast_lock(&receiver->state_lock);
+    int taken = mcast_coalescing_take_event(&receiver->coalescing, event);
+    mcast_unlock(&receiver->state_lock);
+    return taken;
 }

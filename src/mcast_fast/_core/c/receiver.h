@@ -8,11 +8,12 @@
  *   show_lock    what the descriptor shows: `unread`, `shown`, and the poller's wake-up.
  *   the tracker's lock
  *   the pool's lock
- * No lock is held while Python runs. Who is inside is counted in `life`: close() marks the receiver and wakes everybody, and whoever is
- * last out calls mcast_receiver_tear_down. */
+ * No lock is held while Python runs. Who is inside is counted in `life`: close() marks the receiver and wakes all that wait, and the last one
+ * out calls mcast_receiver_tear_down. */
 #ifndef MCAST_RECEIVER_H
 #define MCAST_RECEIVER_H
 
+#include "coalescing.h"
 #include "filter.h"
 #include "index.h"
 #include "life.h"
@@ -42,10 +43,12 @@ typedef struct mcast_receiver {
     mcast_scratch scratch;
     unsigned slot_count; /* of the scratch */
     size_t slot_size;
-    size_t packet_limit; /* bytes of payload that are kept */
-    unsigned segments;   /* packets per slot, at most, when slots were last filled */
-    size_t filled;       /* bytes per slot, on average, when slots were last filled */
-    size_t coalesced;    /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
+    size_t packet_limit;         /* bytes of payload that are kept */
+    size_t batch_size;           /* packets per batch, unless whoever receives says another number */
+    size_t coalesced_batch_size; /* while packets may come coalesced */
+    unsigned segments;           /* packets per slot, at most, when slots were last filled */
+    size_t filled;               /* bytes per slot, on average, when slots were last filled */
+    size_t coalesced; /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
     mcast_poller poller;
     mcast_member **members; /* by key; NULL where one was removed */
     size_t keys;
@@ -53,6 +56,7 @@ typedef struct mcast_receiver {
     size_t sockets;    /* sources that the poller watches */
     size_t everything; /* members that want everything */
     mcast_index index;
+    mcast_filter own;     /* this machine's addresses, where own packets are refused; else without entries */
     mcast_source *direct; /* sources that are read without a system call: rings */
     mcast_flag has_rings; /* there are some, or were */
     mcast_source *busy;   /* the only socket, when it was not drained last time: it is read without waiting first */
@@ -62,7 +66,8 @@ typedef struct mcast_receiver {
     unsigned rotation;                      /* which ready socket is read first: none starves behind busy ones */
     int failure; /* errno that a socket answered after packets of others: for the next call */
     mcast_counters counters;
-    mcast_flag watched;                  /* somebody looks at the descriptor who does not receive */
+    mcast_coalescing coalescing;
+    mcast_flag watched;                  /* the descriptor is polled without receiving */
     mcast_word deferred;                 /* something is to be done before the next wait: mcast_receiver_defer */
     size_t unread;                       /* batches that were received and not taken yet */
     int shown;                           /* the poller is readable because of those, or of what a ring has */
@@ -76,17 +81,27 @@ enum {
     MCAST_GRACE_NS = 10 * 1000000,         /* beyond the deadline, to find what is wanted behind what is not */
     MCAST_SLICE_NS_OF_TURN = 50 * 1000000, /* whoever waits for a turn looks at the signals as often as that */
     MCAST_INSIDE_A_CHANGE = 2,             /* a change of memberships and its call of mcast_receiver_defer are inside */
+    MCAST_COALESCED_SLOT = 65535,          /* bytes: no super-packet is longer */
+    MCAST_COALESCED_SLOTS = 96,            /* of that size, at the most */
 };
 
 /* ---- opening and closing ---- */
 
-/* `count` slots of `size` bytes, of which `packet_limit` are kept of a packet: 0, or -errno with nothing left open. */
-int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size, size_t packet_limit);
+/* `count` slots of `size` bytes: 0, or -errno with nothing left open. The limits, the sizes of batches and the mode of coalescing are set
+ * after it, before anything is received. */
+int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size);
 
 /* Has a tracker see all that is received; before anything is. */
 void mcast_receiver_track(mcast_receiver *receiver, struct mcast_tracker *tracker);
 
-/* Marks it closed and wakes whoever waits: 1 when the caller is inside now, and has to leave (mcast_life_leave); 0 when it was closed before. */
+/* Packets per batch at the most, as long as whoever receives does not say otherwise. */
+static inline size_t
+mcast_receiver_batch_size(const mcast_receiver *receiver)
+{
+    return mcast_coalescing_is_on(&receiver->coalescing) ? receiver->coalesced_batch_size : receiver->batch_size;
+}
+
+/* Marks it closed and wakes all that wait: 1 when the caller is inside now, and has to leave (mcast_life_leave); 0 when it was closed before. */
 int mcast_receiver_close(mcast_receiver *receiver);
 
 /* Ends the background thread, reads the last counters, and frees everything; nobody is inside. The sockets themselves are closed by whoever
@@ -101,8 +116,8 @@ void mcast_receiver_free(mcast_receiver *receiver);
 /* Frees a member, and its source when it goes with it. The state lock is held. */
 void mcast_member_free(mcast_receiver *receiver, mcast_member *member);
 
-/* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. */
-int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied);
+/* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. `decider`: see coalescing.h. */
+int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const mcast_record *implied);
 
 /* Maps the ring of a packet socket that is not bound yet, and receives from it too; its key, or -errno with nothing left behind. */
 int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
@@ -118,6 +133,24 @@ void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key);
 
 /* Puts a filter in force for everything received from now on, and takes its memory over: 0, or -ENOMEM with the one before in force. */
 int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter);
+
+/* Refuses from now on what comes from one of these addresses (`group` of an entry), on its interface or any, and from the port that it
+ * goes to. Takes the filter's memory over. */
+void mcast_receiver_refuse_own(mcast_receiver *receiver, mcast_filter *addresses);
+
+/* Whether the record is such a packet; `own` is NULL where none is refused. The state lock is held. */
+static inline int
+mcast_is_own(const mcast_filter *own, const mcast_record *record)
+{
+    return own && record->source_port == record->port &&
+           mcast_filter_look(own, record->source, record->interface_index) != NULL;
+}
+
+static inline const mcast_filter *
+mcast_receiver_own(const mcast_receiver *receiver)
+{
+    return receiver->own.entries ? &receiver->own : NULL;
+}
 
 /* Whether the record is wanted, by the filters in force. The state lock is held. */
 int mcast_receiver_wants(mcast_receiver *receiver, const mcast_record *record);
@@ -138,7 +171,7 @@ mcast_batch_has_room(const mcast_receiver *receiver, const mcast_batch *batch, s
     return mcast_batch_count(batch) < limit && MCAST_ARENA_LIMIT - batch->data.used >= receiver->slot_size;
 }
 
-/* Adds 1 packet or more to the batch, up to `limit` in all, by the deadline (monotonic ns; < 0 waits for ever): MCAST_OK, MCAST_EMPTY
+/* Adds 1 packet or more to the batch, up to `limit` in all, by the deadline (monotonic ns; < 0 waits forever): MCAST_OK, MCAST_EMPTY
  * (nothing yet; look at what is unread, at signals and at the deadline, and call again), MCAST_TIMEOUT, MCAST_CLOSED, MCAST_INTERRUPTED or
  * MCAST_FAILED. With a background thread the batch may become larger than `limit`. */
 mcast_result mcast_receiver_receive(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_t deadline);
@@ -163,11 +196,11 @@ void mcast_batch_drop(mcast_receiver *receiver, mcast_batch *batch);
 void mcast_receiver_count_delivered(mcast_receiver *receiver, size_t count);
 
 /* `unread` batches were received and not taken: makes the descriptor readable as long as there are any or, once somebody looks at it, a ring
- * can be read; and wakes whoever waits. */
+ * can be read; and wakes all that wait. */
 void mcast_receiver_set_unread(mcast_receiver *receiver, size_t unread);
 void mcast_receiver_show_rings(mcast_receiver *receiver);
 
-/* Leaves something (that the kernel's filter of a ring be exact) to whoever receives next, who sees `deferred`: 1. The descriptor becomes
+/* Leaves something (that the kernel's filter of a ring be exact) to the next receive call, who sees `deferred`: 1. The descriptor becomes
  * readable once, so that whoever looks at it receives. 0 when others are inside: they may be receiving, and do not see it any more. */
 int mcast_receiver_defer(mcast_receiver *receiver);
 
@@ -178,6 +211,9 @@ void mcast_receiver_end_deferral(mcast_receiver *receiver);
 int mcast_receiver_descriptor(mcast_receiver *receiver);
 
 mcast_counters mcast_receiver_counters(mcast_receiver *receiver);
+
+/* The oldest event of coalescing that was not taken yet; 0 when there is none. */
+int mcast_receiver_take_coalescing_event(mcast_receiver *receiver, mcast_coalescing_event *event);
 
 /* ---- for sources ---- */
 
@@ -194,16 +230,16 @@ mcast_truncate(const mcast_receiver *receiver, mcast_record *record)
 int64_t mcast_time_left(int64_t deadline);
 
 /* Adds a socket (socket_source.c) or a ring (ring_source.c) as a source: *source, or -errno. */
-int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, const mcast_record *implied,
-                             uint64_t key);
+int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
+                             const mcast_record *implied, uint64_t key);
 int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
                            size_t block_size, uint32_t count, unsigned latency_ms, int times, int vlan, uint64_t key);
 
 /* ---- receiving in a thread of its own (background.c) ---- */
 
-/* Receives in a native thread from now on, of which `limit` bytes may wait for whoever receives here; `cpu` is where it runs, -1 anywhere.
+/* Receives in a native thread from now on, of which `limit` bytes may wait for a receive call; `cpu` is where it runs, -1 anywhere.
  * 0, or -errno with no thread. */
-int mcast_background_open(mcast_receiver *receiver, size_t limit, size_t batch_size, int cpu);
+int mcast_background_open(mcast_receiver *receiver, size_t limit, int cpu);
 /* Shows the packets of a batch from number `from` on to the tracker, if there is one. */
 void mcast_batch_track(mcast_receiver *receiver, const mcast_batch *batch, size_t from);
 void mcast_background_wake(mcast_receiver *receiver);

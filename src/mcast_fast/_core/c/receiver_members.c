@@ -72,13 +72,14 @@ own_source(mcast_receiver *receiver, int64_t key, int status)
 }
 
 int64_t
-mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied)
+mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const mcast_record *implied)
 {
     mcast_lock(&receiver->state_lock);
     int64_t key = mcast_receiver_add_member(receiver, NULL, 0, implied->port);
     if (key >= 0) {
         mcast_source **source = &receiver->members[key]->source;
-        key = own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, implied, (uint64_t)key));
+        key =
+            own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, decider, implied, (uint64_t)key));
     }
     mcast_unlock(&receiver->state_lock);
     return key;
@@ -158,9 +159,22 @@ mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filt
     return status;
 }
 
+void
+mcast_receiver_refuse_own(mcast_receiver *receiver, mcast_filter *addresses)
+{
+    mcast_lock(&receiver->state_lock);
+    mcast_filter old = receiver->own;
+    receiver->own = *addresses;
+    receiver->epoch++;
+    mcast_unlock(&receiver->state_lock);
+    mcast_filter_free(&old);
+}
+
 int
 mcast_receiver_wants(mcast_receiver *receiver, const mcast_record *record)
 {
+    if (mcast_is_own(mcast_receiver_own(receiver), record))
+        return 0;
     if (mcast_index_wants(&receiver->index, record))
         return 1;
     for (size_t key = 0; receiver->everything > 0 && key < receiver->keys; key++) {
@@ -188,6 +202,7 @@ mcast_uncount(mcast_receiver *receiver, const mcast_record *record)
     receiver->counters.received--;
     receiver->counters.bytes -= record->length;
     receiver->counters.truncated -= (record->flags & MCAST_TRUNCATED) != 0;
+    receiver->counters.coalesced -= (record->flags & MCAST_COALESCED) != 0;
 }
 
 static size_t

@@ -166,7 +166,7 @@ change_mapping(mcast_ring *ring)
     ring->mapping = mapping;
     if (ring->block)
         ring->block = mapping->base + (ring->block - before->base);
-    before->users--; /* the reference that asks for this is another one */
+    before->users--; /* the reference that makes this call is another one */
     mcast_unlock(&ring->lock);
     return 0;
 }

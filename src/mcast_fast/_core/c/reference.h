@@ -3,7 +3,7 @@
  * The bytes are in place (in the ring), or a copy. Readers of the bytes in place pin them: while one does, they stay where they are. One
  * word says who still needs them there: the number of pins, of which the batch itself has one until `detach` or `end` takes it, and
  * MCAST_REFERENCE_MOVED once it has none. Whoever removes the last pin returns the blocks. What is pinned for so long that the kernel
- * comes round to it is moved under its readers, at the same address (ring.h, relocate): a pin never stops a ring. */
+ * reaches it again is moved under its readers, at the same address (ring.h, relocate): a pin never stops a ring. */
 #ifndef MCAST_REFERENCE_H
 #define MCAST_REFERENCE_H
 
@@ -27,7 +27,7 @@ typedef struct mcast_reference {
     struct mcast_ring *ring;
     struct mcast_mapping *mapping;
     uint64_t sequence; /* of the first block, which counts from the opening */
-    uint32_t blocks;   /* one behind the other in memory */
+    uint32_t blocks;   /* one after the other in memory */
     int listed; /* in the ring's list: it may still have to be detached; guarded by the ring's lock, as the links */
     struct mcast_reference *older;
     struct mcast_reference *newer;

@@ -1,9 +1,9 @@
 /* A mapped ring of packets (packet(7), TPACKET_V3; Documentation/networking/packet_mmap.rst).
  *
  * The kernel fills the blocks in a circle and drops when the next one was not returned. A batch's payloads stay in the blocks
- * (reference.h) while there is room; the receiver detaches, before the kernel comes round to them, whatever is still in place, so that
+ * (reference.h) while there is space; the receiver detaches, before the kernel reaches them again, whatever is still in place, so that
  * nothing a consumer holds can stop the ring. Detaching copies. What somebody reads in place just then (a loan, a view) is relocated
- * instead: its pages are replaced by a copy at the same address, and the ring goes on in a second mapping of the same blocks.
+ * instead: its pages are replaced by a copy at the same address, and the ring continues in a second mapping of the same blocks.
  *
  * Owners. The cursor (`sequence` to `filling`) belongs to the thread that receives, under the receiver's state lock. `lock` guards the list
  * of references, the choice of the mapping and the return of blocks; it is held for a few instructions and system calls, never for a copy.
@@ -99,7 +99,7 @@ int mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_i
  * In a process that did not open it, only the descriptor is closed. */
 void mcast_ring_close(mcast_ring *ring);
 
-/* Reads the kernel's counter of drops, which starts anew at every reading (packet(7)): how many are new. */
+/* Reads the kernel's counter of drops, which restarts at every reading (packet(7)): how many are new. */
 uint32_t mcast_ring_read_drops(mcast_ring *ring);
 
 /* Frames that were finished and not read. */

@@ -8,7 +8,7 @@
  * FREE: the kernel's, whether it has filled the block by now or not. FILLED: the receiver has found it filled. READING(n): n readers
  * of its bytes in place, the cursor among them. RELEASING: the last reader has left, and returns it to the kernel. Whoever moves it
  * there stores the kernel's status *before* `freed`: a block that is FREE and shows as filled is therefore always one that the kernel
- * filled anew, and can neither be delivered twice nor be written under a batch.
+ * filled again, and can neither be delivered twice nor be written under a batch.
  *
  * `find` and `take` are called by the one thread that receives, `hold` by a reader, `drop` by each reader once, `freed` by whoever
  * learned from `drop` that it was the last one. tests/c/test_ring_block.c walks through every interleaving of these with a kernel. */

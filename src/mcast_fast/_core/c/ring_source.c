@@ -1,7 +1,7 @@
 /* A mapped ring as a source: frames become records, and payloads stay in the ring's blocks.
  *
- * A batch has a reference to the blocks in which its payloads are (reference.h): one behind the other in memory, so that they never go
- * beyond the ring's end. A batch that asks for copies (collect), and any batch while blocks come nearly empty, takes as many blocks as it
+ * A batch has a reference to the blocks in which its payloads are (reference.h): one after the other in memory, so that they never go
+ * beyond the ring's end. A batch of copies (collect), and any batch while blocks come nearly empty, takes as many blocks as it
  * likes and holds none. */
 #include "receiver.h"
 #include <errno.h>
@@ -49,7 +49,7 @@ sum_is_right(const unsigned char *header, size_t size)
     return (sum & 0xffff) + (sum >> 16) == 0xffff;
 }
 
-/* Whether options ask for a route of the sender's choice, which a host does not follow for a group. */
+/* Whether options request a route of the sender's choice, which a host does not follow for a group. */
 static int
 has_source_route(const unsigned char *header, size_t size)
 {
@@ -192,7 +192,7 @@ ready_frames(const mcast_ring *ring, size_t limit)
     return frames < limit ? frames : limit;
 }
 
-/* Room for one record, and for its payload when it is to be copied; at first for all that are ready. 0, or -1 without memory. */
+/* Space for one record, and for its payload when it is to be copied; at first for all that are ready. 0, or -1 without memory. */
 static int
 reserve(mcast_receiver *receiver, const mcast_ring *ring, mcast_batch *batch, size_t limit, size_t length)
 {
@@ -227,6 +227,7 @@ pack(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, mcast_recor
     receiver->counters.received++;
     receiver->counters.bytes += record->length;
     receiver->counters.truncated += (record->flags & MCAST_TRUNCATED) != 0;
+    receiver->counters.coalesced += (record->flags & MCAST_COALESCED) != 0;
 }
 
 static void
@@ -272,7 +273,7 @@ count_unwanted(mcast_receiver *receiver, int kind, const mcast_record *record, s
         receiver->counters.filtered += datagrams;
 }
 
-/* Reads the frame at the cursor into the batch, which has room: 1 when it is done, 0 when the batch was full before, -1 without memory. */
+/* Reads the frame at the cursor into the batch, which has space: 1 when it is done, 0 when the batch was full before, -1 without memory. */
 static int
 pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit, const mcast_ring_frame *frame)
 {
@@ -281,7 +282,8 @@ pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     const unsigned char *payload = NULL;
     mcast_record *record = mcast_batch_next(batch);
     int kind = describe(ring, frame, record, &payload);
-    if (kind != MCAST_FRAME_UDP || !mcast_index_wants(&receiver->index, record)) {
+    if (kind != MCAST_FRAME_UDP || !mcast_index_wants(&receiver->index, record) ||
+        mcast_is_own(mcast_receiver_own(receiver), record)) {
         count_unwanted(receiver, kind, record, frame->segment);
         return 1;
     }
@@ -302,7 +304,7 @@ fetch(const unsigned char *ahead)
         __builtin_prefetch(ahead + MCAST_CACHE_LINE * line);
 }
 
-/* Reads usual frames from the cursor on, as long as they follow one another and there is room. A batch that copies has none for them. What
+/* Reads usual frames from the cursor on, as long as they follow one another and there is space. A batch that copies has none for them. What
  * is counted is added up once: in a dense stream nearly all instructions of the receiver are these. */
 static void
 pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit)
@@ -311,6 +313,7 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     size_t reserved = (batch->records.capacity - batch->records.used) / sizeof(mcast_record);
     mcast_record *const first = mcast_batch_next(batch), *record = first;
     const mcast_record *const end = first + (room < reserved ? room : reserved);
+    const mcast_filter *const own = mcast_receiver_own(receiver);
     const unsigned char *base = batch->base;
     uint64_t bytes = 0, filtered = 0;
     uint32_t left = ring->left;
@@ -329,7 +332,7 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
         if (record->length > receiver->packet_limit)
             break;
         at += step;
-        if (!mcast_index_wants(&receiver->index, record)) {
+        if (!mcast_index_wants(&receiver->index, record) || mcast_is_own(own, record)) {
             filtered++;
             continue;
         }
@@ -432,7 +435,7 @@ read_ring(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, si
     }
     if (held > 0)
         refer(self, batch, first, held);
-    mcast_ring_make_room(ring, 1, held > 0); /* the receiver may be busy elsewhere while the kernel comes round */
+    mcast_ring_make_room(ring, 1, held > 0); /* the receiver may be busy elsewhere while the kernel fills the ring */
     if (status < 0 && mcast_batch_count(batch) == 0)
         return mcast_failure(ENOMEM);
     return mcast_result_of(mcast_ring_has_more(ring) ? MCAST_OK : MCAST_EMPTY);

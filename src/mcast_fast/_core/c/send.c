@@ -305,7 +305,7 @@ add_run(mcast_message_vector *vector, const mcast_request *request, const mcast_
     return run;
 }
 
-/* The same of rows, which lie one behind the other: one piece of memory. */
+/* The same of rows, which lie one after the other: one piece of memory. */
 static size_t
 add_rows(mcast_message_vector *vector, const mcast_request *request, const mcast_target *target, size_t at, size_t end,
          size_t limit)
@@ -484,7 +484,7 @@ retries_after_pause(mcast_transmitter *transmitter, mcast_request *request)
     if (request->retries >= MCAST_RETRIES_MAX)
         return 0;
     count(transmitter, &transmitter->counters.retries);
-    if (request->at_once) /* who asked pauses */
+    if (request->at_once) /* the caller pauses */
         return 0;
     int64_t pause = request->retries < 8 ? (int64_t)MCAST_RETRY_FIRST_NS << request->retries : MCAST_RETRY_LAST_NS;
     request->retries++;

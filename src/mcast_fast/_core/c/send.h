@@ -110,7 +110,7 @@ int mcast_transmitter_is_foreign(const mcast_transmitter *transmitter);
 /* The key of a socket; `limit` is the largest segment that may be tried, 0 for none. -ENOMEM, MCAST_SEND_CLOSED. */
 int64_t mcast_transmitter_add(mcast_transmitter *transmitter, int fd, size_t limit);
 
-/* Sends by this socket under that key from now on: when it returns 0, nobody uses the former one. -EINVAL, MCAST_SEND_CLOSED. */
+/* Sends by this socket under that key from now on: when it returns 0, the former one is unused. -EINVAL, MCAST_SEND_CLOSED. */
 int mcast_transmitter_replace(mcast_transmitter *transmitter, size_t key, int fd, size_t limit);
 
 /* Whether a socket has this key; *info is a copy of it. */

@@ -22,6 +22,15 @@ mcast_sockaddr(struct sockaddr_storage *address, int version, const uint8_t *pac
     }
 }
 
+static inline void
+mcast_pack_address(uint8_t *packed, int version, const struct sockaddr_storage *address)
+{
+    if (version == 4)
+        memcpy(packed, &((const struct sockaddr_in *)address)->sin_addr, 4);
+    else
+        memcpy(packed, &((const struct sockaddr_in6 *)address)->sin6_addr, 16);
+}
+
 /* Where a datagram goes; a scope only where the system takes one. Returns the size of the address. */
 static inline socklen_t
 mcast_destination(struct sockaddr_storage *address, const uint8_t *packed, int version, int port, uint32_t scope)

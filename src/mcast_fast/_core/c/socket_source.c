@@ -9,8 +9,7 @@ typedef struct socket_source {
     mcast_record implied;   /* what every packet has in common: port, and where bound, group and interface */
     uint32_t overflow;      /* the kernel's drop counter, as last reported with a packet */
     uint32_t pending_drops; /* drops reported with packets that were filtered: they belong to the next record */
-    uint32_t meminfo_drops; /* the same counter, as last read */
-    uint64_t drops;         /* in all, as last read */
+    mcast_coalescing_socket coalescing;
 } socket_source;
 
 enum {
@@ -18,7 +17,7 @@ enum {
     GO_SLOTS = 16,       /* slots that are received at once then: more make the arena larger than the cache */
 };
 
-/* ---- room ---- */
+/* ---- space ---- */
 
 /* The number of slots that the batch may take: by its limit, the slots there are, the bytes of one go, and the arena's limit. Where packets
  * are coalesced the batch may become larger than its limit. */
@@ -35,7 +34,7 @@ room_for(const mcast_receiver *receiver, const mcast_batch *batch, size_t limit)
     return room < receiver->slot_count ? (unsigned)room : receiver->slot_count;
 }
 
-/* Room for what `received` slots hold; and when more is likely to follow, for as many packets as the last batch had. What was coalesced
+/* Space for what `received` slots hold; and when more is likely to follow, for as many packets as the last batch had. What was coalesced
  * last time is expected to be so now. */
 static int
 reserve(mcast_receiver *receiver, mcast_batch *batch, unsigned received, size_t bytes, size_t limit)
@@ -81,7 +80,7 @@ split(mcast_receiver *receiver, mcast_batch *batch, uint32_t segment)
     return count;
 }
 
-/* Takes the `count` records of one slot, which stand behind those in use, into the batch. */
+/* Takes the `count` records of one slot, which follow those in use, into the batch. */
 static void
 take_in(mcast_receiver *receiver, mcast_batch *batch, unsigned count, size_t bytes)
 {
@@ -112,7 +111,8 @@ describe(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, un
     record->dropped = info.overflow - socket->overflow + socket->pending_drops; /* modulo 2^32, as the kernel counts */
     socket->overflow = info.overflow;
     *segment = info.segment && info.segment < record->length ? info.segment : 0;
-    if (!mcast_filter_allows(&receiver->members[socket->key]->filter, record)) {
+    if (!mcast_filter_allows(&receiver->members[socket->key]->filter, record) ||
+        mcast_is_own(mcast_receiver_own(receiver), record)) {
         receiver->counters.filtered += *segment ? (record->length + *segment - 1) / *segment : 1;
         socket->pending_drops = record->dropped;
         return NULL;
@@ -128,6 +128,7 @@ take_slot(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, u
     size_t size = record->length;
     record->offset = (uint32_t)offset;
     unsigned count = segment ? split(receiver, batch, segment) : 1;
+    receiver->counters.coalesced += segment ? count : 0;
     if (count == 0) {
         receiver->counters.dropped_memory += (size + segment - 1) / segment;
         socket->pending_drops = record->dropped + 1;
@@ -173,7 +174,7 @@ receive_slots(mcast_receiver *receiver, socket_source *socket, mcast_batch *batc
     return received;
 }
 
-/* Room for `more` bytes behind the first `kept`, which stay as they are: 0, or -1 without memory. */
+/* Space for `more` bytes behind the first `kept`, which stay as they are: 0, or -1 without memory. */
 static int
 extend(mcast_receiver *receiver, mcast_memory *memory, size_t kept, size_t more)
 {
@@ -248,6 +249,48 @@ receive_in_place(mcast_receiver *receiver, socket_source *socket, mcast_batch *b
     return received;
 }
 
+/* Makes the slots large enough for what is coalesced: fewer, so that they are no more memory. 0, or -errno with those before. */
+static int
+grow_slots(void *context)
+{
+    mcast_receiver *receiver = context;
+    if (receiver->slot_size >= MCAST_COALESCED_SLOT)
+        return 0;
+    mcast_scratch larger;
+    unsigned count = MCAST_COALESCED_SLOTS < receiver->slot_count ? MCAST_COALESCED_SLOTS : receiver->slot_count;
+    int status = mcast_scratch_open(&larger, count, MCAST_COALESCED_SLOT);
+    if (status != 0)
+        return status;
+    mcast_scratch_close(&receiver->scratch);
+    receiver->scratch = larger;
+    receiver->slot_count = count;
+    receiver->slot_size = MCAST_COALESCED_SLOT;
+    return 0;
+}
+
+/* Receives once, into up to `wanted` slots: the number, or -errno. What came shows whether packets are to be coalesced from now on. */
+static int
+receive(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, unsigned wanted, size_t limit, int direct)
+{
+    const mcast_counters *counters = &receiver->counters;
+    uint64_t packets = counters->received + counters->filtered, coalesced = counters->coalesced;
+    int received = direct ? receive_in_place(receiver, socket, batch, wanted, limit)
+                          : receive_slots(receiver, socket, batch, wanted, limit);
+    if (receiver->coalescing.mode == MCAST_COALESCES_NEVER)
+        return received;
+    int has_packets = mcast_batch_count(batch) > 0;
+    mcast_coalescing_read read = {
+        .slots = received > 0 ? (unsigned)received : 0,
+        .packets = counters->received + counters->filtered - packets,
+        .coalesced = counters->coalesced - coalesced,
+        .is_full = received > 0 && (unsigned)received == wanted,
+        .time = has_packets ? mcast_batch_next(batch)[-1].timestamp : 0,
+        .reported_drops = socket->overflow,
+    };
+    mcast_coalescing_note(&receiver->coalescing, &socket->coalescing, &read, grow_slots, receiver);
+    return received;
+}
+
 static mcast_result
 read_socket(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, size_t limit)
 {
@@ -261,8 +304,7 @@ read_socket(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, 
             return mcast_result_of(MCAST_OK);
         int direct = MCAST_RECEIVES_INTO && receiver->coalesced >= LEAST_DIRECT;
         unsigned wanted = direct && room > GO_SLOTS ? GO_SLOTS : room;
-        int received = direct ? receive_in_place(receiver, socket, batch, wanted, limit)
-                              : receive_slots(receiver, socket, batch, wanted, limit);
+        int received = receive(receiver, socket, batch, wanted, limit, direct);
         if (received == 0 || received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
             return mcast_result_of(MCAST_EMPTY);
         if (received < 0)
@@ -292,17 +334,13 @@ socket_nap(mcast_source *source)
     return 0;
 }
 
-/* Asks for the drops so far; what is not known is not counted. */
 static void
 count_socket(mcast_source *source, mcast_counters *counters)
 {
     socket_source *socket = (socket_source *)source;
-    uint32_t drops = 0;
-    if (mcast_read_drops(socket->descriptor, &drops) == 0) {
-        socket->drops += drops - socket->meminfo_drops; /* modulo 2^32, as the kernel counts */
-        socket->meminfo_drops = drops;
-    }
-    counters->dropped_socket += socket->drops;
+    mcast_coalescing_count_drops(&socket->coalescing);
+    counters->dropped_socket += socket->coalescing.drops;
+    counters->dropped_inexactly += socket->coalescing.inexact_drops;
 }
 
 /* What is still queued is not wanted any more. Bounded, for its port may be talked to. */
@@ -318,6 +356,7 @@ remove_socket(mcast_source *source, mcast_receiver *receiver)
         receiver->counters.filtered += (unsigned)received;
     }
     count_socket(source, &receiver->counters);
+    mcast_coalescing_remove(&receiver->coalescing, &socket->coalescing);
     receiver->sockets--;
     free(socket);
 }
@@ -332,8 +371,8 @@ static const mcast_source_ops socket_ops = {read_socket,  socket_has_more, socke
                                             count_socket, remove_socket,   abandon_socket};
 
 int
-mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, const mcast_record *implied,
-                         uint64_t key)
+mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
+                         const mcast_record *implied, uint64_t key)
 {
     socket_source *socket = calloc(1, sizeof *socket);
     if (!socket)
@@ -344,6 +383,14 @@ mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd
     int status = mcast_descriptor_open(&socket->descriptor, fd);
     if (status == 0)
         status = mcast_poller_add(&receiver->poller, socket->descriptor, key);
+    if (status == 0) {
+        socket->coalescing.descriptor = socket->descriptor;
+        socket->coalescing.decider = decider;
+        socket->coalescing.key = key;
+        status = mcast_coalescing_add(&receiver->coalescing, &socket->coalescing, implied->port);
+        if (status != 0)
+            mcast_poller_remove(&receiver->poller, socket->descriptor);
+    }
     if (status != 0) {
         free(socket);
         return status;

@@ -11,7 +11,7 @@
 typedef enum mcast_outcome {
     MCAST_OK,          /* done; of reading a source: there may be more */
     MCAST_EMPTY,       /* nothing there (any more) */
-    MCAST_FULL,        /* the batch has no room for what is there */
+    MCAST_FULL,        /* the batch has no space for what is there */
     MCAST_TIMEOUT,     /* the deadline has passed */
     MCAST_CLOSED,      /* the object was closed */
     MCAST_INTERRUPTED, /* look at the signals, and call again */
@@ -64,8 +64,10 @@ typedef struct mcast_counters {
     uint64_t batches;
     uint64_t largest_batch;
     uint64_t wakeups;
-    uint64_t dropped_memory; /* read from the kernel, and no memory to keep them in */
-    uint64_t buffers;        /* what the kernel handed over for `received`: fewer when packets were coalesced */
+    uint64_t dropped_memory;    /* read from the kernel, and no memory to keep them in */
+    uint64_t buffers;           /* what the kernel handed over for `received`: fewer when packets were coalesced */
+    uint64_t coalesced;         /* of `received`: those that share a time with others */
+    uint64_t dropped_inexactly; /* of `dropped_socket`: buffers that may have held several packets */
 } mcast_counters;
 
 struct mcast_receiver;
@@ -98,7 +100,7 @@ mcast_batch_count(const mcast_batch *batch)
     return batch->records.used / sizeof(mcast_record);
 }
 
-/* The record that is written next, behind those in use. Room is there. */
+/* The record that is written next, behind those in use. There is space. */
 static inline mcast_record *
 mcast_batch_next(const mcast_batch *batch)
 {
@@ -108,10 +110,10 @@ mcast_batch_next(const mcast_batch *batch)
 /* Returns all that a batch has; it is empty then. */
 void mcast_batch_free(mcast_pool *pool, mcast_batch *batch);
 
-/* Copies one packet of another batch; 1 when it has no room below MCAST_ARENA_LIMIT, 0, or -1 without memory. */
+/* Copies one packet of another batch; 1 when it has no space below MCAST_ARENA_LIMIT, 0, or -1 without memory. */
 int mcast_batch_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *record, const unsigned char *payload);
 
-/* Copies all packets of another batch: 1 when they have no room, 0, or -1 without memory, with nothing copied. */
+/* Copies all packets of another batch: 1 when they have no space, 0, or -1 without memory, with nothing copied. */
 int mcast_batch_append_all(mcast_pool *pool, mcast_batch *batch, const mcast_batch *more);
 
 #endif

@@ -1,5 +1,5 @@
 /* Windows: Winsock 2. Not named windows.h, for this directory is on the include path, and would hide the system's own.
- * One packet a system call, but no Python in between. */
+ * One packet per system call, but no Python in between. */
 #ifndef MCAST_WIN32_H
 #define MCAST_WIN32_H
 
@@ -18,8 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "options.h"
+
 #define MCAST_SYSTEM "Windows"
 #define MCAST_HAS_RING 0
+#define MCAST_HAS_UDP_GRO 0
 
 /* What old headers lack, from ws2ipdef.h, mswsock.h and mstcpip.h of the Windows SDK. */
 enum {
@@ -133,26 +136,20 @@ static const mcast_option mcast_options[] = {
     {"IP_PKTINFO", IPPROTO_IP, IP_PKTINFO},
     {"IP_RECVTTL", IPPROTO_IP, WINDOWS_IP_RECVTTL},
     {"IP_RECVTOS", IPPROTO_IP, WINDOWS_IP_RECVTOS},
-    {"IP_MULTICAST_IF", IPPROTO_IP, IP_MULTICAST_IF},
-    {"IP_MULTICAST_TTL", IPPROTO_IP, IP_MULTICAST_TTL},
-    {"IP_MULTICAST_LOOP", IPPROTO_IP, IP_MULTICAST_LOOP},
-    {"IPV6_V6ONLY", IPPROTO_IPV6, IPV6_V6ONLY},
     {"IPV6_RECVPKTINFO", IPPROTO_IPV6, IPV6_PKTINFO},
     {"IPV6_RECVHOPLIMIT", IPPROTO_IPV6, IPV6_HOPLIMIT},
     {"IPV6_RECVTCLASS", IPPROTO_IPV6, WINDOWS_IPV6_RECVTCLASS},
-    {"IPV6_MULTICAST_IF", IPPROTO_IPV6, IPV6_MULTICAST_IF},
-    {"IPV6_MULTICAST_HOPS", IPPROTO_IPV6, IPV6_MULTICAST_HOPS},
-    {"IPV6_MULTICAST_LOOP", IPPROTO_IPV6, IPV6_MULTICAST_LOOP},
     {"UDP_SEND_MSG_SIZE", IPPROTO_UDP, WINDOWS_UDP_SEND_MSG_SIZE},
     {"UDP_RECV_MAX_COALESCED_SIZE", IPPROTO_UDP, WINDOWS_UDP_RECV_MAX_COALESCED_SIZE},
+    MCAST_OPTIONS_OF_ALL,
     {NULL, 0, 0},
 };
 
 static const mcast_missing mcast_missing_features[] = {
-    {"batched_receive", "Windows receives one packet a system call"},
-    {"batched_send", "Windows sends one packet a system call"},
+    {"batched_receive", "Windows receives one packet per system call"},
+    {"batched_send", "Windows sends one packet per system call"},
     {"wire_length", "Windows reports that a packet was truncated, not its length"},
-    {"descriptor", "Windows has no descriptor that stands for several sockets"},
+    {"descriptor", "Windows has no descriptor that represents several sockets"},
     {NULL, NULL},
 };
 

@@ -112,7 +112,7 @@ mcast_poller_collect(mcast_poller *poller, const WSAPOLLFD *polled, const uint64
 }
 
 /* The keys of what is readable, at most MCAST_READY_MAX; 0 when the time is over; -EINTR to look at the signals and call again; -errno.
- * timeout_ns < 0 waits for ever. A socket that is added meanwhile is heard with the next slice. */
+ * timeout_ns < 0 waits forever. A socket that is added meanwhile is waited for from the next slice on. */
 static inline int
 mcast_poller_wait(mcast_poller *poller, uint64_t *keys, int64_t timeout_ns)
 {

@@ -4,7 +4,7 @@
 
 /* ---- what a socket is received from by ---- */
 
-/* WSARecvMsg is found for each socket anew: each provider of sockets has its own. */
+/* WSARecvMsg is looked up for each socket: each provider of sockets has its own. */
 typedef struct mcast_descriptor {
     SOCKET socket;
     LPFN_WSARECVMSG receive;
@@ -31,7 +31,7 @@ mcast_descriptor_open(mcast_descriptor *descriptor, int fd)
 enum { MCAST_CONTROL_SIZE = 256 };
 _Static_assert(WSA_CMSG_SPACE(sizeof(IN6_PKTINFO)) + WSA_CMSG_SPACE(sizeof(UINT64)) + 4 * WSA_CMSG_SPACE(sizeof(INT)) <=
                    MCAST_CONTROL_SIZE,
-               "there is room for every control message that is requested");
+               "there is space for every control message that is requested");
 
 typedef struct mcast_message {
     struct sockaddr_in6 name;

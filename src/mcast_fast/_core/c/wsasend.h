@@ -38,18 +38,7 @@ typedef struct mcast_message_vector {
     unsigned datagrams[MCAST_VECTOR_MESSAGES]; /* in each message */
 } mcast_message_vector;
 
-static inline void
-mcast_vector_clear(mcast_message_vector *vector)
-{
-    vector->messages = vector->used = 0;
-}
-
-/* Whether a message of this number of datagrams has room. */
-static inline int
-mcast_vector_has_room(const mcast_message_vector *vector, unsigned datagrams)
-{
-    return vector->messages < MCAST_VECTOR_MESSAGES && vector->used + datagrams <= MCAST_VECTOR_PIECES;
-}
+#include "vector.h"
 
 static inline void
 mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *address, socklen_t size)
@@ -58,7 +47,7 @@ mcast_vector_begin(mcast_message_vector *vector, const struct sockaddr_storage *
     vector->datagrams[vector->messages++] = 0;
 }
 
-/* Adds datagrams that lie one behind the other to the last message; neighbours in memory become one piece. */
+/* Adds datagrams that lie one after the other to the last message; neighbours in memory become one piece. */
 static inline void
 mcast_vector_add_several(mcast_message_vector *vector, struct iovec payload, unsigned datagrams)
 {
@@ -127,7 +116,7 @@ mcast_vector_send(mcast_message_vector *vector, int fd)
     return left ? (int)left : status;
 }
 
-/* Waits until the send buffer has room, for so long at the most. */
+/* Waits until the send buffer has space, for so long at the most. */
 static inline void
 mcast_wait_writable(int fd, int milliseconds)
 {

@@ -38,11 +38,14 @@ cdef Packet make_packet(Batch batch, Py_ssize_t index):
 @cython.no_gc
 @cython.freelist(256)
 cdef class Packet:
-    """One received packet; each property is built when it is read. What is not known is None.
+    """One received packet; each property is computed when it is read. What is unknown is None.
 
-    It is its payload to whoever asks for a buffer: `struct.unpack_from(format, packet)`, `memoryview(packet)`,
-    `bytes(packet)`. Packets are equal when their payloads and all that is known of them are. A packet keeps the memory
-    of its whole batch; `copy()` does not."""
+    It supports the buffer protocol with its payload: `struct.unpack_from(format, packet)`, `memoryview(packet)`,
+    `bytes(packet)`. Packets are equal when their payloads, and all that is known of them, are. A packet keeps the
+    memory of its whole batch; `copy()` does not.
+
+    The stub `mcast_fast/_core/fast/views.pyi` documents arguments, results and errors.
+    """
 
     cdef Batch batch
     cdef const mcast_record *record
@@ -51,7 +54,7 @@ cdef class Packet:
 
     @property
     def data(self):
-        """The payload, bytes."""
+        """The payload, as bytes."""
         cdef bytes payload
         if self.batch.reference == NULL:
             return PyBytes_FromStringAndSize(
@@ -68,18 +71,17 @@ cdef class Packet:
 
     @property
     def timestamp(self):
-        """Arrival, ns since the Unix epoch; None when unknown: with timestamps=None, or from a file without times."""
+        """Time of arrival, ns since the Unix epoch; None when unknown."""
         return self.record.timestamp if self.record.timestamp != 0 else None
 
     @property
     def datetime(self):
-        """Arrival as an aware datetime in UTC, cut to whole microseconds; None when unknown. With `Flag.HARDWARE` it is
-        by the network card's clock, which often counts TAI."""
+        """Time of arrival as an aware datetime in UTC, truncated to microseconds; None when unknown."""
         return columns.utc(self.record.timestamp) if self.record.timestamp != 0 else None
 
     @property
     def source(self):
-        """Address of the sender; IPv6 link-local keeps its zone: 'fe80::1%eth0'."""
+        """Address of the sender; IPv6 link-local addresses have their zone: 'fe80::1%eth0'."""
         return address_text(self._packed_source(), self.record.interface_index, self.batch.names)
 
     @property
@@ -94,29 +96,27 @@ cdef class Packet:
 
     @property
     def group(self):
-        """The true destination address. Of an answer to a Sender, '::' where the system does not report it (feature
-        `destination`)."""
+        """Destination address of the packet, as its IP header has it."""
         return address_text(PyBytes_FromStringAndSize(<const char *>self.record.group, 16), 0, self.batch.names)
 
     @property
     def port(self):
-        """UDP port it was sent to."""
+        """UDP port of the destination."""
         return self.record.port
 
     @property
     def interface(self):
-        """Name of the interface it arrived on; None when unknown."""
+        """Name of the interface on which the packet arrived; None when unknown."""
         return interface_text(self.record.interface_index, self.batch.names) or None
 
     @property
     def interface_index(self):
-        """Index of the interface it arrived on (of a file: as the file counts, from 1); None when unknown."""
+        """Index of the interface on which the packet arrived; None when unknown."""
         return self.record.interface_index or None
 
     @property
     def dropped(self):
-        """Buffers the kernel dropped just before this packet; 0 too where the system does not report it (feature
-        `drop_gaps`)."""
+        """Number of buffers that the kernel dropped just before this packet."""
         return self.record.dropped
 
     @property
@@ -126,7 +126,7 @@ cdef class Packet:
 
     @property
     def wire_length(self):
-        """Bytes of payload before truncation; None when unknown: some systems report only that it was truncated."""
+        """Bytes of the payload before truncation; None where the system reports only that it was truncated."""
         if self.record.wire_length == 0 and (self.record.length != 0 or self.record.flags & MCAST_TRUNCATED):
             return None
         return self.record.wire_length
@@ -138,12 +138,12 @@ cdef class Packet:
 
     @property
     def ttl(self):
-        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True, or with a ring."""
+        """TTL or hop limit; None unless the receiver was opened with `recv_ttl=True` or with a ring."""
         return self.record.ttl if self.record.flags & MCAST_TTL else None
 
     @property
     def tos(self):
-        """TOS or traffic class; None unless the receiver was opened with recv_tos=True, or with a ring."""
+        """TOS or traffic class; None unless the receiver was opened with `recv_tos=True` or with a ring."""
         return self.record.tos if self.record.flags & MCAST_TOS else None
 
     def __len__(self):
@@ -162,7 +162,7 @@ cdef class Packet:
             PyBuffer_FillInfo(buffer, payload, <void *><char *>payload, self.record.length, 1, flags)
 
     def copy(self):
-        """The same packet with memory of its own: the batch it came in can be freed."""
+        """Return the same packet with memory of its own, so that its batch can be freed."""
         cdef mcast_memory records
         cdef mcast_memory data
         cdef mcast_record record = self.record[0]

@@ -23,6 +23,20 @@ cdef extern from "receiver.h":
         uint64_t wakeups
         uint64_t dropped_memory
         uint64_t buffers
+        uint64_t coalesced
+        uint64_t dropped_inexactly
+    ctypedef enum mcast_coalescing_mode:
+        pass
+    ctypedef struct mcast_coalescing:
+        mcast_coalescing_mode mode
+    ctypedef struct mcast_coalescing_event:
+        int64_t time
+        int what
+        int error
+        uint64_t key
+        uint32_t backlog
+        uint32_t buffer
+        uint64_t rate
     ctypedef struct mcast_batch:
         mcast_memory records
         mcast_memory data
@@ -36,6 +50,10 @@ cdef extern from "receiver.h":
     ctypedef struct mcast_receiver:
         mcast_life life
         mcast_pool *pool
+        size_t packet_limit
+        size_t batch_size
+        size_t coalesced_batch_size
+        mcast_coalescing coalescing
         mcast_flag has_rings
         mcast_flag watched
         mcast_word deferred
@@ -66,17 +84,20 @@ cdef extern from "receiver.h":
     void mcast_batch_return(mcast_receiver *receiver, mcast_batch *batch) nogil
     void mcast_batch_finish(mcast_receiver *receiver, mcast_batch *batch) nogil
     void mcast_batch_drop(mcast_receiver *receiver, mcast_batch *batch) nogil
-    int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size,
-                            size_t packet_limit) nogil
+    int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size) nogil
+    size_t mcast_receiver_batch_size(const mcast_receiver *receiver) nogil
+    int mcast_receiver_take_coalescing_event(mcast_receiver *receiver, mcast_coalescing_event *event) nogil
     int mcast_receiver_close(mcast_receiver *receiver) nogil
     void mcast_receiver_tear_down(mcast_receiver *receiver) nogil
     void mcast_receiver_free(mcast_receiver *receiver) nogil
-    int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, const mcast_record *implied) nogil
+    int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider,
+                                      const mcast_record *implied) nogil
     int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
                                     uint32_t count, unsigned latency_ms, int times, int vlan) nogil
     int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port) nogil
     void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key) nogil
     int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter) nogil
+    void mcast_receiver_refuse_own(mcast_receiver *receiver, mcast_filter *addresses) nogil
     uint64_t mcast_receiver_epoch(mcast_receiver *receiver) nogil
     mcast_result mcast_receiver_receive(mcast_receiver *receiver, mcast_batch *batch, size_t limit,
                                         int64_t deadline) nogil
@@ -90,4 +111,4 @@ cdef extern from "receiver.h":
     void mcast_receiver_end_deferral(mcast_receiver *receiver) nogil
     int mcast_receiver_descriptor(mcast_receiver *receiver) nogil
     mcast_counters mcast_receiver_counters(mcast_receiver *receiver) nogil
-    int mcast_background_open(mcast_receiver *receiver, size_t limit, size_t batch_size, int cpu) nogil
+    int mcast_background_open(mcast_receiver *receiver, size_t limit, int cpu) nogil

@@ -1,4 +1,4 @@
-"""What of the C more than one room calls by name: memory, references, the record, filters, locks."""
+"""What of the C more than one file uses by name: memory, references, the record, filters, locks."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 

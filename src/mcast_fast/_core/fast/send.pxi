@@ -1,7 +1,7 @@
-"""Many datagrams a system call, without the GIL. The loop itself is `mcast_send_slice` in c/send.c.
+"""Many datagrams per system call, without the GIL. The loop itself is `mcast_send_slice` in c/send.c.
 
 Every method of a Transmitter brackets its use of the sender by `enter` and `leave`; compiled code runs no handler of a
-signal in between, but where it asks for that (PyErr_CheckSignals)."""
+signal in between, except where it checks for them (PyErr_CheckSignals)."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer
@@ -180,7 +180,7 @@ cdef class Transmitter:
 
     `ns_per_unit` is the time between two units, 0 for as fast as possible; a unit is a datagram or (`by_bits`) a bit of
     payload. `burst` datagrams leave together. `subject` is what errors call the sender. `when_idle` is called
-    after close(), when nobody is inside any more, so that the sockets may be closed; once more by the next close(),
+    after close(), when no call is inside any more, so that the sockets may be closed; once more by the next close(),
     where an exception of a signal handler ended it."""
 
     cdef mcast_transmitter transmitter
@@ -262,7 +262,7 @@ cdef class Transmitter:
     # ---- sockets and routes ----
 
     def add(self, socket, size_t segment_limit):
-        """The key of a socket; the kernel may segment into at most so many bytes, 0 for not at all. ClosedError."""
+        """The key of a socket; the kernel may segment into at most `limit` bytes, 0: not at all. ClosedError."""
         cdef int64_t key
         cdef int fd = socket.fileno()
         self.enter()
@@ -275,7 +275,7 @@ cdef class Transmitter:
             self.leave()
 
     def replace(self, size_t key, socket, size_t segment_limit):
-        """Send by this socket under a key from now on: when it returns, nobody uses the former one. ClosedError."""
+        """Send by this socket under a key from now on: when it returns, the former one is unused. ClosedError."""
         cdef int status
         cdef int fd = socket.fileno()
         cdef mcast_sending_socket info

@@ -63,7 +63,7 @@ cdef mcast_field field_of(place) except *:
 cdef int fill_format(mcast_format *format, plan) except -1:
     """A plan of extraction.py as the C has it."""
     cdef int i
-    places = [plan.number, plan.high, plan.count, *plan.keys, *(place for place, _ in plan.tests)]
+    places = [plan.number, plan.high, plan.count_at, *plan.keys, *(place for place, _ in plan.tests)]
     if len(plan.keys) > MCAST_MOST_KEYS or len(plan.tests) > MCAST_MOST_TESTS:
         raise ValueError("the plan has too many fields")
     if sum(place.width for place in plan.keys) > MCAST_KEY_SIZE or not 1 <= plan.bits <= 64:
@@ -75,9 +75,9 @@ cdef int fill_format(mcast_format *format, plan) except -1:
     format.has_high = plan.high is not None
     if format.has_high:
         format.high = field_of(plan.high)
-    format.has_count = plan.count is not None
+    format.has_count = plan.count_at is not None
     if format.has_count:
-        format.count = field_of(plan.count)
+        format.count = field_of(plan.count_at)
     for i, place in enumerate(plan.keys):
         format.keys[i] = field_of(place)
     for i, (place, value) in enumerate(plan.tests):

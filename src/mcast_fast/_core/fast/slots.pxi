@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from mcast_fast._core import layout
+from mcast_fast._core.coalescing import Change, CoalescingEvent, Mode
 from mcast_fast._core.layout import Feature
 from mcast_fast.errors import ClosedError, os_error, socket_error
 
@@ -16,26 +17,8 @@ cdef enum:
     SLOTS_BYTES = 6 << 20  # all of them together; only what packets reach is ever touched
 
 
-cdef int fill_filter(mcast_filter *filter, list rows) except -1:
-    """Copies rows, whose lengths are checked, into a filter that has room for them."""
-    cdef mcast_entry entry
-    cdef bytes group, source
-    cdef uint32_t at = 0
-    for group, interface, exclude, sources in rows:
-        memcpy(entry.group, <const char *>group, 16)
-        entry.interface_index = interface
-        entry.exclude = exclude
-        entry.first_source = at
-        entry.sources = len(sources)
-        for source in sources:
-            memcpy(&filter.sources[at][0], <const char *>source, 16)
-            at += 1
-        mcast_filter_add(filter, &entry)
-    return 0
-
-
 cdef int64_t deadline_of(int64_t timeout_ns):
-    """The moment until which to wait, by the monotonic clock; -1 for ever."""
+    """The moment until which to wait, by the monotonic clock; -1 forever."""
     return -1 if timeout_ns < 0 else mcast_monotonic_ns() + timeout_ns
 
 
@@ -43,15 +26,16 @@ cdef int64_t deadline_of(int64_t timeout_ns):
 cdef class Slots:
     """Sources that are received from together. Iterates over batches until closed.
 
-    `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalesced`: the kernel may hand over several
-    packets as one (UDP_GRO). `names` maps interface indexes to names, and goes with every batch: a change of names is a
-    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever.
+    `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalescing`: when the kernel may hand over
+    several packets as one (UDP_GRO), and then `coalesced_batch_size` packets per batch. `names` maps interface indexes
+    to names, and goes with every batch: a change of names is a new dict. `subject` is what errors call the receiver.
+    `timeout_ns` is how long an iteration waits, < 0 forever.
 
-    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
+    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes all that wait, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
     close() raises ClosedError, and close() closes descriptors alone.
 
-    After `defer()`, whoever receives next, waits, or gets the descriptor calls `when_receiving` first, until
+    After `defer()`, the next receive call, waits, or gets the descriptor calls `when_receiving` first, until
     `end_deferral()`."""
 
     cdef mcast_receiver receiver
@@ -59,24 +43,26 @@ cdef class Slots:
     cdef public object when_idle
     cdef public object when_receiving
     cdef str subject
-    cdef Py_ssize_t batch_size
     # Batches that were received beyond what was requested, the oldest first. Changed in critical sections alone.
     cdef list unread
     cdef int64_t timeout
     cdef bint opened
 
     def __cinit__(self, Py_ssize_t batch_size, Py_ssize_t max_packet_size, dict names, str subject,
-                  bint coalesced=False):
-        cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalesced else max_packet_size
+                  int coalescing=0, Py_ssize_t coalesced_batch_size=0):
+        cdef Py_ssize_t size = layout.MAX_PACKET_SIZE if coalescing == Mode.ALWAYS else max_packet_size
         cdef Py_ssize_t count = max(1, min(batch_size, SLOTS, SLOTS_BYTES // size))
         self.names = names
         self.subject = subject
-        self.batch_size = batch_size
         self.timeout = -1
         self.unread = []
-        cdef int status = mcast_receiver_open(&self.receiver, shared_pool(), count, size, max_packet_size)
+        cdef int status = mcast_receiver_open(&self.receiver, shared_pool(), count, size)
         if status != 0:
             raise socket_error("open", subject, os_error(-status))
+        self.receiver.packet_limit = max_packet_size
+        self.receiver.batch_size = batch_size
+        self.receiver.coalesced_batch_size = max(batch_size, coalesced_batch_size)
+        self.receiver.coalescing.mode = <mcast_coalescing_mode>coalescing
         self.opened = True
 
     def __dealloc__(self):
@@ -123,7 +109,7 @@ cdef class Slots:
         """ClosedError when the receiver is closed or another process's; to be called inside."""
 
     def settle(self):
-        """The end of a use: whoever is last out of what was closed frees it."""
+        """The end of a use: the last one out of what was closed frees it."""
 
     def __enter__(self):
         self._enter()
@@ -142,9 +128,9 @@ cdef class Slots:
         raise socket_error(operation, subject, os_error(error))
 
     def close(self):
-        """Mark the receiver closed, and wake whoever waits: they get ClosedError; the last one out frees everything.
+        """Mark the receiver closed, and wake all that wait: they get ClosedError; the last one out frees everything.
 
-        That is this call when nobody is inside. From any thread and from a signal handler. The sockets stay open."""
+        That is this call when no call is inside. From any thread and from a signal handler. The sockets stay open."""
         cdef int first
         with nogil:
             first = mcast_receiver_close(&self.receiver)
@@ -168,11 +154,11 @@ cdef class Slots:
     # ---- what is received ----
 
     def run_in_background(self, size_t limit, int cpu):
-        """Receive in a thread of its own from now on, of which `limit` bytes may wait for whoever receives here; before
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for a receive call; before
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         self._enter()
         try:
-            status = mcast_background_open(&self.receiver, limit, self.batch_size, cpu)
+            status = mcast_background_open(&self.receiver, limit, cpu)
             if status != 0:
                 self._refuse("open", -status)
         finally:
@@ -186,14 +172,16 @@ cdef class Slots:
         finally:
             self._leave()
 
-    def add(self, socket, int port, bytes group, uint32_t interface):
+    def add(self, socket, int port, bytes group, uint32_t interface, decider=None):
         """Receive from this socket too; the key by which it is named from now on.
 
         Every packet of it has this port; `group` (16 bytes; zeros = reported with each packet) and `interface` (0 =
-        reported) are what its binding implies."""
+        reported) are what its binding implies. `decider`: a socket that can be bound alike to decide whether packets
+        are coalesced (c/coalescing.h). Both stay their opener's."""
         cdef mcast_record implied
         cdef int64_t key
         cdef int fd = socket.fileno()
+        cdef int deciding = -1 if decider is None else decider.fileno()
         if len(group) != 16:
             raise ValueError("the group is a packed address of 16 bytes")
         memset(&implied, 0, sizeof(implied))
@@ -203,7 +191,7 @@ cdef class Slots:
         self._enter()
         try:
             with nogil:
-                key = mcast_receiver_add_socket(&self.receiver, fd, &implied)
+                key = mcast_receiver_add_socket(&self.receiver, fd, deciding, &implied)
             if key < 0:
                 self._refuse("open", <int>-key)
             return key
@@ -263,19 +251,10 @@ cdef class Slots:
         interface 0 = any; `exclude` says that the sources are those not wanted."""
         cdef mcast_filter new
         cdef int status
-        cdef list rows = [(group, interface, bool(exclude), list(sources))
-                          for group, interface, exclude, sources in entries or ()]
-        if any(len(address) != 16 for group, _, _, sources in rows for address in (group, *sources)):
-            raise ValueError("groups and sources are packed addresses of 16 bytes")
-        if mcast_filter_open(&new, len(rows), sum(len(sources) for _, _, _, sources in rows)) != 0:
-            raise MemoryError("no memory for a filter")
+        open_filter(&new, [(group, interface, bool(exclude), list(sources))
+                           for group, interface, exclude, sources in entries or ()])
         new.everything = entries is None
-        try:
-            fill_filter(&new, rows)
-            self._enter()
-        except BaseException:
-            mcast_filter_free(&new)
-            raise
+        self._enter_with(&new)
         try:
             with nogil:
                 status = mcast_receiver_accept(&self.receiver, key, &new)
@@ -285,10 +264,37 @@ cdef class Slots:
         finally:
             self._leave()
 
+    def refuse_own(self, addresses):
+        """Deliver nothing from now on that comes from one of these addresses and from the port that it goes to.
+
+        An address is (16 bytes, interface), interface 0 = any; such packets count as filtered. None at all: deliver
+        them."""
+        cdef mcast_filter new
+        cdef list rows = [(address, interface, False, []) for address, interface in addresses]
+        if rows:
+            open_filter(&new, rows)
+        else:
+            memset(&new, 0, sizeof(new))
+        self._enter_with(&new)
+        try:
+            with nogil:
+                mcast_receiver_refuse_own(&self.receiver, &new)
+            self._filter_unread()
+        finally:
+            self._leave()
+
+    cdef int _enter_with(self, mcast_filter *new) except -1:
+        """Enter with a filter, which is freed where that is refused."""
+        try:
+            return self._enter()
+        except BaseException:
+            mcast_filter_free(new)
+            raise
+
     # ---- what is deferred ----
 
     def defer(self):
-        """Have `when_receiving` called before the next wait; False when somebody may be receiving already."""
+        """Have `when_receiving` called before the next wait; False when a call may be receiving already."""
         cdef int alone
         self._enter()
         try:
@@ -315,7 +321,7 @@ cdef class Slots:
     # ---- receiving ----
 
     def receive(self, Py_ssize_t limit, int64_t timeout_ns):
-        """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
+        """A batch of 1..limit packets; timeout_ns < 0 waits forever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
         cdef Batch batch = self._receive(limit, limit, timeout_ns)
@@ -324,7 +330,7 @@ cdef class Slots:
 
     def receive_one(self, int64_t timeout_ns):
         """One packet; what came with it stays unread for the next call. Errors as `receive`."""
-        cdef Batch batch = self._receive(self.batch_size, 1, timeout_ns)
+        cdef Batch batch = self._receive(<Py_ssize_t>mcast_receiver_batch_size(&self.receiver), 1, timeout_ns)
         cdef Packet packet = make_packet(batch, 0)
         self._hear_signals(batch)
         return packet
@@ -453,7 +459,7 @@ cdef class Slots:
 
     def __next__(self):
         try:
-            return self.receive(self.batch_size, self.timeout_ns)
+            return self.receive(<Py_ssize_t>mcast_receiver_batch_size(&self.receiver), self.timeout_ns)
         except ClosedError:
             if mcast_life_is_foreign(&self.receiver.life):
                 raise
@@ -473,7 +479,7 @@ cdef class Slots:
         return result.outcome
 
     cdef int _copy(self, mcast_batch *batch, Batch first) except -1:
-        """Adds the packets of another batch; 0 when they have no room in the arena."""
+        """Adds the packets of another batch; 0 when they have no space in the arena."""
         cdef Py_ssize_t i = 0
         cdef int pinned, status = 0
         cdef size_t records = batch.records.used, data = batch.data.used
@@ -580,7 +586,7 @@ cdef class Slots:
 
     @property
     def timeout_ns(self):
-        """How long an iteration waits, < 0 for ever."""
+        """How long an iteration waits, < 0 forever."""
         with cython.critical_section(self):
             return self.timeout
 
@@ -596,6 +602,22 @@ cdef class Slots:
             mcast_flag_set(&self.receiver.watched)
             with nogil:
                 mcast_receiver_show_rings(&self.receiver)
+
+    @property
+    def batch_size(self):
+        """Packets per batch at the most, where a receive does not say otherwise."""
+        return mcast_receiver_batch_size(&self.receiver)
+
+    def coalescing_events(self):
+        """What happened to coalescing since the last call, the oldest first. After close() too."""
+        cdef mcast_coalescing_event one
+        cdef list found = []
+        if mcast_life_is_foreign(&self.receiver.life):
+            self._refuse_closed()
+        while mcast_receiver_take_coalescing_event(&self.receiver, &one):
+            found.append(CoalescingEvent(one.time, Change(one.what), one.error, one.key, one.backlog, one.buffer,
+                                         one.rate))
+        return found
 
     def counters(self):
         """Totals since the opening, by the names of the loss ledger; `dropped_socket` is None where the system does not

@@ -14,8 +14,6 @@ from libc.string cimport memcpy
 from contextlib import suppress
 from operator import index as as_index
 
-from pickle import PickleBuffer
-
 from mcast_fast._core import columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 
@@ -43,7 +41,7 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    /* What numpy.asarray asks for first: https://numpy.org/doc/stable/reference/arrays.interface.html */
+    /* What numpy.asarray looks for first: https://numpy.org/doc/stable/reference/arrays.interface.html */
     typedef struct {
         int two, nd;
         char typekind;
@@ -142,11 +140,14 @@ cdef size_t arena_size(Batch batch) noexcept nogil:
 @cython.no_gc
 @cython.freelist(16)
 cdef class Batch:
-    """Packets received together: immutable, and alive as long as anything that was taken from it.
+    """Packets received together: immutable, and valid as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together.
-    Batches are equal when their packets are. They can be pickled, with their own packets only."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read a batch together.
+    Batches are equal when their packets are. Pickling takes their own packets only.
+
+    The stub `mcast_fast/_core/fast/views.pyi` documents arguments, results and errors.
+    """
 
     cdef mcast_array_interface array
     cdef Py_ssize_t stride
@@ -166,9 +167,7 @@ cdef class Batch:
 
     @staticmethod
     def from_bytes(records, data, names):
-        """A batch of copies: `records` in the record's layout, `data` the arena they point into.
-
-        ValueError when a record points outside, TypeError."""
+        """Copy records and the arena that they point into to a new batch."""
         layout.check_names(names)
         cdef mcast_memory to_records
         cdef mcast_memory to_data
@@ -185,7 +184,7 @@ cdef class Batch:
 
     @staticmethod
     def concatenate(batches):
-        """One batch with copies of all their packets, in order; ValueError beyond the 4 GiB that an arena can have."""
+        """Copy the packets of several batches to one batch, in their order."""
         cdef Batch part
         cdef list parts = list(batches)
         if not all(isinstance(one, Batch) for one in parts):
@@ -246,11 +245,11 @@ cdef class Batch:
 
     @property
     def payload_bytes(self):
-        """Bytes of all payloads together."""
+        """The number of bytes of all payloads together."""
         return payload_bytes(self)
 
     def payloads(self):
-        """Every payload as bytes, in the order of arrival."""
+        """Return every payload as bytes, in the order of arrival."""
         cdef list found = PyList_New(self.count)
         cdef Py_ssize_t i
         cdef bytes payload
@@ -267,50 +266,30 @@ cdef class Batch:
         return found
 
     def rows(self, size):
-        """The first `size` bytes of each payload, as a read-only memoryview of the shape (len(batch), size).
-
-        A view of `data` where the payloads have this size and are adjacent, else a copy. ArgumentError where the size
-        is out of range or a payload is shorter."""
+        """Return the first `size` bytes of each payload as a read-only memoryview of the shape (len(batch), size)."""
         return rows_of(self, columns.checked_size(size))
 
     def view_as(self, dtype):
-        """The payloads as elements of the NumPy type `dtype`, one per packet, read-only, over the memory of `rows`.
-
-        ArgumentError where it is no type of a fixed size or a payload is shorter; FeatureError without NumPy."""
+        """Return the payloads as a read-only array of a NumPy type, one element per packet."""
         return columns.structured(self.rows, dtype)
 
     def where(self, *, group=None, source=None, port=None):
-        """The packets that match everything given, as a batch in the same order without a copy of payloads.
-
-        `group` and `source`: addresses as text or objects of `ipaddress`, with a zone: as received on this interface;
-        `port`: of the destination; None = any. ArgumentError."""
+        """Return the packets that match all given conditions, as a batch in the same order."""
         packed_group, packed_source, number, interfaces = columns.wanted(group, source, port, self.names)
         return batch_where(self, packed_group, packed_source, -1 if number is None else number, interfaces)
 
     @property
     def records(self):
-        """The records as a read-only structured memoryview, without a copy (PEP 3118,
-        `mcast_fast.receiver.RECORD_FIELDS`).
-
-        `np.asarray(batch)` makes the same array some forty times faster than `np.asarray(batch.records)`: NumPy reads
-        the format of a structured buffer anew, in Python, at every call."""
+        """The records as a read-only structured memoryview, without a copy (PEP 3118)."""
         return memoryview(records_of(self))
 
     @property
     def data(self):
-        """The arena as a read-only memoryview: `offset` and `length` of a record point into it.
-
-        It holds all payloads, one behind the other; those of the whole batch also where this is a slice of one. A batch
-        of a ring is detached by this: its bytes are copied once, with what stands between the payloads, and the ring
-        gets its block back. `borrow()` does without."""
+        """The arena as a read-only memoryview, into which `offset` and `length` of a record point."""
         return memoryview(arena_of(self))
 
     def borrow(self):
-        """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block.
-
-        The memory is valid until the end of the `with`; what was exported from it (a NumPy array, a PickleBuffer) stays
-        valid, and keeps its contents, for as long as it exists. Neither stops the ring: a ring that comes round to the
-        block replaces its pages by a copy at the same address."""
+        """Lend the arena for the duration of a `with`, as `data` but without copying it out of a ring."""
         cdef Loan loan = Loan.__new__(Loan)
         loan.batch = self
         return loan
@@ -319,7 +298,7 @@ cdef class Batch:
     def __array_struct__(self):
         dtype = record_dtype()
         with cython.critical_section(self):
-            if self.array.two == 0:  # else somebody may be reading it
+            if self.array.two == 0:  # else it may be being read
                 describe(self, <void *>dtype)
         capsule = PyCapsule_New(&self.array, NULL, release_array)
         Py_INCREF(self)
@@ -327,24 +306,23 @@ cdef class Batch:
         return capsule
 
     def __arrow_c_array__(self, requested_schema=None):
-        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take.
-
-        A struct with a column for each field of the record, and the payloads as binary, without a copy where they
-        follow one another without gaps. The arrays outlive the batch, and the interpreter."""
+        """Export the batch through the Arrow C data interface, which pyarrow, polars and DuckDB read."""
         return export_arrow(self)
 
     def __copy__(self):
-        return self  # nobody can change it
+        return self  # it never changes
 
     def __deepcopy__(self, memo):
         return Batch.concatenate([self])
 
     def __reduce_ex__(self, int protocol):
-        """Its packets, and no more of the memory than they need; without copies where protocol 5 can do without."""
+        """Pickle the packets of this batch and no others; protocol 5 can do so without a copy."""
         cdef Batch whole = self
         if self.reference != NULL or self.data_memory.used > payload_bytes(self):
             whole = Batch.concatenate([self])
         if protocol >= 5:
+            from pickle import PickleBuffer  # of some milliseconds
+
             parts = PickleBuffer(records_of(whole)), PickleBuffer(arena_of(whole))
         else:
             parts = bytes(records_of(whole)), bytes(arena_of(whole))
@@ -363,7 +341,7 @@ cdef class Batch:
         return f"<Batch of {self.count} packets>"
 
     def _repr_html_(self):
-        """The first packets as a table, for notebooks."""
+        """Return the first packets as a table, for notebooks."""
         return columns.batch_html(self)
 
 
@@ -392,7 +370,7 @@ cdef void describe(Batch batch, void *dtype) noexcept:
 
 
 cdef object record_dtype():
-    """One for all, for ever: arrays borrow it."""
+    """One for all, forever: arrays borrow it."""
     dtype = dtypes.get("record")
     return dtype if dtype is not None else dtypes.setdefault("record", layout.numpy_dtype())
 
@@ -410,7 +388,7 @@ cdef Batch make_part(Batch whole, Py_ssize_t start, Py_ssize_t stop):
 
 
 cdef int make_room(mcast_memory *memory, size_t size) except -1:
-    """Empty memory of the pool, with room for so many bytes."""
+    """Empty memory of the pool, with space for `size` bytes."""
     memory.used = 0
     memory.bytes = <unsigned char *>mcast_pool_take(&mcast_shared_pool, size, &memory.capacity)
     if memory.bytes == NULL:
@@ -440,7 +418,7 @@ cdef size_t payload_bytes(Batch batch):
 
 
 cdef void copy_packets(mcast_memory *records, mcast_memory *data, Batch batch):
-    """Adds the packets of a batch to memory that has room for them."""
+    """Adds the packets of a batch to memory that has space for them."""
     cdef Py_ssize_t i
     cdef int pinned
     cdef mcast_record *record = <mcast_record *>(records.bytes + records.used)
@@ -543,7 +521,7 @@ cdef class Loan:
         with cython.critical_section(self):
             memory, self.memory = self.memory, None
         if memory is not None:
-            with suppress(BufferError):  # somebody has exported it on: it stays good
+            with suppress(BufferError):  # it was exported: it stays valid
                 memory.release()
 
 

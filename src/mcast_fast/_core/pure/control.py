@@ -1,4 +1,4 @@
-"""What the control messages of a packet tell (cmsg(3)), by the numbers of `tables.py`; no I/O.
+"""What the control messages of a packet report (cmsg(3)), by the numbers of `tables.py`; no I/O.
 
 Lengths are checked before a value is read: any bytes can be given.
 """

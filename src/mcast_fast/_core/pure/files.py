@@ -66,7 +66,7 @@ class _Interface:
 
 @dataclasses.dataclass(slots=True)
 class _Captured:
-    """A packet as a block tells it; `interface` counts from 0."""
+    """A packet as a block has it; `interface` counts from 0."""
 
     interface: int
     timestamp: int
@@ -214,7 +214,7 @@ class Decoder:
         return self._pcap_packet(data, self._pcap) if self._pcap else self._block(data)
 
     def _start(self, data: memoryview) -> int:
-        """Which format the first four bytes tell."""
+        """Which format the first four bytes announce."""
         self.needed = 4
         if len(data) < 4:
             return 0
@@ -379,7 +379,7 @@ class Decoder:
     # ---- packets ----
 
     def _take(self, captured: _Captured) -> None:
-        """Counts a packet, and delivers it when it was asked for."""
+        """Counts a packet, and delivers it when it is wanted."""
         interface = self._interfaces[captured.interface]
         kind, framed = read_frame(captured.frame, captured.wire, interface.link_type)
         self._undo = interface, interface.pending_drops

@@ -30,15 +30,15 @@ class Kind(enum.IntEnum):
     """What a frame turned out to be."""
 
     UDP = 0  # the packet describes it
-    FRAGMENT = 1  # the first piece of a UDP datagram: group and source stand in the packet
+    FRAGMENT = 1  # the first piece of a UDP datagram: group and source are in the packet
     LATER = 2  # another piece: its datagram was counted by the first one
     OTHER = 3  # not UDP over IP
     BROKEN = 4  # its lengths contradict each other, or its headers were not captured whole
 
 
 class Framed(NamedTuple):
-    """What a frame tells of its packet; `start` and `length` say where in the frame the payload (of a fragment, what
-    is behind IP) stands."""
+    """What a frame shows of its packet; `start` and `length` are where in the frame the payload (of a fragment, what
+    is behind IP) is."""
 
     source: bytes = bytes(16)
     group: bytes = bytes(16)
@@ -64,7 +64,7 @@ class _Rest:
         self.wire = max(wire, self.size)
 
     def skip(self, count: int) -> bool:
-        """Goes `count` bytes further; False when so many were not captured."""
+        """Goes `count` bytes further; False when fewer were captured."""
         if self.size < count:
             return False
         self.at += count
@@ -73,7 +73,7 @@ class _Rest:
         return True
 
     def limit(self, count: int) -> None:
-        """Leaves out what stands behind the `count` bytes that a header tells of: padding of short Ethernet frames."""
+        """Leaves out what follows the `count` bytes that a header announces: padding of short Ethernet frames."""
         self.wire = min(self.wire, count)
         self.size = min(self.size, count)
 
@@ -119,7 +119,7 @@ def _raw(rest: _Rest) -> int:
 
 
 def _family(rest: _Rest) -> int:
-    """Behind a family whose number differs between systems: the IP header itself tells."""
+    """Behind a family whose number differs between systems: the IP header itself shows it."""
     return _raw(rest) if rest.skip(4) else -1
 
 
@@ -220,7 +220,7 @@ def _udp(rest: _Rest, framed: Framed) -> tuple[Kind, Framed]:
 
 def read_frame(frame: bytes, wire: int, link_type: int) -> tuple[Kind, Framed]:
     """Reads a frame of which these bytes were captured, of `wire` that there were: what it is, and for Kind.UDP
-    addresses, ports, lengths, TTL and TOS; for Kind.FRAGMENT addresses, and what stands behind IP."""
+    addresses, ports, lengths, TTL and TOS; for Kind.FRAGMENT addresses, and what follows IP."""
     rest = _Rest(frame, wire)
     link = _LINKS.get(link_type)
     ethernet_type = link(rest) if link else -1

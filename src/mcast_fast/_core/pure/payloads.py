@@ -68,16 +68,16 @@ def _read_fields(plan: Plan, payload: memoryview) -> Numbered:
     number = _value_at(plan.number, payload, behind)
     if plan.high is not None:
         number = (number + _value_at(plan.high, payload, behind) * plan.scale) & _U64
-    count = _value_at(plan.count, payload, behind) if plan.count is not None else 1
+    count = _value_at(plan.count_at, payload, behind) if plan.count_at is not None else 1
     key = b"".join(
         _value_at(place, payload, behind).to_bytes(place.width, "big")
         if place.mask
         else bytes(_bytes_at(place, payload, behind))
         for place in plan.keys
     ).ljust(KEY_SIZE, b"\0")
-    if plan.count is not None and count == plan.end:
+    if plan.count_at is not None and count == plan.end:
         return Numbered(number, 0, key, Kind.END)
-    if count == 0 or (plan.count is not None and count == plan.heartbeat):
+    if count == 0 or (plan.count_at is not None and count == plan.heartbeat):
         return Numbered(number, 0, key, Kind.HEARTBEAT)
     return Numbered(number, count, key, Kind.DATA)
 

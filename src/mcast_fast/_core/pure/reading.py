@@ -59,6 +59,12 @@ class Filter:
 
 
 NOTHING = Filter(())
+Own = frozenset[tuple[bytes, int]]  # this machine's addresses, where own packets are refused; interface 0 = any
+
+
+def is_own(own: Own, source: bytes, source_port: int, port: int, interface: int) -> bool:
+    """Whether a packet came from one of these addresses, and from the port that it went to."""
+    return source_port == port and ((source, interface) in own or (source, 0) in own)
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -71,32 +77,44 @@ class Socket:
     group: bytes
     interface: int
     family: int
+    decider: socket_module.socket | None = None  # see coalescing.py
     filter: Filter = NOTHING
     overflow: int = 0  # the kernel's drop counter, as last reported with a packet
     pending_drops: int = 0  # drops reported with packets that were filtered: they belong to the next record
-    meminfo_drops: int = 0  # the same counter as last asked for
-    drops: int = 0  # in all, as last asked for
+    meminfo_drops: int = 0  # the same counter, as last read
+    drops: int = 0  # in all, as last read
+    inexact_drops: int = 0  # of them, those of buffers that may have held several packets
+    coalesces: bool = False  # packets may come coalesced
     discarded: list[int] = dataclasses.field(default_factory=list)  # lengths of what was queued when it was removed
 
-    def count_drops(self) -> None:
-        """Ask the kernel for the drops so far (SO_MEMINFO); what is not known is not counted."""
+    def read_memory(self) -> tuple[int, int] | None:
+        """How full the buffer is: bytes of backlog and at the most (SO_MEMINFO). Counts the drops so far.
+
+        None where it is not known: nothing is counted then."""
         if not REPORTS_DROPS:
-            return
+            return None
         with suppress(OSError):
             info = self.socket.getsockopt(*SYSTEM.options["SO_MEMINFO"], _MEMINFO.size)
             if len(info) == _MEMINFO.size:
-                drops = _MEMINFO.unpack(info)[8]
-                self.drops, self.meminfo_drops = self.drops + (drops - self.meminfo_drops & _UINT32), drops
+                backlog, buffer, *_, drops = _MEMINFO.unpack(info)
+                more = drops - self.meminfo_drops & _UINT32
+                inexact = more if self.coalesces else 0
+                self.drops, self.inexact_drops, self.meminfo_drops = (
+                    self.drops + more, self.inexact_drops + inexact, drops,
+                )  # fmt: skip
+                return backlog, buffer
+        return None
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Read:
     """What was read from a socket and is in no batch yet: for each buffer in use, what its system call returned.
 
-    `filter` decides what is wanted, and was in force at the number `epoch` of changes."""
+    `filter` and `own` decide what is wanted, and were in force at the number `epoch` of changes."""
 
     one: Socket
     filter: Filter
+    own: Own
     epoch: int
     results: list[Any] = dataclasses.field(default_factory=list)
 
@@ -139,17 +157,17 @@ class Packing:
     """The records and payloads of a read, and what they add to the counters."""
 
     __slots__ = (
-        "_filter", "_limit", "_one", "_size", "bytes", "end", "filtered", "overflow", "payloads", "pending_drops",
-        "received", "records", "truncated",
+        "_filter", "_limit", "_one", "_own", "_size", "bytes", "coalesced", "end", "filtered", "overflow", "payloads",
+        "pending_drops", "received", "records", "truncated",
     )  # fmt: skip
 
     def __init__(self, read: Read, buffers: Buffers, packet_limit: int, base: int) -> None:
         """`packet_limit`: bytes that are kept per packet; `base`: where in the arena the payloads will be."""
-        self._one, self._filter = read.one, read.filter
+        self._one, self._filter, self._own = read.one, read.filter, read.own
         self._size, self._limit = buffers.size, packet_limit
         self.overflow, self.pending_drops = read.one.overflow, read.one.pending_drops
         self.records, self.payloads, self.end = bytearray(), list[memoryview](), base
-        self.received = self.bytes = self.truncated = self.filtered = 0
+        self.received = self.bytes = self.truncated = self.filtered = self.coalesced = 0
         for view, result in zip(buffers.views, read.results, strict=False):
             if HAS_RECVMSG:
                 self._add(view, *result)
@@ -165,6 +183,7 @@ class Packing:
             "truncated": before["truncated"] + self.truncated,
             "filtered": before["filtered"] + self.filtered,
             "buffers": before["buffers"] + len(self.payloads),
+            "coalesced": before["coalesced"] + self.coalesced,
         }
 
     def _add(self, view: memoryview, wire: int, control: Any, flags: int, name: Any) -> None:
@@ -183,7 +202,9 @@ class Packing:
         self.overflow = ancillary.overflow
         source = _packed_source(one.family, name[0])
         segment = ancillary.segment if 0 < ancillary.segment < length else 0
-        if not self._filter.allows(ancillary.group, ancillary.interface, source):
+        if not self._filter.allows(ancillary.group, ancillary.interface, source) or (
+            self._own and is_own(self._own, source, name[1], one.port, ancillary.interface)
+        ):
             self.pending_drops = dropped
             self.filtered += -(-length // segment) if segment else 1
             return
@@ -203,6 +224,8 @@ class Packing:
             self.received += 1
             if flag & _TRUNCATED:
                 self.truncated += 1
+            if segment:
+                self.coalesced += 1
         self.payloads.append(view[:length])
         self.end += length
 

@@ -14,7 +14,7 @@ from mcast_fast._core.addresses import endpoint
 from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature
 from mcast_fast._core.lifetime import Lifetime
 
-_ONE_EACH = "the pure backend sends one datagram a system call"
+_ONE_EACH = "the pure backend sends one datagram per system call"
 FEATURES = {
     "batched_send": Feature(False, _ONE_EACH),
     "send_segmentation": Feature(False, _ONE_EACH),
@@ -29,7 +29,7 @@ _SLICE_NS = 50_000_000  # a thread that sends lets another have its turn
 _STEP_NS = 1_000_000  # a call that must not wait gives way to others after it
 _NAP_NS = 20_000_000  # close() is seen within it
 _SPIN_NS = 150_000  # before a departure, the clock is watched instead of slept by
-_CREDIT_NS = 10_000_000  # a call that comes later than this starts the pace anew
+_CREDIT_NS = 10_000_000  # a call that comes later than this starts a new pace
 _RETRY_FIRST_NS = 50_000  # after ENOBUFS; doubled each time
 _RETRY_LAST_NS = 5_000_000  # but no longer than this
 _RETRIES_MAX = 100  # without one datagram leaving: half a second
@@ -127,7 +127,7 @@ class _Pace:
     past_ns: int = 0
 
     def begin(self, now: int) -> None:
-        """A call begins: goes on with the pace when it is in time, else starts it anew."""
+        """A call begins: goes on with the pace when it is in time, else starts a new one."""
         if self.start and now - self.due <= _CREDIT_NS:
             return
         self.past_units += self.before_last
@@ -197,7 +197,7 @@ class Transmitter:
 
     `ns_per_unit` is the time between two units, 0 for as fast as possible; a unit is a datagram or (`by_bits`) a bit of
     payload. `burst` datagrams leave together. `subject` is what errors call the sender. `when_idle` is called
-    after close(), when nobody is inside any more, so that the sockets may be closed; once more by the next close(),
+    after close(), when no call is inside any more, so that the sockets may be closed; once more by the next close(),
     where an exception of a signal handler ended it."""
 
     def __init__(
@@ -248,13 +248,13 @@ class Transmitter:
     # ---- sockets and routes ----
 
     def add(self, socket: socket_module.socket, segment_limit: int) -> int:
-        """The key of a socket; the kernel may segment into at most so many bytes, 0 for not at all. ClosedError."""
+        """The key of a socket; the kernel may segment into at most `limit` bytes, 0: not at all. ClosedError."""
         self._lifetime.check()
         self._sockets.append((socket, segment_limit))
         return len(self._sockets) - 1
 
     def replace(self, key: int, socket: socket_module.socket, segment_limit: int) -> None:
-        """Send by this socket under a key from now on: when it returns, nobody uses the former one. ClosedError."""
+        """Send by this socket under a key from now on: when it returns, the former one is unused. ClosedError."""
         self._known(key)
         with self._send_lock:
             self._lifetime.check()
@@ -457,7 +457,7 @@ class Transmitter:
 
 
 def _wait_writable(socket: socket_module.socket, ns: int) -> None:
-    """Waits until the send buffer has room. An error queue that holds something answers at once (poll(2), POLLERR), so
+    """Waits until the send buffer has space. An error queue that holds something answers at once (poll(2), POLLERR), so
     that a moment is slept then."""
     if not hasattr(select, "poll"):  # Windows
         select.select([], [socket], [], ns / 1e9)

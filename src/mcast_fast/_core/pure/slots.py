@@ -11,15 +11,18 @@ import contextlib
 import errno
 import selectors
 import socket as socket_module
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from mcast_fast._core.coalescing import CoalescingEvent, Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
 from mcast_fast._core.lifetime import Lifetime
-from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Read, Row, Socket, discard
+from mcast_fast._core.pure.coalescing import Brought
+from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Own, Read, Row, Socket, discard
 from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.state import Call, State
 from mcast_fast._core.pure.tables import SYSTEM
@@ -29,12 +32,12 @@ from mcast_fast.errors import ClosedError, FeatureError, os_error, socket_error
 _HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
 
 FEATURES = {
-    "batched_receive": Feature(False, "the pure backend receives one packet a system call"),
+    "batched_receive": Feature(False, "the pure backend receives one packet per system call"),
     "background": Feature(False, "the pure backend has no thread that receives without Python"),
     "background_cpu": Feature(False, "the pure backend has no thread that receives without Python"),
     "wire_length": Feature(
-        SYSTEM.tells_wire_length,
-        "" if SYSTEM.tells_wire_length else f"{SYSTEM.name} tells that a packet was truncated, not how long it was",
+        SYSTEM.reports_wire_length,
+        "" if SYSTEM.reports_wire_length else f"{SYSTEM.name} reports that a packet was truncated, not how long it was",
     ),
     "ring": Feature(False, "the pure backend has no mapped ring"),
     "descriptor": Feature(_HAS_DESCRIPTOR, "" if _HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
@@ -54,27 +57,35 @@ _Result = TypeVar("_Result")
 class Slots(State):
     """Sources that are received from together. Iterates over batches until closed.
 
-    `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalesced`: the kernel may hand over several
-    packets as one (UDP_GRO). `names` maps interface indexes to names, and goes with every batch: a change of names is a
-    new dict. `subject` is what errors call the receiver. `timeout_ns` is how long an iteration waits, < 0 for ever.
+    `batch_size` packets per batch, of `max_packet_size` bytes at most; `coalescing`: when the kernel may hand over
+    several packets as one (UDP_GRO), and then `coalesced_batch_size` packets per batch. `names` maps interface indexes
+    to names, and goes with every batch: a change of names is a new dict. `subject` is what errors call the receiver.
+    `timeout_ns` is how long an iteration waits, < 0 forever.
 
-    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes whoever waits, and the last
+    Every call is made inside (`with slots:`); close() marks the receiver closed and wakes all that wait, and the last
     one out frees everything, and calls `when_idle`. In another process than the one that opened it, every call but
     close() raises ClosedError, and close() closes descriptors alone.
 
-    After `defer()`, whoever receives next, waits, or gets the descriptor calls `when_receiving` first, until
+    After `defer()`, the next receive call, waits, or gets the descriptor calls `when_receiving` first, until
     `end_deferral()`."""
 
     def __init__(
-        self, batch_size: int, max_packet_size: int, names: dict[int, str], subject: str, coalesced: bool = False
+        self,
+        batch_size: int,
+        max_packet_size: int,
+        names: dict[int, str],
+        subject: str,
+        coalescing: int = Mode.NEVER,
+        coalesced_batch_size: int = 0,
     ) -> None:
         self.when_idle: Callable[[], object] | None = None
         self.when_receiving: Callable[[], object] | None = None
         self.timeout_ns = -1
         known = weakref.ref(self)
-        buffers = Buffers(batch_size, MAX_PACKET_SIZE if coalesced else max_packet_size)
-        super().__init__(Lifetime(subject, lambda: _end(known)), subject, names, buffers, max_packet_size)
-        self._batch_size = batch_size
+        mode = Mode(coalescing)
+        buffers = Buffers(batch_size, MAX_PACKET_SIZE if mode == Mode.ALWAYS else max_packet_size)
+        super().__init__(Lifetime(subject, lambda: _end(known)), subject, names, buffers, max_packet_size, mode)
+        self._batch_sizes = (batch_size, max(batch_size, coalesced_batch_size))
         self._next_key = 0
         self._rotation = 0
         self._failure: OSError | None = None  # behind packets: for the next call
@@ -98,7 +109,7 @@ class Slots(State):
         self._life.check()
 
     def settle(self) -> None:
-        """The end of a use: whoever is last out of what was closed frees it."""
+        """The end of a use: the last one out of what was closed frees it."""
         self._life.settle()
 
     def __enter__(self) -> "Slots":
@@ -128,9 +139,9 @@ class Slots(State):
             self._life.settle()
 
     def close(self) -> None:
-        """Mark the receiver closed, and wake whoever waits: they get ClosedError; the last one out frees everything.
+        """Mark the receiver closed, and wake all that wait: they get ClosedError; the last one out frees everything.
 
-        That is this call when nobody is inside. From any thread and from a signal handler. The sockets stay open."""
+        That is this call when no call is inside. From any thread and from a signal handler. The sockets stay open."""
         if not self._life.foreign:
             with self._life.inside():  # the last one out closes what the signal goes through
                 self._life.closed = True
@@ -169,7 +180,7 @@ class Slots(State):
     # ---- what is received ----
 
     def run_in_background(self, limit: int, cpu: int) -> None:
-        """Receive in a thread of its own from now on, of which `limit` bytes may wait for whoever receives here; before
+        """Receive in a thread of its own from now on, of which `limit` bytes may wait for a receive call; before
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         raise FeatureError(FEATURES["background"].reason)
 
@@ -177,25 +188,41 @@ class Slots(State):
         """Have a tracker see every packet once, as it is received; before anything is."""
         self._tracker = tracker
 
-    def add(self, socket: socket_module.socket, port: int, group: bytes, interface: int) -> int:
+    def add(
+        self,
+        socket: socket_module.socket,
+        port: int,
+        group: bytes,
+        interface: int,
+        decider: socket_module.socket | None = None,
+    ) -> int:
         """Receive from this socket too; the key by which it is named from now on.
 
         Every packet of it has this port; `group` (16 bytes; zeros = reported with each packet) and `interface` (0 =
-        reported) are what its binding implies."""
+        reported) are what its binding implies. `decider`: a socket that can be bound alike to decide whether packets
+        are coalesced (c/coalescing.h). Both stay their opener's."""
         if len(group) != 16:
             raise ValueError("the group is a packed address of 16 bytes")
-        return self._within(self._add, socket, port, group, interface)
+        return self._within(self._add, socket, port, group, interface, decider)
 
-    def _add(self, socket: socket_module.socket, port: int, group: bytes, interface: int) -> int:
+    def _add(
+        self,
+        socket: socket_module.socket,
+        port: int,
+        group: bytes,
+        interface: int,
+        decider: socket_module.socket | None,
+    ) -> int:
         with self._state:
             key = self._next_key
             self._next_key = key + 1
-            one = Socket(socket, key, port, group, interface, int(socket.family))
+            one = Socket(socket, key, port, group, interface, int(socket.family), decider)
             try:
                 self._register(one)
             except OSError as error:
                 raise socket_error("open", self._subject, error) from error
             self._sockets[key] = one
+            self._coalescing.add(one)
             return key
 
     def _register(self, one: Socket) -> None:
@@ -232,7 +259,7 @@ class Slots(State):
         raise FeatureError(FEATURES["ring"].reason)
 
     def defer(self) -> bool:
-        """Have `when_receiving` called before the next wait; False when somebody may be receiving already."""
+        """Have `when_receiving` called before the next wait; False when a call may be receiving already."""
         return False  # whatever it is has to be done at once: only rings defer something, and there are none here
 
     def end_deferral(self) -> None:
@@ -275,10 +302,26 @@ class Slots(State):
                 self._epoch += 1
             self._filter_unread()
 
+    def refuse_own(self, addresses: Iterable[tuple[bytes, int]]) -> None:
+        """Deliver nothing from now on that comes from one of these addresses and from the port that it goes to.
+
+        An address is (16 bytes, interface), interface 0 = any; such packets count as filtered. None at all: deliver
+        them."""
+        own = frozenset(addresses)
+        if any(len(address) != 16 for address, _ in own):
+            raise ValueError("groups and sources are packed addresses of 16 bytes")
+        self._within(self._refuse_own, own)
+
+    def _refuse_own(self, own: Own) -> None:
+        with self._state:
+            self._own = own
+            self._epoch += 1
+            self._filter_unread()
+
     # ---- receiving ----
 
     def receive(self, limit: int, timeout_ns: int) -> Batch:
-        """A batch of 1..limit packets; timeout_ns < 0 waits for ever.
+        """A batch of 1..limit packets; timeout_ns < 0 waits forever.
 
         Raises TimeoutError when none came in time, ClosedError, SocketError."""
         call = Call()
@@ -321,7 +364,7 @@ class Slots(State):
         self._count_delivered(call)
 
     def _receive_packet(self, call: Call, limit: int, timeout_ns: int) -> None:
-        self._receive(call, self._batch_size, limit, timeout_ns)
+        self._receive(call, self.batch_size, limit, timeout_ns)
         assert call.batch is not None
         call.packet = make_packet(call.batch, 0)
 
@@ -389,7 +432,7 @@ class Slots(State):
 
     def __next__(self) -> Batch:
         try:
-            return self.receive(self._batch_size, self.timeout_ns)
+            return self.receive(self.batch_size, self.timeout_ns)
         except ClosedError:
             if self._life.foreign:
                 raise
@@ -455,8 +498,12 @@ class Slots(State):
             room = self._room(call, limit)
             if room <= 0:
                 return
-            more = self._receive_from(Read(one, one.filter, self._epoch), room)
+            read, before = Read(one, one.filter, self._own, self._epoch), self._counters
+            more = self._receive_from(read, room)
             self._pack(call)
+            if self._coalescing.mode != Mode.NEVER:
+                brought = _brought(read, more, before, self._counters, call.records)
+                self._coalescing.note(one, brought, self._grow_buffers)
             if not more:
                 return
             most -= room
@@ -498,6 +545,17 @@ class Slots(State):
 
     # ---- state ----
 
+    @property
+    def batch_size(self) -> int:
+        """Packets per batch at the most, where a receive does not say otherwise."""
+        return self._batch_sizes[self._coalescing.is_on]
+
+    def coalescing_events(self) -> list[CoalescingEvent]:
+        """What happened to coalescing since the last call, the oldest first. After close() too."""
+        if self._life.foreign:
+            self._life.check()
+        return self._coalescing.take_events()
+
     def counters(self) -> dict[str, int | None]:
         """Totals since the opening, by the names of the loss ledger; `dropped_socket` is None where the system does not
         report it. After close() too."""
@@ -506,11 +564,13 @@ class Slots(State):
         with self._state:
             while True:
                 before, drops = self._counters, 0
+                inexact = before["dropped_inexactly"]
                 for one in list(self._sockets.values()):
-                    one.count_drops()
+                    one.read_memory()
                     drops += one.drops
+                    inexact += one.inexact_drops
                 total = before["dropped_socket"] + drops if REPORTS_DROPS else None
-                counters: dict[str, int | None] = {**before, "dropped_socket": total}
+                counters: dict[str, int | None] = {**before, "dropped_socket": total, "dropped_inexactly": inexact}
                 if self._counters is before:  # else the handler of a signal counted meanwhile
                     return counters
 
@@ -528,6 +588,13 @@ def _end(known: "weakref.ref[Slots]") -> None:
     slots = known()
     if slots is not None:
         slots._end()
+
+
+def _brought(read: Read, more: bool, before: dict[str, int], after: dict[str, int], records: bytearray) -> Brought:
+    """What a read brought, by the counters before and after it, and the records of the batch."""
+    packets = sum(after[name] - before[name] for name in ("received", "filtered"))
+    last = int.from_bytes(records[-RECORD_SIZE:][:8], sys.byteorder)  # its timestamp
+    return Brought(len(read.results), packets, after["coalesced"] - before["coalesced"], more, last)
 
 
 def _deadline(timeout_ns: int) -> float | None:

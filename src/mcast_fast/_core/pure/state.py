@@ -3,8 +3,8 @@
 The exception of a signal's handler can come between any two bytecodes, and the handler can make any call in the middle
 of any other. Therefore the state is values that are replaced, not changed, and each change is one store, or a few with
 no call in between: CPython runs no handler there. What was computed from a state that a handler's call has replaced
-meanwhile is computed anew. A packet is at each moment in exactly one place: `_pending` (read, not packed), a `Call`, or
-`_unread`; what a call has when an exception ends it becomes unread.
+meanwhile is computed again. A packet is at each moment in exactly one place: `_pending` (read, not packed), a `Call`,
+or `_unread`; what a call has when an exception ends it becomes unread.
 """
 
 import contextlib
@@ -13,22 +13,24 @@ import threading
 from typing import Any
 
 from mcast_fast._core import pairs
-from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, RECORD, RECORD_SIZE, Flag
+from mcast_fast._core.coalescing import Mode
+from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, Flag
 from mcast_fast._core.lifetime import Lifetime
-from mcast_fast._core.pure.reading import Buffers, Packing, Read, Socket
+from mcast_fast._core.pure.coalescing import Coalescing
+from mcast_fast._core.pure.reading import Buffers, Own, Packing, Read, Socket, is_own
 from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.views import Batch, Packet, make_part, take_over
 from mcast_fast.errors import socket_error
 
 _COUNTERS = (
     "received", "bytes", "truncated", "filtered", "fragments", "dropped_socket", "dropped_ring", "detached", "batches",
-    "largest_batch", "wakeups", "dropped_memory", "buffers",
+    "largest_batch", "wakeups", "dropped_memory", "buffers", "coalesced", "dropped_inexactly",
 )  # fmt: skip
 _UINT32 = 2**32 - 1
-_TRUNCATED = int(Flag.TRUNCATED)
+_TRUNCATED, _COALESCED = int(Flag.TRUNCATED), int(Flag.COALESCED)
 _AT = {field.name: i for i, field in enumerate(FIELDS)}
 _LENGTH, _FLAGS, _DROPPED = _AT["length"], _AT["flags"], _AT["dropped"]
-_KEY = tuple(_AT[name] for name in ("group", "interface", "source", "port"))
+_KEY = tuple(_AT[name] for name in ("group", "interface", "source", "source_port", "port"))
 
 _Unread = tuple[Batch, Any] | None  # the first batch and what is behind it, again so
 
@@ -51,15 +53,17 @@ class State:
     SocketError. Where a method says nothing else, the lock `_state` is held."""
 
     def __init__(
-        self, life: Lifetime, subject: str, names: dict[int, str], buffers: Buffers, packet_limit: int
+        self, life: Lifetime, subject: str, names: dict[int, str], buffers: Buffers, packet_limit: int, mode: Mode
     ) -> None:
         self.names = names
         self._subject = subject
         self._life = life
         self._packet_limit = packet_limit
         self._buffers = buffers
+        self._coalescing = Coalescing(mode)
         self._sockets: dict[int, Socket] = {}
         self._counters = dict.fromkeys(_COUNTERS, 0)
+        self._own: Own = frozenset()
         self._epoch = 0  # the number of changes of filters
         self._unread: _Unread = None
         self._unread_epoch = 0  # of the filters that all of it has passed
@@ -82,6 +86,11 @@ class State:
         self._wake.setblocking(False)
         self._waker.setblocking(False)
         self._selector.register(self._wake, selectors.EVENT_READ, None)
+
+    def _grow_buffers(self) -> None:
+        """Make the buffers large enough for what is coalesced; nothing is read that is not packed."""
+        if self._buffers.size < MAX_PACKET_SIZE:
+            self._buffers = Buffers(len(self._buffers), MAX_PACKET_SIZE)
 
     # ---- a batch under construction ----
 
@@ -111,7 +120,7 @@ class State:
                 raise
 
     def _copy(self, call: Call) -> bool:
-        """Adds the packets that were taken to the batch under construction; False when they have no room."""
+        """Adds the packets that were taken to the batch under construction; False when they have no space."""
         with self._state:
             batch = call.batch
             assert batch is not None
@@ -220,7 +229,9 @@ class State:
 
     def _wants(self, row: tuple[Any, ...]) -> bool:
         """Whether a socket of this port may deliver the record, by the filters of now."""
-        group, interface, source, port = (row[at] for at in _KEY)
+        group, interface, source, source_port, port = (row[at] for at in _KEY)
+        if self._own and is_own(self._own, source, source_port, port, interface):
+            return False
         for one in list(self._sockets.values()):  # the handler of a signal may remove one in the middle
             if one.port == port and one.filter.allows(group, interface, source):
                 return True
@@ -231,7 +242,7 @@ class State:
 
         The drops of a record that goes are those of the next one."""
         kept = bytearray()
-        dropped = gone = size = truncated = 0
+        dropped = gone = size = truncated = coalesced = 0
         for row in RECORD.iter_unpack(bytes(records)):
             if self._wants(row):
                 total = row[_DROPPED] + dropped & _UINT32
@@ -242,10 +253,12 @@ class State:
             gone += 1
             size += row[_LENGTH]
             truncated += bool(row[_FLAGS] & _TRUNCATED)
+            coalesced += bool(row[_FLAGS] & _COALESCED)
         return kept, before | {
             "received": before["received"] - gone,
             "bytes": before["bytes"] - size,
             "truncated": before["truncated"] - truncated,
+            "coalesced": before["coalesced"] - coalesced,
             "filtered": before["filtered"] + gone,
         }
 
@@ -270,21 +283,23 @@ class State:
 
     def _forget(self, one: Socket) -> None:
         """Takes a socket out, with its drops counted for good."""
-        one.count_drops()
+        one.read_memory()
         discarded = len(one.discarded)
         if one.key in self._sockets:  # else the handler of a signal took it out meanwhile
             counters = self._counters
             self._counters = counters | {
                 "dropped_socket": counters["dropped_socket"] + one.drops,
+                "dropped_inexactly": counters["dropped_inexactly"] + one.inexact_drops,
                 "filtered": counters["filtered"] + discarded,
             }
             del self._sockets[one.key]
+            self._coalescing.remove(one)
             self._epoch += 1
 
     # ---- what the descriptor shows ----
 
     def _show(self) -> None:
-        """Makes the descriptor readable, and wakes whoever waits, as long as something is unread."""
+        """Makes the descriptor readable, and wakes all that wait, as long as something is unread."""
         if self._unread is not None:
             if not self._shown:
                 self._signal()

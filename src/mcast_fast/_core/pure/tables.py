@@ -1,6 +1,6 @@
 """Option numbers and structure formats of each operating system: a missing row means that it cannot do it.
 
-CPython's socket module lacks many of them (3.11 has no MCAST_*, SO_RXQ_OVFL, SO_TIMESTAMPNS), so the numbers stand
+CPython's socket module lacks many of them (3.11 has no MCAST_*, SO_RXQ_OVFL, SO_TIMESTAMPNS), so the numbers are
 here, from the systems' headers. The tests hold them against the compiled backend's, which come from the headers
 themselves, and `.ci/platforms/zig` holds every table against the headers of its system.
 """
@@ -97,7 +97,7 @@ FREEBSD_OPTIONS: Options = {
     "MCAST_MSFILTER": (_IP, 74),  # IP_MSFILTER: by setsourcefilter(3)
 }
 
-# What control messages tell is left out: Python has no recvmsg on Windows.
+# What control messages report is left out: Python has no recvmsg on Windows.
 WINDOWS_OPTIONS: Options = {
     "IP_MULTICAST_IF": (_IP, 9),
     "IP_MULTICAST_TTL": (_IP, 10),
@@ -108,7 +108,7 @@ WINDOWS_OPTIONS: Options = {
     "IPV6_MULTICAST_LOOP": (_IPV6, 11),
 }
 
-# Python has no socket.recvmsg on Windows, so that nothing tells where a packet went.
+# Python has no socket.recvmsg on Windows, so that nothing reports where a packet went.
 NO_RECVMSG = {
     "destination": "this Python has no socket.recvmsg: each group has a socket of its own, bound to its port at every "
     "address, and what else comes to that port is taken for the group's",
@@ -116,6 +116,7 @@ NO_RECVMSG = {
     "receive_ttl": "this Python has no socket.recvmsg",
     "receive_tos": "this Python has no socket.recvmsg",
     "receive_coalescing": "this Python has no socket.recvmsg",
+    "coalescing_under_pressure": "this Python has no socket.recvmsg",
 }
 
 BSD_MODES = {"include": 1, "exclude": 2}
@@ -141,12 +142,12 @@ WINDOWS_OLD_STEPS: Steps = {
 class System(NamedTuple):
     """How one operating system wants its options and structures.
 
-    `sockaddr`: a packed address as struct sockaddr_storage. `index_format`: what stands before the first of them in
+    `sockaddr`: a packed address as struct sockaddr_storage. `index_format`: what precedes the first of them in
     struct group_req, with its padding. `control`: control messages, (level, type) -> the field of the record.
     `old_steps`: by struct ip_mreq, where `steps` are refused. `send_interface`: the values of IP_MULTICAST_IF for
     (index, source), tried in turn. `tries`: how often a membership is tried while the answer is ENOMEM. `modes`: of
-    source filters, RFC 3678. `filters_by_library`: whether they are set by setsourcefilter(3). `tells_wire_length`:
-    whether a packet that was truncated tells how long it was. `missing`: feature -> why it is off, where that is not
+    source filters, RFC 3678. `filters_by_library`: whether they are set by setsourcefilter(3). `reports_wire_length`:
+    whether the length of a truncated packet is reported. `missing`: feature -> why it is off, where that is not
     just an option that is missing."""
 
     name: str
@@ -160,7 +161,7 @@ class System(NamedTuple):
     tries: int = 1
     modes: Mapping[str, int] = {"exclude": 0, "include": 1}
     filters_by_library: bool = False
-    tells_wire_length: bool = False
+    reports_wire_length: bool = False
     missing: Mapping[str, str] = {}
 
 
@@ -221,7 +222,7 @@ LINUX = System(
         (_UDP, 104): "segment",
     },
     send_interface=_by_mreqn,
-    tells_wire_length=True,
+    reports_wire_length=True,
 )
 DARWIN = System(
     name=_systems.DARWIN.name,
@@ -272,12 +273,12 @@ WINDOWS = System(
     control={},
     send_interface=_by_index_or_address,
     old_steps=WINDOWS_OLD_STEPS,
-    tells_wire_length=True,
+    reports_wire_length=True,
     missing=NO_RECVMSG,
 )
 
 UNKNOWN = {
-    "destination": "how this system tells it is not known here: each group has a socket of its own, and what else "
+    "destination": "how this system reports it is not known here: each group has a socket of its own, and what else "
     "comes to its port is taken for the group's"
 }
 # Where nothing better is known: receive, join through what the socket module offers, and no more.

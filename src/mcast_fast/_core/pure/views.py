@@ -8,16 +8,16 @@ from functools import cache
 from itertools import pairwise, repeat
 from operator import eq
 from operator import index as as_index
-from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any, overload
 
 from mcast_fast._core import arrow, columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
-from mcast_fast._core.columns import Address
 from mcast_fast._core.layout import Feature, Flag
 
 if TYPE_CHECKING:
     from datetime import datetime as datetime_type
+
+    from mcast_fast._core.columns import Address
 
 _TYPES = {"q": ctypes.c_int64, "I": ctypes.c_uint32, "H": ctypes.c_uint16, "B": ctypes.c_uint8}
 _POSITIONS = {field.name: i for i, field in enumerate(layout.FIELDS)}
@@ -41,11 +41,14 @@ class Record(ctypes.Structure):
 
 
 class Batch:
-    """Packets received together: immutable, and alive as long as anything that was taken from it.
+    """Packets received together: immutable, and valid as long as anything that was taken from it.
 
     A sequence of packets: `len(batch)`, `batch[0]`, `batch[-1]`, `batch[10:20]`, `for packet in batch`. For columns,
-    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read one together.
-    Batches are equal when their packets are. They can be pickled, with their own packets only."""
+    `np.asarray(batch)` gives one structured array of 64-byte records without a copy. Threads may read a batch together.
+    Batches are equal when their packets are. Pickling takes their own packets only.
+
+    The stub `mcast_fast/_core/fast/views.pyi` documents arguments, results and errors.
+    """
 
     __module__ = "mcast_fast"
     __slots__ = ("_arena", "_count", "_first", "_records", "names")
@@ -61,9 +64,7 @@ class Batch:
 
     @staticmethod
     def from_bytes(records: Any, data: Any, names: dict[int, str]) -> "Batch":
-        """A batch of copies: `records` in the record's layout, `data` the arena they point into.
-
-        ValueError when a record points outside, TypeError."""
+        """Copy records and the arena that they point into to a new batch."""
         layout.check_names(names)
         records, data = bytes(memoryview(records)), bytes(memoryview(data))  # bytes(8) would be eight zeros
         if len(records) % layout.RECORD_SIZE or not all(
@@ -75,7 +76,7 @@ class Batch:
 
     @staticmethod
     def concatenate(batches: "Iterable[Batch]") -> "Batch":
-        """One batch with copies of all their packets, in order; ValueError beyond the 4 GiB that an arena can have."""
+        """Copy the packets of several batches to one batch, in their order."""
         parts = list(batches)
         if not all(isinstance(one, Batch) for one in parts):
             raise TypeError("only batches can be put together")
@@ -114,18 +115,15 @@ class Batch:
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of all payloads together."""
+        """The number of bytes of all payloads together."""
         return sum(len(packet) for packet in self)
 
     def payloads(self) -> list[bytes]:
-        """Every payload as bytes, in the order of arrival."""
+        """Return every payload as bytes, in the order of arrival."""
         return [packet.data for packet in self]
 
     def rows(self, size: int) -> memoryview:
-        """The first `size` bytes of each payload, as a read-only memoryview of the shape (len(batch), size).
-
-        A view of `data` where the payloads have this size and are adjacent, else a copy. ArgumentError where the size
-        is out of range or a payload is shorter."""
+        """Return the first `size` bytes of each payload as a read-only memoryview of the shape (len(batch), size)."""
         size = columns.checked_size(size)
         places = [(packet._row[_POSITIONS["offset"]], len(packet)) for packet in self]
         for index, (_, length) in enumerate(places):
@@ -137,16 +135,13 @@ class Batch:
         return columns.as_rows(memoryview(b"".join(arena[offset : offset + size] for offset, _ in places)), size)
 
     def view_as(self, dtype: Any) -> Any:
-        """The payloads as elements of the NumPy type `dtype`, one per packet, read-only, over the memory of `rows`.
-
-        ArgumentError where it is no type of a fixed size or a payload is shorter; FeatureError without NumPy."""
+        """Return the payloads as a read-only array of a NumPy type, one element per packet."""
         return columns.structured(self.rows, dtype)
 
-    def where(self, *, group: Address | None = None, source: Address | None = None, port: int | None = None) -> "Batch":
-        """The packets that match everything given, as a batch in the same order without a copy of payloads.
-
-        `group` and `source`: addresses as text or objects of `ipaddress`, with a zone: as received on this interface;
-        `port`: of the destination; None = any. ArgumentError."""
+    def where(
+        self, *, group: "Address | None" = None, source: "Address | None" = None, port: int | None = None
+    ) -> "Batch":
+        """Return the packets that match all given conditions, as a batch in the same order."""
         wanted = columns.wanted(group, source, port, self.names)
         found = make_part(self, 0, 0)
         found._records = bytearray().join(
@@ -161,11 +156,7 @@ class Batch:
 
     @property
     def records(self) -> memoryview:
-        """The records as a read-only structured memoryview, without a copy (PEP 3118,
-        `mcast_fast.receiver.RECORD_FIELDS`).
-
-        `np.asarray(batch)` makes the same array some forty times faster than `np.asarray(batch.records)`: NumPy reads
-        the format of a structured buffer anew, in Python, at every call."""
+        """The records as a read-only structured memoryview, without a copy (PEP 3118)."""
         if not self._count:
             return memoryview((Record * 0)()).toreadonly()
         start = self._first * layout.RECORD_SIZE
@@ -173,19 +164,11 @@ class Batch:
 
     @property
     def data(self) -> memoryview:
-        """The arena as a read-only memoryview: `offset` and `length` of a record point into it.
-
-        It holds all payloads, one behind the other; those of the whole batch also where this is a slice of one. A batch
-        of a ring is detached by this: its bytes are copied once, with what stands between the payloads, and the ring
-        gets its block back. `borrow()` does without."""
+        """The arena as a read-only memoryview, into which `offset` and `length` of a record point."""
         return memoryview(self._arena).toreadonly()
 
     def borrow(self) -> "Loan":
-        """`with batch.borrow() as memory:` gives the arena as `data` does, but never copies a ring's block.
-
-        The memory is valid until the end of the `with`; what was exported from it (a NumPy array, a PickleBuffer) stays
-        valid, and keeps its contents, for as long as it exists. Neither stops the ring: a ring that comes round to the
-        block replaces its pages by a copy at the same address."""
+        """Lend the arena for the duration of a `with`, as `data` but without copying it out of a ring."""
         return Loan(self.data)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -198,24 +181,24 @@ class Batch:
         return array.copy() if copy else array
 
     def __arrow_c_array__(self, requested_schema: Any = None) -> tuple[Any, Any]:
-        """The batch through the Arrow C data interface: what pyarrow, polars and DuckDB take.
-
-        A struct with a column for each field of the record, and the payloads as binary, without a copy where they
-        follow one another without gaps. The arrays outlive the batch, and the interpreter. FeatureError without
-        pyarrow."""
+        """Export the batch through the Arrow C data interface, which pyarrow, polars and DuckDB read."""
         return arrow.export(self)
 
     def __copy__(self) -> "Batch":
-        return self  # nobody can change it
+        return self  # it never changes
 
     def __deepcopy__(self, memo: Any) -> "Batch":
         return Batch.concatenate([self])
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Its packets, and no more of the memory than they need; without copies where protocol 5 can do without."""
+        """Pickle the packets of this batch and no others; protocol 5 can do so without a copy."""
         whole = Batch.concatenate([self]) if len(self._arena) > self.payload_bytes else self
         parts = whole.records, whole.data
-        kind: Any = PickleBuffer if protocol >= 5 else bytes
+        kind: Any = bytes
+        if protocol >= 5:
+            from pickle import PickleBuffer  # of some milliseconds
+
+            kind = PickleBuffer
         return restore.batch, (*map(kind, parts), self.names)
 
     def __eq__(self, other: object) -> bool:
@@ -232,7 +215,7 @@ class Batch:
         return f"<Batch of {self._count} packets>"
 
     def _repr_html_(self) -> str:
-        """The first packets as a table, for notebooks."""
+        """Return the first packets as a table, for notebooks."""
         return columns.batch_html(self)
 
 
@@ -250,7 +233,7 @@ class Loan:
         return self._memory
 
     def __exit__(self, *_: object) -> None:
-        with suppress(BufferError):  # somebody looks at it still
+        with suppress(BufferError):  # it is still exported
             self._memory.release()
 
 
@@ -292,11 +275,14 @@ def take_over(records: bytearray, data: bytearray, names: dict[int, str]) -> Bat
 
 
 class Packet:
-    """One received packet; each property is built when it is read. What is not known is None.
+    """One received packet; each property is computed when it is read. What is unknown is None.
 
-    It is its payload to whoever asks for a buffer: `struct.unpack_from(format, packet)`, `memoryview(packet)`,
-    `bytes(packet)`. Packets are equal when their payloads and all that is known of them are. A packet keeps the memory
-    of its whole batch; `copy()` does not."""
+    It supports the buffer protocol with its payload: `struct.unpack_from(format, packet)`, `memoryview(packet)`,
+    `bytes(packet)`. Packets are equal when their payloads, and all that is known of them, are. A packet keeps the
+    memory of its whole batch; `copy()` does not.
+
+    The stub `mcast_fast/_core/fast/views.pyi` documents arguments, results and errors.
+    """
 
     __module__ = "mcast_fast"
     __slots__ = ("_batch", "_row")
@@ -309,7 +295,7 @@ class Packet:
 
     @property
     def data(self) -> bytes:
-        """The payload, bytes."""
+        """The payload, as bytes."""
         offset = self._row[_POSITIONS["offset"]]
         return bytes(self._batch._arena[offset : offset + len(self)])
 
@@ -321,19 +307,18 @@ class Packet:
 
     @property
     def timestamp(self) -> int | None:
-        """Arrival, ns since the Unix epoch; None when unknown: with timestamps=None, or from a file without times."""
+        """Time of arrival, ns since the Unix epoch; None when unknown."""
         return self._field("timestamp") or None
 
     @property
     def datetime(self) -> "datetime_type | None":
-        """Arrival as an aware datetime in UTC, cut to whole microseconds; None when unknown. With `Flag.HARDWARE` it is
-        by the network card's clock, which often counts TAI."""
+        """Time of arrival as an aware datetime in UTC, truncated to microseconds; None when unknown."""
         timestamp = self._field("timestamp")
         return columns.utc(timestamp) if timestamp else None
 
     @property
     def source(self) -> str:
-        """Address of the sender; IPv6 link-local keeps its zone: 'fe80::1%eth0'."""
+        """Address of the sender; IPv6 link-local addresses have their zone: 'fe80::1%eth0'."""
         return address_text(self._row[_POSITIONS["source"]], self._field("interface"), self._batch.names)
 
     @property
@@ -348,29 +333,27 @@ class Packet:
 
     @property
     def group(self) -> str:
-        """The true destination address. Of an answer to a Sender, '::' where the system does not report it (feature
-        `destination`)."""
+        """Destination address of the packet, as its IP header has it."""
         return address_text(self._row[_POSITIONS["group"]], 0, self._batch.names)
 
     @property
     def port(self) -> int:
-        """UDP port it was sent to."""
+        """UDP port of the destination."""
         return self._field("port")
 
     @property
     def interface(self) -> str | None:
-        """Name of the interface it arrived on; None when unknown."""
+        """Name of the interface on which the packet arrived; None when unknown."""
         return interface_text(self._field("interface"), self._batch.names) or None
 
     @property
     def interface_index(self) -> int | None:
-        """Index of the interface it arrived on (of a file: as the file counts, from 1); None when unknown."""
+        """Index of the interface on which the packet arrived; None when unknown."""
         return self._field("interface") or None
 
     @property
     def dropped(self) -> int:
-        """Buffers the kernel dropped just before this packet; 0 too where the system does not report it (feature
-        `drop_gaps`)."""
+        """Number of buffers that the kernel dropped just before this packet."""
         return self._field("dropped")
 
     @property
@@ -380,7 +363,7 @@ class Packet:
 
     @property
     def wire_length(self) -> int | None:
-        """Bytes of payload before truncation; None when unknown: some systems report only that it was truncated."""
+        """Bytes of the payload before truncation; None where the system reports only that it was truncated."""
         known = self._field("wire_length")
         return None if not known and (len(self) or self.truncated) else known
 
@@ -391,12 +374,12 @@ class Packet:
 
     @property
     def ttl(self) -> int | None:
-        """TTL or hop limit; None unless the receiver was opened with recv_ttl=True, or with a ring."""
+        """TTL or hop limit; None unless the receiver was opened with `recv_ttl=True` or with a ring."""
         return self._field("ttl") if self._field("flags") & Flag.TTL else None
 
     @property
     def tos(self) -> int | None:
-        """TOS or traffic class; None unless the receiver was opened with recv_tos=True, or with a ring."""
+        """TOS or traffic class; None unless the receiver was opened with `recv_tos=True` or with a ring."""
         return self._field("tos") if self._field("flags") & Flag.TOS else None
 
     def __len__(self) -> int:
@@ -411,7 +394,7 @@ class Packet:
         return self.view
 
     def copy(self) -> "Packet":
-        """The same packet with memory of its own: the batch it came in can be freed."""
+        """Return the same packet with memory of its own, so that its batch can be freed."""
         return make_packet(take_over(bytearray(self._plain_record()), bytearray(self.data), self._names()), 0)
 
     def __copy__(self) -> "Packet":

@@ -1,0 +1,337 @@
+#include "coalescing.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the sockets that share a port and an IP version ---- */
+
+static int
+version_of(mcast_descriptor descriptor)
+{
+#if MCAST_HAS_UDP_GRO
+    return mcast_socket_version(descriptor);
+#else
+    (void)descriptor;
+    return 0;
+#endif
+}
+
+static void
+set_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, int is_on)
+{
+    mcast_word_store(&coalescing->groups_on,
+                     mcast_word_load(&coalescing->groups_on) + (uint32_t)(is_on - group->is_on));
+    group->is_on = is_on;
+}
+
+int
+mcast_coalescing_add(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, uint16_t port)
+{
+    int version = version_of(socket->descriptor);
+    mcast_coalescing_group *group = coalescing->groups;
+    while (group && (group->port != port || group->version != version))
+        group = group->next;
+    if (!group) {
+        group = calloc(1, sizeof *group);
+        if (!group)
+            return -ENOMEM;
+        group->port = port;
+        group->version = version;
+        set_on(coalescing, group, coalescing->mode == MCAST_COALESCES_ALWAYS);
+        group->next = coalescing->groups;
+        coalescing->groups = group;
+    }
+    socket->group = group;
+    socket->next = group->sockets;
+    group->sockets = socket;
+    socket->is_enabled = group->is_on;
+    return 0;
+}
+
+void
+mcast_coalescing_remove(mcast_coalescing *coalescing, mcast_coalescing_socket *socket)
+{
+    mcast_coalescing_socket **one = &socket->group->sockets;
+    while (*one != socket)
+        one = &(*one)->next;
+    *one = socket->next;
+    if (socket->group->sockets)
+        return;
+    mcast_coalescing_group **group = &coalescing->groups;
+    while (*group != socket->group)
+        group = &(*group)->next;
+    *group = socket->group->next;
+    set_on(coalescing, socket->group, 0);
+    free(socket->group);
+}
+
+/* The kernel's counter is at `drops` now: the number since the last reading. */
+static uint32_t
+take_drops(mcast_coalescing_socket *socket, uint32_t drops)
+{
+    uint32_t more = drops - socket->meminfo_drops; /* modulo 2^32, as the kernel counts */
+    socket->meminfo_drops = drops;
+    socket->drops += more;
+    if (socket->group->is_on || socket->group->is_settling)
+        socket->inexact_drops += more;
+    return more;
+}
+
+void
+mcast_coalescing_count_drops(mcast_coalescing_socket *socket)
+{
+    uint32_t drops;
+    if (mcast_read_drops(socket->descriptor, &drops) == 0)
+        take_drops(socket, drops);
+}
+
+int
+mcast_coalescing_take_event(mcast_coalescing *coalescing, mcast_coalescing_event *event)
+{
+    if (coalescing->events_count == 0)
+        return 0;
+    *event = coalescing->events[coalescing->events_first];
+    coalescing->events_first = (coalescing->events_first + 1) % MCAST_COALESCING_EVENTS;
+    coalescing->events_count--;
+    return 1;
+}
+
+#if MCAST_HAS_UDP_GRO
+
+enum {
+    LOOK_AFTER = 256,        /* slots that were filled without a gap: their packets were queued, and may be many */
+    PRESSURE_PERCENT = 50,   /* of the buffer: what the kernel reports may be too much by a quarter of it */
+    CALM_WINDOWS = 4,        /* without pressure, after which it is switched off; */
+    CALM_WINDOWS_MOST = 120, /* doubled up to this when that was too early, */
+    TOO_EARLY = 10,          /* for it was switched on again within as many times as long */
+    UNPRESSED_FACTOR = 5,    /* so many times as long where there is nearly as much to receive as under pressure */
+    WINDOW_NS = 500 * 1000000,
+    SETTLED_NS = 100 * 1000000, /* after which what was on its way when it was switched has come */
+    LEAST_TRUESIZE = 512,       /* bytes that the smallest packet takes of a buffer */
+};
+
+/* ---- switching ---- */
+
+static void
+report(mcast_coalescing *coalescing, mcast_coalescing_event event)
+{
+    event.time = mcast_realtime_ns();
+    if (coalescing->events_count == MCAST_COALESCING_EVENTS) {
+        coalescing->events_first = (coalescing->events_first + 1) % MCAST_COALESCING_EVENTS;
+        coalescing->events_count--;
+    }
+    unsigned at = (coalescing->events_first + coalescing->events_count++) % MCAST_COALESCING_EVENTS;
+    coalescing->events[at] = event;
+}
+
+/* Has the deciders of a group say whether the kernel coalesces: 0, or -errno of the last one that does not decide. */
+static int
+decide(mcast_coalescing_group *group, int coalesces)
+{
+    int status = -ENOENT;
+    for (mcast_coalescing_socket *one = group->sockets; one; one = one->next) {
+        if (one->decider < 0)
+            continue;
+        int set = mcast_set_coalescing(one->decider, coalesces);
+        if (set == 0 && !one->is_decided)
+            set = mcast_bind_alike(one->decider, one->descriptor);
+        one->is_decided |= set == 0;
+        status = status == -ENOENT || set != 0 ? set : status;
+    }
+    return status;
+}
+
+static void
+begin_window(mcast_coalescing_group *group, int64_t now)
+{
+    group->since = now;
+    group->first = group->last;
+    group->packets = 0;
+}
+
+/* What it is since now. */
+static void
+begin(mcast_coalescing *coalescing, mcast_coalescing_group *group, int is_on, int64_t now)
+{
+    set_on(coalescing, group, is_on);
+    begin_window(group, now);
+    group->changed = now;
+    group->coalesced = group->slots = 0;
+    group->calm = group->unpressed = 0;
+    group->has_pressure = group->has_reported = 0;
+}
+
+static void
+switch_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coalescing_event event, int64_t now)
+{
+    int enabled = 0, status = 0;
+    for (mcast_coalescing_socket *one = group->sockets; one; one = one->next) {
+        mcast_coalescing_count_drops(one);
+        status = one->is_enabled ? 0 : mcast_set_coalescing(one->descriptor, 1);
+        one->is_enabled |= status == 0;
+        enabled |= one->is_enabled;
+    }
+    if (!enabled) { /* the system refuses the option: it is not tried again */
+        coalescing->mode = MCAST_COALESCES_NEVER;
+        return;
+    }
+    decide(group, 1); /* bound later than a socket of somebody else, it decides in place of that */
+    int too_early = group->calm_needed && now - group->changed < TOO_EARLY * group->calm_needed * WINDOW_NS;
+    int64_t longer = group->calm_needed * 2;
+    group->calm_needed = !too_early ? CALM_WINDOWS : longer < CALM_WINDOWS_MOST ? longer : CALM_WINDOWS_MOST;
+    begin(coalescing, group, 1, now);
+    group->is_settling = 0;
+    group->rate = event.rate;
+    report(coalescing, event);
+}
+
+static void
+switch_off(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coalescing_event event, int64_t now)
+{
+    event.error = -decide(group, 0);
+    group->is_stuck = event.error != 0;
+    event.what = group->is_stuck ? MCAST_COALESCING_STAYS : MCAST_COALESCING_ENDED;
+    begin(coalescing, group, group->is_stuck, now);
+    group->is_settling = !group->is_stuck;
+    report(coalescing, event);
+}
+
+/* ---- looking ---- */
+
+static uint64_t
+rate_of(uint64_t packets, int64_t elapsed)
+{
+    return elapsed > 0 ? (uint64_t)((double)packets * 1e9 / (double)elapsed) : 0;
+}
+
+/* Packets per second: by the times of arrival where packets have them, else by those of reading. */
+static uint64_t
+rate_now(const mcast_coalescing_group *group, int64_t now)
+{
+    int64_t elapsed = group->first && group->last > group->first ? group->last - group->first : now - group->since;
+    return rate_of(group->packets, elapsed);
+}
+
+/* It is on, and nothing has come coalesced since, behind what was queued then: the interface does not, or another socket decides. */
+static void
+look_whether_it_works(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coalescing_event event,
+                      int64_t now)
+{
+    int queued_before = group->slots < event.buffer / LEAST_TRUESIZE || now - group->changed < SETTLED_NS;
+    if (group->coalesced || group->has_reported || queued_before)
+        return;
+    group->has_reported = 1;
+    event.what = MCAST_COALESCING_DOES_NOT_WORK;
+    report(coalescing, event);
+}
+
+/* Packets come coalesced though it is off: on their way when it was switched, or by the decision of others. */
+static void
+look_who_coalesces(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coalescing_event event,
+                   int64_t now)
+{
+    if (group->has_reported || now - group->changed < SETTLED_NS)
+        return;
+    group->has_reported = 1;
+    event.what = MCAST_COALESCING_BY_OTHERS;
+    report(coalescing, event);
+}
+
+/* How full the buffer is, and what follows from it. */
+static void
+look(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, int (*grow)(void *), void *context)
+{
+    mcast_coalescing_group *group = socket->group;
+    mcast_socket_memory memory = {0};
+    if (mcast_read_socket_memory(socket->descriptor, &memory) != 0)
+        return;
+    int64_t now = mcast_monotonic_ns();
+    uint32_t dropped = take_drops(socket, memory.drops);
+    int is_full = (uint64_t)memory.backlog * 100 > (uint64_t)memory.buffer * PRESSURE_PERCENT;
+    mcast_coalescing_event event = {
+        .what = dropped ? MCAST_COALESCING_BEGAN_BY_DROPS : MCAST_COALESCING_BEGAN_BY_BACKLOG,
+        .key = socket->key,
+        .backlog = memory.backlog,
+        .buffer = memory.buffer,
+        .rate = rate_now(group, now),
+    };
+    group->has_pressure |= dropped || is_full;
+    if (group->is_on)
+        look_whether_it_works(coalescing, group, event, now);
+    else if (!group->has_pressure)
+        begin_window(group, now);
+    else if (grow(context) == 0)
+        switch_on(coalescing, group, event, now);
+}
+
+/* What came coalesced before it was switched off has come. */
+static void
+settle(mcast_coalescing_group *group)
+{
+    for (mcast_coalescing_socket *one = group->sockets; one; one = one->next)
+        mcast_coalescing_count_drops(one);
+    group->is_settling = 0;
+}
+
+/* It is on: a window may be over, and with it the time for that. */
+static void
+end_window(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, int64_t now)
+{
+    mcast_coalescing_group *group = socket->group;
+    int64_t elapsed = now - group->since;
+    uint64_t rate = rate_of(group->packets, elapsed);
+    int64_t windows = elapsed / WINDOW_NS;
+    group->unpressed = group->has_pressure ? 0 : group->unpressed + windows;
+    group->calm = group->has_pressure || rate >= group->rate / 2 ? 0 : group->calm + windows;
+    begin_window(group, now);
+    group->has_pressure = 0;
+    if (group->is_stuck || coalescing->mode != MCAST_COALESCES_UNDER_PRESSURE)
+        return;
+    if (group->calm >= group->calm_needed || group->unpressed >= group->calm_needed * UNPRESSED_FACTOR)
+        switch_off(coalescing, group, (mcast_coalescing_event){.key = socket->key, .rate = rate}, now);
+}
+
+void
+mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, const mcast_coalescing_read *read,
+                      int (*grow)(void *context), void *context)
+{
+    mcast_coalescing_group *group = socket->group;
+    group->packets += read->packets;
+    group->coalesced += read->coalesced;
+    group->slots += read->slots;
+    group->last = read->time ? read->time : group->last;
+    socket->slots += read->slots;
+    int has_dropped = read->reported_drops != socket->reported_drops;
+    int works = coalescing->mode == MCAST_COALESCES_ALWAYS && group->coalesced;
+    int64_t now = group->is_on || group->is_settling ? mcast_monotonic_ns() : 0;
+    int is_over = group->is_on && now - group->since >= WINDOW_NS;
+    if (!works && (has_dropped || (read->is_full && (is_over || socket->slots >= LOOK_AFTER)))) {
+        look(coalescing, socket, grow, context);
+        socket->reported_drops = read->reported_drops;
+        socket->slots = 0;
+    }
+    if (is_over)
+        end_window(coalescing, socket, now);
+    if (group->is_settling && now - group->changed >= SETTLED_NS)
+        settle(group);
+    if (!group->is_on && read->coalesced)
+        look_who_coalesces(coalescing, group, (mcast_coalescing_event){.key = socket->key}, mcast_monotonic_ns());
+    if (read->is_full) {
+        if (group->since == 0)
+            begin_window(group, mcast_monotonic_ns());
+        return;
+    }
+    socket->slots = 0;
+    group->since = group->is_on ? group->since : 0;
+}
+
+#else
+
+void
+mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, const mcast_coalescing_read *read,
+                      int (*grow)(void *context), void *context)
+{
+    (void)coalescing, (void)socket, (void)read, (void)grow, (void)context;
+}
+
+#endif

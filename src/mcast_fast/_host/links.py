@@ -1,0 +1,85 @@
+"""What an interface is made of: its kind, and the interfaces that it lies above (ip-link(8), rtnetlink(7)).
+
+Rules of this module: nothing is raised; what cannot be read is None.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+from mcast_fast._host import dumps, netlink
+
+# Kinds whose packets arrive at another interface first: at IFLA_LINK, or at those whose IFLA_MASTER they are. The
+# IFLA_LINK of a veth is its other end, that of a tunnel what it sends by.
+ABOVE_ONE = frozenset({"vlan", "macvlan", "macvtap", "ipvlan"})
+ABOVE_MEMBERS = frozenset({"bridge", "bond", "team"})
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One interface, as RTM_GETLINK describes it.
+
+    `kind`: as `ip -d link` shows it, '' for hardware. `lower`: IFLA_LINK, 0 without one, None when it is in another
+    network namespace. `master`: the bridge or bond that it is part of, 0 without one.
+    """
+
+    kind: str
+    lower: int | None
+    master: int
+
+
+def lowest(index: int) -> list[int] | None:
+    """The indexes of the interfaces at which the packets of one arrive first: those below it that lie above none.
+
+    Returns:
+        An empty list for one that lies above none itself, also when there is no such interface or netlink is refused;
+        None when what is below is in another network namespace, as with a container's macvlan.
+    """
+    every: dict[int, Link] = {}
+    with contextlib.suppress(OSError):
+        every = read()
+    found: dict[int, list[int]] = {}
+    waiting = [index]
+    while waiting:
+        one = waiting.pop()
+        below = _below(one, every)
+        if below is None:
+            return None
+        found[one] = below
+        waiting += [number for number in below if number not in found]
+    return sorted(number for number, below in found.items() if not below and number != index)
+
+
+def _below(index: int, every: dict[int, Link]) -> list[int] | None:
+    link = every.get(index)
+    if link is not None and link.kind in ABOVE_MEMBERS:
+        return [number for number, member in every.items() if member.master == index]
+    if link is None or link.kind not in ABOVE_ONE:
+        return []
+    return [link.lower] if link.lower in every else None
+
+
+def read() -> dict[int, Link]:
+    """Every interface of the calling thread's network namespace by index. Raises OSError."""
+    return dict(
+        link
+        for kind, body in dumps.dump(netlink.NETLINK_ROUTE, netlink.RTM_GETLINK, netlink.IFINFOMSG.pack(0, 0, 0, 0, 0))
+        if kind == netlink.RTM_NEWLINK and (link := parse(body)) is not None
+    )
+
+
+def parse(body: memoryview) -> tuple[int, Link] | None:
+    """Index and description in the body of an RTM_NEWLINK; None when it is cut short. Any bytes can be given."""
+    if len(body) < netlink.IFINFOMSG.size:
+        return None
+    _, _, index, _, _ = netlink.IFINFOMSG.unpack_from(body)
+    values = dict(netlink.attributes(body[netlink.IFINFOMSG.size :]))
+    info = dict(netlink.attributes(values.get(netlink.IFLA_LINKINFO, memoryview(b""))))
+    return index, Link(
+        kind=bytes(info.get(netlink.IFLA_INFO_KIND, b"")).rstrip(b"\0").decode(errors="replace"),
+        lower=None if netlink.IFLA_LINK_NETNSID in values else _number(values.get(netlink.IFLA_LINK)),
+        master=_number(values.get(netlink.IFLA_MASTER)),
+    )
+
+
+def _number(value: memoryview | None) -> int:
+    return netlink.U32.unpack(value)[0] if value is not None and len(value) == netlink.U32.size else 0

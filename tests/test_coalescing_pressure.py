@@ -1,0 +1,314 @@
+"""Coalescing under pressure: on when the buffer fills, off after some calm, and no payload wrong or lost by it."""
+
+import contextlib
+import socket
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import Flag
+from mcast_fast.stats import What
+from tests import lab
+from tests.conftest import until
+
+GROUP, PORT = "239.7.7.7", 5000
+UDP_GRO = 104
+SIZE = 256  # bytes of payload: such a packet takes about 1,088 of the kernel's buffer here
+BUFFER = 1 << 20  # bytes, of which the kernel makes 2 MiB
+FILLING = 1_620  # packets that are most of it
+TRAIN = 60  # packets that are sent at once
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def ends(backend: str) -> Iterator[tuple[lab.End, lab.End]]:
+    have = mcast.features()["coalescing_under_pressure"]
+    if not have:
+        pytest.skip(f"feature coalescing_under_pressure: {have.reason}")
+    with lab.Lab() as made:
+        yield made.coalescing_link("a", "b")
+
+
+class Feed:
+    """Numbered packets on the link, and a receiver of them."""
+
+    def __init__(self, ends: tuple[lab.End, lab.End], group: str = GROUP, **options: object) -> None:
+        self.sending, self.receiving = ends
+        self.group, self.number = group, 0
+        with self.receiving.host.enter():
+            text = f"[{group}%{self.receiving.interface}]:{PORT}" if ":" in group else f"{group}:{PORT}"
+            self.rx = mcast.Receiver(
+                text, interface=self.receiving.interface, **{"buffer_size": BUFFER, "timeout": 5} | options
+            )
+
+    def __enter__(self) -> "Feed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rx.close()
+
+    def send(self, count: int, **options: object) -> None:
+        """Numbers that go on where the last ones ended; they have arrived when this returns."""
+        options = {"size": SIZE, "segments": TRAIN, "first": self.number} | options
+        before = self.sending.counters["tx"]["packets"]
+        self.sending.blast(self.group, PORT, count=count, **options).finish()
+        until(lambda: self.sending.counters["tx"]["packets"] >= before + count)
+        self.number += count
+
+    def take(self, count: int) -> list[mcast.Packet]:
+        """The next packets, whose numbers follow each other."""
+        found = []
+        for batch in self.rx.batches(count=count):
+            found += list(batch)
+        numbers = [int.from_bytes(bytes(packet)[:8]) for packet in found]
+        assert numbers == list(range(numbers[0], numbers[0] + count))
+        assert {len(packet) for packet in found} == {SIZE}
+        return found
+
+    def press(self) -> None:
+        """Fill most of the buffer, and read it: coalescing is on then."""
+        self.send(FILLING)
+        assert not any(packet.flags & Flag.COALESCED for packet in self.take(FILLING))
+        assert self.whats()[-1] is What.COALESCING
+
+    def whats(self) -> list[What]:
+        return [event.what for event in self.rx.stats.events]
+
+    def calm_down(self) -> None:
+        """Receive a little, slowly, until coalescing is off."""
+        for _ in range(1000):
+            if self.whats()[-1] is not What.COALESCING:
+                return
+            self.send(1)
+            self.take(1)
+        raise AssertionError(self.rx.stats.events)
+
+
+def is_coalesced(packets: list[mcast.Packet]) -> set[bool]:
+    return {bool(packet.flags & Flag.COALESCED) for packet in packets}
+
+
+@pytest.mark.parametrize("group", [GROUP, "ff15::77"])
+def test_it_is_on_under_pressure_and_off_after_calm(ends, group):
+    with Feed(ends, group) as feed:
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {False}
+        assert feed.whats() == []
+        feed.press()
+        event = feed.rx.stats.events[-1]
+        assert event.interface == feed.receiving.interface
+        assert f"% of {BUFFER >> 20} MiB at " in event.detail
+        assert feed.rx.batch_size == 1024
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
+        assert feed.rx.stats.coalesced == 600
+        feed.calm_down()
+        assert feed.whats() == [What.COALESCING, What.COALESCING_ENDED]
+        assert feed.rx.batch_size == 256
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {False}
+        feed.press()
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
+        stats = feed.rx.stats
+        assert (stats.received, stats.dropped, stats.drops_exact) == (feed.number, 0, True)
+
+
+def test_smaller_slots_grow_before(ends):
+    with Feed(ends, max_packet_size=SIZE) as feed:
+        feed.press()
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
+        assert feed.rx.stats.truncated == 0
+
+
+@pytest.mark.parametrize("options", [{"gro": False}, {"timestamps": None, "gro": False}])
+def test_it_stays_off_where_it_is_not_wanted(ends, options):
+    with Feed(ends, **options) as feed:
+        feed.send(FILLING)
+        feed.take(FILLING)
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {False}
+        assert feed.whats() == []
+
+
+def test_in_the_background_too(ends, backend):
+    have = mcast.features()["background"]
+    if not have:
+        pytest.skip(f"feature background: {have.reason}")
+    with Feed(ends, background=True, buffer_size=8 << 10) as feed:  # less than a train
+        while What.COALESCING not in feed.whats():
+            feed.send(TRAIN)
+            assert feed.number < 100 * TRAIN, feed.rx.stats
+        until(lambda: feed.rx.stats.received + feed.rx.stats.dropped == feed.number)
+        feed.rx.collect(feed.number, timeout=0)
+        feed.send(TRAIN)
+        assert is_coalesced(list(feed.rx.collect(TRAIN, timeout=0.5))) == {True}
+
+
+def test_drops_before_it_was_on_are_exact_and_switch_it_on(ends):
+    with Feed(ends) as feed:
+        feed.send(6_000)
+        received = len(feed.rx.collect(6_000, timeout=0.5))
+        stats = feed.rx.stats
+        assert stats.dropped > 1_000
+        assert received + stats.dropped == 6_000
+        assert stats.drops_exact
+        assert "dropped packets" in stats.events[0].detail
+
+
+def test_drops_while_it_is_on_are_a_lower_bound(ends):
+    with Feed(ends) as feed:
+        feed.press()
+        feed.send(12_000)
+        received = len(feed.rx.collect(12_000, timeout=0.5))
+        stats = feed.rx.stats
+        assert 0 < stats.dropped < 12_000 - received
+        assert not stats.drops_exact
+
+
+def test_always_on_counts_in_the_same_way(ends):
+    with Feed(ends, gro=True) as feed:
+        feed.send(600)
+        feed.take(600)
+        assert feed.rx.stats.drops_exact
+        feed.send(30_000)
+        received = len(feed.rx.collect(30_000, timeout=0.5))
+        stats = feed.rx.stats
+        assert 0 < stats.dropped < 30_000 - received
+        assert not stats.drops_exact
+
+
+# ---- switching under load ----
+
+
+def _bind_decider(rx: mcast.Receiver) -> socket.socket:
+    """What switching off does first."""
+    (opened,) = rx._joins.sockets()
+    assert opened.decider is not None
+    opened.decider.bind(opened.socket.getsockname())
+    return opened.decider
+
+
+def test_a_thousand_switches_under_load_spoil_and_lose_nothing(ends):
+    """What is queued, or on its way, while the decision changes comes apart as it was sent.
+
+    In another order, maybe: a packet of the same poll that is not coalesced overtakes those that are."""
+    with Feed(ends, gro=True) as feed:
+        decider = _bind_decider(feed.rx)
+        done = threading.Event()
+        switches = 0
+
+        def switch() -> None:
+            nonlocal switches
+            while not done.is_set():
+                switches += 1
+                decider.setsockopt(socket.IPPROTO_UDP, UDP_GRO, switches % 2)
+
+        sender = socket_of(feed.sending)
+        thread = threading.Thread(target=switch)
+        thread.start()
+        flags = 0
+        try:
+            for start in range(0, 60_000, 600):  # what fits into the buffer, so that nothing can be dropped
+                for at in range(start, start + 600, 40):
+                    sender.sendto(b"".join(checked(number) for number in range(at, at + 40)), (GROUP, PORT))
+                batch = feed.rx.collect(600)
+                assert sorted(batch.payloads()) == [checked(number) for number in range(start, start + 600)]
+                flags += sum(bool(packet.flags & Flag.COALESCED) for packet in batch)
+        finally:
+            done.set()
+            thread.join()
+            sender.close()
+        assert 0 < flags < 60_000
+        assert switches >= 1_000
+        assert feed.rx.stats.dropped == 0
+
+
+def checked(number: int) -> bytes:
+    body = number.to_bytes(8).ljust(SIZE - 4, b"\x5a")
+    return body + struct.pack("!I", zlib.crc32(body))
+
+
+def socket_of(end: lab.End) -> socket.socket:
+    """A socket that sends trains of packets by this end."""
+    with end.host.enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4x4xi", end.index))
+        sock.setsockopt(socket.IPPROTO_UDP, 103, SIZE)  # UDP_SEGMENT, udp(7)
+        return sock
+
+
+# ---- other sockets at the port ----
+
+
+def plain_socket(end: lab.End) -> socket.socket:
+    """A socket of somebody who knows nothing of coalescing, bound as the receiver's is."""
+    with end.host.enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, end.interface.encode())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        sock.bind((GROUP, PORT))
+        lab.join(sock, GROUP, end.interface)
+        sock.setblocking(False)
+        return sock
+
+
+def drain(sock: socket.socket) -> list[bytes]:
+    found = []
+    while True:
+        try:
+            found.append(sock.recv(65_536))
+        except BlockingIOError:
+            return found
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_plain_socket_of_somebody_else_gets_single_packets_and_is_reported(ends, when):
+    with contextlib.ExitStack() as opened:
+        if when == "before":
+            other = opened.enter_context(plain_socket(ends[1]))
+        feed = opened.enter_context(Feed(ends))
+        if when == "after":
+            other = opened.enter_context(plain_socket(ends[1]))
+        with feed.receiving.host.enter():
+            feed.press()
+            assert f"another socket of this process bound to {GROUP}:{PORT}" in feed.rx.stats.events[-1].detail
+        drain(other)
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
+        assert [len(one) for one in drain(other)] == [SIZE] * 600
+
+
+def test_a_plain_socket_that_is_bound_later_still_decides_and_is_named(ends):
+    with Feed(ends) as feed, feed.receiving.host.enter():
+        feed.press()
+        with plain_socket(ends[1]) as other:
+            while What.NOT_COALESCED not in feed.whats():
+                feed.send(FILLING)
+                assert is_coalesced(feed.take(FILLING)) == {False}
+                assert [len(one) for one in drain(other)] == [SIZE] * FILLING
+                assert feed.number < 100_000, feed.rx.stats.events
+        assert f"another socket of this process bound to {GROUP}:{PORT}" in feed.rx.stats.events[-1].detail
+
+
+def test_a_port_that_is_not_shared_stays_coalesced(ends):
+    """The socket that would decide cannot be bound there."""
+    with Feed(ends, reuse=False) as feed:
+        feed.press()
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
+        for _ in range(1000):
+            if len(feed.rx.stats.events) > 1:
+                break
+            feed.send(1)
+            feed.take(1)
+        assert "Address already in use" in feed.rx.stats.events[1].detail
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
