@@ -41,6 +41,9 @@ class Change(NamedTuple):
     key: bytes
 
 
+Change.__module__ = "mcast_fast.sequence"
+
+
 class Tracker:
     """Follows the numbers of every flow: what is missing, lost, came again, late or in another order.
 
@@ -69,7 +72,7 @@ class Tracker:
     __module__ = "mcast_fast.sequence"
 
     def __init__(self, format: str | Format, window: Seconds = WINDOW, *, max_flows: int = MOST_FLOWS) -> None:
-        self.format = Format.parse(format)
+        self.format: Format = Format.parse(format)
         self._window = wait_in_ns(window, "window")
         if not 0 < self._window <= _LONGEST_WINDOW:
             raise ArgumentError(f"window {window!r} is out of range; use more than 0, up to an hour")
