@@ -91,10 +91,10 @@ class Columns:
     __slots__ = ("count", "key", "kind", "number")
 
     def __init__(self, number: memoryview, count: memoryview, key: memoryview, kind: memoryview) -> None:
-        self.number = number
-        self.count = count
-        self.key = key
-        self.kind = kind
+        self.number: memoryview = number
+        self.count: memoryview = count
+        self.key: memoryview = key
+        self.kind: memoryview = kind
 
 
 class FlowRow(NamedTuple):

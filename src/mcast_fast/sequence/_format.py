@@ -71,7 +71,17 @@ class Field:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A field from its text; ArgumentError."""
+        """A field from its text.
+
+        Args:
+            text: Such as "u16be@2", "u32le@4&0xffffff", "u16be@rtp0" or, for bytes, "b10@0".
+
+        Returns:
+            The Field.
+
+        Raises:
+            ArgumentError: The text is no field.
+        """
         match = _FIELD_TEXT.fullmatch(text)
         if match is None or (match["bytes"] and match["mask"]):
             raise ArgumentError(
@@ -207,6 +217,9 @@ class Format:
                 bits, be or le, @, the offset; `@rtp0` counts from behind the RTP header; `&MASK` takes some bits;
                 `b10@0` is ten bytes. A Format is returned as it is.
 
+        Returns:
+            The Format.
+
         Raises:
             ArgumentError: The text is no format; the message lists the presets.
         """
@@ -338,6 +351,9 @@ def stamp(number: int, sender: int, time: int, count: int = 1) -> bytes:
         sender: 64 bits that tell this sender, and this start of it, from others.
         time: When it is sent, ns since the epoch.
         count: Numbers that the packet covers, up to 65,534; 0 is a heartbeat, 65,535 the end of the flow.
+
+    Returns:
+        The header, which the payload follows.
 
     Raises:
         ArgumentError: A value is out of range.

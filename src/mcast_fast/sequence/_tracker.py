@@ -125,7 +125,17 @@ class Tracker:
         return self.lost_at(0)
 
     def lost_at(self, now: int) -> int:
-        """As `lost`, at a time (ns since the epoch)."""
+        """As `lost`, at a time.
+
+        Args:
+            now: ns since the epoch, as in `flows_at`.
+
+        Returns:
+            Numbers that all flows lost by then.
+
+        Raises:
+            ClosedError: Another process made the tracker.
+        """
         return sum(row.lost for row in self._core.flows(now)) + self._core.totals().evicted_lost
 
     @property
