@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -41,6 +42,8 @@ from mcast_fast._units import (
 )
 from mcast_fast.errors import ArgumentError, ClosedError, warn
 from mcast_fast.groups import Group, Groups, listed
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
 from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
@@ -132,6 +135,8 @@ class Receiver(Closing):
         ttl: TTL or hop limit of what `send` sends to groups, 0 to 255; 0 keeps it on this machine.
         loopback: Whether receivers on this machine get that too; on Windows, whether this one gets what the machine
             sends (IP_MULTICAST_LOOP).
+        sequence: Follow the numbers in the packets, so that `stats.flows` has what the network lost: the format as text
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own. It needs `timestamps`.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
@@ -169,6 +174,7 @@ class Receiver(Closing):
         own_packets: bool = True,
         ttl: int = 1,
         loopback: bool = True,
+        sequence: str | Format | Tracker | None = None,
     ) -> None:
         wanted = listed(groups)
         if not wanted:
@@ -183,6 +189,11 @@ class Receiver(Closing):
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalescing=Mode.NEVER)
+        self._tracker = tracker_of(sequence)
+        if self._tracker is not None and timestamps is None:
+            raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
+        # A network card's clock is not that of the system: there only packets move the time on.
+        self._clock: Callable[[], int] = (lambda: 0) if timestamps == "hardware" else time.time_ns
         usual = (BATCH, COALESCED_BATCH) if ring_asked is None else (RING_BATCH, RING_BATCH)
         sizes = usual if batch_size is None else (whole_number(batch_size, "batch_size", 1, 1_000_000),) * 2
         names: dict[int, str] = {}
@@ -198,11 +209,14 @@ class Receiver(Closing):
         self._own_addresses = None if own_packets else OwnAddresses(self._slots)
         self._watch: Watch | None = None
         self._nic = NicDrops()
+        self._closed_at = 0
         self._slots.when_idle = weakly(self._tear_down)
         self._slots.when_receiving = weakly(self._subscriptions.settle)
         try:
             if self._own_addresses is not None:
                 self._own_addresses.update()
+            if self._tracker is not None:
+                self._slots.track(self._tracker.core)
             if memory:
                 self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
             self._subscriptions.start(wanted)
@@ -598,6 +612,7 @@ class Receiver(Closing):
             dropped_nic=self._nic.total(self._subscriptions.indexes()),
             drops_exact=not may_hold_several,
             events=tuple(sorted((*self._subscriptions.events, *self._coalescing.events), key=_time)),
+            **lost_by(self._tracker, self._closed_at or self._clock()),
             **counters,
         )
 
@@ -645,6 +660,7 @@ class Receiver(Closing):
 
     def _release(self) -> None:
         if not self._slots.foreign:
+            self._closed_at = self._closed_at or self._clock()
             self._nic.total(self._subscriptions.indexes())  # the last reading
         self._subscriptions.close()
         if self._watch is not None:

@@ -30,6 +30,8 @@ from mcast_fast._units import (
 from mcast_fast.aio._waiting import Line
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class Receiver:
         own_packets: bool = True,
         ttl: int = 1,
         loopback: bool = True,
+        sequence: str | Format | Tracker | None = None,
         linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
@@ -119,6 +122,7 @@ class Receiver:
             own_packets=own_packets,
             ttl=ttl,
             loopback=loopback,
+            sequence=sequence,
         )
         self._line = Line(self._receiver, linger)
 

@@ -11,7 +11,8 @@ import click
 from mcast_fast import _core
 from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
-from mcast_fast.cli.output import LOSS, NOTHING_CAME, complain
+from mcast_fast.cli.flows import LOSS, complain_of, flow_object, missing
+from mcast_fast.cli.output import NOTHING_CAME, complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._limits import Autostop, Rotation
@@ -62,8 +63,9 @@ NO_BACKGROUND = "none"
     show_default=True,
     help="Headers around what sockets receive: raw is IP alone.",
 )
+@click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as an object on standard output.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped.")
+@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 def command(path: str, **options: Any) -> None:
     """Join groups and record their packets until Ctrl-C; a summary goes to standard error.
 
@@ -166,7 +168,7 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
 
 
 def _receiver(options: dict[str, Any]) -> Receiver:
-    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size", "watch")}
+    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size", "watch", "sequence")}
     background, features = options["background"], _core.features()
     if background is None:
         named["background"] = bool(features["background"]) and not options["ring"]
@@ -216,6 +218,9 @@ def _printer(name: str | None) -> Callable[[RecordedFile], None] | None:
 def _counters(result: Recording) -> dict[str, int | None]:
     """The summary; `dropped_ring` is reported by receivers that have a ring."""
     ledger = {name: getattr(result.stats, name, None) for name in LEDGER}
+    lost = getattr(result.stats, "lost", None)
+    if lost is not None:
+        ledger["lost"] = lost
     return {"received": result.stats.received, "written": result.written, **ledger, "bytes": result.bytes}
 
 
@@ -225,10 +230,19 @@ def _text(result: Recording) -> str:
 
 def _summarise(result: Recording, as_json: bool, path: str) -> None:
     """One line on standard error, or an object on standard output, where that is not the recording's."""
+    flows = result.stats.flows
     if not as_json:
         complain(_text(result))
+        complain_of(flows)
     else:
-        fields = {**_counters(result), "files": result.files, "last_file": result.path, "reason": result.reason}
+        fields: dict[str, Any] = {
+            **_counters(result),
+            "files": result.files,
+            "last_file": result.path,
+            "reason": result.reason,
+        }
+        if flows:
+            fields["flows"] = [flow_object(one) for one in flows]
         click.echo(json.dumps(fields), err=path == "-")
     unwritten = result.stats.received - result.written
     if result.reason == "error" and unwritten > 0:
@@ -240,7 +254,7 @@ def _exit_code(result: Recording, options: dict[str, Any]) -> int:
         if result.stats.dropped is None:
             warn("--fail-on-loss: this system does not report all drops")
         drops = (getattr(result.stats, name, None) for name in LEDGER[:3])
-        if any(drops):
+        if any(drops) or result.stats.lost or missing(result.stats.flows):
             return LOSS
     if result.reason == "idle" and not result.stats.received:
         complain(f"nothing came within {options['timeout']:g} s")

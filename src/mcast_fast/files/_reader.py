@@ -33,6 +33,8 @@ from mcast_fast.files._guarded import Guarded
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
 from mcast_fast.files._unpacking import PAUSE, Unpacked, position_of
 from mcast_fast.groups import Group, Groups, listed
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
 from mcast_fast.stats import ReaderStats
 
 if TYPE_CHECKING:
@@ -170,6 +172,8 @@ class Reader(Guarded):
         start: Only packets from this time on: ns since the epoch, an aware datetime, or text such as
             "2026-11-28T13:00:00Z".
         end: Only packets before this time.
+        sequence: Follow the numbers in the packets, so that `stats.flows` has what is missing: the format as text
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own.
 
     Raises:
         GroupError: A text is no multicast group.
@@ -195,12 +199,14 @@ class Reader(Guarded):
         follow: bool = False,
         start: Moment | None = None,
         end: Moment | None = None,
+        sequence: str | Format | Tracker | None = None,
     ) -> None:
         super().__init__()
         self.timeout: float | None = in_seconds(timeout, "timeout")
         wait_in_ns(timeout)
         self._follow = bool(follow)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
+        self._tracker = tracker_of(sequence)
         self._subject = subject_of(file, "read", "readinto")
         Defaults(port, interface, source)  # GroupError, ArgumentError
         wanted = listed(groups)
@@ -216,7 +222,8 @@ class Reader(Guarded):
             open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject, bool(follow)
         )
         self._owned = isinstance(file, str | os.PathLike)
-        self._unread: list[Batch] = []  # decoded, and not delivered yet
+        self._fresh: list[tuple[Batch, object]] = []  # decoded, and not yet seen by the tracker; each with a token
+        self._unread: list[Batch] = []  # not delivered yet
         self._ready: Batch | None = None  # taken out of `_unread` for the call in progress
         self._failure: CaptureError | FileError | None = None
         self._closed = False
@@ -354,7 +361,7 @@ class Reader(Guarded):
 
     def _make_ready(self, limit: int, at_once: int, wait: int) -> None:
         if not self._unread:
-            if not self._read(at_once, 1, wait):
+            if not self._fresh and not self._read(at_once, 1, wait):
                 raise EOFError(f"{self._subject} has ended")
             self._take()
         first, others = self._unread[0], self._unread[1:]
@@ -378,9 +385,16 @@ class Reader(Guarded):
         self._ready, self._unread = whole, others
 
     def _take(self) -> None:
-        """Move what is decoded to `_unread`, in one call: an exception of a signal handler comes before or after it."""
+        """Move what is decoded to `_unread`, by steps of one call: an exception of a signal handler comes before or
+        after one of them, and the next call goes on from there."""
         if self._decoder.count:
-            self._unread.extend(map(type(self._decoder).take, (self._decoder,)))
+            self._fresh.extend(zip(map(type(self._decoder).take, (self._decoder,)), (object(),), strict=False))
+        if self._tracker is not None:
+            for batch, token in self._fresh:
+                self._tracker.core.note(batch, token)
+        fresh: list[tuple[Batch, object]] = []
+        unread = [*self._unread, *(batch for batch, _ in self._fresh)]
+        self._unread, self._fresh = unread, fresh
 
     def _read(self, limit: int, at_least: int, wait: int) -> int:
         """Read until `at_least` packets are in the decoder, or the file has no more; returns how many are.
@@ -452,10 +466,11 @@ class Reader(Guarded):
     def stats(self) -> ReaderStats:
         """What became of the file's packets so far."""
         self._check_process()
-        return ReaderStats(**self._decoder.counters())
+        figures: dict[str, Any] = self._decoder.counters() | lost_by(self._tracker, 0)
+        return ReaderStats(**figures)
 
     def _tear_down(self) -> None:
-        self._unread, self._ready = [], None
+        self._unread, self._ready, self._fresh = [], None, []
         if self._owned:
             self._input.close()
 
@@ -496,6 +511,7 @@ def open_capture(
     follow: bool = False,
     start: Moment | None = None,
     end: Moment | None = None,
+    sequence: str | Format | Tracker | None = None,
 ) -> Reader:
     """Open a capture file for reading.
 
@@ -513,6 +529,8 @@ def open_capture(
         start: Only packets from this time on: ns since the epoch, an aware datetime, or text such as
             "2026-11-28T13:00:00Z".
         end: Only packets before this time.
+        sequence: Follow the numbers in the packets, so that `stats.flows` has what is missing: the format as text
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own.
 
     Returns:
         A `mcast_fast.files.Reader`: use it in a `with`, or close it.
@@ -536,6 +554,7 @@ def open_capture(
         follow=follow,
         start=start,
         end=end,
+        sequence=sequence,
     )
 
 

@@ -58,6 +58,7 @@ cdef extern from "receiver.h":
         mcast_flag watched
         mcast_word deferred
         mcast_background *background
+    void mcast_receiver_track(mcast_receiver *receiver, mcast_tracker *tracker) nogil
     ctypedef enum mcast_outcome:
         MCAST_OK
         MCAST_EMPTY

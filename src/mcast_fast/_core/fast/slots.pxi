@@ -164,6 +164,14 @@ cdef class Slots:
         finally:
             self._leave()
 
+    def track(self, Tracker tracker not None):
+        """Have a tracker see every packet once, as it is received; before anything is."""
+        self._enter()
+        try:
+            mcast_receiver_track(&self.receiver, tracker.tracker)
+        finally:
+            self._leave()
+
     def add(self, socket, int port, bytes group, uint32_t interface, decider=None):
         """Receive from this socket too; the key by which it is named from now on.
 

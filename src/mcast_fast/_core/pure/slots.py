@@ -23,6 +23,7 @@ from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.coalescing import Brought
 from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Own, Read, Row, Socket, discard
+from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.state import Call, State
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, take_over
@@ -182,6 +183,10 @@ class Slots(State):
         """Receive in a thread of its own from now on, of which `limit` bytes may wait for a receive call; before
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         raise FeatureError(FEATURES["background"].reason)
+
+    def track(self, tracker: Tracker) -> None:
+        """Have a tracker see every packet once, as it is received; before anything is."""
+        self._tracker = tracker
 
     def add(
         self,
