@@ -59,6 +59,7 @@ LINK_RAW = 101  # begins with the IP header
 # not that of the packets.
 SYNTHETIC = "mcast-fast: synthetic headers"
 UNKNOWN = {Flag.TTL: "; TTL unknown", Flag.TOS: "; TOS unknown"}
+SHARED_TIME = "mcast-fast: shared time"  # the comment of a packet whose record has Flag.COALESCED
 DEFAULT_TTL = 64  # of a packet whose record has none
 
 

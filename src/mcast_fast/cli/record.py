@@ -20,7 +20,7 @@ from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recordin
 from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
-LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated")
+LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated", "coalesced")
 ROTATION_KEYS = ("duration", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")
 COUNTED = ("files", "packets")  # keys whose value is a whole number

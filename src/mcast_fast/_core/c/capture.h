@@ -85,6 +85,10 @@ static const uint64_t mcast_unknown = UINT64_MAX;
  * blocks.py has the same. */
 static const char mcast_synthetic[] = "mcast-fast: synthetic headers";
 
+/* The comment of a packet with MCAST_COALESCED; blocks.py has the same. */
+static const char mcast_shared_time[] = "mcast-fast: shared time";
+enum { MCAST_SHARED_TIME_SIZE = sizeof mcast_shared_time - 1 };
+
 static const struct {
     char text[32];
     uint16_t flags;
@@ -330,6 +334,7 @@ typedef struct mcast_captured {
     const unsigned char *frame;
     size_t size;
     size_t wire;
+    uint16_t flags; /* of the record, beside those that its headers give it */
 } mcast_captured;
 
 /* Whether a packet came in the times that are wanted. */
@@ -347,7 +352,7 @@ mcast_decoder_pass(mcast_decoder *decoder, const mcast_captured *captured, mcast
     mcast_interface *device = &decoder->interfaces[captured->interface_at];
     record->timestamp = captured->timestamp;
     record->interface_index = captured->interface_at + 1;
-    record->flags &= (uint16_t)~device->unknown;
+    record->flags = (uint16_t)((record->flags & ~device->unknown) | captured->flags);
     record->ttl = record->flags & MCAST_TTL ? record->ttl : 0;
     record->tos = record->flags & MCAST_TOS ? record->tos : 0;
     record->dropped = device->pending_drops;

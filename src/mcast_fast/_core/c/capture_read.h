@@ -121,15 +121,19 @@ mcast_decode_statistics(mcast_decoder *decoder, const unsigned char *block, cons
 
 /* Blocks with a packet ---------------------------------------------------------------------------------------------- */
 
-/* Finds the dropped packets among the options behind a packet's bytes. */
+/* What the options behind a packet's bytes say of it. */
 static inline int
-mcast_decode_dropcount(mcast_decoder *decoder, const unsigned char *at, const unsigned char *end, uint64_t *dropped)
+mcast_decode_packet_options(mcast_decoder *decoder, const unsigned char *at, const unsigned char *end,
+                            mcast_captured *captured)
 {
     mcast_block_option option;
     int more;
     while ((more = mcast_next_option(decoder, &at, end, &option)) == 1)
         if (option.code == MCAST_EPB_DROPCOUNT && option.length >= 8)
-            *dropped = mcast_file64(decoder, option.value);
+            captured->dropped = mcast_file64(decoder, option.value);
+        else if (option.code == MCAST_COMMENT && option.length == MCAST_SHARED_TIME_SIZE &&
+                 memcmp(option.value, mcast_shared_time, MCAST_SHARED_TIME_SIZE) == 0)
+            captured->flags |= MCAST_COALESCED;
     return more < 0 ? MCAST_DECODE_WRONG : 0;
 }
 
@@ -138,7 +142,7 @@ static inline int
 mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const unsigned char *end, int obsolete)
 {
     mcast_captured captured = {
-        0, 0, 0, block + 28, mcast_file32(decoder, block + 20), mcast_file32(decoder, block + 24)};
+        0, 0, 0, block + 28, mcast_file32(decoder, block + 20), mcast_file32(decoder, block + 24), 0};
     uint32_t number = obsolete ? mcast_file16(decoder, block + 8) : mcast_file32(decoder, block + 8);
     if (mcast_section_interface(decoder, number, &captured.interface_at) != 0)
         return MCAST_DECODE_WRONG;
@@ -148,8 +152,8 @@ mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const un
     if (obsolete) {
         uint16_t dropped = mcast_file16(decoder, block + 10);
         captured.dropped = dropped == UINT16_MAX ? 0 : dropped; /* all ones: unknown */
-    } else if (mcast_decode_dropcount(decoder, captured.frame + ((captured.size + 3) & ~(size_t)3), end,
-                                      &captured.dropped) != 0) {
+    } else if (mcast_decode_packet_options(decoder, captured.frame + ((captured.size + 3) & ~(size_t)3), end,
+                                           &captured) != 0) {
         return MCAST_DECODE_WRONG;
     }
     captured.timestamp =
@@ -161,7 +165,7 @@ mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const un
 static inline int
 mcast_decode_simple(mcast_decoder *decoder, const unsigned char *block, const unsigned char *end)
 {
-    mcast_captured captured = {0, 0, 0, block + 12, 0, mcast_file32(decoder, block + 8)};
+    mcast_captured captured = {0, 0, 0, block + 12, 0, mcast_file32(decoder, block + 8), 0};
     if (mcast_section_interface(decoder, 0, &captured.interface_at) != 0)
         return MCAST_DECODE_WRONG;
     uint32_t snaplen = decoder->interfaces[captured.interface_at].snaplen;
@@ -311,7 +315,7 @@ mcast_decode_pcap_packet(mcast_decoder *decoder, const unsigned char *bytes, siz
     decoder->needed = header + captured_length;
     if (size < decoder->needed)
         return MCAST_DECODE_MORE;
-    mcast_captured captured = {0, 0, 0, bytes + header, captured_length, wire};
+    mcast_captured captured = {0, 0, 0, bytes + header, captured_length, wire, 0};
     captured.timestamp = (int64_t)mcast_file32(decoder, bytes) * 1000000000 +
                          (int64_t)mcast_file32(decoder, bytes + 4) * (decoder->pcap->resolution == 9 ? 1 : 1000);
     int status = mcast_decoder_take(decoder, &captured);

@@ -15,7 +15,7 @@ enum {
     MCAST_UDP_HEADER = 8,
     MCAST_LARGEST_HEADERS = 14 + 40 + 8,
     MCAST_PACKET_BLOCK = 28, /* before the frame */
-    MCAST_OPTIONS_SIZE = 16, /* of a packet: epb_dropcount, and the end of the options */
+    MCAST_OPTIONS_SIZE = 44, /* of a packet: epb_dropcount, the comment of a shared time, and the end of the options */
     MCAST_PCAP_PACKET = 16,
     MCAST_DEFAULT_TTL = 64,
     MCAST_ENCODED_AT_ONCE = 256 << 10, /* bytes */
@@ -218,6 +218,10 @@ mcast_write_block(const mcast_record *record, uint32_t interface_at, size_t capt
     if (record->dropped) {
         const uint64_t dropped = record->dropped;
         at = mcast_put_option(at, 4, &dropped, 8);
+    }
+    if (record->flags & MCAST_COALESCED)
+        at = mcast_put_option(at, 1, mcast_shared_time, MCAST_SHARED_TIME_SIZE);
+    if (record->dropped || record->flags & MCAST_COALESCED) {
         mcast_put_native32(at, 0); /* opt_endofopt */
         at += 4;
     }

@@ -56,6 +56,7 @@ cdef extern from "capture_read.h":
         uint64_t other
     const uint64_t mcast_unknown
     const char mcast_synthetic[]
+    const char mcast_shared_time[]
     const unsigned MCAST_PIECES
     int MCAST_DECODE_MORE
     int MCAST_DECODE_INTERFACE
@@ -96,7 +97,8 @@ if (MCAST_LARGEST_BLOCK, MCAST_MOST_INTERFACES, MCAST_LONGEST_NAME, MCAST_UNFIT_
     raise ImportError("the compiled limits are not those of blocks.py: rebuild the extension")
 
 
-if (<bytes>mcast_synthetic).decode() != blocks.SYNTHETIC or MCAST_PIECES != blocks.PIECES:
+if ((<bytes>mcast_synthetic).decode(), (<bytes>mcast_shared_time).decode()) != (
+        blocks.SYNTHETIC, blocks.SHARED_TIME) or MCAST_PIECES != blocks.PIECES:
     raise ImportError("the compiled comment of interfaces is not that of blocks.py: rebuild the extension")
 
 

@@ -9,7 +9,8 @@ from mcast_fast._core.pure.views import Batch, packets_of
 from mcast_fast.errors import ArgumentError
 
 _AT = {field.name: i for i, field in enumerate(FIELDS)}
-_TTL, _TOS, _FRAME = int(Flag.TTL), int(Flag.TOS), int(Flag.FRAME)
+_TTL, _TOS, _FRAME, _COALESCED = int(Flag.TTL), int(Flag.TOS), int(Flag.FRAME), int(Flag.COALESCED)
+_SHARED_TIME = struct.pack("=HH24s", blocks.COMMENT, len(blocks.SHARED_TIME), blocks.SHARED_TIME.encode())  # padded
 _ETHERNET_HEADER = 14
 _SECOND = 1_000_000_000
 _MULTICAST_V4 = 0xE0
@@ -162,8 +163,10 @@ class Encoder:
         if self._pcap:  # its seconds have 32 bits, and end in 2106
             return struct.pack("=IIII", time // _SECOND & 0xFFFFFFFF, time % _SECOND, len(frame), original) + frame
         dropped = row[_AT["dropped"]]
-        options = struct.pack("=HHQI", blocks.EPB_DROPCOUNT, 8, dropped, 0) if dropped else b""
-        body = frame + bytes(-len(frame) % 4) + options
+        options = struct.pack("=HHQ", blocks.EPB_DROPCOUNT, 8, dropped) if dropped else b""
+        if row[_AT["flags"]] & _COALESCED:
+            options += _SHARED_TIME
+        body = frame + bytes(-len(frame) % 4) + options + (bytes(4) if options else b"")
         length = 32 + len(body)
         interface = self._interfaces[row[_AT["interface"]], _known_headers(row[_AT["flags"]])]
         start = (blocks.ENHANCED_PACKET, length, interface, time >> 32, time & 0xFFFFFFFF, len(frame), original)

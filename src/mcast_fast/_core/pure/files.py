@@ -19,7 +19,8 @@ Row = tuple[bytes, int, str, bool, Sequence[bytes]]
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 _OTHER = ">" if _NATIVE == "<" else "<"
-_TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
+_TRUNCATED, _TTL, _TOS, _COALESCED = (int(each) for each in (Flag.TRUNCATED, Flag.TTL, Flag.TOS, Flag.COALESCED))
+_SHARED_TIME = blocks.SHARED_TIME.encode()
 _LARGEST_COUNT = 2**32 - 1  # of dropped packets, in a record
 _LARGEST_TOTAL = 2**64 - 1
 _MOST_SECONDS = 2**62
@@ -79,6 +80,7 @@ class _Captured:
     dropped: int
     frame: bytes
     wire: int
+    flags: int = 0  # of the record, beside those that its headers give it
 
 
 def _is_multicast(address: bytes) -> bool:
@@ -337,6 +339,8 @@ class Decoder:
         for code, value in self._options(block, 28 + (size + 3 & ~3)):
             if code == blocks.EPB_DROPCOUNT and len(value) >= 8:
                 (captured.dropped,) = self._unpack("Q", value, 0)
+            elif code == blocks.COMMENT and value == _SHARED_TIME:
+                captured.flags = _COALESCED
         self._take(captured)
 
     def _obsolete(self, block: bytes) -> None:
@@ -457,7 +461,7 @@ class Decoder:
         return False
 
     def _deliver(self, captured: _Captured, framed: Framed, interface: _Interface) -> None:
-        flags = framed.flags & ~interface.unknown
+        flags = framed.flags & ~interface.unknown | captured.flags
         row = (
             captured.timestamp,
             len(self._data),
