@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import aio, arrow, gro, groups, live, pace, rate, receive, report, ring, send
+from benchmarks import aio, arrow, gro, groups, live, pace, rate, receive, report, ring, send, sequence
 from benchmarks.process import BenchmarkError
 from benchmarks.report import NOTHING, Report, Table
 
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "ring": ring,
     "groups": groups,
     "arrow": arrow,
+    "sequence": sequence,
     "live": live,
     "rate": rate,
     "send": send,
@@ -31,6 +32,7 @@ QUICK = {
     "ring": "--rounds 3 --count 20000 --live 100000",
     "groups": "--rounds 1 --count 10000 --calls 10",
     "arrow": "--rounds 3 --count 4096",
+    "sequence": "--rounds 3 --count 1024",
     "live": "--rounds 1 --count 200000",
     "rate": "--rounds 1 --seconds 0.2 --steps 2",
     "send": "--rounds 3 --count 5000",

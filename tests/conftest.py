@@ -319,6 +319,7 @@ TOOLS = {
     "ring": can_open_rings(),  # beside the feature of that name
     "named pipes": hasattr(os, "mkfifo"),
     "cc": shutil.which("cc") is not None,
+    "tshark": shutil.which("tshark") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

@@ -41,8 +41,8 @@ WRONG = {
 }
 # Only asked whether they are true.
 TRUTHS = {
-    "fastest", "gro", "loopback", "multicast_only", "own_packets", "recv_tos", "recv_ttl", "reuse", "segmentation", "spread", "transmit_times", "vlan",
-    "watch",
+    "exclusive", "fastest", "follow", "frames", "gro", "loopback", "multicast_only", "own_packets", "recv_tos", "recv_ttl", "reuse", "segmentation",
+    "spread", "transmit_times", "vlan", "watch",
 }  # fmt: skip
 # An unused default: the group says it itself, so that the name or index is not looked up.
 TAKEN = {("interface", "a negative number"), ("interface", "a text"), ("source", "a text")}

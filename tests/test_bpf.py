@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mcast_fast._core.addresses import map_address
+from mcast_fast._core.layout import TAGGED
 from mcast_fast._membership import bpf
 from tests import frames
 from tests.frames import ethernet, ipv4, ipv6, udp
@@ -79,7 +80,7 @@ def test_what_goes_to_the_groups_and_ports_passes_and_nothing_else(passes, frame
 
 @pytest.mark.parametrize("tags", [(), (0x8100,), (0x88A8,), (0x9100,), (0x88A8, 0x8100)])
 @pytest.mark.parametrize(
-    "make", [lambda: bpf.exact(wanted((V4, PORT), (V6, PORT)), vlan=True), lambda: bpf.coarse(vlan=True)]
+    "make", [lambda: bpf.exact(wanted((V4, PORT), (V6, PORT)), TAGGED), lambda: bpf.coarse(TAGGED)]
 )
 def test_tagged_frames_pass_when_asked_for(passes, tags, make):
     for group, packet in ((V4, ipv4(V4, BODY)), (V6, ipv6(V6, BODY))):

@@ -168,7 +168,7 @@ def test_any_form_converts_to_any_other(backend, tmp_path, through):
     with mcast.files.Writer(start) as writer:
         writer.write(some(600))
     for source, target in ((start, middle), (middle, end)):
-        assert convert_file(source, target, form_of(target, None)) == 600
+        assert convert_file(source, target, form_of(target, None)).packets == 600
     whole = read(end.read_bytes())
     assert (rows(whole), whole.payloads()) == (rows(some(600)), some(600).payloads())
 

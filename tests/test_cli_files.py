@@ -7,8 +7,10 @@ import sys
 import pytest
 
 import mcast_fast as mcast
+from mcast_fast.files import _summary
+from tests import capture_files as cf
 from tests.test_cli import environment, invoke
-from tests.test_pcapng import batch_of, read, record, some
+from tests.test_pcapng import batch_of, read, record, some, written
 
 
 @pytest.fixture
@@ -119,3 +121,47 @@ def test_repair_of_what_is_no_capture_exits_1(backend, tmp_path):
     result = invoke("repair", path)
     assert (result.exit_code, path.read_bytes()) == (1, b"nothing of the kind")
     assert "neither pcapng nor pcap" in result.stderr
+
+
+def test_names_of_a_file_do_not_control_the_terminal(backend, tmp_path):
+    path = tmp_path / "hostile.pcapng"
+    path.write_bytes(cf.section() + cf.description(name="\x1b]0;PWNED\x07") + cf.packet(cf.datagram()))
+    out = invoke("info", path).stdout
+    assert "\x1b" not in out
+    assert "\\x1b]0;PWNED\\x07" in out
+
+
+def test_a_summary_of_any_number_of_flows_is_bounded(backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(_summary, "MOST_FLOWS", 3)
+    path = tmp_path / "many.pcap"
+    frames = [cf.datagram(group=f"239.1.1.{number % 9}") for number in range(27)]
+    path.write_bytes(cf.pcap(*((1, number, frame, len(frame)) for number, frame in enumerate(frames))))
+    with mcast.open(path) as reader:
+        flows = _summary.summarise("many", reader).flows
+    assert [(flow.group, flow.packets) for flow in flows] == [*((f"239.1.1.{n}", 3) for n in range(3)), ("others", 18)]
+
+
+def test_a_file_is_not_its_own_target(backend, tmp_path):
+    path, link = tmp_path / "feed.pcapng", tmp_path / "link.pcapng"
+    path.write_bytes(written(some()))
+    link.symlink_to(path)
+    for target in (path, link):
+        done = invoke("convert", path, target)
+        assert (done.exit_code, path.read_bytes()) == (2, written(some()))
+        assert "is its own target" in done.stderr
+
+
+def test_what_is_not_converted_is_reported_by_name(backend, tmp_path):
+    path, target = tmp_path / "mixed.pcap", tmp_path / "out.csv"
+    frames = [cf.datagram(), bytes(60), cf.ethernet(cf.ipv4(cf.udp(), total=19)), bytes(60)]
+    path.write_bytes(cf.pcap(*((1, number, frame, len(frame)) for number, frame in enumerate(frames))))
+    done = invoke("convert", path, target, "--fail-on-loss")
+    assert (done.exit_code, done.stderr) == (
+        3,
+        "mcast-fast: converted 1 packets to csv; not converted: skipped 2, broken 1\n",
+    )
+    done = invoke("convert", path, target, "--json")
+    assert (done.exit_code, json.loads(done.stderr)) == (
+        0,
+        {"packets": 1, "fragments": 0, "skipped": 2, "broken": 1},
+    )

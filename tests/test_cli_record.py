@@ -76,6 +76,21 @@ def test_a_signal_ends_it_with_everything_written(record, tx, tmp_path, number):
     assert told["bytes"] == str(path.stat().st_size)
 
 
+@pytest.mark.needs("receive_ttl", "receive_tos", "dscp")
+@pytest.mark.parametrize("link", ["ethernet", "raw"])
+@pytest.mark.long
+def test_a_recording_of_sockets_has_the_true_ttl_and_tos(record, group, tmp_path, link):
+    path = tmp_path / "feed.pcapng"
+    program = record("-w", path, "--link", link, "-c", 1)
+    with mcast.Sender(group, ttl=7, dscp=46) as sender:
+        sender.send(b"marked")
+    ended(program)
+    with mcast.open(path) as reader:
+        (packet,) = reader.collect(9)
+        assert (packet.data, packet.ttl, packet.tos) == (b"marked", 7, 184)
+        assert [(one.synthetic, one.link_type) for one in reader.interfaces] == [(True, 101 if link == "raw" else 1)]
+
+
 @pytest.mark.needs("signals to processes", "named pipes")
 @pytest.mark.long
 def test_a_second_signal_aborts(record, tx, tmp_path):
@@ -353,3 +368,32 @@ def test_a_recording_is_what_was_sent(program_backend, tmp_path):  # noqa: F811
         assert [(p.source_address, p.group, p.port) for p in mine] == [
             (p.source_address, p.group, p.port) for p in other
         ]
+
+
+@pytest.mark.lab
+@pytest.mark.needs("watch")
+def test_a_recording_waits_for_an_interface_that_comes_later(program_backend, tmp_path):  # noqa: F811
+    path = tmp_path / "feed.pcapng"
+    with lab.Lab() as made:
+        host = made.hosts["b"]
+        argv = [
+            sys.executable,
+            "-m",
+            "mcast_fast",
+            "record",
+            "239.1.1.1%vb0:5000",
+            "--watch",
+            "-c",
+            "1",
+            "-w",
+            str(path),
+        ]
+        program = host.spawn(argv, env=environment(program_backend))
+        program.expect("recording", timeout=20)
+        sending, receiving = made.link("a", "b")
+        assert receiving.interface == "vb0"
+        while program.process.poll() is None:
+            sending.blast("239.1.1.1", 5000, count=1).finish()
+        program.finish()
+    with mcast.open(path) as reader:
+        assert [packet.interface for packet in reader.collect(9)] == ["vb0"]

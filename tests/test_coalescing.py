@@ -171,3 +171,18 @@ def test_sent_buffers_are_received_or_dropped(backend, buffer_size):
         assert (stats.received, len(batch)) == (stats.buffers * 64,) * 2
         assert (stats.dropped_socket > 0) == (buffer_size == "512KiB")
         assert stats.drops_exact == (stats.dropped_socket == 0)
+
+
+def test_capture_files_say_which_times_are_shared(port, blast, tmp_path):
+    path = tmp_path / "shared.pcapng"
+    with receiver(port, gro=True, timestamps="kernel") as rx:
+        blast(port, numbered(1000), 100)
+        blast(port, numbered(100), 100)
+        batch = rx.collect(11)
+    with mcast.files.Writer(path) as writer:
+        writer.write(batch)
+    with mcast.open(path) as reader:
+        read = reader.collect(11)
+    assert read.payloads() == batch.payloads()
+    assert [bool(packet.flags & Flag.COALESCED) for packet in read] == [True] * 10 + [False]
+    assert path.read_bytes().count(b"mcast-fast: shared time") == 10

@@ -58,6 +58,10 @@ SLL2 = struct.pack(">H18x", 0x0800)
 
 # A frame, its link, and the address family that is told.
 PLANTED = {
+    "total length 0": (cf.ethernet(cf.ipv4(cf.udp(), total=0)), cf.ETHERNET, 4),
+    "cooked, a tag": (bytes(14) + b"\x81\x00\x00\x05\x08\x00" + V4, cf.SLL, 4),
+    "cooked, two tags": (bytes(14) + b"\x88\xa8\x00\x05\x81\x00\x00\x06\x86\xdd" + V6, cf.SLL, 6),
+    "cooked v2, a tag": (struct.pack(">H18xHH", 0x8100, 5, 0x0800) + V4, cf.SLL2, 4),
     "Ethernet": (cf.ethernet(V4), cf.ETHERNET, 4),
     "Ethernet, IPv6": (cf.ethernet(V6, 0x86DD), cf.ETHERNET, 6),
     "VLAN": (cf.ethernet(V4, tags=[VLAN]), cf.ETHERNET, 4),

@@ -35,14 +35,19 @@ _core       : _systems _html
     coalescing  :
     protocols   :
     addresses   : layout
-    blocks      :
+    blocks      : layout
     lateness    :
+    extraction  :
     arrow       : layout addresses
     restore     :
     columns     : layout addresses
-    fast        : restore columns blocks layout addresses lateness coalescing
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing
+    fast        : restore columns blocks layout addresses lateness coalescing extraction
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
     __init__    : layout fast pure
+sequence    : _units _core stats
+    _format     :
+    _tracker    : _format
+    __init__    : _format _tracker
 _host       : _systems _core stats
     __init__        :
     netlink         :
@@ -84,43 +89,46 @@ _sending    : _systems _units _core _host _membership groups stats
     routing         : destinations outgoing sockets answers
     own_sockets     : destinations outgoing sockets
 _receiving  : _units _iteration _core
-receiver    : _units _receiving _core _host _membership _sending groups stats
+receiver    : _units _receiving _core _host _membership _sending groups stats sequence
 sender      : _units _core _membership _sending groups stats
-files       : _systems _version _units _iteration _core _membership groups stats receiver sender
+files       : _systems _version _units _iteration _core _membership groups stats sequence receiver sender
     _guarded        :
-    _streams        :
+    _unpacking      :
+    _streams        : _unpacking
     _pcapng         :
     _writer         : _guarded _streams _pcapng
-    _reader         : _guarded _streams
+    _reader         : _guarded _unpacking _streams
     _summary        : _reader
     _repair         : _streams _reader
     _convert        : _streams _writer _reader
-    _rotation       : _streams
+    _limits         : _streams
     _postrotate     :
-    _recorder       : _guarded _streams _writer _rotation _postrotate
+    _recorder       : _guarded _streams _writer _limits _postrotate
     _replay         : _streams _reader
-    __init__        : _writer _reader _rotation _recorder _replay
-aio         : _units _iteration _core _membership _sending groups stats receiver sender
+    __init__        : _writer _reader _limits _recorder _replay
+aio         : _units _iteration _core _membership _sending groups stats sequence receiver sender
     _waiting        :
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-cli         : _version _units _core _host _sending groups stats receiver sender files
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files
     output          :
+    flows           : output
     signals         :
     demo            : output
-    receive         : output signals
+    receive         : output signals flows
+    check           : output signals flows
     send            : output
-    record          : output signals
+    record          : output signals flows
     replay          : output
-    info            : output
+    info            : output flows
     convert         : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay info convert repair interfaces
+    __init__        : output demo receive send record replay check info convert repair interfaces
 _pyinstaller :
 __main__    : cli
-__init__    : _version _core _host _source _membership groups stats receiver sender files aio
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -128,7 +136,7 @@ __init__    : _version _core _host _source _membership groups stats receiver sen
 UPWARDS_FOR_TYPES = {("_membership.joins", "_membership.rings")}
 
 # What users may import. Every other module has an underscore, or is in a wing that has one.
-PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "cli"}
+PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "sequence", "cli"}
 NO_API = {"cli"}  # the program
 
 
@@ -306,7 +314,7 @@ def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     assert set(values["_WHERE"]) <= set(values["__all__"])
 
 
-@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio"])
+@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence"])
 def test_every_exported_name_is_there(module):
     """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""
     code = (

@@ -20,6 +20,7 @@ import pytest
 
 from mcast_fast._core.addresses import map_address
 from mcast_fast.errors import ClosedError
+from mcast_fast.sequence import Format
 
 pytestmark = pytest.mark.skipif(platform.python_implementation() != "CPython", reason="moments are those of CPython")
 
@@ -41,6 +42,9 @@ class Setup:
         self.receiver, self.sender = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
         self.receiver.bind(("127.0.0.1", 0))
         self.receiver.setblocking(False)
+        sequences = importlib.import_module("mcast_fast._core.pure.sequence")
+        self.tracker = sequences.Tracker(Format.parse("u32be@0").plan, False, WAIT, 10)
+        self.slots.track(self.tracker)
         self.key = self.slots.add(self.receiver, 1, GROUP, 7)
         self.slots.accept(self.key, None)
         self.sent: list[int] = []
@@ -71,6 +75,8 @@ class Setup:
             len(self.sent),
         )
         assert (counters["filtered"], counters["truncated"]) == (0, 0)
+        (flow,) = self.tracker.flows(0)
+        assert (flow.received, flow.duplicates, flow.lost + flow.pending) == (len(self.sent), 0, 0)
 
     def close(self) -> None:
         self.slots.close()

@@ -65,6 +65,7 @@ def test_the_flags_are_single_bits_that_fit_their_field():
         "TOS": 4,
         "COALESCED": 8,
         "HARDWARE": 16,
+        "FRAME": 32,
     }
 
 

@@ -144,16 +144,62 @@ def test_both_backends_write_the_same_bytes(packets, form):
         batch = views.Batch.from_bytes(bytes(whole.records), bytes(whole.data), {})
         encoder = codecs.Encoder(form)
         for index in (0, 1, 2, 77):
-            encoder.add(index)
+            encoder.add(index, int(Flag.TTL | Flag.TOS))
         data, stop = encoder.encode(batch, 0)
         assert stop == len(batch)
         files.append(bytes(data))
     assert files[0] == files[1]
 
 
-def test_a_record_without_ttl_and_tos_gets_the_usual_ones(backend):
-    (packet,) = read(written(batch_of((record(b"x", flags=0), b"x"))))
-    assert (packet.ttl, packet.tos) == (64, 0)
+@pytest.mark.parametrize("known", [Flag(0), Flag.TTL, Flag.TOS, Flag.TTL | Flag.TOS])
+@pytest.mark.parametrize("link", ["ethernet", "raw"])
+def test_what_a_record_does_not_know_stays_unknown(backend, known, link):
+    """Other programs read the usual TTL and TOS; classic pcap has no word for it."""
+    batch = batch_of((record(b"x", flags=int(known)), b"x"))
+    (packet,) = read(written(batch, link=link))
+    assert (packet.ttl, packet.tos) == (7 if known & Flag.TTL else None, 184 if known & Flag.TOS else None)
+    (packet,) = read(written(batch, form="pcap", link=link))
+    assert (packet.ttl, packet.tos) == (7 if known & Flag.TTL else 64, 184 if known & Flag.TOS else 0)
+
+
+def test_packets_of_which_different_things_are_known_share_a_file(backend):
+    batch = batch_of(*((record(b"x", flags=int(flags)), b"x") for flags in (0, Flag.TTL, 0, Flag.TTL)))
+    with mcast.open(io.BytesIO(written(batch))) as reader:
+        assert [(one.ttl, one.tos) for one in reader.collect(9)] == [(None, None), (7, None)] * 2
+        assert [(one.name, one.synthetic) for one in reader.interfaces] == [("eth0", True)] * 2
+
+
+def test_raw_ip_begins_with_the_ip_header(backend):
+    data = written(batch_of((record(b"x"), b"x")), form="pcap", link="raw")
+    assert struct.unpack_from("=I", data, 20) == (101,)
+    assert data[40] == 0x45
+    assert len(data) == 24 + 16 + 20 + 8 + 1
+
+
+def whole_frame(frame, **named):
+    values = record(frame, **named)
+    values[10] |= Flag.FRAME
+    return values, frame
+
+
+@pytest.mark.parametrize("form", ["pcapng", "pcap"])
+def test_a_whole_frame_is_written_as_it_is(backend, form):
+    frames = [cf.datagram(b"first"), cf.ethernet(cf.ipv4(cf.udp(b"tagged")), 0x0800, ((0x8100, 5),)) + bytes(9)]
+    data = written(batch_of(*(whole_frame(frame) for frame in frames)), form=form)
+    assert all(frame in data for frame in frames)
+    with mcast.open(io.BytesIO(data)) as reader:
+        assert reader.collect(9).payloads() == [b"first", b"tagged"]
+        assert not any(one.synthetic for one in reader.interfaces)
+
+
+def test_a_whole_frame_is_refused_by_a_file_of_raw_ip(backend):
+    with pytest.raises(mcast.ArgumentError, match=r"packet 0 .* whole Ethernet frame"):
+        written(batch_of(whole_frame(cf.datagram())), link="raw")
+
+
+def test_an_unknown_link_is_refused(backend):
+    with pytest.raises(mcast.ArgumentError, match="link 'token ring' is not one of: 'ethernet', 'raw'"):
+        mcast.files.Writer(io.BytesIO(), link="token ring")
 
 
 def test_a_wire_length_that_is_not_known_is_that_of_the_payload(backend):
@@ -219,7 +265,7 @@ def test_statistics_are_read_back(backend):
     with mcast.open(io.BytesIO(file.getvalue())) as reader:
         reader.collect(10)
         (interface,) = reader.interfaces
-    assert interface == blocks.CapturedOn("eth0", 1, 6, None, 2, 30)
+    assert interface == blocks.CapturedOn("eth0", 1, 6, None, 2, 30, synthetic=True)
     assert b"239.1.1.1:5000" in file.getvalue()
 
 
@@ -282,7 +328,7 @@ def test_groups_are_chosen_as_a_receiver_would(backend, groups, options, wanted)
 
 def test_fragments_are_counted_for_the_group_and_port_that_are_asked_for(backend):
     fragment = cf.ethernet(cf.ipv4(cf.udp(bytes(64)), fragment=0x2000))
-    later = cf.ethernet(cf.ipv4(bytes(64), fragment=9))
+    later = cf.ethernet(cf.ipv4(bytes(64), fragment=10))  # one in between is missing
     data = cf.pcap((0, 0, fragment), (0, 0, later))
     for group, counts in (("239.1.1.1:5000", (1, 0)), ("239.1.1.1:5001", (0, 1)), ("239.1.1.2", (0, 1))):
         with mcast.files.Reader(io.BytesIO(data), group) as reader:
@@ -469,7 +515,8 @@ BAD = {
     "torn classic": (cf.pcap((0, 0, cf.datagram()))[:-3], 24, "62 of 65 bytes"),
     "lengths differ": (START + GOOD[:-4] + b"\0\0\0\0", len(START), f"length {len(GOOD)} at its start and 0"),
     "length 0": (START + struct.pack("<II", 6, 0) + bytes(20), len(START), "type 0x6 has an absurd length, 0"),
-    "odd length": (START + struct.pack("<II", 6, 35) + bytes(35), len(START), "absurd length, 35"),
+    "odd length, cut": (START + struct.pack("<II", 6, 35) + bytes(25), len(START), "33 of 36 bytes"),
+    "odd length, wrong at the end": (START + struct.pack("<II", 6, 35) + bytes(35), len(START), "35 at its start and 0"),
     "4 GiB": (START + struct.pack("<II", 6, 2**32 - 4) + bytes(20), len(START), "absurd length, 4294967292"),
     "17 MiB": (START + struct.pack("<II", 99, 17 << 20) + bytes(20), len(START), f"absurd length, {17 << 20}"),
     "classic 17 MiB": (cf.pcap() + struct.pack("<IIII", 0, 0, 17 << 20, 1), 24, f"absurd captured length, {17 << 20}"),
@@ -492,6 +539,17 @@ BAD = {
         "option of 9 bytes runs past the 8",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_block_whose_length_leaves_out_the_padding_is_read(backend, order):
+    """As Wireshark reads it (pcapng_read_block)."""
+    odd = bytearray(cf.packet(cf.datagram(b"odd size")[:-1] + b"!", order))
+    assert len(cf.datagram(b"odd size")) % 4 == 2
+    struct.pack_into(order + "I", odd, 4, len(odd) - 2)
+    struct.pack_into(order + "I", odd, len(odd) - 4, len(odd) - 2)
+    data = cf.section(order) + cf.description(order) + bytes(odd) + cf.packet(cf.datagram(b"next"), order)
+    assert read(data).payloads() == [b"odd siz!", b"next"]
 
 
 @pytest.mark.parametrize(("data", "offset", "reason"), BAD.values(), ids=BAD)

@@ -182,6 +182,7 @@ MODULES = {
         "mcast_fast.groups",
         "mcast_fast.receiver",
         "mcast_fast.sender",
+        "mcast_fast.sequence",
         "mcast_fast.stats",
     )
 }

@@ -1,5 +1,6 @@
 """Recording: every packet once, in whichever file it belongs to; and what ends a recording, or a file."""
 
+import contextlib
 import io
 import os
 import re
@@ -18,14 +19,16 @@ from unittest.mock import Mock
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import ArgumentError
+from mcast_fast import ArgumentError, _core
 from mcast_fast._core.blocks import ENHANCED_PACKET, INTERFACE_STATISTICS
 from mcast_fast._systems import LINUX, WINDOWS
 from mcast_fast.errors import FileError
 from mcast_fast.files import _postrotate
 from mcast_fast.files import _recorder as recorder_module
+from mcast_fast.files._limits import Autostop, Names, Rotation, with_mark
 from mcast_fast.files._recorder import Recorder
-from mcast_fast.files._rotation import Autostop, Names, Rotation, with_mark
+from tests.conftest import multicast_ipv6, place_of
+from tests.test_pcapng import batch_of, record
 
 SIZE = 200
 QUIET = Autostop(idle=0.3)
@@ -222,9 +225,26 @@ def test_names_of_files():
     assert names.next(now) == str(Path("a.b/feed_00001_20261123010203.pcapng.zst"))
     assert names.next(now) == str(Path("a.b/feed_00002_20261123010203.pcapng.zst"))
     names = Names("%H-%M.pcap", True)
-    assert [names.next(now), names.next(now)] == ["01-02.pcap", "01-02_00002.pcap"]
+    assert [names.next(now), names.next(now, taken=True)] == ["01-02.pcap", "01-02_00002.pcap"]
     assert Names("100%.pcap", False).next(now) == "100%.pcap"
     assert with_mark("feed", "_1") == "feed_1"
+
+
+@pytest.mark.parametrize("pattern", [True, False])
+def test_a_name_that_exists_is_neither_written_over_nor_followed(rx, tx, tmp_path, monkeypatch, pattern):
+    """However it came there: an older recording, or a link that somebody put there."""
+    now = time.localtime()
+    monkeypatch.setattr(time, "localtime", lambda *_: now)
+    path, names = tmp_path / ("%H.pcapng" if pattern else "feed.pcapng"), Names(str(tmp_path / "feed.pcapng"), True)
+    old = Path(time.strftime(str(path), now) if pattern else names.next(now))
+    secret = tmp_path / "secret"
+    secret.write_text("not ours")
+    old.symlink_to(secret)
+    tx.send_batch(numbered(3))
+    Recorder(rx, path, rotate=Rotation(packets=100), stop=Autostop(packets=3)).run()
+    assert (secret.read_text(), old.is_symlink()) == ("not ours", True)
+    (new,) = set(tmp_path.iterdir()) - {secret, old}
+    assert numbers(new) == [0, 1, 2]
 
 
 # ---- ends ----
@@ -460,3 +480,66 @@ def test_two_groups_stand_in_one_file(backend, place, tmp_path):
     with mcast.open(tmp_path / "feed.pcapng") as reader:
         counted = Counter(packet.group for batch in reader for packet in batch)
     assert sorted(counted.values()) == [50, 50]
+
+
+# ---- order ----
+
+
+def timed(*times):
+    """A batch of packets with these times, numbered in their order."""
+    return batch_of(*((record(bytes([number]), time), bytes([number])) for number, time in enumerate(times)))
+
+
+@pytest.mark.parametrize(
+    "times", [[], [1], [1, 1, 2], [3, 1, 2], [5, 6, 1, 2, 5, 3, 4, 0], list(range(50, 0, -1)), [0, 0, -1, 9]]
+)
+def test_a_batch_in_the_order_of_time(backend, times):
+    batch = timed(*times)
+    ordered = _core.views.by_time(batch)
+    expected = sorted(range(len(times)), key=times.__getitem__)
+    assert ordered.payloads() == [bytes([number]) for number in expected]
+    assert (ordered is batch) == (times == sorted(times))
+    assert _core.views.by_time(batch[1:]).payloads() == [
+        bytes([number + 1]) for number in sorted(range(len(times[1:])), key=times[1:].__getitem__)
+    ]
+
+
+@pytest.mark.needs("kernel_timestamps")
+@pytest.mark.parametrize("background", [True, False])
+@pytest.mark.long
+def test_a_recording_of_several_sockets_is_in_the_order_of_time(backend, tmp_path, monkeypatch, background):
+    """Two ports, and two families where the machine has both."""
+    if background and not mcast.features()["background"]:
+        pytest.skip("feature background: this backend has none")
+    places = [place_of(4), place_of(4)]
+    if multicast_ipv6() is not None:
+        places.append(place_of(6))
+    groups = [place.group() for place in places]
+    monkeypatch.setattr(recorder_module, "HOLD_NS", 100_000_000)  # the machine may be busy
+    path = tmp_path / "feed.pcapng"
+    with contextlib.ExitStack() as stack:
+        rx = stack.enter_context(mcast.Receiver(*groups, batch_size=64, background=background))
+        assert rx.sources == len(groups)
+        senders = [stack.enter_context(mcast.Sender(group, ttl=0)) for group in groups]
+        running = Running(rx, path, stop=Autostop(idle=0.5))
+        for payload in numbered(900):
+            senders[payload[3] % len(senders)].send(payload)
+        result = running.end()
+    assert (result.written, result.stats.received) == (900, 900)
+    with mcast.open(path) as reader:
+        times = [packet.timestamp for packet in reader.collect(1000)]
+    assert times == sorted(times)
+    assert sorted(numbers(path)) == list(range(900))
+
+
+@pytest.mark.needs("kernel_timestamps")
+def test_what_is_held_is_given_back_after_an_exception(backend, tmp_path, monkeypatch):
+    groups = [place_of(4).group(), place_of(4).group()]
+    monkeypatch.setattr(recorder_module, "HOLD_NS", 10**9)
+    with mcast.Receiver(*groups, timeout=5) as rx, mcast.Sender(groups[0], ttl=0) as tx:
+        recorder = Recorder(rx, tmp_path / "feed.pcapng", flush_interval=10)
+        tx.send_batch(numbered(20))
+        recorder.soon(lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            recorder.run()
+        assert [int.from_bytes(one[:4], "big") for one in rx.collect(20).payloads()] == list(range(20))

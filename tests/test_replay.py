@@ -19,9 +19,11 @@ from mcast_fast import ArgumentError, SendError, _core
 from mcast_fast._core import lateness
 from mcast_fast._core.layout import FIELDS, RECORD
 from mcast_fast.errors import CaptureError
+from mcast_fast.files import _replay as replay_module
+from mcast_fast.files._limits import Autostop
 from mcast_fast.files._recorder import Recorder
 from mcast_fast.files._replay import Replay
-from mcast_fast.files._rotation import Autostop
+from tests import capture_files as cf
 from tests import lab
 from tests.conftest import BACKENDS, free_port, has_fast, interrupt_main
 from tests.test_cli import environment, invoke, program_backend  # noqa: F401
@@ -127,6 +129,66 @@ def test_a_timestamp_that_goes_back_follows_at_once(rx, group):
     assert batch.payloads() == [b"a", b"b", b"c", b"d"]
     assert batch[2].timestamp - batch[1].timestamp < 20 * MS + told.late_max
     assert_lasted(told, 0.12)
+
+
+HOUR = 3_600_000  # ms
+
+STEPS = {
+    "the clock was set back": ([0, 30, 60, 60 - HOUR, 90 - HOUR], {}, 0.09),
+    "from the future": ([0, 30, HOUR, 60, 90], {"max_gap": "30ms"}, 0.09),
+    "a long pause": ([0, 30, HOUR, HOUR + 30], {"max_gap": 0.03}, 0.09),
+    "the first has no time": ([None, 0, 30, None, 90], {}, 0.09),
+    "a long pause, twice as fast": ([0, 60, HOUR, HOUR + 60], {"max_gap": 0.06, "speed": 2}, 0.09),
+}
+
+
+@pytest.mark.parametrize(("times", "options", "lasts"), STEPS.values(), ids=STEPS)
+def test_the_spacing_goes_on_behind_a_step_of_the_recorded_clock(rx, group, times, options, lasts):
+    rows = [(time, bytes([number]), 1) for number, time in enumerate(times)]
+    told = Replay(packets(*rows), to=group, ttl=0, **options).run()
+    assert rx.collect(len(rows), timeout=1).payloads() == [data for _, data, _ in rows]
+    assert_lasted(told, lasts)
+
+
+@pytest.mark.parametrize(
+    ("times", "last", "max_gap", "expected"),
+    [
+        ([], 5, 9, []),
+        ([10, 20, 30], 10, 10, []),
+        ([10, 20, 31], 10, 10, [2]),
+        ([50, 51], 10, 10, [0]),
+        ([0, 5, 0, 6], 5, 10, []),
+        ([500 * MS, 400 * MS, 400 * MS - 1, 400 * MS], 500 * MS, 2**62, [2]),
+    ],
+)
+def test_steps_of_a_recorded_clock_are_found(times, last, max_gap, expected):
+    assert replay_module.clock_steps(times, last, max_gap) == expected
+
+
+@pytest.mark.parametrize("pause", ["20ms", 0.02])
+def test_a_pause_between_two_turns_can_be_given(rx, group, tmp_path, pause):
+    path = tmp_path / "feed.pcapng"
+    path.write_bytes(packets((0, b"a", 1)).getvalue())
+    told = Replay(path, to=group, ttl=0, loops=4, pause=pause).run()
+    assert len(rx.collect(4, timeout=1)) == 4
+    assert_lasted(told, 0.06)
+
+
+def test_a_lone_packet_is_repeated_once_a_second(rx, group, tmp_path):
+    path = tmp_path / "feed.pcapng"
+    path.write_bytes(packets((0, b"a", 1)).getvalue())
+    assert_lasted(Replay(path, to=group, ttl=0, loops=3, speed=10).run(), 0.2)
+
+
+def test_what_is_not_sent_is_reported_by_name(rx, group):
+    whole, first = cf.datagram(b"whole"), cf.ethernet(cf.ipv4(cf.udp(bytes(64)), fragment=0x2000))
+    broken, other = cf.ethernet(cf.ipv4(cf.udp(), total=19)), bytes(60)
+    data = cf.pcap(
+        *((1, number, frame, len(frame)) for number, frame in enumerate((whole, first, broken, other, other)))
+    )
+    told = Replay(io.BytesIO(data), to=group, ttl=0).run()
+    assert rx.recv().data == b"whole"
+    assert (told.packets, told.fragments, told.skipped, told.broken, told.unsent) == (1, 1, 2, 1, 4)
 
 
 def test_a_step_of_the_system_clock_changes_nothing(rx, group, monkeypatch):

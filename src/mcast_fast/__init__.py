@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mcast_fast import groups as groups
     from mcast_fast import receiver as receiver
     from mcast_fast import sender as sender
+    from mcast_fast import sequence as sequence
     from mcast_fast import stats as stats
     from mcast_fast._core.columns import addresses, pack_addresses
     from mcast_fast._core.fast.views import Batch, Packet
@@ -76,7 +77,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("aio", "files", "groups", "receiver", "sender", "stats")
+_MODULES = ("aio", "files", "groups", "receiver", "sender", "sequence", "stats")
 _WHERE = {
     "Event": "stats",
     "Group": "groups",

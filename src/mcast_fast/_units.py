@@ -6,6 +6,7 @@ bare number in a text would be misread.
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from types import UnionType
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -44,6 +45,11 @@ LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits forever
 
 T = TypeVar("T")
 Seconds: TypeAlias = float | str  # a number of seconds, or text with a unit: "100ms"
+Moment: TypeAlias = int | str | datetime  # ns since the epoch, ISO 8601 with a time zone, or an aware datetime
+
+EARLIEST, LATEST = -(2**63), 2**63 - 1  # ns since the epoch that 64 bits hold
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MOMENT = re.compile(r"(.+:[0-9]{2})(?:[.,]([0-9]{1,9}))?(Z|[+-][0-9]{2}:?[0-9]{2})", re.ASCII)
 
 
 class Rate(NamedTuple):
@@ -63,6 +69,41 @@ class Unset:
 
 
 UNSET = Unset()
+
+
+def moment_in_ns(value: Moment, what: str) -> int:
+    """A time of day as ns since the epoch.
+
+    Args:
+        value: ns since the epoch, an aware datetime, or ISO 8601 with a time zone and up to nine digits of a second.
+        what: What the argument is called.
+
+    Returns:
+        Nanoseconds since the Unix epoch.
+
+    Raises:
+        ArgumentError: It is none of those, has no time zone, or 64 bits do not hold it.
+
+    >>> moment_in_ns("2026-11-28T13:00:00.123456789Z", "start")
+    1795870800123456789
+    """
+    found = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        found = value
+    elif isinstance(value, datetime) and value.tzinfo is not None:
+        found = (value - _EPOCH) // timedelta(microseconds=1) * 1000
+    elif isinstance(value, str) and (match := _MOMENT.fullmatch(value.strip())):
+        try:
+            second = datetime.fromisoformat(match[1] + match[3])
+            found = (second - _EPOCH) // timedelta(seconds=1) * NANOSECONDS + int((match[2] or "0").ljust(9, "0"))
+        except ValueError:
+            found = None
+    if found is None or not EARLIEST <= found <= LATEST:
+        raise ArgumentError(
+            f"{what} {value!r} is no time; give ns since the epoch, an aware datetime, or text such as "
+            "'2026-11-28T13:00:00Z'"
+        )
+    return found
 
 
 def size_in_bytes(value: int | str, what: str) -> int:

@@ -1,6 +1,7 @@
 """Receiver: multicast in, batches out."""
 
 import functools
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -35,8 +36,10 @@ from mcast_fast._units import (
     wait_in_ns,
     whole_number,
 )
-from mcast_fast.errors import ClosedError, warn
+from mcast_fast.errors import ArgumentError, ClosedError, warn
 from mcast_fast.groups import Group, Groups, at_least_one
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
 from mcast_fast.stats import Event, Stats, What
 
 if TYPE_CHECKING:
@@ -118,6 +121,10 @@ class Receiver(Receiving):
         packet_fanout: A number from 0 to 65535; receivers with the same one share the packets of an interface, each
             flow going to one of them. With `ring` only.
         vlan: Deliver frames with a VLAN tag too, of any VLAN. With `ring` only.
+        frames: Deliver whole Ethernet frames as they came, which a Recorder writes as they are: `Packet.data` is the
+            frame, `Packet.flags` has `Flag.FRAME`. Frames that a socket would not get are among them: tagged for a
+            VLAN, with wrong checksums, and each fragment by itself (those behind the first have port 0). A super-packet
+            is cut into its frames. With `ring` only.
         own_packets: Whether to deliver packets that came from an address of this machine and from the port that they
             were sent to: those of this receiver's own `send`, and of other programs here that send from that port.
             False: they count as filtered. The addresses are read at opening, by `join` and `send` (once per second at
@@ -125,6 +132,8 @@ class Receiver(Receiving):
         ttl: TTL or hop limit of what `send` sends to groups, 0 to 255; 0 keeps it on this machine.
         loopback: Whether receivers on this machine get that too; on Windows, whether this one gets what the machine
             sends (IP_MULTICAST_LOOP).
+        sequence: Follow the numbers in the packets, so that `stats.flows` has what the network lost: the format as text
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own. It needs `timestamps`.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
@@ -158,9 +167,11 @@ class Receiver(Receiving):
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        frames: bool = False,
         own_packets: bool = True,
         ttl: int = 1,
         loopback: bool = True,
+        sequence: str | Format | Tracker | None = None,
     ) -> None:
         wanted = at_least_one(groups)
         wait_in_ns(timeout)
@@ -169,10 +180,15 @@ class Receiver(Receiving):
         whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = background_bytes(background, background_cpu)
         options = socket_options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
-        ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan)
+        ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan, frames)
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalescing=Mode.NEVER)
+        self._tracker = tracker_of(sequence)
+        if self._tracker is not None and timestamps is None:
+            raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
+        # A network card's clock is not that of the system: there only packets move the time on.
+        self._clock: Callable[[], int] = (lambda: 0) if timestamps == "hardware" else time.time_ns
         names: dict[int, str] = {}
         super().__init__(_slots(batch_size, max_packet_size, names, options.coalescing, ring_asked is not None))
         self.timeout = timeout
@@ -184,6 +200,7 @@ class Receiver(Receiving):
         self._own_addresses = None if own_packets else OwnAddresses(self._slots)
         self._watch: Watch | None = None
         self._nic = NicDrops()
+        self._closed_at = 0
         self._slots.when_idle = weakly(self._tear_down)
         self._slots.when_receiving = weakly(self._subscriptions.settle)
         try:
@@ -195,6 +212,8 @@ class Receiver(Receiving):
     def _open(self, wanted: tuple[str | Group, ...], memory: int, background_cpu: int | None, watch: bool) -> None:
         if self._own_addresses is not None:
             self._own_addresses.update()
+        if self._tracker is not None:
+            self._slots.track(self._tracker.core)
         if memory:
             self._slots.run_in_background(memory, -1 if background_cpu is None else background_cpu)
         self._subscriptions.start(wanted)
@@ -374,6 +393,13 @@ class Receiver(Receiving):
     # ---- state ----
 
     @property
+    def sources(self) -> int:
+        """How many sockets or rings packets come from.
+
+        Those of one are in the order of arrival. A batch of several has the packets of one behind those of another."""
+        return len(self._joins.sockets()) if self._rings is None else self._rings.count
+
+    @property
     def background(self) -> int:
         """Bytes of payload that a background thread may hold (`background=`); 0 without one."""
         return self._background
@@ -406,6 +432,7 @@ class Receiver(Receiving):
             dropped_nic=self._nic.total(self._subscriptions.indexes()),
             drops_exact=not may_hold_several,
             events=tuple(sorted((*self._subscriptions.events, *self._coalescing.events), key=_time)),
+            **lost_by(self._tracker, self._closed_at or self._clock()),
             **counters,
         )
 
@@ -453,6 +480,7 @@ class Receiver(Receiving):
 
     def _release(self) -> None:
         if not self._slots.foreign:
+            self._closed_at = self._closed_at or self._clock()
             self._nic.total(self._subscriptions.indexes())  # the last reading
         self._subscriptions.close()
         if self._watch is not None:

@@ -77,6 +77,9 @@ class _Counters:
         left, right = getattr(self, name), getattr(earlier, name)
         if name in self._STATES:
             return left
+        if name == "flows":
+            before = {one.name: one for one in right}
+            return tuple(one - before[one.name] if one.name in before else one for one in left)
         if isinstance(left, tuple):
             known = set(right)
             return tuple(one for one in left if one not in known)
@@ -85,15 +88,87 @@ class _Counters:
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         rows = [(one.name, getattr(self, one.name)) for one in fields(self)]
+        lists = [(name, one) for name, value in rows if isinstance(value, tuple) for one in value]
         events = [
             (f"event: {one.what} {one.interface}", one.detail)
-            for _, value in rows
-            if isinstance(value, tuple)
-            for one in value
+            if name == "events"
+            else (
+                f"flow: {one.source} > {one.group} port {one.port} {one.key.hex()}",
+                f"{one.state}, lost {one.lost:,}",
+            )
+            for name, one in lists
         ]
         return _html.table(
             type(self).__name__, ("", ""), [row for row in rows if not isinstance(row[1], tuple)] + events
         )
+
+
+class FlowState(StrEnum):
+    """What a flow of numbers does."""
+
+    __module__ = "mcast_fast.sequence"
+
+    WAITING = "waiting"  # heartbeats came, and no number yet
+    RECEIVING = "receiving"
+    STALLED = "stalled"  # nothing came for the window, and for a second at least
+    RESTARTED = "restarted"  # receiving; the sender began anew within the window
+    ENDED = "ended"  # the sender said so
+
+
+@dataclass(frozen=True, slots=True)
+class Flow(_Counters):
+    """What became of the numbers of a flow; always `expected = received - duplicates + lost + pending`.
+
+    Its name: `source` (address of the sender), `source_port` (None where it names no flow), `group`, `port`, and `key`,
+    the bytes of the format's key. `received`: numbers that came, again too; `expected`: all from the first to the last;
+    `lost`: missing for longer than the window; `pending`: missing, but not for so long; `duplicates`: came again, or
+    were forgotten; `reordered`: came behind a later one within the window, and `depth`, how far behind at most; `late`:
+    came after they had been counted lost, and are lost no more; `burst`: most numbers lost in a row. `restarts`: the
+    sender began anew. `ambiguous`: how often the numbers could not tell how much is missing: at a restart, and after a
+    silence in which they may have come half around. `strays`: packets whose number belongs to nothing. `packets`: all,
+    heartbeats too. `first` and `last`: numbers, of the present run; `first_time` and `last_time`: of arrival, ns since
+    the epoch, None when unknown.
+
+    `later - earlier` is what was counted in between: the loss since a moment.
+    """
+
+    _STATES = frozenset(
+        {
+            *("source", "source_port", "group", "port", "key", "state", "pending", "depth", "burst"),
+            *("first", "last", "first_time", "last_time"),
+        }
+    )
+
+    __module__ = "mcast_fast.sequence"
+
+    source: str
+    source_port: int | None
+    group: str
+    port: int
+    key: bytes
+    state: FlowState
+    received: int = 0
+    expected: int = 0
+    lost: int = 0
+    pending: int = 0
+    duplicates: int = 0
+    reordered: int = 0
+    depth: int = 0
+    late: int = 0
+    burst: int = 0
+    restarts: int = 0
+    ambiguous: int = 0
+    strays: int = 0
+    packets: int = 0
+    first: int = 0
+    last: int = 0
+    first_time: int | None = None
+    last_time: int | None = None
+
+    @property
+    def name(self) -> tuple[str, int | None, str, int, bytes]:
+        """What tells it from other flows: source, source_port, group, port, key."""
+        return self.source, self.source_port, self.group, self.port, self.key
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +200,8 @@ class Stats(_Counters):
         largest_batch: Packets in the largest one.
         wakeups: Returns from waiting.
         events: What happened to the interfaces (`watch=True`), and to coalescing.
+        flows: What became of the numbers in the packets, one `sequence.Flow` each (`sequence=`; else empty).
+        lost: Numbers that all flows lost, also those that are no longer followed; None without `sequence=`.
     """
 
     _STATES = frozenset({"largest_batch", "drops_exact"})
@@ -146,6 +223,8 @@ class Stats(_Counters):
     largest_batch: int = 0
     wakeups: int = 0
     events: tuple[Event, ...] = ()
+    flows: tuple[Flow, ...] = ()
+    lost: int | None = None
 
     @property
     def dropped(self) -> int | None:
@@ -217,11 +296,15 @@ class ReaderStats(_Counters):
         bytes: Bytes of their payloads.
         truncated: Delivered packets that were captured in part.
         filtered: UDP packets that match none of the groups.
-        fragments: Fragmented datagrams, which are not reassembled; later fragments count as frames only.
+        fragments: Wanted datagrams whose first fragment was read, and (so far) not all others; later fragments count
+            as frames only.
         skipped: Packets that are not UDP over IP, or of an unknown link type.
         broken: Packets whose headers were not captured whole, or contradict each other.
         dropped: Drops that the file records (epb_dropcount).
         batches: Batches that were delivered.
+        reassembled: Delivered packets that were put together from fragments.
+        flows: What became of the numbers in the packets, one `sequence.Flow` each (`sequence=`; else empty).
+        lost: Numbers that all flows miss, also those that are no longer followed; None without `sequence=`.
     """
 
     __module__ = "mcast_fast.files"
@@ -236,6 +319,9 @@ class ReaderStats(_Counters):
     broken: int = 0
     dropped: int = 0
     batches: int = 0
+    reassembled: int = 0
+    flows: tuple[Flow, ...] = ()
+    lost: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,22 +109,24 @@ check_writer(const mcast_decoder *decoder)
 {
     const mcast_record *records = (const mcast_record *)decoder->records.bytes;
     size_t count = mcast_decoder_count(decoder), used, taken;
-    uint32_t indexes[BATCH];
+    uint64_t keys[BATCH];
     for (size_t i = 0; i < count; i++)
-        indexes[i] = records[i].interface_index;
+        keys[i] = mcast_interface_key(&records[i]);
     mcast_encoder encoder = {0};
     encoder.pcap = (int)chance(2);
-    encoder.indexes = indexes;
+    encoder.keys = keys;
+    encoder.raw = (int)chance(2);
     encoder.interfaces = count;
     unsigned char *to = malloc(mcast_encoded_size(records, count) + 1);
     size_t written = mcast_encode(&encoder, records, count, decoder->data.bytes, to, &used);
     mcast_decoder again = {0};
     again.pool = &pool;
+    again.end = INT64_MAX;
     again.known = 1;
     again.pcap = encoder.pcap ? &mcast_pcap_kinds[1] : NULL;
     for (size_t i = 0; i < count; i++) {
         int status;
-        mcast_decoder_describe(&again, MCAST_LINK_ETHERNET, &status)->resolution = 9;
+        mcast_decoder_describe(&again, encoder.raw ? MCAST_LINK_RAW : MCAST_LINK_ETHERNET, &status)->resolution = 9;
         again.described++;
     }
     int status = mcast_decode(&again, to, used, SIZE_MAX, &taken);
@@ -179,6 +181,7 @@ read_file(const unsigned char *bytes, size_t size)
     mcast_decoder decoder = {0};
     size_t at = 0, piece = 1 + (chance(3) ? size : chance(600)), limit = 1 + chance(BATCH);
     decoder.pool = &pool;
+    decoder.end = INT64_MAX;
     open_filter(&decoder);
     for (size_t rounds = 0;; rounds++) {
         size_t have = piece < size - at ? piece : size - at, used;

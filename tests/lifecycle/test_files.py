@@ -253,13 +253,13 @@ def test_another_call_in_a_signal_handler_is_refused(backend, tmp_path):
     errors = []
 
     class File(io.BytesIO):
-        def readinto(self, room):
+        def read1(self, size):
             try:
                 reader.recv()
             except mcast.MulticastError as error:
                 errors.append(str(error))
             assert reader.stats.received == 0
-            return super().readinto(room)
+            return super().read1(size)
 
     reader = mcast.open(File(path.read_bytes()))
     assert numbers(reader.recv_batch()) == list(range(10))
@@ -329,7 +329,7 @@ def test_what_a_reader_knows_can_be_read_while_it_reads(backend):
     out = io.BytesIO()
     out.write(_pcapng.section_header("x", ""))
     for number in range(20_000):
-        out.write(_pcapng.interface_description(f"if{number}", ""))
+        out.write(_pcapng.interface_description(f"if{number}", "", 0, False))
     wrong, stop = [], threading.Event()
 
     def look():
@@ -384,7 +384,7 @@ def test_threads_share_a_codec(backend):
         writer.write(batch)
     decoder = _core.files.Decoder("shared", None, False)
     for index in (1, 2, 3):
-        encoder.add(index)
+        encoder.add(index, 0)  # TTL and TOS are unknown
 
     def use():
         try:

@@ -7,6 +7,8 @@ capture.h are held against this page when the fast backend is imported.
 
 from typing import NamedTuple
 
+from mcast_fast._core.layout import Flag
+
 SECTION_HEADER = 0x0A0D0D0A  # reads the same in both byte orders
 BYTE_ORDER = 0x1A2B3C4D
 
@@ -31,8 +33,10 @@ LARGEST_FRAME = 16 << 20
 MOST_INTERFACES = 65_536  # in one file
 MOST_WRITTEN = 1024  # interfaces in a file of ours
 TOO_MANY_WRITTEN = f"a file can be written of {MOST_WRITTEN} interfaces at most"
+PIECES = 64  # datagrams that are put together at a time: a fragment of one more discards the one that waits longest
 LONGEST_NAME = 127  # bytes of an interface's name; what is longer is cut
 
+COMMENT = 1
 IF_NAME = 2
 IF_FILTER = 11
 IF_TSRESOL = 9
@@ -50,6 +54,12 @@ SHB_OS = 3
 SHB_USERAPPL = 4
 
 LINK_ETHERNET = 1
+LINK_RAW = 101  # begins with the IP header
+# The comment of an interface whose packets have synthetic headers, and what follows it for each of TTL and TOS that is
+# not that of the packets.
+SYNTHETIC = "mcast-fast: synthetic headers"
+UNKNOWN = {Flag.TTL: "; TTL unknown", Flag.TOS: "; TOS unknown"}
+SHARED_TIME = "mcast-fast: shared time"  # the comment of a packet whose record has Flag.COALESCED
 DEFAULT_TTL = 64  # of a packet whose record has none
 
 
@@ -100,8 +110,9 @@ FAILURES = (
 UNFIT = (
     "source and group are not of one family",
     "{length} bytes of payload do not fit an IP datagram",
+    "it is a whole Ethernet frame, and the file is of raw IP",
 )
-UNFIT_FAMILY, UNFIT_LENGTH = range(1, len(UNFIT) + 1)
+UNFIT_FAMILY, UNFIT_LENGTH, UNFIT_LINK = range(1, len(UNFIT) + 1)
 
 COUNTERS = (
     "frames",
@@ -114,11 +125,14 @@ COUNTERS = (
     "broken",
     "dropped",
     "batches",
+    "reassembled",
 )
 
 
 class CapturedOn(NamedTuple):
-    """An interface as a file describes it, and what its latest statistics block counted (None: it says nothing)."""
+    """An interface as a file describes it, and what its latest statistics block counted (None: it says nothing).
+
+    `synthetic`: the headers of its packets are not those they had, but made from what a socket reports."""
 
     name: str
     link_type: int
@@ -126,6 +140,22 @@ class CapturedOn(NamedTuple):
     dropped: int | None
     dropped_system: int | None
     delivered: int | None
+    synthetic: bool = False
+
+
+def headers_comment(known: int) -> str:
+    """The comment of an interface whose packets have synthetic headers; `known`: bits of Flag, TTL and TOS."""
+    return SYNTHETIC + "".join(text for flag, text in UNKNOWN.items() if not known & flag)
+
+
+def unknown_headers(comment: bytes) -> Flag | None:
+    """What such a comment says is not known; None for another comment."""
+    if not comment.startswith(SYNTHETIC.encode()):
+        return None
+    for known in (Flag.TTL | Flag.TOS, Flag.TTL, Flag.TOS, Flag(0)):
+        if comment == headers_comment(known).encode():
+            return (Flag.TTL | Flag.TOS) & ~known
+    return Flag(0)
 
 
 def failure_text(failure: int, value: int, other: int) -> str:

@@ -49,6 +49,7 @@ class Flag(IntFlag):
     TOS = 4  # `tos` was reported by the kernel
     COALESCED = 8  # came in one piece with its neighbours, and shares their time
     HARDWARE = 16  # `timestamp` is by the clock of the network card
+    FRAME = 32  # the payload is the whole Ethernet frame, as it came (Receiver(frames=True))
 
 
 RECORD = struct.Struct("=" + "".join(f.letter if f.size == 1 else f"{f.size}s" for f in FIELDS))
@@ -57,6 +58,10 @@ RECORD_SIZE = RECORD.size
 ARENA_LIMIT = 2**32 - 1  # offsets are 32 bits wide
 MAX_PACKET_SIZE = 65_535
 MOST_PACKETS = 2**26  # in one batch: their records alone are the 4 GiB that an arena may have
+
+# What a ring delivers, by its number in ring.h (MCAST_DELIVERS_*): datagrams that a socket would get, those in VLANs
+# too, or whole frames.
+RING_DELIVERS = UNTAGGED, TAGGED, FRAMES = range(3)
 
 # What says that an object is not made by calling its class.
 NO_BATCH = "batches come from a receiver or a file, or from Batch.from_bytes"

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from mcast_fast import _core
 from mcast_fast._core.coalescing import Mode
+from mcast_fast._core.layout import FRAMES, TAGGED, UNTAGGED
 from mcast_fast._membership.rings import RingOptions, ring_options
 from mcast_fast._membership.sockets import Options, require
 from mcast_fast._units import Seconds, checked_number, in_seconds, size_in_bytes, whole_number
@@ -96,7 +97,12 @@ def check_ring_alone(**others: object) -> None:
 
 
 def ring_arguments(
-    ring: bool | int | str | None, latency: Seconds, fanout: int | None, timestamps: str | None, vlan: bool
+    ring: bool | int | str | None,
+    latency: Seconds,
+    fanout: int | None,
+    timestamps: str | None,
+    vlan: bool,
+    frames: bool,
 ) -> RingOptions | None:
     """The arguments about rings, checked; None when none is wanted."""
     latency = checked_number(in_seconds(latency, "ring_latency"), "ring_latency", 0.001, 1)
@@ -105,6 +111,9 @@ def ring_arguments(
             raise ArgumentError("packet_fanout goes with ring= only")
         if vlan:
             raise ArgumentError("vlan=True goes with ring= only: a socket gets no frame that is tagged for a VLAN")
+        if frames:
+            raise ArgumentError("frames=True goes with ring= only: a socket gets payloads, and no frames")
         return None
     require("ring", "ring=")
-    return ring_options(ring, latency, fanout, timestamps == "kernel", vlan)
+    delivers = FRAMES if frames else TAGGED if vlan else UNTAGGED
+    return ring_options(ring, latency, fanout, timestamps == "kernel", delivers)

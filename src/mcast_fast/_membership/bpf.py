@@ -1,8 +1,9 @@
 """The kernel's filter of a ring, as a program of classic BPF: what goes to the joined groups and ports passes.
 
 No I/O; a program is data. It sees Ethernet frames as packet(7) delivers them, with the outermost VLAN tag taken out
-(linux/filter.h has the numbers, bpf(4) of the BSDs describes the machine). Fragments behind the first never pass: a
-fragmented datagram is counted by its first fragment. Sources are checked behind the ring, not here.
+(linux/filter.h has the numbers, bpf(4) of the BSDs describes the machine). Fragments behind the first pass
+only where whole frames are wanted: else a fragmented datagram is counted by its first fragment. Sources are checked
+behind the ring, not here.
 
 `Filter` keeps the joined groups in sorted intervals, cut into chunks. A chunk is code that does not depend on its place
 in the program, so that one join or leave generates one chunk again, and the rest is copied.
@@ -17,6 +18,7 @@ from functools import cache
 from typing import NamedTuple
 
 from mcast_fast._core.addresses import is_v4
+from mcast_fast._core.layout import FRAMES, UNTAGGED
 from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6, EXTENSIONS, UDP, VLAN_TAGS
 
 Wanted = Mapping[bytes, Collection[int]]
@@ -364,14 +366,14 @@ def port_intervals(ports: Collection[int]) -> Ports:
 class Filter:
     """The groups and ports that pass, and the program for them."""
 
-    def __init__(self, wanted: Wanted, vlan: bool = False) -> None:
-        self._vlan = vlan
+    def __init__(self, wanted: Wanted, delivers: int = UNTAGGED) -> None:
+        self._delivers = delivers
         ipv4: list[tuple[int, Ports]] = []
         ipv6: dict[bytes, list[tuple[int, Ports]]] = {}
         known: dict[tuple[int, ...], Ports] = {}
         for group, ports in wanted.items():
             key = tuple(ports)
-            intervals = known[key] = known.get(key) or port_intervals(ports)
+            intervals = known[key] = known.get(key) or self._intervals(ports)
             into = ipv4 if is_v4(group) else ipv6.setdefault(group[:12], [])
             into.append((_number(group), intervals))
         self._ipv4 = _search_ipv4(ipv4)
@@ -379,7 +381,7 @@ class Filter:
 
     def set(self, group: bytes, ports: Collection[int]) -> None:
         """Have datagrams to a group pass that go to these ports; no ports: none of them."""
-        after = port_intervals(ports) or None
+        after = self._intervals(ports) if ports else None
         if is_v4(group):
             self._ipv4.set(_number(group), after)
             return
@@ -390,6 +392,10 @@ class Filter:
         if not search:
             del self._ipv6[group[:12]]
 
+    def _intervals(self, ports: Collection[int]) -> Ports:
+        """The ports that pass; any where whole frames are wanted, for fragments behind the first have none."""
+        return () if self._delivers == FRAMES else port_intervals(ports)
+
     def program(self) -> "Program[int]":
         """Lets pass what goes to these groups and ports; behind IPv6 extension headers, the group alone decides."""
         if not self._ipv4 and not self._ipv6:
@@ -398,7 +404,7 @@ class Filter:
         sets = dict.fromkeys(ports for search in searches for ports in search.port_sets())
         far = {ports: f"section {number}" for number, ports in enumerate(sets)}
         out = Assembler()
-        out.include(_ipv4_head(self._vlan))
+        out.include(_ipv4_head(self._delivers))
         out.add(SUBTRACT, FIRST_IPV4)
         out.add(LOAD_X_MEMORY, TRANSPORT)
         self._ipv4.write(out, far)
@@ -440,16 +446,16 @@ class Filter:
             out.add(RETURN)
 
 
-def exact(wanted: Wanted, vlan: bool = False) -> "Program[int]":
-    """The program that lets pass what goes to these groups and ports; with `vlan`, tagged frames too."""
-    return Filter(wanted, vlan).program()
+def exact(wanted: Wanted, delivers: int = UNTAGGED) -> "Program[int]":
+    """The program that lets pass what goes to these groups and ports; `delivers`: of layout.RING_DELIVERS."""
+    return Filter(wanted, delivers).program()
 
 
-def coarse(vlan: bool = False, ports: Ports = ()) -> "Program[int]":
+def coarse(delivers: int = UNTAGGED, ports: Ports = ()) -> "Program[int]":
     """Lets pass every datagram to a group and one of these ports, for as many groups as no exact program has space for,
     or as long as they change quickly."""
     out = Assembler()
-    out.include(_ipv4_head(vlan))
+    out.include(_ipv4_head(delivers))
     out.add(AND, 0xF0000000)
     out.reject_unless(FIRST_IPV4)
     if ports:
@@ -488,19 +494,19 @@ def _word(group: bytes, number: int) -> int:
     return int.from_bytes(group[4 * number : 4 * number + 4])
 
 
-def _write_link(out: Assembler, vlan: bool) -> None:
+def _write_link(out: Assembler, tagged: bool) -> None:
     """Only frames for this host, and without a VLAN tag unless requested; X is where the IP header starts.
 
     A socket gets no frame that is tagged for a VLAN: vlan_do_receive() gives those to the VLAN's own device. The
     outermost tag is no part of the bytes any more."""
     out.add(LOAD_WORD, PACKET_TYPE)
     out.reject_if(OTHER_HOST, IF_AT_LEAST)
-    if not vlan:
+    if not tagged:
         out.add(LOAD_WORD, VLAN_TAG_PRESENT)
         out.add(IF_EQUAL, 0, 3, 0)
         out.add(LOAD_WORD, VLAN_TAG)
         out.reject_if(VLAN_ID, IF_BITS)
-    inside = MOST_TAGS if vlan else 0
+    inside = MOST_TAGS if tagged else 0
     for tags in range(inside + 1):
         header = ETHERNET_HEADER + 4 * tags
         out.add(LOAD_HALF, header - 2)
@@ -514,15 +520,16 @@ def _write_link(out: Assembler, vlan: bool) -> None:
 
 
 @cache
-def _ipv4_head(vlan: bool) -> Assembler:
-    """Up to IPv4's group at A: UDP, and the first fragment or the whole; RFC 791."""
+def _ipv4_head(delivers: int) -> Assembler:
+    """Up to IPv4's group at A: UDP, and (of whole frames: any fragment) the first fragment or the whole; RFC 791."""
     out = Assembler()
-    _write_link(out, vlan)
+    _write_link(out, delivers != UNTAGGED)
     out.mark("ipv4")
     out.add(LOAD_BYTE_X, 9)
     out.reject_unless(UDP)
-    out.add(LOAD_HALF_X, 6)
-    out.reject_if(0x1FFF, IF_BITS)
+    if delivers != FRAMES:
+        out.add(LOAD_HALF_X, 6)
+        out.reject_if(0x1FFF, IF_BITS)
     out.add(LOAD_BYTE_X, 0)
     out.add(AND, 0x0F)
     out.add(SHIFT_LEFT, 2)

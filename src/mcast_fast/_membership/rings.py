@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mcast_fast._core.layout import FRAMES, UNTAGGED
 from mcast_fast._host import ifreq
 from mcast_fast._membership import bpf
 from mcast_fast._membership.sockets import OpenSocket, Options, SocketOwner, open_socket
@@ -53,13 +54,13 @@ Row = tuple[bytes, int, bool, Sequence[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class RingOptions:
-    """How the rings of one receiver are opened: bytes, ms, fanout group; `vlan`: tagged frames pass too."""
+    """How the rings of one receiver are opened: bytes, ms, fanout group; `delivers`: of layout.RING_DELIVERS."""
 
     size: int = DEFAULT_SIZE
     latency_ms: int = 10
     fanout: int | None = None
     times: bool = True
-    vlan: bool = False
+    delivers: int = UNTAGGED
 
     @property
     def block_size(self) -> int:
@@ -74,7 +75,7 @@ class RingOptions:
 
 
 def ring_options(
-    ring: bool | int | str, latency: float, fanout: int | None, times: bool, vlan: bool = False
+    ring: bool | int | str, latency: float, fanout: int | None, times: bool, delivers: int = UNTAGGED
 ) -> RingOptions:
     """The arguments of a receiver, checked; ArgumentError."""
     size = DEFAULT_SIZE if ring is True else size_in_bytes(ring, "ring")
@@ -84,7 +85,7 @@ def ring_options(
     checked_number(latency, "ring_latency", 0.001, 1)
     if fanout is not None:
         whole_number(fanout, "packet_fanout", 0, 65_535)
-    return RingOptions(size, round(latency * 1000), fanout, times, bool(vlan))
+    return RingOptions(size, round(latency * 1000), fanout, times, delivers)
 
 
 # ---- memory ----
@@ -133,7 +134,7 @@ class Ring:
 
     interface: str
     socket: socket.socket
-    vlan: bool
+    delivers: int
     keys: list[int] = field(default_factory=list)  # one, once the slots have it
     listeners: dict[int, tuple[int, frozenset[bytes]]] = field(default_factory=dict)  # by key: port, groups
     groups: dict[bytes, dict[int, int]] = field(default_factory=dict)  # by group: ports by key of their listener
@@ -177,10 +178,10 @@ class Ring:
         if self.wide is not None:
             return
         ports = bpf.port_intervals({port for port, _ in self.listeners.values()})
-        if len(ports) > bpf.INLINE_PORTS:
+        if len(ports) > bpf.INLINE_PORTS or self.delivers == FRAMES:  # fragments behind the first have no port
             ports = ()
         try:
-            _attach(self.socket, bpf.coarse(self.vlan, ports))
+            _attach(self.socket, bpf.coarse(self.delivers, ports))
         except OSError as error:
             raise socket_error("filter", "a ring", error) from error
         self.wide = ports
@@ -193,14 +194,14 @@ class Ring:
         changed = list(self.changed)
         built, self.filter = self.filter, None
         if built is None or len(changed) > 64 + len(self.groups) // 4:
-            built = bpf.Filter({group: set(ports.values()) for group, ports in self.groups.items()}, self.vlan)
+            built = bpf.Filter({group: set(ports.values()) for group, ports in self.groups.items()}, self.delivers)
         else:
             for group in changed:
                 built.set(group, set(self.groups.get(group, {}).values()))
         program = built.program()
         if not self.coarse or self.wide != () or len(program) <= bpf.MOST_STEPS:
             self.wide = None  # before the program is another one
-            self.coarse = attach(self.socket, program, self.vlan, len(self.groups))
+            self.coarse = attach(self.socket, program, self.delivers, len(self.groups))
         if self.coarse:
             self.wide = ()
         self.filter = built
@@ -236,6 +237,11 @@ class Rings(SocketOwner):
     def names(self, names: dict[int, str]) -> None:
         self._names = self._slots.names = names
 
+    @property
+    def count(self) -> int:
+        """How many rings there are."""
+        return len(self._rings)
+
     def add(
         self, _socket: socket.socket, port: int, _group: bytes, interface: int, _decider: socket.socket | None = None
     ) -> int:
@@ -259,7 +265,7 @@ class Rings(SocketOwner):
         with _errors(f"on {name}", self._options.fanout):
             check_memory(self._options.size)
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            ring = self._rings[interface] = Ring(name, sock, self._options.vlan)
+            ring = self._rings[interface] = Ring(name, sock, self._options.delivers)
             start(ring, self._slots, interface, self._options)
         return ring
 
@@ -361,7 +367,15 @@ def start(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> N
     _check_link(ring.socket, ring.interface)
     ring.socket.setblocking(False)
     _attach(ring.socket, bpf.NOTHING)
-    row = (ring.socket, interface, options.block_size, options.blocks, options.latency_ms, options.times, options.vlan)
+    row = (
+        ring.socket,
+        interface,
+        options.block_size,
+        options.blocks,
+        options.latency_ms,
+        options.times,
+        options.delivers,
+    )
     # In one call: no signal handler can run between the mapping and the note of its key.
     ring.keys.extend(map(slots.add_ring, *zip(row)))
     try:
@@ -406,14 +420,14 @@ def _check_link(sock: socket.socket, name: str) -> None:
         )
 
 
-def attach(sock: socket.socket, program: "bpf.Program[int]", vlan: bool, groups: int) -> str:
+def attach(sock: socket.socket, program: "bpf.Program[int]", delivers: int, groups: int) -> str:
     """Have the kernel let pass what a program does, from one packet to the next; "" when it takes it.
 
     Where it is too long (4,096 steps; net.core.optmem_max), all groups pass, and the answer says why. SocketError."""
     try:
         number = _try(sock, program)
         if number:
-            _attach(sock, bpf.coarse(vlan))
+            _attach(sock, bpf.coarse(delivers))
         if number == errno.ENOMEM:  # the one before counted too (sk_filter_charge()), and is short now
             number = _try(sock, program)
     except OSError as error:

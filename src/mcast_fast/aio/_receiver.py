@@ -30,6 +30,8 @@ from mcast_fast._units import (
 from mcast_fast.aio._waiting import Line
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
@@ -84,9 +86,11 @@ class Receiver:
         ring_latency: Seconds = 0.01,
         packet_fanout: int | None = None,
         vlan: bool = False,
+        frames: bool = False,
         own_packets: bool = True,
         ttl: int = 1,
         loopback: bool = True,
+        sequence: str | Format | Tracker | None = None,
         linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
@@ -114,9 +118,11 @@ class Receiver:
             ring_latency=ring_latency,
             packet_fanout=packet_fanout,
             vlan=vlan,
+            frames=frames,
             own_packets=own_packets,
             ttl=ttl,
             loopback=loopback,
+            sequence=sequence,
         )
         self._line = Line(self._receiver, linger)
 

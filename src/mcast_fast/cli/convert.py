@@ -1,8 +1,11 @@
 """mcast-fast convert: capture files into other forms."""
 
+import dataclasses
+import json
+
 import click
 
-from mcast_fast.cli.output import complain, standard_input, standard_output
+from mcast_fast.cli.output import LOSS, complain, standard_input, standard_output
 from mcast_fast.files._convert import FORMS, convert_file, form_of
 
 
@@ -12,14 +15,35 @@ from mcast_fast.files._convert import FORMS, convert_file, form_of
 @click.option("-g", "--group", "groups", multiple=True, help="Only this group; can be given several times.")
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
 @click.option("--to", "form", type=click.Choice(FORMS), help="Format of OUT, when its suffix does not show it.")
-def command(source: str, target: str, groups: tuple[str, ...], everything: bool, form: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="The report as an object, on standard error.")
+@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when something of IN could not be converted.")
+def command(
+    source: str,
+    target: str,
+    groups: tuple[str, ...],
+    everything: bool,
+    form: str | None,
+    as_json: bool,
+    fail_on_loss: bool,
+) -> None:
     """Convert the multicast packets of IN to the form of OUT: pcapng, pcap (times in ns), CSV, or Parquet.
 
     IN is pcapng, pcap, or CSV as this writes it; .gz and .zst behind a suffix compress; - is standard input or output.
     Headers below UDP are rebuilt: packets keep what a receiver would have received.
 
-    Exits 0; 1 on an error, after everything before it was converted; 2 on a usage error.
+    Not converted are datagrams of which not all fragments are there, skipped frames (no UDP, or of a link that cannot
+    be read), and broken ones.
+
+    Exits 0; 1 on an error, after everything before it was converted; 2 on a usage error; 3 when something was not
+    converted, with --fail-on-loss.
     """
     form = form_of(target, form)
-    packets = convert_file(standard_input(source), standard_output(target), form, groups, not everything)
-    complain(f"converted {packets} packets to {form}")
+    done = convert_file(standard_input(source), standard_output(target), form, groups, not everything)
+    lost = {name: count for name, count in dataclasses.asdict(done).items() if name != "packets"}
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(done)), err=True)
+    else:
+        left_out = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
+        complain(f"converted {done.packets} packets to {form}" + (f"; not converted: {left_out}" if left_out else ""))
+    if fail_on_loss and any(lost.values()):
+        raise click.exceptions.Exit(LOSS)

@@ -6,7 +6,8 @@ import json
 import click
 
 from mcast_fast._units import NANOSECONDS
-from mcast_fast.cli.output import complain, endpoint_text, standard_input, time_text
+from mcast_fast.cli.flows import flow_object, print_flows
+from mcast_fast.cli.output import complain, endpoint_text, escaped, standard_input, time_text
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._summary import Flow, Summary, summarise
 
@@ -18,13 +19,16 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 @click.argument("file", metavar="FILE")
 @click.argument("groups", metavar="[GROUP]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
+@click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers too: rtp, or u64be@10/u32be@8.")
 @click.option("--json", "as_json", is_flag=True, help="An object instead of a table.")
-def command(file: str, groups: tuple[str, ...], everything: bool, as_json: bool) -> None:
+def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str | None, as_json: bool) -> None:
     """Count the packets of a capture file by group and source: pcapng or pcap, also .gz and .zst; - is standard input.
 
     Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a usage error.
     """
-    with Reader(standard_input(file), *groups, multicast_only=not everything, batch_size=4096) as reader:
+    with Reader(
+        standard_input(file), *groups, multicast_only=not everything, batch_size=4096, sequence=sequence
+    ) as reader:
         summary = summarise(file, reader)
     if as_json:
         click.echo(json.dumps(_object(summary), indent=2))
@@ -43,6 +47,7 @@ def _object(summary: Summary) -> dict[str, object]:
         "interfaces": [one._asdict() for one in summary.interfaces],
         **dataclasses.asdict(summary.stats),
         "flows": flows,
+        "sequences": [flow_object(flow) for flow in summary.stats.flows],
         "error": summary.error or None,
     }
 
@@ -76,8 +81,11 @@ def _print_table(summary: Summary) -> None:
     if not console.is_terminal:
         console.width = WIDE
     console.print(table)
-    names = ", ".join(one.name or "?" for one in summary.interfaces)
+    names = ", ".join(escaped(one.name) or "?" for one in summary.interfaces)
     stats = dataclasses.asdict(summary.stats)
-    del stats["batches"]
+    for name in ("batches", "flows", *(() if summary.stats.flows else ("lost",))):
+        del stats[name]
     click.echo(f"{summary.form or 'unknown'}, interfaces {names or 'none'}")
     click.echo(", ".join(f"{name} {value}" for name, value in stats.items()))
+    if summary.stats.flows:
+        print_flows(summary.stats.flows)

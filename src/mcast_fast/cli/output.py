@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 # Exit codes beyond 0, 1 and 2.
+LOSS = 3
 NOTHING_CAME = 4
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -109,6 +110,11 @@ def time_text(timestamp: int | None) -> str:
 def endpoint_text(address: str, port: int) -> str:
     """Address and port, IPv6 in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def escaped(text: str) -> str:
+    """Text of a file or of the network for a terminal, which it must not control: with Python's escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def printable(payload: bytes) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mcast_fast.cli.flows import LOSS, complain_of, missing
 from mcast_fast.cli.output import (
     LINES,
     NOTHING_CAME,
@@ -35,6 +36,8 @@ FORMS = (*LINES, "raw", "none")
 @click.option("-o", "--output", type=click.Choice(FORMS), default="text", show_default=True, help="How to print.")
 @click.option("--ttl", is_flag=True, help="Show the TTL or hop limit of each packet.")
 @click.option("--buffer-size", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
+@click.option("--check", "form", metavar="FORMAT", help="Follow the packets' numbers; end with what is missing.")
+@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --check, is missing.")
 @click.option("--stats", is_flag=True, help="Print full statistics at the end instead of a summary.")
 def command(
     groups: tuple[str, ...],
@@ -46,6 +49,8 @@ def command(
     output: str,
     ttl: bool,
     buffer_size: str | None,
+    form: str | None,
+    fail_on_loss: bool,
     stats: bool,
 ) -> None:
     """Join groups and print their packets until Ctrl-C; a summary goes to standard error.
@@ -57,7 +62,8 @@ def command(
               raw   the payloads alone, one after the other
               none  nothing but the summary
 
-    Exits 0, also after Ctrl-C; 1 on an error; 2 on a usage error; 4 when nothing came before --timeout.
+    Exits 0, also after Ctrl-C; 1 on an error; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when nothing came
+    before --timeout.
     """
     receiver = Receiver(
         *groups,
@@ -67,6 +73,7 @@ def command(
         timeout=timeout,
         buffer_size=buffer_size,
         recv_ttl=ttl,
+        sequence=form,
     )
     came = 0
     with stop_signals_call(receiver.close):
@@ -77,10 +84,14 @@ def command(
         finally:
             ended = receiver.closed  # by a signal
             receiver.close()
-            complain(ledger_text(receiver.stats, WHOLE_LEDGER if stats else SUMMARY))
+            ledger = receiver.stats
+            complain(ledger_text(ledger, WHOLE_LEDGER if stats else SUMMARY))
+            complain_of(ledger.flows)
     if not came and not ended:
         complain(f"nothing came within {timeout:g} s")
         raise click.exceptions.Exit(NOTHING_CAME)
+    if fail_on_loss and (ledger.dropped or ledger.lost or missing(ledger.flows)):
+        raise click.exceptions.Exit(LOSS)
 
 
 def _batches(receiver: Receiver, count: int | None) -> Iterator["Batch"]:

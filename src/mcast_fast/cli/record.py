@@ -11,15 +11,16 @@ import click
 from mcast_fast import _core
 from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
+from mcast_fast.cli.flows import LOSS, complain_of, flow_object, missing
 from mcast_fast.cli.output import NOTHING_CAME, complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
+from mcast_fast.files._limits import Autostop, Rotation
 from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
-from mcast_fast.files._rotation import Autostop, Rotation
+from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
-LOSS = 3
-LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated")
+LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated", "coalesced")
 ROTATION_KEYS = ("duration", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")
 COUNTED = ("files", "packets")  # keys whose value is a whole number
@@ -54,8 +55,17 @@ NO_BACKGROUND = "none"
 @click.option("--buffer-size", "--buffer", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
 @click.option("--background", metavar="SIZE", help=f"Memory that bridges a stalled disk (256MiB), or {NO_BACKGROUND}.")
 @click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
+@click.option("--watch", is_flag=True, help="Join again when an interface comes back (Linux).")
+@click.option(
+    "--link",
+    type=click.Choice(LINKS),
+    default="ethernet",
+    show_default=True,
+    help="Headers around what sockets receive: raw is IP alone.",
+)
+@click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as an object on standard output.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped.")
+@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 def command(path: str, **options: Any) -> None:
     """Join groups and record their packets until Ctrl-C; a summary goes to standard error.
 
@@ -72,6 +82,9 @@ def command(path: str, **options: Any) -> None:
     SIGUSR1          print the counters to standard error
     SIGUSR2          flush
     SIGHUP           go on in the next file; without rotation, end
+
+    Without --ring the headers are synthetic: those of a socket's packets are not known, but for TTL and TOS. With it
+    each frame is recorded as it came: tagged, in fragments, with a wrong checksum.
 
     Dropped are packets that reached this machine and were lost in it; dropped_nic may be others' packets too, and is
     ignored by --fail-on-loss. n/a: the system does not report it.
@@ -92,6 +105,7 @@ def command(path: str, **options: Any) -> None:
             reserve=options["reserve"],
             command=options["command"],
             on_file=_printer(printname),
+            link=options["link"],
             filter_text=" ".join(options["groups"]),
         )
         signals: dict[str, Callable[[], None]] = {
@@ -154,16 +168,20 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
 
 
 def _receiver(options: dict[str, Any]) -> Receiver:
-    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size")}
-    background = options["background"]
+    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size", "watch", "sequence")}
+    background, features = options["background"], _core.features()
     if background is None:
-        named["background"] = bool(_core.features()["background"]) and not options["ring"]
+        named["background"] = bool(features["background"]) and not options["ring"]
     elif background != NO_BACKGROUND:
         named["background"] = background
     if options["ring"]:
-        if not (ring := _core.features()["ring"]):
+        if not (ring := features["ring"]):
             raise FeatureError(f"--ring: {ring.reason}")
-        named["ring"] = True
+        if options["link"] == "raw":
+            raise ArgumentError("--link raw is of sockets: a ring records the frames as they came")
+        named["ring"] = named["frames"] = True
+    else:
+        named["recv_ttl"], named["recv_tos"] = bool(features["receive_ttl"]), bool(features["receive_tos"])
     return Receiver(*options["groups"], batch_size=AT_ONCE, **named)
 
 
@@ -200,6 +218,9 @@ def _printer(name: str | None) -> Callable[[RecordedFile], None] | None:
 def _counters(result: Recording) -> dict[str, int | None]:
     """The summary; `dropped_ring` is reported by receivers that have a ring."""
     ledger = {name: getattr(result.stats, name, None) for name in LEDGER}
+    lost = getattr(result.stats, "lost", None)
+    if lost is not None:
+        ledger["lost"] = lost
     return {"received": result.stats.received, "written": result.written, **ledger, "bytes": result.bytes}
 
 
@@ -209,10 +230,19 @@ def _text(result: Recording) -> str:
 
 def _summarise(result: Recording, as_json: bool, path: str) -> None:
     """One line on standard error, or an object on standard output, where that is not the recording's."""
+    flows = result.stats.flows
     if not as_json:
         complain(_text(result))
+        complain_of(flows)
     else:
-        fields = {**_counters(result), "files": result.files, "last_file": result.path, "reason": result.reason}
+        fields: dict[str, Any] = {
+            **_counters(result),
+            "files": result.files,
+            "last_file": result.path,
+            "reason": result.reason,
+        }
+        if flows:
+            fields["flows"] = [flow_object(one) for one in flows]
         click.echo(json.dumps(fields), err=path == "-")
     unwritten = result.stats.received - result.written
     if result.reason == "error" and unwritten > 0:
@@ -224,7 +254,7 @@ def _exit_code(result: Recording, options: dict[str, Any]) -> int:
         if result.stats.dropped is None:
             warn("--fail-on-loss: this system does not report all drops")
         drops = (getattr(result.stats, name, None) for name in LEDGER[:3])
-        if any(drops):
+        if any(drops) or result.stats.lost or missing(result.stats.flows):
             return LOSS
     if result.reason == "idle" and not result.stats.received:
         complain(f"nothing came within {options['timeout']:g} s")

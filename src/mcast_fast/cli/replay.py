@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from mcast_fast.cli.output import INTERRUPTED, complain, standard_input
+from mcast_fast.cli.output import INTERRUPTED, LOSS, complain, standard_input
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
 from mcast_fast.files._streams import is_compressed
@@ -37,6 +37,9 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 @click.option(
     "--loop", "loops", type=click.IntRange(min=0), default=1, show_default=True, help="Repeat N times; 0: forever."
 )
+@click.option("--max-gap", metavar="TIME", help="The longest time between two packets, such as 1s.")
+@click.option("--pause", metavar="TIME", help="From the end of the file to the next --loop.")
+@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when something of FILE could not be sent.")
 @click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
 @click.option("--no-loopback", is_flag=True, help="Do not deliver to receivers on this machine.")
@@ -50,6 +53,7 @@ def command(
     loops: int,
     progress: bool,
     as_json: bool,
+    fail_on_loss: bool,
     **options: Any,
 ) -> None:
     """Send the multicast packets of FILE (pcapng or pcap, also .gz and .zst; - is standard input) with the times they
@@ -58,7 +62,11 @@ def command(
     Late is how long after its moment a packet was handed to the system: half of them were not later than p50, 99 in
     100 not later than p99. Ports that GROUP and NEW leave out are the recorded ones.
 
-    Exits 0; 1 on an error, or when FILE holds no packet to a group; 2 on a usage error; 130 on Ctrl-C, after the
+    Not sent is what FILE holds beside datagrams: those of which not all fragments are there, skipped frames (no UDP,
+    or of a link that cannot be read), broken ones.
+
+    Exits 0; 1 on an error, or when FILE holds no packet to a group; 2 on a usage error; 3 when something was not sent,
+    with --fail-on-loss; 130 on Ctrl-C, after the
     report.
     """
     replay = Replay(
@@ -80,6 +88,8 @@ def command(
     finally:
         ended.set()
         click.echo(_json(replay.result) if as_json else _text(replay.result))
+    if fail_on_loss and replay.result.unsent:
+        raise click.exceptions.Exit(LOSS)
     if not replay.result.packets:
         complain(f"{file} holds no packet to a group; look at `mcast-fast info`")
         raise click.exceptions.Exit(1)
@@ -128,4 +138,7 @@ def _text(result: Replayed) -> str:
         parts.append(f"rate error {result.rate_error:+.3%}")
     if result.truncated:
         parts.append(f"truncated {result.truncated}")
+    unsent = {name: getattr(result, name) for name in ("fragments", "skipped", "broken")}
+    if result.unsent:
+        parts.append("not sent: " + ", ".join(f"{name} {count}" for name, count in unsent.items() if count))
     return "; ".join(parts)

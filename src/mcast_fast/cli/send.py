@@ -1,6 +1,7 @@
 """mcast-fast send: datagrams to groups, and the answers."""
 
 import os
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -15,8 +16,10 @@ from mcast_fast.cli.output import INTERRUPTED, NOTHING_CAME, complain, text_line
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
 from mcast_fast.sender import Sender
+from mcast_fast.sequence._format import END, stamp
 
 AT_ONCE = 256  # payloads handed over together
+ENDS = 3  # times that the end of numbered datagrams is sent, for one may be lost
 PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 
 
@@ -30,6 +33,9 @@ PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 @click.option("--size", type=click.IntRange(0, LARGEST_PAYLOAD[6]), help="Send this many bytes instead of a PAYLOAD.")
 @click.option("--file", type=click.File("rb"), help="Send a file's bytes instead, in datagrams of --size (1316).")
 @click.option("--stdin-lines", is_flag=True, help="Send each line of standard input instead, without its end.")
+@click.option(
+    "--sequence", is_flag=True, help="Number the datagrams (format mcast-fast), and send how many there were."
+)
 @click.option("--rate", help="Per second: '50k/s' datagrams, or '800Mbit/s' of payload, over all groups.")
 @click.option("--interval", type=click.FloatRange(min=0, min_open=True), help="Seconds from one datagram to the next.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
@@ -48,6 +54,7 @@ def command(
     size: int | None,
     file: BinaryIO | None,
     stdin_lines: bool,
+    sequence: bool,
     rate: str | None,
     interval: float | None,
     ttl: int,
@@ -76,10 +83,33 @@ def command(
         rate=wanted_rate,
         segmentation=not no_segmentation,
     ) as sender:
-        _send(sender, payloads, at_once, progress or sys.stderr.isatty())
+        numbers = Numbers() if sequence else None
+        numbered = payloads if numbers is None else map(numbers.number, payloads)
+        _send(sender, numbered, at_once, progress or sys.stderr.isatty())
+        if numbers is not None:
+            for _ in range(ENDS):
+                sender.send(numbers.end())
         if wait is not None and not _print_answers(sender, wait):
             complain(f"no answer came within {wait:g} s")
             raise click.exceptions.Exit(NOTHING_CAME)
+
+
+class Numbers:
+    """Numbers the datagrams of one run, in the format "mcast-fast": 32 bytes before each payload."""
+
+    def __init__(self) -> None:
+        self._sender = secrets.randbits(64)
+        self._next = 0
+
+    def number(self, payload: bytes) -> bytes:
+        """The next number, and the payload."""
+        header = stamp(self._next, self._sender, time.time_ns())
+        self._next += 1
+        return header + payload
+
+    def end(self) -> bytes:
+        """What says how many there were."""
+        return stamp(self._next, self._sender, time.time_ns(), END)
 
 
 def _what_to_send(

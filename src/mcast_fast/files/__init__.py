@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from mcast_fast.stats import ReaderStats, WriterStats
 
 if TYPE_CHECKING:
+    from mcast_fast.files._limits import Autostop, Rotation
     from mcast_fast.files._reader import Reader
     from mcast_fast.files._reader import open_capture as open
     from mcast_fast.files._recorder import RecordedFile, Recorder, Recording
     from mcast_fast.files._replay import Replay, Replayed
-    from mcast_fast.files._rotation import Autostop, Rotation
     from mcast_fast.files._writer import Writer
 
 __all__ = [
@@ -33,14 +33,14 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Autostop": "_rotation",
+    "Autostop": "_limits",
     "Reader": "_reader",
     "RecordedFile": "_recorder",
     "Recorder": "_recorder",
     "Recording": "_recorder",
     "Replay": "_replay",
     "Replayed": "_replay",
-    "Rotation": "_rotation",
+    "Rotation": "_limits",
     "Writer": "_writer",
     "open": "_reader",
 }

@@ -9,6 +9,8 @@ import importlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mcast_fast import _core
@@ -171,17 +173,25 @@ class CsvWriter:
 # Parquet -------------------------------------------------------------------------------------------------------------
 
 
+def arrow_modules() -> tuple[Any, Any]:
+    """pyarrow and its Parquet; FeatureError says whether they are missing, or cannot be imported, and why."""
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ModuleNotFoundError as error:
+        if error.name not in ("pyarrow", "pyarrow.parquet"):
+            raise FeatureError(f"Parquet needs pyarrow, and importing it failed: {error}") from error
+        raise FeatureError("Parquet needs pyarrow; install it with: pip install 'mcast-fast[arrow]'") from None
+    except ImportError as error:
+        raise FeatureError(f"Parquet needs pyarrow, and importing it failed: {error}") from error
+
+
 class ParquetWriter:
     """Batches as Parquet, a row group for each hundred thousand packets or so."""
 
     ROW_GROUP = 100_000
 
     def __init__(self, file: IO[bytes]) -> None:
-        try:
-            self._pyarrow: Any = importlib.import_module("pyarrow")
-            self._parquet: Any = importlib.import_module("pyarrow.parquet")
-        except ImportError:
-            raise FeatureError("Parquet needs pyarrow; install it with: pip install 'mcast-fast[arrow]'") from None
+        self._pyarrow, self._parquet = arrow_modules()
         self._file = file
         self._writer: Any = None
         self._waiting: list[Any] = []
@@ -226,6 +236,8 @@ def convert(batches: Iterable["Batch"], target: PathOrFile, form: str) -> int:
 
 
 def _write_table(batches: Iterable["Batch"], target: PathOrFile, form: str) -> int:
+    if form == "parquet":
+        arrow_modules()  # a missing one leaves no file
     is_path = isinstance(target, str | os.PathLike)
     file: IO[bytes] = open_output(target) if isinstance(target, str | os.PathLike) else target
     packets = 0
@@ -257,9 +269,36 @@ def open_batches(source: PathOrFile, groups: Iterable[str], multicast_only: bool
     return CsvReader(open_input(source) if isinstance(source, str | os.PathLike) else source, subject_of(source))
 
 
+def _is_same(source: PathOrFile, target: PathOrFile) -> bool:
+    """Whether both name one file."""
+    if not isinstance(source, str | os.PathLike) or not isinstance(target, str | os.PathLike):
+        return False
+    try:
+        return Path(source).samefile(target)
+    except (OSError, ValueError):
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What was converted: `packets`; and what the source holds beside them: `fragments`, datagrams of which not all
+    fragments are there, `skipped` frames, which are no UDP or of a link that cannot be read, and `broken` ones."""
+
+    packets: int
+    fragments: int = 0
+    skipped: int = 0
+    broken: int = 0
+
+
 def convert_file(
     source: PathOrFile, target: PathOrFile, form: str, groups: Iterable[str] = (), multicast_only: bool = True
-) -> int:
+) -> Converted:
     """`convert` what a file holds of these groups (none: of all). Errors as there, and GroupError."""
+    if _is_same(source, target):
+        raise ArgumentError(f"{subject_of(source)} is its own target; write to another file")
     with contextlib.closing(open_batches(source, groups, multicast_only)) as batches:
-        return convert(batches, target, form)
+        packets = convert(batches, target, form)
+        if not isinstance(batches, Reader):
+            return Converted(packets)
+        stats = batches.stats
+        return Converted(packets, stats.fragments, stats.skipped, stats.broken)

@@ -5,12 +5,9 @@ Rules of this module: no I/O. Blocks with packets are made by the core's encoder
 
 import platform
 import struct
-from typing import TYPE_CHECKING
 
 from mcast_fast._core import blocks
-
-if TYPE_CHECKING:
-    pass
+from mcast_fast._core.layout import Flag
 
 
 def _option(code: int, value: bytes) -> bytes:
@@ -42,12 +39,26 @@ def section_header(application: str, hardware: str) -> bytes:
     return _block(blocks.SECTION_HEADER, struct.pack("=IHHq", blocks.BYTE_ORDER, 1, 0, -1), options)
 
 
-def interface_description(name: str, filter_text: str) -> bytes:
-    """The interface description block: Ethernet, whole packets, times in ns."""
-    options = _text_option(blocks.IF_NAME, name) + _option(blocks.IF_TSRESOL, b"\x09")
+def interface_description(name: str, filter_text: str, known: int, raw: bool) -> bytes:
+    """The interface description block: whole packets, times in ns.
+
+    Args:
+        name: The interface's.
+        filter_text: What was requested.
+        known: What of its packets' headers is known (`Encoder.key`); a comment says what is not.
+        raw: Its packets are raw IP; else Ethernet.
+
+    Returns:
+        The block.
+    """
+    comment = "" if known & Flag.FRAME else blocks.headers_comment(known)
+    link = blocks.LINK_RAW if raw else blocks.LINK_ETHERNET
+    options = (
+        _text_option(blocks.COMMENT, comment) + _text_option(blocks.IF_NAME, name) + _option(blocks.IF_TSRESOL, b"\x09")
+    )
     if filter_text:
         options += _option(blocks.IF_FILTER, b"\0" + filter_text.encode()[:0xFFFE])  # 0: a text
-    return _block(blocks.INTERFACE_DESCRIPTION, struct.pack("=HHI", blocks.LINK_ETHERNET, 0, 0), options)
+    return _block(blocks.INTERFACE_DESCRIPTION, struct.pack("=HHI", link, 0, 0), options)
 
 
 def interface_statistics(number: int, started: int, now: int, counters: dict[int, int | None]) -> bytes:
@@ -61,6 +72,7 @@ def interface_statistics(number: int, started: int, now: int, counters: dict[int
     return _block(blocks.INTERFACE_STATISTICS, struct.pack("=III", number, now >> 32, now & 0xFFFFFFFF), options)
 
 
-def pcap_header() -> bytes:
-    """The header of a classic pcap file with times in ns: Ethernet, version 2.4."""
-    return struct.pack("=IHHiIII", blocks.PCAP_NS, 2, 4, 0, 0, blocks.LARGEST_FRAME, blocks.LINK_ETHERNET)
+def pcap_header(raw: bool) -> bytes:
+    """The header of a classic pcap file with times in ns, version 2.4: raw IP, or Ethernet."""
+    link = blocks.LINK_RAW if raw else blocks.LINK_ETHERNET
+    return struct.pack("=IHHiIII", blocks.PCAP_NS, 2, 4, 0, 0, blocks.LARGEST_FRAME, link)

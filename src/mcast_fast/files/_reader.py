@@ -4,6 +4,7 @@ It reads pcapng (draft-ietf-opsawg-pcapng) and classic pcap; the blocks are the 
 """
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
@@ -13,11 +14,27 @@ from mcast_fast._core import blocks, process
 from mcast_fast._core.layout import ARENA_LIMIT, MOST_PACKETS
 from mcast_fast._iteration import Batches, Limits, Packets
 from mcast_fast._membership.desired import ALL_INTERFACES, Defaults, SourceFilter, sources_of
-from mcast_fast._units import UNSET, Seconds, Unset, in_seconds, iterated, wait_in_ns, whole_number
+from mcast_fast._units import (
+    EARLIEST,
+    LATEST,
+    NANOSECONDS,
+    UNSET,
+    Moment,
+    Seconds,
+    Unset,
+    in_seconds,
+    iterated,
+    moment_in_ns,
+    wait_in_ns,
+    whole_number,
+)
 from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
+from mcast_fast.files._unpacking import PAUSE, Unpacked, position_of
 from mcast_fast.groups import Group, Groups, listed
+from mcast_fast.sequence._format import Format
+from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
 from mcast_fast.stats import ReaderStats
 
 if TYPE_CHECKING:
@@ -54,17 +71,19 @@ class _Input:
     call into C that makes the system call too, and counted from there by steps that no handler interrupts.
     """
 
-    def __init__(self, file: IO[bytes], subject: str) -> None:
-        self._file: Any = file
+    def __init__(self, file: IO[bytes], subject: str, follow: bool) -> None:
+        self._file = file if isinstance(file, Unpacked) else Unpacked(file, owned=False)
         self._subject = subject
+        self._follow = self._file.grows = follow
         self._buffer = bytearray(CHUNK)
         self._start = 0
         self._end = 0
-        self._came: list[Any] = []  # what reads returned, and is not counted yet
-        self._base = _position_of(file)
+        self._came: list[int | None] = []  # what reads returned, and is not counted yet
+        self._base = position_of(file)
         self._interrupted = False
         self.position = 0  # of what is left, counted from where reading began
         self.ended = False
+        self.is_waiting = False  # nothing is there yet
 
     def rest(self) -> memoryview:
         """The bytes that were read and not decoded."""
@@ -86,49 +105,42 @@ class _Input:
             self._buffer, self._start, self._end = fresh, 0, left
         with memoryview(self._buffer) as whole, whole[self._end :] as room:
             try:
-                if hasattr(self._file, "readinto"):
-                    self._came.extend(map(self._file.readinto, (room,)))
-                else:
-                    self._came.extend(map(self._file.read, (len(room),)))
+                self._came.extend(map(self._file.direct or self._file.readinto, (room,)))
             except OSError as error:
                 if error.errno:
                     raise file_error("read", self._subject, error) from error
                 raise CaptureError(self._subject, self.position, str(error)) from error  # torn compressed data
             except BaseException:
-                self._interrupted = True
+                self._interrupted = self._file.direct is not None
                 raise
         self._count()
 
     def _count(self) -> None:
         """Add what has come to what is there."""
         while self._came:
-            came = self._came[0] or 0
-            if not isinstance(came, int):
-                size = len(came)
-                self._buffer[self._end : self._end + size] = came
-                came = size
-            self._end += came
-            self.ended = not came
+            came = self._came[0]
+            self._end += came or 0
+            self.ended = came == 0 and not self._follow
+            self.is_waiting = not came and not self.ended
             del self._came[0]
 
     def _resume(self) -> None:
         """Where a file that is Python was interrupted, what it had read is lost: it is read again, if that can be."""
         self._count()
         if self._interrupted and self._base is not None:
-            self._file.seek(self._base + self.position + self._end - self._start)
+            self._file.seek_raw(self._base + self.position + self._end - self._start)
         self._interrupted = False
+
+    def wait(self, seconds: float) -> None:
+        """Wait a little for more."""
+        self._file.wait(seconds)
+        if self._follow:
+            self._file.follow()
+        self.is_waiting = False
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _position_of(file: Any) -> int | None:
-    """Where a file that can be read again is read from; None for a pipe."""
-    try:
-        return int(file.tell()) if file.seekable() else None
-    except (AttributeError, OSError, ValueError):
-        return None
 
 
 class Reader(Guarded):
@@ -152,9 +164,16 @@ class Reader(Guarded):
         port: UDP port of groups that name none; without it they are of any port.
         interface: Name, in the file, of the interface of groups that name none; without it they are of any.
         source: The only source of groups that name none.
-        timeout: There for scripts that are written for a Receiver, in seconds: a file never makes one wait.
+        timeout: Seconds that a receive waits for a file that grows (`follow`), or text such as "100ms"; None: for ever.
+            Of any other file it is there for scripts that are written for a Receiver.
         batch_size: Packets in a batch at most.
         multicast_only: False: deliver all UDP where no groups are named.
+        follow: The file grows: wait at its end for more, as `tail -f` does, until `timeout` or close().
+        start: Only packets from this time on: ns since the epoch, an aware datetime, or text such as
+            "2026-11-28T13:00:00Z".
+        end: Only packets before this time.
+        sequence: Follow the numbers in the packets, so that `stats.flows` has what is missing: the format as text
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own.
 
     Raises:
         GroupError: A text is no multicast group.
@@ -177,19 +196,34 @@ class Reader(Guarded):
         timeout: Seconds | None = None,
         batch_size: int = 256,
         multicast_only: bool = True,
+        follow: bool = False,
+        start: Moment | None = None,
+        end: Moment | None = None,
+        sequence: str | Format | Tracker | None = None,
     ) -> None:
         super().__init__()
         self.timeout: float | None = in_seconds(timeout, "timeout")
         wait_in_ns(timeout)
+        self._follow = bool(follow)
         self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
+        self._tracker = tracker_of(sequence)
         self._subject = subject_of(file, "read", "readinto")
         Defaults(port, interface, source)  # GroupError, ArgumentError
         wanted = listed(groups)
         rows = filter_rows(wanted, port, interface, source) if wanted else None
-        self._decoder: Decoder = _core.files.Decoder(self._subject, rows, multicast_only)
-        self._input = _Input(open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject)
+        self._decoder: Decoder = _core.files.Decoder(
+            self._subject,
+            rows,
+            multicast_only,
+            EARLIEST if start is None else moment_in_ns(start, "start"),
+            LATEST if end is None else moment_in_ns(end, "end"),
+        )
+        self._input = _Input(
+            open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject, bool(follow)
+        )
         self._owned = isinstance(file, str | os.PathLike)
-        self._unread: list[Batch] = []  # decoded, and not delivered yet
+        self._fresh: list[tuple[Batch, object]] = []  # decoded, and not yet seen by the tracker; each with a token
+        self._unread: list[Batch] = []  # not delivered yet
         self._ready: Batch | None = None  # taken out of `_unread` for the call in progress
         self._failure: CaptureError | FileError | None = None
         self._closed = False
@@ -200,15 +234,16 @@ class Reader(Guarded):
         """The next 1..max_packets (default batch_size) packets, as a Batch.
 
         Raises EOFError at the end of the file, CaptureError where it cannot be read any further, FileError,
-        ClosedError."""
+        ClosedError; TimeoutError when a file that grows has no more in time."""
         limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
-        _check_timeout(timeout)
-        return self._deliver(limit, limit)
+        return self._deliver(limit, limit, self._wait(timeout))
 
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
         """One packet. Errors as `recv_batch`."""
-        _check_timeout(timeout)
-        batch = self._deliver(1, self._batch_size)
+        return self._one(self._wait(timeout))
+
+    def _one(self, wait: int) -> "Packet":
+        batch = self._deliver(1, self._batch_size, wait)
         try:
             return batch[0]
         except BaseException:  # of a signal handler
@@ -221,8 +256,7 @@ class Reader(Guarded):
         It has fewer where more would not fit the 4 GiB of a batch. Errors as `recv_batch`, but that no EOFError is
         raised."""
         limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
-        _check_timeout(timeout)
-        return self._deliver(limit, 0)
+        return self._deliver(limit, 0, self._wait(timeout))
 
     def __iter__(self) -> Iterator["Batch"]:
         """Batches until the file ends, or the reader is closed."""
@@ -256,8 +290,7 @@ class Reader(Guarded):
             ArgumentError: of a value out of range. While iterating: CaptureError, FileError, and ClosedError in
                 another process than the one that opened the reader.
         """
-        _check_timeout(timeout)
-        limits = Limits(-1, duration, count)
+        limits = Limits(self._wait(timeout), duration, count)
         return Batches(self._next_batch, self._requeue, lambda: self._batch_size, limits, self._check_process)
 
     def packets(
@@ -273,14 +306,18 @@ class Reader(Guarded):
 
         Args, Returns, Raises: as `batches`.
         """
-        _check_timeout(timeout)
-        return Packets(self._next_packet, Limits(-1, duration, count), self._check_process)
+        return Packets(self._next_packet, Limits(self._wait(timeout), duration, count), self._check_process)
 
-    def _next_batch(self, most: int, _: int) -> "Batch":
-        return self._deliver(most, most)
+    def _next_batch(self, most: int, wait: int) -> "Batch":
+        return self._deliver(most, most, wait)
 
-    def _next_packet(self, _: int) -> "Packet":
-        return self.recv()
+    def _next_packet(self, wait: int) -> "Packet":
+        return self._one(wait)
+
+    def _wait(self, timeout: Seconds | Unset | None) -> int:
+        """ns that a call waits at the end of a file that grows; -1: for ever, as for any other file."""
+        wait = wait_in_ns(self.timeout if isinstance(timeout, Unset) else timeout)
+        return wait if self._follow else -1
 
     def _requeue(self, batch: "Batch") -> None:
         self._unread.insert(0, batch)
@@ -292,7 +329,7 @@ class Reader(Guarded):
         self._check_open()
         return _core.views.arrow_stream(iter(self), requested_schema)
 
-    def _deliver(self, limit: int, at_once: int) -> "Batch":
+    def _deliver(self, limit: int, at_once: int, wait: int) -> "Batch":
         """At most `limit` packets of what is there; where nothing is, `at_once` are read; 0: all that `limit` says.
 
         A batch is taken out of `_unread` by steps that no signal handler interrupts, and comes back when one raises
@@ -305,9 +342,9 @@ class Reader(Guarded):
                 self._busy = True
                 try:
                     if at_once:
-                        self._make_ready(limit, at_once)
+                        self._make_ready(limit, at_once, wait)
                     else:
-                        self._make_all_ready(limit)
+                        self._make_all_ready(limit, wait)
                     taken, self._ready = self._ready, None
                 finally:
                     self._busy = False
@@ -322,9 +359,9 @@ class Reader(Guarded):
             if self._closed:
                 self._settle()
 
-    def _make_ready(self, limit: int, at_once: int) -> None:
+    def _make_ready(self, limit: int, at_once: int, wait: int) -> None:
         if not self._unread:
-            if not self._read(at_once, at_least=1):
+            if not self._fresh and not self._read(at_once, 1, wait):
                 raise EOFError(f"{self._subject} has ended")
             self._take()
         first, others = self._unread[0], self._unread[1:]
@@ -332,11 +369,13 @@ class Reader(Guarded):
             first, others = first[:limit], [first[limit:], *others]
         self._ready, self._unread = first, others
 
-    def _make_all_ready(self, limit: int) -> None:
+    def _make_all_ready(self, limit: int, wait: int) -> None:
         more = limit - sum(map(len, self._unread))
         if more > 0:
             try:
-                self._read(more, at_least=more)
+                self._read(more, more, wait)
+            except TimeoutError:
+                pass
             except (CaptureError, FileError):
                 if not self._unread:
                     raise  # else it is raised when those are delivered
@@ -346,15 +385,25 @@ class Reader(Guarded):
         self._ready, self._unread = whole, others
 
     def _take(self) -> None:
-        """Move what is decoded to `_unread`, in one call: an exception of a signal handler comes before or after it."""
+        """Move what is decoded to `_unread`, by steps of one call: an exception of a signal handler comes before or
+        after one of them, and the next call goes on from there."""
         if self._decoder.count:
-            self._unread.extend(map(type(self._decoder).take, (self._decoder,)))
+            self._fresh.extend(zip(map(type(self._decoder).take, (self._decoder,)), (object(),), strict=False))
+        if self._tracker is not None:
+            for batch, token in self._fresh:
+                self._tracker.core.note(batch, token)
+        fresh: list[tuple[Batch, object]] = []
+        unread = [*self._unread, *(batch for batch, _ in self._fresh)]
+        self._unread, self._fresh = unread, fresh
 
-    def _read(self, limit: int, at_least: int) -> int:
-        """Read until `at_least` packets wait in the decoder, or the file has no more; returns how many wait."""
+    def _read(self, limit: int, at_least: int, wait: int) -> int:
+        """Read until `at_least` packets are in the decoder, or the file has no more; returns how many are.
+
+        At the end of a file that grows it waits for `wait` ns (-1: for ever), where there are none: TimeoutError."""
         if self._failure is not None and not self._decoder.count:
             raise self._failure
         decoder, source = self._decoder, self._input
+        until = None if wait < 0 else time.monotonic_ns() + wait
         try:
             while self._failure is None:
                 source.skip_to(decoder.offset)
@@ -366,14 +415,27 @@ class Reader(Guarded):
                     break
                 source.read(decoder.needed)
                 self._check_open()  # a handler may have closed it meanwhile
+                if source.is_waiting and not self._wait_for_more(until):
+                    break
         except (CaptureError, FileError) as error:
             self._failure = error
             if not decoder.count:
                 raise
+        if source.is_waiting and not decoder.count:
+            raise TimeoutError(f"{self._subject} has no more packet yet")
         if source.ended and not decoder.form:
             self._failure = CaptureError(self._subject, 0, "it is empty")
             raise self._failure
         return decoder.count
+
+    def _wait_for_more(self, until: int | None) -> bool:
+        """Wait for a moment; False when the time is over."""
+        left = PAUSE if until is None else (until - time.monotonic_ns()) / NANOSECONDS
+        if left <= 0:
+            return False
+        self._input.wait(min(PAUSE, left))
+        self._check_open()
+        return True
 
     # ---- state ----
 
@@ -404,10 +466,11 @@ class Reader(Guarded):
     def stats(self) -> ReaderStats:
         """What became of the file's packets so far."""
         self._check_process()
-        return ReaderStats(**self._decoder.counters())
+        figures: dict[str, Any] = self._decoder.counters() | lost_by(self._tracker, 0)
+        return ReaderStats(**figures)
 
     def _tear_down(self) -> None:
-        self._unread, self._ready = [], None
+        self._unread, self._ready, self._fresh = [], None, []
         if self._owned:
             self._input.close()
 
@@ -435,11 +498,6 @@ def fitting(batches: list["Batch"], limit: int) -> tuple[list["Batch"], list["Ba
     return batches, []
 
 
-def _check_timeout(timeout: Seconds | Unset | None) -> None:
-    if not isinstance(timeout, Unset):
-        wait_in_ns(timeout)
-
-
 def open_capture(
     file: PathOrFile,
     groups: Groups = (),
@@ -450,6 +508,10 @@ def open_capture(
     timeout: Seconds | None = None,
     batch_size: int = 256,
     multicast_only: bool = True,
+    follow: bool = False,
+    start: Moment | None = None,
+    end: Moment | None = None,
+    sequence: str | Format | Tracker | None = None,
 ) -> Reader:
     """Open a capture file for reading.
 
@@ -459,9 +521,16 @@ def open_capture(
         port: UDP port of groups that name none; without it they are of any port.
         interface: Name, in the file, of the interface of groups that name none; without it they are of any.
         source: The only source of groups that name none.
-        timeout: There for scripts that are written for a Receiver, in seconds: a file never makes one wait.
+        timeout: Seconds that a receive waits for a file that grows (`follow`), or text such as "100ms"; None: for ever.
+            Of any other file it is there for scripts that are written for a Receiver.
         batch_size: Packets in a batch at most.
         multicast_only: False: deliver all UDP where no groups are named.
+        follow: The file grows: wait at its end for more, as `tail -f` does, until `timeout` or close().
+        start: Only packets from this time on: ns since the epoch, an aware datetime, or text such as
+            "2026-11-28T13:00:00Z".
+        end: Only packets before this time.
+        sequence: Follow the numbers in the packets, so that `stats.flows` has what is missing: the format as text
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own.
 
     Returns:
         A `mcast_fast.files.Reader`: use it in a `with`, or close it.
@@ -482,6 +551,10 @@ def open_capture(
         timeout=timeout,
         batch_size=batch_size,
         multicast_only=multicast_only,
+        follow=follow,
+        start=start,
+        end=end,
+        sequence=sequence,
     )
 
 

@@ -6,6 +6,7 @@ disk stalls waits in the kernel's buffer alone. All deadlines are moments of the
 gives files their names, and nothing else.
 """
 
+import bisect
 import contextlib
 import errno
 import os
@@ -16,12 +17,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mcast_fast import _core
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded, guarded
-from mcast_fast.files._rotation import Autostop, Limits, Names, Rotation
+from mcast_fast.files._limits import Autostop, Limits, Names, Rotation
 from mcast_fast.files._streams import PathOrFile, subject_of
-from mcast_fast.files._writer import Form, Writer
+from mcast_fast.files._writer import Form, Link, Writer
 from mcast_fast.receiver import Receiver
 from mcast_fast.stats import Stats
 
@@ -35,6 +37,8 @@ TICK_NS = 50_000_000  # requests of other threads and signal handlers are seen w
 # While the background thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
 GATHER_NS = 10_000_000
 STATISTICS_NS = 5 * NANOSECONDS
+HOLD_NS = 20_000_000  # packets of several sockets wait for older ones of the others
+MOST_HELD, MOST_HELD_BYTES = 65_536, 64 << 20  # packets that wait together, and their payload, at most
 QUIET_NS, DRAIN_NS = 20_000_000, NANOSECONDS  # a recording that ends takes what is there, and no longer than this
 PACKET_OVERHEAD = 113  # bytes that a packet has around its payload in a file at most, as MCAST_PACKET_OVERHEAD
 ASIDE = 512  # bytes that a file needs beside its packets: an interface's description, the last statistics
@@ -106,6 +110,7 @@ class Recorder(Guarded):
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
         form: Form | None = None,
+        link: Link = "ethernet",
         filter_text: str = "",
     ) -> None:
         super().__init__()
@@ -132,7 +137,7 @@ class Recorder(Guarded):
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
         self._command = _post_rotate(command) if command is not None else None
         self._on_file = on_file
-        self._form, self._filter_text = form, filter_text
+        self._form, self._link, self._filter_text = form, link, filter_text
         self._names = Names(subject, rotate is not None)
         self._kept: deque[str] = deque()
         self._requests: deque[Callable[[], None]] = deque()
@@ -143,6 +148,8 @@ class Recorder(Guarded):
         self._path = ""
         self._unflushed_since = 0
         self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
+        self._hold_ns = min(HOLD_NS, self._flush_ns)
+        self._held: list[Batch] = []  # received, and waiting for older packets of other sockets
         self._unwritten: Batch | None = None  # received, and not all handed to the writer
         self._before = 0  # packets in the file when the writer got it
         self._writer = self._open()
@@ -222,6 +229,8 @@ class Recorder(Guarded):
                     self._end("closed")
             if self._reason in ("asked", "duration", "idle"):
                 self._drain()
+            if self._reason in ("asked", "duration", "idle", "closed"):
+                self._release()
             self._finish(last=True)
         except BaseException:
             self._check_process()  # a handler may have forked
@@ -240,7 +249,8 @@ class Recorder(Guarded):
         """Wait for packets until something else is due, and take what is there."""
         now = time.monotonic_ns()
         flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
-        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at)))
+        release_at = self._last_came + self._hold_ns if self._held else 0
+        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at, release_at)))
         timeout = max(0, until - now) / NANOSECONDS
         try:
             if self._gather_ns:
@@ -266,7 +276,7 @@ class Recorder(Guarded):
                 return
             self._unwritten = batch
             self._last_came = time.monotonic_ns()
-            self._write(batch)
+            self._write(self._in_order(batch))
             self._look_at_clock(time.monotonic_ns())
             if self._reason:
                 return
@@ -302,10 +312,46 @@ class Recorder(Guarded):
     def _give_back(self) -> None:
         """Have the receiver deliver what an exception kept from being written; what the writer accepted is in the
         file, or lost with it."""
-        batch, self._unwritten = self._unwritten, None
-        if batch is not None:
-            with contextlib.suppress(ClosedError):
-                self._receiver.give_back([batch[max(0, self._packets_in_file() - self._before) :]])
+        batch, held, self._unwritten, self._held = self._unwritten, self._held, None, []
+        unwritten = [] if batch is None else [batch[max(0, self._packets_in_file() - self._before) :]]
+        with contextlib.suppress(ClosedError):
+            self._receiver.give_back([*unwritten, *held])
+
+    def _in_order(self, batch: "Batch") -> "Batch":
+        """What of the packets that were received can be written in the order of their times.
+
+        Where there are several sockets, packets are held until all of them are read, and the latest for packets that
+        are on their way to others."""
+        if not self._held and self._receiver.sources < 2:
+            return batch
+        if not self._held and not self._hold_ns:
+            return _core.views.by_time(batch)
+        held = [*self._held, batch]
+        size = sum(one.payload_bytes for one in held)
+        if sum(map(len, held)) < MOST_HELD and size < MOST_HELD_BYTES and self._has_more():
+            nothing = batch[:0]
+            # Nothing is called from here on, so that no signal handler comes in between; as below.
+            self._unwritten, self._held = nothing, held
+            return nothing
+        ordered = _core.views.by_time(_core.views.Batch.concatenate(held))
+        last = ordered[len(ordered) - 1].timestamp
+        count = len(ordered) if last is None else first_after(ordered, last - self._hold_ns)
+        ready, rest = ordered[:count], [ordered[count:]] if count < len(ordered) else []
+        self._unwritten, self._held = ready, rest
+        return ready
+
+    def _has_more(self) -> bool:
+        """Whether packets are there that may be older."""
+        with contextlib.suppress(ClosedError):
+            return self._receiver.wait(0)
+        return False
+
+    def _release(self) -> None:
+        """Write what is held: nothing older has come meanwhile."""
+        if self._held:
+            ordered = _core.views.by_time(_core.views.Batch.concatenate(self._held))
+            self._unwritten, self._held = ordered, []
+            self._write(ordered)
 
     def _fitting(self, batch: "Batch") -> int:
         """How many packets of a batch the file takes before it is full; an empty file takes one in any case."""
@@ -343,6 +389,8 @@ class Recorder(Guarded):
         if now >= self._statistics_at:
             self._statistics_at = now + STATISTICS_NS
             self._statistics()
+        if self._held and now - self._last_came >= self._hold_ns:
+            self._release()
         if self._unflushed_since and now - self._unflushed_since >= self._flush_ns:
             self._flush()
 
@@ -353,12 +401,25 @@ class Recorder(Guarded):
 
     def _open(self) -> Writer:
         """The next file; before that, the oldest of a ring is deleted."""
+        while self._most_kept and len(self._kept) >= self._most_kept:
+            remove(self._kept.popleft())
         target: Any = self._stream
-        if target is None:
-            target = self._names.next(time.localtime())
-            while self._most_kept and len(self._kept) >= self._most_kept:
-                remove(self._kept.popleft())
-        writer = Writer(target, form=self._form, filter_text=self._filter_text)
+        writer, taken = None, False
+        while writer is None:
+            if self._stream is None:
+                target = self._names.next(time.localtime(), taken)
+            try:
+                writer = Writer(
+                    target,
+                    form=self._form,
+                    link=self._link,
+                    filter_text=self._filter_text,
+                    exclusive=self._rotate_limits != NO_LIMITS,
+                )
+            except FileError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+                taken = True
         self._before = 0
         self._path = subject_of(target)
         self._files += 1
@@ -444,6 +505,11 @@ def _post_rotate(command: str) -> "PostRotate":
     from mcast_fast.files._postrotate import PostRotate
 
     return PostRotate(command)
+
+
+def first_after(batch: "Batch", time_ns: int) -> int:
+    """The place of the first packet after this time, in a batch that is in the order of time."""
+    return bisect.bisect_right(range(len(batch)), time_ns, key=lambda place: batch[place].timestamp or 0)
 
 
 def bytes_at_most(batch: "Batch") -> int:

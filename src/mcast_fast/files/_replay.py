@@ -7,6 +7,7 @@ keeps them. A thread reads ahead, so that the file costs no time between two pac
 import contextlib
 import itertools
 import math
+import operator
 import queue
 import time
 import weakref
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core import threads
-from mcast_fast._units import NANOSECONDS, checked, whole_number
+from mcast_fast._core.layout import RECORD_SIZE
+from mcast_fast._units import NANOSECONDS, Seconds, checked, duration_in_ns, whole_number
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._streams import PathOrFile, subject_of
@@ -33,6 +35,9 @@ LEAD_NS = 20_000_000  # from the opening to the first departure
 START = 1.0  # seconds that a replay waits for its file at first, which may be a pipe
 PATIENCE = 0.1  # seconds after which the reading thread sees that nobody wants more
 MOST = 2**62
+STEP_NS = 100_000_000  # ns; a time that goes back by more is a clock that was set: what follows goes on from there
+LONE_PAUSE_NS = NANOSECONDS  # between two turns of a file whose packets have one time
+TIME, RECORD_WORDS = 0, RECORD_SIZE // 8  # of a record, in words of eight bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,9 @@ class Replayed:
     """What a replay did.
 
     `packets` that left, `bytes` of their payload; `loops`: how often the file was gone through, whole or in part;
-    `truncated`: packets that were captured in part, and sent so. `seconds` from the first departure to the last one.
+    `truncated`: packets that were captured in part, and sent so. Not sent, of all turns that ended: `fragments`:
+    datagrams of which not all fragments are there; `skipped`: frames that are no UDP, or of links that cannot be read;
+    `broken`: frames whose headers contradict each other. `seconds` from the first departure to the last one.
     `late_p50`, `late_p99`, `late_max`: ns from when packets were due by their timestamps to when they were handed to
     the system (p50 and p99 to 3 %); None where they had no such moment. `rate_error`: of a replay at a rate, as in
     SenderStats.
@@ -57,6 +64,14 @@ class Replayed:
     late_p99: int | None = None
     late_max: int | None = None
     rate_error: float | None = None
+    fragments: int = 0
+    skipped: int = 0
+    broken: int = 0
+
+    @property
+    def unsent(self) -> int:
+        """What the file holds and was not sent for what it is: fragments, skipped and broken frames."""
+        return self.fragments + self.skipped + self.broken
 
     @property
     def rate(self) -> float | None:
@@ -67,15 +82,34 @@ class Replayed:
 class Replay:
     """Sends the multicast packets of a capture file again: `run()` does it.
 
-    `file`: as the Reader takes it, and `groups`: only these of it. `to`: the group that all packets go to; `mapping`:
-    groups for some (OLD: NEW, with or without a port; a port that is left out is the recorded one); what neither names
-    goes to the group it was recorded from. `interface`, `source`, `source_port`, `ttl`, `loopback`: as for a Sender.
-
-    Packets leave with the recorded timing, `speed` times as fast (2.0: twice); or, instead, at a `rate` as a Sender
-    takes it; or `fastest`. Where a timestamp goes back, that packet follows at once. `loops`: how often to go through
-    the file (None: for ever), one mean gap after another. `count`: end after this many packets. Sources are not those
+    Packets leave with the recorded spacing. Where the time goes back, the packet follows at once; by more than
+    100 ms, the clock was set, and the spacing goes on from there. So do packets without a time. Sources are not those
     that were recorded, and what was captured in part is sent so. `position`: how many bytes of the file (of a
-    compressed one: as decompressed) this turn has gone through. Raises GroupError, ArgumentError.
+    compressed one: as decompressed) this turn has gone through.
+
+    Args:
+        file: As the Reader takes it.
+        *groups: Only these of it.
+        to: The group that all packets go to.
+        mapping: Groups for some (OLD: NEW, with or without a port; a port that is left out is the recorded one). What
+            neither names goes to the group it was recorded from.
+        interface: As for a Sender.
+        source: As for a Sender.
+        source_port: As for a Sender.
+        ttl: As for a Sender.
+        loopback: As for a Sender.
+        speed: Times as fast as recorded (2.0: twice).
+        rate: Instead of the recorded times, as a Sender takes it.
+        fastest: Instead of the recorded times, as fast as it goes.
+        loops: How often to go through the file; None: for ever.
+        count: End after this many packets.
+        max_gap: The longest time between two packets, in recorded seconds, or text such as "1s"; None: no limit.
+        pause: Seconds, or text, from the end of a turn to the next; None: the mean gap of the file, or a second where
+            all its packets have one time.
+
+    Raises:
+        GroupError: A text is no multicast group.
+        ArgumentError: An argument is out of range, or does not go with another one.
     """
 
     __module__ = "mcast_fast.files"
@@ -96,6 +130,8 @@ class Replay:
         fastest: bool = False,
         loops: int | None = 1,
         count: int | None = None,
+        max_gap: Seconds | None = None,
+        pause: Seconds | None = None,
     ) -> None:
         subject_of(file, "read", "readinto")
         if (speed is not None) + (rate is not None) + bool(fastest) > 1:
@@ -108,6 +144,8 @@ class Replay:
         self._speed = None if fastest or rate is not None else speed or 1.0
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)
         self._left = MOST if count is None else whole_number(count, "count", 1, MOST)
+        self._max_gap = MOST if max_gap is None else duration_in_ns(max_gap, "max_gap")
+        self._pause = None if pause is None else duration_in_ns(pause, "pause")
         self._to = None if to is None else one_group(to)
         given = {} if mapping is None else checked(mapping, Mapping, "mapping", "a mapping of groups to groups")
         self._mapping = {
@@ -127,8 +165,8 @@ class Replay:
         self._turn = -1
         self._in_turn = 0  # packets
         self._origin = self._last = self._moment = 0
-        self._started = self._ended = 0
-        self._truncated = 0
+        self._started = self._ended = self._turn_began = 0
+        self._truncated = self._fragments = self._skipped = self._broken = 0
         self.position: int = 0
 
     def run(self) -> Replayed:
@@ -150,7 +188,7 @@ class Replay:
     def result(self) -> Replayed:
         """What was done so far; also after run() has raised."""
         if self._sender is None or self._schedule is None:
-            return Replayed()
+            return Replayed(fragments=self._fragments, skipped=self._skipped, broken=self._broken)
         stats = self._sender.stats
         taken = max(0, self._ended - self._started)
         middle, most, worst = (self._schedule.late(share) for share in (0.5, 0.99, 1.0))
@@ -164,6 +202,9 @@ class Replay:
             most,
             worst,
             stats.rate_error,
+            self._fragments,
+            self._skipped,
+            self._broken,
         )
 
     def _batches(self) -> Iterator[tuple[int, "Batch", int]]:
@@ -175,7 +216,11 @@ class Replay:
                 for batch in reader:
                     empty = False
                     yield turn, batch, reader.offset
-                self._truncated += reader.stats.truncated
+                stats = reader.stats
+                self._truncated += stats.truncated
+                self._fragments += stats.fragments
+                self._skipped += stats.skipped
+                self._broken += stats.broken
             if empty:
                 return
 
@@ -185,26 +230,44 @@ class Replay:
             self._schedule = self._sender.schedule(self.destination)
         if turn != self._turn:
             self._begin(turn, batch, self._schedule)
-        try:
-            self._sender.send_recorded(batch, self._schedule)
-        finally:
-            self._ended = time.monotonic_ns()
+        times = times_of(batch) if self._speed else []
+        steps = clock_steps(times, self._last, self._max_gap) if self._speed else []
+        for start, end in itertools.pairwise(sorted({0, *steps, len(batch)})):
+            if start in steps:
+                self._go_on(times[start], self._schedule)
+            try:
+                self._sender.send_recorded(batch[start:end], self._schedule)
+            finally:
+                self._ended = time.monotonic_ns()
+            self._last = max(self._last, *times[start:end], 0)
         self._in_turn += len(batch)
         self._left -= len(batch)
-        self._last = max(self._last, batch[-1].timestamp or 0)
 
     def _begin(self, turn: int, batch: "Batch", schedule: Schedule) -> None:
-        """The file from its start: at once, or where the turn before would go on by its mean gap."""
+        """The file from its start: at once, or behind the turn before."""
+        times = times_of(batch)
         if turn == 0:
             self._moment = self._started = time.monotonic_ns() + (LEAD_NS if self._speed else 0)
         elif self._speed:
-            lasted = self._last - self._origin
-            gap = lasted / (self._in_turn - 1) if self._in_turn > 1 else 0
-            self._moment += int((lasted + gap) / self._speed)
-        self._origin = self._last = batch[0].timestamp or 0
+            lasted = self._reached() - self._turn_began
+            gap = lasted / (self._in_turn - 1) if self._in_turn > 1 and lasted else LONE_PAUSE_NS / self._speed
+            self._moment = self._reached() + (int(gap) if self._pause is None else self._pause)
+        self._turn_began = self._moment
+        self._origin = self._last = next(filter(None, times), 0)
         if self._speed and not self._origin:
             raise ArgumentError(f"{subject_of(self._file)} has no times; use a rate, or send as fast as it goes")
         self._turn, self._in_turn = turn, 0
+        schedule.start(self._origin, self._moment, self._speed)
+
+    def _reached(self) -> int:
+        """When the last packet was due."""
+        return self._moment + int((self._last - self._origin) / (self._speed or 1))
+
+    def _go_on(self, time_of_next: int, schedule: Schedule) -> None:
+        """Behind a step of the clock: the next packet follows at once, or after the longest gap."""
+        gap = self._max_gap if time_of_next > self._last else 0
+        self._moment = self._reached() + int(gap / (self._speed or 1))
+        self._origin = self._last = time_of_next
         schedule.start(self._origin, self._moment, self._speed)
 
     def destination(self, packet: "Packet") -> Group:
@@ -215,6 +278,38 @@ class Replay:
         if found is None:
             return Group(group, port)
         return found if found.port is not None else replace(found, port=port)
+
+
+def times_of(batch: "Batch") -> list[int]:
+    """The times of arrival of a batch's packets, in ns; 0 where there is none."""
+    return memoryview(batch.records).cast("B").cast("q")[TIME::RECORD_WORDS].tolist()
+
+
+def clock_steps(times: list[int], last: int, max_gap: int) -> list[int]:
+    """Where the time goes back by more than 100 ms, or ahead by more than `max_gap`, from one packet to the next.
+
+    Args:
+        times: Of the packets, in ns; 0 = none.
+        last: The latest time before them.
+        max_gap: In ns.
+
+    Returns:
+        The packets' places.
+    """
+    if not times:
+        return []
+    gaps = list(map(operator.sub, times, itertools.accumulate(times, max, initial=last)))
+    if min(gaps) >= -STEP_NS and max(gaps) <= max_gap:
+        return []
+    found = []
+    for place, now in enumerate(times):
+        if now == 0:
+            continue
+        if now < last - STEP_NS or now - last > max_gap:
+            found.append(place)
+            last = now
+        last = max(last, now)
+    return found
 
 
 def one_group(value: str | Group) -> Group:

@@ -1,17 +1,17 @@
-"""Capture files as streams of bytes: plain, or compressed by gzip or zstd as the suffix says.
+"""Capture files as streams of bytes: read whichever compression they have, written with the one that the suffix names.
 
 Rules of this module: no formats; every refusal of the system is a FileError.
 """
 
 import functools
-import importlib
 import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from mcast_fast.errors import ArgumentError, FeatureError, file_error
+from mcast_fast.errors import ArgumentError, file_error
+from mcast_fast.files._unpacking import Unpacked, zstd_module
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
 
@@ -43,39 +43,16 @@ def is_compressed(path: str) -> bool:
     return Path(path).suffix.lower() in COMPRESSED
 
 
-def _zstd() -> Any:
-    """The zstd module of the standard library (3.14), or of backports.zstd."""
-    for name in ("compression.zstd", "backports.zstd"):
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            continue
-    raise FeatureError(
-        "zstd needs compression.zstd (Python 3.14) or backports.zstd; install it with: pip install 'mcast-fast[zstd]'"
-    )
-
-
-def _decoded(raw: IO[bytes], subject: str, mode: str) -> IO[bytes]:
-    """`raw` behind the compression that the suffix names."""
+def _packed(raw: IO[bytes], subject: str) -> IO[bytes]:
+    """`raw` behind the compressor that the suffix names."""
     kind = COMPRESSED.get(Path(subject).suffix.lower())
     stream: Any = raw
     if kind == "gzip":
-        stream = _gzip_reader(raw) if mode == "rb" else Compressed(raw, *_gzip_writer())
+        stream = Compressed(raw, *_gzip_writer())
     elif kind == "zstd":
-        zstd = _zstd()
-        if mode == "rb":
-            stream = Decompressed(lambda: zstd.ZstdFile(raw, mode), raw, zstd.ZstdError)
-        else:
-            made = zstd.ZstdCompressor()
-            stream = Compressed(raw, made, made.FLUSH_BLOCK, made.FLUSH_FRAME)
+        made = zstd_module().ZstdCompressor()
+        stream = Compressed(raw, made, made.FLUSH_BLOCK, made.FLUSH_FRAME)
     return stream  # type: ignore[no-any-return]
-
-
-def _gzip_reader(raw: IO[bytes]) -> "Decompressed":
-    import gzip
-    import zlib
-
-    return Decompressed(lambda: gzip.GzipFile(filename="", fileobj=raw, mode="rb"), raw, zlib.error)
 
 
 def _gzip_writer() -> tuple[Any, int, int]:
@@ -173,59 +150,6 @@ class Compressed(io.RawIOBase):
             del self._wrote[0]
 
 
-class Decompressed(io.RawIOBase):
-    """A compressed stream and the file below it, closed together; broken or torn data, for which the stream raises
-    EOFError or an `error` of its own, is an OSError."""
-
-    def __init__(self, make: Callable[[], Any], raw: IO[bytes], error: type[Exception]) -> None:
-        self._make = make
-        self._stream = make()
-        self._raw = raw
-        self._errors = (EOFError, error)
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def fileno(self) -> int:
-        """The descriptor of the file below."""
-        return self._raw.fileno()
-
-    def seekable(self) -> bool:
-        """Whether it can be read from its start again."""
-        return self._raw.seekable()
-
-    def tell(self) -> int:
-        """How many bytes were decompressed."""
-        count: int = self._stream.tell()
-        return count
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Decompress from the start of the file to `offset`: also where an exception left the decompressor in the
-        middle of something."""
-        self._stream.close()  # and not the file below
-        self._raw.seek(0)
-        self._stream = self._make()
-        count: int = self._stream.seek(offset, whence)
-        return count
-
-    def readinto(self, buffer: Any) -> int:
-        """Bytes put into the buffer; 0 at the end."""
-        try:
-            count: int = self._stream.readinto(buffer)
-        except self._errors as error:  # which have no base of their own; a signal handler may raise any other
-            raise OSError(str(error)) from error
-        return count
-
-    def close(self) -> None:
-        """Close both, whatever happens."""
-        try:
-            super().close()
-            self._stream.close()
-        finally:
-            self._raw.close()
-
-
 def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     """A file to read; FileError, FeatureError, ArgumentError."""
     subject = subject_of(path)
@@ -235,26 +159,39 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
         raise file_error("open", subject, error) from error
     except ValueError as error:  # a zero byte
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None
-    return _undone(raw, subject, "rb")
+    try:
+        if COMPRESSED.get(Path(subject).suffix.lower()) == "zstd":
+            zstd_module()  # a missing one is an error here, and not at the first packet
+        return Unpacked(raw)  # type: ignore[return-value] # an IO by its methods
+    except BaseException:
+        raw.close()
+        raise
 
 
-def open_output(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A file to write from its start, created for its owner alone; FileError, FeatureError,
-    ArgumentError."""
+def open_output(path: str | os.PathLike[str], exclusive: bool = False) -> IO[bytes]:
+    """A file to write from its start, created for its owner alone.
+
+    Args:
+        path: Its path; the suffix says how it is compressed.
+        exclusive: There must be no file of that name, nor a link (O_EXCL, open(2)).
+
+    Returns:
+        A binary file.
+
+    Raises:
+        FileError: The system refuses to open it.
+        FeatureError: The compression needs a package that is not there.
+        ArgumentError: It is no path.
+    """
     subject = subject_of(path)
     try:
-        raw: IO[bytes] = open(subject, "wb", buffering=0, opener=open_private)  # noqa: SIM115
+        raw: IO[bytes] = open(subject, "xb" if exclusive else "wb", buffering=0, opener=open_private)  # noqa: SIM115
     except OSError as error:
         raise file_error("open", subject, error) from error
     except ValueError as error:
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None
-    return _undone(raw, subject, "wb")
-
-
-def _undone(raw: IO[bytes], subject: str, mode: str) -> IO[bytes]:
-    """`raw` decoded; closed again when that cannot be."""
     try:
-        return _decoded(raw, subject, mode)
+        return _packed(raw, subject)
     except BaseException:
         raw.close()
         raise

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 
+MOST_FLOWS = 10_000  # that a summary lists; a capture of random addresses must not fill the memory
+OTHERS = ("others", 0, "others")  # all flows that come behind those
+
+
 @dataclass(slots=True)
 class Flow:
     """What one source sent to one group and port.
@@ -71,10 +75,13 @@ class Summary:
 
 
 def add_batch(flows: dict[tuple[str, int, str], Flow], batch: "Batch") -> None:
-    """Count the packets of a batch to their flows."""
+    """Count the packets of a batch to their flows, as far as there are no more than MOST_FLOWS; else to OTHERS."""
     for packet in batch:
         key = packet.group, packet.port, packet.source
         flow = flows.get(key)
+        if flow is None and len(flows) >= MOST_FLOWS:
+            key = OTHERS
+            flow = flows.get(key)
         if flow is None:
             flow = flows[key] = Flow(*key)
         flow.add_time(packet.timestamp)

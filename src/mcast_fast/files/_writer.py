@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mcast_fast import _core
 from mcast_fast._core import blocks
+from mcast_fast._core.layout import Flag
 from mcast_fast._units import checked, checked_text, whole_number
 from mcast_fast._version import __version__
 from mcast_fast.errors import ArgumentError, FileError, explain
@@ -31,18 +32,19 @@ if TYPE_CHECKING:
 GATHERED = 64 * 1024  # bytes of small batches that are written at once
 Form = Literal["pcapng", "pcap"]
 FORMS = get_args(Form)
+Link = Literal["ethernet", "raw"]
+LINKS = get_args(Link)
 LARGEST_INDEX = 2**31 - 1  # of an interface
 # What says how much it has written also when a signal handler raises in the middle.
 RESUMED = (io.FileIO, io.BytesIO, Compressed)
 
 
 class Writer(Guarded):
-    """Batches into a capture file that every tool reads: Ethernet, IP and UDP headers are made up from the record.
+    """Batches into a capture file that every tool reads.
 
-    `file`: a path, created for its owner alone (0600) and compressed when it ends in .gz or .zst, or an open binary
-    file. `form`: "pcapng" or "pcap" (classic, times in ns; no interfaces, no drops); left out, as the suffix says.
-    `filter_text`: what was requested, kept in the file (if_filter). `application` and `hardware`: the program and the
-    machine that wrote it.
+    Packets that are whole frames (`Receiver(frames=True)`) are written as they came. The headers of all others are
+    synthetic: made from the record, with the TTL and TOS that it has. A pcapng file says so in a comment of its
+    interface description, and which of TTL and TOS are not known (64 and 0 are written); a Reader knows it again.
 
     Small batches are gathered: `flush` writes them. When the system refuses to write, FileError reports how many
     packets are in the file, and what of the next one had been written is cut off, where the file can be cut. Bytes are
@@ -51,7 +53,22 @@ class Writer(Guarded):
     Threads may share a writer; close() may be called at any moment, from a signal handler too. An exception of a signal
     handler in the middle of a write loses nothing that is counted: the next call goes on from there (of a
     file object that is Python: FileError from then on). A writer belongs to the process that opened it: a
-    forked child writes nothing into the shared file. Raises ArgumentError, FeatureError, FileError.
+    forked child writes nothing into the shared file.
+
+    Args:
+        file: A path, created for its owner alone (0600) and compressed when it ends in .gz or .zst, or an open binary
+            file.
+        form: "pcapng" or "pcap" (classic, times in ns; no interfaces, no drops); left out, as the suffix says.
+        link: "ethernet", or "raw": packets begin with the IP header, and whole frames cannot be written.
+        filter_text: What was requested, kept in the file (if_filter).
+        application: The program that wrote it.
+        hardware: The machine that wrote it.
+        exclusive: A path must name no file yet, nor a link.
+
+    Raises:
+        ArgumentError: An argument is not one of those.
+        FeatureError: The compression needs a package that is not there.
+        FileError: The system refuses to open the file.
     """
 
     __module__ = "mcast_fast.files"
@@ -63,19 +80,24 @@ class Writer(Guarded):
         file: PathOrFile,
         *,
         form: Form | None = None,
+        link: Link = "ethernet",
         filter_text: str = "",
         application: str = f"mcast-fast {__version__}",
         hardware: str = "",
+        exclusive: bool = False,
     ) -> None:
         super().__init__()
         self._subject = subject_of(file, "write")
         self._form = _form_of(self._subject, form)
+        if link not in LINKS:
+            raise ArgumentError(f"link {link!r} is not one of: {', '.join(map(repr, LINKS))}")
+        self._raw = link == "raw"
         self._filter_text = checked_text(filter_text, "filter_text")
         header = section_header(checked_text(application, "application"), checked_text(hardware, "hardware"))
         self._owned = isinstance(file, str | os.PathLike)
-        self._file: Any = open_output(file) if isinstance(file, str | os.PathLike) else file
-        self._encoder = _core.files.Encoder(self._form)
-        self._described: dict[int, int] = {}  # interface index -> number in the file
+        self._file: Any = open_output(file, bool(exclusive)) if isinstance(file, str | os.PathLike) else file
+        self._encoder = _core.files.Encoder(self._form, self._raw)
+        self._described: dict[tuple[int, int], int] = {}  # (interface index, known headers) -> number in the file
         self._buffer = bytearray()  # whole blocks that are not all written
         self._sent = 0  # bytes of them that are
         self._counts: list[Any] = []  # what writes returned, and is not in `_sent` yet
@@ -83,7 +105,7 @@ class Writer(Guarded):
         self._accepted = self._packets = self._bytes = self._batches = 0
         self._started = time.time_ns()
         self._failure: FileError | None = None
-        self._buffer += pcap_header() if self._form == "pcap" else header
+        self._buffer += pcap_header(self._raw) if self._form == "pcap" else header
         self._closed = False
 
     @guarded
@@ -96,7 +118,7 @@ class Writer(Guarded):
         while at < len(batch):
             piece, stop = self._encode(batch, at)
             if stop == at:
-                self._describe(batch[at].interface_index or 0, batch[at].interface or "")
+                self._describe(self._encoder.key(batch, at), batch[at].interface or "")
                 continue
             with piece:  # or who keeps an exception would keep the encoder's memory from growing
                 self._gather(piece, stop - at)
@@ -119,8 +141,9 @@ class Writer(Guarded):
         if self._form == "pcap":
             return
         if not self._described:
-            self._describe(interface or 0, "")
-        number = 0 if interface is None else self._described.get(interface, 0)
+            self._describe((interface or 0, int(Flag.TTL | Flag.TOS)), "")
+        numbers = [number for (index, _), number in self._described.items() if index == interface]
+        number = numbers[0] if numbers else 0
         arrived = None if stats.dropped is None else stats.received + stats.filtered + stats.dropped
         counters = {
             blocks.ISB_IFRECV: arrived,
@@ -207,17 +230,18 @@ class Writer(Guarded):
         """`Encoder.encode`, once it knows every interface that the file describes: an exception of a signal handler may
         have come between the two."""
         if self._encoder.interfaces < len(self._described):
-            for index in list(self._described)[self._encoder.interfaces :]:
-                self._encoder.add(index)
+            for key in list(self._described)[self._encoder.interfaces :]:
+                self._encoder.add(*key)
         return self._encoder.encode(batch, at)
 
-    def _describe(self, index: int, name: str) -> None:
+    def _describe(self, key: tuple[int, int], name: str) -> None:
         if len(self._described) == blocks.MOST_WRITTEN:
             raise ArgumentError(blocks.TOO_MANY_WRITTEN)
-        block, number = interface_description(name, self._filter_text), len(self._described)
+        block = interface_description(name, self._filter_text, key[1], self._raw)
+        number = len(self._described)
         # Nothing is called in between: no signal handler can see a block without its number.
         self._buffer += block
-        self._described[index] = number
+        self._described[key] = number
 
     def _gather(self, piece: bytes | memoryview, packets: int) -> None:
         """Keep a small piece for later, and write a large one behind all that is gathered, without a copy."""

@@ -110,6 +110,8 @@ put(mcast_receiver *receiver, mcast_batch *batch)
     int fits = background->waiting + bytes <= background->limit;
     first->dropped += background->pending_drops;
     background->pending_drops = 0;
+    if (fits) /* what does not fit is missing, like what the kernel drops */
+        mcast_batch_track(receiver, batch, 0);
     if (!fits || (merge(receiver, batch) != 0 && enqueue(background, batch) != 0))
         drop(receiver, batch);
     show(receiver);

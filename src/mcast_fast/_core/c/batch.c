@@ -1,4 +1,5 @@
 #include "receiver.h"
+#include "tracker.h"
 
 void
 mcast_batch_free(mcast_pool *pool, mcast_batch *batch)
@@ -43,6 +44,20 @@ mcast_batch_append_all(mcast_pool *pool, mcast_batch *batch, const mcast_batch *
         mcast_batch_append(pool, batch, &records[i], more->data.bytes + records[i].offset);
     batch->buffers += more->buffers;
     return 0;
+}
+
+void
+mcast_batch_track(mcast_receiver *receiver, const mcast_batch *batch, size_t from)
+{
+    size_t count = mcast_batch_count(batch);
+    if (!receiver->tracker || count == from)
+        return;
+    int pinned = 0;
+    const unsigned char *arena = batch->reference ? mcast_reference_pin(batch->reference, &pinned) : batch->data.bytes;
+    const mcast_record *records = (const mcast_record *)batch->records.bytes;
+    mcast_tracker_update(receiver->tracker, records + from, count - from, arena, NULL);
+    if (pinned)
+        mcast_reference_unpin(batch->reference);
 }
 
 void

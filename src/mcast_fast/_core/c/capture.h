@@ -5,6 +5,7 @@
 #include "filter.h"
 #include "frames.h"
 #include "memory.h"
+#include "reassembly.h"
 
 enum {
     MCAST_BLOCK_INTERFACE = 1,
@@ -16,6 +17,7 @@ enum {
 };
 
 enum {
+    MCAST_COMMENT = 1,
     MCAST_IF_NAME = 2,
     MCAST_IF_TSRESOL = 9,
     MCAST_IF_TSOFFSET = 14,
@@ -79,12 +81,31 @@ enum { MCAST_LENGTHS_PLAIN, MCAST_LENGTHS_EITHER, MCAST_LENGTHS_SWAPPED };
 
 static const uint64_t mcast_unknown = UINT64_MAX;
 
+/* The comment of an interface whose packets have synthetic headers, and what follows where the TTL or TOS in them is not that of the packet;
+ * blocks.py has the same. */
+static const char mcast_synthetic[] = "mcast-fast: synthetic headers";
+
+/* The comment of a packet with MCAST_COALESCED; blocks.py has the same. */
+static const char mcast_shared_time[] = "mcast-fast: shared time";
+enum { MCAST_SHARED_TIME_SIZE = sizeof mcast_shared_time - 1 };
+
+static const struct {
+    char text[32];
+    uint16_t flags;
+} mcast_unknown_headers[] = {
+    {"; TTL unknown", MCAST_TTL},
+    {"; TOS unknown", MCAST_TOS},
+    {"; TTL unknown; TOS unknown", MCAST_TTL | MCAST_TOS},
+};
+
 typedef struct mcast_interface {
     int64_t time_offset; /* seconds */
     uint32_t link_type;
     uint32_t snaplen;       /* 0 = no limit */
     uint32_t pending_drops; /* reported with packets that were not delivered: they belong to the next record */
     uint32_t name;          /* the filter's number for it */
+    uint16_t unknown;       /* flags that its records do not have: the headers are synthetic */
+    uint8_t synthetic;
     uint8_t resolution;
     uint8_t text_length;
     char text[MCAST_LONGEST_NAME];
@@ -102,6 +123,7 @@ typedef struct mcast_decode_counters {
     uint64_t broken;
     uint64_t dropped; /* as the file reports */
     uint64_t batches;
+    uint64_t reassembled;
 } mcast_decode_counters;
 
 typedef struct mcast_decoder {
@@ -119,11 +141,14 @@ typedef struct mcast_decoder {
     int known;                   /* the format */
     int lengths;
     int multicast_only;
+    int64_t start;      /* only packets from this time on, in ns */
+    int64_t end;        /* and before this one; INT64_MAX: of any later time */
     int filtered;       /* by `filter`, whose entries have (port << 16 | name) for an interface */
     unsigned key_kinds; /* bits of MCAST_KEY_*: which of them the filter holds */
     mcast_filter filter;
     mcast_record latest;  /* the last one that the filter let pass: most packets are like it */
     uint32_t latest_name; /* MCAST_ANY_NAME: none yet */
+    mcast_reassembly reassembly;
     mcast_decode_counters counters;
     uint64_t needed;
     int failure;
@@ -309,7 +334,73 @@ typedef struct mcast_captured {
     const unsigned char *frame;
     size_t size;
     size_t wire;
+    uint16_t flags; /* of the record, beside those that its headers give it */
 } mcast_captured;
+
+/* Whether a packet came in the times that are wanted. */
+static inline int
+mcast_decoder_is_inside(const mcast_decoder *decoder, const mcast_captured *captured)
+{
+    return captured->timestamp >= decoder->start && (captured->timestamp < decoder->end || decoder->end == INT64_MAX);
+}
+
+/* Delivers what is wanted. */
+static inline void
+mcast_decoder_pass(mcast_decoder *decoder, const mcast_captured *captured, mcast_record *record,
+                   const unsigned char *payload)
+{
+    mcast_interface *device = &decoder->interfaces[captured->interface_at];
+    record->timestamp = captured->timestamp;
+    record->interface_index = captured->interface_at + 1;
+    record->flags = (uint16_t)((record->flags & ~device->unknown) | captured->flags);
+    record->ttl = record->flags & MCAST_TTL ? record->ttl : 0;
+    record->tos = record->flags & MCAST_TOS ? record->tos : 0;
+    record->dropped = device->pending_drops;
+    mcast_decoder_deliver(decoder, record, payload);
+    device->pending_drops = 0;
+}
+
+/* The datagram whose last missing piece has come, as one packet: as far as its lengths agree. */
+static inline void
+mcast_decoder_assembled(mcast_decoder *decoder, const mcast_captured *captured, mcast_assembly *whole)
+{
+    mcast_record record = whole->record;
+    mcast_rest rest = {whole->bytes, whole->size, whole->size};
+    whole->version = 0;
+    if (mcast_frame_udp(&rest, &record) != MCAST_FRAME_UDP ||
+        !mcast_decoder_wants(decoder, &record, decoder->interfaces[captured->interface_at].name))
+        return;
+    decoder->counters.fragments--;
+    if (!mcast_decoder_is_inside(decoder, captured)) {
+        decoder->counters.filtered++;
+        return;
+    }
+    decoder->counters.reassembled++;
+    mcast_decoder_pass(decoder, captured, &record, rest.at);
+}
+
+/* A piece of a datagram. The first one counts for all; what of it is delivered in the end is not counted as fragments any more. */
+static inline int
+mcast_decoder_piece(mcast_decoder *decoder, const mcast_captured *captured, mcast_record *record,
+                    const unsigned char *piece, const mcast_fragment *fragment)
+{
+    int is_first = fragment->offset == 0;
+    if (is_first && fragment->size >= 4)
+        record->port = mcast_big16(piece + 2); /* it has the UDP header */
+    if (is_first ? !mcast_decoder_wants(decoder, record, decoder->interfaces[captured->interface_at].name)
+                 : !decoder->filtered && decoder->multicast_only && !mcast_is_multicast(record->group)) {
+        decoder->counters.filtered += (uint64_t)is_first;
+        return MCAST_DECODE_MORE;
+    }
+    record->interface_index = captured->interface_at + 1;
+    mcast_assembly *whole = mcast_assembly_of(&decoder->reassembly, record, fragment);
+    int came = whole ? mcast_assembly_add(&decoder->reassembly, whole, fragment, piece) : MCAST_PIECE_REFUSED;
+    if (is_first && came != MCAST_PIECE_KNOWN)
+        decoder->counters.fragments++;
+    if (came == MCAST_PIECE_LAST)
+        mcast_decoder_assembled(decoder, captured, whole);
+    return MCAST_DECODE_MORE;
+}
 
 /* Counts a packet, and delivers it when it is wanted. */
 static inline int
@@ -318,10 +409,12 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     mcast_interface *device = &decoder->interfaces[captured->interface_at];
     mcast_record record;
     const unsigned char *payload = captured->frame;
-    if (mcast_decoder_reserve(decoder, captured->size) != 0)
+    mcast_fragment fragment;
+    int kind = mcast_frame_read_piece(captured->frame, captured->size, captured->wire, (int)device->link_type, &record,
+                                      &payload, &fragment);
+    int is_piece = kind == MCAST_FRAME_FRAGMENT || kind == MCAST_FRAME_LATER;
+    if (mcast_decoder_reserve(decoder, is_piece ? UINT16_MAX : captured->size) != 0)
         return MCAST_DECODE_MEMORY;
-    int kind =
-        mcast_frame_read(captured->frame, captured->size, captured->wire, (int)device->link_type, &record, &payload);
     uint64_t pending_drops = device->pending_drops + (captured->dropped < UINT32_MAX ? captured->dropped : UINT32_MAX);
     device->pending_drops = pending_drops < UINT32_MAX ? (uint32_t)pending_drops : UINT32_MAX;
     decoder->counters.frames++;
@@ -329,23 +422,14 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     decoder->counters.dropped = dropped < captured->dropped ? UINT64_MAX : dropped;
     decoder->counters.skipped += kind == MCAST_FRAME_OTHER;
     decoder->counters.broken += kind == MCAST_FRAME_BROKEN;
-    if (kind != MCAST_FRAME_UDP && kind != MCAST_FRAME_FRAGMENT)
+    if (is_piece)
+        return mcast_decoder_piece(decoder, captured, &record, payload, &fragment);
+    if (kind != MCAST_FRAME_UDP)
         return MCAST_DECODE_MORE;
-    if (kind == MCAST_FRAME_FRAGMENT && captured->size - (size_t)(payload - captured->frame) >= 4)
-        record.port = mcast_big16(payload + 2); /* the first piece has the UDP header */
-    if (!mcast_decoder_wants(decoder, &record, device->name)) {
+    if (mcast_decoder_is_inside(decoder, captured) && mcast_decoder_wants(decoder, &record, device->name))
+        mcast_decoder_pass(decoder, captured, &record, payload);
+    else
         decoder->counters.filtered++;
-        return MCAST_DECODE_MORE;
-    }
-    if (kind == MCAST_FRAME_FRAGMENT) {
-        decoder->counters.fragments++;
-        return MCAST_DECODE_MORE;
-    }
-    record.timestamp = captured->timestamp;
-    record.interface_index = captured->interface_at + 1;
-    record.dropped = device->pending_drops;
-    mcast_decoder_deliver(decoder, &record, payload);
-    device->pending_drops = 0;
     return MCAST_DECODE_MORE;
 }
 

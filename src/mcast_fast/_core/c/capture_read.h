@@ -37,6 +37,21 @@ mcast_next_option(mcast_decoder *decoder, const unsigned char **at, const unsign
     return 1;
 }
 
+/* What a comment of ours says of the headers of an interface's packets, behind mcast_synthetic: what of them is not known. */
+static inline void
+mcast_interface_comment(mcast_interface *device, const unsigned char *text, size_t length)
+{
+    const size_t size = sizeof mcast_synthetic - 1;
+    if (length < size || memcmp(text, mcast_synthetic, size) != 0)
+        return;
+    device->synthetic = 1;
+    for (size_t i = 0; i < sizeof mcast_unknown_headers / sizeof *mcast_unknown_headers; i++) {
+        const char *rest = mcast_unknown_headers[i].text;
+        if (length - size == strlen(rest) && memcmp(text + size, rest, length - size) == 0)
+            device->unknown = mcast_unknown_headers[i].flags;
+    }
+}
+
 static inline void
 mcast_interface_option(const mcast_decoder *decoder, mcast_interface *device, const mcast_block_option *option)
 {
@@ -44,6 +59,8 @@ mcast_interface_option(const mcast_decoder *decoder, mcast_interface *device, co
         size_t length = option->length < MCAST_LONGEST_NAME ? option->length : MCAST_LONGEST_NAME;
         memcpy(device->text, option->value, length);
         device->text_length = (uint8_t)length;
+    } else if (option->code == MCAST_COMMENT) {
+        mcast_interface_comment(device, option->value, option->length);
     } else if (option->code == MCAST_IF_TSRESOL && option->length >= 1) {
         device->resolution = option->value[0];
     } else if (option->code == MCAST_IF_TSOFFSET && option->length >= 8) {
@@ -104,15 +121,19 @@ mcast_decode_statistics(mcast_decoder *decoder, const unsigned char *block, cons
 
 /* Blocks with a packet ---------------------------------------------------------------------------------------------- */
 
-/* Finds the dropped packets among the options behind a packet's bytes. */
+/* What the options behind a packet's bytes say of it. */
 static inline int
-mcast_decode_dropcount(mcast_decoder *decoder, const unsigned char *at, const unsigned char *end, uint64_t *dropped)
+mcast_decode_packet_options(mcast_decoder *decoder, const unsigned char *at, const unsigned char *end,
+                            mcast_captured *captured)
 {
     mcast_block_option option;
     int more;
     while ((more = mcast_next_option(decoder, &at, end, &option)) == 1)
         if (option.code == MCAST_EPB_DROPCOUNT && option.length >= 8)
-            *dropped = mcast_file64(decoder, option.value);
+            captured->dropped = mcast_file64(decoder, option.value);
+        else if (option.code == MCAST_COMMENT && option.length == MCAST_SHARED_TIME_SIZE &&
+                 memcmp(option.value, mcast_shared_time, MCAST_SHARED_TIME_SIZE) == 0)
+            captured->flags |= MCAST_COALESCED;
     return more < 0 ? MCAST_DECODE_WRONG : 0;
 }
 
@@ -121,7 +142,7 @@ static inline int
 mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const unsigned char *end, int obsolete)
 {
     mcast_captured captured = {
-        0, 0, 0, block + 28, mcast_file32(decoder, block + 20), mcast_file32(decoder, block + 24)};
+        0, 0, 0, block + 28, mcast_file32(decoder, block + 20), mcast_file32(decoder, block + 24), 0};
     uint32_t number = obsolete ? mcast_file16(decoder, block + 8) : mcast_file32(decoder, block + 8);
     if (mcast_section_interface(decoder, number, &captured.interface_at) != 0)
         return MCAST_DECODE_WRONG;
@@ -131,8 +152,8 @@ mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const un
     if (obsolete) {
         uint16_t dropped = mcast_file16(decoder, block + 10);
         captured.dropped = dropped == UINT16_MAX ? 0 : dropped; /* all ones: unknown */
-    } else if (mcast_decode_dropcount(decoder, captured.frame + ((captured.size + 3) & ~(size_t)3), end,
-                                      &captured.dropped) != 0) {
+    } else if (mcast_decode_packet_options(decoder, captured.frame + ((captured.size + 3) & ~(size_t)3), end,
+                                           &captured) != 0) {
         return MCAST_DECODE_WRONG;
     }
     captured.timestamp =
@@ -144,7 +165,7 @@ mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const un
 static inline int
 mcast_decode_simple(mcast_decoder *decoder, const unsigned char *block, const unsigned char *end)
 {
-    mcast_captured captured = {0, 0, 0, block + 12, 0, mcast_file32(decoder, block + 8)};
+    mcast_captured captured = {0, 0, 0, block + 12, 0, mcast_file32(decoder, block + 8), 0};
     if (mcast_section_interface(decoder, 0, &captured.interface_at) != 0)
         return MCAST_DECODE_WRONG;
     uint32_t snaplen = decoder->interfaces[captured.interface_at].snaplen;
@@ -232,17 +253,19 @@ mcast_decode_block(mcast_decoder *decoder, const unsigned char *bytes, size_t si
     if (type == MCAST_BLOCK_SECTION && mcast_decode_order(decoder, bytes) != 0)
         return MCAST_DECODE_WRONG;
     uint32_t length = mcast_file32(decoder, bytes + 4);
-    if (length < mcast_smallest_block(type) || length > MCAST_LARGEST_BLOCK || length % 4)
+    if (length < mcast_smallest_block(type) || length > MCAST_LARGEST_BLOCK)
         return mcast_wrong(decoder, MCAST_WRONG_LENGTH, length, type);
-    decoder->needed = length;
-    if (size < length)
+    size_t padded =
+        ((size_t)length + 3) & ~(size_t)3; /* some programs do not count the padding of the data, as Wireshark knows */
+    decoder->needed = padded;
+    if (size < padded)
         return MCAST_DECODE_MORE;
-    uint32_t again = mcast_file32(decoder, bytes + length - 4);
+    uint32_t again = mcast_file32(decoder, bytes + padded - 4);
     if (again != length)
         return mcast_wrong(decoder, MCAST_WRONG_TRAILER, length, again);
-    int status = mcast_decode_whole(decoder, bytes, type, bytes + length - 4);
+    int status = mcast_decode_whole(decoder, bytes, type, bytes + padded - 4);
     if (status != MCAST_DECODE_WRONG && status != MCAST_DECODE_MEMORY)
-        *used = length;
+        *used = padded;
     return status;
 }
 
@@ -292,7 +315,7 @@ mcast_decode_pcap_packet(mcast_decoder *decoder, const unsigned char *bytes, siz
     decoder->needed = header + captured_length;
     if (size < decoder->needed)
         return MCAST_DECODE_MORE;
-    mcast_captured captured = {0, 0, 0, bytes + header, captured_length, wire};
+    mcast_captured captured = {0, 0, 0, bytes + header, captured_length, wire, 0};
     captured.timestamp = (int64_t)mcast_file32(decoder, bytes) * 1000000000 +
                          (int64_t)mcast_file32(decoder, bytes + 4) * (decoder->pcap->resolution == 9 ? 1 : 1000);
     int status = mcast_decoder_take(decoder, &captured);
@@ -386,6 +409,7 @@ mcast_decoder_free(mcast_decoder *decoder)
     mcast_pool_give(decoder->pool, decoder->records.bytes, decoder->records.capacity);
     mcast_pool_give(decoder->pool, decoder->data.bytes, decoder->data.capacity);
     mcast_filter_free(&decoder->filter);
+    mcast_reassembly_free(&decoder->reassembly);
     free(decoder->interfaces);
     decoder->interfaces = NULL;
     decoder->described = decoder->room = 0;

@@ -1,10 +1,12 @@
 /* Capture files, written: records and payloads as enhanced packet blocks of pcapng, or as packets of classic pcap.
  *
- * A record knows no frame, so that one is made up: Ethernet, IP and UDP headers with right checksums, which every tool reads.
- * The next packet of the same flow mostly differs in lengths and payload alone: the headers are kept, with their sums. */
+ * A payload that is a whole frame (MCAST_FRAME) is written as it is. Around any other one synthetic headers are put: Ethernet (unless the
+ * file is of raw IP), IP and UDP with right checksums, which every tool reads. The next packet of the same flow mostly differs in lengths and
+ * payload alone: the headers are kept, with their sums. */
 #ifndef MCAST_CAPTURE_WRITE_H
 #define MCAST_CAPTURE_WRITE_H
 
+#include "checksum.h"
 #include "record.h"
 #include <stddef.h>
 
@@ -12,16 +14,17 @@ enum {
     MCAST_ETHERNET_HEADER = 14,
     MCAST_UDP_HEADER = 8,
     MCAST_LARGEST_HEADERS = 14 + 40 + 8,
-    MCAST_PACKET_BLOCK = 28,   /* before the frame */
-    MCAST_DROPCOUNT_SIZE = 16, /* epb_dropcount, and the end of the options */
+    MCAST_PACKET_BLOCK = 28, /* before the frame */
+    MCAST_OPTIONS_SIZE = 44, /* of a packet: epb_dropcount, the comment of a shared time, and the end of the options */
     MCAST_PCAP_PACKET = 16,
     MCAST_DEFAULT_TTL = 64,
+    MCAST_ENCODED_AT_ONCE = 256 << 10, /* bytes */
     /* Above all that a packet takes in a file beyond its payload. */
-    MCAST_PACKET_OVERHEAD = MCAST_PACKET_BLOCK + MCAST_LARGEST_HEADERS + 3 + MCAST_DROPCOUNT_SIZE + 4,
+    MCAST_PACKET_OVERHEAD = MCAST_PACKET_BLOCK + MCAST_LARGEST_HEADERS + 3 + MCAST_OPTIONS_SIZE + 4,
 };
 
 /* Why a packet cannot be written; blocks.py has the words, in this order. */
-enum { MCAST_UNFIT_FAMILY = 1, MCAST_UNFIT_LENGTH };
+enum { MCAST_UNFIT_FAMILY = 1, MCAST_UNFIT_LENGTH, MCAST_UNFIT_LINK };
 
 /* The headers of the latest flow. Lengths and checksums in them are 0; the sums are of what never changes. */
 typedef struct mcast_flow {
@@ -35,74 +38,13 @@ typedef struct mcast_flow {
 
 typedef struct mcast_encoder {
     int pcap; /* classic, with ns; else pcapng */
+    int raw;  /* raw IP, without a link's header; else Ethernet */
     mcast_flow flow;
-    const uint32_t *indexes; /* interface i of the file is the system's indexes[i] */
+    const uint64_t *keys; /* interface i of the file is that of keys[i]: mcast_interface_key */
     size_t interfaces;
     size_t latest;
     int unfit; /* why the packet at which encoding stopped cannot be written; 0 = its interface is not described yet */
 } mcast_encoder;
-
-static inline void
-mcast_put16(unsigned char *at, size_t value)
-{
-    at[0] = (unsigned char)(value >> 8);
-    at[1] = (unsigned char)value;
-}
-
-/* In the byte order of the machine, which is that of the section. */
-static inline void
-mcast_put_native16(unsigned char *at, uint16_t value)
-{
-    memcpy(at, &value, sizeof value);
-}
-
-static inline void
-mcast_put_native32(unsigned char *at, size_t value)
-{
-    uint32_t word = (uint32_t)value;
-    memcpy(at, &word, sizeof word);
-}
-
-/* The Internet checksum (RFC 1071), which does not mind the byte order: words are added as they are in memory, 32 bits at a time
- * into 64, and folded at the end. `bytes` begins at an even position of the sum. */
-static inline uint64_t
-mcast_sum(uint64_t sum, const unsigned char *bytes, size_t size)
-{
-    uint64_t low = 0, high = 0;
-    for (; size >= 8; bytes += 8, size -= 8) {
-        uint32_t words[2];
-        memcpy(words, bytes, 8);
-        low += words[0];
-        high += words[1];
-    }
-    unsigned char rest[8] = {0};
-    memcpy(rest, bytes, size);
-    uint32_t words[2];
-    memcpy(words, rest, 8);
-    return sum + low + high + words[0] + words[1];
-}
-
-/* The sum folded to 16 bits and inverted, in the byte order of memory. */
-static inline uint16_t
-mcast_checksum(uint64_t sum)
-{
-    sum = (sum & 0xffffffff) + (sum >> 32);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    return (uint16_t)~sum;
-}
-
-/* A number of 16 bits as the sum takes it: as it is in memory, in network byte order. */
-static inline uint64_t
-mcast_summand(size_t value)
-{
-    unsigned char bytes[2];
-    uint16_t word;
-    mcast_put16(bytes, value);
-    memcpy(&word, bytes, 2);
-    return word;
-}
 
 /* The address that a group has on Ethernet: RFC 1112, 6.4 (23 bits of an IPv4 group), RFC 2464, 7 (32 bits of an IPv6 group); of a
  * unicast destination none is known, and a locally administered one is made of its last four bytes. */
@@ -187,25 +129,27 @@ mcast_flow_is(const mcast_flow *flow, const mcast_record *record)
            memcmp((const char *)&flow->record + first, (const char *)record + first, sizeof *record - first) == 0;
 }
 
-/* Writes headers and payload of a packet, which was `wire` bytes long before it was truncated; 0, or why that cannot be.
+/* Writes headers, but for `skipped` bytes of them, and payload of a packet, which was `wire` bytes long before it was truncated; 0, or why
+ * that cannot be.
  *
  * The checksum of a truncated payload cannot be known: 0 says so in IPv4 (RFC 768); IPv6 has no such word, and gets that of the bytes
  * that there are. */
 static inline int
 mcast_write_frame(mcast_flow *flow, const mcast_record *record, const unsigned char *payload, size_t wire,
-                  unsigned char *frame)
+                  size_t skipped, unsigned char *frame)
 {
     if (!mcast_flow_is(flow, record)) {
         int unfit = mcast_flow_start(flow, record);
         if (unfit)
             return unfit;
     }
+    size_t size = flow->size - skipped;
     size_t datagram = MCAST_UDP_HEADER + wire, total = flow->version == 4 ? 20 + datagram : datagram;
     if (total > UINT16_MAX)
         return MCAST_UNFIT_LENGTH;
-    memcpy(frame, flow->headers, flow->size);
-    memcpy(frame + flow->size, payload, record->length);
-    unsigned char *ip = frame + MCAST_ETHERNET_HEADER, *udp = frame + flow->size - MCAST_UDP_HEADER;
+    memcpy(frame, flow->headers + skipped, size);
+    memcpy(frame + size, payload, record->length);
+    unsigned char *ip = frame + MCAST_ETHERNET_HEADER - skipped, *udp = frame + size - MCAST_UDP_HEADER;
     if (flow->version == 4) {
         mcast_put16(ip + 2, total);
         mcast_put_native16(ip + 10, mcast_checksum(flow->ip + mcast_summand(total)));
@@ -221,19 +165,45 @@ mcast_write_frame(mcast_flow *flow, const mcast_record *record, const unsigned c
     return 0;
 }
 
+/* What of a record's packet is known beyond UDP, which the file says of interfaces and not of packets: MCAST_FRAME, or of a packet with
+ * synthetic headers MCAST_TTL and MCAST_TOS. */
+static inline uint16_t
+mcast_known_headers(const mcast_record *record)
+{
+    return record->flags & MCAST_FRAME ? MCAST_FRAME : record->flags & (MCAST_TTL | MCAST_TOS);
+}
+
+/* Packets of one key are of one interface of the file. */
+static inline uint64_t
+mcast_interface_key(const mcast_record *record)
+{
+    return (uint64_t)mcast_known_headers(record) << 32 | record->interface_index;
+}
+
 /* The place of an interface in the file, or -1 when it is not described yet. */
 static inline int64_t
-mcast_encoder_interface(mcast_encoder *encoder, uint32_t index)
+mcast_encoder_interface(mcast_encoder *encoder, uint64_t key)
 {
-    if (encoder->latest < encoder->interfaces && encoder->indexes[encoder->latest] == index)
+    if (encoder->latest < encoder->interfaces && encoder->keys[encoder->latest] == key)
         return (int64_t)encoder->latest;
     for (size_t i = 0; i < encoder->interfaces; i++) {
-        if (encoder->indexes[i] == index) {
+        if (encoder->keys[i] == key) {
             encoder->latest = i;
             return (int64_t)i;
         }
     }
     return -1;
+}
+
+/* Writes an option of a block, padded; where the next one goes. MCAST_OPTIONS_SIZE has to hold all that a packet may have. */
+static inline unsigned char *
+mcast_put_option(unsigned char *at, uint16_t code, const void *value, uint16_t size)
+{
+    mcast_put_native16(at, code);
+    mcast_put_native16(at + 2, size);
+    memset(at + 4 + size, 0, 3);
+    memcpy(at + 4, value, size);
+    return at + 4 + ((size + 3u) & ~3u);
 }
 
 /* The rest of an enhanced packet block around a frame of `captured` bytes; the size of the block. */
@@ -247,11 +217,13 @@ mcast_write_block(const mcast_record *record, uint32_t interface_at, size_t capt
     at += (0 - captured) & 3;
     if (record->dropped) {
         const uint64_t dropped = record->dropped;
-        mcast_put_native16(at, 4);
-        mcast_put_native16(at + 2, 8);
-        memcpy(at + 4, &dropped, 8);
-        mcast_put_native32(at + 12, 0);
-        at += MCAST_DROPCOUNT_SIZE;
+        at = mcast_put_option(at, 4, &dropped, 8);
+    }
+    if (record->flags & MCAST_COALESCED)
+        at = mcast_put_option(at, 1, mcast_shared_time, MCAST_SHARED_TIME_SIZE);
+    if (record->dropped || record->flags & MCAST_COALESCED) {
+        mcast_put_native32(at, 0); /* opt_endofopt */
+        at += 4;
     }
     size_t length = (size_t)(at + 4 - block);
     mcast_put_native32(block, 6);
@@ -277,7 +249,17 @@ mcast_write_pcap(const mcast_record *record, size_t captured, size_t original, u
     return MCAST_PCAP_PACKET + captured;
 }
 
-/* Space that `count` packets take in a file at the most. */
+/* How many of `count` packets, one at least, are encoded at a time: what a processor's cache holds until it is written. */
+static inline size_t
+mcast_encoded_count(const mcast_record *records, size_t count)
+{
+    size_t size = 0, i = 0;
+    for (; i < count && size < MCAST_ENCODED_AT_ONCE; i++)
+        size += (size_t)MCAST_PACKET_OVERHEAD + records[i].length;
+    return i;
+}
+
+/* Room that `count` packets take in a file at the most. */
 static inline size_t
 mcast_encoded_size(const mcast_record *records, size_t count)
 {
@@ -285,6 +267,21 @@ mcast_encoded_size(const mcast_record *records, size_t count)
     for (size_t i = 0; i < count; i++)
         size += (size_t)MCAST_PACKET_OVERHEAD + records[i].length;
     return size;
+}
+
+/* Writes the bytes of one packet: the size of all before its payload, and *unfit says why that cannot be. */
+static inline size_t
+mcast_encode_frame(mcast_encoder *encoder, const mcast_record *record, const unsigned char *payload, size_t wire,
+                   unsigned char *frame)
+{
+    if (record->flags & MCAST_FRAME) {
+        encoder->unfit = encoder->raw ? MCAST_UNFIT_LINK : 0;
+        memcpy(frame, payload, record->length);
+        return 0;
+    }
+    size_t skipped = encoder->raw ? MCAST_ETHERNET_HEADER : 0;
+    encoder->unfit = mcast_write_frame(&encoder->flow, record, payload, wire, skipped, frame);
+    return encoder->flow.size - skipped;
 }
 
 /* Writes packets until the first one whose interface is not described yet, or that cannot be written (`unfit`). How many; *used bytes. */
@@ -297,14 +294,14 @@ mcast_encode(mcast_encoder *encoder, const mcast_record *records, size_t count, 
     encoder->unfit = 0;
     for (; i < count; i++) {
         const mcast_record *record = &records[i];
-        int64_t interface_at = encoder->pcap ? 0 : mcast_encoder_interface(encoder, record->interface_index);
+        int64_t interface_at = encoder->pcap ? 0 : mcast_encoder_interface(encoder, mcast_interface_key(record));
         if (interface_at < 0)
             break;
         size_t wire = record->wire_length > record->length ? record->wire_length : record->length;
-        encoder->unfit = mcast_write_frame(&encoder->flow, record, data + record->offset, wire, at + before);
+        size_t headers = mcast_encode_frame(encoder, record, data + record->offset, wire, at + before);
         if (encoder->unfit)
             break;
-        size_t captured = encoder->flow.size + record->length, original = encoder->flow.size + wire;
+        size_t captured = headers + record->length, original = headers + wire;
         at += encoder->pcap ? mcast_write_pcap(record, captured, original, at)
                             : mcast_write_block(record, (uint32_t)interface_at, captured, original, at);
     }

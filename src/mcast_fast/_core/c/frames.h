@@ -80,30 +80,31 @@ mcast_rest_limit(mcast_rest *rest, size_t bytes)
     rest->size = rest->size < bytes ? rest->size : bytes;
 }
 
+/* Where a frame is a fragment: which datagram it is of, and which piece of it. The pieces are those of `version` (4 or 6) with one `id`
+ * between the record's addresses. */
+typedef struct mcast_fragment {
+    uint32_t id;
+    uint32_t offset; /* bytes */
+    int more;
+    int version;
+    size_t size; /* bytes of the piece that were captured, of `wire` */
+    size_t wire;
+} mcast_fragment;
+
+/* A header of `size` bytes with the type at `at`, and the VLAN tags behind it. */
 static inline int
-mcast_frame_ethernet(mcast_rest *rest)
+mcast_frame_typed(mcast_rest *rest, size_t size, size_t at)
 {
-    if (rest->size < 14)
+    if (rest->size < size)
         return -1;
-    int type = mcast_big16(rest->at + 12);
-    mcast_rest_skip(rest, 14);
+    int type = mcast_big16(rest->at + at);
+    mcast_rest_skip(rest, size);
     while (type == MCAST_ETHER_VLAN || type == MCAST_ETHER_PROVIDER || type == MCAST_ETHER_QINQ) {
         if (rest->size < 4)
             return -1;
         type = mcast_big16(rest->at + 2);
         mcast_rest_skip(rest, 4);
     }
-    return type;
-}
-
-/* A header of `size` bytes with the type at `at`. */
-static inline int
-mcast_frame_cooked(mcast_rest *rest, size_t size, size_t at)
-{
-    if (rest->size < size)
-        return -1;
-    int type = mcast_big16(rest->at + at);
-    mcast_rest_skip(rest, size);
     return type;
 }
 
@@ -121,11 +122,11 @@ mcast_frame_link(mcast_rest *rest, int link_type)
 {
     switch (link_type) {
     case MCAST_LINK_ETHERNET:
-        return mcast_frame_ethernet(rest);
+        return mcast_frame_typed(rest, 14, 12);
     case MCAST_LINK_LINUX_SLL:
-        return mcast_frame_cooked(rest, 16, 14);
+        return mcast_frame_typed(rest, 16, 14);
     case MCAST_LINK_LINUX_SLL2:
-        return mcast_frame_cooked(rest, 20, 0);
+        return mcast_frame_typed(rest, 20, 0);
     case MCAST_LINK_NULL: /* a family whose number differs between systems: the IP header decides */
     case MCAST_LINK_LOOP:
         return mcast_rest_skip(rest, 4) ? mcast_frame_raw(rest) : -1;
@@ -142,12 +143,14 @@ mcast_frame_link(mcast_rest *rest, int link_type)
 
 /* RFC 791. */
 static inline int
-mcast_frame_ipv4(mcast_rest *rest, mcast_record *record)
+mcast_frame_ipv4(mcast_rest *rest, mcast_record *record, mcast_fragment *fragment)
 {
     const unsigned char *header = rest->at;
     if (rest->size < 20 || header[0] >> 4 != 4)
         return MCAST_FRAME_BROKEN;
     size_t header_size = (size_t)(header[0] & 15) * 4, total = mcast_big16(header + 2);
+    if (total == 0)
+        total = rest->wire; /* as segmentation offload leaves it to the card (Wireshark reads it so, too) */
     if (header_size < 20 || total < header_size || rest->size < header_size || rest->wire < total)
         return MCAST_FRAME_BROKEN;
     if (header[9] != MCAST_PROTOCOL_UDP)
@@ -158,10 +161,12 @@ mcast_frame_ipv4(mcast_rest *rest, mcast_record *record)
     mcast_map_v4(record->group, header + 16);
     mcast_rest_limit(rest, total);
     mcast_rest_skip(rest, header_size);
-    unsigned fragment = mcast_big16(header + 6) & 0x3fff; /* more fragments, and the offset */
-    if (fragment)
-        return fragment & 0x1fff ? MCAST_FRAME_LATER : MCAST_FRAME_FRAGMENT;
-    return MCAST_FRAME_UDP;
+    unsigned place = mcast_big16(header + 6) & 0x3fff; /* more fragments, and the offset */
+    if (!place)
+        return MCAST_FRAME_UDP;
+    *fragment = (mcast_fragment){
+        mcast_big16(header + 4), (place & 0x1fff) * 8, (place & 0x2000) != 0, 4, rest->size, rest->wire};
+    return fragment->offset ? MCAST_FRAME_LATER : MCAST_FRAME_FRAGMENT;
 }
 
 enum {
@@ -198,7 +203,7 @@ mcast_extension_size(int next, const unsigned char *header)
 
 /* Steps over extension headers until UDP. A fragment header that says "first and last" is of a whole datagram (RFC 6946). */
 static inline int
-mcast_frame_extensions(mcast_rest *rest, int next)
+mcast_frame_extensions(mcast_rest *rest, int next, mcast_fragment *fragment)
 {
     int kind = MCAST_FRAME_UDP;
     while (next != MCAST_PROTOCOL_UDP) {
@@ -208,11 +213,14 @@ mcast_frame_extensions(mcast_rest *rest, int next)
         size_t size = mcast_extension_size(next, header);
         if (size == 0)
             return MCAST_FRAME_OTHER;
-        if (next == MCAST_NEXT_FRAGMENT && mcast_big16(header + 2) & 0xfff9)
-            kind = mcast_big16(header + 2) & 0xfff8 ? MCAST_FRAME_LATER : MCAST_FRAME_FRAGMENT;
+        unsigned place = next == MCAST_NEXT_FRAGMENT ? mcast_big16(header + 2) & 0xfff9 : 0;
         next = header[0];
         if (!mcast_rest_skip(rest, size))
             return MCAST_FRAME_BROKEN;
+        if (place) {
+            *fragment = (mcast_fragment){mcast_big32(header + 4), place & 0xfff8, place & 1, 6, rest->size, rest->wire};
+            kind = fragment->offset ? MCAST_FRAME_LATER : MCAST_FRAME_FRAGMENT;
+        }
         if (kind == MCAST_FRAME_LATER)
             return next == MCAST_PROTOCOL_UDP ? kind : MCAST_FRAME_OTHER;
     }
@@ -221,7 +229,7 @@ mcast_frame_extensions(mcast_rest *rest, int next)
 
 /* RFC 8200. */
 static inline int
-mcast_frame_ipv6(mcast_rest *rest, mcast_record *record)
+mcast_frame_ipv6(mcast_rest *rest, mcast_record *record, mcast_fragment *fragment)
 {
     const unsigned char *header = rest->at;
     if (rest->size < 40 || header[0] >> 4 != 6)
@@ -235,7 +243,7 @@ mcast_frame_ipv6(mcast_rest *rest, mcast_record *record)
     memcpy(record->group, header + 24, 16);
     mcast_rest_limit(rest, 40 + payload);
     mcast_rest_skip(rest, 40);
-    return mcast_frame_extensions(rest, header[6]);
+    return mcast_frame_extensions(rest, header[6], fragment);
 }
 
 /* RFC 768. */
@@ -259,25 +267,35 @@ mcast_frame_udp(mcast_rest *rest, mcast_record *record)
 }
 
 /* Reads a frame of which `size` bytes were captured, of `wire` that there were: what it is, and for MCAST_FRAME_UDP what the record and
- * *payload say: addresses, ports, lengths, TTL and TOS. The caller fills in time, interface and offset. */
+ * *payload say: addresses, ports, lengths, TTL and TOS. Of MCAST_FRAME_FRAGMENT and MCAST_FRAME_LATER it says the addresses, *fragment which piece it
+ * is, and *payload where that begins. The caller fills in time, interface and offset. */
 static inline int
-mcast_frame_read(const unsigned char *frame, size_t size, size_t wire, int link_type, mcast_record *record,
-                 const unsigned char **payload)
+mcast_frame_read_piece(const unsigned char *frame, size_t size, size_t wire, int link_type, mcast_record *record,
+                       const unsigned char **payload, mcast_fragment *fragment)
 {
     mcast_rest rest = {frame, size, wire < size ? size : wire};
     memset(record, 0, sizeof *record);
     record->flags = MCAST_TTL | MCAST_TOS;
     int type = mcast_frame_link(&rest, link_type), kind;
     if (type == MCAST_ETHER_IPV4)
-        kind = mcast_frame_ipv4(&rest, record);
+        kind = mcast_frame_ipv4(&rest, record, fragment);
     else if (type == MCAST_ETHER_IPV6)
-        kind = mcast_frame_ipv6(&rest, record);
+        kind = mcast_frame_ipv6(&rest, record, fragment);
     else
         return type < 0 && rest.size < 40 ? MCAST_FRAME_BROKEN : MCAST_FRAME_OTHER;
     if (kind == MCAST_FRAME_UDP)
         kind = mcast_frame_udp(&rest, record);
     *payload = rest.at;
     return kind;
+}
+
+/* As mcast_frame_read_piece, where fragments are not put together. */
+static inline int
+mcast_frame_read(const unsigned char *frame, size_t size, size_t wire, int link_type, mcast_record *record,
+                 const unsigned char **payload)
+{
+    mcast_fragment fragment;
+    return mcast_frame_read_piece(frame, size, wire, link_type, record, payload, &fragment);
 }
 
 #endif

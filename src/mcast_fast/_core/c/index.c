@@ -169,10 +169,34 @@ search(mcast_index *index, const mcast_record *record, uint32_t interface_index)
     return 0;
 }
 
+static int
+wants_piece(const mcast_wanted *item, const mcast_record *record)
+{
+    const uint32_t interface_index = item->entry->interface_index;
+    return (interface_index == 0 || interface_index == record->interface_index) &&
+           mcast_same_address(item->entry->group, record->group) &&
+           mcast_entry_allows(item->filter, item->entry, record->source);
+}
+
+/* Whether an entry wants the record's group at whichever port. Fragments come one behind the other, hence the latest is tried first. */
+static int
+search_group(mcast_index *index, const mcast_record *record)
+{
+    if (index->latest && wants_piece(index->latest, record))
+        return 1;
+    for (uint32_t i = 0; i < index->count; i++)
+        if (wants_piece(&index->items[i], record)) {
+            index->latest = &index->items[i];
+            return 1;
+        }
+    return 0;
+}
+
 int
 mcast_index_search(mcast_index *index, const mcast_record *record)
 {
     if (!index->slots)
         return 0;
-    return search(index, record, record->interface_index) || search(index, record, 0);
+    return search(index, record, record->interface_index) || search(index, record, 0) ||
+           (record->flags & MCAST_FRAME && record->port == 0 && search_group(index, record));
 }

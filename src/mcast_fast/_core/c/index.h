@@ -32,7 +32,8 @@ void mcast_index_add(mcast_index *index, const mcast_filter *filter, uint16_t po
 /* Takes every entry of a filter out again. */
 void mcast_index_remove(mcast_index *index, const mcast_filter *filter, uint16_t port);
 
-/* Whether the record is wanted: group, port, interface and source. */
+/* Whether the record is wanted: group, port, interface and source. A whole frame without a port, as a later fragment is, is wanted where its
+ * group is, at whichever port. */
 int mcast_index_search(mcast_index *index, const mcast_record *record);
 
 static inline int

@@ -1,4 +1,5 @@
 #include "receiver.h"
+#include "tracker.h"
 #include <errno.h>
 
 /* ---- opening and closing ---- */
@@ -96,10 +97,19 @@ mcast_receiver_free(mcast_receiver *receiver)
         return; /* a thread of the other process may have held a lock */
     if (receiver->background)
         mcast_background_free(receiver);
+    if (receiver->tracker)
+        mcast_tracker_release(receiver->tracker);
     mcast_condition_close(&receiver->turn_free);
     mcast_mutex_close(&receiver->show_lock);
     mcast_mutex_close(&receiver->state_lock);
     mcast_mutex_close(&receiver->turn_lock);
+}
+
+void
+mcast_receiver_track(mcast_receiver *receiver, mcast_tracker *tracker)
+{
+    mcast_tracker_keep(tracker);
+    receiver->tracker = tracker;
 }
 
 /* ---- receiving ---- */
@@ -385,7 +395,10 @@ mcast_sources_receive(mcast_receiver *receiver, mcast_batch *batch, size_t limit
     mcast_outcome turn = take_turn(receiver, deadline);
     if (turn != MCAST_OK)
         return mcast_result_of(turn);
+    size_t before = mcast_batch_count(batch);
     mcast_result result = receive_in_turn(receiver, batch, limit, deadline);
+    if (!receiver->background) /* in the turn, so that packets are seen in the order in which they came */
+        mcast_batch_track(receiver, batch, before);
     end_turn(receiver);
     return result;
 }

@@ -6,6 +6,7 @@
  *   queue_lock   the queue of the background thread.
  *   a reference's `moving`, a ring's `lock`   (ring.h)
  *   show_lock    what the descriptor shows: `unread`, `shown`, and the poller's wake-up.
+ *   the tracker's lock
  *   the pool's lock
  * No lock is held while Python runs. Who is inside is counted in `life`: close() marks the receiver and wakes all that wait, and the last one
  * out calls mcast_receiver_tear_down. */
@@ -28,6 +29,7 @@ typedef struct mcast_member {
 } mcast_member;
 
 struct mcast_background;
+struct mcast_tracker;
 
 typedef struct mcast_receiver {
     mcast_life life;
@@ -70,6 +72,7 @@ typedef struct mcast_receiver {
     size_t unread;                       /* batches that were received and not taken yet */
     int shown;                           /* the poller is readable because of those, or of what a ring has */
     struct mcast_background *background; /* NULL without a thread of its own */
+    struct mcast_tracker *tracker;       /* of the numbers of what is received; NULL: nobody asked */
 } mcast_receiver;
 
 enum {
@@ -87,6 +90,9 @@ enum {
 /* `count` slots of `size` bytes: 0, or -errno with nothing left open. The limits, the sizes of batches and the mode of coalescing are set
  * after it, before anything is received. */
 int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, size_t size);
+
+/* Has a tracker see all that is received; before anything is. */
+void mcast_receiver_track(mcast_receiver *receiver, struct mcast_tracker *tracker);
 
 /* Packets per batch at the most, as long as whoever receives does not say otherwise. */
 static inline size_t
@@ -115,7 +121,7 @@ int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider,
 
 /* Maps the ring of a packet socket that is not bound yet, and receives from it too; its key, or -errno with nothing left behind. */
 int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
-                                uint32_t count, unsigned latency_ms, int times, int vlan);
+                                uint32_t count, unsigned latency_ms, int times, int delivers);
 
 /* Receives what goes to a port from the ring with that key; the key by which to accept something, or -errno. */
 int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port);
@@ -227,13 +233,16 @@ int64_t mcast_time_left(int64_t deadline);
 int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
                              const mcast_record *implied, uint64_t key);
 int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
-                           size_t block_size, uint32_t count, unsigned latency_ms, int times, int vlan, uint64_t key);
+                           size_t block_size, uint32_t count, unsigned latency_ms, int times, int delivers,
+                           uint64_t key);
 
 /* ---- receiving in a thread of its own (background.c) ---- */
 
 /* Receives in a native thread from now on, of which `limit` bytes may wait for a receive call; `cpu` is where it runs, -1 anywhere.
  * 0, or -errno with no thread. */
 int mcast_background_open(mcast_receiver *receiver, size_t limit, int cpu);
+/* Shows the packets of a batch from number `from` on to the tracker, if there is one. */
+void mcast_batch_track(mcast_receiver *receiver, const mcast_batch *batch, size_t from);
 void mcast_background_wake(mcast_receiver *receiver);
 void mcast_background_close(mcast_receiver *receiver);
 void mcast_background_free(mcast_receiver *receiver);

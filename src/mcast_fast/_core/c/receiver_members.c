@@ -87,14 +87,14 @@ mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const m
 
 int64_t
 mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size, uint32_t count,
-                        unsigned latency_ms, int times, int vlan)
+                        unsigned latency_ms, int times, int delivers)
 {
     mcast_lock(&receiver->state_lock);
     int64_t key = mcast_receiver_add_member(receiver, NULL, 0, 0);
     if (key >= 0) {
         mcast_source **source = &receiver->members[key]->source;
         int status = mcast_ring_source_open(source, receiver, fd, interface_index, block_size, count, latency_ms, times,
-                                            vlan, (uint64_t)key);
+                                            delivers, (uint64_t)key);
         key = own_source(receiver, key, status);
     }
     mcast_unlock(&receiver->state_lock);

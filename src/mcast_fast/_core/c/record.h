@@ -21,7 +21,7 @@ typedef struct mcast_record {
     uint8_t tos;
 } mcast_record;
 
-enum { MCAST_TRUNCATED = 1, MCAST_TTL = 2, MCAST_TOS = 4, MCAST_COALESCED = 8, MCAST_HARDWARE = 16 };
+enum { MCAST_TRUNCATED = 1, MCAST_TTL = 2, MCAST_TOS = 4, MCAST_COALESCED = 8, MCAST_HARDWARE = 16, MCAST_FRAME = 32 };
 
 /* What the kernel reports with a slot beside its record (control messages are ancillary data, cmsg(3)). */
 typedef struct mcast_ancillary {

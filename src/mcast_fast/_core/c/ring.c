@@ -348,7 +348,7 @@ allocate(mcast_ring *ring, int fd, uint32_t count)
 
 int
 mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_index, size_t block_size, uint32_t count,
-                unsigned latency_ms, int times, int vlan)
+                unsigned latency_ms, int times, int delivers)
 {
     mcast_ring *ring = calloc(1, sizeof *ring);
     if (!ring)
@@ -356,7 +356,7 @@ mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_index
     ring->fd = -1;
     ring->waker = waker;
     ring->loopback = is_loopback(fd, interface_index);
-    ring->vlan = vlan;
+    ring->delivers = delivers;
     ring->interface_index = interface_index;
     ring->process = mcast_process_number;
     ring->block_size = block_size;

@@ -18,6 +18,10 @@
 
 #include <linux/if_packet.h>
 
+/* What a ring delivers: the payloads of datagrams that a socket would get; of those in VLANs too; or whole frames, in which whatever is wrong
+ * stays as it came. */
+enum { MCAST_DELIVERS_UNTAGGED, MCAST_DELIVERS_TAGGED, MCAST_DELIVERS_FRAMES };
+
 typedef struct mcast_mapping {
     unsigned char *base;
     size_t block_size;
@@ -32,7 +36,7 @@ typedef struct mcast_ring {
     int fd;    /* a duplicate of our own: what is read through it must not depend on who closes the socket */
     int waker; /* an eventfd that wakes the receiver, or -1 once the ring is closed; guarded by `lock` */
     int loopback;
-    int vlan; /* whether tagged frames are wanted */
+    int delivers; /* of MCAST_DELIVERS_* */
     uint32_t interface_index;
     uint32_t process; /* which opened it */
     size_t block_size;
@@ -93,7 +97,7 @@ typedef struct mcast_ring_frame {
 
 /* Maps the ring of a packet socket that is not bound yet: *opened, or -errno with nothing left behind. */
 int mcast_ring_open(mcast_ring **opened, int fd, int waker, uint32_t interface_index, size_t block_size, uint32_t count,
-                    unsigned latency_ms, int times, int vlan);
+                    unsigned latency_ms, int times, int delivers);
 
 /* Detaches every batch and unmaps. Where bytes are pinned, the mapping stays until that ends; nothing passes the filter into it any more.
  * In a process that did not open it, only the descriptor is closed. */

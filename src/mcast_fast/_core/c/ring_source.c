@@ -10,16 +10,15 @@
 
 #include "frames.h"
 #include "ring.h"
+#include "stack_takes.h"
+#include "whole_frames.h"
 
 enum {
     BLOCKS_ONE_GO = 16,          /* blocks without anything wanted that are read before looking at the clock */
     USUAL_HEADERS = 14 + 20 + 8, /* bytes: Ethernet, IPv4, UDP */
     PREFETCH = 6,                /* frames ahead: the walk is as fast as memory brings their headers */
     NAP_NS = 10 * 1000000,       /* at most */
-    OPTION_END = 0,
-    OPTION_NOP = 1,
-    OPTION_LOOSE_ROUTE = 131,
-    OPTION_STRICT_ROUTE = 137, /* RFC 791 */
+    MUST_COPY = 2,               /* the frame at the cursor needs a batch that copies */
 };
 
 typedef struct ring_source {
@@ -29,85 +28,6 @@ typedef struct ring_source {
 } ring_source;
 
 /* ---- what a socket would get ---- */
-
-static inline uint32_t
-load32(const unsigned char *at)
-{
-    uint32_t word;
-    memcpy(&word, at, 4);
-    return word;
-}
-
-/* Whether the sum over an IPv4 header, of 20 bytes or more, is 0xffff: its checksum is right (RFC 1071). */
-static inline int
-sum_is_right(const unsigned char *header, size_t size)
-{
-    uint64_t sum = (uint64_t)load32(header) + load32(header + 4) + load32(header + 8) + load32(header + 12);
-    for (size_t at = 16; at < size; at += 4)
-        sum += load32(header + at);
-    sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
-    return (sum & 0xffff) + (sum >> 16) == 0xffff;
-}
-
-/* Whether options request a route of the sender's choice, which a host does not follow for a group. */
-static int
-has_source_route(const unsigned char *header, size_t size)
-{
-    for (size_t at = 20; at < size && header[at] != OPTION_END;) {
-        if (header[at] == OPTION_LOOSE_ROUTE || header[at] == OPTION_STRICT_ROUTE)
-            return 1;
-        size_t step = header[at] == OPTION_NOP ? 1 : at + 1 < size ? header[at + 1] : 0;
-        if (step == 0 || (header[at] != OPTION_NOP && step < 2))
-            return 1; /* broken: not passed on either */
-        at += step;
-    }
-    return 0;
-}
-
-/* Whether IPv4 takes a packet from this source: ip_mc_validate_source() of net/ipv4/route.c. */
-static int
-source4_is_possible(const unsigned char *source, const unsigned char *group, int loopback)
-{
-    if (source[0] >= 224) /* groups, and what is reserved; of those the kernel refuses 255.255.255.255 alone */
-        return source[0] >= 240 && mcast_big32(source) != 0xffffffff;
-    if (source[0] == 0) /* from this network: for groups of the link alone */
-        return group[0] == 224 && group[1] == 0 && group[2] == 0;
-    return source[0] != 127 || loopback;
-}
-
-/* Whether IPv6 takes it: ip6_rcv_core() of net/ipv6/ip6_input.c. */
-static int
-source6_is_possible(const unsigned char *source, const unsigned char *group, int loopback)
-{
-    static const unsigned char one[16] = {[15] = 1};
-    unsigned scope = group[1] & 15;
-    if (source[0] == 0xff || memcmp(source, mcast_v4_prefix, 12) == 0)
-        return 0;
-    return loopback || (memcmp(source, one, 16) != 0 && scope > 1);
-}
-
-/* Whether the stack would hand the datagram in this frame to a socket, as far as a frame alone shows it: it is for this host, untagged, its
- * header is whole and its source possible. The routing table (rp_filter) is not consulted. */
-static int
-stack_takes(const mcast_ring *ring, const mcast_ring_frame *frame, const mcast_record *record)
-{
-    if (!frame->ours || (frame->tagged && !ring->vlan))
-        return 0;
-    size_t at = 12;
-    int type = mcast_big16(frame->bytes + at);
-    while (type == MCAST_ETHER_VLAN || type == MCAST_ETHER_PROVIDER || type == MCAST_ETHER_QINQ) {
-        if (!ring->vlan)
-            return 0;
-        at += 4;
-        type = mcast_big16(frame->bytes + at);
-    }
-    const unsigned char *header = frame->bytes + at + 2;
-    if (type == MCAST_ETHER_IPV6)
-        return source6_is_possible(record->source, record->group, ring->loopback);
-    size_t size = (size_t)(header[0] & 15) * 4;
-    return sum_is_right(header, size) && (size == 20 || !has_source_route(header, size)) &&
-           source4_is_possible(header + 12, header + 16, ring->loopback);
-}
 
 /* Four bytes as load32 finds them in a frame. */
 #define BYTES(a, b, c, d)                                                                                              \
@@ -151,6 +71,15 @@ write_usual(const mcast_ring *ring, const struct tpacket3_hdr *header, const uns
     record->flags = MCAST_TTL | MCAST_TOS;
     record->ttl = ip[8];
     record->tos = ip[1];
+}
+
+/* What of a usual frame's record differs where the payload is the frame. */
+static inline void
+write_whole(const struct tpacket3_hdr *header, mcast_record *record)
+{
+    record->flags |= MCAST_FRAME;
+    record->length = (uint16_t)header->tp_snaplen;
+    record->wire_length = (uint16_t)header->tp_len;
 }
 
 /* Reads any frame: its kind (frames.h), and for MCAST_FRAME_UDP its record and payload. The record of a fragment has its port too, as
@@ -230,6 +159,37 @@ pack(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, mcast_recor
     receiver->counters.coalesced += (record->flags & MCAST_COALESCED) != 0;
 }
 
+/* Puts one frame into the batch that was made where the batch copies to. */
+static void
+pack_made(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, mcast_record *record)
+{
+    mcast_truncate(receiver, record);
+    record->dropped = ring->pending_drops;
+    ring->pending_drops = 0;
+    record->offset = (uint32_t)batch->data.used;
+    batch->data.used += record->length;
+    batch->records.used += sizeof *record;
+    receiver->counters.received++;
+    receiver->counters.bytes += record->length;
+    receiver->counters.truncated += (record->flags & MCAST_TRUNCATED) != 0;
+}
+
+/* Whether the kernel took a VLAN tag out of the frame. */
+static inline int
+is_tag_out(const mcast_ring_frame *frame)
+{
+    return (frame->header->tp_status & TP_STATUS_VLAN_VALID) != 0;
+}
+
+/* Puts that tag into a frame, before which four bytes are free: in the ring those are of the vnet header, which has been read. */
+static unsigned char *
+put_tag_back(const mcast_ring_frame *frame, unsigned char *bytes)
+{
+    int known = (frame->header->tp_status & TP_STATUS_VLAN_TPID_VALID) != 0;
+    uint16_t type = known ? frame->header->hv1.tp_vlan_tpid : MCAST_ETHER_VLAN;
+    return mcast_whole_put_tag(bytes, type, (uint16_t)frame->header->hv1.tp_vlan_tci);
+}
+
 static void
 count_buffer(mcast_receiver *receiver, mcast_batch *batch)
 {
@@ -296,6 +256,68 @@ pack_frame(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     return 1;
 }
 
+/* Takes a super-packet apart into whole frames, in a batch that copies; else as split(). `whole` describes all of it. */
+static int
+cut(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit, const mcast_ring_frame *frame,
+    const mcast_record *whole, const unsigned char *payload)
+{
+    unsigned char *bytes = (unsigned char *)frame->bytes;
+    size_t headers = (size_t)(payload - bytes), size = frame->segment;
+    for (; ring->segment < whole->length; ring->segment += size) {
+        if (!mcast_batch_has_room(receiver, batch, limit))
+            return 0;
+        size_t left = whole->length - ring->segment, length = left < size ? left : size;
+        if (reserve(receiver, ring, batch, limit, headers + length + MCAST_TAG_SIZE) != 0)
+            return -1;
+        unsigned char *to = batch->data.bytes + batch->data.used;
+        mcast_record *record = mcast_batch_next(batch);
+        *record = *whole;
+        record->flags |= MCAST_COALESCED;
+        mcast_whole_cut(bytes, headers, payload + ring->segment, length, ring->segment / size,
+                        to + MCAST_TAG_SIZE * is_tag_out(frame));
+        mcast_whole_lengths(record, headers + length, headers + length);
+        if (is_tag_out(frame)) {
+            put_tag_back(frame, to + MCAST_TAG_SIZE);
+            mcast_whole_lengths(record, record->length + MCAST_TAG_SIZE, record->length + MCAST_TAG_SIZE);
+        }
+        pack_made(receiver, ring, batch, record);
+    }
+    count_buffer(receiver, batch);
+    return 1;
+}
+
+/* As pack_frame, for whole frames; MUST_COPY where this one has to be made in memory and the batch refers to blocks. */
+static int
+pack_whole(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit, const mcast_ring_frame *frame)
+{
+    if (reserve(receiver, ring, batch, limit, receiver->slot_size) != 0)
+        return -1;
+    const unsigned char *payload = NULL, *bytes = frame->bytes;
+    size_t size = frame->size, wire = frame->wire;
+    mcast_record *record = mcast_batch_next(batch);
+    int kind = mcast_whole_read(bytes, size, wire, record, &payload);
+    record->timestamp = frame->timestamp;
+    record->interface_index = ring->interface_index;
+    if (!frame->ours || kind == MCAST_FRAME_OTHER || !mcast_index_wants(&receiver->index, record) ||
+        (record->port && mcast_is_own(mcast_receiver_own(receiver), record))) {
+        receiver->counters.filtered += kind != MCAST_FRAME_OTHER && kind != MCAST_FRAME_LATER;
+        return 1;
+    }
+    if (frame->segment && kind == MCAST_FRAME_UDP && record->length > frame->segment) {
+        mcast_record whole = *record;
+        return batch->copying ? cut(receiver, ring, batch, limit, frame, &whole, payload) : MUST_COPY;
+    }
+    if (is_tag_out(frame)) {
+        bytes = put_tag_back(frame, (unsigned char *)bytes);
+        size += MCAST_TAG_SIZE;
+        wire += MCAST_TAG_SIZE;
+    }
+    mcast_whole_lengths(record, size, wire);
+    pack(receiver, ring, batch, record, bytes);
+    count_buffer(receiver, batch);
+    return 1;
+}
+
 /* Fetches the headers of the frame at `ahead` into the cache. */
 static inline void
 fetch(const unsigned char *ahead)
@@ -315,6 +337,8 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     const mcast_record *const end = first + (room < reserved ? room : reserved);
     const mcast_filter *const own = mcast_receiver_own(receiver);
     const unsigned char *base = batch->base;
+    const int whole = ring->delivers == MCAST_DELIVERS_FRAMES;
+    const size_t skipped = whole ? 0 : USUAL_HEADERS;
     uint64_t bytes = 0, filtered = 0;
     uint32_t left = ring->left;
     if (batch->copying || ring->segment || ring->pending_drops)
@@ -329,6 +353,8 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
         if (!is_usual(header, frame))
             break;
         write_usual(ring, header, frame, record);
+        if (whole)
+            write_whole(header, record);
         if (record->length > receiver->packet_limit)
             break;
         at += step;
@@ -336,8 +362,8 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
             filtered++;
             continue;
         }
-        base = base ? base : frame + USUAL_HEADERS;
-        record->offset = (uint32_t)(frame + USUAL_HEADERS - base);
+        base = base ? base : frame + skipped;
+        record->offset = (uint32_t)(frame + skipped - base);
         bytes += record->length;
         record++;
     }
@@ -358,7 +384,7 @@ pack_usual(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
     receiver->counters.filtered += filtered;
 }
 
-/* Reads the block at the cursor until its end, or until the batch is full. 0, or -1 without memory. */
+/* Reads the block at the cursor until its end, or until the batch is full. 0, MUST_COPY, or -1 without memory. */
 static int
 pack_block(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit)
 {
@@ -375,8 +401,9 @@ pack_block(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_
             return 0;
         }
         fetch(ring->block + ring->at + frame.step * PREFETCH);
-        int status = pack_frame(receiver, ring, batch, limit, &frame);
-        if (status <= 0)
+        int status = ring->delivers == MCAST_DELIVERS_FRAMES ? pack_whole(receiver, ring, batch, limit, &frame)
+                                                             : pack_frame(receiver, ring, batch, limit, &frame);
+        if (status != 1)
             return status;
         mcast_ring_pass(ring, &frame);
     }
@@ -426,6 +453,10 @@ read_ring(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, si
             break; /* the next batch begins with this block */
         batch->copying = batch->copies || sparse;
         status = pack_block(receiver, ring, batch, limit);
+        if (status == MUST_COPY && mcast_batch_count(batch) == 0) {
+            batch->copying = 1;
+            status = pack_block(receiver, ring, batch, limit);
+        }
         if (!batch->copying && mcast_batch_count(batch) > 0) {
             mcast_ring_hold(ring);
             first = held++ ? first : ring->sequence - 1;
@@ -510,14 +541,14 @@ watch(const mcast_receiver *receiver, const mcast_ring *ring, uint64_t key)
 
 int
 mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
-                       size_t block_size, uint32_t count, unsigned latency_ms, int times, int vlan, uint64_t key)
+                       size_t block_size, uint32_t count, unsigned latency_ms, int times, int delivers, uint64_t key)
 {
     ring_source *self = calloc(1, sizeof *self);
     if (!self)
         return -ENOMEM;
     self->source.ops = &ring_ops;
     int status = mcast_ring_open(&self->ring, fd, receiver->poller.wake, interface_index, block_size, count, latency_ms,
-                                 times, vlan);
+                                 times, delivers);
     if (status == 0 && (status = watch(receiver, self->ring, key)) != 0)
         mcast_ring_close(self->ring);
     if (status != 0) {
@@ -535,10 +566,10 @@ mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, 
 
 int
 mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
-                       size_t block_size, uint32_t count, unsigned latency_ms, int times, int vlan, uint64_t key)
+                       size_t block_size, uint32_t count, unsigned latency_ms, int times, int delivers, uint64_t key)
 {
     (void)source, (void)receiver, (void)fd, (void)interface_index, (void)block_size, (void)count, (void)latency_ms;
-    (void)times, (void)vlan, (void)key;
+    (void)times, (void)delivers, (void)key;
     return -ENOSYS;
 }
 

@@ -1,4 +1,4 @@
-"""Payloads of a batch as rows, and the packets of a batch that match."""
+"""Payloads of a batch as rows, the packets of a batch that match, and in the order of time."""
 
 from libc.string cimport memcmp
 
@@ -64,4 +64,67 @@ cdef Batch batch_where(Batch batch, bytes group, bytes source, int port, interfa
             found.first[found.count] = batch.first[i]
             found.count += 1
     found.records_memory.used = <size_t>count * sizeof(mcast_record)
+    return found
+
+
+cdef void merge_records(const mcast_record *left, const mcast_record *middle, const mcast_record *end,
+                        mcast_record *to) noexcept nogil:
+    """Two runs, from left and from middle on, each in the order of time, as one; equal times stay in their order."""
+    cdef const mcast_record *right = middle
+    cdef const mcast_record *left_end = middle
+    while left < left_end or right < end:
+        if right == end or (left < left_end and left.timestamp <= right.timestamp):
+            to[0] = left[0]
+            left += 1
+        else:
+            to[0] = right[0]
+            right += 1
+        to += 1
+
+
+cdef const mcast_record *run_end(const mcast_record *at, const mcast_record *end) noexcept nogil:
+    """Where the order of time ends that begins at `at`."""
+    if at < end:
+        at += 1
+    while at < end and at[-1].timestamp <= at.timestamp:
+        at += 1
+    return at
+
+
+cdef int merge_runs(mcast_record *records, mcast_record *spare, size_t count) noexcept nogil:
+    """Merges neighbouring runs from `records` into `spare`; whether one run is left."""
+    cdef const mcast_record *at = records
+    cdef const mcast_record *middle
+    cdef const mcast_record *end = records
+    cdef int merges = 0
+    while end < records + count:
+        middle = run_end(at, records + count)
+        end = run_end(middle, records + count)
+        merge_records(at, middle, end, spare + (at - records))
+        at = end
+        merges += 1
+    return merges <= 1
+
+
+def by_time(Batch batch not None):
+    """The packets of a batch in the order of their times, those of one time in their order; itself where they are."""
+    cdef const mcast_record *end = batch.first + batch.count
+    cdef size_t count = <size_t>batch.count, size = count * sizeof(mcast_record)
+    cdef Batch found, spare
+    cdef int done = 0
+    if run_end(batch.first, end) == end:
+        return batch
+    found, spare = make_part(batch, 0, 0), make_part(batch, 0, 0)
+    make_room(&found.records_memory, size)
+    found.first = <mcast_record *>found.records_memory.bytes
+    make_room(&spare.records_memory, size)
+    spare.first = <mcast_record *>spare.records_memory.bytes
+    with nogil:
+        memcpy(found.first, batch.first, size)
+    while not done:
+        with nogil:
+            done = merge_runs(found.first, spare.first, count)
+        found, spare = spare, found
+    found.count = batch.count
+    found.records_memory.used = size
     return found

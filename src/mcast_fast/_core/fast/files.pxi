@@ -3,7 +3,7 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -20,6 +20,7 @@ cdef extern from "capture_read.h":
         uint64_t dropped
         uint64_t dropped_system
         uint64_t delivered
+        uint8_t synthetic
     ctypedef struct mcast_decode_counters:
         uint64_t frames
         uint64_t received
@@ -31,6 +32,7 @@ cdef extern from "capture_read.h":
         uint64_t broken
         uint64_t dropped
         uint64_t batches
+        uint64_t reassembled
     ctypedef struct mcast_pcap_kind:
         pass
     ctypedef struct mcast_decoder:
@@ -42,6 +44,8 @@ cdef extern from "capture_read.h":
         const mcast_pcap_kind *pcap
         int known
         int multicast_only
+        int64_t start
+        int64_t end
         int filtered
         unsigned key_kinds
         mcast_filter filter
@@ -51,6 +55,9 @@ cdef extern from "capture_read.h":
         uint64_t value
         uint64_t other
     const uint64_t mcast_unknown
+    const char mcast_synthetic[]
+    const char mcast_shared_time[]
+    const unsigned MCAST_PIECES
     int MCAST_DECODE_MORE
     int MCAST_DECODE_INTERFACE
     int MCAST_DECODE_WRONG
@@ -68,10 +75,13 @@ cdef extern from "capture_read.h":
 cdef extern from "capture_write.h":
     ctypedef struct mcast_encoder:
         int pcap
-        const uint32_t *indexes
+        int raw
+        const uint64_t *keys
         size_t interfaces
         int unfit
-    int MCAST_UNFIT_LENGTH
+    int MCAST_UNFIT_LINK
+    uint64_t mcast_interface_key(const mcast_record *record) nogil
+    size_t mcast_encoded_count(const mcast_record *records, size_t count) nogil
     size_t mcast_encoded_size(const mcast_record *records, size_t count) nogil
     size_t mcast_encode(mcast_encoder *encoder, const mcast_record *records, size_t count, const unsigned char *data,
                         unsigned char *to, size_t *used) nogil
@@ -82,9 +92,14 @@ cdef enum:
 
 if (MCAST_WRONG_END, MCAST_WRONG_FRAME) != (blocks.WRONG_END, blocks.WRONG_FRAME):
     raise ImportError("the compiled failures are not those of blocks.py: rebuild the extension")
-if (MCAST_LARGEST_BLOCK, MCAST_MOST_INTERFACES, MCAST_LONGEST_NAME, MCAST_UNFIT_LENGTH, MOST_WRITTEN) != (
-        blocks.LARGEST_BLOCK, blocks.MOST_INTERFACES, blocks.LONGEST_NAME, blocks.UNFIT_LENGTH, blocks.MOST_WRITTEN):
+if (MCAST_LARGEST_BLOCK, MCAST_MOST_INTERFACES, MCAST_LONGEST_NAME, MCAST_UNFIT_LINK, MOST_WRITTEN) != (
+        blocks.LARGEST_BLOCK, blocks.MOST_INTERFACES, blocks.LONGEST_NAME, blocks.UNFIT_LINK, blocks.MOST_WRITTEN):
     raise ImportError("the compiled limits are not those of blocks.py: rebuild the extension")
+
+
+if ((<bytes>mcast_synthetic).decode(), (<bytes>mcast_shared_time).decode()) != (
+        blocks.SYNTHETIC, blocks.SHARED_TIME) or MCAST_PIECES != blocks.PIECES:
+    raise ImportError("the compiled comment of interfaces is not that of blocks.py: rebuild the extension")
 
 
 cdef object known_or_none(uint64_t counter):
@@ -111,7 +126,8 @@ cdef class Decoder:
 
     `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
     addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
-    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
+    multicast address. `start`, `end`: only packets from the one time on and before the other one, in ns; those without
+    a time have 0. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
     index is never used again. Threads may share a decoder; what an exception of a signal handler interrupts is as if it
     had not been begun."""
 
@@ -122,11 +138,13 @@ cdef class Decoder:
     cdef readonly dict names
     cdef uint64_t position
 
-    def __cinit__(self, str subject not None, rows, bint multicast_only):
+    def __cinit__(self, str subject not None, rows, bint multicast_only, int64_t start=INT64_MIN,
+                  int64_t end=INT64_MAX):
         memset(&self.decoder, 0, sizeof(self.decoder))
         self.decoder.pool = shared_pool()
         self.lock = new_codec_lock()
         self.decoder.multicast_only = multicast_only
+        self.decoder.start, self.decoder.end = start, end
         self.subject = subject
         self.names = {}
         self.wanted_names = {"": 0}
@@ -290,7 +308,8 @@ cdef class Decoder:
                 one = &copies[i]
                 found.append(blocks.CapturedOn(
                     one.text[:one.text_length].decode("utf-8", "replace"), one.link_type, known_or_none(one.received),
-                    known_or_none(one.dropped), known_or_none(one.dropped_system), known_or_none(one.delivered)))
+                    known_or_none(one.dropped), known_or_none(one.dropped_system), known_or_none(one.delivered),
+                    bool(one.synthetic)))
         finally:
             free(copies)
         return tuple(found)
@@ -305,20 +324,29 @@ cdef class Decoder:
 
 @cython.final
 cdef class Encoder:
-    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns). Threads may share an encoder."""
+    """Batches as the packets of a capture file. Threads may share an encoder.
+
+    Args:
+        form: 'pcapng', or 'pcap' (with ns).
+        raw: Packets are raw IP, without a link's header; else Ethernet.
+
+    Raises:
+        ValueError: There is no such form.
+    """
 
     cdef mcast_encoder encoder
     cdef PyThread_type_lock lock
-    cdef uint32_t indexes[MOST_WRITTEN]
+    cdef uint64_t keys[MOST_WRITTEN]
     cdef bytearray memory
 
-    def __cinit__(self, str form not None):
+    def __cinit__(self, str form not None, bint raw=False):
         if form not in ("pcapng", "pcap"):
             raise ValueError(f"form {form!r} is neither 'pcapng' nor 'pcap'")
         memset(&self.encoder, 0, sizeof(self.encoder))
         self.lock = new_codec_lock()
         self.encoder.pcap = form == "pcap"
-        self.encoder.indexes = self.indexes
+        self.encoder.raw = raw
+        self.encoder.keys = self.keys
         self.memory = bytearray()
 
     def __dealloc__(self):
@@ -333,33 +361,59 @@ cdef class Encoder:
         PyThread_release_lock(self.lock)
         return count
 
-    def add(self, uint32_t index):
-        """Packets of this interface index belong to the interface that the file describes next."""
+    def key(self, Batch batch not None, Py_ssize_t at):
+        """(interface index, known headers) of a packet, of which the file has to describe an interface.
+
+        Args:
+            batch: A batch.
+            at: The packet's place in it.
+
+        Returns:
+            The index, and bits of Flag: FRAME, or those of TTL and TOS that are known.
+        """
+        if not 0 <= at < batch.count:
+            raise IndexError(f"packet {at} of a batch of {batch.count}")
+        cdef uint64_t key = mcast_interface_key(&batch.first[at])
+        return <uint32_t>key, key >> 32
+
+    def add(self, uint32_t index, uint32_t known):
+        """Note that packets of this key belong to the interface that the file describes next.
+
+        Args:
+            index: The interface's index.
+            known: Bits of Flag, as `key` returns them.
+
+        Raises:
+            ArgumentError: A file can have no more interfaces.
+        """
         lock_codec(self.lock)
         cdef size_t at = self.encoder.interfaces
         if at < MOST_WRITTEN:
-            self.indexes[at] = index
+            self.keys[at] = <uint64_t>known << 32 | index
             self.encoder.interfaces = at + 1
         PyThread_release_lock(self.lock)
         if at == MOST_WRITTEN:
             raise ArgumentError(blocks.TOO_MANY_WRITTEN)
 
     def encode(self, Batch batch not None, Py_ssize_t start):
-        """(packets from `start` on as bytes, where it stopped): the batch's end, or before an interface to `add`.
+        """(packets from `start` on as bytes, where it stopped): the batch's end, what a cache holds, or before an
+        interface to `add`.
 
         The bytes are good until the next call. ArgumentError when the packet at `start` cannot be written; what stands
         before one that cannot is returned first."""
-        cdef size_t room, written, used = 0
+        cdef size_t room, written, used = 0, count
         cdef int unfit = 0
         if not 0 <= start <= batch.count:
             raise IndexError(f"packet {start} of a batch of {batch.count}")
+        count = <size_t>(batch.count - start)
         with nogil:
-            room = mcast_encoded_size(batch.first + start, <size_t>(batch.count - start))
+            count = mcast_encoded_count(batch.first + start, count)
+            room = mcast_encoded_size(batch.first + start, count)
         lock_codec(self.lock)
         try:
             if <size_t>len(self.memory) < room:
                 PyByteArray_Resize(self.memory, <Py_ssize_t>room)
-            written = self._encode(batch, start, <unsigned char *>PyByteArray_AS_STRING(self.memory), &used)
+            written = self._encode(batch, start, count, <unsigned char *>PyByteArray_AS_STRING(self.memory), &used)
             unfit = self.encoder.unfit
         finally:
             PyThread_release_lock(self.lock)
@@ -369,13 +423,13 @@ cdef class Encoder:
             raise ArgumentError(f"packet {start} of the batch cannot be written: {reason}")
         return memoryview(self.memory)[:used], start + <Py_ssize_t>written
 
-    cdef size_t _encode(self, Batch batch, Py_ssize_t start, unsigned char *to, size_t *used) noexcept:
+    cdef size_t _encode(self, Batch batch, Py_ssize_t start, size_t count, unsigned char *to, size_t *used) noexcept:
         cdef const unsigned char *data
         cdef size_t written
         cdef int pinned
         with nogil:
             data = arena_in_place(batch, &pinned)
             written = mcast_encode(
-                &self.encoder, batch.first + start, <size_t>(batch.count - start), data, to, used)
+                &self.encoder, batch.first + start, count, data, to, used)
             arena_left(batch, pinned)
         return written

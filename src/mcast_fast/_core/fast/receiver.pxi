@@ -58,6 +58,7 @@ cdef extern from "receiver.h":
         mcast_flag watched
         mcast_word deferred
         mcast_background *background
+    void mcast_receiver_track(mcast_receiver *receiver, mcast_tracker *tracker) nogil
     ctypedef enum mcast_outcome:
         MCAST_OK
         MCAST_EMPTY
@@ -92,7 +93,7 @@ cdef extern from "receiver.h":
     int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider,
                                       const mcast_record *implied) nogil
     int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
-                                    uint32_t count, unsigned latency_ms, int times, int vlan) nogil
+                                    uint32_t count, unsigned latency_ms, int times, int delivers) nogil
     int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port) nogil
     void mcast_receiver_remove(mcast_receiver *receiver, uint64_t key) nogil
     int mcast_receiver_accept(mcast_receiver *receiver, uint64_t key, mcast_filter *filter) nogil

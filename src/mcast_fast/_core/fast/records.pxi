@@ -47,6 +47,7 @@ cdef extern from "record.h":
     int MCAST_TOS
     int MCAST_COALESCED
     int MCAST_HARDWARE
+    int MCAST_FRAME
 
 cdef extern from "ahead.h":
     void mcast_look_ahead(const unsigned char *arena, const mcast_record *records, size_t at, size_t count) nogil

@@ -34,7 +34,8 @@ cdef extern from *:
     void mcast_seal(type one)
     int mcast_export(type one, const char *name, object module) except -1
 
-OPEN = ("Slots", "Transmitter", "Decoder", "Encoder")  # they are made by calling them, with arguments that they check
+# They are made by calling them, with arguments that they check.
+OPEN = ("Slots", "Transmitter", "Decoder", "Encoder", "Tracker")
 
 
 def _seal():

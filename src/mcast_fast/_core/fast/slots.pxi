@@ -160,6 +160,14 @@ cdef class Slots(State):
         finally:
             self._leave()
 
+    def track(self, Tracker tracker not None):
+        """Have a tracker see every packet once, as it is received; before anything is."""
+        self._enter()
+        try:
+            mcast_receiver_track(&self.receiver, tracker.tracker)
+        finally:
+            self._leave()
+
     def add(self, socket, int port, bytes group, uint32_t interface, decider=None):
         """Receive from this socket too; the key by which it is named from now on.
 
@@ -187,19 +195,19 @@ cdef class Slots(State):
             self._leave()
 
     def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms,
-                 bint times, bint vlan=False):
+                 bint times, int delivers=0):
         """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
 
         Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
-        after its first packet; `times`: whether records have the time of arrival; `vlan`: whether tagged frames are
-        wanted. Nothing passes before a `listen`."""
+        after its first packet; `times`: whether records have the time of arrival; `delivers`: see
+        layout.RING_DELIVERS. Nothing passes before a `listen`."""
         cdef int64_t key
         cdef int fd = socket.fileno()
         self._enter()
         try:
             with nogil:
                 key = mcast_receiver_add_ring(&self.receiver, fd, interface, block_size, blocks, latency_ms, times,
-                                              vlan)
+                                              delivers)
             if key < 0:
                 raise os_error(-key)
             return key

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from mcast_fast._core.coalescing import CoalescingEvent
+from mcast_fast._core.fast.sequence import Tracker
 from mcast_fast._core.fast.views import Batch, Packet
 from mcast_fast._core.layout import Feature
 
@@ -31,6 +32,7 @@ class Slots:
     def __enter__(self) -> Slots: ...
     def __exit__(self, *_: object) -> None: ...
     def run_in_background(self, limit: int, cpu: int) -> None: ...
+    def track(self, tracker: Tracker) -> None: ...
     def add(
         self,
         socket: socket_module.socket,
@@ -47,7 +49,7 @@ class Slots:
         blocks: int,
         latency_ms: int,
         times: bool,
-        vlan: bool = False,
+        delivers: int = 0,
     ) -> int: ...
     def listen(self, ring: int, port: int) -> int: ...
     def remove(self, key: int) -> None: ...

@@ -70,7 +70,7 @@ C_LAYOUT = {
     "port": AT_PORT, "flags": AT_FLAGS, "ttl": AT_TTL, "tos": AT_TOS,
 }
 C_FLAGS = {"TRUNCATED": MCAST_TRUNCATED, "TTL": MCAST_TTL, "TOS": MCAST_TOS, "COALESCED": MCAST_COALESCED,
-           "HARDWARE": MCAST_HARDWARE}
+           "HARDWARE": MCAST_HARDWARE, "FRAME": MCAST_FRAME}
 if C_LAYOUT != layout.offsets() or sizeof(mcast_record) != layout.RECORD_SIZE:
     raise ImportError(f"the compiled record {C_LAYOUT} is not that of layout.py {layout.offsets()}: rebuild it")
 if C_FLAGS != {flag.name: flag.value for flag in layout.Flag}:

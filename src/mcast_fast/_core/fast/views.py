@@ -10,7 +10,20 @@ from mcast_fast._core.fast.compiled import (
     Packets,
     Records,
     arrow_stream,
+    by_time,
 )
 from mcast_fast._core.fast.compiled import VIEWS_FEATURES as FEATURES
 
-__all__ = ["C_FLAGS", "C_LAYOUT", "FEATURES", "Arena", "Batch", "Loan", "Packet", "Packets", "Records", "arrow_stream"]
+__all__ = [
+    "C_FLAGS",
+    "C_LAYOUT",
+    "FEATURES",
+    "Arena",
+    "Batch",
+    "Loan",
+    "Packet",
+    "Packets",
+    "Records",
+    "arrow_stream",
+    "by_time",
+]

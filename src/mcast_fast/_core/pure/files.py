@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mcast_fast._core import blocks
-from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Flag
-from mcast_fast._core.pure.frames import Framed, Kind, read_frame
-from mcast_fast._core.pure.views import Batch, packets_of, take_over
+from mcast_fast._core.layout import ARENA_LIMIT, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Flag
+from mcast_fast._core.pure.encoding import Encoder as Encoder  # noqa: PLC0414 - the codecs of one backend are one module
+from mcast_fast._core.pure.frames import Framed, Kind, Rest, read_frame, read_udp
+from mcast_fast._core.pure.reassembly import Reassembly
+from mcast_fast._core.pure.views import Batch, take_over
 from mcast_fast.errors import ArgumentError, CaptureError
 
 Row = tuple[bytes, int, str, bool, Sequence[bytes]]
 
-_AT = {field.name: i for i, field in enumerate(FIELDS)}
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 _OTHER = ">" if _NATIVE == "<" else "<"
-_TRUNCATED, _TTL, _TOS = int(Flag.TRUNCATED), int(Flag.TTL), int(Flag.TOS)
+_TRUNCATED, _TTL, _TOS, _COALESCED = (int(each) for each in (Flag.TRUNCATED, Flag.TTL, Flag.TOS, Flag.COALESCED))
+_SHARED_TIME = blocks.SHARED_TIME.encode()
 _LARGEST_COUNT = 2**32 - 1  # of dropped packets, in a record
 _LARGEST_TOTAL = 2**64 - 1
 _MOST_SECONDS = 2**62
-_FIRST_SECOND, _LAST_TIME = -9_223_372_036, 2**63 - 1  # whole seconds and ns that 64 bits of ns hold
+_FIRST_SECOND, _FIRST_TIME, _LAST_TIME = -9_223_372_036, -(2**63), 2**63 - 1  # whole seconds and ns that 64 bits hold
 _SECOND = 1_000_000_000
 
 _MULTICAST_V4 = 0xE0
@@ -46,6 +48,8 @@ class _Interface:
     time_offset: int = 0
     pending_drops: int = 0  # reported with packets that were not delivered: they belong to the next record
     counters: dict[int, int] = dataclasses.field(default_factory=dict)
+    synthetic: bool = False
+    unknown: int = 0  # flags that its records do not have: the headers are synthetic
 
     def time(self, ticks: int) -> int:
         """ns since the epoch; 0 (none) for what 64 bits of them do not hold."""
@@ -61,7 +65,10 @@ class _Interface:
     def captured_on(self) -> blocks.CapturedOn:
         """What a user sees of it."""
         codes = (blocks.ISB_IFRECV, blocks.ISB_IFDROP, blocks.ISB_OSDROP, blocks.ISB_USRDELIV)
-        return blocks.CapturedOn(self.name, self.link_type, *(self.counters.get(code) for code in codes))
+        received, dropped, dropped_system, delivered = map(self.counters.get, codes)
+        return blocks.CapturedOn(
+            self.name, self.link_type, received, dropped, dropped_system, delivered, self.synthetic
+        )
 
 
 @dataclasses.dataclass(slots=True)
@@ -73,6 +80,7 @@ class _Captured:
     dropped: int
     frame: bytes
     wire: int
+    flags: int = 0  # of the record, beside those that its headers give it
 
 
 def _is_multicast(address: bytes) -> bool:
@@ -84,11 +92,19 @@ class Decoder:
 
     `subject` is what errors call the file. `rows` = (group, port, interface, exclude, sources): what may be delivered;
     addresses have 16 bytes, port 0 and interface '' = any; None = everything, or (`multicast_only`) everything to a
-    multicast address. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
+    multicast address. `start`, `end`: only packets from the one time on and before the other one, in ns; those without
+    a time have 0. `names` (interface index to name) goes with every batch, and grows as the file describes more: an
     index is never used again. Threads may share a decoder; what an exception of a signal handler interrupts is as if it
     had not been begun."""
 
-    def __init__(self, subject: str, rows: Iterable[Row] | None, multicast_only: bool) -> None:
+    def __init__(
+        self,
+        subject: str,
+        rows: Iterable[Row] | None,
+        multicast_only: bool,
+        start: int = _FIRST_TIME,
+        end: int = _LAST_TIME,
+    ) -> None:
         self._lock = threading.RLock()  # a signal handler may come in between
         self.names: dict[int, str] = {}
         self.offset = 0
@@ -96,6 +112,7 @@ class Decoder:
         self.form = ""
         self._subject = subject
         self._multicast_only = multicast_only
+        self._first_time, self._end_time = start, end
         self._wanted: dict[tuple[bytes, int, str], tuple[bool, frozenset[bytes]]] | None = None
         self._order = _NATIVE
         self._pcap: blocks.Pcap | None = None
@@ -106,6 +123,7 @@ class Decoder:
         self._undo: tuple[_Interface, int] | None = None  # what the block in progress changed
         self._records = bytearray()
         self._data = bytearray()
+        self._reassembly = Reassembly()
         self._readers: dict[int, Callable[[bytes], None]] = {
             blocks.SECTION_HEADER: self._section_header,
             blocks.INTERFACE_DESCRIPTION: self._description,
@@ -139,13 +157,13 @@ class Decoder:
     def _state(self) -> tuple[Any, ...]:
         """All that a block changes, but for the drops of an interface (`_undo`)."""
         self._undo = None
-        parts = self.needed, self.form, self._order, self._pcap, self._swap, self._section
+        parts = self.needed, self.form, self._order, self._pcap, self._swap, self._section, dict(self._reassembly.made)
         return parts, len(self._interfaces), dict(self._counters), len(self._records), len(self._data)
 
     def _restore(self, before: tuple[Any, ...]) -> None:
         """As it was: what interrupted a block may be a signal handler, and the block is read again."""
         parts, described, counters, records, data = before
-        self.needed, self.form, self._order, self._pcap, self._swap, self._section = parts
+        self.needed, self.form, self._order, self._pcap, self._swap, self._section, self._reassembly.made = parts
         for index in range(described, len(self._interfaces)):
             self.names.pop(index + 1, None)
         del self._interfaces[described:]
@@ -237,17 +255,18 @@ class Decoder:
             self._find_order(data)
         length: int = self._unpack("I", data, 4)[0]
         smallest = blocks.SMALLEST.get(kind, blocks.SMALLEST_BLOCK)
-        if not smallest <= length <= blocks.LARGEST_BLOCK or length % 4:
+        if not smallest <= length <= blocks.LARGEST_BLOCK:
             raise _BlockError(blocks.WRONG_LENGTH, length, kind)
-        self.needed = length
-        if len(data) < length:
+        padded = length + 3 & ~3  # some programs do not count the padding of the data, as Wireshark knows
+        self.needed = padded
+        if len(data) < padded:
             return 0
-        (again,) = self._unpack("I", data, length - 4)
+        (again,) = self._unpack("I", data, padded - 4)
         if again != length:
             raise _BlockError(blocks.WRONG_TRAILER, length, again)
         if kind in self._readers:
-            self._readers[kind](bytes(data[: length - 4]))
-        return length
+            self._readers[kind](bytes(data[: padded - 4]))
+        return padded
 
     def _unpack(self, letters: str, data: bytes | memoryview, at: int) -> tuple[Any, ...]:
         return struct.unpack_from(self._order + letters, data, at)
@@ -293,6 +312,8 @@ class Decoder:
         for code, value in self._options(block, 16):
             if code == blocks.IF_NAME:
                 interface.name = value[: blocks.LONGEST_NAME].decode("utf-8", "replace")
+            elif code == blocks.COMMENT and (unknown := blocks.unknown_headers(value)) is not None:
+                interface.synthetic, interface.unknown = True, int(unknown or interface.unknown)
             elif code == blocks.IF_TSRESOL and value:
                 interface.resolution = value[0]
             elif code == blocks.IF_TSOFFSET and len(value) >= 8:
@@ -318,6 +339,8 @@ class Decoder:
         for code, value in self._options(block, 28 + (size + 3 & ~3)):
             if code == blocks.EPB_DROPCOUNT and len(value) >= 8:
                 (captured.dropped,) = self._unpack("Q", value, 0)
+            elif code == blocks.COMMENT and value == _SHARED_TIME:
+                captured.flags = _COALESCED
         self._take(captured)
 
     def _obsolete(self, block: bytes) -> None:
@@ -388,16 +411,44 @@ class Decoder:
         self._counters["dropped"] = min(self._counters["dropped"] + captured.dropped, _LARGEST_TOTAL)
         self._counters["skipped"] += kind is Kind.OTHER
         self._counters["broken"] += kind is Kind.BROKEN
-        if kind not in (Kind.UDP, Kind.FRAGMENT):
-            return
-        if kind is Kind.FRAGMENT and framed.length >= 4:  # the first piece has the UDP header
-            framed = framed._replace(port=int.from_bytes(captured.frame[framed.start + 2 : framed.start + 4], "big"))
-        if not self._wants(framed, interface.name):
-            self._counters["filtered"] += 1
-        elif kind is Kind.FRAGMENT:
-            self._counters["fragments"] += 1
-        else:
+        if kind in (Kind.FRAGMENT, Kind.LATER):
+            self._take_piece(captured, framed, interface)
+        elif kind is Kind.UDP and self._is_inside(captured) and self._wants(framed, interface.name):
             self._deliver(captured, framed, interface)
+        else:
+            self._counters["filtered"] += kind is Kind.UDP
+
+    def _take_piece(self, captured: _Captured, framed: Framed, interface: _Interface) -> None:
+        """A fragment. The first one counts for all; what is delivered in the end does not count as fragments."""
+        fragment = framed.fragment
+        assert fragment is not None
+        piece = captured.frame[framed.start : framed.start + framed.length]
+        if fragment.offset == 0:
+            port = int.from_bytes(piece[2:4], "big") if len(piece) >= 4 else 0  # it has the UDP header
+            if not self._wants(framed._replace(port=port), interface.name):
+                self._counters["filtered"] += 1
+                return
+        elif self._wanted is None and self._multicast_only and not _is_multicast(framed.group):
+            return
+        added = self._reassembly.add((captured.interface, *fragment.key), framed, piece)
+        self._counters["fragments"] += fragment.offset == 0 and not added.known
+        if added.whole is None:
+            return
+        first, datagram = added.whole
+        kind, whole = read_udp(Rest(datagram, len(datagram)), first)
+        if kind is Kind.UDP and self._wants(whole, interface.name):
+            self._counters["fragments"] -= 1
+            if not self._is_inside(captured):
+                self._counters["filtered"] += 1
+                return
+            self._counters["reassembled"] += 1
+            self._deliver(dataclasses.replace(captured, frame=datagram), whole, interface)
+
+    def _is_inside(self, captured: _Captured) -> bool:
+        """Whether the packet came in the times that are wanted."""
+        return captured.timestamp >= self._first_time and (
+            captured.timestamp < self._end_time or self._end_time == _LAST_TIME
+        )
 
     def _wants(self, framed: Framed, name: str) -> bool:
         if self._wanted is None:
@@ -410,6 +461,7 @@ class Decoder:
         return False
 
     def _deliver(self, captured: _Captured, framed: Framed, interface: _Interface) -> None:
+        flags = framed.flags & ~interface.unknown | captured.flags
         row = (
             captured.timestamp,
             len(self._data),
@@ -421,9 +473,9 @@ class Decoder:
             framed.group,
             framed.source_port,
             framed.port,
-            framed.flags,
-            framed.ttl,
-            framed.tos,
+            flags,
+            framed.ttl if flags & _TTL else 0,
+            framed.tos if flags & _TOS else 0,
         )
         interface.pending_drops = 0
         self._records += RECORD.pack(*row)
@@ -442,116 +494,3 @@ class Decoder:
         """Totals since the first byte, by the names of `blocks.COUNTERS`."""
         with self._lock:
             return dict(self._counters)
-
-
-# ---- writing ----
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071), in network byte order."""
-    # 2^16 is 1 modulo 2^16 - 1, so that the remainder of the whole as one number is the folded sum.
-    number = int.from_bytes(data + b"\0" if len(data) % 2 else data, "big")
-    remainder = number % 0xFFFF
-    return ~(remainder or (0xFFFF if number else 0)) & 0xFFFF
-
-
-def _ethernet(source: bytes, group: bytes) -> bytes:
-    """The address that a group has on Ethernet: RFC 1112, 6.4 (23 bits of an IPv4 group), RFC 2464, 7 (32 bits of an
-    IPv6 group); of a unicast destination none is known, and a locally administered one is made of its last bytes."""
-    destination = b"\x02\0" + group[12:]
-    if group[:12] == V4_MAPPED:
-        if group[12] & 0xF0 == _MULTICAST_V4:
-            destination = b"\x01\0\x5e" + bytes([group[13] & 0x7F]) + group[14:]
-        return destination + b"\x02\0" + source[12:] + b"\x08\x00"
-    if group[0] == 0xFF:
-        destination = b"\x33\x33" + group[12:]
-    return destination + b"\x02\0" + source[12:] + b"\x86\xdd"
-
-
-class _UnfitError(Exception):
-    """A packet cannot be written: which of `blocks.UNFIT`."""
-
-
-def _frame(row: tuple[Any, ...], payload: bytes, wire: int) -> tuple[bytes, int]:
-    """A packet with its headers, and how many bytes those have.
-
-    The checksum of a truncated payload cannot be known: 0 says so in IPv4 (RFC 768); IPv6 has no such word, and gets
-    that of the bytes that there are."""
-    source, group = row[_AT["source"]], row[_AT["group"]]
-    is_v4 = group[:12] == V4_MAPPED
-    if is_v4 != (source[:12] == V4_MAPPED):
-        raise _UnfitError(blocks.UNFIT_FAMILY)
-    datagram = 8 + wire
-    if datagram + (20 if is_v4 else 0) > 0xFFFF:
-        raise _UnfitError(blocks.UNFIT_LENGTH)
-    flags = row[_AT["flags"]]
-    ttl = row[_AT["ttl"]] if flags & _TTL else blocks.DEFAULT_TTL
-    tos = row[_AT["tos"]] if flags & _TOS else 0
-    if is_v4:
-        addresses = source[12:] + group[12:]
-        ip = struct.pack(">BBHIBBH", 0x45, tos, 20 + datagram, 0, ttl, 17, 0) + addresses
-        ip = ip[:10] + struct.pack(">H", _checksum(ip)) + ip[12:]
-    else:
-        addresses = source + group
-        ip = struct.pack(">IHBB", 6 << 28 | tos << 20, datagram, 17, ttl) + addresses
-    udp = struct.pack(">HHHH", row[_AT["source_port"]], row[_AT["port"]], datagram, 0)
-    if not (is_v4 and len(payload) < wire):
-        checksum = _checksum(addresses + struct.pack(">HH", 17, datagram) + udp + payload) or 0xFFFF
-        udp = udp[:6] + struct.pack(">H", checksum)
-    headers = _ethernet(source, group) + ip + udp
-    return headers + payload, len(headers)
-
-
-class Encoder:
-    """Batches as the packets of a capture file, `form` 'pcapng' or 'pcap' (with ns). Threads may share an encoder."""
-
-    def __init__(self, form: str) -> None:
-        if form not in ("pcapng", "pcap"):
-            raise ValueError(f"form {form!r} is neither 'pcapng' nor 'pcap'")
-        self._pcap = form == "pcap"
-        self._interfaces: dict[int, int] = {}
-
-    @property
-    def interfaces(self) -> int:
-        """How many were added."""
-        return len(self._interfaces)
-
-    def add(self, index: int) -> None:
-        """Packets of this interface index belong to the interface that the file describes next."""
-        if len(self._interfaces) == blocks.MOST_WRITTEN:
-            raise ArgumentError(blocks.TOO_MANY_WRITTEN)
-        self._interfaces[index] = len(self._interfaces)
-
-    def encode(self, batch: Batch, start: int) -> tuple[memoryview, int]:
-        """(packets from `start` on as bytes, where it stopped): the batch's end, or before an interface to `add`.
-
-        The bytes are good until the next call. ArgumentError when the packet at `start` cannot be written; what stands
-        before one that cannot is returned first."""
-        if not 0 <= start <= len(batch):
-            raise IndexError(f"packet {start} of a batch of {len(batch)}")
-        written: list[bytes] = []
-        for row, payload in packets_of(batch, start):
-            if not self._pcap and row[_AT["interface"]] not in self._interfaces:
-                break
-            wire = max(row[_AT["wire_length"]], len(payload))
-            try:
-                frame, headers = _frame(row, payload, wire)
-            except _UnfitError as unfit:
-                if written:
-                    break
-                reason = blocks.UNFIT[unfit.args[0] - 1].format(length=wire)
-                raise ArgumentError(f"packet {start} of the batch cannot be written: {reason}") from None
-            written.append(self._packet(row, frame, headers + wire))
-        return memoryview(b"".join(written)), start + len(written)
-
-    def _packet(self, row: tuple[Any, ...], frame: bytes, original: int) -> bytes:
-        time = max(row[_AT["timestamp"]], 0)
-        if self._pcap:  # its seconds have 32 bits, and end in 2106
-            return struct.pack("=IIII", time // _SECOND & 0xFFFFFFFF, time % _SECOND, len(frame), original) + frame
-        dropped = row[_AT["dropped"]]
-        options = struct.pack("=HHQI", blocks.EPB_DROPCOUNT, 8, dropped, 0) if dropped else b""
-        body = frame + bytes(-len(frame) % 4) + options
-        length = 32 + len(body)
-        interface = self._interfaces[row[_AT["interface"]]]
-        start = (blocks.ENHANCED_PACKET, length, interface, time >> 32, time & 0xFFFFFFFF, len(frame), original)
-        return struct.pack("=7I", *start) + body + struct.pack("=I", length)

@@ -36,6 +36,14 @@ class Kind(enum.IntEnum):
     BROKEN = 4  # its lengths contradict each other, or its headers were not captured whole
 
 
+class Fragment(NamedTuple):
+    """A piece of a datagram: what all its pieces have in common, and the place of this one in bytes."""
+
+    key: tuple[int, int, bytes, bytes]
+    offset: int
+    more: bool
+
+
 class Framed(NamedTuple):
     """What a frame shows of its packet; `start` and `length` are where in the frame the payload (of a fragment, what
     is behind IP) is."""
@@ -50,9 +58,10 @@ class Framed(NamedTuple):
     start: int = 0
     length: int = 0
     wire_length: int = 0
+    fragment: Fragment | None = None
 
 
-class _Rest:
+class Rest:
     """What is left to read of a frame: `size` bytes from `at` were captured, of `wire` that there were."""
 
     __slots__ = ("at", "frame", "size", "wire")
@@ -86,59 +95,52 @@ class _Rest:
         return self.frame[self.at + offset]
 
 
-def _ethernet(rest: _Rest) -> int:
-    if rest.size < 14:
-        return -1
-    kind = rest.big16(12)
-    rest.skip(14)
-    while kind in VLAN_TAGS:
-        if rest.size < 4:
-            return -1
-        kind = rest.big16(2)
-        rest.skip(4)
-    return kind
+def _typed(size: int, at: int) -> Callable[[Rest], int]:
+    """A header of `size` bytes with the type at `at`, and the VLAN tags behind it."""
 
-
-def _cooked(size: int, at: int) -> Callable[[_Rest], int]:
-    """A header of `size` bytes with the type at `at`."""
-
-    def read(rest: _Rest) -> int:
+    def read(rest: Rest) -> int:
         if rest.size < size:
             return -1
         kind = rest.big16(at)
         rest.skip(size)
+        while kind in VLAN_TAGS:
+            if rest.size < 4:
+                return -1
+            kind = rest.big16(2)
+            rest.skip(4)
         return kind
 
     return read
 
 
-def _raw(rest: _Rest) -> int:
+def _raw(rest: Rest) -> int:
     """By the version in the first byte of an IP header."""
     version = rest.byte(0) >> 4 if rest.size else 0
     return {4: ETHER_IPV4, 6: ETHER_IPV6}.get(version, -1)
 
 
-def _family(rest: _Rest) -> int:
+def _family(rest: Rest) -> int:
     """Behind a family whose number differs between systems: the IP header itself shows it."""
     return _raw(rest) if rest.skip(4) else -1
 
 
 # What steps over a link's header: the Ethernet type of what follows, or -1 when that is unknown.
-_LINKS: dict[int, Callable[[_Rest], int]] = {
-    _ETHERNET: _ethernet,
-    _LINUX_SLL: _cooked(16, 14),
-    _LINUX_SLL2: _cooked(20, 0),
+_LINKS: dict[int, Callable[[Rest], int]] = {
+    _ETHERNET: _typed(14, 12),
+    _LINUX_SLL: _typed(16, 14),
+    _LINUX_SLL2: _typed(20, 0),
     **dict.fromkeys((_NULL, _LOOP), _family),
     **dict.fromkeys((_RAW, _RAW_BSD, _RAW_OPENBSD, _IPV4, _IPV6), _raw),
 }
 
 
-def _ipv4(rest: _Rest) -> tuple[Kind, Framed]:
+def _ipv4(rest: Rest) -> tuple[Kind, Framed]:
     """RFC 791."""
     nothing = Framed()
     if rest.size < 20 or rest.byte(0) >> 4 != 4:
         return Kind.BROKEN, nothing
     header_size, total = (rest.byte(0) & 15) * 4, rest.big16(2)
+    total = total or rest.wire  # 0: as segmentation offload leaves it to the card (Wireshark reads it so, too)
     if header_size < 20 or total < header_size or rest.size < header_size or rest.wire < total:
         return Kind.BROKEN, nothing
     if rest.byte(9) != UDP:
@@ -148,12 +150,13 @@ def _ipv4(rest: _Rest) -> tuple[Kind, Framed]:
     fragment = rest.big16(6) & 0x3FFF  # more fragments, and the offset
     rest.limit(total)
     rest.skip(header_size)
-    if fragment:
-        return (Kind.LATER if fragment & 0x1FFF else Kind.FRAGMENT), framed
-    return Kind.UDP, framed
+    if not fragment:
+        return Kind.UDP, framed
+    number = int.from_bytes(rest.frame[rest.at - header_size + 4 : rest.at - header_size + 6], "big")
+    return _piece(framed, number, (fragment & 0x1FFF) * 8, bool(fragment & 0x2000), 4)
 
 
-def _extension_size(number: int, rest: _Rest) -> int:
+def _extension_size(number: int, rest: Rest) -> int:
     """Bytes of an extension header (RFC 8200, 4; RFC 4302 for authentication); 0 when it is none to step over."""
     if number == FRAGMENT:
         return 8
@@ -162,27 +165,34 @@ def _extension_size(number: int, rest: _Rest) -> int:
     return (rest.byte(1) + 1) * 8 if number in STEPPED_OVER else 0
 
 
-def _extensions(rest: _Rest, number: int) -> Kind:
+def _piece(framed: "Framed", number: int, offset: int, more: bool, version: int) -> tuple[Kind, "Framed"]:
+    """A fragment of IP."""
+    key = version, number, framed.source, framed.group
+    return (Kind.LATER if offset else Kind.FRAGMENT), framed._replace(fragment=Fragment(key, offset, more))
+
+
+def _extensions(rest: Rest, number: int, framed: "Framed") -> tuple[Kind, "Framed"]:
     """Steps over extension headers until UDP. A fragment header that says "first and last" is of a whole datagram (RFC
     6946)."""
     kind = Kind.UDP
     while number != UDP:
         if rest.size < 8:
-            return Kind.OTHER if rest.wire < 8 else Kind.BROKEN
+            return (Kind.OTHER if rest.wire < 8 else Kind.BROKEN), framed
         size = _extension_size(number, rest)
         if size == 0:
-            return Kind.OTHER
+            return Kind.OTHER, framed
         if number == FRAGMENT and rest.big16(2) & 0xFFF9:
-            kind = Kind.LATER if rest.big16(2) & 0xFFF8 else Kind.FRAGMENT
+            place, of = rest.big16(2), rest.big16(4) << 16 | rest.big16(6)
+            kind, framed = _piece(framed, of, place & 0xFFF8, bool(place & 1), 6)
         number = rest.byte(0)
         if not rest.skip(size):
-            return Kind.BROKEN
+            return Kind.BROKEN, framed
         if kind is Kind.LATER:
-            return kind if number == UDP else Kind.OTHER
-    return kind
+            return (kind if number == UDP else Kind.OTHER), framed
+    return kind, framed
 
 
-def _ipv6(rest: _Rest) -> tuple[Kind, Framed]:
+def _ipv6(rest: Rest) -> tuple[Kind, Framed]:
     """RFC 8200."""
     if rest.size < 40 or rest.byte(0) >> 4 != 6:
         return Kind.BROKEN, Framed()
@@ -194,10 +204,10 @@ def _ipv6(rest: _Rest) -> tuple[Kind, Framed]:
     framed = Framed(addresses[:16], addresses[16:], ttl=rest.byte(7), tos=tos)
     rest.limit(40 + payload)
     rest.skip(40)
-    return _extensions(rest, number), framed
+    return _extensions(rest, number, framed)
 
 
-def _udp(rest: _Rest, framed: Framed) -> tuple[Kind, Framed]:
+def read_udp(rest: Rest, framed: Framed) -> tuple[Kind, Framed]:
     """RFC 768."""
     if rest.size < 8:
         return Kind.BROKEN, framed
@@ -220,8 +230,9 @@ def _udp(rest: _Rest, framed: Framed) -> tuple[Kind, Framed]:
 
 def read_frame(frame: bytes, wire: int, link_type: int) -> tuple[Kind, Framed]:
     """Reads a frame of which these bytes were captured, of `wire` that there were: what it is, and for Kind.UDP
-    addresses, ports, lengths, TTL and TOS; for Kind.FRAGMENT addresses, and what follows IP."""
-    rest = _Rest(frame, wire)
+    addresses, ports, lengths, TTL and TOS; for Kind.FRAGMENT and Kind.LATER addresses, which piece it is, and where
+    that begins."""
+    rest = Rest(frame, wire)
     link = _LINKS.get(link_type)
     ethernet_type = link(rest) if link else -1
     if ethernet_type == ETHER_IPV4:
@@ -231,7 +242,7 @@ def read_frame(frame: bytes, wire: int, link_type: int) -> tuple[Kind, Framed]:
     else:
         return (Kind.BROKEN if ethernet_type < 0 and rest.size < 40 else Kind.OTHER), Framed()
     if kind is Kind.UDP:
-        return _udp(rest, framed)
-    if kind is Kind.FRAGMENT:
-        framed = framed._replace(start=rest.at, length=rest.size)
+        return read_udp(rest, framed)
+    if kind in (Kind.FRAGMENT, Kind.LATER):
+        framed = framed._replace(start=rest.at, length=rest.size, wire_length=rest.wire)
     return kind, framed

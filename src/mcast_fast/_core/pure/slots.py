@@ -20,6 +20,7 @@ from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Own, Row, Socket, discard
 from mcast_fast._core.pure.rounds import HAS_DESCRIPTOR, Rounds
+from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.state import Call
 from mcast_fast._core.pure.tables import SYSTEM
 from mcast_fast._core.pure.views import Batch, Packet, make_packet, take_over
@@ -170,6 +171,10 @@ class Slots(Rounds):
         anything is received. `cpu`: where it runs, -1 anywhere. SocketError."""
         raise FeatureError(FEATURES["background"].reason)
 
+    def track(self, tracker: Tracker) -> None:
+        """Have a tracker see every packet once, as it is received; before anything is."""
+        self._tracker = tracker
+
     def add(
         self,
         socket: socket_module.socket,
@@ -215,13 +220,13 @@ class Slots(Rounds):
         blocks: int,
         latency_ms: int,
         times: bool,
-        vlan: bool = False,
+        delivers: int = 0,
     ) -> int:
         """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
 
         Every packet came by `interface`. A block of `block_size` bytes is handed over when it is full, or `latency_ms`
-        after its first packet; `times`: whether records have the time of arrival; `vlan`: whether tagged frames are
-        wanted. Nothing passes before a `listen`."""
+        after its first packet; `times`: whether records have the time of arrival; `delivers`: see
+        layout.RING_DELIVERS. Nothing passes before a `listen`."""
         raise FeatureError(FEATURES["ring"].reason)
 
     def listen(self, ring: int, port: int) -> int:

@@ -18,6 +18,7 @@ from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.coalescing import Coalescing
 from mcast_fast._core.pure.reading import Buffers, Own, Packing, Read, Socket, is_own
+from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.views import Batch, Packet, make_part, take_over
 from mcast_fast.errors import socket_error
 
@@ -67,6 +68,7 @@ class State:
         self._unread: _Unread = None
         self._unread_epoch = 0  # of the filters that all of it has passed
         self._pending: Read | None = None
+        self._tracker: Tracker | None = None
         self._shown = False  # the descriptor is readable because of what is unread
         self._state = threading.RLock()
         # Known before it has a descriptor: a selector is in a cycle of its own, so that one that an exception of a
@@ -100,6 +102,8 @@ class State:
             packing = Packing(read, self._buffers, self._packet_limit, base)
             payload, counters = b"".join(packing.payloads), packing.counters(before)
             overflow, pending_drops = one.overflow, one.pending_drops
+            if self._tracker is not None:
+                self._tracker.take(packing.records, payload, base, read, [])  # once, however often this is begun
             if self._pending is not read or self._counters is not before:
                 continue  # the handler of a signal received or counted meanwhile
             try:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import pairwise, repeat
-from operator import eq
+from operator import eq, le
 from operator import index as as_index
 from typing import TYPE_CHECKING, Any, overload
 
@@ -252,6 +252,22 @@ def make_part(whole: Batch, start: int, stop: int) -> Batch:
     part._count = stop - start
     part.names = whole.names
     return part
+
+
+def by_time(batch: Batch) -> Batch:
+    """The packets of a batch in the order of their times, those of one time in their order; itself where they are."""
+    size = layout.RECORD_SIZE
+    starts = range(batch._first * size, (batch._first + batch._count) * size, size)
+    times = [int.from_bytes(batch._records[start : start + 8], sys.byteorder, signed=True) for start in starts]
+    if all(map(le, times, times[1:])):
+        return batch
+    found = make_part(batch, 0, 0)
+    found._records = bytearray().join(
+        batch._records[starts[place] : starts[place] + size]
+        for place in sorted(range(batch._count), key=times.__getitem__)
+    )
+    found._first, found._count = 0, batch._count
+    return found
 
 
 def _is_match(row: tuple[Any, ...], wanted: columns.Wanted) -> bool:

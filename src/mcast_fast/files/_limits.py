@@ -104,14 +104,22 @@ class Names:
         self._number = 0
         self._given: deque[str] = deque(maxlen=REMEMBERED)
 
-    def next(self, now: time.struct_time) -> str:
-        """The next name, of a file that begins `now`."""
+    def next(self, now: time.struct_time, taken: bool = False) -> str:
+        """The name of the next file.
+
+        Args:
+            now: When it begins.
+            taken: A file has the name that the last call returned: another one.
+
+        Returns:
+            Its path.
+        """
         self._number += 1
         if not self._rotating:
             return self._path
         if "%" in self._path:
             name = time.strftime(self._path, now)
-            name = with_mark(name, f"_{self._number:05}") if name in self._given else name
+            name = with_mark(name, f"_{self._number:05}") if taken or name in self._given else name
         else:
             name = with_mark(self._path, f"_{self._number:05}_{time.strftime('%Y%m%d%H%M%S', now)}")
         self._given.append(name)

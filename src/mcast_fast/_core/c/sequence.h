@@ -1,0 +1,68 @@
+/* Where the number of a packet is, and reading it: a format as _core/extraction.py describes it. No read leaves the payload. */
+#ifndef MCAST_SEQUENCE_H
+#define MCAST_SEQUENCE_H
+
+#include "ahead.h"
+#include "record.h"
+#include <stddef.h>
+
+enum { MCAST_KEY_SIZE = 16, MCAST_MOST_KEYS = 4, MCAST_MOST_TESTS = 4 };
+enum { MCAST_DATA, MCAST_HEARTBEAT, MCAST_END, MCAST_SHORT, MCAST_OTHER };  /* kinds of packets */
+enum { MCAST_BY_FIELDS, MCAST_BY_SPEAD, MCAST_BY_IPERF2, MCAST_BY_MCJOIN }; /* layouts */
+
+/* A field: `width` bytes at `offset`, from the payload's start or from behind its RTP header. `mask` 0: bytes, no integer. */
+typedef struct mcast_field {
+    uint64_t mask;
+    uint32_t offset;
+    uint8_t width;
+    uint8_t shift;
+    uint8_t little;
+    uint8_t after_rtp;
+} mcast_field;
+
+typedef struct mcast_format {
+    mcast_field number, high, count;
+    mcast_field keys[MCAST_MOST_KEYS];
+    mcast_field tests[MCAST_MOST_TESTS];
+    uint64_t wanted[MCAST_MOST_TESTS]; /* what the tests must find */
+    uint64_t scale;                    /* of `high` */
+    uint64_t heartbeat, end;           /* values of the count; UINT64_MAX: none */
+    uint64_t parameter;                /* SPEAD: bytes of payload per packet; 0: numbers count bytes */
+    uint32_t key_count, test_count;
+    uint8_t has_high, has_count, after_rtp; /* after_rtp: whether any field is */
+    uint8_t bits;                           /* of the number, 1 to 64: it wraps after them */
+    uint8_t layout;
+    uint32_t enough; /* bytes of payload from which on every field may be read by loads of eight; 0: never */
+} mcast_format;
+
+typedef struct mcast_numbered {
+    uint64_t number;
+    uint64_t key[2]; /* the key's bytes as integers, the first byte highest */
+    uint32_t count;  /* numbers that the packet covers */
+    uint8_t kind;
+} mcast_numbered;
+
+/* To be called once the rest is filled in. */
+void mcast_format_prepare(mcast_format *format);
+
+/* What a packet is to a sequence. `numbered` is whole in any case: zeros where nothing could be read. */
+void mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered);
+
+/* The bytes of a key. */
+void mcast_sequence_write_key(const uint64_t key[2], uint8_t bytes[MCAST_KEY_SIZE]);
+
+/* The number of a packet that is read soon, fetched into the cache meanwhile; of a payload no more than that. */
+static inline void
+mcast_sequence_look_ahead(const mcast_format *format, const mcast_record *records, size_t at, size_t count,
+                          const uint8_t *arena)
+{
+    enum { AHEAD = 24 };
+    if (at + AHEAD < count)
+        MCAST_PREFETCH(arena + records[at + AHEAD].offset + format->number.offset);
+}
+
+/* The same for all packets of a batch, as columns. */
+void mcast_sequence_columns(const mcast_format *format, const mcast_record *records, size_t count, const uint8_t *arena,
+                            uint64_t *numbers, uint32_t *counts, uint8_t (*keys)[MCAST_KEY_SIZE], uint8_t *kinds);
+
+#endif

@@ -1,0 +1,282 @@
+#include "tracker.h"
+#include "flow.h"
+#include <stdlib.h>
+
+enum { FIRST_FLOWS = 16 };
+
+/* ---- flows by their key ---- */
+
+/* A sum of products: processors make them side by side. */
+static uint32_t
+hash_of(uint64_t seed, const mcast_flow_key *key)
+{
+    uint64_t hash = (key->source[0] ^ seed) * 0xff51afd7ed558ccdu + (key->source[1] ^ seed) * 0xc4ceb9fe1a85ec53u +
+                    (key->group[0] ^ seed) * 0x9e3779b97f4a7c15u + (key->group[1] ^ seed) * 0xbf58476d1ce4e5b9u;
+    uint64_t more = (key->key[0] ^ seed) * 0x94d049bb133111ebu + (key->key[1] ^ seed) * 0xd6e8feb86659fd93u +
+                    (key->ports ^ seed) * 0xa0761d6478bd642fu;
+    hash = (hash ^ hash >> 32) * 0xff51afd7ed558ccdu + (more ^ more >> 32) * 0xc4ceb9fe1a85ec53u;
+    return (uint32_t)(hash >> 32);
+}
+
+static inline int
+is_same_key(const mcast_flow_key *left, const mcast_flow_key *right)
+{
+    return ((left->source[0] ^ right->source[0]) | (left->source[1] ^ right->source[1]) |
+            (left->group[0] ^ right->group[0]) | (left->group[1] ^ right->group[1]) | (left->key[0] ^ right->key[0]) |
+            (left->key[1] ^ right->key[1]) | (left->ports ^ right->ports)) == 0;
+}
+
+static void
+put_in_table(mcast_tracker *tracker, uint32_t at)
+{
+    uint32_t slot = hash_of(tracker->seed, &tracker->flows[at].key) & tracker->table_mask;
+    while (tracker->table[slot])
+        slot = (slot + 1) & tracker->table_mask;
+    tracker->table[slot] = at + 1;
+}
+
+/* The slot of a flow that is there. */
+static uint32_t
+slot_of(const mcast_tracker *tracker, uint32_t at)
+{
+    uint32_t slot = hash_of(tracker->seed, &tracker->flows[at].key) & tracker->table_mask;
+    while (tracker->table[slot] != at + 1)
+        slot = (slot + 1) & tracker->table_mask;
+    return slot;
+}
+
+/* Takes a flow out of the table; those behind it that it kept from their place move up. */
+static void
+take_out_of_table(mcast_tracker *tracker, uint32_t at)
+{
+    uint32_t free_slot = slot_of(tracker, at), mask = tracker->table_mask;
+    for (uint32_t slot = (free_slot + 1) & mask; tracker->table[slot]; slot = (slot + 1) & mask) {
+        uint32_t wanted = hash_of(tracker->seed, &tracker->flows[tracker->table[slot] - 1].key) & mask;
+        if (((slot - wanted) & mask) >= ((slot - free_slot) & mask)) {
+            tracker->table[free_slot] = tracker->table[slot];
+            free_slot = slot;
+        }
+    }
+    tracker->table[free_slot] = 0;
+}
+
+/* Twice as many flows, and a table of twice as many slots as flows; -1 without memory, with everything as it was. */
+static int
+grow(mcast_tracker *tracker)
+{
+    uint32_t capacity = tracker->capacity ? 2 * tracker->capacity : FIRST_FLOWS;
+    uint32_t *table = calloc(2 * (size_t)capacity, sizeof *table);
+    mcast_tracked *flows = table ? realloc(tracker->flows, capacity * sizeof *flows) : NULL;
+    if (!flows) {
+        free(table);
+        return -1;
+    }
+    free(tracker->table);
+    tracker->flows = flows;
+    tracker->capacity = capacity;
+    tracker->table = table;
+    tracker->table_mask = 2 * capacity - 1;
+    for (uint32_t i = 0; i < tracker->count; i++)
+        put_in_table(tracker, i);
+    return 0;
+}
+
+/* The place of a flow that was silent since the hand came by last: it gives way. */
+static uint32_t
+evict(mcast_tracker *tracker)
+{
+    while (tracker->flows[tracker->hand].used) {
+        tracker->flows[tracker->hand].used = 0;
+        tracker->hand = (tracker->hand + 1) % tracker->count;
+    }
+    uint32_t at = tracker->hand;
+    mcast_tracked *flow = &tracker->flows[at];
+    take_out_of_table(tracker, at);
+    tracker->evicted++;
+    tracker->evicted_lost += flow->lost + flow->pending;
+    tracker->evicted_expected += mcast_flow_expected(flow);
+    mcast_flow_free(flow);
+    tracker->hand = (at + 1) % tracker->count;
+    return at;
+}
+
+static mcast_tracked *
+new_flow(mcast_tracker *tracker, const mcast_flow_key *key)
+{
+    int full = tracker->count == tracker->limit;
+    if (!full && tracker->count == tracker->capacity && grow(tracker) != 0) {
+        if (tracker->count == 0)
+            return NULL;
+        full = 1;
+    }
+    uint32_t at = full ? evict(tracker) : tracker->count++;
+    mcast_tracked *flow = &tracker->flows[at];
+    memset(flow, 0, sizeof *flow);
+    flow->key = *key;
+    flow->restarted_at = -1;
+    put_in_table(tracker, at);
+    tracker->last = at;
+    return flow;
+}
+
+/* The packets of a batch go through the tracker in groups: while one is looked up, the flows of those behind it come into the cache. */
+enum { GROUP = 16 };
+
+typedef struct waiting {
+    mcast_flow_key key;
+    mcast_numbered packet;
+    uint32_t hash;
+} waiting;
+
+static mcast_tracked *
+find_flow(mcast_tracker *tracker, const waiting *one)
+{
+    if (tracker->last < tracker->count && is_same_key(&tracker->flows[tracker->last].key, &one->key))
+        return &tracker->flows[tracker->last];
+    if (tracker->count > 0)
+        for (uint32_t slot = one->hash & tracker->table_mask; tracker->table[slot];
+             slot = (slot + 1) & tracker->table_mask) {
+            uint32_t at = tracker->table[slot] - 1;
+            if (is_same_key(&tracker->flows[at].key, &one->key)) {
+                tracker->last = at;
+                return &tracker->flows[at];
+            }
+        }
+    return new_flow(tracker, &one->key);
+}
+
+/* ---- packets ---- */
+
+/* What names the flow of a packet; its hash is that of the packet before where this is of the same flow. */
+static void
+prepare(const mcast_tracker *tracker, const mcast_record *record, waiting *one, const waiting *before)
+{
+    memcpy(&one->key.source, record->source, sizeof one->key.source);
+    memcpy(&one->key.group, record->group, sizeof one->key.group);
+    one->key.key[0] = one->packet.key[0];
+    one->key.key[1] = one->packet.key[1];
+    one->key.ports = record->port | (tracker->by_source_port ? (uint64_t)record->source_port << 16 : 0);
+    one->hash = before && is_same_key(&one->key, &before->key) ? before->hash : hash_of(tracker->seed, &one->key);
+}
+
+static void
+fetch(const mcast_tracker *tracker, const waiting *group, size_t count)
+{
+    if (tracker->count < 2)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t at = tracker->table[group[i].hash & tracker->table_mask];
+        const uint8_t *flow = (const uint8_t *)&tracker->flows[at ? at - 1 : 0];
+        for (size_t line = 0; line < 4 * MCAST_CACHE_LINE; line += MCAST_CACHE_LINE)
+            MCAST_PREFETCH(flow + line);
+    }
+}
+
+static void
+see(mcast_tracker *tracker, const waiting *one, const mcast_sight *sight)
+{
+    if (one->packet.kind == MCAST_SHORT) {
+        tracker->short_packets++;
+        return;
+    }
+    if (one->packet.kind == MCAST_OTHER) {
+        tracker->other_packets++;
+        return;
+    }
+    mcast_tracked *flow = find_flow(tracker, one);
+    if (!flow)
+        return;
+    flow->used = 1;
+    mcast_flow_see(flow, &one->packet, sight);
+}
+
+void
+mcast_tracker_update(mcast_tracker *tracker, const mcast_record *records, size_t count, const uint8_t *arena,
+                     mcast_changes *changes)
+{
+    waiting group[GROUP];
+    mcast_sight sight = {&tracker->format, changes, tracker->window, 0};
+    mcast_lock(&tracker->lock);
+    for (size_t start = 0; start < count; start += GROUP) {
+        size_t size = count - start < GROUP ? count - start : GROUP;
+        for (size_t i = 0; i < size; i++) {
+            const mcast_record *record = &records[start + i];
+            mcast_sequence_look_ahead(&tracker->format, records, start + i, count, arena);
+            mcast_sequence_read(&tracker->format, arena + record->offset, record->length, &group[i].packet);
+        }
+        for (size_t i = 0; i < size;
+             i++) /* not at once: a key would be loaded before its bytes have arrived in the cache */
+            prepare(tracker, &records[start + i], &group[i], i > 0 ? &group[i - 1] : NULL);
+        fetch(tracker, group, size);
+        for (size_t i = 0; i < size; i++) {
+            sight.time = records[start + i].timestamp;
+            see(tracker, &group[i], &sight);
+        }
+    }
+    mcast_unlock(&tracker->lock);
+}
+
+/* How far a flow's clock has come by a time of this machine. */
+static int64_t
+clock_at(const mcast_tracked *flow, int64_t now)
+{
+    if (now <= flow->last_time || flow->last_time <= 0)
+        return flow->clock;
+    int64_t step = now - flow->last_time;
+    return step > INT64_MAX / 4 - flow->clock ? INT64_MAX / 4 : flow->clock + step;
+}
+
+size_t
+mcast_tracker_flows(mcast_tracker *tracker, int64_t now, mcast_tracked *flows, size_t room)
+{
+    mcast_lock(&tracker->lock);
+    size_t count = tracker->count;
+    for (size_t i = 0; i < count && i < room; i++) {
+        flows[i] = tracker->flows[i];
+        mcast_flow_view(&flows[i], clock_at(&flows[i], now), tracker->window);
+        memset(&flows[i].gaps, 0, sizeof flows[i].gaps); /* they are the flow's own */
+    }
+    mcast_unlock(&tracker->lock);
+    return count;
+}
+
+/* ---- opening and closing ---- */
+
+int
+mcast_tracker_open(mcast_tracker **opened, const mcast_format *format, int by_source_port, int64_t window,
+                   uint32_t limit)
+{
+    mcast_tracker *tracker = calloc(1, sizeof *tracker);
+    int status = tracker ? mcast_mutex_open(&tracker->lock) : -ENOMEM;
+    if (status != 0) {
+        free(tracker);
+        return status;
+    }
+    tracker->references = 1;
+    tracker->seed = ((uint64_t)(uintptr_t)tracker ^ (uint64_t)mcast_monotonic_ns()) * 0x9e3779b97f4a7c15u;
+    tracker->format = *format;
+    tracker->by_source_port = by_source_port;
+    tracker->window = window;
+    tracker->limit = limit;
+    *opened = tracker;
+    return 0;
+}
+
+void
+mcast_tracker_keep(mcast_tracker *tracker)
+{
+    mcast_refcount_up(&tracker->references);
+}
+
+void
+mcast_tracker_release(mcast_tracker *tracker)
+{
+    if (mcast_refcount_down(&tracker->references) > 0)
+        return;
+    for (uint32_t i = 0; i < tracker->count; i++)
+        mcast_flow_free(&tracker->flows[i]);
+    mcast_mutex_close(&tracker->lock);
+    free(tracker->flows);
+    free(tracker->table);
+    free(tracker);
+}

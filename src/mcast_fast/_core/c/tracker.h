@@ -1,0 +1,136 @@
+/* What became of the numbers of each flow: received, missing, lost, twice, late. pure/tracker.py has the same steps.
+ *
+ * Numbers of `bits` bits are unwrapped into positions of 64, which are compared by signed differences (RFC 1982). Of each flow, always:
+ *
+ *     expected = received - duplicates + lost + pending
+ *
+ * A gap is pending until `window` has passed by the flow's own clock, which adds up the steps forwards of the times of arrival: a clock that
+ * is set back stands still, and one packet with a time far ahead does not stop it. */
+#ifndef MCAST_TRACKER_H
+#define MCAST_TRACKER_H
+
+#include "platform.h"
+#include "refcount.h"
+#include "sequence.h"
+
+enum {
+    MCAST_MOST_GAPS = 16384, /* remembered per flow; beyond them the oldest is charged and forgotten */
+    MCAST_NEAR = 1024,       /* packets: so far a packet may be from another one and still belong to it */
+};
+
+typedef struct mcast_flow_key {
+    uint64_t source[2];
+    uint64_t group[2];
+    uint64_t key[2];
+    uint64_t
+        ports; /* of the group and, 16 bits higher, of the sender, 0 where it names no flow: one store, for one load follows */
+} mcast_flow_key;
+
+typedef struct mcast_gap {
+    uint64_t first, end; /* positions; end is the one after the last */
+    int64_t since;       /* of the flow's clock */
+} mcast_gap;
+
+/* Gaps in the order of their numbers and, with them, of their age: the first `charged` are lost, the others are pending. */
+typedef struct mcast_gaps {
+    mcast_gap *memory;
+    uint32_t head, count, capacity, charged;
+} mcast_gaps;
+
+/* What the last packet was that may be the first after a restart: how it was counted, to be taken back. */
+typedef struct mcast_candidate {
+    uint64_t number;
+    uint64_t late, early, duplicates; /* of its numbers */
+    uint32_t count;                   /* numbers; 0: none is a candidate */
+    uint32_t strays;                  /* packets with this number that were strays */
+} mcast_candidate;
+
+/* What every packet touches comes first: three cache lines. */
+typedef struct mcast_tracked {
+    mcast_flow_key key;
+    uint8_t known; /* whether there is a run: a number was seen */
+    uint8_t ended;
+    uint8_t used; /* since the hand of the eviction passed */
+    uint64_t next;
+    int64_t clock;     /* ns, by the times of arrival */
+    int64_t last_time; /* of arrival; 0: none yet */
+    int64_t gained;    /* when the clock last saw a number that was new */
+    int64_t mark_clock;
+    uint64_t packets, received;
+    int64_t first_time; /* of arrival */
+    mcast_gaps gaps;
+    mcast_candidate candidate;
+    uint64_t first; /* position of this run */
+    int64_t low_clock;
+    uint64_t mark, low; /* `next` at the start of this window and of the one before: what is below is old */
+    uint64_t duplicates, lost, pending, reordered, depth, late, burst, strays, restarts, ambiguous;
+    uint64_t earlier;     /* numbers expected of the runs before */
+    int64_t run_clock;    /* when this run began */
+    int64_t restarted_at; /* by the clock; -1: never */
+    int64_t silent;       /* of a copy: ns since the last packet */
+} mcast_tracked;
+
+/* Kinds of changes; extraction.py has their names. */
+enum {
+    MCAST_STARTED,
+    MCAST_GAP,
+    MCAST_LOST,
+    MCAST_REORDERED,
+    MCAST_LATE,
+    MCAST_DUPLICATE,
+    MCAST_RESTARTED,
+    MCAST_ENDED,
+};
+
+typedef struct mcast_change {
+    mcast_flow_key key;
+    uint64_t first, last; /* numbers */
+    int64_t time;         /* of arrival of the packet that showed it */
+    uint32_t kind;
+} mcast_change;
+
+typedef struct mcast_changes {
+    mcast_change *memory;
+    size_t count, capacity;
+    int failed; /* no memory: some are missing */
+} mcast_changes;
+
+typedef struct mcast_tracker {
+    mcast_mutex lock; /* taken last of all; nothing waits under it */
+    mcast_refcount references;
+    mcast_format format;
+    int by_source_port;
+    int64_t window; /* ns */
+    uint32_t limit; /* flows */
+    mcast_tracked *flows;
+    uint32_t count, capacity;
+    uint32_t *table; /* flow + 1 by hash; 0: free */
+    uint32_t table_mask;
+    uint32_t hand; /* of the eviction */
+    uint32_t last; /* the flow of the last packet */
+    uint64_t seed; /* of the hash: nobody outside knows it */
+    uint64_t evicted, evicted_lost, evicted_expected;
+    uint64_t short_packets, other_packets;
+} mcast_tracker;
+
+/* 0, or -errno. */
+int mcast_tracker_open(mcast_tracker **tracker, const mcast_format *format, int by_source_port, int64_t window,
+                       uint32_t limit);
+void mcast_tracker_keep(mcast_tracker *tracker);
+void mcast_tracker_release(mcast_tracker *tracker);
+
+/* Takes in the packets of a batch; adds what changed where `changes` is no NULL. */
+void mcast_tracker_update(mcast_tracker *tracker, const mcast_record *records, size_t count, const uint8_t *arena,
+                          mcast_changes *changes);
+
+/* A copy of each flow as it is at `now` (ns since the epoch; 0: at its last packet), up to `room` of them: how many there are. What was
+ * pending for longer than the window counts as lost in the copy; the flow itself waits for its next packet. */
+size_t mcast_tracker_flows(mcast_tracker *tracker, int64_t now, mcast_tracked *flows, size_t room);
+
+static inline uint64_t
+mcast_flow_expected(const mcast_tracked *flow)
+{
+    return flow->earlier + (flow->next - flow->first);
+}
+
+#endif

@@ -1,0 +1,158 @@
+"""What an extractor reads of a payload, as data: the plan that a format is translated into for both backends.
+
+Rules of this module: data only. `sequence.Format` is what users see; `c/sequence.h` has the same plan as a C struct.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+KEY_SIZE = 16  # bytes of a flow key at most
+MOST_KEYS = 4
+MOST_GAPS = 16_384  # remembered per flow; beyond them the oldest is charged and forgotten
+NEAR = 1024  # packets: so far a packet may be from another one and still belong to it
+MOST_TESTS = 4
+HIGHEST_OFFSET = 65_000
+
+
+class Kind(IntEnum):
+    """What a packet is to a sequence."""
+
+    __module__ = "mcast_fast.sequence"
+
+    DATA = 0  # covers `count` numbers, from `number` on
+    HEARTBEAT = 1  # covers none; `number` is the next one expected
+    END = 2  # the flow has ended; `number` is the one after the last
+    SHORT = 3  # too short for its format
+    OTHER = 4  # not of this format
+
+
+class What(StrEnum):
+    """What changed in a flow; the order is that of c/tracker.h."""
+
+    __module__ = "mcast_fast.sequence"
+
+    STARTED = "started"  # it was seen for the first time
+    GAP = "gap"  # numbers are missing
+    LOST = "lost"  # they are missing for longer than the window
+    REORDERED = "reordered"  # missing numbers came
+    LATE = "late"  # numbers that counted as lost came
+    DUPLICATE = "duplicate"  # numbers came again
+    RESTARTED = "restarted"  # the sender began anew
+    ENDED = "ended"
+
+
+class Layout(IntEnum):
+    """How a payload is read: by fields at fixed places, or as a protocol whose places depend on the contents."""
+
+    FIELDS = 0
+    SPEAD = 1
+    IPERF2 = 2
+    MCJOIN = 3
+
+
+class Place(NamedTuple):
+    """A field of a payload: `width` bytes at `offset`, counted from its start or from behind its RTP header.
+
+    The value is (integer & mask) shifted down by the zeros at the end of the mask. Mask 0: bytes, no integer."""
+
+    offset: int
+    width: int
+    little: bool = False
+    after_rtp: bool = False
+    mask: int = 0
+
+    @property
+    def shift(self) -> int:
+        """Zeros at the end of the mask."""
+        return (self.mask & -self.mask).bit_length() - 1 if self.mask else 0
+
+
+class Plan(NamedTuple):
+    """What is read of each payload. `number` is high * scale + low; `bits` is its width, after which it wraps."""
+
+    number: Place
+    bits: int
+    high: Place | None = None
+    scale: int = 1
+    count_at: Place | None = None
+    heartbeat: int | None = None
+    end: int | None = None
+    keys: tuple[Place, ...] = ()
+    tests: tuple[tuple[Place, int], ...] = ()
+    layout: Layout = Layout.FIELDS
+    parameter: int = 0
+
+
+class Columns:
+    """One element per packet: `number` (uint64), `count` (uint32), `key` (rows of KEY_SIZE bytes, zeros behind a
+    shorter key) and `kind` (uint8, of Kind). `np.asarray` takes each without a copy."""
+
+    __module__ = "mcast_fast.sequence"
+    __slots__ = ("count", "key", "kind", "number")
+
+    def __init__(self, number: memoryview, count: memoryview, key: memoryview, kind: memoryview) -> None:
+        self.number: memoryview = number
+        self.count: memoryview = count
+        self.key: memoryview = key
+        self.kind: memoryview = kind
+
+
+class FlowRow(NamedTuple):
+    """A flow as the tracker has it: what names it, its counters, and the ns since its last packet and restart."""
+
+    source: bytes
+    source_port: int
+    group: bytes
+    port: int
+    key: bytes
+    received: int
+    expected: int
+    lost: int
+    pending: int
+    duplicates: int
+    reordered: int
+    depth: int
+    late: int
+    burst: int
+    restarts: int
+    ambiguous: int
+    strays: int
+    packets: int
+    first: int
+    last: int
+    first_time: int
+    last_time: int
+    ended: bool
+    silent: int
+    since_restart: int  # -1: it never did
+
+
+class ChangeRow(NamedTuple):
+    """What changed in a flow: from the first to the last of the numbers that it is about."""
+
+    kind: int  # place in What
+    source: bytes
+    source_port: int
+    group: bytes
+    port: int
+    key: bytes
+    first: int
+    last: int
+    time: int
+
+
+class Totals(NamedTuple):
+    """Of a tracker: packets that no flow has, and flows that gave way, with what they expected and lost."""
+
+    short: int
+    other: int
+    evicted: int
+    evicted_expected: int
+    evicted_lost: int
+
+
+def as_columns(numbers: bytes, counts: bytes, keys: bytes, kinds: bytes) -> Columns:
+    """Columns over memory in the machine's byte order."""
+    rows = len(kinds)
+    key = memoryview(keys).cast("B", (rows, KEY_SIZE)) if rows else memoryview(b"")
+    return Columns(memoryview(numbers).cast("Q"), memoryview(counts).cast("I"), key, memoryview(kinds))
