@@ -5,9 +5,24 @@ import sys
 COMMAND_LINE_NEEDS = ("click", "rich")  # the extra [cli]
 
 
+def _print_version() -> bool:
+    """Without the command line's libraries, which are most of the time it would take; False where that cannot be written:
+    the command line says why."""
+    from mcast_fast import _core
+    from mcast_fast._version import version_text
+
+    try:
+        print(version_text(_core.backend), flush=True)
+    except OSError:
+        return False
+    return True
+
+
 def main() -> None:
     """Run the command line; without its libraries say what to install, and exit 2."""
     try:
+        if sys.argv[1:] == ["--version"] and _print_version():
+            return
         from mcast_fast.cli import program
 
         program(prog_name="mcast-fast")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from mcast_fast import _core
-from mcast_fast._version import __version__
+from mcast_fast._version import version_text
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.errors import MulticastError, os_text
 
@@ -54,7 +54,7 @@ class Program(click.Group):
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        click.echo(f"mcast-fast {__version__}, {_core.backend} backend")
+        click.echo(version_text(_core.backend))
         ctx.exit()
 
 
