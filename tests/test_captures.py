@@ -182,7 +182,7 @@ def test_what_is_converted_of_a_torn_file_is_written(backend, tmp_path):
 
 
 def test_a_suffix_that_tells_nothing_is_refused_with_the_remedy():
-    with pytest.raises(mcast.ArgumentError, match=r"the suffix tells no form; .*--to pcapng\|pcap"):
+    with pytest.raises(mcast.ArgumentError, match=r"the suffix names no form; .*--to pcapng\|pcap"):
         form_of("feed.txt", None)
 
 

@@ -13,7 +13,7 @@ class Mode(IntEnum):
 
     NEVER = 0
     UNDER_PRESSURE = 1
-    ALWAYS = 2  # the option is set by whoever opens the sockets
+    ALWAYS = 2  # the option is set when the sockets are opened
 
 
 class Change(IntEnum):

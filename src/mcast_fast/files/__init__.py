@@ -1,6 +1,6 @@
 """Capture files: read, written, recorded and replayed.
 
-What is listed here is public. Each class is imported when it is first asked for, so that reading a file needs neither
+What is listed here is public. Each class is imported when it is first used, so that reading a file needs neither
 receiver nor sender.
 """
 
@@ -49,7 +49,7 @@ _CALLED = {"open": "open_capture"}  # there
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        """Import what is asked for the first time (PEP 562)."""
+        """Import a name when it is first used (PEP 562)."""
         if name not in _WHERE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         module = importlib.import_module(f"mcast_fast.files.{_WHERE[name]}")

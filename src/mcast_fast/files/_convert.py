@@ -1,6 +1,6 @@
 """Capture files into other forms: pcapng and pcap, CSV and back, Parquet.
 
-Rules of this module: it prints nothing. A form is what the suffix of a file says, or what is asked for.
+Rules of this module: it prints nothing. A form is what the suffix of a file says, or what is requested.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ LONGEST_FIELD = 2 * 65_535 + 16  # characters of a payload in hexadecimal
 
 
 def form_of(file: PathOrFile, form: str | None) -> str:
-    """The form that was asked for, or that the suffix says; ArgumentError when neither does."""
+    """The requested form, or the one that the suffix says; ArgumentError when neither does."""
     if form is not None:
         if form not in FORMS:
             raise ArgumentError(f"form {form!r} is not one of: {', '.join(FORMS)}")
@@ -55,7 +55,7 @@ def form_of(file: PathOrFile, form: str | None) -> str:
     found = SUFFIXES.get(plain_suffix(subject))
     if found is None:
         raise ArgumentError(
-            f"{subject}: the suffix tells no form; use one of {', '.join(SUFFIXES)}, or say --to {'|'.join(FORMS)}"
+            f"{subject}: the suffix names no form; use one of {', '.join(SUFFIXES)}, or say --to {'|'.join(FORMS)}"
         )
     return found
 

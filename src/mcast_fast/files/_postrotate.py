@@ -13,7 +13,7 @@ PATIENCE = 60.0  # seconds that the commands have when the recording has ended
 
 
 class PostRotate:
-    """Runs `command FILE` for each finished file, in the background and without a shell; a MulticastWarning tells of
+    """Runs `command FILE` for each finished file, in the background and without a shell; a MulticastWarning reports
     one that fails. ArgumentError for a command that cannot be taken apart."""
 
     def __init__(self, command: str) -> None:

@@ -82,8 +82,8 @@ class Recorder(Guarded):
     when it goes on in another file, and when it ends. Files are created for their owner alone (0600). `flush_interval`:
     seconds, or text ("100ms"), after which a packet has been handed over to the system; 0: with every batch.
     `reserve`: bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
-    `command`: run as `command FILE` for each finished file; a MulticastWarning tells of its failures. `on_file` is
-    called with each finished file. `filter_text`: what was asked for, kept in the files.
+    `command`: run as `command FILE` for each finished file; its failures are MulticastWarnings. `on_file` is
+    called with each finished file. `filter_text`: what was requested, kept in the files.
 
     pcapng files hold the drops with the packets they came before (epb_dropcount), and every five seconds and at the end
     a statistics block: what this file received and what was dropped meanwhile. The receiver stays open, and open it

@@ -33,7 +33,7 @@ AT_ONCE = 4096  # packets of a batch
 AHEAD = 8  # batches that are read ahead
 LEAD_NS = 20_000_000  # from the opening to the first departure
 START = 1.0  # seconds that a replay waits for its file at first, which may be a pipe
-PATIENCE = 0.1  # seconds after which the reading thread sees that nobody wants more
+PATIENCE = 0.1  # seconds after which the reading thread sees that no more is wanted
 MOST = 2**62
 STEP_NS = 100_000_000  # ns; a time that goes back by more is a clock that was set: what follows goes on from there
 LONE_PAUSE_NS = NANOSECONDS  # between two turns of a file whose packets have one time
@@ -324,7 +324,7 @@ Item = tuple[int, "Batch", int]
 
 
 class ReadAhead:
-    """Takes batches from an iterator in a thread of its own, AHEAD of them before they are asked for."""
+    """Takes batches from an iterator in a thread of its own, AHEAD of them before they are requested."""
 
     def __init__(self, items: Iterator[Item]) -> None:
         self._reading = Reading(items, weakref.ref(self))
@@ -372,7 +372,7 @@ class Reading:
             self.room.put(None)
 
     def run(self) -> None:
-        """Read until the end, an error, or until nobody wants more."""
+        """Read until the end, an error, or until no more is wanted."""
         try:
             for item in self._items:
                 if not self._has_room():
@@ -387,7 +387,7 @@ class Reading:
             self.ended.put(None)
 
     def _has_room(self) -> bool:
-        """Wait until a batch may be read; False when nobody wants one."""
+        """Wait until a batch may be read; False when none is wanted."""
         while self.is_wanted and self._owner() is not None:
             try:
                 self.room.get(timeout=PATIENCE)

@@ -384,7 +384,7 @@ class Writer(Guarded):
 
 
 def _form_of(subject: str, form: Form | None) -> Form:
-    """The form that was asked for, or that the suffix names."""
+    """The requested form, or the one that the suffix names."""
     if form is None:
         return "pcap" if plain_suffix(subject) == ".pcap" else "pcapng"
     if form not in FORMS:

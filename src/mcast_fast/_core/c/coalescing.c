@@ -104,7 +104,7 @@ enum {
     CALM_WINDOWS = 4,        /* without pressure, after which it is switched off; */
     CALM_WINDOWS_MOST = 120, /* doubled up to this when that was too early, */
     TOO_EARLY = 10,          /* for it was switched on again within as many times as long */
-    UNPRESSED_FACTOR = 5,    /* so many times as long where there is nearly as much to receive as under pressure */
+    UNPRESSED_FACTOR = 5,    /* as many times longer where nearly as much arrives as under pressure */
     WINDOW_NS = 500 * 1000000,
     SETTLED_NS = 100 * 1000000, /* after which what was on its way when it was switched has come */
     LEAST_TRUESIZE = 512,       /* bytes that the smallest packet takes of a buffer */
@@ -175,7 +175,7 @@ switch_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coa
         coalescing->mode = MCAST_COALESCES_NEVER;
         return;
     }
-    decide(group, 1); /* bound later than a socket of somebody else, it decides in place of that */
+    decide(group, 1); /* bound later than a socket of another program, it decides instead */
     int too_early = group->calm_needed && now - group->changed < TOO_EARLY * group->calm_needed * WINDOW_NS;
     int64_t longer = group->calm_needed * 2;
     group->calm_needed = !too_early ? CALM_WINDOWS : longer < CALM_WINDOWS_MOST ? longer : CALM_WINDOWS_MOST;

@@ -16,7 +16,7 @@
 typedef enum mcast_coalescing_mode {
     MCAST_COALESCES_NEVER,
     MCAST_COALESCES_UNDER_PRESSURE,
-    MCAST_COALESCES_ALWAYS, /* the option is set by whoever opens the sockets */
+    MCAST_COALESCES_ALWAYS, /* the option is set when the sockets are opened */
 } mcast_coalescing_mode;
 
 /* What happened; the rows of an event. */

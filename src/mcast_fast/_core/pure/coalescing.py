@@ -22,7 +22,7 @@ PRESSURE_PERCENT = 50  # of the buffer: what the kernel reports may be too much 
 CALM_WINDOWS = 4  # without pressure, after which it is switched off;
 CALM_WINDOWS_MOST = 120  # doubled up to this when that was too early,
 TOO_EARLY = 10  # for it was switched on again within as many times as long
-UNPRESSED_FACTOR = 5  # so many times as long where there is nearly as much to receive as under pressure
+UNPRESSED_FACTOR = 5  # as many times longer where nearly as much arrives as under pressure
 WINDOW_NS = 500_000_000
 LEAST_TRUESIZE = 512  # bytes that the smallest packet takes of a buffer
 SETTLED_NS = 100_000_000  # after which what was on its way when it was switched has come
@@ -203,7 +203,7 @@ class Coalescing:
         if not group.enabled:  # the system refuses the option: it is not tried again
             self.mode = Mode.NEVER
             return
-        _decide(group, True)  # bound later than a socket of somebody else, it decides in place of that
+        _decide(group, True)  # bound later than a socket of another program, it decides instead
         too_early = group.calm_needed and now - group.changed < TOO_EARLY * group.calm_needed * WINDOW_NS
         group.calm_needed = min(group.calm_needed * 2, CALM_WINDOWS_MOST) if too_early else CALM_WINDOWS
         _begin(group, True, now)
