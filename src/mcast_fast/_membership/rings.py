@@ -40,6 +40,7 @@ ETH_P_ALL = 0x0003
 SOL_PACKET = 263
 PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 18, 0, 0x4000
 SO_ATTACH_FILTER = 26
+SO_DETACH_FILTER = 27
 SIOCGIFHWADDR = 0x8927
 ETHERNET_LINKS = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 
@@ -181,7 +182,7 @@ class Ring:
         if len(ports) > bpf.INLINE_PORTS or self.delivers == FRAMES:  # fragments behind the first have no port
             ports = ()
         try:
-            _attach(self.socket, bpf.coarse(self.delivers, ports))
+            _attach_coarse(self.socket, bpf.coarse(self.delivers, ports))
         except OSError as error:
             raise socket_error("filter", "a ring", error) from error
         self.wide = ports
@@ -426,13 +427,31 @@ def attach(sock: socket.socket, program: "bpf.Program[int]", delivers: int, grou
     Where it is too long (4,096 steps; net.core.optmem_max), all groups pass, and the answer says why. SocketError."""
     try:
         number = _try(sock, program)
-        if number:
-            _attach(sock, bpf.coarse(delivers))
-        if number == errno.ENOMEM:  # the one before counted too (sk_filter_charge()), and is short now
+        if number == errno.ENOMEM:
+            _detach(sock)
             number = _try(sock, program)
+        if number:
+            _attach_coarse(sock, bpf.coarse(delivers))
     except OSError as error:
         raise socket_error("filter", "a ring", error) from error
     return _why_coarse(len(program), groups, number) if number else ""
+
+
+def _attach_coarse(sock: socket.socket, program: "bpf.Program[int]") -> None:
+    """Attach a short program, whatever the length of the one before."""
+    try:
+        _attach(sock, program)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        _detach(sock)
+        _attach(sock, program)
+
+
+def _detach(sock: socket.socket) -> None:
+    """Take the program off, for the kernel counts it beside the one that replaces it (sk_filter_charge()). Everything
+    passes until the next one is attached."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
 
 
 def _try(sock: socket.socket, program: "bpf.Program[int]") -> int:

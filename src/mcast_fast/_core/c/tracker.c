@@ -120,7 +120,7 @@ new_flow(mcast_tracker *tracker, const mcast_flow_key *key)
 }
 
 /* The packets of a batch go through the tracker in groups: while one is looked up, the flows of those behind it come into the cache. */
-enum { GROUP = 16 };
+enum { TOGETHER = 16 }; /* GROUP is a type of the Windows headers */
 
 typedef struct waiting {
     mcast_flow_key key;
@@ -194,11 +194,11 @@ void
 mcast_tracker_update(mcast_tracker *tracker, const mcast_record *records, size_t count, const uint8_t *arena,
                      mcast_changes *changes)
 {
-    waiting group[GROUP];
+    waiting group[TOGETHER];
     mcast_sight sight = {&tracker->format, changes, tracker->window, 0};
     mcast_lock(&tracker->lock);
-    for (size_t start = 0; start < count; start += GROUP) {
-        size_t size = count - start < GROUP ? count - start : GROUP;
+    for (size_t start = 0; start < count; start += TOGETHER) {
+        size_t size = count - start < TOGETHER ? count - start : TOGETHER;
         for (size_t i = 0; i < size; i++) {
             const mcast_record *record = &records[start + i];
             mcast_sequence_look_ahead(&tracker->format, records, start + i, count, arena);
