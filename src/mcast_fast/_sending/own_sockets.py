@@ -174,8 +174,10 @@ class OwnSockets:
         return self._path(known[0], address, f" by {self._name(known[0])}")
 
     def _path(self, one: MemberSocket, address: SocketAddress, where: str) -> Path:
-        assert one.opened is not None
-        return Path(one.opened, address, f"{address[0]} port {address[1]}{where}")
+        opened, text = one.opened, f"{address[0]} port {address[1]}{where}"
+        if opened is None:
+            raise SendError(errno.EBADF, f"send to {text}: another thread left the group meanwhile")
+        return Path(opened, address, text)
 
     def _with_port(self, named: Named) -> Named:
         """With the only port that there is, where none is named."""
