@@ -286,16 +286,73 @@ def test_a_plain_socket_of_somebody_else_gets_single_packets_and_is_reported(end
         assert [len(one) for one in drain(other)] == [SIZE] * 600
 
 
-def test_a_plain_socket_that_is_bound_later_still_decides_and_is_named(ends):
+def test_of_two_receivers_the_one_under_pressure_decides(ends):
+    """The other one has had its calm, and decided later than this one."""
+    with Feed(ends) as first, Feed(ends) as second:
+        first.press()
+        second.rx.collect(FILLING)
+        first.send(FILLING)
+        first.take(FILLING)
+        second.take(FILLING)
+        assert second.whats()[-1] is What.COALESCING
+        second.number = first.number
+        for _ in range(1000):
+            if What.COALESCING_ENDED in first.whats() and What.COALESCING_ENDED in second.whats():
+                break
+            first.send(1)
+            first.take(1)
+            second.rx.collect(1)
+        first.send(FILLING)
+        first.take(FILLING)
+        second.rx.collect(FILLING)
+        first.send(600)
+        assert is_coalesced(first.take(600)) == {True}
+
+
+def test_a_socket_that_comes_while_it_is_on_is_coalesced_too(ends):
+    other = "239.7.7.8"
+    with Feed(ends) as feed:
+        feed.press()
+        with feed.receiving.host.enter():
+            feed.rx.join(f"{other}%{feed.receiving.interface}:{PORT}")
+        for group in (GROUP, other):
+            ends[0].blast(group, PORT, count=600, size=SIZE, segments=TRAIN).finish()
+            assert is_coalesced(list(feed.rx.collect(600))) == {True}
+
+
+def test_drops_that_the_ledger_has_seen_already_switch_it_on(ends):
+    with Feed(ends, buffer_size=8 << 10) as feed:  # less than a train
+        feed.send(TRAIN)
+        assert feed.rx.stats.dropped > 0
+        feed.rx.collect(TRAIN, timeout=0.2)
+        feed.send(TRAIN)
+        feed.rx.collect(TRAIN, timeout=0.2)
+        assert feed.whats() == [What.COALESCING]
+
+
+def test_what_is_queued_when_a_group_is_left_counts_as_packets(ends):
+    with Feed(ends, gro=True) as feed:
+        feed.send(600)
+        assert feed.rx.leave(f"{GROUP}%{feed.receiving.interface}:{PORT}")
+        assert feed.rx.stats.filtered == 600
+
+
+@pytest.mark.parametrize("worked", [False, True], ids=["at once", "after a while"])
+def test_a_plain_socket_that_is_bound_later_is_named_and_decides_no_more(ends, worked):
     with Feed(ends) as feed, feed.receiving.host.enter():
         feed.press()
+        if worked:
+            feed.send(600)
+            assert is_coalesced(feed.take(600)) == {True}
         with plain_socket(ends[1]) as other:
             while What.NOT_COALESCED not in feed.whats():
                 feed.send(FILLING)
                 assert is_coalesced(feed.take(FILLING)) == {False}
                 assert [len(one) for one in drain(other)] == [SIZE] * FILLING
                 assert feed.number < 100_000, feed.rx.stats.events
-        assert f"another socket of this process bound to {GROUP}:{PORT}" in feed.rx.stats.events[-1].detail
+            assert f"another socket of this process bound to {GROUP}:{PORT}" in feed.rx.stats.events[-1].detail
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
 
 
 def test_a_port_that_is_not_shared_stays_coalesced(ends):

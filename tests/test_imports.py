@@ -127,7 +127,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     interfaces      :
     __init__        : output demo receive send record replay check info convert repair interfaces
 _pyinstaller :
-__main__    : cli
+__main__    : _version _core cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
 """
 

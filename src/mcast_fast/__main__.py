@@ -6,8 +6,11 @@ COMMAND_LINE_NEEDS = ("click", "rich")  # the extra [cli]
 
 
 def _print_version() -> bool:
-    """Without the command line's libraries, which are most of the time it would take; False where that cannot be written:
-    the command line says why."""
+    """Without the command line's libraries, which are most of the time it would take.
+
+    Returns:
+        False where that cannot be written: the command line says why.
+    """
     from mcast_fast import _core
     from mcast_fast._version import version_text
 

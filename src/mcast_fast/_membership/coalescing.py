@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -27,12 +28,18 @@ class Coalescing:
     def __init__(self, slots: "Slots", joins: Joins) -> None:
         self._slots = slots
         self._joins = joins
+        self._lock = threading.RLock()
+        self._new: list[CoalescingEvent] = []  # that are not in words yet
         self._events: list[Event] = []
 
     @property
     def events(self) -> tuple[Event, ...]:
         """What happened so far, the oldest first."""
-        self._events += [self._event(one) for one in self._slots.coalescing_events()]
+        with self._lock:
+            self._new += self._slots.coalescing_events()
+            while self._new:
+                self._events.append(self._event(self._new[0]))
+                del self._new[0]
         del self._events[:-MOST_EVENTS]
         return tuple(self._events)
 
@@ -47,12 +54,12 @@ class Coalescing:
         """What the host says about it: why nothing is coalesced, or who else would decide."""
         own = _inodes(self._joins.sockets())
         where = (opened.endpoint.interface, self._group(opened), opened.endpoint.port)
-        if change is Change.DOES_NOT_WORK:
-            return f": {host.explain(*where, own)}"
         if change in (Change.ENDED, Change.STAYS):
             return ""
         others = port_users.others(where[1], where[2], where[0], own)
-        return f"; at the port there is also {port_users.describe(others[0])}" if others else ""
+        if others:
+            return f"; at the port there is also {port_users.describe(others[0])}"
+        return f": {host.explain(*where, own)}" if change is Change.DOES_NOT_WORK else ""
 
     def _group(self, opened: OpenSocket) -> bytes:
         """A group that a socket holds."""
@@ -116,6 +123,8 @@ TEXTS: dict[Change, tuple[What, Callable[[CoalescingEvent], str]]] = {
     ),
     Change.BY_OTHERS: (
         What.COALESCING,
-        lambda _: "packets come coalesced without pressure, by the decision of another socket at the port",
+        lambda _: (
+            "packets come coalesced without pressure: another socket decides, or a sender of this host uses UDP GSO"
+        ),
     ),
 }

@@ -24,6 +24,21 @@ set_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, int is_on)
     group->is_on = is_on;
 }
 
+/* A socket that comes while the others of its group are coalesced is coalesced too. */
+static void
+enable_beside_others(const mcast_coalescing *coalescing, mcast_coalescing_socket *socket)
+{
+#if MCAST_HAS_UDP_GRO
+    mcast_socket_memory memory = {0};
+    if (coalescing->mode != MCAST_COALESCES_NEVER && mcast_read_socket_memory(socket->descriptor, &memory) == 0)
+        socket->buffer = memory.buffer;
+    if (socket->group->is_on && !socket->is_enabled)
+        socket->is_enabled = mcast_set_coalescing(socket->descriptor, 1) == 0;
+#else
+    (void)coalescing, (void)socket;
+#endif
+}
+
 int
 mcast_coalescing_add(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, uint16_t port)
 {
@@ -44,7 +59,8 @@ mcast_coalescing_add(mcast_coalescing *coalescing, mcast_coalescing_socket *sock
     socket->group = group;
     socket->next = group->sockets;
     group->sockets = socket;
-    socket->is_enabled = group->is_on;
+    socket->is_enabled = coalescing->mode == MCAST_COALESCES_ALWAYS;
+    enable_beside_others(coalescing, socket);
     return 0;
 }
 
@@ -72,7 +88,7 @@ take_drops(mcast_coalescing_socket *socket, uint32_t drops)
     uint32_t more = drops - socket->meminfo_drops; /* modulo 2^32, as the kernel counts */
     socket->meminfo_drops = drops;
     socket->drops += more;
-    if (socket->group->is_on || socket->group->is_settling)
+    if (socket->group->is_on || socket->group->is_settling || socket->group->has_coalesced)
         socket->inexact_drops += more;
     return more;
 }
@@ -132,10 +148,15 @@ decide(mcast_coalescing_group *group, int coalesces)
     for (mcast_coalescing_socket *one = group->sockets; one; one = one->next) {
         if (one->decider < 0)
             continue;
-        int set = mcast_set_coalescing(one->decider, coalesces);
+        int set = one->is_decided ? mcast_renew_decider(one->decider, one->descriptor, coalesces) : -EINVAL;
+        if (set != 0) /* not to be had, or not bound yet */
+            set = mcast_set_coalescing(one->decider, coalesces);
         if (set == 0 && !one->is_decided)
             set = mcast_bind_alike(one->decider, one->descriptor);
-        one->is_decided |= set == 0;
+        if (set == -ENODEV)
+            set = 0; /* nothing comes by an interface that is gone */
+        else
+            one->is_decided |= set == 0;
         status = status == -ENOENT || set != 0 ? set : status;
     }
     return status;
@@ -156,7 +177,8 @@ begin(mcast_coalescing *coalescing, mcast_coalescing_group *group, int is_on, in
     set_on(coalescing, group, is_on);
     begin_window(group, now);
     group->changed = now;
-    group->coalesced = group->slots = 0;
+    group->slots = 0;
+    group->has_coalesced = 0;
     group->calm = group->unpressed = 0;
     group->has_pressure = group->has_reported = 0;
 }
@@ -212,15 +234,17 @@ rate_now(const mcast_coalescing_group *group, int64_t now)
     return rate_of(group->packets, elapsed);
 }
 
-/* It is on, and nothing has come coalesced since, behind what was queued then: the interface does not, or another socket decides. */
+/* It is on, and for longer than what was queued before can be nothing has come coalesced: the interface does not, or another socket, which
+ * was bound since, decides. */
 static void
 look_whether_it_works(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coalescing_event event,
                       int64_t now)
 {
     int queued_before = group->slots < event.buffer / LEAST_TRUESIZE || now - group->changed < SETTLED_NS;
-    if (group->coalesced || group->has_reported || queued_before)
+    if (group->has_reported || queued_before)
         return;
     group->has_reported = 1;
+    decide(group, 1);
     event.what = MCAST_COALESCING_DOES_NOT_WORK;
     report(coalescing, event);
 }
@@ -237,27 +261,32 @@ look_who_coalesces(mcast_coalescing *coalescing, mcast_coalescing_group *group, 
     report(coalescing, event);
 }
 
-/* How full the buffer is, and what follows from it. */
+/* How full the buffer is, or was before `taken` bytes of it were read, and what follows from it. */
 static void
-look(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, int (*grow)(void *), void *context)
+look(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, uint64_t taken, int has_dropped,
+     int (*grow)(void *), void *context)
 {
     mcast_coalescing_group *group = socket->group;
     mcast_socket_memory memory = {0};
     if (mcast_read_socket_memory(socket->descriptor, &memory) != 0)
         return;
     int64_t now = mcast_monotonic_ns();
-    uint32_t dropped = take_drops(socket, memory.drops);
-    int is_full = (uint64_t)memory.backlog * 100 > (uint64_t)memory.buffer * PRESSURE_PERCENT;
+    int dropped = take_drops(socket, memory.drops) || has_dropped;
+    uint64_t backlog = memory.backlog > taken ? memory.backlog : taken;
+    int is_full = backlog * 100 > (uint64_t)memory.buffer * PRESSURE_PERCENT;
+    socket->buffer = memory.buffer;
     mcast_coalescing_event event = {
         .what = dropped ? MCAST_COALESCING_BEGAN_BY_DROPS : MCAST_COALESCING_BEGAN_BY_BACKLOG,
         .key = socket->key,
-        .backlog = memory.backlog,
+        .backlog = (uint32_t)(backlog < memory.buffer ? backlog : memory.buffer),
         .buffer = memory.buffer,
         .rate = rate_now(group, now),
     };
     group->has_pressure |= dropped || is_full;
-    if (group->is_on)
+    if (group->is_on && (dropped || is_full))
         look_whether_it_works(coalescing, group, event, now);
+    else if (group->is_on)
+        return;
     else if (!group->has_pressure)
         begin_window(group, now);
     else if (grow(context) == 0)
@@ -270,7 +299,7 @@ settle(mcast_coalescing_group *group)
 {
     for (mcast_coalescing_socket *one = group->sockets; one; one = one->next)
         mcast_coalescing_count_drops(one);
-    group->is_settling = 0;
+    group->is_settling = group->has_coalesced = 0;
 }
 
 /* It is on: a window may be over, and with it the time for that. */
@@ -297,16 +326,17 @@ mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *soc
 {
     mcast_coalescing_group *group = socket->group;
     group->packets += read->packets;
-    group->coalesced += read->coalesced;
-    group->slots += read->slots;
+    group->has_coalesced |= read->coalesced > 0;
+    group->slots = read->coalesced ? 0 : group->slots + read->slots;
     group->last = read->time ? read->time : group->last;
     socket->slots += read->slots;
     int has_dropped = read->reported_drops != socket->reported_drops;
-    int works = coalescing->mode == MCAST_COALESCES_ALWAYS && group->coalesced;
+    uint64_t taken = read->bytes + read->slots * (uint64_t)LEAST_TRUESIZE;
+    int was_full = !read->is_full && taken * 100 > (uint64_t)socket->buffer * PRESSURE_PERCENT;
     int64_t now = group->is_on || group->is_settling ? mcast_monotonic_ns() : 0;
     int is_over = group->is_on && now - group->since >= WINDOW_NS;
-    if (!works && (has_dropped || (read->is_full && (is_over || socket->slots >= LOOK_AFTER)))) {
-        look(coalescing, socket, grow, context);
+    if (has_dropped || was_full || (read->is_full && (is_over || socket->slots >= LOOK_AFTER))) {
+        look(coalescing, socket, was_full ? taken : 0, has_dropped, grow, context);
         socket->reported_drops = read->reported_drops;
         socket->slots = 0;
     }
@@ -322,7 +352,8 @@ mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *soc
         return;
     }
     socket->slots = 0;
-    group->since = group->is_on ? group->since : 0;
+    if (!group->is_on)
+        begin_window(group, 0);
 }
 
 #else

@@ -4,7 +4,8 @@
  * It is never switched off at a socket that is received from: a super-packet that is queued already, or on its way, would come without the
  * size of its packets then. The kernel asks one socket whether to coalesce, the one that a unicast lookup finds: of those bound alike the
  * last one. So sockets that are bound alike have one more, the decider, which is no member of anything. It is bound when coalescing is first
- * switched on, and says from then on whether the kernel coalesces, while the sockets go on reporting sizes.
+ * switched on, anew at each switch, so that it is the last one again, and says whether the kernel coalesces, while the sockets go on
+ * reporting sizes.
  *
  * All but `groups_on` is guarded by the receiver's state lock. */
 #ifndef MCAST_COALESCING_H
@@ -54,6 +55,7 @@ typedef struct mcast_coalescing_socket {
     unsigned slots;          /* filled without a gap since the last look */
     uint32_t reported_drops; /* the kernel's drop counter, as reported with a packet, at the last look */
     uint32_t meminfo_drops;  /* the same counter, as last read */
+    uint32_t buffer;         /* bytes that it holds at the most, as last read */
     uint64_t drops;          /* in all, as last read */
     uint64_t inexact_drops;  /* of them, those of buffers that may have held several packets */
 } mcast_coalescing_socket;
@@ -71,9 +73,9 @@ typedef struct mcast_coalescing_group {
     int64_t since;    /* the start of a window; 0: none has begun */
     int64_t first,
         last;       /* when the packets came between which there are `packets`, by their own times; 0: they have none */
-    uint64_t slots; /* since it was switched last */
+    uint64_t slots; /* since packets last came coalesced, or it was switched */
     int64_t changed;     /* when it was switched last */
-    uint64_t coalesced;  /* packets that came coalesced since then */
+    int has_coalesced;   /* packets came coalesced since then, and since they settled */
     uint64_t rate;       /* when it was switched on */
     int has_pressure;    /* in this window */
     int64_t calm;        /* windows in a row without pressure, and with much less to receive */
@@ -93,6 +95,7 @@ typedef struct mcast_coalescing {
 /* What one receive call brought. */
 typedef struct mcast_coalescing_read {
     unsigned slots;
+    uint64_t bytes; /* in them */
     uint64_t packets;
     uint64_t coalesced;      /* of them */
     int is_full;             /* there may be more */

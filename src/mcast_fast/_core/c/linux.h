@@ -3,6 +3,8 @@
 #define MCAST_LINUX_H
 
 #include <errno.h>
+#include <fcntl.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stddef.h>
@@ -27,6 +29,7 @@ enum {
     LINUX_SO_BUSY_POLL = 46,
     LINUX_SO_MAX_PACING_RATE = 47,
     LINUX_SO_MEMINFO = 55,
+    LINUX_SO_NETNS_COOKIE = 71,
     LINUX_IP_MULTICAST_ALL = 49,
     LINUX_IPV6_MULTICAST_ALL = 29,
     LINUX_UDP_SEGMENT = 103,
@@ -189,17 +192,6 @@ mcast_set_coalescing(int fd, int coalesces)
     return mcast_set_option(fd, IPPROTO_UDP, LINUX_UDP_GRO, coalesces);
 }
 
-/* Binds a socket as another one is, after it: 0, or -errno. */
-static inline int
-mcast_bind_alike(int fd, int other)
-{
-    struct sockaddr_storage address;
-    socklen_t size = sizeof address;
-    if (getsockname(other, (struct sockaddr *)&address, &size) != 0 || bind(fd, (struct sockaddr *)&address, size) != 0)
-        return -errno;
-    return 0;
-}
-
 /* The IP version of a socket; 0 when the kernel does not say. */
 static inline int
 mcast_socket_version(int fd)
@@ -208,6 +200,79 @@ mcast_socket_version(int fd)
     socklen_t size = sizeof domain;
     getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size);
     return domain == AF_INET ? 4 : domain == AF_INET6 ? 6 : 0;
+}
+
+/* Binds a socket as another one is, after it, but for its own device: 0, or -errno. */
+static inline int
+mcast_bind_alike(int fd, int other)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in6 v6;
+        struct sockaddr_storage room;
+    } address;
+    char device[IF_NAMESIZE] = "";
+    socklen_t size = sizeof address, length = sizeof device;
+    if (getsockname(other, &address.any, &size) != 0)
+        return -errno;
+    if (address.any.sa_family == AF_INET6 && getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, &length) == 0 &&
+        device[0])
+        address.v6.sin6_scope_id = 0; /* it would count for more than the device */
+    return bind(fd, &address.any, size) == 0 ? 0 : -errno;
+}
+
+/* Whether two sockets are of one network namespace, as far as the kernel says. */
+static inline int
+mcast_same_namespace(int one, int other)
+{
+    uint64_t cookies[2] = {0, 0};
+    socklen_t sizes[2] = {sizeof cookies[0], sizeof cookies[1]};
+    getsockopt(one, SOL_SOCKET, LINUX_SO_NETNS_COOKIE, &cookies[0], &sizes[0]);
+    getsockopt(other, SOL_SOCKET, LINUX_SO_NETNS_COOKIE, &cookies[1], &sizes[1]);
+    return cookies[0] == cookies[1];
+}
+
+/* A socket that is no member of anything, with the options of a decider: its descriptor, or -errno. */
+static inline int
+mcast_open_decider(int decider, int like)
+{
+    int version = mcast_socket_version(like), reuse = 0;
+    char device[IF_NAMESIZE] = "";
+    socklen_t size = sizeof reuse, length = sizeof device;
+    int fd = socket(version == 4 ? AF_INET : AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_UDP);
+    if (fd < 0)
+        return -errno;
+    getsockopt(like, SOL_SOCKET, SO_REUSEADDR, &reuse, &size);
+    getsockopt(decider, SOL_SOCKET, SO_BINDTODEVICE, device, &length);
+    mcast_set_option(fd, SOL_SOCKET, SO_REUSEADDR, reuse);
+    mcast_set_option(fd, SOL_SOCKET, SO_RCVBUF, 0);
+    if (version == 4) {
+        mcast_set_option(fd, IPPROTO_IP, LINUX_IP_MULTICAST_ALL, 0);
+    } else {
+        mcast_set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+        mcast_set_option(fd, IPPROTO_IPV6, LINUX_IPV6_MULTICAST_ALL, 0);
+    }
+    if (device[0] && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, sizeof device) == 0 &&
+        mcast_same_namespace(fd, like))
+        return fd;
+    close(fd);
+    return -EXDEV;
+}
+
+/* Puts a socket that is bound after all others in the place of a decider that was bound before: 0, or -errno with that as it was. */
+static inline int
+mcast_renew_decider(int decider, int like, int coalesces)
+{
+    int fresh = mcast_open_decider(decider, like);
+    if (fresh < 0)
+        return fresh;
+    int status = mcast_set_coalescing(fresh, coalesces);
+    if (status == 0)
+        status = mcast_bind_alike(fresh, like);
+    if (status == 0 && dup3(fresh, decider, O_CLOEXEC) < 0)
+        status = -errno;
+    close(fresh);
+    return status;
 }
 
 static inline int64_t

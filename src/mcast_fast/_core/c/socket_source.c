@@ -274,6 +274,7 @@ receive(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, uns
 {
     const mcast_counters *counters = &receiver->counters;
     uint64_t packets = counters->received + counters->filtered, coalesced = counters->coalesced;
+    uint64_t bytes = counters->bytes;
     int received = direct ? receive_in_place(receiver, socket, batch, wanted, limit)
                           : receive_slots(receiver, socket, batch, wanted, limit);
     if (receiver->coalescing.mode == MCAST_COALESCES_NEVER)
@@ -281,6 +282,7 @@ receive(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, uns
     int has_packets = mcast_batch_count(batch) > 0;
     mcast_coalescing_read read = {
         .slots = received > 0 ? (unsigned)received : 0,
+        .bytes = counters->bytes - bytes,
         .packets = counters->received + counters->filtered - packets,
         .coalesced = counters->coalesced - coalesced,
         .is_full = received > 0 && (unsigned)received == wanted,
@@ -343,6 +345,16 @@ count_socket(mcast_source *source, mcast_counters *counters)
     counters->dropped_inexactly += socket->coalescing.inexact_drops;
 }
 
+/* How many packets a slot holds. */
+static unsigned
+packets_in(const mcast_receiver *receiver, unsigned i)
+{
+    mcast_record record;
+    mcast_ancillary info = {0, 0};
+    mcast_scratch_read(&receiver->scratch, i, &record, &info);
+    return info.segment && info.segment < record.length ? (record.length + info.segment - 1) / info.segment : 1;
+}
+
 /* What is still queued is not wanted any more. Bounded, for its port may be talked to. */
 static void
 remove_socket(mcast_source *source, mcast_receiver *receiver)
@@ -353,7 +365,8 @@ remove_socket(mcast_source *source, mcast_receiver *receiver)
         int received = mcast_scratch_receive(&receiver->scratch, socket->descriptor, receiver->slot_count);
         if (received <= 0)
             break;
-        receiver->counters.filtered += (unsigned)received;
+        for (unsigned i = 0; i < (unsigned)received; i++)
+            receiver->counters.filtered += packets_in(receiver, i);
     }
     count_socket(source, &receiver->counters);
     mcast_coalescing_remove(&receiver->coalescing, &socket->coalescing);

@@ -5,6 +5,7 @@ each of its steps can be done again.
 """
 
 import errno
+import os
 import socket as socket_module
 import time
 from collections import deque
@@ -26,14 +27,17 @@ UNPRESSED_FACTOR = 5  # as many times longer where nearly as much arrives as und
 WINDOW_NS = 500_000_000
 LEAST_TRUESIZE = 512  # bytes that the smallest packet takes of a buffer
 SETTLED_NS = 100_000_000  # after which what was on its way when it was switched has come
+_LONGEST_NAME = 16  # of an interface, with the zero behind it
+_NETNS_COOKIE = 71  # <asm-generic/socket.h>
 EVENTS = 64  # kept until they are taken, the latest
 
 
 class Brought(NamedTuple):
-    """What one read brought: buffers, packets, those of them that came coalesced; whether there may be more; and when
-    the last packet came, 0 where it does not say."""
+    """What one read brought: buffers, the bytes in them, packets, those of them that came coalesced; whether there may
+    be more; and when the last packet came, 0 where it does not say."""
 
     buffers: int
+    bytes: int
     packets: int
     coalesced: int
     is_full: bool
@@ -52,9 +56,9 @@ class Group:
     since: int = 0  # the start of a window; 0: none has begun
     first: int = 0  # when the packets came between which there are `packets`, by their own times; 0: they have none
     last: int = 0
-    buffers: int = 0  # since it was switched last
+    buffers: int = 0  # since packets last came coalesced, or it was switched
     changed: int = 0  # when it was switched last
-    coalesced: int = 0  # packets that came coalesced since then
+    has_coalesced: bool = False  # packets came coalesced since then, and since they settled
     rate: int = 0  # when it was switched on
     has_pressure: bool = False  # in this window
     calm: int = 0  # windows in a row without pressure, and with much less to receive
@@ -63,6 +67,7 @@ class Group:
     has_reported: bool = False  # that it does not do what it should, since it was switched last
     enabled: set[int] = field(default_factory=set)  # keys of the sockets that report sizes
     decided: set[int] = field(default_factory=set)  # and of those whose decider is bound
+    sizes: dict[int, int] = field(default_factory=dict)  # by key: bytes of the buffer, as last read
     gapless: dict[int, int] = field(default_factory=dict)  # by key: buffers since the last look
     reported_drops: dict[int, int] = field(default_factory=dict)  # by key: as reported with a packet, at the last look
 
@@ -84,8 +89,10 @@ class Coalescing:
         """A socket that is received from now on."""
         group = self._groups.setdefault((one.port, one.family), Group(is_on=self.mode == Mode.ALWAYS))
         one.coalesces = group.is_on
-        if group.is_on:
+        if self.mode == Mode.ALWAYS or (group.is_on and _set_coalescing(one.socket, True) == 0):
             group.enabled.add(one.key)
+        memory = one.read_memory() if self.mode != Mode.NEVER else None
+        group.sizes[one.key] = memory[1] if memory else 0
         group.sockets.append(one)
 
     def remove(self, one: Socket) -> None:
@@ -113,16 +120,18 @@ class Coalescing:
         if self.mode == Mode.NEVER or group is None:
             return
         group.packets += brought.packets
-        group.coalesced += brought.coalesced
-        group.buffers += brought.buffers
+        if brought.coalesced:
+            group.has_coalesced = one.coalesces = True
+        group.buffers = 0 if brought.coalesced else group.buffers + brought.buffers
         group.last = brought.time or group.last
         gapless = group.gapless[one.key] = group.gapless.get(one.key, 0) + brought.buffers
         has_dropped = one.overflow != group.reported_drops.get(one.key, 0)
-        works = self.mode == Mode.ALWAYS and group.coalesced
+        taken = brought.bytes + brought.buffers * LEAST_TRUESIZE
+        was_full = not brought.is_full and taken * 100 > group.sizes[one.key] * PRESSURE_PERCENT
         now = time.monotonic_ns()
         is_over = group.is_on and now - group.since >= WINDOW_NS
-        if not works and (has_dropped or (brought.is_full and (is_over or gapless >= LOOK_AFTER))):
-            self._look(group, one, grow)
+        if has_dropped or was_full or (brought.is_full and (is_over or gapless >= LOOK_AFTER)):
+            self._look(group, one, taken if was_full else 0, has_dropped, grow)
             group.reported_drops[one.key] = one.overflow
             group.gapless[one.key] = 0
         if is_over:
@@ -137,25 +146,28 @@ class Coalescing:
             return
         group.gapless[one.key] = 0
         if not group.is_on:
-            group.since = 0
+            _begin_window(group, 0)
 
     # ---- looking ----
 
-    def _look(self, group: Group, one: Socket, grow: Callable[[], object]) -> None:
-        """How full the buffer is, and what follows from it."""
+    def _look(self, group: Group, one: Socket, taken: int, dropped: bool, grow: Callable[[], object]) -> None:
+        """How full the buffer is, or was before `taken` bytes of it were read, and what follows from it."""
         drops = one.drops
         memory = one.read_memory()
         if memory is None:
             return
-        backlog, buffer = memory
+        backlog, buffer = min(max(memory[0], taken), memory[1]), memory[1]
+        group.sizes[one.key] = buffer
         now = time.monotonic_ns()
-        dropped = one.drops > drops
+        dropped = dropped or one.drops > drops
         change = Change.BEGAN_BY_DROPS if dropped else Change.BEGAN_BY_BACKLOG
         event = _event(change, one, backlog, buffer, _rate_now(group, now))
-        if dropped or backlog * 100 > buffer * PRESSURE_PERCENT:
+        is_pressed = dropped or backlog * 100 > buffer * PRESSURE_PERCENT
+        if is_pressed:
             group.has_pressure = True
         if group.is_on:
-            self._look_whether_it_works(group, event, now)
+            if is_pressed:
+                self._look_whether_it_works(group, event, now)
         elif not group.has_pressure:
             _begin_window(group, now)
         else:
@@ -163,12 +175,13 @@ class Coalescing:
             self._switch_on(group, event, now)
 
     def _look_whether_it_works(self, group: Group, event: CoalescingEvent, now: int) -> None:
-        """It is on, and nothing has come coalesced since, behind what was queued then: the interface does not, or
-        another socket decides."""
+        """It is on, and for longer than what was queued before can be nothing has come coalesced: the interface does
+        not, or another socket, which was bound since, decides."""
         queued_before = group.buffers < event.buffer // LEAST_TRUESIZE or now - group.changed < SETTLED_NS
-        if group.coalesced or group.has_reported or queued_before:
+        if group.has_reported or queued_before:
             return
         group.has_reported = True
+        _decide(group, True)
         self._events.append(event._replace(change=Change.DOES_NOT_WORK))
 
     def _look_who_coalesces(self, group: Group, one: Socket) -> None:
@@ -232,7 +245,7 @@ def _settle(group: Group) -> None:
     for each in group.sockets:
         each.read_memory()
         each.coalesces = False
-    group.is_settling = False
+    group.is_settling = group.has_coalesced = False
 
 
 def _rate_now(group: Group, now: int) -> int:
@@ -250,8 +263,8 @@ def _begin(group: Group, is_on: bool, now: int) -> None:
     group.is_on = is_on
     _begin_window(group, now)
     group.changed = now
-    group.coalesced = group.buffers = group.calm = group.unpressed = 0
-    group.has_pressure = group.has_reported = False
+    group.buffers = group.calm = group.unpressed = 0
+    group.has_pressure = group.has_reported = group.has_coalesced = False
 
 
 def _set_coalescing(socket: socket_module.socket, coalesces: bool) -> int:
@@ -269,19 +282,61 @@ def _decide(group: Group, coalesces: bool) -> int:
     for each in group.sockets:
         if each.decider is None:
             continue
-        found = _set_coalescing(each.decider, coalesces)
+        found = _renew(each.decider, each.socket, coalesces) if each.key in group.decided else errno.EINVAL
+        if found:  # not to be had, or not bound yet
+            found = _set_coalescing(each.decider, coalesces)
         if found == 0 and each.key not in group.decided:
             found = _bind_alike(each.decider, each.socket)
-        if found == 0:
+        if found == errno.ENODEV:
+            found = 0  # nothing comes by an interface that is gone
+        elif found == 0:
             group.decided.add(each.key)
         failure = found or failure or 0
     return errno.ENOENT if failure is None else failure
 
 
 def _bind_alike(socket: socket_module.socket, other: socket_module.socket) -> int:
-    """Binds a socket as another one is, after it: errno, or 0."""
+    """Binds a socket as another one is, after it, but for its own device: errno, or 0."""
     try:
-        socket.bind(other.getsockname())
+        address = other.getsockname()
+        if len(address) == 4 and _device(socket):
+            address = (*address[:3], 0)  # the scope would count for more than the device
+        socket.bind(address)
     except OSError as error:
         return error.errno or errno.EINVAL
     return 0
+
+
+def _device(socket: socket_module.socket) -> bytes:
+    return socket.getsockopt(*SYSTEM.options["SO_BINDTODEVICE"], _LONGEST_NAME).rstrip(b"\0")
+
+
+def _renew(decider: socket_module.socket, like: socket_module.socket, coalesces: bool) -> int:
+    """Puts a socket that is bound after all others in the place of a decider that was bound before: errno, or 0 with
+    that as it was."""
+    options, reuse = SYSTEM.options, (socket_module.SOL_SOCKET, socket_module.SO_REUSEADDR)
+    try:
+        with socket_module.socket(like.family, socket_module.SOCK_DGRAM, socket_module.IPPROTO_UDP) as fresh:
+            fresh.setsockopt(*reuse, like.getsockopt(*reuse))
+            fresh.setsockopt(socket_module.SOL_SOCKET, socket_module.SO_RCVBUF, 0)
+            if like.family == socket_module.AF_INET6:
+                fresh.setsockopt(socket_module.IPPROTO_IPV6, socket_module.IPV6_V6ONLY, 1)
+            all_groups = "IPV6_MULTICAST_ALL" if like.family == socket_module.AF_INET6 else "IP_MULTICAST_ALL"
+            fresh.setsockopt(*options[all_groups], 0)
+            fresh.setsockopt(*options["SO_BINDTODEVICE"], _device(decider) + b"\0")
+            if _namespace(fresh) != _namespace(like):
+                return errno.EXDEV
+            found = _set_coalescing(fresh, coalesces) or _bind_alike(fresh, like)
+            if found == 0:
+                os.dup2(fresh.fileno(), decider.fileno(), inheritable=False)
+            return found
+    except OSError as error:
+        return error.errno or errno.EINVAL
+
+
+def _namespace(socket: socket_module.socket) -> bytes:
+    """What tells network namespaces apart (SO_NETNS_COOKIE); the same for all where the kernel does not say."""
+    try:
+        return socket.getsockopt(socket_module.SOL_SOCKET, _NETNS_COOKIE, 8)
+    except OSError:
+        return b""

@@ -6,6 +6,7 @@ Nothing here changes a batch or a counter: `state.py` does that, in one step for
 import dataclasses
 import socket as socket_module
 import struct
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -85,7 +86,7 @@ class Socket:
     drops: int = 0  # in all, as last read
     inexact_drops: int = 0  # of them, those of buffers that may have held several packets
     coalesces: bool = False  # packets may come coalesced
-    discarded: list[int] = dataclasses.field(default_factory=list)  # lengths of what was queued when it was removed
+    discarded: list[Any] = dataclasses.field(default_factory=list)  # what was queued when it was removed, as received
 
     def read_memory(self) -> tuple[int, int] | None:
         """How full the buffer is: bytes of backlog and at the most (SO_MEMINFO). Counts the drops so far.
@@ -120,17 +121,29 @@ class Read:
 
 
 def discard(one: Socket, most: int) -> None:
-    """Read and drop what is queued at a socket, at most that many packets; `one.discarded` has the length of each.
+    """Read and drop what is queued at a socket, at most that many buffers; `one.discarded` has what each call returned.
 
     It has a buffer of its own: what an interrupted call has read may be in the others."""
     scratch = bytearray(_LARGEST)  # Windows refuses to cut a packet short
+    call: Any = one.socket.recvmsg_into if HAS_RECVMSG else one.socket.recv_into
+    arguments = ([scratch], _CONTROL_SIZE, _NOWAIT) if HAS_RECVMSG else (scratch, 0, _NOWAIT)
     while len(one.discarded) < most:
         try:
-            one.discarded.extend(map(one.socket.recv_into, repeat(scratch, most), repeat(0), repeat(_NOWAIT)))
+            one.discarded.extend(starmap(call, repeat(arguments, most)))
         except ConnectionResetError:  # Windows: an ICMP answer to what was sent from here
             continue
         except OSError:
             return
+
+
+def packets_in(result: Any) -> int:
+    """How many packets a buffer of `discard` held."""
+    if not HAS_RECVMSG:
+        return 1
+    length, control, _, _ = result
+    sizes = (value for level, kind, value in control if READERS.get((level, kind)) is Ancillary.segment_size)
+    segment = next((int.from_bytes(value[:4], sys.byteorder) for value in sizes if len(value) >= 4), 0)
+    return -(-length // segment) if 0 < segment < length else 1
 
 
 class Buffers:

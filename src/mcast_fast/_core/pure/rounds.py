@@ -164,7 +164,8 @@ def _brought(read: Read, more: bool, before: dict[str, int], after: dict[str, in
     """What a read brought, by the counters before and after it, and the records of the batch."""
     packets = sum(after[name] - before[name] for name in ("received", "filtered"))
     last = int.from_bytes(records[-RECORD_SIZE:][:8], sys.byteorder)  # its timestamp
-    return Brought(len(read.results), packets, after["coalesced"] - before["coalesced"], more, last)
+    size = after["bytes"] - before["bytes"]
+    return Brought(len(read.results), size, packets, after["coalesced"] - before["coalesced"], more, last)
 
 
 def _time_left(deadline: float | None) -> float | None:

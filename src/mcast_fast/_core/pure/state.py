@@ -17,7 +17,7 @@ from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import ARENA_LIMIT, FIELDS, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, Flag
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.coalescing import Coalescing
-from mcast_fast._core.pure.reading import Buffers, Own, Packing, Read, Socket, is_own
+from mcast_fast._core.pure.reading import Buffers, Own, Packing, Read, Socket, is_own, packets_in
 from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.views import Batch, Packet, make_part, take_over
 from mcast_fast.errors import socket_error
@@ -284,7 +284,7 @@ class State:
     def _forget(self, one: Socket) -> None:
         """Takes a socket out, with its drops counted for good."""
         one.read_memory()
-        discarded = len(one.discarded)
+        discarded = sum(map(packets_in, one.discarded))
         if one.key in self._sockets:  # else the handler of a signal took it out meanwhile
             counters = self._counters
             self._counters = counters | {
