@@ -20,6 +20,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import warnings
@@ -293,6 +294,15 @@ def kernel() -> tuple[int, ...]:
     return tuple(map(int, platform.release().split("-")[0].split(".")[:2])) if SYSTEM is LINUX else (0,)
 
 
+def has_symbolic_links() -> bool:
+    """Whether a link is one: wine makes a copy."""
+    with tempfile.TemporaryDirectory() as directory:
+        link = Path(directory, "link")
+        with contextlib.suppress(OSError):
+            link.symlink_to(directory)
+        return link.is_symlink()
+
+
 # What the tests themselves need of a system, beside the features of the library.
 TOOLS = {
     "compiled modules": platform.python_implementation() == "CPython",  # elsewhere ours is not even looked for
@@ -318,6 +328,8 @@ TOOLS = {
     "large buffers": has_large_buffers(),
     "ring": can_open_rings(),  # beside the feature of that name
     "named pipes": hasattr(os, "mkfifo"),
+    "pipes that do not block": hasattr(os, "set_blocking"),
+    "symbolic links": has_symbolic_links(),
     "cc": shutil.which("cc") is not None,
     "tshark": shutil.which("tshark") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,

@@ -141,6 +141,7 @@ def test_a_summary_of_any_number_of_flows_is_bounded(backend, tmp_path, monkeypa
     assert [(flow.group, flow.packets) for flow in flows] == [*((f"239.1.1.{n}", 3) for n in range(3)), ("others", 18)]
 
 
+@pytest.mark.needs("symbolic links")
 def test_a_file_is_not_its_own_target(backend, tmp_path):
     path, link = tmp_path / "feed.pcapng", tmp_path / "link.pcapng"
     path.write_bytes(written(some()))

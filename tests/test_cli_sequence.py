@@ -57,6 +57,7 @@ def test_info_shows_sequences(capture):
     assert "lost" not in run("info", capture).stdout
 
 
+@pytest.mark.needs("kernel_timestamps")
 def test_what_send_numbers_is_followed(backend):
     group = Place(4, loopback()).group()
     with mcast.Receiver(group, sequence="mcast-fast", timeout=5) as rx:

@@ -103,6 +103,7 @@ def test_of_several_ports_the_one_that_is_sent_to(backend, place):
             rx.send(mcast.Group.parse(first).address, b"there")
 
 
+@pytest.mark.needs("destination")
 def test_one_leaves_by_each_interface_that_the_group_is_on(two_interfaces):
     port = free_port()
     first, second = (f"239.1.1.1%{name}:{port}" for name in two_interfaces)

@@ -230,6 +230,7 @@ def test_names_of_files():
     assert with_mark("feed", "_1") == "feed_1"
 
 
+@pytest.mark.needs("symbolic links")
 @pytest.mark.parametrize("pattern", [True, False])
 def test_a_name_that_exists_is_neither_written_over_nor_followed(rx, tx, tmp_path, monkeypatch, pattern):
     """However it came there: an older recording, or a link that somebody put there."""

@@ -67,7 +67,7 @@ def test_a_receiver_knows_what_is_missing(backend, place, more):
         assert flow.group == rx.memberships[0].group
 
 
-@pytest.mark.needs("large buffers")
+@pytest.mark.needs("large buffers", "kernel_timestamps")
 def test_what_is_missing_is_lost_when_the_window_has_passed_by_the_clock(backend, place):
     group = place.group()
     with mcast.Receiver(group, sequence=sequence.Tracker(FORMAT, window="10ms"), timeout=5) as rx, sender(group) as tx:

@@ -145,6 +145,7 @@ OPENED = {
 }
 
 
+@pytest.mark.needs("pipes that do not block")
 @pytest.mark.parametrize("blocking", [True, False])
 @pytest.mark.parametrize("opened", OPENED.values(), ids=OPENED)
 @pytest.mark.parametrize("compressed", [False, True])
@@ -164,6 +165,7 @@ def test_a_pipe_gives_each_packet_when_it_comes(backend, opened, blocking, compr
             reader.recv()
 
 
+@pytest.mark.needs("pipes that do not block")
 @pytest.mark.parametrize("opened", OPENED.values(), ids=OPENED)
 def test_a_pause_of_a_pipe_that_does_not_block_is_not_its_end(backend, opened):
     with Pipe(blocking=False) as pipe, opened(pipe.reading) as file, mcast.files.Reader(file) as reader:

@@ -7,6 +7,7 @@ each socket is bound to one interface, so that they stay right.
 
 import contextlib
 import errno
+import selectors
 import socket
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +43,7 @@ Named = TypeVar("Named", Group, UnicastAddress)
 
 # Answers that may mean that the interface has another address now than when the socket was set up.
 OUTDATED = frozenset({errno.EINVAL, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
+FULL_TRIES, FULL_SECONDS = 20, 0.1  # waits for a send buffer that is full, of so long at most
 
 
 class Path(NamedTuple):
@@ -124,12 +126,12 @@ class OwnSockets:
         if is_group and not was_set_up:
             self._prepare(sock, path.by, self._known(path.by.endpoint.interface))
         try:
-            sock.sendto(payload, path.address)
+            _send_to(sock, payload, path.address)
         except OSError as error:
             if not is_group or not was_set_up or error.errno not in OUTDATED:
                 raise
             self._prepare(sock, path.by, self._looked_up(path.by.endpoint.interface))
-            sock.sendto(payload, path.address)
+            _send_to(sock, payload, path.address)
 
     def _prepare(self, sock: socket.socket, one: OpenSocket, interface: Interface | None) -> None:
         """Set up a socket to send to groups, from the address of its interface; OSError. Twice does no harm."""
@@ -221,3 +223,15 @@ class OwnSockets:
 
     def _name(self, one: MemberSocket) -> str | int:
         return self._joins.names.get(one.endpoint.interface, one.endpoint.interface)
+
+
+def _send_to(sock: socket.socket, payload: Payload, address: SocketAddress) -> None:
+    """Send one datagram, and wait where the send buffer is full; OSError, also when it stays full."""
+    for _ in range(FULL_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            sock.sendto(payload, address)
+            return
+        with selectors.DefaultSelector() as writable:
+            writable.register(sock, selectors.EVENT_WRITE)
+            writable.select(FULL_SECONDS)
+    sock.sendto(payload, address)

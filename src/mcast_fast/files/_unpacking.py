@@ -295,7 +295,7 @@ class Unpacked(io.RawIOBase):
         except (AttributeError, OSError, ValueError):
             time.sleep(seconds)
             return
-        if self._ended:
+        if self._ended or not hasattr(select, "poll"):  # Windows waits for sockets alone
             time.sleep(seconds)
         else:
             select.select([descriptor], [], [], seconds)
