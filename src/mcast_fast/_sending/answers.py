@@ -5,7 +5,6 @@ poll set that a socket is in for each datagram that has left (sock_def_write_spa
 """
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -112,7 +111,7 @@ class Answers:
 
     def read_queues(self) -> None:
         """Empty the error queues: while one holds something, polling its socket answers at once (poll(2))."""
-        if not hasattr(socket, "MSG_ERRQUEUE"):  # Linux's own (recv(2))
+        if "SO_TIMESTAMPING" not in _core.membership.OPTIONS:  # Linux alone has such a queue (recv(2), MSG_ERRQUEUE)
             return
         with self._lock:
             for sock in list(self._sockets.values()):
