@@ -88,7 +88,7 @@ def test_both_families_answer(backend):
 def test_gathering_ends_when_its_time_is_over(rx, tx, timeout):
     before = time.monotonic()
     assert list(tx.gather(b"who?", timeout)) == []
-    assert time.monotonic() - before >= (0.02 if timeout else 0)
+    assert time.monotonic() - before >= (0.019 if timeout else 0)  # but for rounding
     assert rx.recv().data == b"who?"
 
 
