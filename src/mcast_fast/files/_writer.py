@@ -40,7 +40,7 @@ RESUMED = (io.FileIO, io.BytesIO, Compressed)
 
 
 class Writer(Guarded):
-    """Batches into a capture file that every tool reads.
+    """Writes batches into a capture file: pcapng, or classic pcap.
 
     Packets that are whole frames (`Receiver(frames=True)`) are written as they came. The headers of all others are
     synthetic: made from the record, with the TTL and TOS that it has. A pcapng file says so in a comment of its
