@@ -311,10 +311,10 @@ def test_that_nobody_listens_is_no_error_of_what_is_sent_and_received_later(tx, 
         tx.recv(timeout=0.02)
     tx.send_to(b"x", nobody)
     assert list(tx.gather(b"x", 0.02)) == []
-    before = time.process_time()
+    started, spent = time.monotonic(), time.process_time()
     with pytest.raises(TimeoutError):
         tx.recv(timeout=0.2)
-    assert time.process_time() - before < 0.1  # and nothing spins
+    assert time.process_time() - spent < (time.monotonic() - started) / 2, "it waits, and does not spin"
 
 
 @pytest.mark.needs("answers of Linux")

@@ -8,7 +8,6 @@ import io
 import os
 import random
 import threading
-import time
 import zlib
 
 import pytest
@@ -18,6 +17,7 @@ from mcast_fast import ArgumentError
 from mcast_fast._units import moment_in_ns
 from mcast_fast.errors import CaptureError
 from tests import capture_files as cf
+from tests.conftest import until
 
 COUNT = 2000
 
@@ -214,8 +214,7 @@ def test_following_ends_when_the_reader_is_closed(backend, tmp_path):
     came = []
     thread = threading.Thread(target=lambda: came.extend(map(len, reader)))
     thread.start()
-    while sum(came) < COUNT:
-        time.sleep(0.001)
+    until(lambda: sum(came) == COUNT)
     reader.close()
     thread.join(20)
     assert not thread.is_alive()

@@ -24,8 +24,8 @@ class System(NamedTuple):
     requested SO_RCVBUF is reported; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME,
     `ethtool_request`: SIOCETHTOOL, 0 where there is none. `flag_call`: None where flags are guessed. `has_rtnetlink`:
     whether routes are queried by rtnetlink(7). `escape`: what takes a letter's meaning away in a command. `own_group`:
-    arguments of subprocess.Popen, so that Ctrl-C is not for the program it starts. `missing`: feature -> why it is off
-    here.
+    arguments of subprocess.Popen, so that Ctrl-C is not for the program it starts. `selects_files`: whether select()
+    takes descriptors of files and pipes. `missing`: feature -> why it is off here.
     """
 
     name: str
@@ -40,6 +40,7 @@ class System(NamedTuple):
     has_rtnetlink: bool = False
     escape: str = "\\"
     own_group: Mapping[str, Any] = {"process_group": 0}
+    selects_files: bool = True
     missing: Mapping[str, str] = {}
 
 
@@ -92,6 +93,7 @@ WINDOWS = System(
     binds_groups=False,
     escape="",
     own_group={"creationflags": 0x200},  # CREATE_NEW_PROCESS_GROUP
+    selects_files=False,
     missing=_missing("Windows"),
 )
 

@@ -12,6 +12,8 @@ from mcast_fast._host import dumps, netlink
 # IFLA_LINK of a veth is its other end, that of a tunnel what it sends by.
 ABOVE_ONE = frozenset({"vlan", "macvlan", "macvtap", "ipvlan"})
 ABOVE_MEMBERS = frozenset({"bridge", "bond", "team"})
+# What ETHTOOL_GDRVINFO calls these kinds (drivers/net, net/8021q/vlan_dev.c, net/bridge/br_device.c).
+DRIVERS_ABOVE = frozenset({"802.1Q VLAN Support", "macvlan", "ipvlan", "bridge", "bonding", "team"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast._core.lifetime import close_all
-from mcast_fast._host import hardware_clock, ifreq, links
+from mcast_fast._host import hardware_clock, ifreq, links, offloads
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError, socket_error, warn
@@ -233,6 +233,8 @@ def _open_decider(endpoint: Endpoint, name: str, options: Options) -> socket.soc
 
 def _where_packets_arrive(index: int, name: str) -> str:
     """The interface where the kernel looks for the socket that decides: the one below a bridge or a macvlan."""
+    if offloads.driver(name) not in links.DRIVERS_ABOVE:  # an ioctl, where netlink would list all
+        return name
     below = links.lowest(index) or []
     with contextlib.suppress(OSError):
         return socket.if_indextoname(below[0]) if len(below) == 1 else name

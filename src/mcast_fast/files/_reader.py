@@ -164,7 +164,7 @@ class Reader(Guarded):
         port: UDP port of groups that name none; without it they are of any port.
         interface: Name, in the file, of the interface of groups that name none; without it they are of any.
         source: The only source of groups that name none.
-        timeout: Seconds that a receive waits for a file that grows (`follow`), or text such as "100ms"; None: for ever.
+        timeout: Seconds that a receive waits for a file that grows (`follow`), or text such as "100ms"; None: no limit.
             Of any other file it is there for scripts that are written for a Receiver.
         batch_size: Packets in a batch at most.
         multicast_only: False: deliver all UDP where no groups are named.
@@ -315,7 +315,7 @@ class Reader(Guarded):
         return self._one(wait)
 
     def _wait(self, timeout: Seconds | Unset | None) -> int:
-        """ns that a call waits at the end of a file that grows; -1: for ever, as for any other file."""
+        """ns that a call waits at the end of a file that grows; -1: no limit, as for any other file."""
         wait = wait_in_ns(self.timeout if isinstance(timeout, Unset) else timeout)
         return wait if self._follow else -1
 
@@ -399,7 +399,7 @@ class Reader(Guarded):
     def _read(self, limit: int, at_least: int, wait: int) -> int:
         """Read until `at_least` packets are in the decoder, or the file has no more; returns how many are.
 
-        At the end of a file that grows it waits for `wait` ns (-1: for ever), where there are none: TimeoutError."""
+        At the end of a file that grows it waits for `wait` ns (-1: no limit), where there are none: TimeoutError."""
         if self._failure is not None and not self._decoder.count:
             raise self._failure
         decoder, source = self._decoder, self._input
@@ -521,7 +521,7 @@ def open_capture(
         port: UDP port of groups that name none; without it they are of any port.
         interface: Name, in the file, of the interface of groups that name none; without it they are of any.
         source: The only source of groups that name none.
-        timeout: Seconds that a receive waits for a file that grows (`follow`), or text such as "100ms"; None: for ever.
+        timeout: Seconds that a receive waits for a file that grows (`follow`), or text such as "100ms"; None: no limit.
             Of any other file it is there for scripts that are written for a Receiver.
         batch_size: Packets in a batch at most.
         multicast_only: False: deliver all UDP where no groups are named.

@@ -101,7 +101,7 @@ class Replay:
         speed: Times as fast as recorded (2.0: twice).
         rate: Instead of the recorded times, as a Sender takes it.
         fastest: Instead of the recorded times, as fast as it goes.
-        loops: How often to go through the file; None: for ever.
+        loops: How often to go through the file; None: no limit.
         count: End after this many packets.
         max_gap: The longest time between two packets, in recorded seconds, or text such as "1s"; None: no limit.
         pause: Seconds, or text, from the end of a turn to the next; None: the mean gap of the file, or a second where

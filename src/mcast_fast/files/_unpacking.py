@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any
 
+from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import FeatureError
 
 CHUNK = 256 * 1024  # bytes that are read at once
@@ -295,7 +296,7 @@ class Unpacked(io.RawIOBase):
         except (AttributeError, OSError, ValueError):
             time.sleep(seconds)
             return
-        if self._ended or not hasattr(select, "poll"):  # Windows waits for sockets alone
+        if self._ended or not SYSTEM.selects_files:
             time.sleep(seconds)
         else:
             select.select([descriptor], [], [], seconds)

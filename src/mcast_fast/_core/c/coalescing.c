@@ -332,7 +332,7 @@ mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *soc
     socket->slots += read->slots;
     int has_dropped = read->reported_drops != socket->reported_drops;
     uint64_t taken = read->bytes + read->slots * (uint64_t)LEAST_TRUESIZE;
-    int was_full = !read->is_full && taken * 100 > (uint64_t)socket->buffer * PRESSURE_PERCENT;
+    int was_full = !read->is_full && socket->buffer && taken * 100 > (uint64_t)socket->buffer * PRESSURE_PERCENT;
     int64_t now = group->is_on || group->is_settling ? mcast_monotonic_ns() : 0;
     int is_over = group->is_on && now - group->since >= WINDOW_NS;
     if (has_dropped || was_full || (read->is_full && (is_over || socket->slots >= LOOK_AFTER))) {

@@ -303,7 +303,7 @@ is_plausible(int64_t ahead, uint32_t count, int64_t step, int64_t window)
     return packets > (uint64_t)INT64_MAX / count || (uint64_t)ahead <= packets * count;
 }
 
-/* Whether the silence was so long that, at the rate before it, the number may have come half around: it tells no more how much is missing. */
+/* Whether the silence was so long that, at the rate before it, the number may have come half around: it no longer shows how much is missing. */
 static int
 is_ambiguous(const mcast_tracked *flow, const mcast_format *format, int64_t step)
 {

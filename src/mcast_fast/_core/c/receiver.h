@@ -44,7 +44,7 @@ typedef struct mcast_receiver {
     unsigned slot_count; /* of the scratch */
     size_t slot_size;
     size_t packet_limit;         /* bytes of payload that are kept */
-    size_t batch_size;           /* packets per batch, unless whoever receives says another number */
+    size_t batch_size;           /* packets per batch, unless a receive call gives another number */
     size_t coalesced_batch_size; /* while packets may come coalesced */
     unsigned segments;           /* packets per slot, at most, when slots were last filled */
     size_t filled;               /* bytes per slot, on average, when slots were last filled */
@@ -72,7 +72,7 @@ typedef struct mcast_receiver {
     size_t unread;                       /* batches that were received and not taken yet */
     int shown;                           /* the poller is readable because of those, or of what a ring has */
     struct mcast_background *background; /* NULL without a thread of its own */
-    struct mcast_tracker *tracker;       /* of the numbers of what is received; NULL: nobody asked */
+    struct mcast_tracker *tracker;       /* of the numbers of what is received; NULL: not requested */
 } mcast_receiver;
 
 enum {
@@ -94,7 +94,7 @@ int mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned cou
 /* Has a tracker see all that is received; before anything is. */
 void mcast_receiver_track(mcast_receiver *receiver, struct mcast_tracker *tracker);
 
-/* Packets per batch at the most, as long as whoever receives does not say otherwise. */
+/* Packets per batch at the most, unless a receive call gives another number. */
 static inline size_t
 mcast_receiver_batch_size(const mcast_receiver *receiver)
 {

@@ -108,7 +108,7 @@ typedef struct mcast_tracker {
     uint32_t table_mask;
     uint32_t hand; /* of the eviction */
     uint32_t last; /* the flow of the last packet */
-    uint64_t seed; /* of the hash: nobody outside knows it */
+    uint64_t seed; /* of the hash: unknown outside of the process */
     uint64_t evicted, evicted_lost, evicted_expected;
     uint64_t short_packets, other_packets;
 } mcast_tracker;

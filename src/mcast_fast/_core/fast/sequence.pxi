@@ -257,7 +257,7 @@ cdef class Tracker:
             free(changes.memory)
 
     def note(self, packets, token):
-        """Takes in a batch, unless the one before had this token: one step for whoever repeats what was interrupted.
+        """Takes in a batch, unless the one before had this token: so that an interrupted call can be repeated.
 
         Errors as `update`."""
         if not isinstance(packets, Batch):

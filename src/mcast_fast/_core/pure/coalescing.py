@@ -120,14 +120,17 @@ class Coalescing:
         if self.mode == Mode.NEVER or group is None:
             return
         group.packets += brought.packets
-        if brought.coalesced:
-            group.has_coalesced = one.coalesces = True
+        if brought.coalesced and not group.has_coalesced:
+            group.has_coalesced = True
+            for each in group.sockets:
+                each.coalesces = True
         group.buffers = 0 if brought.coalesced else group.buffers + brought.buffers
         group.last = brought.time or group.last
         gapless = group.gapless[one.key] = group.gapless.get(one.key, 0) + brought.buffers
         has_dropped = one.overflow != group.reported_drops.get(one.key, 0)
         taken = brought.bytes + brought.buffers * LEAST_TRUESIZE
-        was_full = not brought.is_full and taken * 100 > group.sizes[one.key] * PRESSURE_PERCENT
+        size = group.sizes[one.key]
+        was_full = not brought.is_full and 0 < size * PRESSURE_PERCENT < taken * 100
         now = time.monotonic_ns()
         is_over = group.is_on and now - group.since >= WINDOW_NS
         if has_dropped or was_full or (brought.is_full and (is_over or gapless >= LOOK_AFTER)):

@@ -32,7 +32,7 @@ _END = attrgetter("end")
 
 
 def ignore(what: What, first: int, end: int) -> None:
-    """Where nobody asks what changed."""
+    """Where the changes are not requested."""
 
 
 @dataclass(slots=True)

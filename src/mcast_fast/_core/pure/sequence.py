@@ -84,7 +84,7 @@ class Tracker:
         return changes
 
     def note(self, packets: Batch, token: object) -> None:
-        """Takes in a batch, unless the one before had this token: one step for whoever repeats what was interrupted.
+        """Takes in a batch, unless the one before had this token: so that an interrupted call can be repeated.
 
         Errors as `update`."""
         if not isinstance(packets, Batch):
