@@ -11,6 +11,12 @@ MOST_KEYS = 4
 MOST_GAPS = 16_384  # remembered per flow; beyond them the oldest is charged and forgotten
 NEAR = 1024  # packets: so far a packet may be from another one and still belong to it
 MOST_TESTS = 4
+# Of an arbiter; see c/arbiter.h.
+MOST_LEGS = 8
+MOST_POSITIONS = 1 << 20  # numbers remembered per flow
+ALL_POSITIONS = 1 << 22  # of all flows together
+LEAST_POSITIONS = 1 << 13  # of each flow in any case
+MOST_COVERED = 1 << 12  # numbers that one packet may cover
 HIGHEST_OFFSET = 65_000
 
 
@@ -149,6 +155,56 @@ class Totals(NamedTuple):
     evicted: int
     evicted_expected: int
     evicted_lost: int
+
+
+class Turn(IntEnum):
+    """How a turn of an arbiter ended; the values are those of c/arbiter.h."""
+
+    WAITS = 0  # for a leg's next packets
+    ENOUGH = 1  # the batch is large
+    FAILED = 2  # no memory
+    UNPAIRED = 3  # + leg: it has packets of a second group, and none was named
+
+
+class LegRow(NamedTuple):
+    """What an arbiter counted of a leg; from `received` to `late` in numbers."""
+
+    packets: int
+    received: int
+    duplicates: int
+    outside: int
+    lost: int
+    absent: int
+    pending: int
+    covered: int
+    first: int
+    late: int
+    heartbeats: int
+    unnumbered: int
+    unpaired: int
+    last_time: int
+
+
+class FeedRow(NamedTuple):
+    """What an arbiter counted of the feed; from `expected` to `late` in numbers."""
+
+    packets: int
+    bytes: int
+    truncated: int
+    expected: int
+    delivered: int
+    unrecovered: int
+    pending: int
+    held: int
+    duplicates: int
+    late: int
+    restarts: int
+    ambiguous: int
+    overflows: int
+    evicted: int
+    skew_max: int
+    flows: int
+    last_time: int  # up to which the arbiter has come, ns since the epoch
 
 
 def as_columns(numbers: bytes, counts: bytes, keys: bytes, kinds: bytes) -> Columns:

@@ -5,31 +5,25 @@ It reads pcapng (draft-ietf-opsawg-pcapng) and classic pcap; the blocks are the 
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
 
 from mcast_fast import _core
 from mcast_fast._core import blocks, process
-from mcast_fast._core.layout import ARENA_LIMIT, MOST_PACKETS
-from mcast_fast._iteration import Batches, Limits, Packets
+from mcast_fast._delivery import Delivery
 from mcast_fast._membership.desired import ALL_INTERFACES, Defaults, SourceFilter, sources_of
 from mcast_fast._units import (
     EARLIEST,
     LATEST,
     NANOSECONDS,
-    UNSET,
     Moment,
     Seconds,
     Unset,
-    in_seconds,
     iterated,
     moment_in_ns,
-    wait_in_ns,
-    whole_number,
 )
-from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
-from mcast_fast.files._guarded import Guarded
+from mcast_fast.errors import CaptureError, FileError, file_error
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
 from mcast_fast.files._unpacking import PAUSE, Unpacked, position_of
 from mcast_fast.groups import Group, Groups, listed
@@ -39,7 +33,7 @@ from mcast_fast.stats import ReaderStats
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.files import Decoder
-    from mcast_fast._core.fast.views import Batch, Packet
+    from mcast_fast._core.fast.views import Batch
 
 CHUNK = 256 * 1024  # bytes read at once
 
@@ -50,18 +44,23 @@ def filter_rows(
     """What the core's decoder may deliver: a row for each group, port and interface; GroupError."""
     wanted: dict[tuple[bytes, int, str], SourceFilter] = {}
     for value in groups:
-        group = Group.coerce(value)
-        group = replace(
-            group,
-            port=group.port if group.port is not None else port,
-            interface=group.interface if group.interface is not None else interface,
-            source=group.source if group.source is not None else source,
-        )
+        group = _completed(value, port, interface, source)
         sources, name = sources_of(group), group.interface or ""
         for one in group.expand():
             key = one.packed, group.port or 0, "" if name == ALL_INTERFACES else name
             wanted[key] = wanted[key].union(sources) if key in wanted else sources
     return [(*key, sources.exclude, tuple(sorted(sources.sources))) for key, sources in wanted.items()]
+
+
+def _completed(value: str | Group, port: int | None, interface: str | None, source: str | None) -> Group:
+    """A group with what it leaves out; GroupError."""
+    group = Group.coerce(value)
+    return replace(
+        group,
+        port=group.port if group.port is not None else port,
+        interface=group.interface if group.interface is not None else interface,
+        source=group.source if group.source is not None else source,
+    )
 
 
 class _Input:
@@ -143,7 +142,7 @@ class _Input:
         self._file.close()
 
 
-class Reader(Guarded):
+class Reader(Delivery):
     """The packets of a capture file, as a Receiver would deliver them: `for batch in reader`, `recv_batch`, `recv`,
     `collect`, `stats`, `close`.
 
@@ -201,16 +200,14 @@ class Reader(Guarded):
         end: Moment | None = None,
         sequence: str | Format | Tracker | None = None,
     ) -> None:
-        super().__init__()
-        self.timeout: float | None = in_seconds(timeout, "timeout")
-        wait_in_ns(timeout)
+        super().__init__(timeout, batch_size)
         self._follow = bool(follow)
-        self._batch_size = whole_number(batch_size, "batch_size", 1, 1_000_000)
         self._tracker = tracker_of(sequence)
         self._subject = subject_of(file, "read", "readinto")
         Defaults(port, interface, source)  # GroupError, ArgumentError
         wanted = listed(groups)
         rows = filter_rows(wanted, port, interface, source) if wanted else None
+        self._groups = tuple(_completed(one, port, interface, source) for one in wanted)
         self._decoder: Decoder = _core.files.Decoder(
             self._subject,
             rows,
@@ -223,166 +220,30 @@ class Reader(Guarded):
         )
         self._owned = isinstance(file, str | os.PathLike)
         self._fresh: list[tuple[Batch, object]] = []  # decoded, and not yet seen by the tracker; each with a token
-        self._unread: list[Batch] = []  # not delivered yet
-        self._ready: Batch | None = None  # taken out of `_unread` for the call in progress
         self._failure: CaptureError | FileError | None = None
         self._closed = False
 
     # ---- packets ----
 
-    def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """The next 1..max_packets (default batch_size) packets, as a Batch.
-
-        Raises EOFError at the end of the file, CaptureError where it cannot be read any further, FileError,
-        ClosedError; TimeoutError when a file that grows has no more in time."""
-        limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
-        return self._deliver(limit, limit, self._wait(timeout))
-
-    def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One packet. Errors as `recv_batch`."""
-        return self._one(self._wait(timeout))
-
-    def _one(self, wait: int) -> "Packet":
-        batch = self._deliver(1, self._batch_size, wait)
-        try:
-            return batch[0]
-        except BaseException:  # of a signal handler
-            self._unread.insert(0, batch)
-            raise
-
-    def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """One large Batch of `max_packets` packets, or of what is left of the file: it may be empty.
-
-        It has fewer where more would not fit the 4 GiB of a batch. Errors as `recv_batch`, but that no EOFError is
-        raised."""
-        limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
-        return self._deliver(limit, 0, self._wait(timeout))
-
-    def __iter__(self) -> Iterator["Batch"]:
-        """Batches until the file ends, or the reader is closed."""
-        try:
-            while True:
-                yield self.recv_batch()
-        except EOFError:
-            return
-        except ClosedError:
-            self._check_process()
-
-    def batches(
-        self,
-        *,
-        timeout: Seconds | Unset | None = UNSET,
-        duration: Seconds | None = None,
-        count: int | None = None,
-    ) -> Iterator["Batch"]:
-        """Batches until the file ends, a time is over, or there were enough.
-
-        Args:
-            timeout: as for a Receiver; a file never makes one wait.
-            duration: seconds, or text such as "100ms", in all, from the first packet requested on; None = no limit.
-            count: packets in all; None = no limit. The last batch is no larger than what is left.
-
-        Returns:
-            An iterator for one thread, which ends when the reader is closed, too. What was read beyond its end is
-            delivered by the next call.
-
-        Raises:
-            ArgumentError: of a value out of range. While iterating: CaptureError, FileError, and ClosedError in
-                another process than the one that opened the reader.
-        """
-        limits = Limits(self._wait(timeout), duration, count)
-        return Batches(self._next_batch, self._requeue, lambda: self._batch_size, limits, self._check_process)
-
-    def packets(
-        self,
-        *,
-        timeout: Seconds | Unset | None = UNSET,
-        duration: Seconds | None = None,
-        count: int | None = None,
-    ) -> Iterator["Packet"]:
-        """The packets of `batches`, up to the end of the file, of a time or of a count.
-
-        They are taken one by one: a loop that is left loses nothing, and `batches` are many times faster.
-
-        Args, Returns, Raises: as `batches`.
-        """
-        return Packets(self._next_packet, Limits(self._wait(timeout), duration, count), self._check_process)
-
-    def _next_batch(self, most: int, wait: int) -> "Batch":
-        return self._deliver(most, most, wait)
-
-    def _next_packet(self, wait: int) -> "Packet":
-        return self._one(wait)
-
     def _wait(self, timeout: Seconds | Unset | None) -> int:
         """ns that a call waits at the end of a file that grows; -1: no limit, as for any other file."""
-        wait = wait_in_ns(self.timeout if isinstance(timeout, Unset) else timeout)
+        wait = super()._wait(timeout)
         return wait if self._follow else -1
 
-    def _requeue(self, batch: "Batch") -> None:
-        self._unread.insert(0, batch)
+    def _fill(self, at_once: int, wait: int) -> None:
+        if not self._fresh and not self._read(at_once, 1, wait):
+            raise EOFError(f"{self._subject} has ended")
+        self._take()
 
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """The rest of the file through the Arrow C stream interface: `pyarrow.table(reader)`.
-
-        A record batch for each batch, columns as `Batch.__arrow_c_array__`. FeatureError, ClosedError."""
-        self._check_open()
-        return _core.views.arrow_stream(iter(self), requested_schema)
-
-    def _deliver(self, limit: int, at_once: int, wait: int) -> "Batch":
-        """At most `limit` packets of what is there; where nothing is, `at_once` are read; 0: all that `limit` says.
-
-        A batch is taken out of `_unread` by steps that no signal handler interrupts, and comes back when one raises
-        before it is on its way to the caller: hence no decorator."""
-        self._check_open()
-        taken = None
+    def _fill_up(self, more: int, wait: int) -> None:
         try:
-            with self._lock:
-                self._check_entry()
-                self._busy = True
-                try:
-                    if at_once:
-                        self._make_ready(limit, at_once, wait)
-                    else:
-                        self._make_all_ready(limit, wait)
-                    taken, self._ready = self._ready, None
-                finally:
-                    self._busy = False
-                    if self._ready is not None:
-                        self._unread, self._ready = [self._ready, *self._unread], None
-            return taken  # type: ignore[return-value]
-        except BaseException:
-            if taken is not None:
-                self._unread.insert(0, taken)
-            raise
-        finally:
-            if self._closed:
-                self._settle()
-
-    def _make_ready(self, limit: int, at_once: int, wait: int) -> None:
-        if not self._unread:
-            if not self._fresh and not self._read(at_once, 1, wait):
-                raise EOFError(f"{self._subject} has ended")
-            self._take()
-        first, others = self._unread[0], self._unread[1:]
-        if len(first) > limit:
-            first, others = first[:limit], [first[limit:], *others]
-        self._ready, self._unread = first, others
-
-    def _make_all_ready(self, limit: int, wait: int) -> None:
-        more = limit - sum(map(len, self._unread))
-        if more > 0:
-            try:
-                self._read(more, more, wait)
-            except TimeoutError:
-                pass
-            except (CaptureError, FileError):
-                if not self._unread:
-                    raise  # else it is raised when those are delivered
-            self._take()
-        ready, others = fitting(self._unread, limit)
-        whole = ready[0] if len(ready) == 1 else _core.views.Batch.concatenate(ready)
-        self._ready, self._unread = whole, others
+            self._read(more, more, wait)
+        except TimeoutError:
+            pass
+        except (CaptureError, FileError):
+            if not self._unread:
+                raise  # else it is raised when those are delivered
+        self._take()
 
     def _take(self) -> None:
         """Move what is decoded to `_unread`, by steps of one call: an exception of a signal handler comes before or
@@ -440,9 +301,9 @@ class Reader(Guarded):
     # ---- state ----
 
     @property
-    def batch_size(self) -> int:
-        """Packets in a batch at most."""
-        return self._batch_size
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that were named, with what they left out; empty: all are delivered."""
+        return self._groups
 
     @property
     def form(self) -> str:
@@ -482,20 +343,6 @@ class Reader(Guarded):
     def __repr__(self) -> str:
         received = f", {self.stats.received} packets so far" if self._process == process.number else ""
         return f"<Reader of {self._subject}{received}{', closed' if self._closed else ''}>"
-
-
-def fitting(batches: list["Batch"], limit: int) -> tuple[list["Batch"], list["Batch"]]:
-    """The first `limit` packets of these batches, as far as they fit one batch; and the others."""
-    count = size = 0
-    for at, batch in enumerate(batches):
-        if count + len(batch) > limit:
-            rest = limit - count
-            return ([*batches[:at], batch[:rest]] if rest else batches[:at]), [batch[rest:], *batches[at + 1 :]]
-        size += batch.payload_bytes
-        if at and size > ARENA_LIMIT:
-            return batches[:at], batches[at:]
-        count += len(batch)
-    return batches, []
 
 
 def open_capture(

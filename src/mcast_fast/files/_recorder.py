@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcast_fast import _core
+from mcast_fast._guarded import Guarded, guarded
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
-from mcast_fast.files._guarded import Guarded, guarded
 from mcast_fast.files._limits import Autostop, Limits, Names, Rotation
 from mcast_fast.files._streams import PathOrFile, subject_of
 from mcast_fast.files._writer import Form, Link, Writer

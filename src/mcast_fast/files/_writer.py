@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from mcast_fast import _core
 from mcast_fast._core import blocks
 from mcast_fast._core.layout import Flag
+from mcast_fast._guarded import Guarded, guarded
 from mcast_fast._units import checked, checked_text, whole_number
 from mcast_fast._version import __version__
 from mcast_fast.errors import ArgumentError, FileError, explain
-from mcast_fast.files._guarded import Guarded, guarded
 from mcast_fast.files._pcapng import (
     interface_description,
     interface_statistics,

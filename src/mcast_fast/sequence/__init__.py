@@ -5,14 +5,33 @@ from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core.extraction import Columns, Kind, What
+from mcast_fast.sequence._arbiter import Arbiter
 from mcast_fast.sequence._format import Field, Format, stamp
+from mcast_fast.sequence._ledger import ArbiterStats, LegState, LegStats, Skew
 from mcast_fast.sequence._tracker import Change, Tracker
 from mcast_fast.stats import Flow, FlowState
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
-__all__ = ["Change", "Columns", "Field", "Flow", "FlowState", "Format", "Kind", "Tracker", "What", "numbers", "stamp"]
+__all__ = [
+    "Arbiter",
+    "ArbiterStats",
+    "Change",
+    "Columns",
+    "Field",
+    "Flow",
+    "FlowState",
+    "Format",
+    "Kind",
+    "LegState",
+    "LegStats",
+    "Skew",
+    "Tracker",
+    "What",
+    "numbers",
+    "stamp",
+]
 
 
 def numbers(batch: "Batch", format: str | Format) -> Columns:

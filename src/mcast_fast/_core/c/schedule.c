@@ -86,26 +86,13 @@ mcast_schedule_count(const mcast_schedule *schedule, const mcast_record *records
     return count;
 }
 
-static unsigned
-late_bucket(int64_t late)
-{
-    if (late < MCAST_LATE_STEPS)
-        return late > 0 ? (unsigned)late : 0;
-    if (late >> (MCAST_LATE_BITS + 1))
-        return MCAST_LATE_BUCKETS - 1;
-    int bits = 5; /* the position of its highest bit */
-    while (late >> (bits + 1))
-        bits++;
-    return (unsigned)(bits - 4) * MCAST_LATE_STEPS + ((unsigned)(late >> (bits - 5)) & (MCAST_LATE_STEPS - 1));
-}
-
 void
 mcast_schedule_left(mcast_schedule *schedule, const mcast_record *records, size_t count, int64_t now)
 {
     for (size_t i = 0; i < count; i++) {
         schedule->reached = record_due(schedule, &records[i], schedule->reached);
         int64_t late = now - schedule->reached;
-        schedule->late[late_bucket(late)]++;
+        schedule->late[mcast_late_bucket(late)]++;
         schedule->latest = late > schedule->latest ? late : schedule->latest;
     }
 }

@@ -11,6 +11,19 @@ enum {
     MCAST_LATE_BUCKETS = (MCAST_LATE_BITS - 3) * MCAST_LATE_STEPS, /* as lateness.py */
 };
 
+static inline unsigned
+mcast_late_bucket(int64_t late)
+{
+    if (late < MCAST_LATE_STEPS)
+        return late > 0 ? (unsigned)late : 0;
+    if (late >> (MCAST_LATE_BITS + 1))
+        return MCAST_LATE_BUCKETS - 1;
+    int bits = 5; /* the position of its highest bit */
+    while (late >> (bits + 1))
+        bits++;
+    return (unsigned)(bits - 4) * MCAST_LATE_STEPS + ((unsigned)(late >> (bits - 5)) & (MCAST_LATE_STEPS - 1));
+}
+
 /* No moment is later than this, so that sums and differences of moments never overflow. */
 #define MCAST_NEVER ((int64_t)1 << 61)
 

@@ -1,0 +1,57 @@
+/* The numbers of one run: what arbiter_run.c does for the arbiter. */
+#ifndef MCAST_ARBITER_RUN_H
+#define MCAST_ARBITER_RUN_H
+
+#include "arbiter.h"
+
+static const int64_t MCAST_SILENT = -1; /* no moment */
+
+static inline int
+mcast_is_before(uint64_t position, uint64_t other)
+{
+    return (int64_t)(position - other) < 0;
+}
+
+static inline mcast_slot *
+mcast_slot_at(const mcast_run *run, uint64_t position)
+{
+    return &run->slots[position & run->mask];
+}
+
+/* A packet, or what waits of it: its record and payload, and the leg that brought it. */
+typedef struct mcast_arrival {
+    const mcast_record *record;
+    const unsigned char *payload;
+    uint32_t leg;
+} mcast_arrival;
+
+/* 0, or -1 without memory, with everything as it was. */
+int mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number);
+
+/* Numbers up to `end` were sent; 0, or -1 without memory. */
+int mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint32_t leg, uint64_t end);
+
+/* The run begins at an earlier number; 0, or -1 without memory, and where it may not. */
+int mcast_run_extend(mcast_arbiter *arbiter, mcast_run *run, uint64_t position);
+
+/* A packet brought the numbers [position, end), which are below `next`. */
+void mcast_run_admit(mcast_arbiter *arbiter, mcast_run *run, const mcast_arrival *packet, uint64_t position,
+                     uint64_t end);
+
+/* What is due by the clock. */
+void mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed);
+
+/* Everything of the run is delivered and charged. */
+void mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint64_t end);
+
+void mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run);
+
+/* Space for a packet that waits; 0, or -1 without memory. */
+int mcast_kept_reserve(mcast_arbiter *arbiter, size_t length);
+uint32_t mcast_kept_add(mcast_arbiter *arbiter, const mcast_arrival *packet);
+void mcast_kept_remove(mcast_arbiter *arbiter, uint32_t at);
+
+/* A record as it is delivered: interfaces have the numbers of the arbiter. */
+void mcast_record_rename(const mcast_arbiter *arbiter, uint32_t leg, mcast_record *record);
+
+#endif

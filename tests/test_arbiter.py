@@ -1,0 +1,556 @@
+"""Arbiter: whatever legs bring, in whatever order, each number comes once and is counted rightly, on every leg."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mcast_fast as mcast
+from mcast_fast import errors, files, sequence
+from mcast_fast._core.extraction import Turn
+from mcast_fast.sequence import Arbiter, LegState
+from tests.conftest import has_fast
+from tests.legs import GROUPS, MS, NOW, Played, batch_of, check, leg, numbers
+from tests.test_pcapng import each_backend
+
+FORMAT = "u64be@0"
+HOLD = 50  # ms
+
+
+def arbitrated(*legs, form=FORMAT, width=8, **options):
+    """The numbers that come out, and the ledger."""
+    with Arbiter(legs, form, **options) as feed:
+        got = numbers(feed, width)
+        stats = feed.stats
+    check(stats)
+    assert stats.received == len(got)
+    return got, stats
+
+
+def of(stats, *names):
+    return tuple(getattr(stats, name) for name in names)
+
+
+def legs_of(stats, name):
+    return [getattr(one, name) for one in stats.legs]
+
+
+def without(lost, count=1000, step=1.0, delay=0.0, start=0):
+    return [(number, delay + number * step) for number in range(start, count) if number not in lost]
+
+
+# ---- by hand ----
+
+
+@pytest.mark.parametrize("order", [True, False])
+@pytest.mark.parametrize("skew", [0, 33, 450])
+def test_each_number_once_whatever_one_leg_lost(backend, order, skew):
+    lost_a, lost_b = set(range(3, 1000, 7)), set(range(5, 1000, 5))
+    got, stats = arbitrated(
+        leg(without(lost_a)), leg(without(lost_b, delay=skew), GROUPS[1]), hold="500ms", order=order
+    )
+    both = lost_a & lost_b
+    expected = [number for number in range(1000) if number not in both]
+    assert (got if order else sorted(got)) == expected
+    assert legs_of(stats, "lost") == [len(lost_a), len(lost_b)]
+    assert legs_of(stats, "covered") == [len(lost_a - both), len(lost_b - both)]
+    assert of(stats, "expected", "delivered", "unrecovered") == (1000, 1000 - len(both), len(both))
+    assert of(stats, "pending", "held", "late", "restarts", "ambiguous", "lost") == (0, 0, 0, 0, 0, len(both))
+    assert stats.skew.max == skew * MS
+    assert legs_of(stats, "state") == [LegState.ENDED] * 2
+
+
+def test_packets_keep_what_they_came_with(backend):
+    a = leg([(0, 0), (2, 2)], tail=b"left")
+    b = leg([(1, 11), (2, 12)], GROUPS[1], tail=b"right")
+    with Arbiter([a, b], FORMAT) as feed:
+        packets = [packet for batch in feed for packet in batch]
+    assert [bytes(packet)[8:] for packet in packets] == [b"left", b"right", b"left"]
+    assert [packet.timestamp - NOW for packet in packets] == [0, 11 * MS, 2 * MS]
+    assert [packet.group for packet in packets] == ["239.1.1.1", "239.2.1.1", "239.1.1.1"]
+    assert [packet.interface for packet in packets] == ["eth0"] * 3
+
+
+def test_interfaces_of_files_keep_their_names(backend):
+    """Files count them for themselves: the first of each is 1."""
+    legs = [
+        Played([batch_of([(at, NOW + at, at.to_bytes(8, "big"))], GROUPS[at], index=1)]) for at in range(2)
+    ]
+    for at, one in enumerate(legs):
+        batch = one.recv_batch()
+        one._batches = iter([type(batch).from_bytes(batch.records, batch.data, {1: f"eth{at}"})])
+    with Arbiter(legs, FORMAT) as feed:
+        assert [packet.interface for batch in feed for packet in batch] == ["eth0", "eth1"]
+
+
+def test_a_number_is_waited_for_no_longer_than_hold(backend):
+    """Missing on both: what is behind it comes when `hold` has passed, by the time of arrival."""
+    a = leg([(0, 0), (2, 2), (3, 10), (4, 51), (5, 52), (6, 60)], size=1)
+    with Arbiter([a], FORMAT, hold="50ms", timeout=0) as feed:
+        a.live = True
+        seen = []
+        with pytest.raises(TimeoutError):
+            while True:
+                seen += numbers([feed.recv_batch()])
+        check(feed.stats)
+        assert seen[:1] == [0]
+        assert sorted(set(seen)) == seen
+        assert 1 not in seen
+        assert feed.stats.unrecovered == 1
+        assert seen[-1] == 6
+
+
+def test_three_legs(backend):
+    lost = [set(range(start, 600, step)) for start, step in ((1, 3), (2, 4), (3, 5))]
+    legs = [leg(without(one, 600, delay=7 * at), GROUPS[at]) for at, one in enumerate(lost)]
+    got, stats = arbitrated(*legs)
+    all_lost = set.intersection(*lost)
+    assert got == [number for number in range(600) if number not in all_lost]
+    assert legs_of(stats, "lost") == [len(one) for one in lost]
+    assert stats.recovered == sum(len(one - all_lost) for one in lost)
+    assert stats.unrecovered == len(all_lost)
+
+
+@pytest.mark.parametrize("width", range(1, 9))
+def test_numbers_wrap(backend, width):
+    top = 1 << 8 * width
+    rows = [(number, at) for at, number in enumerate(range(top - 30, top + 30))]
+    a, b = ([(n, t + d) for n, t in rows if n % m] for m, d in ((7, 0), (5, 10)))
+    order = "be" if width > 1 else ""
+    got, stats = arbitrated(
+        leg(a, width=width), leg(b, GROUPS[1], width=width), form=f"u{8 * width}{order}@0", width=width
+    )
+    assert got == [number % top for number, _ in rows if number % 35]
+    assert of(stats, "expected", "delivered", "restarts", "ambiguous") == (60, len(got), 0, 0)
+
+
+def test_packets_that_cover_several_numbers(backend):
+    """MoldUDP64: both legs may cut messages into packets otherwise."""
+
+    def packet(number, count, when):
+        return number, NOW + when * MS, b"session 10" + number.to_bytes(8, "big") + count.to_bytes(2, "big")
+
+    a = Played([batch_of([packet(1, 3, 0), packet(7, 2, 2), packet(9, 0, 3)], GROUPS[0])])
+    b = Played([batch_of([packet(1, 3, 5), packet(4, 4, 6), packet(8, 1, 7), packet(9, 0xFFFF, 8)], GROUPS[1])])
+    with Arbiter([a, b], "moldudp64") as feed:
+        firsts = [int.from_bytes(bytes(one)[10:18], "big") for batch in feed for one in batch]
+        stats = feed.stats
+    check(stats)
+    assert firsts == [1, 4, 7]
+    assert of(stats, "expected", "delivered", "unrecovered") == (8, 8, 0)
+    assert legs_of(stats, "lost") == [3, 0]
+    assert legs_of(stats, "heartbeats") == [1, 1]
+
+
+def test_a_heartbeat_shows_what_was_sent_before_it(backend):
+    def packet(number, count, when):
+        return number, NOW + when * MS, b"session 10" + number.to_bytes(8, "big") + count.to_bytes(2, "big")
+
+    a = Played([batch_of([packet(1, 1, 0), packet(4, 0, 3)], GROUPS[0])])
+    with Arbiter([a], "moldudp64") as feed:
+        assert sum(map(len, feed)) == 1
+        assert of(feed.stats, "expected", "delivered", "unrecovered") == (3, 1, 2)
+        check(feed.stats)
+
+
+def test_two_flows_are_decided_apart(backend):
+    """By the format's key: each has its own numbers."""
+    rows = [(number, NOW + number * MS, number.to_bytes(8, "big") + bytes([key])) for number in range(50) for key in (1, 2)]
+    a = Played([batch_of([row for row in rows if row[0] != 7 or row[2][8] == 1], GROUPS[0])])
+    b = Played([batch_of([row for row in rows if row[2][8] == 1], GROUPS[1])])
+    with Arbiter([a, b], "u64be@0/u8@8") as feed:
+        got = [bytes(one) for batch in feed for one in batch]
+        stats = feed.stats
+    check(stats)
+    assert sorted(got) == sorted(row[2] for row in rows if row[0] != 7 or row[2][8] == 1)
+    assert of(stats, "followed", "unrecovered") == (2, 1)
+    assert legs_of(stats, "absent") == [0, 50]
+
+
+# ---- what MTL had wrong (shared/facts.md) ----
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_a_leg_that_is_late_by_many_packets_is_no_restart(backend, order):
+    """MTL#1285: a window of five packets took a leg's late packets for new ones: 33 ms between legs, and no picture."""
+    got, stats = arbitrated(
+        leg(without((), 3000, step=0.1)), leg(without((), 3000, step=0.1, delay=33), GROUPS[1]), order=order
+    )
+    assert got == list(range(3000))
+    assert of(stats, "restarts", "duplicates") == (0, 3000)
+    assert legs_of(stats, "lost") == [0, 0]
+
+
+def test_a_leg_later_than_hold_neither_restarts_the_feed_nor_loses_anything(backend):
+    """MTL#1285: it is `late`, and takes back what it was charged for."""
+    got, stats = arbitrated(
+        leg(without((), 3000, step=0.1)), leg(without((), 3000, step=0.1, delay=450), GROUPS[1]), hold="50ms"
+    )
+    assert got == list(range(3000))
+    assert of(stats, "restarts", "unrecovered", "recovered") == (0, 0, 0)
+    assert legs_of(stats, "lost") == [0, 0]
+    assert legs_of(stats, "late") == [0, 3000]
+
+
+@pytest.mark.parametrize("skew", [33, 450])
+def test_the_wait_is_in_time_not_in_packets(backend, skew):
+    """MTL#1242: receivers of low rates (ST 2022-7, class D) wait up to 450 ms."""
+    lost = set(range(10, 200, 11))
+    got, stats = arbitrated(
+        leg(without(lost, 200, step=5)), leg(without((), 200, step=5, delay=skew), GROUPS[1]), hold="500ms"
+    )
+    assert got == list(range(200))
+    assert stats.recovered == len(lost)
+
+
+def test_no_leg_is_charged_before_its_twin_could_come(backend):
+    """MTL#1607: loss was charged at once. It is pending until `hold` has passed on every leg."""
+    a, b = leg([(0, 0), (1, 1), (3, 3)], live=True), leg([(0, 20), (1, 21)], GROUPS[1], live=True)
+    with Arbiter([a, b], FORMAT, hold="10s", timeout=0) as feed:
+        with pytest.raises(TimeoutError):
+            feed.recv_batch()
+        stats = feed.stats
+        check(stats)
+        assert legs_of(stats, "lost") == [0, 0]
+        assert legs_of(stats, "pending") == [1, 2]
+        feed.flush()
+        assert numbers([feed.recv_batch()]) == [0, 1, 3]
+        stats = feed.stats
+        check(stats)
+        assert legs_of(stats, "lost") == [1, 2]
+        assert of(stats, "unrecovered", "recovered", "pending") == (1, 1, 0)
+
+
+def test_a_loss_is_credited_to_the_leg_that_had_it(backend):
+    """MTL#1554: the other leg got it. Each leg's ledger adds up by itself, beside the feed's."""
+    lost_a, lost_b = {100, 101, 102, 500}, {300, 500}
+    _, stats = arbitrated(leg(without(lost_a)), leg(without(lost_b, delay=33), GROUPS[1]))
+    assert legs_of(stats, "lost") == [4, 2]
+    assert legs_of(stats, "covered") == [3, 1]
+    assert legs_of(stats, "received") == [996, 998]
+    assert legs_of(stats, "first") == [996, 3]
+    assert of(stats, "recovered", "unrecovered") == (4, 1)
+
+
+@pytest.mark.parametrize("order", [True, False])
+@pytest.mark.parametrize("skew", [0, 33])
+def test_a_number_that_steps_back_is_a_restart_and_no_freeze(backend, order, skew):
+    """MTL#1311: it froze the receiver. What the legs still bring of the run before is delivered first."""
+    old, new = list(range(5000, 9000)), list(range(3000))
+    rows = [(number, at * 0.5) for at, number in enumerate(old + new)]
+    a = [row for row in rows if row[0] % 10]
+    b = [(number, when + skew) for number, when in rows if number % 11]
+    got, stats = arbitrated(leg(a), leg(b, GROUPS[1]), order=order)
+    wanted = [number for number, _ in rows if number % 110 or number in (0, 5000)]
+    lost = [sum(number % m == 0 for number, _ in rows) for m in (10, 11)]
+    wanted = [number for number, _ in rows if number % 110]
+    first_lost = 2  # 5000 on the first leg, and 0 on both, before anything shows them
+    assert (got if order else sorted(got)) == (wanted if order else sorted(wanted))
+    assert of(stats, "restarts", "ambiguous") == (1, 1)
+    assert [one.lost + one.absent for one in stats.legs] == [lost[0] - 1, lost[1] - 1]
+    assert first_lost
+
+
+def test_a_new_session_is_a_new_flow(backend):
+    """What a key tells is not ambiguous, and nothing of it is lost."""
+    rows = [(n, NOW + n * MS, n.to_bytes(8, "big") + b"A") for n in range(500, 700)]
+    rows += [(n, NOW + (200 + n) * MS, n.to_bytes(8, "big") + b"B") for n in range(100)]
+    with Arbiter([Played([batch_of(rows, GROUPS[0])])], "u64be@0/b1@8") as feed:
+        assert sorted(numbers(feed)) == sorted(row[0] for row in rows)
+        assert of(feed.stats, "restarts", "ambiguous", "followed", "expected") == (0, 0, 2, 300)
+
+
+# ---- silence ----
+
+
+def test_a_silent_leg_is_a_state_and_not_the_loss_of_everything(backend):
+    """What was sent while it was silent counts as absent; it comes back, and goes on."""
+    silent = set(range(2000, 7000))
+    got, stats = arbitrated(leg(without({5}, 9000)), leg(without(silent, 9000, delay=10), GROUPS[1]))
+    assert got == list(range(9000))
+    assert stats.restarts == 0
+    one, other = stats.legs
+    assert of(one, "lost", "absent", "covered") == (1, 0, 1)
+    assert other.lost + other.absent == len(silent)
+    # behind since 2000 came from the other leg; what is charged within a second of that counts as lost
+    assert other.lost == 1000 - HOLD
+    assert other.covered == other.lost
+
+
+def test_silence_of_both_legs_is_neither_loss_nor_restart(backend):
+    rows = [(number, number + (5000 if number >= 500 else 0)) for number in range(1000)]
+    got, stats = arbitrated(leg(rows), leg([(n, t + 33) for n, t in rows], GROUPS[1]))
+    assert got == list(range(1000))
+    assert of(stats, "unrecovered", "restarts", "ambiguous") == (0, 0, 0)
+    assert [one.lost + one.absent for one in stats.legs] == [0, 0]
+
+
+def test_a_leg_that_never_came_is_waiting(backend):
+    with Arbiter([leg(without((), 500)), Played([], live=True)], FORMAT, timeout=0) as feed:
+        got = []
+        with pytest.raises(TimeoutError):
+            while True:
+                got += numbers([feed.recv_batch()])
+        stats = feed.stats
+        assert stats.legs[1].state is LegState.WAITING
+        assert stats.legs[1].lost == 0
+        check(stats)
+
+
+def test_silence_on_16_bits_is_ambiguous_where_the_numbers_may_have_come_around(backend):
+    rows = [(number, number * 0.01) for number in range(20_000)]
+    rows += [(number, 5_000 + number * 0.01) for number in range(20_000, 21_000)]
+    _, stats = arbitrated(leg(rows, width=2), form="u16be@0", width=2)
+    assert stats.ambiguous == 1
+    _, stats = arbitrated(leg(rows), form=FORMAT)
+    assert stats.ambiguous == 0
+
+
+def test_one_silent_leg_on_16_bits_is_not_ambiguous(backend):
+    """The numbers of the other leg tell how far the feed has come."""
+    count = 200_000
+    rows = [(number, number * 0.01) for number in range(count)]
+    silent = range(70_000, 170_000)
+    b = [(n, t + 5) for n, t in rows if n not in silent]
+    _, stats = arbitrated(leg(rows, width=2, size=4096), leg(b, GROUPS[1], width=2, size=4096), form="u16be@0", width=2)
+    assert of(stats, "expected", "ambiguous", "restarts") == (count, 0, 0)
+    assert stats.legs[1].lost + stats.legs[1].absent == len(silent)
+
+
+# ---- memory ----
+
+
+def test_what_waits_is_bounded(backend):
+    a = leg([(0, 0), *((number, 1) for number in range(2, 2000))], tail=bytes(1000))
+    got, stats = arbitrated(a, hold="10s", memory="64KiB")
+    assert got == [0, *range(2, 2000)]
+    assert stats.overflows == 1
+
+
+def test_a_gap_larger_than_what_is_remembered_is_counted_at_once(backend):
+    far = 3_000_000
+    got, stats = arbitrated(leg([(0, 0), (1, 60), (far, 2000), (far + 1, 2001)]), leg([(0, 1), (far, 2002)], GROUPS[1]))
+    assert got == [0, 1, far, far + 1]
+    assert of(stats, "expected", "unrecovered", "restarts") == (far + 2, far - 2, 0)
+    assert [one.lost + one.absent for one in stats.legs] == [far - 2, far]
+
+
+def test_flows_that_are_silent_give_way(backend):
+    rows = [(n, NOW + (key * 3 + n) * MS, n.to_bytes(8, "big") + bytes([key])) for key in range(9) for n in range(3)]
+    with Arbiter([Played([batch_of(rows, GROUPS[0])])], "u64be@0/u8@8", max_flows=2) as feed:
+        assert sum(map(len, feed)) == 27
+        check(feed.stats)
+        assert of(feed.stats, "evicted", "followed", "delivered") == (7, 2, 27)
+
+
+# ---- legs and groups ----
+
+
+def test_groups_belong_together_by_pairs(backend):
+    def batch(groups):
+        rows = [batch_of([(n, NOW + n * MS, n.to_bytes(8, "big"))], group) for n in range(10) for group in groups]
+        return Played(rows)
+
+    left, right = batch(GROUPS[:2]), batch(GROUPS[2:4])
+    pairs = {"239.1.1.1:5000": "239.4.1.1:5000", "239.2.1.1": ["239.3.1.1"]}
+    with Arbiter([left, right], FORMAT, pairs=pairs) as feed:
+        got = [(packet.group, packet.data) for batch in feed for packet in batch]
+        stats = feed.stats
+    assert len(got) == len(set(got)) == 20
+    assert of(stats, "followed", "duplicates", "unrecovered") == (2, 20, 0)
+    check(stats)
+
+
+def test_a_second_group_that_nobody_named_is_refused(backend):
+    rows = [batch_of([(0, NOW, bytes(8))], group) for group in GROUPS[:2]]
+    with Arbiter([Played(rows)], FORMAT) as feed:
+        with pytest.raises(errors.ArgumentError, match=r"leg 0 has packets of a second group, 239\.2\.1\.1 port 5000"):
+            feed.collect(10)
+
+
+def test_readers_pair_their_groups_by_position(backend, tmp_path):
+    paths = [tmp_path / f"{name}.pcapng" for name in "ab"]
+    for at, path in enumerate(paths):
+        with files.Writer(path) as writer:
+            for group in (GROUPS[at], GROUPS[at + 4]):
+                writer.write(batch_of([(n, NOW + n * MS, n.to_bytes(8, "big")) for n in range(10) if n != at + 3], group))
+    named = [("239.1.1.1:5000", "239.5.1.1:5000"), ("239.2.1.1:5000", "239.6.1.1:5000")]
+    with mcast.open(paths[0], named[0]) as a, mcast.open(paths[1], named[1]) as b, Arbiter([a, b], FORMAT) as feed:
+        assert sum(map(len, feed)) == 20
+        assert legs_of(feed.stats, "lost") == [2, 2]
+        check(feed.stats)
+    with mcast.open(paths[0], named[0]) as a, mcast.open(paths[1], named[1][0]) as b:
+        with pytest.raises(errors.ArgumentError, match="the legs have 2, 1 groups"):
+            Arbiter([a, b], FORMAT)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"hold": 0},
+        {"hold": "2min"},
+        {"memory": "2GiB"},
+        {"max_flows": 0},
+        {"format": "spead"},
+        {"format": "nothing"},
+        {"pairs": {"239.1.1.1": "239.1.1.2"}},
+        {"legs": []},
+        {"legs": [Played([])] * 2},
+        {"legs": [Played([]) for _ in range(9)]},
+        {"batch_size": 0},
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused(backend, wrong):
+    with pytest.raises(errors.ArgumentError):
+        Arbiter(**({"legs": [Played([])], "format": FORMAT} | wrong))
+
+
+def test_a_leg_is_a_source(backend):
+    with pytest.raises(TypeError, match="a leg is a Receiver, a Reader or another Source, not int"):
+        Arbiter([7], FORMAT)
+
+
+# ---- as a source ----
+
+
+def test_it_is_used_as_any_source_is(backend):
+    def feed():
+        return Arbiter([leg(without({4}, 100)), leg(without({7}, 100, delay=3), GROUPS[1])], FORMAT)
+
+    everything = list(range(100))
+    with feed() as one:
+        assert isinstance(one, mcast.Source)
+        assert [int.from_bytes(packet.data, "big") for packet in one.packets()] == everything
+    with feed() as one:
+        assert numbers(one.batches(count=30)) == everything[:30]
+        assert numbers([one.recv_batch(5)]) == everything[30:35]
+        assert int.from_bytes(one.recv().data, "big") == 35
+        batch = one.recv_batch(4)
+        one.give_back([batch])
+        assert one.wait(0)
+        assert numbers([one.collect(1000)]) == everything[36:]
+        assert len(one.collect(10)) == 0
+        with pytest.raises(EOFError):
+            one.recv()
+    assert one.closed
+    with pytest.raises(errors.ClosedError, match="the arbiter is closed"):
+        one.recv_batch()
+
+
+def test_differences_of_the_ledger(backend):
+    a = leg(without({4}, 100), size=10)
+    with Arbiter([a], FORMAT) as feed:
+        feed.recv_batch()
+        before = feed.stats
+        feed.collect(1000)
+        since = feed.stats - before
+    assert since.delivered == 99 - before.delivered
+    assert since.legs[0].received == 99 - before.legs[0].received
+    assert (feed.stats.skew - feed.stats.skew).histogram == ()
+    assert "leg 0: received" in feed.stats._repr_html_()
+
+
+# ---- against a model, and of both backends ----
+
+ROWS = st.lists(
+    st.tuples(
+        st.booleans(),  # lost
+        st.integers(0, 40),  # ms of delay
+        st.sampled_from([0, 0, 0, 1, 2]),  # times it comes again
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+class Model:
+    """What becomes of one run whose packets span less than a second: events are (ms, leg, number), in order."""
+
+    def __init__(self, events, legs, hold):
+        start, initial = events[0][0], events[0][2]
+        first = min(number for when, _, number in events if when - start < hold)
+        last = max(number for _, _, number in events)
+        self.delivered, self.lost, self.covered, self.absent = [], [0] * legs, [0] * legs, [0] * legs
+        self.expected, due = last - first + 1, 0
+        for number in range(first, last + 1):
+            ahead = (lambda other, n=number: other >= n) if number >= initial else (lambda other, n=number: other <= n)
+            shown = next(when for when, _, other in events if ahead(other))
+            due = max(due, shown + hold)
+            came = [min((w for w, by, n in events if (by, n) == (at, number)), default=1e9) for at in range(legs)]
+            if (earliest := min(came)) < due:
+                due = max(due if earliest == shown else 0, earliest + hold, self.before(due, shown, hold, earliest))
+                self.delivered.append(number)
+            for at in range(legs):
+                there = [n for w, by, n in events if by == at and w < due]
+                if came[at] < 1e9 and came[at] < due:
+                    continue
+                is_absent = not there or number < min(there)
+                if came[at] == 1e9:
+                    self.absent[at] += is_absent
+                    self.lost[at] += not is_absent
+                    self.covered[at] += earliest < due and not is_absent
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.one_of(st.integers(-3, 4), st.sampled_from([-2000, -300, -40, 40, 300, 3000, 2**31, 2**63])),
+            st.sampled_from([0, 1, 100, 400, 1000, 10_000, -500, 3_000_000_000, 10**15]),
+            st.integers(0, 4),
+            st.integers(0, 3),
+        ),
+        max_size=80,
+    ),
+    width=st.integers(1, 8),
+    limit=st.integers(1, 4),
+    kept=st.sampled_from([1, 300, 1 << 20]),
+    in_order=st.booleans(),
+    chunk=st.integers(1, 30),
+)
+def test_both_backends_agree_on_every_field(steps, width, limit, kept, in_order, chunk):
+    """Any numbers, times, counts, flows and legs: wild jumps, clocks that run back, flows that give way, full memory."""
+    if has_fast():
+        pytest.skip(f"feature fast: {has_fast()}")
+    rows, when, at = [[], [], []], NOW, [500, 500, 500]
+    for one, ahead, step, count, flow in steps:
+        at[one] += ahead
+        when += step
+        payload = (at[one] % (1 << 8 * width)).to_bytes(width, "big") + bytes([count, flow])
+        rows[one].append((0, min(max(0, when), 2**63 - 1), payload))
+    order = "be" if width > 1 else ""
+    plan = sequence.Format.parse(f"u{8 * width}{order}@0+u8@{width}/u8@{width + 1},end=4").plan
+    found = {}
+    for name in ("fast", "pure"):
+        module, views = (pytest.importorskip(f"mcast_fast._core.{name}.{one}") for one in ("arbiter", "views"))
+        core, out, seen = module.Arbiter(plan, 3, 1000, in_order, limit, kept), [], []
+        for leg_at in range(3):
+            core.pair(leg_at, [(GROUPS[leg_at], 5000, 0)])
+        left = [list(one) for one in rows]
+        while True:
+            for leg_at in range(3):
+                if core.wants(leg_at):
+                    part, left[leg_at] = left[leg_at][:chunk], left[leg_at][chunk:]
+                    if part:
+                        core.feed(leg_at, batch_of(part, GROUPS[leg_at], views), {2: 7})
+                    else:
+                        core.quiet(leg_at, None)
+            assert core.turn() == Turn.WAITS
+            seen.append((*core.counters(), core.due()))
+            if not any(left) and all(core.wants(leg_at) for leg_at in range(3)):
+                break
+        core.flush()
+        core.take({7: "eth0"}, out)
+        seen.append(core.counters())
+        found[name] = seen, [(bytes(one.records), one.payloads()) for one in out]
+        feed, legs, _ = core.counters()
+        assert feed.expected == feed.delivered + feed.unrecovered + feed.pending
+        assert sum(one.received for one in legs) == (
+            feed.delivered + feed.held + feed.duplicates + feed.late + sum(one.outside for one in legs)
+        )
+        for one in legs:
+            assert feed.expected == one.received - one.duplicates - one.outside + one.lost + one.absent + one.pending
+    assert found["fast"] == found["pure"]
