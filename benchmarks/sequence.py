@@ -1,4 +1,4 @@
-"""ns of CPU per packet to follow the numbers of a batch: the tracker, with one flow and with 1,000.
+"""ns of CPU per packet to follow the numbers of a batch: the tracker, with one flow and with 1,000; and to make one feed of two legs.
 
 One process holds batches of RTP packets in memory and measures each way in turn, many times, so that nothing of the
 kernel is in the figures. The batches together are larger than a cache.
@@ -26,12 +26,16 @@ FLOWS = {"one": 1, "thousand": 1_000}
 WAYS = {
     "tracker, one flow": "Tracker.update, one flow",
     "tracker, 1,000 flows": "Tracker.update, 1,000 flows",
+    "arbiter": "Arbiter of two legs in order: per packet of either leg",
+    "arbiter, 1 % lost": "Arbiter of two legs in order, each misses 1 %, 33 us apart",
     "numbers": "sequence.numbers: columns alone",
     "numpy": "np.diff of rows as columns, one flow, no order, no flows",
 }
 BARS = (
     Bar("tracker, one flow", None, Direction.AT_MOST, 25),
     Bar("tracker, 1,000 flows", None, Direction.AT_MOST, 25),
+    Bar("arbiter", None, Direction.AT_MOST, 60),
+    Bar("arbiter, 1 % lost", None, Direction.AT_MOST, 60),
     Bar("tracker, one flow", "numpy", Direction.AT_MOST, 1.0),
 )
 
@@ -44,7 +48,8 @@ class SequenceStation:
 
         from mcast_fast import sequence
 
-        one, thousand = (batches_of(flows, order["count"], order["size"]) for flows in FLOWS.values())
+        size = order["count"], order["size"]
+        one, thousand = (batches_of(flows, *size) for flows in FLOWS.values())
         self._packets = order["count"] * (BATCHES - 1)
         self._spent = 0
 
@@ -57,6 +62,22 @@ class SequenceStation:
                 tracker.update(batch)
             self._end()
             return sum(flow.received - flow.lost - flow.pending for flow in tracker.flows) - order["count"]
+
+        def arbitrate(legs: list[list[Any]]) -> int:
+            """What two legs bring, until all of it is delivered."""
+            arbiter = sequence.Arbiter([Held(batches) for batches in legs], "rtp", hold="1ms")
+            self._begin()
+            found = sum(map(len, arbiter))
+            self._end()
+            stats = arbiter.stats
+            taken = sum(leg.received for leg in stats.legs)
+            self._spent = self._spent * self._packets // taken  # of as many packets as the other ways take
+            if not found == stats.delivered == stats.expected - stats.unrecovered:
+                raise RuntimeError(f"the arbiter delivered {found} packets: {stats}")
+            return self._packets
+
+        second = batches_of(1, *size, late=33_000)
+        lossy = [batches_of(1, *size, late=late, lost=lost) for late, lost in ((0, 100), (33_000, 101))]
 
         def numbers() -> int:
             self._begin()
@@ -76,6 +97,8 @@ class SequenceStation:
         self._ways: dict[str, Callable[[], int]] = {
             "tracker, one flow": lambda: track(one),
             "tracker, 1,000 flows": lambda: track(thousand),
+            "arbiter": lambda: arbitrate([one, second]),
+            "arbiter, 1 % lost": lambda: arbitrate(lossy),
             "numbers": numbers,
             "numpy": numpy,
         }
@@ -97,8 +120,24 @@ class SequenceStation:
         station.say(wall=self._spent / self._packets)
 
 
-def batches_of(flows: int, count: int, size: int) -> list[Any]:
-    """Batches of RTP packets, in turn of each flow, a microsecond apart."""
+class Held:
+    """A Source of batches that are there."""
+
+    closed, stats = False, None
+
+    def __init__(self, batches: list[Any]) -> None:
+        self._batches = iter(batches)
+
+    def recv_batch(self, max_packets: int | None = None, timeout: Any = None) -> Any:
+        for batch in self._batches:
+            return batch
+        raise EOFError
+
+    recv = collect = __iter__ = close = recv_batch  # a Source has them
+
+
+def batches_of(flows: int, count: int, size: int, late: int = 0, lost: int = 0) -> list[Any]:
+    """Batches of RTP packets, in turn of each flow, a microsecond apart, `late` ns, without every `lost`th."""
     import mcast_fast
     from mcast_fast._core.layout import RECORD, V4_MAPPED
 
@@ -107,9 +146,11 @@ def batches_of(flows: int, count: int, size: int) -> list[Any]:
     for first in range(0, BATCHES * count, count):
         records, payloads = [], []
         for at in range(first, first + count):
+            if lost and at % lost == lost - 1:
+                continue
             payloads.append(struct.pack(">BBHII", 0x80, 96, at // flows & 0xFFFF, 0, at % flows) + rest)
-            place = (at - first) * size
-            records.append(RECORD.pack(start + at * 1000, place, 2, 0, size, size, *addresses, 4000, 5000, 0, 0, 0))
+            place = len(records) * size
+            records.append(RECORD.pack(start + late + at * 1000, place, 2, 0, size, size, *addresses, 4000, 5000, 0, 0, 0))
         found.append(mcast_fast.Batch.from_bytes(b"".join(records), b"".join(payloads), {2: "eth0"}))
     return found
 

@@ -1,28 +1,34 @@
-"""An exchange feed on two legs, A and B: each message once, from whichever leg brought it first.
+"""An exchange feed on two legs, A and B: each message once and in order, from whichever leg brought it.
 
-python examples/two_legs.py 10.0.0.5@232.1.1.1%eth0:5000 10.0.1.5@232.1.1.2%eth1:5000
+python examples/two_legs.py moldudp64 10.0.0.5@232.1.1.1%eth0:5000 10.0.1.5@232.1.1.2%eth1:5000
 
-The first eight bytes of a payload are taken for its sequence number, big-endian.
+Legs are groups, or capture files of them. What one leg lost is covered by the other; what both lost is reported.
 """
 
+import contextlib
 import sys
+from pathlib import Path
 
 import mcast_fast as mcast
+from mcast_fast import sequence
 
-wanted = {"A": sys.argv[1], "B": sys.argv[2]}
-first = {"A": 0, "B": 0}
-expected = None
+form, *texts = sys.argv[1:]
 
-with mcast.Receiver(*wanted.values()) as rx:
-    leg_of = {(mcast.Group.parse(text).address, mcast.Group.parse(text).port): leg for leg, text in wanted.items()}
-    for batch in rx:
-        for packet in batch:
-            number = int.from_bytes(packet.view[:8], "big")
-            if expected is not None and number < expected:
-                continue  # the other leg was first
-            if expected is not None and number > expected:
-                print(f"lost on both legs: {expected} to {number - 1}")
-            expected = number + 1
-            first[leg_of[packet.group, packet.port]] += 1
-            if number % 100_000 == 0:
-                print(f"{number}: first on {first}, drops here {rx.stats.dropped_socket}")
+with contextlib.ExitStack() as stack:
+    legs = [
+        stack.enter_context(mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)) for text in texts
+    ]
+    feed = stack.enter_context(sequence.Arbiter(legs, form, hold="50ms"))
+    with contextlib.suppress(KeyboardInterrupt):
+        shown = 0
+        for batch in feed:
+            ...  # each packet, once
+            stats = feed.stats
+            if stats.unrecovered > shown:
+                print(f"lost on all legs: {stats.unrecovered - shown}")
+                shown = stats.unrecovered
+    feed.flush()
+    stats = feed.stats
+    print(f"delivered {stats.delivered}, recovered {stats.recovered}, lost on all legs {stats.unrecovered}")
+    for name, leg in zip("ABCDEFGH", stats.legs):
+        print(f"leg {name}: received {leg.received}, lost {leg.lost}, covered {leg.covered}, first {leg.first}")

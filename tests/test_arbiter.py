@@ -1,7 +1,5 @@
 """Arbiter: whatever legs bring, in whatever order, each number comes once and is counted rightly, on every leg."""
 
-import itertools
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -206,8 +204,8 @@ def test_the_wait_is_in_time_not_in_packets(backend, skew):
 
 def test_no_leg_is_charged_before_its_twin_could_come(backend):
     """MTL#1607: loss was charged at once. It is pending until `hold` has passed on every leg."""
-    a, b = leg([(0, 0), (1, 1), (3, 3)], live=True), leg([(0, 20), (1, 21)], GROUPS[1], live=True)
-    with Arbiter([a, b], FORMAT, hold="10s", timeout=0) as feed:
+    a, b = leg([(0, 0), (1, 1), (3, 3)], live=True), leg([(0, 1.5), (1, 2.5)], GROUPS[1], live=True)
+    with Arbiter([a, b], FORMAT, hold="10s", timeout="20ms") as feed:
         with pytest.raises(TimeoutError):
             feed.recv_batch()
         stats = feed.stats
@@ -242,14 +240,11 @@ def test_a_number_that_steps_back_is_a_restart_and_no_freeze(backend, order, ske
     a = [row for row in rows if row[0] % 10]
     b = [(number, when + skew) for number, when in rows if number % 11]
     got, stats = arbitrated(leg(a), leg(b, GROUPS[1]), order=order)
-    wanted = [number for number, _ in rows if number % 110 or number in (0, 5000)]
     lost = [sum(number % m == 0 for number, _ in rows) for m in (10, 11)]
     wanted = [number for number, _ in rows if number % 110]
-    first_lost = 2  # 5000 on the first leg, and 0 on both, before anything shows them
     assert (got if order else sorted(got)) == (wanted if order else sorted(wanted))
     assert of(stats, "restarts", "ambiguous") == (1, 1)
-    assert [one.lost + one.absent for one in stats.legs] == [lost[0] - 1, lost[1] - 1]
-    assert first_lost
+    assert [one.lost + one.absent for one in stats.legs] == [lost[0] - 1, lost[1] - 1]  # 0: nothing shows it
 
 
 def test_a_new_session_is_a_new_flow(backend):
@@ -273,8 +268,8 @@ def test_a_silent_leg_is_a_state_and_not_the_loss_of_everything(backend):
     one, other = stats.legs
     assert of(one, "lost", "absent", "covered") == (1, 0, 1)
     assert other.lost + other.absent == len(silent)
-    # behind since 2000 came from the other leg; what is charged within a second of that counts as lost
-    assert other.lost == 1000 - HOLD
+    # behind since 2009, when the other leg next came after its last; what is charged within a second of that counts as lost
+    assert other.lost == 1009 - HOLD
     assert other.covered == other.lost
 
 
@@ -325,7 +320,7 @@ def test_what_waits_is_bounded(backend):
     a = leg([(0, 0), *((number, 1) for number in range(2, 2000))], tail=bytes(1000))
     got, stats = arbitrated(a, hold="10s", memory="64KiB")
     assert got == [0, *range(2, 2000)]
-    assert stats.overflows == 1
+    assert stats.overflows == 2  # while it waits at the start, and for the missing number
 
 
 def test_a_gap_larger_than_what_is_remembered_is_counted_at_once(backend):
@@ -454,43 +449,63 @@ def test_differences_of_the_ledger(backend):
 
 # ---- against a model, and of both backends ----
 
-ROWS = st.lists(
-    st.tuples(
-        st.booleans(),  # lost
-        st.integers(0, 40),  # ms of delay
-        st.sampled_from([0, 0, 0, 1, 2]),  # times it comes again
-    ),
-    min_size=1,
-    max_size=60,
-)
-
 
 class Model:
-    """What becomes of one run whose packets span less than a second: events are (ms, leg, number), in order."""
+    """What becomes of one run that lasts less than a second. Events: (ms, leg, number), in their order, at no time two."""
 
-    def __init__(self, events, legs, hold):
-        start, initial = events[0][0], events[0][2]
-        first = min(number for when, _, number in events if when - start < hold)
-        last = max(number for _, _, number in events)
-        self.delivered, self.lost, self.covered, self.absent = [], [0] * legs, [0] * legs, [0] * legs
-        self.expected, due = last - first + 1, 0
+    def __init__(self, events, legs):
+        start, _, initial = events[0]
+        first = min(number for when, _, number in events if when - start < HOLD)
+        last, due = max(number for _, _, number in events), 0
+        came = {}
+        for when, by, number in events:
+            came.setdefault((by, number), when)
+        self.expected = last - first + 1
+        self.delivered, self.late = [], 0
+        self.lost, self.covered, self.absent, self.outside = ([0] * legs for _ in range(4))
+        for _, by, number in events:
+            self.outside[by] += number < first
         for number in range(first, last + 1):
-            ahead = (lambda other, n=number: other >= n) if number >= initial else (lambda other, n=number: other <= n)
-            shown = next(when for when, _, other in events if ahead(other))
-            due = max(due, shown + hold)
-            came = [min((w for w, by, n in events if (by, n) == (at, number)), default=1e9) for at in range(legs)]
-            if (earliest := min(came)) < due:
-                due = max(due if earliest == shown else 0, earliest + hold, self.before(due, shown, hold, earliest))
+            times = [came.get((by, number)) for by in range(legs)]
+            earliest = min((when for when in times if when is not None), default=None)
+            shown = min(when for when, _, n in events if (n >= number if number >= initial else n <= number))
+            given_up = max(due, shown + HOLD)
+            is_there = earliest is not None and earliest < given_up
+            due = max(due, earliest + HOLD) if is_there else given_up
+            if is_there:
                 self.delivered.append(number)
-            for at in range(legs):
-                there = [n for w, by, n in events if by == at and w < due]
-                if came[at] < 1e9 and came[at] < due:
-                    continue
-                is_absent = not there or number < min(there)
-                if came[at] == 1e9:
-                    self.absent[at] += is_absent
-                    self.lost[at] += not is_absent
-                    self.covered[at] += earliest < due and not is_absent
+            for by, when in enumerate(times):
+                if when is None:
+                    before = [n for at, leg, n in events if leg == by and at < due]
+                    self.absent[by] += not before or number < min(before)
+                    self.lost[by] += bool(before) and number >= min(before)
+                    self.covered[by] += bool(before) and number >= min(before) and is_there
+            self.late += not is_there and earliest is not None
+
+
+@each_backend
+@given(
+    steps=st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 80), st.integers(0, 80)), min_size=2, max_size=60),
+    again=st.lists(st.tuples(st.integers(0, 59), st.integers(0, 1), st.integers(1, 30)), max_size=10),
+    legs=st.integers(2, 3),
+)
+def test_any_order_loss_and_repetition_is_as_the_model_says(backend, steps, again, legs):
+    events = []
+    for at, (lost_a, lost_b, delay_a, delay_b) in enumerate(steps):
+        copies = [(lost_a, delay_a), (lost_b, delay_b), (lost_a != lost_b, (delay_a + delay_b) / 2)]
+        events += [(at * 7 + delay, by, at) for by, (lost, delay) in enumerate(copies[:legs]) if not lost]
+    for at, by, delay in again:
+        events += [(when + delay, by, n) for when, leg_at, n in events if (leg_at, n) == (by, at)][:1]
+    events = sorted((when + place / 1000, by, n) for place, (when, by, n) in enumerate(events))
+    if not events:
+        return
+    model = Model(events, legs)
+    rows = [[(n, when) for when, leg_at, n in events if leg_at == by] for by in range(legs)]
+    got, stats = arbitrated(*(leg(one, GROUPS[by], size=5) for by, one in enumerate(rows)))
+    assert got == model.delivered
+    assert of(stats, "expected", "late", "restarts") == (model.expected, model.late, 0)
+    for name in ("lost", "covered", "absent", "outside"):
+        assert legs_of(stats, name) == getattr(model, name)
 
 
 @settings(deadline=None, max_examples=300)
@@ -498,8 +513,8 @@ class Model:
     steps=st.lists(
         st.tuples(
             st.integers(0, 2),
-            st.one_of(st.integers(-3, 4), st.sampled_from([-2000, -300, -40, 40, 300, 3000, 2**31, 2**63])),
-            st.sampled_from([0, 1, 100, 400, 1000, 10_000, -500, 3_000_000_000, 10**15]),
+            st.one_of(st.integers(-3, 4), st.sampled_from([-2000, -300, -40, 40, 300, 3000, 2**40, 2**63])),
+            st.sampled_from([0, 1, 100, 400, 1000, 10_000, -500, 3_000_000_000, -2_000_000_000]),
             st.integers(0, 4),
             st.integers(0, 3),
         ),

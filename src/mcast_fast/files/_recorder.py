@@ -25,6 +25,7 @@ from mcast_fast.files._limits import Autostop, Limits, Names, Rotation
 from mcast_fast.files._streams import PathOrFile, subject_of
 from mcast_fast.files._writer import Form, Link, Writer
 from mcast_fast.receiver import Receiver
+from mcast_fast.sequence._arbiter import Arbiter
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Recording:
 
     `written` packets, `bytes` of all files together (before compression; also of those that a ring has deleted),
     `files` that were begun, the `path` of the last one; `reason`: why it ended ('' while it runs): "asked", "closed",
-    "duration", "filesize", "packets", "files", "idle", or "error".
+    "duration", "filesize", "packets", "files", "idle", "ended" (the legs of an Arbiter have), or "error".
     """
 
     __module__ = "mcast_fast.files"
@@ -76,7 +77,7 @@ class Recording:
 
 
 class Recorder(Guarded):
-    """Records what a receiver receives: `run()` does it, in the thread that calls it.
+    """Records what a receiver receives, or an Arbiter delivers: `run()` does it, in the thread that calls it.
 
     `path`: where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file; `rotate` and `stop`:
     when it goes on in another file, and when it ends. Files are created for their owner alone (0600). `flush_interval`:
@@ -100,7 +101,7 @@ class Recorder(Guarded):
 
     def __init__(
         self,
-        receiver: Receiver,
+        receiver: Receiver | Arbiter,
         path: PathOrFile,
         *,
         rotate: Rotation | None = None,
@@ -114,7 +115,7 @@ class Recorder(Guarded):
         filter_text: str = "",
     ) -> None:
         super().__init__()
-        self._receiver = checked(receiver, Receiver, "receiver", "a Receiver")
+        self._receiver = checked(receiver, Receiver | Arbiter, "receiver", "a Receiver, or an Arbiter")
         checked(rotate, Rotation | None, "rotate", "a Rotation")
         checked(stop, Autostop | None, "stop", "an Autostop")
         if on_file is not None:
@@ -261,6 +262,8 @@ class Recorder(Guarded):
         except ClosedError:
             self._check_process()
             self._end("closed")
+        except EOFError:
+            self._end("ended")
         self._look_at_clock(time.monotonic_ns())
         while self._requests and not self._reason:
             self._requests.popleft()()
@@ -286,11 +289,14 @@ class Recorder(Guarded):
         end = time.monotonic_ns() + DRAIN_NS
         self._stop_at = self._rotate_at = 0
         reason, self._reason = self._reason, ""
-        with contextlib.suppress(ClosedError):
+        with contextlib.suppress(ClosedError, EOFError):
             while time.monotonic_ns() < end and not self._reason:
                 if not self._receiver.wait(QUIET_NS / NANOSECONDS):
                     break
                 self._take(1)
+            if isinstance(self._receiver, Arbiter):
+                self._receiver.flush()
+                self._take(MOST_HELD)
         self._reason = self._reason or reason
 
     def _write(self, batch: "Batch") -> None:

@@ -11,7 +11,7 @@ import operator
 import queue
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from mcast_fast.files._reader import Reader
 from mcast_fast.files._streams import PathOrFile, subject_of
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sender import Schedule, Sender
+from mcast_fast.sequence._arbiter import Arbiter
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
@@ -88,8 +89,9 @@ class Replay:
     compressed one: as decompressed) this turn has gone through.
 
     Args:
-        file: As the Reader takes it.
-        *groups: Only these of it.
+        file: As the Reader takes it; or an Arbiter, whose packets are sent on as they come, unless `speed` says
+            otherwise.
+        *groups: Only these of it; none of an Arbiter's.
         to: The group that all packets go to.
         mapping: Groups for some (OLD: NEW, with or without a port; a port that is left out is the recorded one). What
             neither names goes to the group it was recorded from.
@@ -103,6 +105,7 @@ class Replay:
         fastest: Instead of the recorded times, as fast as it goes.
         loops: How often to go through the file; None: no limit.
         count: End after this many packets.
+        duration: Of an Arbiter: end after this long, seconds or text; None: no limit.
         max_gap: The longest time between two packets, in recorded seconds, or text such as "1s"; None: no limit.
         pause: Seconds, or text, from the end of a turn to the next; None: the mean gap of the file, or a second where
             all its packets have one time.
@@ -116,7 +119,7 @@ class Replay:
 
     def __init__(
         self,
-        file: PathOrFile,
+        file: PathOrFile | Arbiter,
         *groups: Groups,
         to: str | Group | None = None,
         mapping: Mapping[str, str] | None = None,
@@ -130,10 +133,19 @@ class Replay:
         fastest: bool = False,
         loops: int | None = 1,
         count: int | None = None,
+        duration: Seconds | None = None,
         max_gap: Seconds | None = None,
         pause: Seconds | None = None,
     ) -> None:
-        subject_of(file, "read", "readinto")
+        if isinstance(file, Arbiter):
+            if groups or loops != 1:
+                raise ArgumentError("an Arbiter is sent on once, and whole: groups and loops are of files")
+            fastest = fastest or (speed is None and rate is None)
+        elif duration is not None:
+            raise ArgumentError("duration is of an Arbiter: a file ends by itself")
+        else:
+            subject_of(file, "read", "readinto")
+        self._duration = duration
         if (speed is not None) + (rate is not None) + bool(fastest) > 1:
             raise ArgumentError("speed, rate and fastest exclude each other")
         if speed is not None and (not isinstance(speed, int | float) or not 0 < speed < math.inf):
@@ -141,6 +153,7 @@ class Replay:
         if loops != 1 and hasattr(file, "read"):
             raise ArgumentError(f"{subject_of(file)} can be read once only; loops need a path")
         self._file, self._groups = file, listed(groups)
+        self._subject = repr(file) if isinstance(file, Arbiter) else subject_of(file)
         self._speed = None if fastest or rate is not None else speed or 1.0
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)
         self._left = MOST if count is None else whole_number(count, "count", 1, MOST)
@@ -173,7 +186,11 @@ class Replay:
         """Send it all. Raises CaptureError (after what comes before it), FileError, InterfaceError, SocketError,
         SendError, and ArgumentError for a file without times."""
         try:
-            with ReadAhead(self._batches()) as ahead:
+            if isinstance(self._file, Arbiter):
+                items: contextlib.AbstractContextManager[Iterable[Item]] = contextlib.nullcontext(self._live(self._file))
+            else:
+                items = ReadAhead(self._batches(self._file))
+            with items as ahead:
                 for turn, batch, position in ahead:
                     self._send(turn, batch[: self._left] if len(batch) > self._left else batch)
                     self.position = position
@@ -207,12 +224,17 @@ class Replay:
             self._broken,
         )
 
-    def _batches(self) -> Iterator[tuple[int, "Batch", int]]:
+    def _live(self, arbiter: Arbiter) -> "Iterator[Item]":
+        """What an arbiter delivers, until its legs end, it is closed, or nothing came within its timeout."""
+        count = None if self._left == MOST else self._left
+        return ((0, batch, 0) for batch in arbiter.batches(count=count, duration=self._duration))
+
+    def _batches(self, file: PathOrFile) -> Iterator[tuple[int, "Batch", int]]:
         """The batches of the file, with the number of the turn, and up to where the file was read for them; as often as
         it is to be gone through."""
         for turn in itertools.count() if self._loops is None else range(self._loops):
             empty = True
-            with Reader(self._file, *self._groups, batch_size=AT_ONCE) as reader:
+            with Reader(file, *self._groups, batch_size=AT_ONCE) as reader:
                 for batch in reader:
                     empty = False
                     yield turn, batch, reader.offset
@@ -255,7 +277,7 @@ class Replay:
         self._turn_began = self._moment
         self._origin = self._last = next(filter(None, times), 0)
         if self._speed and not self._origin:
-            raise ArgumentError(f"{subject_of(self._file)} has no times; use a rate, or send as fast as it goes")
+            raise ArgumentError(f"{self._subject} has no times; use a rate, or send as fast as it goes")
         self._turn, self._in_turn = turn, 0
         schedule.start(self._origin, self._moment, self._speed)
 
@@ -321,6 +343,7 @@ def one_group(value: str | Group) -> Group:
 
 
 Item = tuple[int, "Batch", int]
+
 
 
 class ReadAhead:

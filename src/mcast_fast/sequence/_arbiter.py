@@ -15,7 +15,7 @@ from mcast_fast._core.extraction import MOST_LEGS, Turn
 from mcast_fast._delivery import Delivery
 from mcast_fast._source import Source
 from mcast_fast._units import NANOSECONDS, Seconds, iterated, size_in_bytes, wait_in_ns, whole_number
-from mcast_fast.errors import ArgumentError, ClosedError, FeatureError
+from mcast_fast.errors import ArgumentError, CaptureError, ClosedError, FeatureError, FileError
 from mcast_fast.groups import Group
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._ledger import ArbiterStats, ledger_of
@@ -30,6 +30,7 @@ _LIMIT = 4096  # flows
 _LONGEST_HOLD = 60 * NANOSECONDS
 _SHORTEST_SILENCE = NANOSECONDS  # ns without a packet until a leg is silent, where twice `hold` is shorter
 _TICK_NS = 50_000_000  # a call that waits sees a close() within it
+_LATE_TURNS = 64  # of a receive whose time is over, as long as the legs bring something
 _GLANCE_NS = 1_000_000  # between two looks at legs that cannot be waited for together
 _RING_LAG_NS = 20_000_000  # a ring's packets come in blocks: so late are they seen
 _LARGEST_MEMORY = 1 << 30
@@ -67,7 +68,7 @@ class Arbiter(Delivery):
                 ...
         print(feed.stats.unrecovered, [leg.lost for leg in feed.stats.legs])
 
-    It is used as a Receiver or a Reader is, and a Recorder and `Sender.forward` take it. Packets are taken in the order
+    It is used as a Receiver or a Reader is, and `files.Recorder` and `files.Replay` take it. Packets are taken in the order
     of their arrival by the kernel's times, so that capture files of the legs give the same result as the live stream.
 
     A flow is named by the format's key alone, within groups that belong together: the legs' first groups, their second
@@ -80,7 +81,8 @@ class Arbiter(Delivery):
 
     The legs stay open, and theirs is what the kernel dropped (`leg.stats`). Threads may share an arbiter, one call at a
     time; close() may be called at any moment, also from a signal handler, and ends a call that waits within 50 ms. An
-    arbiter belongs to the process that made it. Nothing else may receive from the legs meanwhile.
+    arbiter belongs to the process that made it. Nothing else may receive from the legs meanwhile. A file that cannot be
+    read any further ends its leg; CaptureError comes when all legs have ended.
 
     Args:
         legs: One to eight Sources: Receivers, Readers, or a mix.
@@ -149,61 +151,64 @@ class Arbiter(Delivery):
         self._came: list[tuple[int, Batch]] = []  # from a leg, and not yet in the core
         self._batches = 0
         self._flushed = False
+        self._failure: CaptureError | FileError | None = None
         self._closed = False
 
     # ---- packets ----
 
     def _fill(self, at_once: int, wait: int) -> None:
+        if not self._gather(1, wait):
+            raise TimeoutError(f"no leg brought a packet within {wait / NANOSECONDS:g} s")
+        self._check_open()
+
+    def _fill_up(self, more: int, wait: int) -> None:
+        with contextlib.suppress(EOFError):
+            self._gather(more + sum(map(len, self._unread)), wait)
+
+    def _gather(self, wanted: int, wait: int) -> bool:
+        """Have this many packets in `_unread`; False when the time is over, or the arbiter closed. EOFError."""
         deadline = None if wait < 0 else time.monotonic_ns() + wait
-        while not self._unread:
-            self._round()
-            if self._unread:
-                return
+        late = 0  # turns behind the deadline: what the legs have is taken, as long as that is not without end
+        while sum(map(len, self._unread)) < wanted:
+            brought = self._round()
+            if sum(map(len, self._unread)) >= wanted:
+                break
             if all(leg.ended for leg in self._legs):
                 self._end()
                 continue
-            now = time.monotonic_ns()
-            if deadline is not None and now >= deadline:
-                raise TimeoutError(f"no leg brought a packet within {wait / NANOSECONDS:g} s")
-            self._sleep(_TICK_NS if deadline is None else min(_TICK_NS, deadline - now))
-            self._check_open()
-
-    def _fill_up(self, more: int, wait: int) -> None:
-        deadline = None if wait < 0 else time.monotonic_ns() + wait
-        wanted = more + sum(map(len, self._unread))
-        with contextlib.suppress(EOFError):
-            while sum(map(len, self._unread)) < wanted:
-                self._round()
-                if sum(map(len, self._unread)) >= wanted:
-                    return
-                if all(leg.ended for leg in self._legs):
-                    self._end()
-                    continue
-                now = time.monotonic_ns()
-                if deadline is not None and now >= deadline:
-                    return
-                self._sleep(_TICK_NS if deadline is None else min(_TICK_NS, deadline - now))
-                if self._closed:
-                    return
+            left = _TICK_NS if deadline is None else min(_TICK_NS, deadline - time.monotonic_ns())
+            if left <= 0:
+                late += 1
+                if not brought or late > _LATE_TURNS:
+                    return False
+            elif not brought:
+                self._sleep(left)
+            if self._closed:
+                return False
+        return True
 
     def _end(self) -> None:
-        """All legs have ended: what is held is delivered; then EOFError."""
-        if self._flushed:
-            raise EOFError("all legs have ended")
-        self._core.flush()
-        self._take()
-        self._flushed = True
+        """All legs have ended: what is held is delivered; then what a file could not be read for, and EOFError."""
+        if not self._flushed:
+            self._core.flush()
+            self._take()
+            self._flushed = True
+            return
+        failure, self._failure = self._failure, None
+        raise failure or EOFError("all legs have ended")
 
-    def _round(self) -> None:
-        """Take what the legs have now, and have it decided."""
+    def _round(self) -> bool:
+        """Take what the legs have now, and have it decided; whether any had something."""
         self._feed()
+        brought = False
         for at, leg in enumerate(self._legs):
             if not leg.ended and self._core.wants(at):
-                self._poll(at, leg)
+                brought |= self._poll(at, leg)
         if all(leg.ended for leg in self._legs):
             self._finish_turns()
         else:
             self._turn()
+        return brought
 
     def _turn(self) -> int:
         status = self._core.turn()
@@ -221,20 +226,23 @@ class Arbiter(Delivery):
             self._core.take(self._names, self._unread)
             self._batches += 1
 
-    def _poll(self, at: int, leg: _Leg) -> None:
-        """What a leg has now; or until when it has nothing. What it returns is in `_came` by one call into C."""
+    def _poll(self, at: int, leg: _Leg) -> bool:
+        """Take what a leg has now, if it has something. What it returns is in `_came` by one call into C."""
         now = time.time_ns()
         try:
             self._came.extend(zip((at,), map(leg.source.recv_batch, (None,), (0,)), strict=True))
         except TimeoutError:
             self._core.quiet(at, self._seen(leg, now) - leg.lag)
-            return
-        except (EOFError, ClosedError):
+            return False
+        except (EOFError, ClosedError, CaptureError, FileError) as error:
             leg.ended = True
+            if not isinstance(error, EOFError | ClosedError):
+                self._failure = error
             self._core.quiet(at, None)
-            return
+            return False
         leg.came(self._came[-1][1], now)
         self._feed()
+        return True
 
     def _seen(self, leg: _Leg, now: int) -> int:
         """This moment by the clock of a leg's packets; of one that is not known, by that of the others."""
@@ -337,6 +345,16 @@ class Arbiter(Delivery):
             self._take()
 
     # ---- state ----
+
+    @property
+    def sources(self) -> int:
+        """1: what it delivers is in one order."""
+        return 1
+
+    @property
+    def background(self) -> int:
+        """0: the memory for what waits is that of the legs."""
+        return 0
 
     @property
     def legs(self) -> tuple[Source, ...]:

@@ -161,7 +161,7 @@ class ArbiterStats(Stats):
     def _since(self, earlier: Self, name: str) -> Any:
         if name == "legs":
             return tuple(now - before for now, before in zip(self.legs, earlier.legs, strict=True))
-        return super()._since(earlier, name)
+        return Stats._since(self, earlier, name)  # without super(): a dataclass with slots is made anew
 
     def _repr_html_(self) -> str:
         """A table for notebooks: a row for each counter, and one for each of every leg."""

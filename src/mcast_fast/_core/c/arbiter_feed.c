@@ -110,7 +110,7 @@ release(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg)
 
 static int take_numbers(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet,
                         const mcast_numbered *numbered);
-static int restart(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg);
+static int restart(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, const mcast_numbered *second);
 
 static int
 stash_away(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered,
@@ -134,15 +134,21 @@ stash_away(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet
     return 0;
 }
 
+static int
+is_near_stash(const mcast_arbiter *arbiter, const mcast_stash *stash, const mcast_numbered *numbered)
+{
+    uint64_t apart = distance(unwrap(arbiter, numbered->number, stash->number), stash->number);
+    return stash->count && apart > 0 && apart < (uint64_t)MCAST_NEAR * numbered->count + stash->count;
+}
+
 /* A packet that neither goes on nor is missing: the sender may have begun anew. Two in a row that are near each other say that it has. */
 static int
 suspect(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered,
         int repeats)
 {
-    const mcast_stash *stash = &feed->legs[packet->leg].stash;
-    uint64_t apart = distance(unwrap(arbiter, numbered->number, stash->number), stash->number);
-    if (stash->count && apart > 0 && apart < (uint64_t)MCAST_NEAR * numbered->count + stash->count)
-        return restart(arbiter, feed, packet->leg) != 0 ? -1 : take_numbers(arbiter, feed, packet, numbered);
+    if (is_near_stash(arbiter, &feed->legs[packet->leg].stash, numbered))
+        return restart(arbiter, feed, packet->leg, numbered) != 0 ? -1
+                                                                  : take_numbers(arbiter, feed, packet, numbered);
     release(arbiter, feed, packet->leg);
     return stash_away(arbiter, feed, packet, numbered, repeats);
 }
@@ -168,9 +174,10 @@ steps_back(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run
 static void
 go_on(const mcast_arbiter *arbiter, mcast_run *run, mcast_leg_flow *of, uint32_t leg, uint64_t position, uint64_t end)
 {
+    int was_silent = of->behind != MCAST_SILENT && arbiter->clock - of->behind >= arbiter->silence;
     of->clock = arbiter->clock;
     of->behind = MCAST_SILENT;
-    if (mcast_is_before(position, run->first_of[leg]))
+    if (was_silent || mcast_is_before(position, run->first_of[leg])) /* behind a silence it begins again */
         run->first_of[leg] = position;
     if (mcast_is_before(of->next, end)) {
         of->next = end;
@@ -220,24 +227,49 @@ take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arriv
     return 0;
 }
 
-/* The sender began anew: what was stashed is its first packet. */
+/* What was stashed belongs to this run, for the packet that is near it does; 0, or -1 without memory. */
 static int
-restart(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg)
+take_stashed(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint32_t leg, const mcast_numbered *near)
 {
     mcast_stash *stash = &feed->legs[leg].stash;
+    if (!is_near_stash(arbiter, stash, near))
+        return 0;
     mcast_numbered first = {.number = stash->number, .count = stash->count};
     mcast_arrival packet = {&stash->record, stash->payload, leg};
+    uint64_t position = unwrap(arbiter, first.number, run->next);
     int64_t arrival = arbiter->arrival;
-    if (mcast_run_begin(arbiter, feed, first.number) != 0)
+    stash->count = 0;
+    join(feed, run, leg, position, arbiter->clock);
+    arbiter->arrival = stash->arrival;
+    int status = take(arbiter, feed, run, &packet, &first, position, 1);
+    arbiter->arrival = arrival;
+    if (status != 0)
+        stash->count = first.count;
+    return status;
+}
+
+/* The sender began anew: what was stashed is its first packet. */
+static int
+restart(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, const mcast_numbered *second)
+{
+    if (mcast_run_begin(arbiter, feed, feed->legs[leg].stash.number) != 0)
         return -1;
     arbiter->restarts++;
     arbiter->ambiguous++;
-    stash->count = 0;
-    join(feed, current_of(feed), leg, first.number, arbiter->clock);
-    arbiter->arrival = stash->arrival;
-    int status = take(arbiter, feed, current_of(feed), &packet, &first, first.number, 1);
-    arbiter->arrival = arrival;
-    return status;
+    return take_stashed(arbiter, feed, current_of(feed), leg, second);
+}
+
+/* A packet by which its leg comes into a run. */
+static int
+move(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arrival *packet,
+     const mcast_numbered *numbered)
+{
+    if (take_stashed(arbiter, feed, run, packet->leg, numbered) != 0)
+        return -1;
+    uint64_t position = unwrap(arbiter, numbered->number, run->next);
+    if (feed->legs[packet->leg].generation != run->generation)
+        join(feed, run, packet->leg, position, arbiter->clock);
+    return take(arbiter, feed, run, packet, numbered, position, 1);
 }
 
 /* A packet of a leg that is in no run. */
@@ -262,8 +294,7 @@ take_in(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, c
     }
     if (!is_plausible(arbiter, distance(position, run->next), numbered->count, arbiter->clock - run->advanced))
         return suspect(arbiter, feed, packet, numbered, 0);
-    join(feed, run, packet->leg, position, arbiter->clock);
-    return take(arbiter, feed, run, packet, numbered, position, 1);
+    return move(arbiter, feed, run, packet, numbered);
 }
 
 /* A packet while two runs are there, of a leg that is in `own`: the run that it belongs to. */
@@ -292,10 +323,9 @@ take_numbers(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *pack
     mcast_run *run = choose(arbiter, feed, own, packet->leg, numbered);
     if (run == own)
         return take(arbiter, feed, own, packet, numbered, position_in_own(arbiter, own, of, numbered->number), 1);
-    uint64_t position = unwrap(arbiter, numbered->number, run->next);
     if (run == current_of(feed))
-        join(feed, run, packet->leg, position, arbiter->clock);
-    return take(arbiter, feed, run, packet, numbered, position, run == current_of(feed));
+        return move(arbiter, feed, run, packet, numbered);
+    return take(arbiter, feed, run, packet, numbered, unwrap(arbiter, numbered->number, run->next), 0);
 }
 
 /* A heartbeat, or the end: it has no number of its own, and shows what was sent before it. */

@@ -97,16 +97,18 @@ class Feed:
         self.state.legs[leg].duplicates += stash.count
         self.state.feed.duplicates += stash.count
 
+    def _is_near(self, stash: Stash, numbered: Numbered) -> bool:
+        apart = abs(self._unwrap(numbered.number, stash.number) - stash.number)
+        return 0 < apart < NEAR * numbered.count + stash.count
+
     def _suspect(self, packet: Arrival, numbered: Numbered, repeats: bool) -> None:
         """A packet that neither goes on nor is missing: the sender may have begun anew. Two in a row that are near each
         other say that it has."""
         stash = self.legs[packet.leg].stash
-        if stash is not None:
-            apart = abs(self._unwrap(numbered.number, stash.number) - stash.number)
-            if 0 < apart < NEAR * numbered.count + stash.count:
-                self._restart(packet.leg, stash)
-                self._take_numbers(packet, numbered)
-                return
+        if stash is not None and self._is_near(stash, numbered):
+            self._restart(packet.leg, stash, numbered)
+            self._take_numbers(packet, numbered)
+            return
         self._release(packet.leg)
         self.legs[packet.leg].stash = Stash(packet, numbered.number, numbered.count, repeats, self.state.arrival)
 
@@ -122,9 +124,11 @@ class Feed:
 
     def _go_on(self, run: Run, leg: int, position: int, end: int) -> None:
         one, clock = self.legs[leg], self.state.clock
+        was_silent = one.behind != SILENT and clock - one.behind >= self.state.silence
         one.clock = clock
         one.behind = SILENT
-        run.first_of[leg] = min(run.first_of[leg], position)
+        if was_silent or position < run.first_of[leg]:  # behind a silence it begins again
+            run.first_of[leg] = position
         if one.next < end:
             one.next = end
             one.gained = clock
@@ -151,17 +155,32 @@ class Feed:
             self._go_on(run, leg, position, end)
         run.admit(packet, position, end)
 
-    def _restart(self, leg: int, stash: Stash) -> None:
+    def _take_stashed(self, run: Run, leg: int, near: Numbered) -> None:
+        """What was stashed belongs to this run, for the packet that is near it does."""
+        stash = self.legs[leg].stash
+        if stash is None or not self._is_near(stash, near):
+            return
+        position = self._unwrap(stash.number, run.next)
+        self.legs[leg].stash = None
+        self._join(run, leg, position)
+        arrival, self.state.arrival = self.state.arrival, stash.arrival
+        self._take(run, stash.packet, Numbered(stash.number, stash.count, b"", Kind.DATA), position, True)
+        self.state.arrival = arrival
+
+    def _restart(self, leg: int, stash: Stash, second: Numbered) -> None:
         """The sender began anew: what was stashed is its first packet."""
         run = self._begin(stash.number)
         self.state.feed.restarts += 1
         self.state.feed.ambiguous += 1
-        self.legs[leg].stash = None
-        self._join(run, leg, stash.number)
-        arrival, self.state.arrival = self.state.arrival, stash.arrival
-        first = Numbered(stash.number, stash.count, b"", Kind.DATA)
-        self._take(run, stash.packet, first, stash.number, True)
-        self.state.arrival = arrival
+        self._take_stashed(run, leg, second)
+
+    def _move(self, run: Run, packet: Arrival, numbered: Numbered) -> None:
+        """A packet by which its leg comes into a run."""
+        self._take_stashed(run, packet.leg, numbered)
+        position = self._unwrap(numbered.number, run.next)
+        if self.legs[packet.leg].run is not run:
+            self._join(run, packet.leg, position)
+        self._take(run, packet, numbered, position, True)
 
     def _take_in(self, packet: Arrival, numbered: Numbered) -> None:
         """A packet of a leg that is in no run."""
@@ -180,8 +199,7 @@ class Feed:
         if not self._is_plausible(abs(position - run.next), count, self.state.clock - run.advanced):
             self._suspect(packet, numbered, False)
             return
-        self._join(run, packet.leg, position)
-        self._take(run, packet, numbered, position, True)
+        self._move(run, packet, numbered)
 
     def _choose(self, own: Run, leg: int, numbered: Numbered) -> Run:
         """A packet while two runs are there, of a leg that is in `own`: the run that it belongs to."""
@@ -205,10 +223,10 @@ class Feed:
         if run is own:
             self._take(own, packet, numbered, self._position_in_own(own, one, numbered.number), True)
             return
-        position = self._unwrap(numbered.number, run.next)
         if run is self.current:
-            self._join(run, packet.leg, position)
-        self._take(run, packet, numbered, position, run is self.current)
+            self._move(run, packet, numbered)
+        else:
+            self._take(run, packet, numbered, self._unwrap(numbered.number, run.next), False)
 
     def _take_heartbeat(self, leg: int, number: int) -> None:
         """A heartbeat, or the end: it has no number of its own, and shows what was sent before it."""

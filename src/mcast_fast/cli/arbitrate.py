@@ -1,0 +1,158 @@
+"""mcast-fast arbitrate: several legs of one feed become one."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mcast_fast.cli.output import LOSS, NOTHING_CAME, complain, standard_input
+from mcast_fast.cli.signals import stop_signals_call
+from mcast_fast.errors import ArgumentError, CaptureError, FileError
+from mcast_fast.files._limits import Autostop
+from mcast_fast.files._reader import Reader
+from mcast_fast.files._recorder import Recorder
+from mcast_fast.files._replay import Replay
+from mcast_fast.receiver import Receiver
+from mcast_fast.sequence._arbiter import HOLD, Arbiter
+from mcast_fast.sequence._ledger import ArbiterStats, LegStats
+
+FEED = (
+    *("expected", "delivered", "duplicates", "recovered", "unrecovered", "pending", "late", "restarts", "ambiguous"),
+    *("overflows", "evicted"),
+)
+LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "duplicates", "outside", "unnumbered")
+
+
+@click.command("arbitrate", short_help="Several legs of one feed as one, each number once.")
+@click.argument("legs", metavar="LEG...", nargs=-1, required=True)
+@click.option("-f", "--format", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8.")
+@click.option("--hold", default=HOLD, show_default=True, help="How much later another leg may bring a number.")
+@click.option("--order/--no-order", default=True, help="In the order of numbers (default), or what comes first at once.")
+@click.option("--pair", "pairs", multiple=True, metavar="A=B", help="Groups that belong together; A=B=C of three legs.")
+@click.option("-w", "--write", "path", metavar="FILE", help="Record the feed: pcapng, or .pcap; - is standard output.")
+@click.option("--to", "target", metavar="GROUP", help="Send the feed to this group as it comes.")
+@click.option("--ttl", type=click.IntRange(0, 255), default=1, show_default=True, help="TTL or hop limit, with --to.")
+@click.option("-i", "--interface", help="Name, index or address, or 'all'; for legs that name none.")
+@click.option("-p", "--port", type=int, help="UDP port, for legs that name none.")
+@click.option("--source", help="Take packets of this source only, for legs that name none.")
+@click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
+@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
+@click.option(
+    "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End when nothing comes for this long (seconds)."
+)
+@click.option("-d", "--duration", help="End after this long (seconds, or 5min).")
+@click.option("--json", "as_json", is_flag=True, help="The ledger as an object on standard output.")
+@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when no leg brought a number.")
+def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json: bool, **options: Any) -> None:
+    """Make one feed of several legs (A and B) until Ctrl-C, or until their files end. A LEG is a group or a file.
+
+    \b
+    lost         of a leg: did not come within --hold, while the leg was there
+    covered      of those: another leg brought it
+    absent       of a leg: sent before its first number, or while it was silent
+    unrecovered  no leg brought it in time
+
+    Without -w and --to the legs are compared. Files of the legs give the same figures as the live stream.
+
+    Exits 0; 1 on an error; 2 on a wrong usage; 3 when a number is missing on all legs, with --fail-on-loss; 4 when no
+    packet came.
+    """
+    if path and target:
+        raise click.UsageError("give -w or --to, not both")
+    with contextlib.ExitStack() as opened:
+        sources = [opened.enter_context(_leg(leg, options)) for leg in legs]
+        pairs = dict(map(_pair, options["pairs"])) or None
+        waits = options["timeout"] if path is None else None
+        arbiter = opened.enter_context(
+            Arbiter(sources, options["form"], options["hold"], options["order"], pairs, timeout=waits)
+        )
+        error = _run(arbiter, path, target, options)
+        with contextlib.suppress(CaptureError, FileError):
+            arbiter.flush() if not arbiter.closed else None
+        stats = arbiter.stats
+    if as_json:
+        click.echo(_json(stats), err=path == "-")
+    else:
+        for line in _lines(stats):
+            click.echo(line, err=path == "-")
+    _exit(stats, error, options["fail_on_loss"])
+
+
+def _leg(text: str, options: dict[str, Any]) -> Receiver | Reader:
+    named = {name: options[name] for name in ("port", "interface", "source")}
+    if text == "-" or Path(text).is_file():
+        return Reader(standard_input(text), batch_size=4096, **named)
+    return Receiver(text, ring=options["ring"] or None, **named)
+
+
+def _pair(text: str) -> tuple[str, list[str]]:
+    first, *others = text.split("=")
+    if not others:
+        raise ArgumentError(f"--pair {text!r} is not A=B, such as 239.1.1.1:5000=239.2.1.1:5000")
+    return first, others
+
+
+def _run(arbiter: Arbiter, path: str | None, target: str | None, options: dict[str, Any]) -> str:
+    """Take all that comes to where it goes; why it ended early, or nothing."""
+    count, duration = options["count"], _seconds(options["duration"])
+    try:
+        if path is not None:
+            stop = Autostop(duration=duration, packets=count, idle=options["timeout"])
+            to: Any = getattr(sys.stdout.buffer, "raw", sys.stdout.buffer) if path == "-" else path
+            with Recorder(arbiter, to, stop=stop) as recorder, stop_signals_call(recorder.stop):
+                recorder.run()
+        elif target is not None:
+            replay = Replay(arbiter, to=target, ttl=options["ttl"], count=count, duration=duration)
+            with stop_signals_call(arbiter.close):
+                replay.run()
+        else:
+            with stop_signals_call(arbiter.close):
+                for _ in arbiter.batches(count=count, duration=duration):
+                    pass
+    except (CaptureError, FileError) as error:
+        return str(error)
+    return ""
+
+
+def _seconds(text: str | None) -> float | str | None:
+    """Seconds without a unit are a number."""
+    with contextlib.suppress(ValueError):
+        return None if text is None else float(text)
+    return text
+
+
+def _json(stats: ArbiterStats) -> str:
+    legs = [dataclasses.asdict(leg) for leg in stats.legs]
+    skew = {name: getattr(stats.skew, name) for name in ("p50", "p99", "max")} | {"histogram": stats.skew.histogram}
+    feed = {name: getattr(stats, name) for name in ("received", "bytes", *FEED)}
+    return json.dumps({**feed, "skew": skew, "legs": legs}, indent=2)
+
+
+def _lines(stats: ArbiterStats) -> list[str]:
+    lines = [", ".join(f"{name} {getattr(stats, name)}" for name in FEED)]
+    skew = stats.skew
+    if skew.max is not None:
+        parts = (("p50", skew.p50), ("p99", skew.p99), ("max", skew.max))
+        lines.append("skew " + ", ".join(f"{name} {(value or 0) / 1e6:.3f} ms" for name, value in parts))
+    return lines + [f"leg {at}: {_leg_text(leg)}" for at, leg in enumerate(stats.legs)]
+
+
+def _leg_text(leg: LegStats) -> str:
+    return ", ".join((str(leg.state), *(f"{name} {getattr(leg, name)}" for name in LEG)))
+
+
+def _exit(stats: ArbiterStats, error: str, fail_on_loss: bool) -> None:
+    if error:
+        complain(error)
+    if unnumbered := sum(leg.unnumbered for leg in stats.legs):
+        complain(f"{unnumbered} packets have no number by this format")
+    code = 1 if error else LOSS if fail_on_loss and stats.unrecovered else 0
+    if not stats.delivered and not code:
+        complain("no packet with a number came")
+        code = NOTHING_CAME
+    if code:
+        raise click.exceptions.Exit(code)
