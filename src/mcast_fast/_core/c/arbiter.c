@@ -1,6 +1,7 @@
 #include "arbiter.h"
 #include "arbiter_feed.h"
 
+enum { RECORDS_AHEAD = 48 }; /* are fetched before the payloads that they name */
 enum { TURN_BYTES = 16 << 20, TURN_PACKETS = 1 << 16 }; /* of a batch, and of packets looked at under the lock */
 static const int64_t CLOCK_STEP = 1000000000;           /* ns: what goes back by more is a clock that was set */
 static const int64_t LATEST_CLOCK = INT64_MAX / 4;
@@ -271,7 +272,11 @@ take_packets(mcast_arbiter *arbiter, mcast_leg_input *inputs)
             return MCAST_ARBITER_WAITS;
         mcast_leg_input *input = &inputs[at];
         const mcast_record *record = &input->records[input->at];
+        MCAST_PREFETCH(record + RECORDS_AHEAD);
         mcast_sequence_look_ahead(&arbiter->format, input->records, input->at, input->count, input->arena);
+        if (arbiter->legs[at].was_new) /* the next one is likely to be delivered, too: its payload is copied */
+            mcast_look_ahead(input->arena, input->records, input->at, input->count);
+        uint64_t before = arbiter->packets;
         int status = take_packet(arbiter, (uint32_t)at, record, input->arena + record->offset);
         if (status == NO_MEMORY)
             return MCAST_ARBITER_FAILED;
@@ -279,6 +284,7 @@ take_packets(mcast_arbiter *arbiter, mcast_leg_input *inputs)
             return MCAST_ARBITER_UNPAIRED + at;
         input->at++;
         arbiter->legs[at].taken++;
+        arbiter->legs[at].was_new = arbiter->packets != before;
         if (record->timestamp)
             arbiter->legs[at].last = record->timestamp;
         if (status == STUCK)
@@ -294,6 +300,10 @@ mcast_arbiter_turn(mcast_arbiter *arbiter, mcast_leg_input *inputs)
 {
     mcast_lock(&arbiter->lock);
     arbiter->failed = 0;
+    if (!arbiter->out.records.bytes) { /* as large as the last one; where memory is short, it grows as it is needed */
+        mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.records, arbiter->usual_records + arbiter->usual_records / 8);
+        mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.data, arbiter->usual_bytes + arbiter->usual_bytes / 8);
+    }
     int status = take_packets(arbiter, inputs);
     if (status == MCAST_ARBITER_WAITS) {
         pass_time(arbiter, known_until(arbiter, inputs));
@@ -338,6 +348,8 @@ void
 mcast_arbiter_take(mcast_arbiter *arbiter, mcast_memory *records, mcast_memory *data)
 {
     mcast_lock(&arbiter->lock);
+    arbiter->usual_records = arbiter->out.records.used;
+    arbiter->usual_bytes = arbiter->out.data.used;
     *records = arbiter->out.records;
     *data = arbiter->out.data;
     memset(&arbiter->out, 0, sizeof arbiter->out);

@@ -134,6 +134,7 @@ typedef struct mcast_leg {
     uint8_t only_group[16]; /* of a leg without pairings: its one group */
     uint16_t only_port;
     uint8_t has_only;
+    uint8_t was_new; /* its last packet was delivered at once */
     uint64_t taken; /* packets */
     int64_t last;   /* time of arrival of its last packet */
 } mcast_leg;
@@ -169,6 +170,7 @@ typedef struct mcast_arbiter {
     uint64_t positions; /* remembered, of all flows */
 
     mcast_batch out; /* what is decided */
+    size_t usual_records, usual_bytes; /* of the last one that was taken */
     mcast_kept *kept;
     uint32_t kept_count, kept_capacity, kept_unused;
     mcast_chunk *chunks;

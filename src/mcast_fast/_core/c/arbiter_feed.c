@@ -343,10 +343,38 @@ take_heartbeat(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, uint64_t 
     return mcast_run_advance(arbiter, feed, run, leg, position);
 }
 
+/* Whether a packet is its leg's next number in the only run, which has come so far, or goes on by this one: most are. */
+static inline int
+goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *run, const mcast_leg_flow *of,
+        const mcast_numbered *numbered)
+{
+    uint32_t unused = 64 - arbiter->format.bits;
+    return numbered->count == 1 && of->generation == run->generation && run->generation &&
+           !feed->runs[!feed->current].generation && !of->stash.count && (numbered->number - of->next) << unused == 0 &&
+           run->next - of->next < 1ull << (arbiter->format.bits - 1) && !mcast_is_before(of->next, run->tail);
+}
+
+static int
+take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arrival *packet)
+{
+    mcast_leg_flow *of = &feed->legs[packet->leg];
+    uint64_t position = of->next;
+    if (reserve(arbiter, packet->record->length) != 0 ||
+        (position == run->next && mcast_run_advance(arbiter, feed, run, packet->leg, position + 1) != 0))
+        return -1;
+    go_on(arbiter, run, of, packet->leg, position, position + 1);
+    mcast_run_admit(arbiter, run, packet, position, position + 1);
+    return 0;
+}
+
 int
 mcast_feed_take(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered)
 {
+    mcast_run *run = current_of(feed);
     mcast_feed_pass(arbiter, feed);
+    if (numbered->kind == MCAST_DATA && goes_on(arbiter, feed, run, &feed->legs[packet->leg], numbered) &&
+        !has_brought(run, packet->leg, feed->legs[packet->leg].next))
+        return take_next(arbiter, feed, run, packet);
     if (numbered->kind != MCAST_DATA)
         return take_heartbeat(arbiter, feed, packet->leg, numbered->number);
     if (numbered->count > MCAST_MOST_COVERED) {
