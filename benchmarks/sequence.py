@@ -150,7 +150,9 @@ def batches_of(flows: int, count: int, size: int, late: int = 0, lost: int = 0) 
                 continue
             payloads.append(struct.pack(">BBHII", 0x80, 96, at // flows & 0xFFFF, 0, at % flows) + rest)
             place = len(records) * size
-            records.append(RECORD.pack(start + late + at * 1000, place, 2, 0, size, size, *addresses, 4000, 5000, 0, 0, 0))
+            records.append(
+                RECORD.pack(start + late + at * 1000, place, 2, 0, size, size, *addresses, 4000, 5000, 0, 0, 0)
+            )
         found.append(mcast_fast.Batch.from_bytes(b"".join(records), b"".join(payloads), {2: "eth0"}))
     return found
 

@@ -15,14 +15,12 @@ from mcast_fast import sequence
 form, *texts = sys.argv[1:]
 
 with contextlib.ExitStack() as stack:
-    legs = [
-        stack.enter_context(mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)) for text in texts
-    ]
+    legs = [stack.enter_context(mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)) for text in texts]
     feed = stack.enter_context(sequence.Arbiter(legs, form, hold="50ms"))
     with contextlib.suppress(KeyboardInterrupt):
         shown = 0
         for batch in feed:
-            ...  # each packet, once
+            # each packet, once
             stats = feed.stats
             if stats.unrecovered > shown:
                 print(f"lost on all legs: {stats.unrecovered - shown}")

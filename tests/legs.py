@@ -1,6 +1,5 @@
 """Legs for an Arbiter that bring what a test says, when it says: Sources over packets in memory, and what the ledger must keep."""
 
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -90,7 +89,3 @@ def check(stats: Any) -> None:
         assert stats.expected == one.received - one.duplicates - one.outside + one.lost + one.absent + one.pending
         assert one.covered <= one.lost
         assert min(getattr(one, name) for name in one.__slots__ if isinstance(getattr(one, name), int)) >= 0
-
-
-def wall() -> int:
-    return time.time_ns()

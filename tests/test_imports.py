@@ -42,12 +42,17 @@ _core       : _systems _html
     restore     :
     columns     : layout addresses
     fast        : restore columns blocks layout addresses lateness coalescing extraction
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
+    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs threads coalescing extraction process
     __init__    : layout fast pure
-sequence    : _units _core stats
+_guarded    : _core
+_delivery   : _units _iteration _core _guarded
+_source     : _units stats
+sequence    : _html _units _core _delivery _source groups stats
     _format     :
     _tracker    : _format
-    __init__    : _format _tracker
+    _ledger     :
+    _arbiter    : _format _ledger
+    __init__    : _format _tracker _ledger _arbiter
 _host       : _systems _core stats
     __init__        :
     netlink         :
@@ -64,7 +69,6 @@ _host       : _systems _core stats
     port_users      : netlink dumps interfaces
     coalescing      : links offloads port_users interfaces
     watch           : netlink ifreq interfaces
-_source     : _units stats
 _membership : _systems _html _units _core _host groups stats
     __init__        :
     desired         :
@@ -91,19 +95,18 @@ _sending    : _systems _units _core _host _membership groups stats
 _receiving  : _units _iteration _core
 receiver    : _units _receiving _core _host _membership _sending groups stats sequence
 sender      : _units _core _membership _sending groups stats
-files       : _systems _version _units _iteration _core _membership groups stats sequence receiver sender
-    _guarded        :
+files       : _systems _version _units _core _guarded _delivery _membership groups stats sequence receiver sender
     _unpacking      :
     _streams        : _unpacking
     _pcapng         :
-    _writer         : _guarded _streams _pcapng
-    _reader         : _guarded _unpacking _streams
+    _writer         : _streams _pcapng
+    _reader         : _unpacking _streams
     _summary        : _reader
     _repair         : _streams _reader
     _convert        : _streams _writer _reader
     _limits         : _streams
     _postrotate     :
-    _recorder       : _guarded _streams _writer _limits _postrotate
+    _recorder       : _streams _writer _limits _postrotate
     _replay         : _streams _reader
     __init__        : _writer _reader _limits _recorder _replay
 aio         : _units _iteration _core _membership _sending groups stats sequence receiver sender
@@ -118,6 +121,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     demo            : output
     receive         : output signals flows
     check           : output signals flows
+    arbitrate       : output signals
     send            : output
     record          : output signals flows
     replay          : output
@@ -125,7 +129,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     convert         : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay check info convert repair interfaces
+    __init__        : output demo receive send record replay check arbitrate info convert repair interfaces
 _pyinstaller :
 __main__    : _version _core cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio

@@ -1,4 +1,4 @@
-"""What a Reader and an Arbiter have in common: batches that are there and not delivered, and the calls that deliver them.
+"""What a Reader and an Arbiter have in common: batches that are there, and the calls that deliver them.
 
 Rules of this module: no I/O. What an exception of a signal handler interrupts is delivered by the next call.
 """
@@ -50,7 +50,17 @@ class Delivery(Guarded):
         return self._deliver(limit, limit, self._wait(timeout))
 
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One packet. Errors as `recv_batch`."""
+        """Receive one packet.
+
+        Args:
+            timeout: Seconds, or text such as "100ms"; left out: the source's own, None: no limit, 0: no wait.
+
+        Returns:
+            The next Packet.
+
+        Raises:
+            EOFError, TimeoutError, CaptureError, FileError, ClosedError: As for `recv_batch`.
+        """
         return self._one(self._wait(timeout))
 
     def _one(self, wait: int) -> "Packet":
@@ -62,15 +72,30 @@ class Delivery(Guarded):
             raise
 
     def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """One large Batch of `max_packets` packets, or of what is left or comes in time: it may be empty.
+        """Receive one large batch: `max_packets` packets, or what is left, or comes in time.
 
-        It has fewer where more would not fit the 4 GiB of a batch. Errors as `recv_batch`, but that neither EOFError
-        nor TimeoutError is raised."""
+        Args:
+            max_packets: The largest number of packets.
+            timeout: Seconds for the whole batch, as for `recv`.
+
+        Returns:
+            A Batch, which may be empty. It has fewer packets where more would not fit 4 GiB.
+
+        Raises:
+            CaptureError, FileError, ClosedError: As for `recv_batch`.
+        """
         limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._deliver(limit, 0, self._wait(timeout))
 
     def __iter__(self) -> Iterator["Batch"]:
-        """Batches until the source ends, or is closed."""
+        """Iterate over batches until the source ends, or is closed.
+
+        Yields:
+            What `recv_batch()` returns.
+
+        Raises:
+            TimeoutError, CaptureError, FileError: As for `recv_batch`.
+        """
         try:
             while True:
                 yield self.recv_batch()
@@ -115,7 +140,16 @@ class Delivery(Guarded):
 
         They are taken one by one: a loop that is left loses nothing, and `batches` are many times faster.
 
-        Args, Returns, Raises: as `batches`.
+        Args:
+            timeout: As for `batches`.
+            duration: As for `batches`.
+            count: As for `batches`.
+
+        Returns:
+            An iterator that ends as that of `batches` does.
+
+        Raises:
+            ArgumentError, CaptureError, FileError, ClosedError: As for `batches`.
         """
         return Packets(self._one, Limits(self._wait(timeout), duration, count), self._check_process)
 

@@ -80,8 +80,11 @@ class Guarded(Closing):
         return self._closed
 
     def close(self) -> None:
-        """Close; closing again does nothing. Any thread and any signal handler may, at any moment: a call that is in
-        progress ends first. In a forked child only descriptors are closed."""
+        """Close it; closing again does nothing.
+
+        Any thread and any signal handler may, at any moment: a call that is in progress ends first. In a forked child
+        only descriptors are closed.
+        """
         self._closed = True
         self._settle()
 

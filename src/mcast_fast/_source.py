@@ -1,4 +1,4 @@
-"""What receivers and capture files have in common, as a type."""
+"""What receivers, capture files and arbiters have in common, as a type."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Source(Protocol):
-    """A source of packets: a Receiver, or a Reader of a capture file.
+    """A source of packets: a Receiver, a Reader of a capture file, or an Arbiter of several.
 
     A type for functions that take either. `isinstance` checks only that the names exist.
 

@@ -16,8 +16,9 @@ from mcast_fast.files._limits import Autostop
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._recorder import Recorder
 from mcast_fast.files._replay import Replay
+from mcast_fast.groups import Group
 from mcast_fast.receiver import Receiver
-from mcast_fast.sequence._arbiter import HOLD, Arbiter
+from mcast_fast.sequence._arbiter import HOLD, Arbiter, Pairs
 from mcast_fast.sequence._ledger import ArbiterStats, LegStats
 
 FEED = (
@@ -31,7 +32,9 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
 @click.argument("legs", metavar="LEG...", nargs=-1, required=True)
 @click.option("-f", "--format", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8.")
 @click.option("--hold", default=HOLD, show_default=True, help="How much later another leg may bring a number.")
-@click.option("--order/--no-order", default=True, help="In the order of numbers (default), or what comes first at once.")
+@click.option(
+    "--order/--no-order", default=True, help="In the order of numbers (default), or what comes first at once."
+)
 @click.option("--pair", "pairs", multiple=True, metavar="A=B", help="Groups that belong together; A=B=C of three legs.")
 @click.option("-w", "--write", "path", metavar="FILE", help="Record the feed: pcapng, or .pcap; - is standard output.")
 @click.option("--to", "target", metavar="GROUP", help="Send the feed to this group as it comes.")
@@ -42,7 +45,10 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
 @click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
 @click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
 @click.option(
-    "-t", "--timeout", type=click.FloatRange(min=0, min_open=True), help="End when nothing comes for this long (seconds)."
+    "-t",
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End when nothing comes for this long (seconds).",
 )
 @click.option("-d", "--duration", help="End after this long (seconds, or 5min).")
 @click.option("--json", "as_json", is_flag=True, help="The ledger as an object on standard output.")
@@ -64,15 +70,15 @@ def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json
     if path and target:
         raise click.UsageError("give -w or --to, not both")
     with contextlib.ExitStack() as opened:
-        sources = [opened.enter_context(_leg(leg, options)) for leg in legs]
-        pairs = dict(map(_pair, options["pairs"])) or None
+        sources: list[Receiver | Reader] = [_leg(leg, options, opened) for leg in legs]
+        pairs: Pairs | None = dict(map(_pair, options["pairs"])) or None
         waits = options["timeout"] if path is None else None
         arbiter = opened.enter_context(
             Arbiter(sources, options["form"], options["hold"], options["order"], pairs, timeout=waits)
         )
         error = _run(arbiter, path, target, options)
-        with contextlib.suppress(CaptureError, FileError):
-            arbiter.flush() if not arbiter.closed else None
+        if not arbiter.closed:
+            arbiter.flush()
         stats = arbiter.stats
     if as_json:
         click.echo(_json(stats), err=path == "-")
@@ -82,18 +88,18 @@ def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json
     _exit(stats, error, options["fail_on_loss"])
 
 
-def _leg(text: str, options: dict[str, Any]) -> Receiver | Reader:
+def _leg(text: str, options: dict[str, Any], opened: contextlib.ExitStack) -> Receiver | Reader:
     named = {name: options[name] for name in ("port", "interface", "source")}
     if text == "-" or Path(text).is_file():
-        return Reader(standard_input(text), batch_size=4096, **named)
-    return Receiver(text, ring=options["ring"] or None, **named)
+        return opened.enter_context(Reader(standard_input(text), batch_size=4096, **named))
+    return opened.enter_context(Receiver(text, ring=options["ring"] or None, **named))
 
 
-def _pair(text: str) -> tuple[str, list[str]]:
+def _pair(text: str) -> tuple[str, list[str | Group]]:
     first, *others = text.split("=")
     if not others:
         raise ArgumentError(f"--pair {text!r} is not A=B, such as 239.1.1.1:5000=239.2.1.1:5000")
-    return first, others
+    return first, [*others]
 
 
 def _run(arbiter: Arbiter, path: str | None, target: str | None, options: dict[str, Any]) -> str:

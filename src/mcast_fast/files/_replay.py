@@ -145,15 +145,15 @@ class Replay:
             raise ArgumentError("duration is of an Arbiter: a file ends by itself")
         else:
             subject_of(file, "read", "readinto")
+        self._subject = repr(file) if isinstance(file, Arbiter) else subject_of(file)
         self._duration = duration
         if (speed is not None) + (rate is not None) + bool(fastest) > 1:
             raise ArgumentError("speed, rate and fastest exclude each other")
         if speed is not None and (not isinstance(speed, int | float) or not 0 < speed < math.inf):
             raise ArgumentError(f"speed {speed!r} is out of range; use more than 0, such as 2.0 for twice as fast")
         if loops != 1 and hasattr(file, "read"):
-            raise ArgumentError(f"{subject_of(file)} can be read once only; loops need a path")
+            raise ArgumentError(f"{self._subject} can be read once only; loops need a path")
         self._file, self._groups = file, listed(groups)
-        self._subject = repr(file) if isinstance(file, Arbiter) else subject_of(file)
         self._speed = None if fastest or rate is not None else speed or 1.0
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)
         self._left = MOST if count is None else whole_number(count, "count", 1, MOST)
@@ -187,7 +187,9 @@ class Replay:
         SendError, and ArgumentError for a file without times."""
         try:
             if isinstance(self._file, Arbiter):
-                items: contextlib.AbstractContextManager[Iterable[Item]] = contextlib.nullcontext(self._live(self._file))
+                items: contextlib.AbstractContextManager[Iterable[Item]] = contextlib.nullcontext(
+                    self._live(self._file)
+                )
             else:
                 items = ReadAhead(self._batches(self._file))
             with items as ahead:
@@ -343,7 +345,6 @@ def one_group(value: str | Group) -> Group:
 
 
 Item = tuple[int, "Batch", int]
-
 
 
 class ReadAhead:

@@ -68,8 +68,8 @@ class Arbiter(Delivery):
                 ...
         print(feed.stats.unrecovered, [leg.lost for leg in feed.stats.legs])
 
-    It is used as a Receiver or a Reader is, and `files.Recorder` and `files.Replay` take it. Packets are taken in the order
-    of their arrival by the kernel's times, so that capture files of the legs give the same result as the live stream.
+    It is used as a Receiver or a Reader is, and `files.Recorder` and `files.Replay` take it. Packets are taken in the
+    order of their arrival by the kernel's times: capture files of the legs give the same result as the live stream.
 
     A flow is named by the format's key alone, within groups that belong together: the legs' first groups, their second
     ones, and so on, or what `pairs` says. A leg whose groups are not known (a file without named groups) may hold one
@@ -275,8 +275,8 @@ class Arbiter(Delivery):
     def _refuse_second_group(self, at: int) -> None:
         group, port = self._core.next_group(at)
         raise ArgumentError(
-            f"leg {at} has packets of a second group, {plain_text(group)} port {port}, and which groups belong together "
-            "is not known: name the leg's groups where it is opened, or give pairs"
+            f"leg {at} has packets of a second group, {plain_text(group)} port {port}, and which groups belong "
+            "together is not known: name the leg's groups where it is opened, or give pairs"
         )
 
     # ---- waiting ----

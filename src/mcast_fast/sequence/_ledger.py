@@ -102,7 +102,17 @@ class Skew:
         return tuple((lateness.longest(bucket), count) for bucket, count in enumerate(self.counts) if count)
 
     def __sub__(self, earlier: "Skew") -> "Skew":
-        """The copies that came since; `max` is that of the later one."""
+        """The copies that came since.
+
+        Args:
+            earlier: A Skew of the same arbiter, taken earlier.
+
+        Returns:
+            The difference of each bucket; `max` is that of the later one.
+
+        Raises:
+            TypeError: `earlier` is no Skew.
+        """
         if not isinstance(earlier, Skew):
             return NotImplemented
         return Skew(tuple(now - before for now, before in zip(self.counts, earlier.counts, strict=True)), self.max)

@@ -1,7 +1,7 @@
 #include "arbiter.h"
 #include "arbiter_feed.h"
 
-enum { RECORDS_AHEAD = 48 }; /* are fetched before the payloads that they name */
+enum { RECORDS_AHEAD = 48 };                            /* are fetched before the payloads that they name */
 enum { TURN_BYTES = 16 << 20, TURN_PACKETS = 1 << 16 }; /* of a batch, and of packets looked at under the lock */
 static const int64_t CLOCK_STEP = 1000000000;           /* ns: what goes back by more is a clock that was set */
 static const int64_t LATEST_CLOCK = INT64_MAX / 4;
@@ -301,7 +301,8 @@ mcast_arbiter_turn(mcast_arbiter *arbiter, mcast_leg_input *inputs)
     mcast_lock(&arbiter->lock);
     arbiter->failed = 0;
     if (!arbiter->out.records.bytes) { /* as large as the last one; where memory is short, it grows as it is needed */
-        mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.records, arbiter->usual_records + arbiter->usual_records / 8);
+        mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.records,
+                             arbiter->usual_records + arbiter->usual_records / 8);
         mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.data, arbiter->usual_bytes + arbiter->usual_bytes / 8);
     }
     int status = take_packets(arbiter, inputs);

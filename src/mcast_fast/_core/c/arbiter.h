@@ -63,7 +63,7 @@ typedef struct mcast_stash {
     unsigned char *payload;
     size_t capacity;
     uint64_t number;
-    uint32_t count; /* 0: there is none */
+    uint32_t count;  /* 0: there is none */
     uint8_t repeats; /* it came before, as far as is known */
     int64_t arrival;
 } mcast_stash;
@@ -135,8 +135,8 @@ typedef struct mcast_leg {
     uint16_t only_port;
     uint8_t has_only;
     uint8_t was_new; /* its last packet was delivered at once */
-    uint64_t taken; /* packets */
-    int64_t last;   /* time of arrival of its last packet */
+    uint64_t taken;  /* packets */
+    int64_t last;    /* time of arrival of its last packet */
 } mcast_leg;
 
 /* What a leg has delivered, and up to when nothing else will come from it. */
@@ -169,7 +169,7 @@ typedef struct mcast_arbiter {
     uint64_t seed;
     uint64_t positions; /* remembered, of all flows */
 
-    mcast_batch out; /* what is decided */
+    mcast_batch out;                   /* what is decided */
     size_t usual_records, usual_bytes; /* of the last one that was taken */
     mcast_kept *kept;
     uint32_t kept_count, kept_capacity, kept_unused;
@@ -177,7 +177,7 @@ typedef struct mcast_arbiter {
     uint32_t chunk_count, chunk_capacity, chunk_unused, chunk; /* the last one is that which is filled, + 1 */
     uint64_t kept_bytes, kept_limit;
 
-    uint64_t packets, bytes, truncated; /* that were delivered */
+    uint64_t packets, bytes, truncated;                                         /* that were delivered */
     uint64_t expected, delivered, unrecovered, pending, held, duplicates, late; /* numbers */
     uint64_t restarts, ambiguous, overflows, evicted;
     uint64_t skew[MCAST_LATE_BUCKETS];

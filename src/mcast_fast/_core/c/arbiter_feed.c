@@ -147,8 +147,7 @@ suspect(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, c
         int repeats)
 {
     if (is_near_stash(arbiter, &feed->legs[packet->leg].stash, numbered))
-        return restart(arbiter, feed, packet->leg, numbered) != 0 ? -1
-                                                                  : take_numbers(arbiter, feed, packet, numbered);
+        return restart(arbiter, feed, packet->leg, numbered) != 0 ? -1 : take_numbers(arbiter, feed, packet, numbered);
     release(arbiter, feed, packet->leg);
     return stash_away(arbiter, feed, packet, numbered, repeats);
 }
@@ -207,11 +206,10 @@ take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arriv
 {
     mcast_leg_flow *of = &feed->legs[packet->leg];
     uint64_t end = position + numbered->count;
-    if (!mcast_is_before(position, run->next) && !is_plausible(arbiter, position - run->next, numbered->count,
-                                                               arbiter->clock - run->advanced))
+    if (!mcast_is_before(position, run->next) &&
+        !is_plausible(arbiter, position - run->next, numbered->count, arbiter->clock - run->advanced))
         return suspect(arbiter, feed, packet, numbered, 0);
-    if (mcast_is_before(position, run->first) &&
-        is_plausible(arbiter, run->first - position, numbered->count, 0) &&
+    if (mcast_is_before(position, run->first) && is_plausible(arbiter, run->first - position, numbered->count, 0) &&
         mcast_run_extend(arbiter, run, position) == 0 && is_own && mcast_is_before(position, of->low))
         of->low = position;
     if (is_own && steps_back(arbiter, feed, run, packet->leg, position, end))

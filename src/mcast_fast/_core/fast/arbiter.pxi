@@ -2,7 +2,7 @@
 
 from libc.stdint cimport INT64_MAX
 
-from mcast_fast._core import lateness as late_buckets
+from mcast_fast._core import extraction, lateness
 
 cdef extern from "arbiter.h":
     enum:
@@ -85,7 +85,7 @@ cdef extern from "arbiter.h":
 if (MCAST_MOST_LEGS, MCAST_MOST_POSITIONS, MCAST_ALL_POSITIONS, MCAST_LEAST_POSITIONS, MCAST_MOST_COVERED,
         MCAST_SKEW_BUCKETS) != (
         extraction.MOST_LEGS, extraction.MOST_POSITIONS, extraction.ALL_POSITIONS, extraction.LEAST_POSITIONS,
-        extraction.MOST_COVERED, late_buckets.BUCKETS):
+        extraction.MOST_COVERED, lateness.BUCKETS):
     raise ImportError("the compiled arbiter is not that of extraction.py: rebuild the extension")
 if [MCAST_ARBITER_WAITS, MCAST_ARBITER_ENOUGH, MCAST_ARBITER_FAILED, MCAST_ARBITER_UNPAIRED] != list(extraction.Turn):
     raise ImportError("the turns of the compiled arbiter are not those of extraction.py: rebuild the extension")

@@ -12,7 +12,7 @@ from mcast_fast._core.pure.arbiter_feed import Feed
 from mcast_fast._core.pure.arbiter_run import Arrival, Row, State
 from mcast_fast._core.pure.flow import LATEST_CLOCK
 from mcast_fast._core.pure.payloads import read
-from mcast_fast._core.pure.views import Batch, Packet, row_at, take_over
+from mcast_fast._core.pure.views import Batch, Packet, take_over
 from mcast_fast.errors import ClosedError
 
 _TURN_BYTES, _TURN_PACKETS = 16 << 20, 1 << 16  # of a batch, and of packets that one turn looks at

@@ -142,9 +142,9 @@ class Feed:
         if position >= run.next and not self._is_plausible(position - run.next, count, step):
             self._suspect(packet, numbered, False)
             return
-        if position < run.first and self._is_plausible(run.first - position, count, 0) and run.extend(position):
-            if is_own:
-                self.legs[leg].low = min(self.legs[leg].low, position)
+        is_first = position < run.first and self._is_plausible(run.first - position, count, 0)
+        if is_first and run.extend(position) and is_own:
+            self.legs[leg].low = min(self.legs[leg].low, position)
         if is_own and self._steps_back(run, leg, position, end):
             self._suspect(packet, numbered, run.has_brought(leg, position))
             return
