@@ -1,4 +1,5 @@
-"""ns of CPU per packet to follow the numbers of a batch: the tracker, with one flow and with 1,000; and to make one feed of two legs.
+"""ns of CPU per packet to follow the numbers of a batch: the tracker, with one flow and with 1,000; and of two legs to
+make one feed.
 
 One process holds batches of RTP packets in memory and measures each way in turn, many times, so that nothing of the
 kernel is in the figures. The batches together are larger than a cache.

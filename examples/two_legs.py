@@ -19,8 +19,7 @@ with contextlib.ExitStack() as stack:
     feed = stack.enter_context(sequence.Arbiter(legs, form, hold="50ms"))
     with contextlib.suppress(KeyboardInterrupt):
         shown = 0
-        for batch in feed:
-            # each packet, once
+        for _ in feed:  # batches of packets, each once
             stats = feed.stats
             if stats.unrecovered > shown:
                 print(f"lost on all legs: {stats.unrecovered - shown}")
@@ -28,5 +27,5 @@ with contextlib.ExitStack() as stack:
     feed.flush()
     stats = feed.stats
     print(f"delivered {stats.delivered}, recovered {stats.recovered}, lost on all legs {stats.unrecovered}")
-    for name, leg in zip("ABCDEFGH", stats.legs):
+    for name, leg in zip("ABCDEFGH", stats.legs, strict=False):
         print(f"leg {name}: received {leg.received}, lost {leg.lost}, covered {leg.covered}, first {leg.first}")

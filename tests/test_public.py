@@ -284,7 +284,7 @@ STUB = ROOT / "src" / "mcast_fast" / "_core" / "fast" / "views.pyi"
 VIEWS = ("Batch", "Packet")
 # Calls that raise nothing of ours, whatever they are given.
 NEVER_RAISE = {
-    *("features", "Batch.payloads", "Batch.borrow", "Packet.copy", "Group.expand"),
+    *("features", "Batch.payloads", "Arbiter.close", "Batch.borrow", "Packet.copy", "Group.expand"),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender")),
 }
 # Modules whose docstrings are not in this style yet: those of `files` are rewritten apart from this.
