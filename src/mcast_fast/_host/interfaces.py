@@ -399,6 +399,11 @@ def routed_interface(address: GroupAddress) -> Interface | None:
     return next((interface for interface in listed if interface.index == index), None)
 
 
+def route_of(address: GroupAddress) -> Route:
+    """Where the routing table sends to an address, without sending. rtnetlink(7)."""
+    return _route(address, interfaces())
+
+
 def _group_address(group: str) -> GroupAddress:
     try:
         address = ipaddress.ip_address(group)

@@ -1,0 +1,518 @@
+"""Faults that are made between two hosts: the doctor names each first, alone and beside a harmless oddity, and what it prints as
+its remedy cures it."""
+
+import json
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import mcast_fast as mcast
+from mcast_fast import doctor
+from mcast_fast.doctor import _listening
+from mcast_fast.doctor._feeds import quiet
+from tests import lab
+
+pytestmark = pytest.mark.lab
+
+PORT = 5000
+GROUP = "239.1.1.1"
+ROOT = Path(__file__).parent.parent
+
+
+OTHER = """
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(("", 5000))
+print("bound", flush=True)
+while True:
+    s.recv(1)
+"""
+
+
+class Two:
+    """A sender's and a receiver's host, one link between them or several; streams run until the end."""
+
+    def __init__(self, made: lab.Lab) -> None:
+        self.lab = made
+        self.a, self.b = made.link("a", "b")
+
+    def stream(
+        self, group: str = GROUP, port: int = PORT, end: lab.End | None = None, **options: object
+    ) -> lab.Program:
+        return (end or self.a).blast(group, port, count=10_000_000, **{"rate": 300} | options)
+
+    def text(self, group: str = GROUP, end: lab.End | None = None, source: str = "") -> str:
+        zoned = f"{group}%{(end or self.b).interface}"
+        return (f"{source}@" if source else "") + (f"[{zoned}]:{PORT}" if ":" in group else f"{zoned}:{PORT}")
+
+    def examine(self, *groups: str, **options: object) -> doctor.Report:
+        with self.b.host.enter():
+            return doctor.examine(groups, **options)
+
+    def oddity(self) -> None:
+        """What is unusual and stops nothing: a firewall that counts, another program on the port, another group."""
+        rules = f"table inet odd {{\nchain in {{\ntype filter hook input priority -5; policy accept;\nudp dport 9 drop\nudp dport {PORT} counter accept\n}}\n}}\n"
+        self.b.host.run("nft", "-f", "-", stdin=rules)
+        other = self.b.host.spawn([sys.executable, "-I", "-c", OTHER])
+        other.expect("bound")
+        self.stream("239.9.9.9", PORT)
+
+    def finds(
+        self, name: str, *groups: str, odd: Callable[[], None] | None = None, **options: object
+    ) -> doctor.Finding:
+        """The fault is the first finding, alone and beside an oddity, and is no other."""
+        for make_odd in (None, odd or self.oddity):
+            if make_odd is not None:
+                make_odd()
+            report = self.examine(*groups, **options)
+            assert report.findings[0].id == name, report
+            assert report.findings[0].evidence
+            assert {one.id for one in report.problems} <= {name}, report
+        return report.findings[0]
+
+    def cures(self, finding: doctor.Finding, *groups: str, **options: object) -> None:
+        """The remedy as it is printed: a command is run and the same question is asked again; a call has to receive."""
+        if finding.remedy.startswith("mcast."):
+            with self.b.host.enter(), quiet(), eval(finding.remedy, {"mcast": mcast}) as rx:
+                assert rx.recv(timeout=30).data
+            return
+        self.b.host.run("sh", "-c", finding.remedy)
+        report = self.examine(*groups, **options)
+        assert not report.problems, report
+        assert finding.id not in {one.id for one in report.findings}
+        assert "packets.received" in {one.id for one in report.findings}, report
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends as soon as enough came to decide."""
+    monkeypatch.setattr(_listening, "SHORTEST", 0.2)
+
+
+@pytest.fixture
+def two() -> Iterator[Two]:
+    with lab.Lab() as made:
+        yield Two(made)
+
+
+@pytest.fixture
+def second(two: Two) -> tuple[lab.End, lab.End]:
+    return two.lab.link("a", "b")
+
+
+# ---- interfaces and memberships ----
+
+
+@pytest.mark.usefixtures("backend")
+def test_wrong_interface(two, second):
+    two.stream()
+    wanted = two.text(end=second[1])
+    two.cures(two.finds("membership.wrong-interface", wanted), wanted)
+
+
+def test_interface_down(two):
+    two.stream()
+    two.b.host.run("ip", "link", "set", two.b.interface, "down")
+    two.cures(two.finds("interface.down", two.text(), seconds=0.3), two.text())
+
+
+def test_no_multicast_flag(two):
+    two.stream()
+    two.b.host.run("ip", "link", "set", two.b.interface, "multicast", "off")
+    two.cures(two.finds("interface.no-multicast-flag", two.text()), two.text())
+
+
+@pytest.mark.parametrize(("limit", "name"), [("igmp_max_memberships", "limit"), ("igmp_max_msf", "source-limit")])
+def test_limits_of_one_socket(two, limit, name):
+    two.b.host.sysctl(f"net.ipv4.{limit}", 3)
+    wanted = (
+        [two.text(f"239.1.1.{number}") for number in range(1, 6)]
+        if name == "limit"
+        else [two.text(source=source) for source in (two.a.ipv4, *(f"10.9.0.{number}" for number in range(1, 5)))]
+    )
+    for group in ("239.1.1.1", *(f"239.1.1.{number}" for number in range(2, 6) if name == "limit")):
+        two.stream(group)
+    finding = two.finds(f"membership.{name}", *wanted, seconds=1, spread=False)
+    two.b.host.run("sh", "-c", finding.remedy)
+    report = (
+        two.examine(*wanted, seconds=30, spread=False)
+        if name == "limit"
+        else two.examine(*wanted, seconds=1, spread=False)
+    )
+    assert f"membership.{name}" not in {one.id for one in report.findings}
+    assert "packets.received" in {one.id for one in report.findings}
+    with_spreading = two.examine(*wanted, seconds=0.1)
+    assert f"membership.{name}" not in {one.id for one in with_spreading.problems}
+
+
+def test_version_2_with_a_source(two):
+    two.stream()
+    two.b.host.sysctl(f"net.ipv4.conf.{two.b.interface}.force_igmp_version", 2)
+    wanted = two.text(source=two.a.ipv4)
+    two.cures(two.finds("membership.old-version", wanted), wanted)
+
+
+@pytest.mark.usefixtures("backend")
+def test_wrong_source(two):
+    two.stream()
+    wanted = two.text(source="10.77.0.99")
+    two.cures(two.finds("membership.wrong-source", wanted), wanted)
+
+
+def test_wrong_port(two):
+    two.stream()
+    wanted = two.text().replace(str(PORT), "5001")
+    two.cures(two.finds("membership.wrong-port", wanted, odd=lambda: None), wanted)
+
+
+def test_ipv6_without_a_zone(two, second):
+    a, b = second
+    two.stream("ff15::1", end=a)
+    two.b.host.run("ip", "-6", "route", "add", "ff15::/16", "dev", two.b.interface, "table", "local", "metric", "1")
+    wanted = f"[ff15::1]:{PORT}"
+    two.cures(two.finds("membership.no-zone", wanted), wanted)
+    assert b.interface in two.examine(wanted).findings[0].remedy
+
+
+HOLDER = "import socket, signal\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', 5000))\nprint('bound', flush=True)\nsignal.pause()\n"
+
+
+def test_another_process_has_the_port(two):
+    two.stream()
+    holder = two.b.host.spawn([sys.executable, "-I", "-c", HOLDER])
+    holder.expect("bound")
+    finding = two.finds("membership.port-taken", two.text(), odd=lambda: None, seconds=0.3)
+    assert "python" in finding.evidence[0]
+    two.b.host.run("sh", "-c", finding.remedy)
+    holder.process.wait(30)
+    assert not two.examine(two.text()).problems
+
+
+# ---- routes and firewalls ----
+
+
+def test_strict_rp_filter_with_an_asymmetric_route(two, second):
+    two.b.host.sysctl(f"net.ipv4.conf.{two.b.interface}.rp_filter", 1)
+    two.b.host.run("ip", "route", "add", "10.9.0.7/32", "dev", second[1].interface)
+    two.a.host.add_address(two.a.interface, "10.9.0.7/24")
+    two.stream(source="10.9.0.7")
+    two.cures(two.finds("routing.rp-filter", two.text()), two.text())
+
+
+def test_strict_rp_filter_without_any_route(two):
+    two.b.host.sysctl("net.ipv4.conf.all.rp_filter", 1)
+    two.a.host.add_address(two.a.interface, "10.9.0.7/24")
+    two.stream(source="10.9.0.7")
+    two.cures(two.finds("routing.rp-filter", two.text()), two.text())
+
+
+def test_no_route_for_the_sender(two):
+    wanted = f"{GROUP}:{PORT}"
+    code = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('239.1.1.1', 5000))\n"
+    with pytest.raises(lab.LabError, match="unreachable"):
+        two.b.host.run(sys.executable, "-I", "-c", code)
+    finding = two.finds("routing.no-route", wanted, odd=lambda: None, seconds=0.3)
+    two.b.host.run("sh", "-c", finding.remedy)
+    two.b.host.run(sys.executable, "-I", "-c", code)
+    assert "routing.no-route" not in {one.id for one in two.examine(wanted, seconds=0.1).findings}
+
+
+RULES = {
+    "input": 'inet filter {\nchain input {\ntype filter hook input priority 0;\niifname "lo" accept\nudp dport 5000 counter drop\n}\n}',
+    "policy": "inet filter {\nchain input {\ntype filter hook input priority 0; policy drop;\nct state established,related accept\ntcp dport 22 accept\n}\n}",
+    "jump": "ip filter {\nset bad {\ntypeof ip daddr\nflags interval\nelements = { 239.0.0.0/8 }\n}\nchain more {\nip daddr @bad drop\n}\nchain pre {\ntype filter hook prerouting priority raw;\nmeta l4proto udp jump more\n}\n}",
+    "netdev": 'netdev filter {\nchain in {\ntype filter hook ingress device "vb0" priority 0;\nip daddr 239.1.1.1 reject\n}\n}'.replace(
+        "reject", "drop"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_a_rule_drops_the_group(two, kind):
+    two.stream()
+    two.b.host.run("nft", "-f", "-", stdin=f"table {RULES[kind]}\n")
+    finding = two.finds("firewall.drops-udp", two.text())
+    assert "drop" in finding.evidence[0]
+    two.cures(finding, two.text())
+
+
+def test_a_rule_drops_reports_behind_a_snooping_switch(two):
+    """Host b is the switch, and host c behind it wants the group."""
+    with lab.Lab(("a", "b", "c")) as made:
+        three = Bridged(made)
+        rules = "table inet filter {\nchain out {\ntype filter hook output priority 0;\nip protocol igmp drop\n}\n}\n"
+        three.b.host.run("nft", "-f", "-", stdin=rules)
+        three.stream()
+        finding = three.finds("firewall.drops-igmp", three.text(), seconds=1, odd=lambda: None)
+        three.cures(finding, three.text())
+
+
+class Bridged(Two):
+    """A sender a, a switch that snoops and sends queries, a receiver b."""
+
+    def __init__(self, made: lab.Lab) -> None:
+        self.lab = made
+        switch = made.hosts["c"]
+        switch.run(
+            "ip",
+            "link",
+            "add",
+            "br0",
+            "type",
+            "bridge",
+            "mcast_snooping",
+            "1",
+            "mcast_querier",
+            "1",
+            "mcast_startup_query_interval",
+            "10",
+            "mcast_query_response_interval",
+            "10",
+        )
+        switch.run("ip", "link", "set", "br0", "up")
+        self.a, first = made.link("a", "c", number=0)
+        self.b, last = made.link("b", "c", number=1)
+        for end in (first, last):
+            switch.run("ip", "link", "set", end.interface, "master", "br0")
+        self.a.host.add_address(self.a.interface, "10.77.1.9/24")
+
+
+def test_fragments_are_dropped(two):
+    two.stream(size=4000, rate=100)
+    rules = "table ip filter {\nchain raw {\ntype filter hook prerouting priority -450;\nip frag-off & 0x1fff != 0 counter drop\n}\n}\n"
+    two.b.host.run("nft", "-f", "-", stdin=rules)
+    finding = two.finds("firewall.drops-fragments", two.text(), seconds=2)
+    two.cures(finding, two.text())
+
+
+# ---- senders, buffers, frames ----
+
+
+def test_another_sender(two):
+    two.a.host.add_address(two.a.interface, "10.77.0.66/24")
+    two.stream(rate=300)
+    two.stream(rate=100, source="10.77.0.66")
+    finding = two.finds("sender.several", two.text())
+    assert finding.verdict == "warning"
+    assert "10.77.0.66" in finding.summary
+    wanted = finding.remedy
+    two.cures(finding)
+    with two.b.host.enter(), quiet(), eval(wanted, {"mcast": mcast}) as rx:
+        assert {packet.source for packet in rx.collect(100, timeout=30)} == {two.a.ipv4}
+
+
+def test_a_buffer_that_overflows(two):
+    """A program that reads in bursts: its small buffer overflows, and the larger one of the remedy does not."""
+    burst = 200
+    two.stream(rate=3000, size=1400)
+    with two.b.host.enter(), quiet():
+        rx = mcast.Receiver(two.text(), buffer_size=16_384, gro=False)
+    with rx:
+        finding = two.finds("buffers.overflow", two.text(), odd=lambda: None)
+    assert "another socket of this process" in finding.summary
+    with two.b.host.enter(), quiet(), eval(finding.remedy, {"mcast": mcast}) as rx:
+        assert rx.collect(burst, timeout=30)[0].dropped == 0
+
+
+def test_ttl_1_at_the_sender(two):
+    with two.a.host.enter(), mcast.Sender(f"{GROUP}%{two.a.interface}:{PORT}", ttl=1) as tx:
+        stop = threading.Event()
+        thread = threading.Thread(target=lambda: [tx.send(b"x") or stop.wait(0.003) for _ in iter(stop.is_set, True)])
+        thread.start()
+        try:
+            two.b, b = two.a, two.b
+            finding = two.finds("sender.ttl-1", two.text(), odd=lambda: None)
+        finally:
+            stop.set()
+            thread.join()
+    with two.a.host.enter():
+        tx = eval(finding.remedy, {"mcast": mcast})
+    with b.host.enter(), quiet():
+        rx = mcast.Receiver(f"{GROUP}%{b.interface}:{PORT}", recv_ttl=True, timeout=30)
+    with tx, rx:
+        tx.send(b"x")
+        assert rx.recv().ttl > 1
+
+
+def udp_frame(*, vlan: int = 0, bad: bool = False) -> bytes:
+    """An Ethernet frame of the group, without a UDP checksum or with a wrong one."""
+    udp = struct.pack("!HHHH", 4000, PORT, 9, 0xDEAD if bad else 0) + b"x"
+    addresses = socket.inet_aton("10.77.0.1") + socket.inet_aton(GROUP)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 4, 17, 0) + addresses
+    total = sum(struct.unpack("!10H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    header = header[:10] + struct.pack("!H", ~total & 0xFFFF) + header[12:]
+    tag = struct.pack("!HH", 0x8100, vlan) if vlan else b""
+    return bytes.fromhex("01005e010101") + bytes.fromhex("020000000005") + tag + b"\x08\x00" + header + udp
+
+
+class Frames:
+    """Sends a frame again and again from an interface, until the end of the block."""
+
+    def __init__(self, end: lab.End, frame: bytes) -> None:
+        with end.host.enter():
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        with end.host.enter():
+            self._socket.bind((end.interface, 0))
+        self._frame = frame
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.003):
+            self._socket.send(self._frame)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._socket.close()
+
+
+def test_bad_checksums(two):
+    with Frames(two.a, udp_frame(bad=True)):
+        finding = two.finds("packets.bad-checksum", two.text(), seconds=5)
+    assert finding.advice
+
+
+def test_frames_with_a_tag(two):
+    with Frames(two.a, udp_frame(vlan=7)):
+        finding = two.finds("packets.vlan-tagged", two.text(), seconds=5)
+    assert "VLAN 7" in finding.summary
+    assert "type vlan id 7" in finding.remedy
+
+
+# ---- a switch whose querier is silent ----
+
+
+def query(end: lab.End) -> None:
+    """One general query of IGMPv3."""
+    body = struct.pack("!BBHIBBH", 0x11, 10, 0, 0, 2, 125, 0)
+    total = sum(struct.unpack("!6H", body))
+    body = body[:2] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + body[4:]
+    with end.host.enter(), socket.socket(socket.AF_INET, socket.SOCK_RAW, 2) as sock:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(end.ipv4))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x94\x04\0\0")
+        sock.sendto(body, ("224.0.0.1", 0))
+
+
+def test_a_querier_that_fell_silent(two):
+    """The bridge is on the receiver's host: it forgets the host when nobody asks."""
+    host = two.b.host
+    host.run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "0")
+    host.run(
+        "ip",
+        "link",
+        "set",
+        "br0",
+        "type",
+        "bridge",
+        "mcast_membership_interval",
+        "150",
+        "mcast_querier_interval",
+        "30000",
+    )
+    host.run("ip", "address", "add", "10.77.0.8/24", "dev", "br0")
+    host.run("ip", "link", "set", two.b.interface, "master", "br0")
+    host.run("ip", "link", "set", "br0", "up")
+    lab.End(host, "br0", "10.77.0.8", "").wait_usable()
+    two.stream()
+    query(two.a)
+    wanted = f"{GROUP}%br0:{PORT}"
+    report = two.examine(wanted, seconds=5, watch=True)
+    assert report.findings[0].id == "switch.querier-silent", report
+    assert "no querier was heard" in report.findings[0].summary
+    host.run("sh", "-c", report.findings[0].remedy)
+    assert not two.examine(wanted).problems
+
+
+# ---- XDP ----
+
+
+def test_an_xdp_program_that_takes_the_group(two):
+    two.stream()
+    attach_xdp(two.b)
+    finding = two.finds("interface.xdp", two.text(), seconds=0.6)
+    two.cures(finding, two.text())
+
+
+def attach_xdp(end: lab.End) -> None:
+    """Attach a program that drops all UDP, by bpf(2) and rtnetlink(7)."""
+    code = ROOT / "tests" / "xdp_drop.py"
+    end.host.run(sys.executable, "-I", str(code), end.interface)
+
+
+# ---- what a sandbox refuses ----
+
+REFUSED = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
+
+
+def findings_of(two: Two, *argv: str, wrap: list[str]) -> list[dict[str, object]]:
+    program = two.b.host.spawn([*wrap, sys.executable, "-m", "mcast_fast.doctor", *argv, "--json"], cwd=ROOT / "src")
+    program.process.wait(60)
+    program._reader.join(10)
+    return json.loads(program.output)["findings"]
+
+
+def test_without_cap_net_raw(two):
+    two.stream()
+    found = findings_of(two, two.text(), "--ring", wrap=REFUSED)
+    assert found[0]["id"] == "host.no-cap-net-raw"
+    assert "setcap cap_net_raw+ep" in found[0]["remedy"]
+    found = findings_of(two, two.text(), wrap=REFUSED)
+    assert "problem" not in {one["verdict"] for one in found}
+    assert {"packets.unseen", "packets.received"} <= {one["id"] for one in found}
+
+
+SECCOMP = """
+import ctypes, runpy, struct, sys
+steps = ((0x20, 0, 0, 0), (0x15, 0, 3, 41), (0x20, 0, 0, 16), (0x15, 0, 1, 16), (0x06, 0, 0, 0x50061), (0x06, 0, 0, 0x7FFF0000))
+memory = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(memory)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program, 0, 0) == 0
+runpy.run_module("mcast_fast.doctor", run_name="__main__", alter_sys=True)
+"""  # socket(AF_NETLINK) answers EAFNOSUPPORT (97), as with RestrictAddressFamilies= of systemd; x86-64
+
+
+def test_netlink_refused_by_a_sandbox(two):
+    two.stream()
+    code = ["setpriv", sys.executable, "-c", SECCOMP]
+    program = two.b.host.spawn([*code, two.text(), "--json", "--seconds", "0.3"], cwd=ROOT / "src")
+    program.process.wait(60)
+    program._reader.join(10)
+    found = json.loads(program.output)["findings"]
+    assert found[0]["id"] == "host.netlink-refused"
+    assert found[0]["remedy"].endswith(" AF_NETLINK")
+    assert {one["id"] for one in found if one["verdict"] == "problem"} == {"host.netlink-refused"}
+
+
+# ---- no fault ----
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("version", [4, 6])
+def test_no_fault_no_problem(two, version):
+    group = GROUP if version == 4 else "ff15::1"
+    two.stream(group)
+    two.oddity()
+    report = two.examine(two.text(group), seconds=10)
+    assert not report.problems, report
+    assert "packets.received" in {one.id for one in report.findings}
+
+
+@pytest.mark.weekly
+def test_no_fault_no_problem_a_hundred_times(two):
+    two.stream()
+    two.stream("ff15::1")
+    for number in range(100):
+        report = two.examine(two.text(GROUP if number % 2 else "ff15::1"), ring=bool(number % 3))
+        assert not report.problems, (number, report)
