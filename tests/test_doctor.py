@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -27,6 +26,7 @@ from mcast_fast.doctor._finding import RANKING, VERDICTS, Finding, Report, ranke
 from mcast_fast.doctor._rules import INPUT, Rule, Ruleset
 from mcast_fast.errors import FileError
 from tests.conftest import free_port, loopback
+from tests.lab import again_and_again
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src" / "mcast_fast" / "doctor").glob("*.py"))
@@ -409,22 +409,8 @@ def test_wrong_arguments(arguments, error):
 def test_loopback_in_one_process(backend):
     """What is sent while it listens arrives; nothing is a problem."""
     group = f"239.9.1.1%{loopback()}:{free_port()}"
-    with mcast.Sender(group, ttl=0) as tx:
-        import threading
-
-        stop = threading.Event()
-
-        def send():
-            while not stop.wait(0.005):
-                tx.send(b"x")
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        try:
-            report = doctor.examine(group, seconds=10)
-        finally:
-            stop.set()
-            thread.join()
+    with mcast.Sender(group, ttl=0) as tx, again_and_again(lambda: tx.send(b"x")):
+        report = doctor.examine(group, seconds=10)
     assert not report.problems, report
     assert "packets.received" in [one.id for one in report.findings]
     assert {"report.json", "about.json"} <= report.readings.keys()
@@ -467,8 +453,8 @@ def test_text_is_folded_and_remedies_are_not(width):
 
 def test_both_programs_print_the_same(monkeypatch, capsys):
     report = Report((LONG,), 1.5)
-    monkeypatch.setattr(without_click, "examine", lambda *_, **__: report)
-    monkeypatch.setattr("mcast_fast.cli.doctor.examine", lambda *_, **__: report)
+    monkeypatch.setattr(without_click, "examined", lambda *_, **__: report)
+    monkeypatch.setattr("mcast_fast.cli.doctor.examined", lambda *_, **__: report)
     monkeypatch.setenv("COLUMNS", "80")
     for options in ([], ["--json"]):
         assert without_click.main(["239.1.1.1%eth0:5000", *options]) == 1
@@ -517,11 +503,11 @@ def test_a_bundle(tmp_path, monkeypatch, masked):
         _text.write_bundle(report, str(path))
 
 
-@pytest.mark.skipif(shutil.which("nft") is None, reason="feature nft: this system has none")
 def test_without_a_privilege_rules_are_unknown(monkeypatch):
     def refuse(*_, **__):
         raise subprocess.CalledProcessError(1, "nft", stderr="Operation not permitted (you must be root)\n")
 
+    monkeypatch.setattr(_readings.shutil, "which", lambda *_, **__: "nft")
     monkeypatch.setattr(_readings.subprocess, "run", refuse)
     rules, reason, text = _readings.rules()
     assert (rules, text) == (None, "")

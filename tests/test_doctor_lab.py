@@ -2,11 +2,13 @@
 its remedy cures it."""
 
 import json
+import signal
 import socket
 import struct
+import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,45 @@ def test_another_process_has_the_port(two):
     assert not two.examine(two.text()).problems
 
 
+JOINED = """
+import socket, struct, sys
+address, interface = sys.argv[1:]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.IPPROTO_IP, 49, 0)  # IP_MULTICAST_ALL
+request = struct.pack("=4s4xi", socket.inet_aton("239.1.1.1"), socket.if_nametoindex(interface))
+s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+s.bind((address, 5000))
+print("joined", flush=True)
+while True:
+    s.recv(1)
+    print("received", flush=True)
+"""
+
+
+def test_a_program_that_joined_on_another_interface(two, second):
+    two.stream()
+    program = two.b.host.spawn([sys.executable, "-I", "-c", JOINED, "", second[1].interface])
+    program.expect("joined")
+    finding = two.finds("membership.joined-elsewhere", two.text())
+    assert "python" in "".join(finding.evidence)
+    two.cures(finding)
+
+
+def test_a_program_that_is_bound_to_an_address_of_the_host(two):
+    two.stream()
+    program = two.b.host.spawn([sys.executable, "-I", "-c", JOINED, two.b.ipv4, two.b.interface])
+    program.expect("joined")
+    finding = two.finds("membership.bound-to-host", two.text())
+    assert "python" in finding.summary
+    program.stop()
+    assert "received" not in program.output
+    cured = JOINED.replace("s.bind((address, 5000))", finding.remedy.replace("sock.", "s."))
+    program = two.b.host.spawn([sys.executable, "-I", "-c", cured, "", two.b.interface])
+    program.expect("received", timeout=30)
+    assert not two.examine(two.text()).problems
+
+
 # ---- routes and firewalls ----
 
 
@@ -321,23 +362,51 @@ def test_a_buffer_that_overflows(two):
 
 
 def test_ttl_1_at_the_sender(two):
-    with two.a.host.enter(), mcast.Sender(f"{GROUP}%{two.a.interface}:{PORT}", ttl=1) as tx:
-        stop = threading.Event()
-        thread = threading.Thread(target=lambda: [tx.send(b"x") or stop.wait(0.003) for _ in iter(stop.is_set, True)])
-        thread.start()
-        try:
-            two.b, b = two.a, two.b
-            finding = two.finds("sender.ttl-1", two.text(), odd=lambda: None)
-        finally:
-            stop.set()
-            thread.join()
+    """On the sender's host."""
     with two.a.host.enter():
-        tx = eval(finding.remedy, {"mcast": mcast})
-    with b.host.enter(), quiet():
-        rx = mcast.Receiver(f"{GROUP}%{b.interface}:{PORT}", recv_ttl=True, timeout=30)
-    with tx, rx:
-        tx.send(b"x")
-        assert rx.recv().ttl > 1
+        tx = mcast.Sender(f"{GROUP}%{two.a.interface}:{PORT}", ttl=1)
+    sender, two.b = two.a, two.a
+    with tx, lab.again_and_again(lambda: tx.send(b"x")):
+        finding = two.finds("sender.ttl-1", two.text(end=sender), odd=lambda: None)
+    with sender.host.enter(), eval(finding.remedy, {"mcast": mcast}) as tx, lab.again_and_again(lambda: tx.send(b"x")):
+        report = two.examine(two.text(end=sender))
+    assert "sender.ttl-1" not in {one.id for one in report.findings}
+
+
+def test_ttl_1_at_a_router():
+    """The router takes the packets in, and may not pass them on: ip(7), IP_ADD_MFC of <linux/mroute.h>."""
+    with lab.Lab(("a", "b", "c")) as made:
+        a, inside = made.link("a", "b")
+        outside, c = made.link("b", "c")
+        with router(inside, outside):
+            routed = Two.__new__(Two)
+            routed.lab, routed.a, routed.b = made, a, inside
+            stream = routed.stream(ttl=1)
+            finding = routed.finds("sender.ttl-1", routed.text(), odd=lambda: None)
+            stream.stop()
+            with c.host.enter(), quiet():
+                rx = mcast.Receiver(f"{GROUP}%{c.interface}:{PORT}", timeout=30)
+            with a.host.enter(), rx:
+                tx = eval(finding.remedy.replace(inside.interface, a.interface), {"mcast": mcast})
+                with tx, lab.again_and_again(lambda: tx.send(b"x")):
+                    assert rx.recv().source == a.ipv4
+
+
+@contextmanager
+def router(inside: lab.End, outside: lab.End) -> Iterator[None]:
+    """Forward the group from one interface to another, as smcroute has the kernel do, until the end of the block."""
+    init, add_vif, add_mfc = 200, 202, 204
+    with inside.host.enter():
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, 2)
+    inside.host.sysctl("net.ipv4.ip_forward", 1)
+    with sock:
+        sock.setsockopt(socket.IPPROTO_IP, init, struct.pack("=i", 1))
+        for number, end in enumerate((inside, outside)):
+            sock.setsockopt(socket.IPPROTO_IP, add_vif, struct.pack("=HBBIi4s", number, 8, 1, 0, end.index, bytes(4)))
+        addresses = socket.inet_aton("10.77.0.1") + socket.inet_aton(GROUP)
+        ttls = bytes([0, 1]).ljust(32, b"\0")
+        sock.setsockopt(socket.IPPROTO_IP, add_mfc, addresses + struct.pack("=H32s2xIIIi", 0, ttls, 0, 0, 0, 0))
+        yield
 
 
 def udp_frame(*, vlan: int = 0, bad: bool = False) -> bytes:
@@ -352,39 +421,24 @@ def udp_frame(*, vlan: int = 0, bad: bool = False) -> bytes:
     return bytes.fromhex("01005e010101") + bytes.fromhex("020000000005") + tag + b"\x08\x00" + header + udp
 
 
-class Frames:
-    """Sends a frame again and again from an interface, until the end of the block."""
-
-    def __init__(self, end: lab.End, frame: bytes) -> None:
-        with end.host.enter():
-            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        with end.host.enter():
-            self._socket.bind((end.interface, 0))
-        self._frame = frame
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._stop.wait(0.003):
-            self._socket.send(self._frame)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._socket.close()
+@contextmanager
+def frames(end: lab.End, frame: bytes) -> Iterator[None]:
+    """Send a frame again and again from an interface, until the end of the block."""
+    with end.host.enter():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sock.bind((end.interface, 0))
+    with sock, lab.again_and_again(lambda: sock.send(frame)):
+        yield
 
 
 def test_bad_checksums(two):
-    with Frames(two.a, udp_frame(bad=True)):
+    with frames(two.a, udp_frame(bad=True)):
         finding = two.finds("packets.bad-checksum", two.text(), seconds=5)
     assert finding.advice
 
 
 def test_frames_with_a_tag(two):
-    with Frames(two.a, udp_frame(vlan=7)):
+    with frames(two.a, udp_frame(vlan=7)):
         finding = two.finds("packets.vlan-tagged", two.text(), seconds=5)
     assert "VLAN 7" in finding.summary
     assert "type vlan id 7" in finding.remedy
@@ -507,6 +561,32 @@ def test_no_fault_no_problem(two, version):
     report = two.examine(two.text(group), seconds=10)
     assert not report.problems, report
     assert "packets.received" in {one.id for one in report.findings}
+
+
+NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set", "-all", "--inh-caps", "-all"]
+
+
+def test_no_fault_no_problem_without_any_privilege(two):
+    """As in a container: what may not be looked at is unknown, with the reason."""
+    command = [*NOBODY, sys.executable, "-c", "import mcast_fast"]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("feature setpriv: this Python cannot be run by another user")
+    two.stream()
+    found = findings_of(two, two.text(), wrap=NOBODY)
+    assert {"packets.received", "packets.unseen", "firewall.unread"} <= {one["id"] for one in found}
+    assert "problem" not in {one["verdict"] for one in found}
+    assert all(one["evidence"] for one in found if one["verdict"] == "unknown")
+
+
+def test_ctrl_c_ends_the_watch_with_a_report(two):
+    two.stream()
+    watched = two.b.tcpdump("igmp", "or", "udp")
+    argv = [sys.executable, "-m", "mcast_fast", "doctor", two.text(), "--for", "10m"]
+    program = two.b.host.spawn(argv, cwd=ROOT / "src")
+    watched.expect("igmp v3 report")
+    program.process.send_signal(signal.SIGINT)
+    assert program.process.wait(60) in (0, 1)  # 1: no packet had come yet
+    assert "Listened for" in program.stop()
 
 
 @pytest.mark.weekly

@@ -148,7 +148,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     convert         : output
     repair          :
     interfaces      :
-    doctor          : output
+    doctor          : output signals
     __init__        : output demo receive send record replay check info convert repair interfaces doctor
 _pyinstaller :
 __main__    : _version _core cli

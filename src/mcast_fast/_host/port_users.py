@@ -93,6 +93,19 @@ def found_by(group: str | bytes, port: int, interface: int) -> list[PortUser] | 
     return sorted(fit, key=lambda user: (user.address != str(address), not user.interface))
 
 
+def on_port(group: str | bytes, port: int) -> list[PortUser] | None:
+    """Every socket on the port that gets packets of the group's IP version, whatever it is bound to.
+
+    Args:
+        group: Text, or 4 or 16 bytes; an IPv4 address may be mapped.
+        port: In host byte order.
+
+    Returns:
+        Those sockets, without their processes; None when they cannot be listed.
+    """
+    return _list(port, _address(group))
+
+
 def others(group: str | bytes, port: int, interface: int, own_inodes: Collection[int]) -> list[PortUser]:
     """Those of `found_by` that are not our own, with their processes; an empty list when they cannot be listed.
 

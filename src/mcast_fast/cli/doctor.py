@@ -1,11 +1,13 @@
 """mcast-fast doctor: why packets do not arrive, and what cures it."""
 
 import shutil
+import threading
 
 import click
 
 from mcast_fast.cli.output import complain
-from mcast_fast.doctor import examine
+from mcast_fast.cli.signals import stop_signals_call
+from mcast_fast.doctor._examination import examined
 from mcast_fast.doctor._text import as_json, lines, write_bundle
 
 STYLES: dict[str, dict[str, object]] = {
@@ -41,22 +43,27 @@ def command(
 ) -> None:
     """Say why packets of groups do not arrive on this host, with the evidence, and what cures it.
 
-    With a GROUP it joins, and listens at the interfaces (which needs CAP_NET_RAW) and by sockets; without one it
-    examines the host. Findings are ranked: the first one is the cause to remove first. Lines that begin with > are
-    commands to run, or calls to write, as they are. It changes nothing. Exit code 1: a problem was found.
+    With a GROUP it joins, and listens at the interfaces (which needs CAP_NET_RAW) and by sockets, until Ctrl-C at the
+    latest; without one it examines the host. It changes nothing. Findings are ranked: the first one is the cause to
+    remove first. Lines that begin with > are commands to run, or calls to write, as they are.
+
+    Exits 0; 1 when there is a problem, or the bundle cannot be written; 2 on a usage error.
 
     \b
       mcast-fast doctor 239.1.1.1%eth0:5000
       mcast-fast doctor 239.1.1.1%eth0:5000 --for 10min
     """
-    report = examine(
-        groups,
-        port=port,
-        seconds=seconds if watch is None else watch,
-        watch=watch is not None,
-        ring=ring,
-        spread=not no_spread,
-    )
+    ended = threading.Event()
+    with stop_signals_call(ended.set):
+        report = examined(
+            groups,
+            ended.is_set,
+            port=port,
+            seconds=seconds if watch is None else watch,
+            watch=watch is not None,
+            ring=ring,
+            spread=not no_spread,
+        )
     if bundle is not None:
         write_bundle(report, bundle, masked=mask)
         complain(f"wrote {bundle}")

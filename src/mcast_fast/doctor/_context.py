@@ -25,6 +25,7 @@ class Moment:
 
     counters: Counters
     users: Users
+    joined: Mapping[str, set[str]]
     rules: Ruleset | None
     rules_fault: str
     rules_text: str
@@ -35,7 +36,8 @@ class Moment:
     def read(cls, feeds: Sequence[Feed]) -> "Moment":
         """Read it now."""
         ruleset, fault, text = _readings.rules()
-        return cls(_readings.counters(), _users(feeds), ruleset, fault, text, time.monotonic(), time.time_ns() / 1e9)
+        now = time.monotonic(), time.time_ns() / 1e9
+        return cls(_readings.counters(), _users(feeds), _readings.joined(), ruleset, fault, text, *now)
 
 
 @dataclass(slots=True)
@@ -58,7 +60,14 @@ class Context:
 
     @classmethod
     def gathered(
-        cls, feeds: Sequence[Feed], seconds: float, *, is_watch: bool, needs_ring: bool, spread: bool
+        cls,
+        feeds: Sequence[Feed],
+        seconds: float,
+        is_over: Callable[[], bool],
+        *,
+        is_watch: bool,
+        needs_ring: bool,
+        spread: bool,
     ) -> "Context":
         """Read, listen, and read again."""
         known, fault = known_interfaces()
@@ -68,7 +77,7 @@ class Context:
         before = Moment.read(feeds)
         listening = Listening(feeds, spread=spread)
         if feeds:
-            listening.run(seconds, is_watch)
+            listening.run(seconds, is_watch, is_over)
         after = Moment.read(feeds)
         return cls(feeds, known, fault, layers, before, after, listening, is_watch, needs_ring, spread)
 

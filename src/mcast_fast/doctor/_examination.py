@@ -5,7 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mcast_fast import _core
@@ -103,17 +103,31 @@ def examine(
         GroupError: A text is no multicast group.
         ArgumentError: A group has no port; there are too many; or seconds is no time.
     """
+    return examined(groups, lambda: False, port=port, seconds=seconds, watch=watch, ring=ring, spread=spread)
+
+
+examine.__module__ = "mcast_fast.doctor"
+
+
+def examined(
+    groups: Groups,
+    is_over: Callable[[], bool],
+    *,
+    port: int | None,
+    seconds: Seconds,
+    watch: bool,
+    ring: bool,
+    spread: bool,
+) -> Report:
+    """The same, ending early when `is_over` says so: a signal handler cannot return from within."""
     wait = wait_in_ns(seconds, "seconds") / 1e9
     with quiet():
         wanted = listed((groups,))
         feeds = feeds_of(wanted, port) if wanted else []
-        context = Context.gathered(feeds, wait, is_watch=watch, needs_ring=ring, spread=spread)
+        context = Context.gathered(feeds, wait, is_over, is_watch=watch, needs_ring=ring, spread=spread)
         findings = ranked(_relevant([finding for check in CHECKS for finding in check(context)]))
         report = Report(findings, context.listening.seconds)
         return Report(findings, report.seconds, _readings_of(report, context))
-
-
-examine.__module__ = "mcast_fast.doctor"
 
 
 def _relevant(findings: list[Finding]) -> list[Finding]:

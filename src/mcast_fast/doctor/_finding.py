@@ -44,6 +44,8 @@ RANKING: tuple[str, ...] = (
     "packets.stopped",
     "containers.network",
     "packets.none",
+    "membership.joined-elsewhere",
+    "membership.bound-to-host",
     "sender.several",
     "buffers.backlog",
     "buffers.interface",

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address
 
@@ -61,14 +61,14 @@ class Listening:
         """For how long it listened."""
         return self.ended - self.began
 
-    def run(self, seconds: float, whole: bool) -> None:
-        """Listen for that long, or until all is decided."""
+    def run(self, seconds: float, whole: bool, is_over: Callable[[], bool]) -> None:
+        """Listen for that long, until all is decided, or until `is_over` says so."""
         with ExitStack() as opened, selectors.DefaultSelector() as waiting:
             self.began = self.ended = time.monotonic()
             self._open_wire(opened, waiting)
             self._open(opened, waiting, [str(feed.group) for feed in self.feeds if not feed.fault], "asked")
             end = self.began + seconds
-            while (now := time.monotonic()) < end:
+            while (now := time.monotonic()) < end and not is_over():
                 if not whole and now >= self.began + min(seconds, SHORTEST) and self._is_decided():
                     break
                 silent = [feed for feed in self.feeds if not feed.last and not feed.heard]

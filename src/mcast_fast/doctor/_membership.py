@@ -1,6 +1,7 @@
 """What was joined, against what arrives: interface, source, port; limits, versions, and who else has the port."""
 
 import errno
+import ipaddress
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -153,6 +154,54 @@ def wrong_source(context: Context) -> Iterator[Finding]:
         )
 
 
+def joined_elsewhere(context: Context) -> Iterator[Finding]:
+    """Whether the programs of this host that want the group joined it where its packets do not arrive."""
+    for feed in context.feeds:
+        names = context.before.joined.get(feed.group.address, set())
+        if not names or not feed.name or feed.name in names or not (feed.heard or feed.arrived()):
+            continue
+        users = port_users.with_owners(list(context.before.users.get(feed.port, {}).values()))
+        yield Finding(
+            "membership.joined-elsewhere",
+            "warning",
+            f"programs here joined the group on {', '.join(sorted(names))}, and its packets arrive at {feed.name}",
+            (
+                f"/proc/net/{'igmp' if feed.group.version == 4 else 'igmp6'}, before the doctor joined: "
+                f"{', '.join(sorted(names))}",
+                *(port_users.describe(user) for user in users[:10]),
+            ),
+            feed.call(),
+            f"Without this library: name {feed.name} in IP_ADD_MEMBERSHIP (ip_mreqn.imr_ifindex), not INADDR_ANY.",
+            group=feed.text,
+        )
+
+
+def bound_to_host(context: Context) -> Iterator[Finding]:
+    """Whether a program on the port is bound to an address of a host, where no group's packets go."""
+    done: set[tuple[int, int]] = set()
+    for feed in context.feeds:
+        if (key := (feed.group.version, feed.port)) in done:
+            continue
+        done.add(key)
+        everyone = port_users.on_port(feed.group.address, feed.port) or []
+        bound = [one for one in everyone if not _takes_groups(one.address)]
+        for user in port_users.with_owners(bound)[:1]:
+            yield Finding(
+                "membership.bound-to-host",
+                "warning",
+                f"{port_users.describe(user)} gets no packets of groups: it is bound to an address of this host",
+                (f"sockets on port {feed.port} that are bound so: {', '.join(one.address for one in bound[:10])}",),
+                f'sock.bind(("{feed.group.address}", {feed.port}))',
+                "In that program, if it is to receive the group; or bind no address at all.",
+                group=feed.text,
+            )
+
+
+def _takes_groups(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return parsed.is_multicast or parsed.is_unspecified
+
+
 def wrong_port(context: Context) -> Iterator[Finding]:
     """Whether the group is sent to another port."""
     for feed in context.feeds:
@@ -173,4 +222,13 @@ def wrong_port(context: Context) -> Iterator[Finding]:
             )
 
 
-CHECKS = (refused, limits, old_version, wrong_interface, wrong_source, wrong_port)
+CHECKS = (
+    refused,
+    limits,
+    old_version,
+    wrong_interface,
+    wrong_source,
+    wrong_port,
+    joined_elsewhere,
+    bound_to_host,
+)

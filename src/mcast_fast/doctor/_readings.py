@@ -4,10 +4,12 @@ Of the calling thread's network namespace. Nothing is raised; what cannot be rea
 """
 
 import contextlib
+import ipaddress
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,6 +67,31 @@ def _pairs(content: str) -> dict[str, int]:
 def _put(found: dict[str, int], name: str, value: str) -> None:
     with contextlib.suppress(ValueError):
         found[name] = int(value)
+
+
+def joined() -> dict[str, set[str]]:
+    """The groups that are joined here, each with the names of its interfaces: /proc/net/igmp and igmp6."""
+    found: dict[str, set[str]] = {}
+    device = ""
+    for line in text(NET / "igmp").splitlines()[1:]:
+        words = line.split()
+        if not line.startswith("\t"):
+            device = words[1] if len(words) > 1 else ""
+        elif words and (group := address_in_memory(words[0])):
+            found.setdefault(group, set()).add(device)
+    for line in text(NET / "igmp6").splitlines():
+        words = line.split()
+        with contextlib.suppress(ValueError, IndexError):
+            found.setdefault(str(ipaddress.IPv6Address(bytes.fromhex(words[2]))), set()).add(words[1])
+    return found
+
+
+def address_in_memory(digits: str) -> str:
+    """An IPv4 address that a table of proc(5) shows as the number in memory; empty when it is none."""
+    try:
+        return str(ipaddress.IPv4Address(int(digits, 16).to_bytes(4, sys.byteorder)))
+    except (ValueError, OverflowError):
+        return ""
 
 
 def grown(name: str, before: Counters, after: Counters) -> int:

@@ -1,7 +1,5 @@
 """Senders: more than one of them, and how far their packets may go."""
 
-import ipaddress
-import socket
 from collections.abc import Iterator
 
 from mcast_fast.doctor import _readings
@@ -64,9 +62,8 @@ def _forwarded() -> set[str]:
     found = set()
     for line in _readings.text(_readings.NET / "ip_mr_cache").splitlines()[1:]:
         words = line.split()
-        if words and len(words[0]) == 8:
-            # The word as it is in memory, printed as a number.
-            found.add(str(ipaddress.IPv4Address(socket.ntohl(int(words[0], 16)))))
+        if words:
+            found.add(_readings.address_in_memory(words[0]))
     return found
 
 
