@@ -509,7 +509,7 @@ def test_without_a_privilege_rules_are_unknown(monkeypatch):
 
     monkeypatch.setattr(_readings.shutil, "which", lambda *_, **__: "nft")
     monkeypatch.setattr(_readings.subprocess, "run", refuse)
-    rules, reason, text = _readings.rules()
+    rules, reason, text = _readings.rules(with_text=True)
     assert (rules, text) == (None, "")
     assert reason == "`nft list ruleset` answers: Operation not permitted (you must be root)"
 

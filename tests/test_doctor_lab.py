@@ -15,7 +15,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import doctor
-from mcast_fast.doctor import _listening
+from mcast_fast.doctor import _listening, _switch
 from mcast_fast.doctor._feeds import quiet
 from tests import lab
 
@@ -458,8 +458,9 @@ def query(end: lab.End) -> None:
         sock.sendto(body, ("224.0.0.1", 0))
 
 
-def test_a_querier_that_fell_silent(two):
+def test_a_querier_that_fell_silent(two, monkeypatch):
     """The bridge is on the receiver's host: it forgets the host when nobody asks."""
+    monkeypatch.setattr(_switch, "QUIET", 0.5)
     host = two.b.host
     host.run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "0")
     host.run(
@@ -470,7 +471,7 @@ def test_a_querier_that_fell_silent(two):
         "type",
         "bridge",
         "mcast_membership_interval",
-        "150",
+        "100",
         "mcast_querier_interval",
         "30000",
     )
@@ -481,7 +482,7 @@ def test_a_querier_that_fell_silent(two):
     two.stream()
     query(two.a)
     wanted = f"{GROUP}%br0:{PORT}"
-    report = two.examine(wanted, seconds=5, watch=True)
+    report = two.examine(wanted, seconds=3, watch=True)
     assert report.findings[0].id == "switch.querier-silent", report
     assert "no querier was heard" in report.findings[0].summary
     host.run("sh", "-c", report.findings[0].remedy)
@@ -521,9 +522,9 @@ def test_without_cap_net_raw(two):
     found = findings_of(two, two.text(), "--ring", wrap=REFUSED)
     assert found[0]["id"] == "host.no-cap-net-raw"
     assert "setcap cap_net_raw+ep" in found[0]["remedy"]
-    found = findings_of(two, two.text(), wrap=REFUSED)
-    assert "problem" not in {one["verdict"] for one in found}
+    assert [one["id"] for one in found if one["verdict"] == "problem"] == ["host.no-cap-net-raw"]
     assert {"packets.unseen", "packets.received"} <= {one["id"] for one in found}
+    assert not two.examine(two.text(), ring=True).problems  # root has it
 
 
 SECCOMP = """
@@ -591,8 +592,14 @@ def test_ctrl_c_ends_the_watch_with_a_report(two):
 
 @pytest.mark.weekly
 def test_no_fault_no_problem_a_hundred_times(two):
+    """IPv4 and IPv6, as root and without any privilege, for a socket and for a ring."""
     two.stream()
     two.stream("ff15::1")
     for number in range(100):
-        report = two.examine(two.text(GROUP if number % 2 else "ff15::1"), ring=bool(number % 3))
-        assert not report.problems, (number, report)
+        wanted = two.text(GROUP if number % 2 else "ff15::1")
+        if number % 4 < 2:
+            report = two.examine(wanted, ring=bool(number % 3))
+            assert not report.problems, (number, report)
+        else:
+            found = findings_of(two, wanted, wrap=NOBODY)
+            assert "problem" not in {one["verdict"] for one in found}, (number, found)

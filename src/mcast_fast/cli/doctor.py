@@ -16,7 +16,6 @@ STYLES: dict[str, dict[str, object]] = {
     "unknown": {"fg": "magenta"},
     "ok": {"fg": "green"},
     "remedy": {"bold": True},
-    "plain": {},
 }
 
 
@@ -71,6 +70,6 @@ def command(
         click.echo(as_json(report))
     else:
         for style, line in lines(report, shutil.get_terminal_size().columns):
-            click.echo(click.style(line, **STYLES[style]) if line else "")  # type: ignore[arg-type]
+            click.echo(click.style(line, **STYLES[style]) if style in STYLES else line)  # type: ignore[arg-type]
     if report.problems:
         raise click.exceptions.Exit(1)

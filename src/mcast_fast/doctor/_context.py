@@ -33,9 +33,9 @@ class Moment:
     clock: float
 
     @classmethod
-    def read(cls, feeds: Sequence[Feed]) -> "Moment":
-        """Read it now."""
-        ruleset, fault, text = _readings.rules()
+    def read(cls, feeds: Sequence[Feed], *, is_last: bool) -> "Moment":
+        """Read it now; the text of the rules is needed once."""
+        ruleset, fault, text = _readings.rules(with_text=is_last)
         now = time.monotonic(), time.time_ns() / 1e9
         return cls(_readings.counters(), _users(feeds), _readings.joined(), ruleset, fault, text, *now)
 
@@ -74,11 +74,11 @@ class Context:
         layers: dict[int, links.Link] = {}
         with contextlib.suppress(OSError):
             layers = links.read()
-        before = Moment.read(feeds)
+        before = Moment.read(feeds, is_last=False)
         listening = Listening(feeds, spread=spread)
         if feeds:
             listening.run(seconds, is_watch, is_over)
-        after = Moment.read(feeds)
+        after = Moment.read(feeds, is_last=True)
         return cls(feeds, known, fault, layers, before, after, listening, is_watch, needs_ring, spread)
 
     def grown(self, counter: str) -> int:

@@ -42,8 +42,8 @@ def _port_taken(context: Context, error: str) -> Iterator[Finding]:
             "problem",
             f"another socket holds port {port} without sharing it",
             (*(port_users.describe(user) for user in known), error),
-            f"kill {' '.join(map(str, pids))}" if pids else f"ss -ulpn 'sport = :{port}'",
-            "Or have that program set SO_REUSEADDR before it binds; or use another port.",
+            f"kill {pids[0]}" if len(pids) == 1 else f"ss -ulpn 'sport = :{port}'",
+            "That ends the program, or lists several. Or have it set SO_REUSEADDR before it binds; or use another port.",
             group=group,
         )
 

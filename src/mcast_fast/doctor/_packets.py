@@ -70,11 +70,11 @@ def fragments(context: Context) -> Iterator[Finding]:
         ipv4 = feed.group.version == 4
         whole = context.grown("Ip.ReasmOKs" if ipv4 else "Ip6ReasmOKs")
         failed = context.grown("Ip.ReasmFails" if ipv4 else "Ip6ReasmFails")
-        if pieces and (failed or not whole) and not context.grown("TcpExt.IPReversePathFilter"):
+        if pieces and not whole and not context.grown("TcpExt.IPReversePathFilter"):
             yield Finding(
                 "packets.fragments-lost",
                 "problem",
-                "datagrams above the MTU arrive in fragments, of which some are lost",
+                "datagrams above the MTU arrive in fragments, and none of them is put together",
                 (f"{pieces} fragments were seen at {feed.name}; {whole} datagrams were put together, {failed} not",),
                 advice="Send datagrams that fit the MTU (1,472 bytes of payload with IPv4 on Ethernet), or find where "
                 "fragments are dropped; `sysctl net.ipv4.ipfrag_high_thresh` limits their memory.",

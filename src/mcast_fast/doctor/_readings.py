@@ -115,14 +115,15 @@ def setting(name: str) -> int | None:
         return None
 
 
-def rules() -> tuple[Ruleset | None, str, str]:
-    """The rules of nftables, why they are not known, and their text with handles."""
+def rules(*, with_text: bool) -> tuple[Ruleset | None, str, str]:
+    """The rules of nftables, why they are not known, and their text with handles where that is wanted."""
     program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
     if program is None:
         return None, "the program nft is not installed", ""
     try:
         listed = _run(program, "-j", "list", "ruleset")
-        return Ruleset.parse(json.loads(listed)), _legacy(), _run(program, "-a", "list", "ruleset")
+        shown = _run(program, "-a", "list", "ruleset") if with_text else ""
+        return Ruleset.parse(json.loads(listed)), _legacy(), shown
     except (OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError) as error:
         words = str(getattr(error, "stderr", "") or error).strip().splitlines() or [type(error).__name__]
         return None, f"`nft list ruleset` answers: {words[0]}", ""

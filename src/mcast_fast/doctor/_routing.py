@@ -22,15 +22,15 @@ def rp_filter(context: Context) -> Iterator[Finding]:
         everywhere, here = (setting(f"ipv4/conf/{name}/rp_filter") or 0 for name in ("all", feed.name))
         mode = max(everywhere, here)
         dropped = context.grown(DROPPED)
-        sources = [frame.source for frame, _ in feed.arrived()] or ([feed.group.source] if feed.group.source else [])
-        if mode not in (STRICT, LOOSE) or not (sources or dropped) or (sources and not dropped):
+        if mode not in (STRICT, LOOSE) or not dropped or context.is_on_wire(feed) is False:
             continue
+        sources = [frame.source for frame, _ in feed.arrived()] or [feed.group.source or ""]
         evidence = (
             f"net.ipv4.conf.all.rp_filter = {everywhere}, net.ipv4.conf.{feed.name}.rp_filter = {here}: "
             f"{'strict' if mode == STRICT else 'loose'}",
             f"IPReversePathFilter grew by {dropped} (/proc/net/netstat)",
         )
-        yield _dropped(context, feed, mode, next(iter(sources), ""), evidence)
+        yield _dropped(context, feed, mode, sources[0], evidence)
 
 
 def _dropped(context: Context, feed: Feed, mode: int, source: str, evidence: tuple[str, ...]) -> Finding:
