@@ -43,7 +43,7 @@ def _port_taken(context: Context, error: str) -> Iterator[Finding]:
             f"another socket holds port {port} without sharing it",
             (*(port_users.describe(user) for user in known), error),
             f"kill {pids[0]}" if len(pids) == 1 else f"ss -ulpn 'sport = :{port}'",
-            "That ends the program, or lists several. Or have it set SO_REUSEADDR before it binds; or use another port.",
+            "It ends the program, or lists several. Or have it set SO_REUSEADDR before it binds, or use another port.",
             group=group,
         )
 
