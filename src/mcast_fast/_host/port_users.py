@@ -93,19 +93,6 @@ def found_by(group: str | bytes, port: int, interface: int) -> list[PortUser] | 
     return sorted(fit, key=lambda user: (user.address != str(address), not user.interface))
 
 
-def on_port(group: str | bytes, port: int) -> list[PortUser] | None:
-    """Every socket on the port that gets packets of the group's IP version, whatever it is bound to.
-
-    Args:
-        group: Text, or 4 or 16 bytes; an IPv4 address may be mapped.
-        port: In host byte order.
-
-    Returns:
-        Those sockets, without their processes; None when they cannot be listed.
-    """
-    return _list(port, _address(group))
-
-
 def others(group: str | bytes, port: int, interface: int, own_inodes: Collection[int]) -> list[PortUser]:
     """Those of `found_by` that are not our own, with their processes; an empty list when they cannot be listed.
 
@@ -117,6 +104,12 @@ def others(group: str | bytes, port: int, interface: int, own_inodes: Collection
     """
     found = [user for user in found_by(group, port, interface) or () if user.inode not in own_inodes]
     return with_owners(found)
+
+
+def on_port(address: str, port: int) -> list[PortUser]:
+    """Every socket on the port that gets packets of the address's IP version, with its process; an empty list when they
+    cannot be listed."""
+    return with_owners(_list(port, _address(address)) or [])
 
 
 def with_owners(users: list[PortUser]) -> list[PortUser]:

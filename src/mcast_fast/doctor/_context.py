@@ -1,12 +1,14 @@
 """What the checks look at: all that was read and received, before any of it is judged."""
 
 import contextlib
+import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mcast_fast._host import links, port_users
-from mcast_fast._host.interfaces import Interface, Route, route_of
+from mcast_fast._host.interfaces import Interface
+from mcast_fast._host.routes import Route, find_route
 from mcast_fast.doctor import _readings
 from mcast_fast.doctor._feeds import Feed, known_interfaces
 from mcast_fast.doctor._finding import Finding
@@ -100,10 +102,8 @@ class Context:
 
     def route(self, address: str) -> Route | None:
         """Where the routing table sends to an address; None when it cannot be queried."""
-        import ipaddress
-
         with contextlib.suppress(MulticastError):
-            return route_of(ipaddress.ip_address(address))
+            return find_route(ipaddress.ip_address(address), self.interfaces)
         return None
 
     def packet(self, feed: Feed, *, is_fragment: bool = False) -> Fields:

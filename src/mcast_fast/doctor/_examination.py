@@ -52,7 +52,7 @@ EXPLAINED: Mapping[str, tuple[str, ...]] = {
     "packets.fragments-lost": ("firewall.drops-fragments", "firewall.drops-udp"),
     "switch.no-querier": ("switch.querier-silent",),
     "containers.network": (ANY,),
-    "membership.refused": ("host.netlink-refused", "interface.missing"),
+    "membership.refused": ("interface.missing",),
 }
 
 SECONDS = 10.0

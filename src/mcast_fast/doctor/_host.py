@@ -15,7 +15,7 @@ NETLINK_LINE = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"
 
 
 def netlink(_: Context) -> Iterator[Finding]:
-    """Whether netlink sockets may be opened: without them no interface can be listed."""
+    """Whether netlink sockets may be opened: without them changes of interfaces are not seen, and little is known."""
     if not SYSTEM.has_rtnetlink:
         yield Finding(
             "host.unsupported",
@@ -29,8 +29,8 @@ def netlink(_: Context) -> Iterator[Finding]:
     except OSError as error:
         yield Finding(
             "host.netlink-refused",
-            "problem",
-            "a sandbox refuses netlink sockets, so interfaces cannot be listed and nothing can be joined",
+            "warning",
+            "a sandbox refuses netlink sockets: watch=True fails, and what is read by them is not examined",
             (f"socket(AF_NETLINK) answers: {os_text(error.errno or 0)}",),
             NETLINK_LINE,
             "In the [Service] section of the unit (`systemctl edit SERVICE`), then restart it; a container's seccomp "

@@ -183,9 +183,9 @@ def bound_to_host(context: Context) -> Iterator[Finding]:
         if (key := (feed.group.version, feed.port)) in done:
             continue
         done.add(key)
-        everyone = port_users.on_port(feed.group.address, feed.port) or []
+        everyone = port_users.on_port(feed.group.address, feed.port)
         bound = [one for one in everyone if not _takes_groups(one.address)]
-        for user in port_users.with_owners(bound)[:1]:
+        for user in bound[:1]:
             yield Finding(
                 "membership.bound-to-host",
                 "warning",
