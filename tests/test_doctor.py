@@ -137,6 +137,7 @@ DROP, ACCEPT = {"drop": None}, {"accept": None}
         ((match({"meta": {"key": "l4proto"}}, "udp"),), True),
         ((match({"meta": {"key": "l4proto"}}, {"set": ["tcp", "icmp"]}),), False),
         ((match(payload("ip", "protocol"), "igmp"),), False),
+        ((match(payload("ip", "protocol"), {"set": ["igmp", "udp"]}),), True),
         ((match(payload("tcp", "dport"), 5000),), False),
         ((match(payload("tcp", "dport"), 5000, "!="),), False),
         ((match(payload("ip6", "daddr"), "ff15::1"),), False),

@@ -265,6 +265,7 @@ def test_no_route_for_the_sender(two):
 
 
 RULES = {
+    "ipv6": "ip6 filter {\nchain in {\ntype filter hook input priority 0; policy drop;\nicmpv6 type != 128 accept\n}\n}",
     "input": 'inet filter {\nchain input {\ntype filter hook input priority 0;\niifname "lo" accept\nudp dport 5000 counter drop\n}\n}',
     "policy": "inet filter {\nchain input {\ntype filter hook input priority 0; policy drop;\nct state established,related accept\ntcp dport 22 accept\n}\n}",
     "jump": "ip filter {\nset bad {\ntypeof ip daddr\nflags interval\nelements = { 239.0.0.0/8 }\n}\nchain more {\nip daddr @bad drop\n}\nchain pre {\ntype filter hook prerouting priority raw;\nmeta l4proto udp jump more\n}\n}",
@@ -276,22 +277,28 @@ RULES = {
 
 @pytest.mark.parametrize("kind", RULES)
 def test_a_rule_drops_the_group(two, kind):
-    two.stream()
+    wanted = two.text("ff15::1" if kind == "ipv6" else GROUP)
+    two.stream("ff15::1" if kind == "ipv6" else GROUP)
     two.b.host.run("nft", "-f", "-", stdin=f"table {RULES[kind]}\n")
-    finding = two.finds("firewall.drops-udp", two.text())
+    finding = two.finds("firewall.drops-udp", wanted)
     assert "drop" in finding.evidence[0]
-    two.cures(finding, two.text())
+    two.cures(finding, wanted)
 
 
-def test_a_rule_drops_reports_behind_a_snooping_switch(two):
-    """Host b is the switch, and host c behind it wants the group."""
+REPORTS = {GROUP: "ip protocol igmp", "ff15::1": "icmpv6 type { mld-listener-report, mld2-listener-report }"}
+
+
+@pytest.mark.parametrize("group", REPORTS)
+def test_a_rule_drops_reports_behind_a_snooping_switch(group):
     with lab.Lab(("a", "b", "c")) as made:
         three = Bridged(made)
-        rules = "table inet filter {\nchain out {\ntype filter hook output priority 0;\nip protocol igmp drop\n}\n}\n"
+        rules = (
+            f"table inet filter {{\nchain out {{\ntype filter hook output priority 0;\n{REPORTS[group]} drop\n}}\n}}\n"
+        )
         three.b.host.run("nft", "-f", "-", stdin=rules)
-        three.stream()
-        finding = three.finds("firewall.drops-igmp", three.text(), seconds=1, odd=lambda: None)
-        three.cures(finding, three.text())
+        three.stream(group)
+        wanted = three.text(group)
+        three.cures(three.finds("firewall.drops-igmp", wanted, seconds=1, odd=lambda: None), wanted)
 
 
 class Bridged(Two):

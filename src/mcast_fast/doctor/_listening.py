@@ -84,8 +84,10 @@ class Listening:
             self.ended = time.monotonic()
 
     def _is_decided(self) -> bool:
-        return all(
-            feed.heard.total() >= ENOUGH
+        return self.refusal is not None or all(
+            feed.fault is not None
+            or (feed.interface is not None and not feed.interface.is_up)
+            or feed.heard.total() >= ENOUGH
             or feed.elsewhere.total() >= ENOUGH
             or sum(count for frame, count in feed.frames.items() if not frame.is_outgoing) >= ENOUGH
             for feed in self.feeds

@@ -13,7 +13,18 @@ from typing import Any
 # What a packet has where hooks look at it, by the names of the JSON: "ip.daddr", "meta.l4proto". None: not known.
 Fields = Mapping[str, Any]
 
-PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "icmpv6": 58, "ipv6-icmp": 58}
+# Numbers that nft prints as names: protocols, and types of MLD.
+NUMBERS = {
+    "icmp": 1,
+    "igmp": 2,
+    "tcp": 6,
+    "udp": 17,
+    "icmpv6": 58,
+    "ipv6-icmp": 58,
+    "mld-listener-query": 130,
+    "mld-listener-report": 131,
+    "mld2-listener-report": 143,
+}
 INPUT, OUTPUT = ("ingress", "prerouting", "input"), ("output", "postrouting", "egress")
 FAMILIES = {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
 DROPS, UNDECIDED = ("drop", "reject"), ("limit", "quota", "ct count", "connlimit", "queue", "tproxy", "fwd", "dup")
@@ -279,8 +290,8 @@ def _in(value: Any, right: Mapping[str, Any], sets: Mapping[str, list[Any]]) -> 
 
 
 def _plain(value: Any) -> Any:
-    """A protocol as its number, everything else as it is."""
-    return PROTOCOLS.get(value, value) if isinstance(value, str) else value
+    """What has a number as that, everything else as it is."""
+    return NUMBERS.get(value, value) if isinstance(value, str) else value
 
 
 def _ordinal(value: Any) -> Any:
