@@ -585,13 +585,14 @@ def test_ctrl_c_ends_the_watch_with_a_report(two):
 
 
 @pytest.mark.weekly
+@pytest.mark.hang_timeout(1800)
 def test_no_fault_no_problem_a_hundred_times(two):
     """IPv4 and IPv6, as root and without any privilege, for a socket and for a ring."""
     two.stream()
     two.stream("ff15::1")
     for number in range(100):
         wanted = two.text(GROUP if number % 2 else "ff15::1")
-        if number % 4 < 2:
+        if number % 5:
             report = two.examine(wanted, ring=bool(number % 3))
             assert not report.problems, (number, report)
         else:
