@@ -93,3 +93,31 @@ def test_without_netlink_errors_name_the_setting(backend: str) -> None:
     for text in (watch, nowhere, reason):
         assert "RestrictAddressFamilies=" in text
         assert os.strerror(errno.EAFNOSUPPORT) in text
+
+
+PATCHED = """
+import select, sys, types
+sys.modules["gevent.monkey"] = types.ModuleType("gevent.monkey")
+for name in ("epoll", "kqueue", "devpoll"):  # as gevent.monkey.patch_select() does
+    if hasattr(select, name):
+        delattr(select, name)
+import mcast_fast
+from tests.conftest import free_port
+
+group = f"239.7.7.10%lo:{free_port()}"
+with mcast_fast.Receiver(group, timeout=5, watch=True) as rx, mcast_fast.Sender(group, ttl=0) as tx:
+    tx.send(b"x")
+    print(len(rx.recv_batch()))
+    try:
+        print(rx.fileno() >= 0)
+    except mcast_fast.FeatureError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_where_epoll_is_patched_away_a_receiver_works_and_says_who_took_it(backend: str) -> None:
+    done = run("-c", PATCHED, refused=(), backend=backend)
+    received, descriptor = done.stdout.splitlines() or [done.stderr, ""]
+    assert received == "1"
+    assert descriptor == "True" if backend == "fast" else descriptor.startswith("fileno(): gevent has taken epoll")
