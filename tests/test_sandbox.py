@@ -15,6 +15,7 @@ from tests.conftest import BACKENDS
 pytestmark = [pytest.mark.needs("system call filters")]
 
 CORE = ("tests/test_receiver.py", "tests/test_sender.py", "tests/test_gather.py")
+QUICK = "not (long or lab)"
 
 
 def run(*arguments: str, refused: tuple[str, ...], backend: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,7 @@ def run(*arguments: str, refused: tuple[str, ...], backend: str | None = None) -
 @pytest.mark.long
 @pytest.mark.parametrize("refused", sandbox.REFUSALS)
 def test_the_core_holds(refused: str) -> None:
-    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *CORE, refused=(refused,))
+    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", QUICK, *CORE, refused=(refused,))
     assert done.returncode == 0, done.stdout[-3000:]
 
 
