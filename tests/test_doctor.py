@@ -439,6 +439,15 @@ def test_text_is_folded_and_remedies_are_not(width):
     assert lines[-1][1].startswith("1 problem.")
 
 
+def test_findings_that_differ_by_their_group_alone_are_one():
+    names = ["239.1.1.1:5000", "239.1.1.2:5000", "239.1.1.3:5000"]
+    every = [Finding("packets.none", "problem", "nothing", group=name) for name in names]
+    lines = [line for _, line in _text.lines(Report((*every, Finding("host.ready", "ok", "well"))), 80)]
+    assert lines[0] == "problem   packets.none  239.1.1.1:5000 and 2 more"
+    assert lines[-1].startswith("3 problems.")
+    assert len([line for line in lines if "packets.none" in line]) == 1
+
+
 def test_both_programs_print_the_same(monkeypatch, capsys):
     report = Report((LONG,), 1.5)
     monkeypatch.setattr(without_click, "examined", lambda *_, **__: report)

@@ -28,7 +28,7 @@ SHORTEST = 1.0  # seconds: so long it listens for drops and other senders, where
 MOST_CONTROLS = 10_000
 FRAME = 2048  # bytes of a frame that are looked at
 AT_ONCE = 200  # frames that are read in one turn
-SAMPLED = 100  # packets of a batch whose sources are looked at
+SAMPLED = 100  # packets of a batch that are looked at, and counted
 LISTED = 50  # groups that the kernel's filter names; with more it passes all
 TURN = 0.1  # seconds
 

@@ -11,7 +11,7 @@ def received(context: Context) -> Iterator[Finding]:
     for feed in context.feeds:
         where = feed.name or "every interface"
         if feed.heard:
-            shown = ", ".join(f"{count} from {source}" for source, count in feed.heard.most_common(5))
+            shown = ", ".join(f"at least {count} from {source}" for source, count in feed.heard.most_common(5))
             yield Finding(
                 "packets.received", "ok", f"the packets arrive at the program, on {where}", (shown,), group=feed.text
             )

@@ -16,12 +16,12 @@ def several(context: Context) -> Iterator[Finding]:
         if feed.group.source is not None or len(feed.heard) < 2:
             continue
         (first, most), *others = feed.heard.most_common()
-        shown = ", ".join(f"{count} packets from {source}" for source, count in others[:5])
+        shown = ", ".join(f"at least {count} packets from {source}" for source, count in others[:5])
         yield Finding(
             "sender.several",
             "warning",
             f"{len(feed.heard)} hosts send to the group: {first}, and {', '.join(source for source, _ in others[:5])}",
-            (f"{most} packets from {first}", shown),
+            (f"at least {most} packets from {first}", shown),
             feed.call(feed.at(None, source=first)),
             "Where one host alone is to send: name it, as the remedy does with the busiest one; its packets alone are "
             "received then.",

@@ -8,7 +8,9 @@ import re
 import tarfile
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Literal
 
 from mcast_fast.doctor._examination import programs
@@ -33,14 +35,26 @@ MAC = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])")
 def lines(report: Report, width: int) -> Iterator[tuple[Style, str]]:
     """The findings, folded to a width; remedies are never folded, so that they can be copied."""
     width = max(width, NARROWEST)
-    for finding in report.findings:
-        yield from _finding(finding, width)
+    for finding, others in _alike(report.findings):
+        yield from _finding(finding, others, width)
     yield "plain", ""
     yield "plain", summary(report)
 
 
-def _finding(finding: Finding, width: int) -> Iterator[tuple[Style, str]]:
+def _alike(findings: Iterable[Finding]) -> list[tuple[Finding, int]]:
+    """The first of those that differ by their group alone, and how many more there are."""
+    first: dict[Finding, Finding] = {}
+    more: Counter[Finding] = Counter()
+    for one in findings:
+        key = replace(one, group="")
+        if first.setdefault(key, one) is not one:
+            more[key] += 1
+    return [(one, more[key]) for key, one in first.items()]
+
+
+def _finding(finding: Finding, others: int, width: int) -> Iterator[tuple[Style, str]]:
     where = f"  {finding.group}" if finding.group else ""
+    where += f" and {others} more" if others else ""
     yield finding.verdict, f"{finding.verdict:<{LABEL}}{finding.id}{where}"
     yield from _folded("plain", f"{finding.summary[:1].upper()}{finding.summary[1:]}.", "", width)
     for line in finding.evidence:
