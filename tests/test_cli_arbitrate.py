@@ -1,5 +1,6 @@
 """The command line and the example over legs: files of both, a recording, and a feed that is sent on."""
 
+import asyncio
 import json
 import struct
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import files, sequence
+from mcast_fast import aio, files, sequence
 from tests.conftest import Place, loopback
 from tests.legs import GROUPS, MS, NOW, batch_of, check, numbers
 from tests.test_cli_sequence import run
@@ -106,3 +107,33 @@ def test_two_receivers_and_a_recorder(backend, tmp_path):
         assert numbers(reader, 4) == [n for n in range(200) if n % 35]
     assert [leg.lost + leg.absent for leg in stats.legs] == [28, 39]  # 0: nothing shows it
     assert (stats.expected, stats.unrecovered) == (199, 5)
+
+
+@pytest.mark.needs("kernel_timestamps")
+def test_awaited(backend):
+    """Two receivers of asyncio; what is held comes when `hold` has passed, and a close ends the iteration."""
+
+    async def receive():
+        groups = [Place(4, loopback()).group() for _ in range(2)]
+        async with (
+            aio.Receiver(groups[0]) as a,
+            aio.Receiver(groups[1]) as b,
+            aio.Arbiter([a, b], "u32be@0", hold="100ms") as feed,
+        ):
+            with pytest.raises(TimeoutError):
+                await feed.recv(timeout=0.01)
+            with mcast.Sender(groups[0], ttl=0) as to_a, mcast.Sender(groups[1], ttl=0) as to_b:
+                for number in (0, 1, 3, 6):
+                    to_a.send(struct.pack(">I", number))
+                for number in (1, 2, 6, 7):
+                    to_b.send(struct.pack(">I", number))
+            first = await feed.recv()
+            got = numbers([batch async for batch in feed.batches(count=5)], 4)
+            asyncio.get_running_loop().call_later(0.01, feed.close)
+            assert [batch async for batch in feed] == []
+            return int.from_bytes(first.data, "big"), got, feed.stats
+
+    first, got, stats = asyncio.run(receive())
+    assert (first, got) == (0, [1, 2, 3, 6, 7])
+    assert (stats.delivered, stats.unrecovered) == (6, 2)
+    check(stats)

@@ -113,11 +113,12 @@ files       : _systems _version _units _core _guarded _delivery _membership grou
     _recorder       : _streams _writer _limits _postrotate
     _replay         : _streams _reader
     __init__        : _writer _reader _limits _recorder _replay
-aio         : _units _iteration _core _membership _sending groups stats sequence receiver sender
+aio         : _units _iteration _source _core _membership _sending groups stats sequence receiver sender
     _waiting        :
     _receiver       : _waiting
     _sender         : _waiting
-    __init__        : _receiver _sender
+    _arbiter        : _receiver
+    __init__        : _receiver _sender _arbiter
 doctor      : _systems _version _units _core _host _membership groups receiver
     _finding        :
     _frames         :

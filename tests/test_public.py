@@ -288,7 +288,7 @@ VIEWS = ("Batch", "Packet")
 # Calls that raise nothing of ours, whatever they are given.
 NEVER_RAISE = {
     *("features", "Batch.payloads", "Arbiter.close", "Batch.borrow", "Packet.copy", "Group.expand", "Report.as_dict"),
-    *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender")),
+    *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender", "aio.Arbiter")),
 }
 # Modules whose docstrings are not in this style yet: those of `files` are rewritten apart from this.
 LATER = {"mcast_fast.files"}

@@ -285,7 +285,7 @@ class Arbiter(Delivery):
         """Wait until a leg has something, something is due, or the time is over."""
         due = self._core.due()
         left = most_ns if due < 0 else min(most_ns, due)
-        waiting = [leg.source for at, leg in enumerate(self._legs) if not leg.ended and self._core.wants(at)]
+        waiting = self.waiting
         if len(waiting) < sum(not leg.ended for leg in self._legs):
             left = min(left, _GLANCE_NS)  # a packet is there, and waits for the time of another leg
         if not waiting or left <= 0:
@@ -360,6 +360,12 @@ class Arbiter(Delivery):
     def legs(self) -> tuple[Source, ...]:
         """The legs, in the order in which they were given."""
         return tuple(leg.source for leg in self._legs)
+
+    @property
+    def waiting(self) -> list[Source]:
+        """The legs that have not ended, and whose packets are all decided on: those to be waited for."""
+        self._check_process()
+        return [leg.source for at, leg in enumerate(self._legs) if not leg.ended and self._core.wants(at)]
 
     @property
     def next_due(self) -> float | None:
