@@ -39,6 +39,8 @@ class Arbiter:
     Tasks take their turns, one call at a time. A task that is cancelled has taken nothing.
     """
 
+    __module__ = "mcast_fast.aio"
+
     def __init__(
         self,
         legs: Iterable[Source | Receiver],

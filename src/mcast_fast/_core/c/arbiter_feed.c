@@ -12,10 +12,10 @@ distance(uint64_t left, uint64_t right)
 
 /* The position of a number that is the nearest one to another position: less than half the range away. */
 static inline uint64_t
-unwrap(const mcast_arbiter *arbiter, uint64_t number, uint64_t near)
+unwrap(const mcast_arbiter *arbiter, uint64_t number, uint64_t beside)
 {
     uint32_t unused = 64 - arbiter->format.bits;
-    return near + (uint64_t)((int64_t)((number - near) << unused) >> unused);
+    return beside + (uint64_t)((int64_t)((number - beside) << unused) >> unused);
 }
 
 static inline mcast_run *
@@ -227,10 +227,10 @@ take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arriv
 
 /* What was stashed belongs to this run, for the packet that is near it does; 0, or -1 without memory. */
 static int
-take_stashed(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint32_t leg, const mcast_numbered *near)
+take_stashed(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint32_t leg, const mcast_numbered *beside)
 {
     mcast_stash *stash = &feed->legs[leg].stash;
-    if (!is_near_stash(arbiter, stash, near))
+    if (!is_near_stash(arbiter, stash, beside))
         return 0;
     mcast_numbered first = {.number = stash->number, .count = stash->count};
     mcast_arrival packet = {&stash->record, stash->payload, leg};
