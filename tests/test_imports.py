@@ -91,6 +91,18 @@ _sending    : _systems _units _core _host _membership groups stats
 _receiving  : _units _iteration _core
 receiver    : _units _receiving _core _host _membership _sending groups stats sequence
 sender      : _units _core _membership _sending groups stats
+doctor      : _units _core _host _sending groups receiver sender
+    _probe_counts   :
+    _probe_wire     : _probe_counts
+    _probe_peer     : _probe_counts _probe_wire
+    _probe_state    : _probe_peer _probe_wire
+    _probe_report   : _probe_counts
+    _probe_faults   : _probe_report
+    _probe_verdicts : _probe_report _probe_faults _probe_wire
+    _probe_matrix   : _probe_counts _probe_wire _probe_state _probe_report _probe_faults _probe_verdicts
+    _probe_ends     : _probe_peer _probe_state
+    _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
+    __init__        : _probe_counts _probe_report _probe
 files       : _systems _version _units _iteration _core _membership groups stats sequence receiver sender
     _guarded        :
     _unpacking      :
@@ -111,13 +123,14 @@ aio         : _units _iteration _core _membership _sending groups stats sequence
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files
+cli         : _version _units _core _host _sending groups stats sequence receiver sender doctor files
     output          :
     flows           : output
     signals         :
     demo            : output
     receive         : output signals flows
     check           : output signals flows
+    probe           : output signals
     send            : output
     record          : output signals flows
     replay          : output
@@ -125,10 +138,10 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     convert         : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay check info convert repair interfaces
+    __init__        : output demo receive send record replay check probe info convert repair interfaces
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender doctor files aio
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -136,7 +149,20 @@ __init__    : _version _core _host _source _membership groups stats sequence rec
 UPWARDS_FOR_TYPES = {("_membership.joins", "_membership.rings")}
 
 # What users may import. Every other module has an underscore, or is in a wing that has one.
-PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "sequence", "cli"}
+PUBLIC = {
+    "__init__",
+    "__main__",
+    "errors",
+    "groups",
+    "stats",
+    "receiver",
+    "sender",
+    "files",
+    "aio",
+    "sequence",
+    "doctor",
+    "cli",
+}
 NO_API = {"cli"}  # the program
 
 
@@ -314,7 +340,9 @@ def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     assert set(values["_WHERE"]) <= set(values["__all__"])
 
 
-@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence"])
+@pytest.mark.parametrize(
+    "module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence", "mcast_fast.doctor"]
+)
 def test_every_exported_name_is_there(module):
     """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""
     code = (
