@@ -132,7 +132,7 @@ def invoke(*arguments):
 def test_the_program_alone(backend):
     result = invoke(f"239.9.9.9%{loopback()}:{free_port()}", "--wait", "10ms", "--ttl", 0)
     assert result.exit_code == 4
-    assert "problem: nobody else was heard on 239.9.9.9" in result.stdout
+    assert "problem  nobody else was heard on 239.9.9.9" in result.stdout
     assert "--peer" in result.stdout
     assert result.stderr.startswith("mcast-fast: ")
     assert "TTL 0" in result.stderr

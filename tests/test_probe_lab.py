@@ -165,6 +165,6 @@ def test_the_program_shows_the_matrix(bridge, columns):
         one.expect(": 1 of 2 directions are heard", timeout=60)
         assert one.process.wait(30) == 1
         assert re.search(r"^a +- +unicast only *$|^a +unicast only +- *$", one.output, re.MULTILINE)
-        assert "problem: b hears a's unicast but not its multicast, and a hears b's: 0 of " in " ".join(
+        assert "problem b hears a's unicast but not its multicast, and a hears b's: 0 of " in " ".join(
             one.output.split()
         )

@@ -10,7 +10,7 @@ from mcast_fast.cli.output import NOTHING_CAME, complain
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe import probe
 from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
-from mcast_fast.doctor._probe_report import ProbeFinding, ProbeHost, ProbeLink, ProbeReport
+from mcast_fast.doctor._probe_report import VERDICTS, ProbeFinding, ProbeHost, ProbeLink, ProbeReport
 from mcast_fast.doctor._probe_wire import BURSTS
 
 if TYPE_CHECKING:
@@ -59,11 +59,12 @@ def command(
     hears whom, why not, and what to do about it. No server, no configuration; use a group and port that are unused.
 
     \b
-    mcast-fast probe 239.9.9.9:5009                    on each host
-    mcast-fast probe 239.9.9.9:5009 --peer 10.0.0.2    where no multicast passes at all
-    mcast-fast probe 239.9.9.9:5009 --ttl 8            across routers
-    mcast-fast probe 239.9.9.9:5009 --for 10min        does it stop after some minutes (no querier)?
-    mcast-fast probe '[ff15::99%eth0]:5009' --dscp 46  IPv6; is the marking kept?
+    mcast-fast probe 239.9.9.9:5009                  on each host
+    mcast-fast probe 239.9.9.9:5009 --peer 10.0.0.2  where no multicast passes
+    mcast-fast probe 239.9.9.9:5009 --ttl 8          across routers
+    mcast-fast probe 239.9.9.9:5009 --for 10min      does it stop after minutes?
+    mcast-fast probe '[ff15::99%eth0]:5009'          IPv6
+    mcast-fast probe 239.9.9.9:5009 --dscp 46        is the marking kept?
 
     What it sends is bounded, and printed before it is sent. Ctrl-C ends it with the report so far. Exits 0 when all
     hear all; 1 on a problem, or what is unknown; 2 on a usage error; 4 when no other host was heard.
@@ -112,21 +113,26 @@ def _print(report: ProbeReport) -> None:
         if len(report.hosts) <= LONGEST_LIST:
             console.print(_matrix(report, names))
             console.print()
-            console.print(_details(report, names))
-            console.print()
+            for table in _details(report, names):
+                console.print(table)
+                console.print()
     _print_findings(console, report)
     _print_end(console, report)
 
 
 class Names:
-    """Short names of the hosts: those with the same one are told apart by their identity."""
+    """Short names of the hosts for tables: without the domain, and with their identity where several have the same."""
 
     def __init__(self, hosts: Iterable[ProbeHost]) -> None:
         hosts = tuple(hosts)
-        names = [one.name for one in hosts]
-        self._names = {
-            one.identity: one.name if names.count(one.name) == 1 else f"{one.name}#{one.identity[:4]}" for one in hosts
-        }
+        self._names: dict[str, str] = {}
+        for length in (1, None):  # of the labels of a name
+            names = {one.identity: ".".join(one.name.split(".")[:length]) for one in hosts}
+            for identity, name in names.items():
+                if list(names.values()).count(name) == 1:
+                    self._names.setdefault(identity, name)
+        for one in hosts:
+            self._names.setdefault(one.identity, f"{one.name}#{one.identity[:4]}")
 
     def __getitem__(self, identity: str) -> str:
         return self._names[identity]
@@ -181,40 +187,31 @@ def _cell(link: ProbeLink) -> str:
     return f"yes, {link.findings[0].id.removeprefix('probe.')}" if link.findings else "yes"
 
 
-DETAILS = (
-    "multicast",
-    "unicast",
-    "startup",
-    "dup",
-    "reord",
-    "hops",
-    "largest",
-    "burst",
-    "delay",
-    "spread",
-    "round trip",
-)
+ARRIVALS = ("from > to", "multicast", "unicast", "startup", "dup", "reord", "hops")
+QUALITY = ("from > to", "largest", "burst", "delay", "spread", "round trip")
 
 
-def _details(report: ProbeReport, names: Names) -> "Table":
-    table = _table("from > to", *DETAILS)
+def _details(report: ProbeReport, names: Names) -> tuple["Table", "Table"]:
+    """What arrived, and what else is known: each is 80 columns wide with names of usual lengths."""
+    arrivals, quality = _table(*ARRIVALS), _table(*QUALITY)
     for link in report.links:
+        title = f"{names[link.sender]} > {names[link.receiver]}"
         if link.multicast is not None and link.unicast is not None:
-            table.add_row(f"{names[link.sender]} > {names[link.receiver]}", *_row(link, link.multicast, link.unicast))
-    return table
+            arrivals.add_row(title, *_arrivals(link, link.multicast, link.unicast))
+            quality.add_row(title, *_quality(link))
+    return arrivals, quality
 
 
-def _row(link: ProbeLink, multicast: ProbeCount, unicast: ProbeCount) -> tuple[str, ...]:
-    whole = [sent for sent, came in link.bursts if came == sent]
+def _arrivals(link: ProbeLink, multicast: ProbeCount, unicast: ProbeCount) -> tuple[str, ...]:
+    counted = (multicast.startup, multicast.duplicates, multicast.reordered)
+    return _share(multicast), _share(unicast), *map(str, counted), _text(link.hops)
+
+
+def _quality(link: ProbeLink) -> tuple[str, ...]:
+    whole = max((sent for sent, came in link.bursts if came == sent), default=0)
     return (
-        _share(multicast),
-        _share(unicast),
-        str(multicast.startup),
-        str(multicast.duplicates),
-        str(multicast.reordered),
-        _text(link.hops),
         _text(link.largest),
-        str(max(whole)) if whole else "0" if link.bursts else "?",
+        str(whole) if link.bursts else "?",
         _time(link.delay),
         "?" if link.spread is None else _time_text(link.spread),
         _time(link.round_trip),
@@ -247,14 +244,25 @@ def _all_findings(report: ProbeReport) -> Iterator[ProbeFinding]:
 
 
 def _print_findings(console: "Console", report: ProbeReport) -> None:
-    from mcast_fast.doctor._probe_report import VERDICTS
+    """The worst first; those that differ in the hosts alone together."""
+    from rich.table import Table
+    from rich.text import Text
 
+    alike: dict[tuple[str, tuple[str, ...], str], list[ProbeFinding]] = {}
     for finding in sorted(_all_findings(report), key=lambda one: -VERDICTS.index(one.verdict)):
-        console.print(f"{finding.verdict}: {finding.text}  [{finding.id}]", style=COLOURS[finding.verdict])
-        for number, cause in enumerate(finding.causes):
-            console.print(f"  {'likely' if number == 0 else 'or    '} {cause}")
-        if finding.remedy:
-            console.print(f"  try    {finding.remedy}")
+        alike.setdefault((finding.id, finding.causes, finding.remedy), []).append(finding)
+    for (name, causes, remedy), findings in alike.items():
+        grid = Table.grid(padding=(0, 2))
+        for one in findings:
+            style = COLOURS[one.verdict]
+            text = f"{one.text}  [{name}]" if one is findings[-1] else one.text
+            grid.add_row(Text(one.verdict, style=style), Text(text, style=style))
+        for number, cause in enumerate(causes):
+            grid.add_row("or" if number else "likely", Text(cause))
+        if remedy:
+            grid.add_row("try", Text(remedy))
+        console.print(grid)
+        console.print()
 
 
 def _print_end(console: "Console", report: ProbeReport) -> None:
