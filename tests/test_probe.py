@@ -550,6 +550,27 @@ def test_loss_is_a_problem(every, verdict):
     assert ids(link) == (["probe.multicast-loss"] if verdict == "problem" else [])
 
 
+def test_loss_in_the_receivers_own_socket():
+    net = network("a", "b")
+    net.rule = lambda sender, _t, unicast, one: int(unicast or sender == "b" or one.header.sequence % 3 > 0)
+    net.hosts["b"].dropped = 9
+    net.run()
+    link = net.report("a").link("a", "b")
+    assert "probe.multicast-dropped" in ids(link)
+    assert "dropped 9" in link.findings[0].text
+
+
+def test_a_host_whose_unicast_comes_from_another_address():
+    """The routing table chooses it; the address that the group hears stays the one."""
+    net = network("a", "b")
+    host, other = net.hosts["a"], (addressed("10.7.7.7").address, 5010)
+    for number in range(2 * MOST_MOVES):
+        host.receive(hello_of(b"12345678", sequence=number), Arrival(False, net.address("b"), EPOCH), net.now)
+        unicast = hello_of(b"12345678", sequence=number, flags=Flags.UNICAST)
+        host.receive(unicast, Arrival(True, other, EPOCH), net.now)
+    assert host.peers[b"12345678"].address == net.address("b")
+
+
 def test_duplicates_and_a_changed_dscp_are_warnings():
     net = Network(lambda *_: 2)
     net.add("a", dscp=46)
@@ -683,8 +704,10 @@ def addressed(text: str, port: int = 5010) -> Entry:
     "text", ["239.1.1.1", "255.255.255.255", "127.0.0.1", "0.0.0.0", "ff02::1", "::", "::1", "240.0.0.1"]
 )
 def test_a_stranger_cannot_have_it_send_there(text):
-    assert not is_host((addressed(text).address, 5010))
-    assert not is_host((addressed("10.0.0.1").address, 0))
+    assert not any(is_host((addressed(text).address, 5010), version) for version in (4, 6))
+    assert not is_host((addressed("10.0.0.1").address, 0), 4)
+    assert not is_host((addressed("10.0.0.1").address, 5010), 6)
+    assert is_host((addressed("10.0.0.1").address, 5010), 4)
     net = network("a")
     host = net.hosts["a"]
     host.receive(hello_of(b"12345678", addressed(text)), Arrival(False, net.address("a"), EPOCH), net.now)

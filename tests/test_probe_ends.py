@@ -83,6 +83,28 @@ def test_what_others_send_is_counted(backend):
     assert not report.malformed
 
 
+@pytest.mark.long
+@pytest.mark.needs("source_filters", "large buffers")
+def test_a_source_specific_group(backend):
+    group = f"232.9.9.9%{loopback()}:{free_port()}"
+    reports = together("a", "b", group=group, rate=100, burst=0, peers=["127.0.0.1"])
+    for report in reports.values():
+        assert report.ok, report
+        assert len(report.links) == 2
+
+
+def test_a_host_without_a_route_is_reported(backend, monkeypatch):
+    """A stranger may name any address: it ends nothing."""
+
+    def no_route(*_):
+        raise mcast.InterfaceError("no route to 10.1.2.3")
+
+    monkeypatch.setattr(mcast.Sender, "send_to", no_route)
+    report = doctor.probe(f"239.9.9.9%{loopback()}:{free_port()}", wait="10ms", ttl=0, peers=["10.1.2.3"])
+    assert [one.id for one in report.findings] == ["probe.send-refused", "probe.nobody-heard"]
+    assert report.findings[0].text == "no route to 10.1.2.3"
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [

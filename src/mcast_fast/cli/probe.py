@@ -259,9 +259,9 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
             grid.add_row(Text(one.verdict, style=style), Text(text, style=style))
         for number, cause in enumerate(causes):
             grid.add_row("or" if number else "likely", Text(cause))
-        if remedy:
-            grid.add_row("try", Text(remedy))
         console.print(grid)
+        if remedy:
+            console.print(f"try      {remedy}", soft_wrap=True)  # a command is copied whole
         console.print()
 
 

@@ -13,7 +13,7 @@ from mcast_fast._core.addresses import endpoint, map_address
 from mcast_fast._host.interfaces import find_interface
 from mcast_fast.doctor._probe_peer import Arrival
 from mcast_fast.doctor._probe_state import Sending
-from mcast_fast.errors import SendError, SocketError
+from mcast_fast.errors import ClosedError, MulticastError, SocketError
 from mcast_fast.groups import LARGEST_PORT, Group
 from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
@@ -109,10 +109,12 @@ class Ends:
             if sending.target is None:
                 return self.sender.send_batch(sending.payloads), True
             return self.sender.send_to(sending.payloads[0], endpoint(*sending.target, self._index)), True
-        except SendError as error:
+        except ClosedError:
+            raise
+        except MulticastError as error:  # also that there is no route to a host, which a stranger may have named
             if sending.step is None and len(self.refusals) < MOST_REFUSALS:
                 self.refusals[str(error)] = None
-            return error.sent, False
+            return getattr(error, "sent", 0), False
 
     # ---- in ----
 

@@ -111,6 +111,13 @@ FAULTS = {
         ("a link or queue that is full", "a bad cable or duplex setting", "a WLAN, which repeats no multicast"),
         COUNTERS,
     ),
+    "multicast-dropped": Fault(
+        "problem",
+        "{to} loses {lost} of {expected} of {by}'s datagrams to the group ({share:.1%}), and its own socket dropped "
+        "{dropped}",
+        ("{to} does not keep up: a machine that is busy, or too many hellos for it",),
+        "a smaller --rate and --burst on all hosts, or on {to}: sysctl -w net.core.rmem_max=16777216",
+    ),
     "unicast-loss": Fault(
         "problem",
         "{to} loses {lost} of {expected} of {by}'s datagrams by unicast ({share:.1%})",

@@ -28,11 +28,11 @@ class Arrival(NamedTuple):
     tos: int | None = None
 
 
-def is_host(address: Address) -> bool:
+def is_host(address: Address, version: int) -> bool:
     """Whether an address that a stranger names may be sent to: one host's, and not this host's own loopback."""
     one = IPv6Address(address[0])
     plain = one.ipv4_mapped or one
-    if plain.is_multicast or plain.is_unspecified or plain.is_loopback or not address[1]:
+    if plain.version != version or plain.is_multicast or plain.is_unspecified or plain.is_loopback or not address[1]:
         return False
     return not (plain.version == 4 and plain.is_reserved)  # 240.0.0.0/4, with the broadcast address
 
@@ -73,9 +73,8 @@ class Peer:
         self._last = now
         if not self.was_heard:
             self.was_heard, self._contact = True, now
-        if arrival.source != self.address and self._moves < MOST_MOVES:
-            self.address = arrival.source  # one socket sends to the group and to hosts
-            self._moves += 1
+        if not arrival.is_unicast or not self._multicast.count.received:
+            self._move(arrival.source)
         self._series.begin(header.series_started)
         if isinstance(message, Hello):
             self._hear_hello(message, arrival, now)
@@ -83,6 +82,12 @@ class Peer:
             self._series.add_size(message.series, message.step)
         else:
             self._series.add_burst(message.series, message.step, message.number)
+
+    def _move(self, source: Address) -> None:
+        """It sends from there: one socket sends to the group and to hosts, but a route may choose another address."""
+        if source != self.address and self._moves < MOST_MOVES:
+            self.address = source
+            self._moves += 1
 
     def _hear_hello(self, message: Hello, arrival: Arrival, now: int) -> None:
         header = message.header

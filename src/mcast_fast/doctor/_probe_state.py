@@ -152,7 +152,8 @@ class State:
     def _find_by_hearsay(self, entry: Entry, now: int) -> None:
         """Another host has heard one that this one has not."""
         address = (entry.address, entry.port)
-        found = self._find(entry.identity, entry.name, now) if is_host(address) else None
+        is_fit = is_host(address, self.settings.version)
+        found = self._find(entry.identity, entry.name, now) if is_fit else None
         if found is not None:
             found.address = address
 

@@ -107,7 +107,11 @@ def _loss(seen: Seen) -> Iterator[ProbeFinding]:
         if count.lost and count.received and not (way == "multicast" and _has_stopped(seen.entry)):
             share = count.lost / count.expected
             values: Values = {**seen.names, "lost": count.lost, "expected": count.expected, "share": share}
-            yield finding(f"{way}-loss", values, verdict="problem" if share >= SOME_LOSS else "warning")
+            dropped = seen.receiver.dropped if way == "multicast" else 0
+            name, values = (
+                (f"{way}-loss", values) if not dropped else ("multicast-dropped", {**values, "dropped": dropped})
+            )
+            yield finding(name, values, verdict="problem" if share >= SOME_LOSS else "warning")
 
 
 def _unicast(seen: Seen) -> Iterator[ProbeFinding]:
