@@ -63,7 +63,7 @@ def _not_heard(seen: Seen) -> Iterator[ProbeFinding]:
     if not unicast.received:
         yield finding("nothing-heard", {**values, "unicast": unicast.expected}, more=_router(seen))
         return
-    values = {**values, "unicast": f"{unicast.received} of {unicast.expected}"}
+    values = {**values, "unicast": f"{unicast.received} of {unicast.expected - unicast.startup}"}
     hops, ttl = seen.hops_back, seen.sender.ttl
     if expected < ENOUGH:
         yield finding("too-short", values)
@@ -106,11 +106,10 @@ def _loss(seen: Seen) -> Iterator[ProbeFinding]:
         count = getattr(seen.entry, way)
         if count.lost and count.received and not (way == "multicast" and _has_stopped(seen.entry)):
             share = count.lost / count.expected
-            values: Values = {**seen.names, "lost": count.lost, "expected": count.expected, "share": share}
+            counted = {"lost": count.lost, "expected": count.expected, "share": share}
             dropped = seen.receiver.dropped if way == "multicast" else 0
-            name, values = (
-                (f"{way}-loss", values) if not dropped else ("multicast-dropped", {**values, "dropped": dropped})
-            )
+            name = "multicast-dropped" if dropped else f"{way}-loss"
+            values: Values = {**seen.names, **counted, "dropped": dropped}
             yield finding(name, values, verdict="problem" if share >= SOME_LOSS else "warning")
 
 
