@@ -550,6 +550,19 @@ def test_loss_is_a_problem(every, verdict):
     assert ids(link) == (["probe.multicast-loss"] if verdict == "problem" else [])
 
 
+def test_a_host_that_has_left_has_not_stopped():
+    """Though it lost some before, and has been silent since."""
+    net = Network(lambda sender, _t, unicast, one: int(unicast or sender != "a" or one.header.sequence % 3 > 0))
+    for name in ("a", "b", "c"):
+        net.add(name, duration=6 * SECOND)
+    for _ in range(500):
+        net.step()
+    net.hosts["a"].stop(net.now)
+    net.run()
+    assert net.hosts["b"].entries(net.now, 0)[net.hosts["a"].settings.identity].multicast.lost > 10
+    assert ids(net.report("b").link("a", "b")) == ["probe.multicast-loss"]
+
+
 def test_loss_in_the_receivers_own_socket():
     net = network("a", "b")
     net.rule = lambda sender, _t, unicast, one: int(unicast or sender == "b" or one.header.sequence % 3 > 0)
@@ -642,19 +655,22 @@ def test_a_host_that_comes_later_is_measured_for_the_whole_time():
             assert link.largest == 65_507
 
 
-def test_newcomers_do_not_keep_it_going():
+@pytest.mark.parametrize("apart", [1, 50])
+def test_newcomers_do_not_keep_it_going(apart):
+    """Whether they come all at once, or one after the other."""
     net = network("a")
     began = net.now
     with_strangers = 0
     while net.hosts["a"].phase is not Phase.OVER:
-        net.step()
+        for _ in range(apart):
+            net.step()
         identity = with_strangers.to_bytes(8)
         with_strangers += 1
         header = Header(Kind.HELLO, identity, Flags.NONE, 1, 0, 0, 1, 0, 0, 0, 1023, 15, b"x")
         net.hosts["a"].receive(hello_bytes(header, 0, 0, ())[0], Arrival(False, net.address("a"), EPOCH, 1), net.now)
     assert net.now - began < (logic.MOST_TURNS + 1) * 2 * SECOND + logic.LAST_WORDS + SECOND
-    assert len(net.hosts["a"].peers) == MOST_PEERS
-    assert net.hosts["a"].counters["crowded"] == with_strangers - MOST_PEERS
+    assert len(net.hosts["a"].peers) == min(with_strangers, MOST_PEERS)
+    assert net.hosts["a"].counters["crowded"] == max(0, with_strangers - MOST_PEERS)
 
 
 def test_stopping_says_so_to_the_others():
@@ -712,6 +728,17 @@ def test_a_stranger_cannot_have_it_send_there(text):
     host = net.hosts["a"]
     host.receive(hello_of(b"12345678", addressed(text)), Arrival(False, net.address("a"), EPOCH), net.now)
     assert list(host.peers) == [b"12345678"]
+
+
+@pytest.mark.parametrize("more", [{"is_gone": True}, {"echo_hold": -1}, {"echo_hold": 2 * SECOND}])
+def test_a_host_that_others_have_not_heard_of_late_is_not_looked_for(more):
+    net = network("a")
+    host = net.hosts["a"]
+    ghost, arrival = addressed("10.9.9.9")._replace(**more), Arrival(False, net.address("a"), EPOCH)
+    host.receive(hello_of(b"12345678", ghost), arrival, net.now)
+    assert list(host.peers) == [b"12345678"]
+    host.receive(hello_of(b"12345678", addressed("10.9.9.9")), arrival, net.now)
+    assert len(host.peers) == 2
 
 
 def sent_to(host: State, net: Network, seconds: int) -> dict[object, int]:
