@@ -176,6 +176,7 @@ headers = st.builds(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=30)
 @given(headers, st.integers(0, 255), st.integers(0, 2**32 - 1), st.lists(entries, max_size=9))
 def test_a_hello_is_read_as_it_was_written(header, known, dropped, listed):
@@ -205,6 +206,7 @@ def test_what_others_send_is_foreign(data):
     assert caught.value.reason == "foreign"
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(headers, st.lists(entries, max_size=3), st.data())
 def test_what_is_broken_is_refused_or_read(header, listed, data):
@@ -353,6 +355,7 @@ def hellos(net, sender, receiver, unicast, since=0):
     return [number for number in numbers if number >= since]
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32), st.floats(0, 0.4), st.floats(0, 0.3))
 def test_what_is_lost_and_doubled_is_reported_to_the_datagram(seed, loss, doubled):
@@ -501,6 +504,7 @@ def test_what_the_system_does_not_send_is_not_missed():
     assert link.bursts == ((10, 0),)
 
 
+@pytest.mark.long
 def test_a_stream_that_stops():
     net = Network()
     for name in ("a", "b"):
@@ -515,6 +519,7 @@ def test_a_stream_that_stops():
         assert "b heard a's multicast for 8 s" in link.findings[0].text
 
 
+@pytest.mark.long
 def test_a_host_that_vanishes():
     net = Network()
     for name in ("a", "b"):
@@ -550,6 +555,7 @@ def test_loss_is_a_problem(every, verdict):
     assert ids(link) == (["probe.multicast-loss"] if verdict == "problem" else [])
 
 
+@pytest.mark.long
 def test_a_host_that_has_left_has_not_stopped():
     """Though it lost some before, and has been silent since."""
     net = Network(lambda sender, _t, unicast, one: int(unicast or sender != "a" or one.header.sequence % 3 > 0))
@@ -641,6 +647,7 @@ def test_nobody_comes():
     assert net.hosts["a"].sent <= 3 * 5 + 4  # five hellos per second, and the last words
 
 
+@pytest.mark.long
 def test_a_host_that_comes_later_is_measured_for_the_whole_time():
     net = network("a", "b")
     for _ in range(300):
@@ -655,6 +662,7 @@ def test_a_host_that_comes_later_is_measured_for_the_whole_time():
             assert link.largest == 65_507
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("apart", [1, 50])
 def test_newcomers_do_not_keep_it_going(apart):
     """Whether they come all at once, or one after the other."""
@@ -752,6 +760,7 @@ def sent_to(host: State, net: Network, seconds: int) -> dict[object, int]:
     return counted
 
 
+@pytest.mark.long
 def test_a_host_that_does_not_answer_is_left_alone():
     net = Network()
     host = net.add("a", duration=60 * SECOND)
@@ -765,6 +774,7 @@ def test_a_host_that_does_not_answer_is_left_alone():
     assert max(counted.values()) == UNANSWERED
 
 
+@pytest.mark.long
 def test_a_stranger_that_moves_all_the_time_is_not_followed():
     net = Network()
     host = net.add("a", duration=60 * SECOND)
