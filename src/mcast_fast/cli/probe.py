@@ -278,5 +278,7 @@ def _print_end(console: "Console", report: ProbeReport) -> None:
             console.print(f"{count} {text}")
     if len(report.hosts) > 1:
         heard = sum(bool(one.multicast and one.multicast.received) for one in report.links)
-        all_hear = "all hear all" if report.ok else f"{heard} of {len(report.links)} directions are heard"
+        bad = sum(one.verdict not in ("ok", "warning") for one in report.links)
+        counted = f"{heard} of {len(report.links)} directions are heard, {bad} have a problem or are unknown"
+        all_hear = "all hear all" if report.ok else counted
         console.print(f"{report.group}: {len(report.hosts)} hosts, {report.seconds:.0f} s: {all_hear}", style="bold")

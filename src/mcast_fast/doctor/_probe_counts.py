@@ -5,6 +5,7 @@ Rules of this module: no I/O and no clock; memory does not grow with what arrive
 
 from typing import NamedTuple
 
+GRACE = 100_000_000  # ns
 WINDOW = 4096  # numbers behind the highest one within which each is known to have come or not
 _MASK = (1 << WINDOW) - 1
 
@@ -41,15 +42,23 @@ class Arrivals:
     def __init__(self) -> None:
         self._base = -1  # the first number that counts
         self._announced = 0  # all below it were sent
+        self._pending = (0, 0)  # what was announced last, and when
         self._lowest = self._highest = -1
         self._seen = 0  # bit n: the number `highest - n` has come
         self._received = self._duplicates = self._reordered = 0
 
-    def announce(self, sent: int) -> None:
-        """All numbers below `sent` have been sent: those from now on count, or from an earlier announcement on."""
+    def begin(self, first: int) -> None:
+        """Numbers count from this one on, where none counted yet."""
         if self._base < 0:
-            self._base = sent
-        self._announced = max(self._announced, sent)
+            self._base = self._announced = first
+
+    def announce(self, sent: int, now: int) -> None:
+        """All numbers below `sent` have been sent, says what came by another way at this time, in ns.
+
+        It may have overtaken them: they are missing when another announcement comes, GRACE later or more."""
+        if now - self._pending[1] >= GRACE:
+            self._announced = max(self._announced, self._pending[0])
+            self._pending = sent, now
 
     def add(self, number: int) -> bool:
         """This number has arrived; whether it is new."""

@@ -119,15 +119,18 @@ class Ends:
     # ---- in ----
 
     def arrivals(self, timeout: float) -> Iterator[tuple[bytes, Arrival]]:
-        """What has come; waits for datagrams to the group."""
-        with contextlib.suppress(TimeoutError):
-            for turn in range(MOST_BATCHES):
-                for packet in self.receiver.recv_batch(timeout=0 if turn else timeout):
-                    yield packet.data, _arrival(packet, is_unicast=False)
+        """What has come; waits for datagrams to the group.
+
+        Unicast first: a host sends a hello to the group, and then one that counts it by unicast."""
+        self.receiver.wait(timeout)
         with contextlib.suppress(TimeoutError):
             for _ in range(MOST_ANSWERS):
                 packet = self.sender.recv(timeout=0)
                 yield packet.data, _arrival(packet, is_unicast=True)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(MOST_BATCHES):
+                for packet in self.receiver.recv_batch(timeout=0):
+                    yield packet.data, _arrival(packet, is_unicast=False)
 
 
 def _arrival(packet: "Packet", is_unicast: bool) -> Arrival:

@@ -52,7 +52,7 @@ FAULTS = {
     ),
     "too-short": Fault(
         "unknown",
-        "{to} hears {by}'s unicast; too few datagrams to the group were sent to judge by ({expected})",
+        "too little was sent to judge what {to} hears of {by}: {expected} datagrams to the group",
         (),
         "run it longer: --for",
     ),

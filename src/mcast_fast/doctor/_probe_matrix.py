@@ -35,7 +35,8 @@ class Matrix:
         me = state.settings.identity
         self.views: dict[bytes, View] = {me: state.entries(now, clock)}
         self.views |= {identity: peer.reports for identity, peer in state.peers.items() if peer.was_heard}
-        self.hosts = {me: self._self()} | {identity: self._host(identity) for identity in state.peers}
+        others = {identity: self._host(identity) for identity in state.peers}
+        self.hosts = {me: self._self()} | dict(sorted(others.items(), key=lambda one: (one[1].name, one[0])))
 
     def _self(self) -> ProbeHost:
         one = self.state.settings
@@ -110,9 +111,15 @@ class Matrix:
             entry=entry,
             back=back,
             hops_back=_hops(other, back),
+            known_for=self.now - max(self._found(sender), self._found(receiver)),
             sizes=sizes,
             bursts=sent_bursts,
         )
+
+    def _found(self, identity: bytes) -> int:
+        """When this host found one."""
+        peer = self.state.peers.get(identity)
+        return self.state.began if peer is None else peer.found
 
     def _sent(self, sender: bytes) -> tuple[int, int]:
         """Bits of the sizes and bursts that a host sends."""

@@ -7,7 +7,7 @@ the hosts, all in ns.
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from mcast_fast.doctor._probe_counts import Arrivals, Series, Times
+from mcast_fast.doctor._probe_counts import GRACE, Arrivals, Series, Times
 from mcast_fast.doctor._probe_wire import BURSTS, UNKNOWN, Entry, Flags, Header, Hello, Message, Sized
 
 MOST_PEERS = 64  # that are followed, and entries that are kept of each
@@ -58,7 +58,7 @@ class Peer:
         self._multicast, self._unicast = Arrivals(), Arrivals()
         self._delay = Times()
         self._series = Series(len(BURSTS))
-        self._series_done = 0
+        self._series_done = self._done_at = 0
         self._ttl = self._dscp = -1
         self._moves = 0
         self.was_heard = False
@@ -91,13 +91,15 @@ class Peer:
 
     def _hear_hello(self, message: Hello, arrival: Arrival, now: int) -> None:
         header = message.header
-        self._multicast.announce(header.announced)
+        self._multicast.begin(header.announced)
         if arrival.is_unicast:
-            self._unicast.announce(0)
+            self._multicast.announce(header.announced, now)
+            self._unicast.begin(0)
             self._unicast.add(header.sequence)
         else:
             self._hear_multicast(header, arrival, now)
-        self._series_done = max(self._series_done, header.series_done)
+        if header.series_done > self._series_done:
+            self._series_done, self._done_at = header.series_done, now
         self.announced = max(self.announced, header.announced)
         self.sent_sizes |= header.sizes
         self.sent_bursts |= header.bursts
@@ -119,10 +121,10 @@ class Peer:
         if abs(delay) < LONGEST_DELAY:
             self._delay.add(delay)
 
-    def answered(self, entry: Entry, arrival: Arrival) -> None:
+    def answered(self, entry: Entry, arrival: Arrival, now: int) -> None:
         """It reports what it has heard of this host."""
-        self._unicast.announce(0)
-        self._unicast.announce(entry.unicast_sent)
+        self._unicast.begin(0)
+        self._unicast.announce(entry.unicast_sent, now)
         if entry.unicast.received:
             self.is_confirmed = True
         self.echoed = max(self.echoed, entry.echo_time)
@@ -131,10 +133,9 @@ class Peer:
             if 0 <= trip < LONGEST_DELAY:
                 self.round_trip.add(trip)
 
-    @property
-    def is_judged(self) -> bool:
-        """Whether a whole series of its is over, since first contact."""
-        return self._series.counts(self._series_done)
+    def is_judged(self, now: int) -> bool:
+        """Whether a whole series of its is over since first contact, and what of it was overtaken has come too."""
+        return self._series.counts(self._series_done) and now - self._done_at >= GRACE
 
     def age(self, now: int) -> int:
         """For how long it has said nothing, in ns; 0 of a host that has left, whose last report is its last word."""
@@ -146,9 +147,18 @@ class Peer:
             return 0
         return max(0, (self._last if self.is_leaving else now) - max(self._last_multicast, self._contact))
 
+    def is_awaited(self, now: int) -> bool:
+        """Whether a whole series is over, and some of it may have been overtaken."""
+        return self._series.counts(self._series_done) and not self.is_judged(now)
+
+    @property
+    def has_more_to_report(self) -> bool:
+        """Whether it has not reported yet what it got of the series of a host that it hears."""
+        return any(one.multicast.received and not one.judged and not one.is_gone for one in self.reports.values())
+
     def entry(self, now: int, clock: int) -> Entry:
         """What this host knows of it, at a time; `clock` is the time by this host's clock."""
-        judged = self.is_judged
+        judged = self.is_judged(now)
         came = self._series.bursts
         bursts = (came[step] if judged and self.sent_bursts >> step & 1 else UNKNOWN for step in range(len(came)))
         departure, arrived = self._echo

@@ -120,7 +120,7 @@ class ProbeReport:
     Attributes:
         group: The group, with its interface and port.
         seconds: How long was measured, since the first other host was found.
-        hosts: This process first.
+        hosts: This process first, the others by their names.
         links: One for each ordered pair of hosts.
         findings: What is wrong beside the links: nobody was heard, or the system refuses to send.
         sent: Datagrams that this process sent.

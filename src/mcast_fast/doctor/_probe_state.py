@@ -34,6 +34,7 @@ COPIES = 2  # of a datagram of each size: one may be lost by chance
 UNANSWERED = 30  # hellos to a host that does not report that they reach it
 WAITING_INTERVAL = 200_000_000  # ns between hellos while nobody was found
 LONGEST_PAUSE = 50_000_000  # ns between two steps of a series
+PATIENCE = 10_000_000_000  # ns more for hosts that are slow
 LAST_WORDS = 1_500_000_000  # ns for which a host that leaves waits for the others' reports
 LEAVING_INTERVAL = 50_000_000
 LAST_HELLOS = 3
@@ -145,7 +146,7 @@ class State:
         """What a host knows of this one, and of hosts that this one has not heard."""
         for entry in message.entries:
             if entry.identity == self.settings.identity:
-                peer.answered(entry, arrival)
+                peer.answered(entry, arrival, now)
             elif entry.identity not in self.peers and 0 <= entry.echo_hold < STALE and not entry.is_gone:
                 self._find_by_hearsay(entry, now)
 
@@ -201,21 +202,26 @@ class State:
     def _proceed(self, now: int) -> None:
         if self.phase is Phase.WAITING and 0 <= self.settings.wait <= now - self.began:
             self._leave(now)
-        if self.phase is Phase.MEASURING and (self._is_done(now) or self._is_left_alone()):
+        if self.phase is Phase.MEASURING and (self._is_done(now) or self._is_left_alone(now)):
             self._leave(now)
         if self.phase is Phase.LEAVING and (now >= self._over_at or self._is_answered()):
             self.phase = Phase.OVER
 
-    def _is_left_alone(self) -> bool:
+    @property
+    def _heard(self) -> list[Peer]:
+        return [one for one in self.peers.values() if one.was_heard]
+
+    def _is_left_alone(self, now: int) -> bool:
         """Whether all that were heard have said that they leave."""
-        heard = [one for one in self.peers.values() if one.was_heard]
-        return bool(heard) and all(one.is_leaving for one in heard)
+        heard = self._heard
+        return bool(heard) and all(one.is_leaving and not one.is_awaited(now) for one in heard)
 
     def _is_done(self, now: int) -> bool:
-        """Whether the time is over; for some time more not while a series is still to be sent or to come."""
-        if now < self._leave_at or now >= self._leave_at + self.settings.duration:
+        """Whether the time is over; for some time more not while a series is to be sent, to come or to be reported."""
+        if now < self._leave_at or now >= self._leave_at + PATIENCE:
             return now >= self._leave_at
-        to_come = any(one.was_heard and not one.is_leaving and not one.is_judged for one in self.peers.values())
+        present = [one for one in self._heard if not one.is_leaving]
+        to_come = any(not one.is_judged(now) or one.has_more_to_report for one in present)
         return not (self._series or self._wants_series or to_come)
 
     @property

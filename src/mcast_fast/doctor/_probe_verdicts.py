@@ -14,6 +14,7 @@ ENOUGH = 3  # datagrams that were expected before "none arrives" is said
 SOME_LOSS = 0.01  # of all: above it loss is a problem
 STOPPED = 2_000  # ms of silence, with HELLOS_MISSED, after which a stream has stopped
 HELLOS_MISSED = 10
+SHORTEST = 300_000_000  # ns: for so long the lack of all is no finding
 VANISHED = 5_000_000_000  # ns without a word
 WAYS = ("multicast", "unicast")
 
@@ -24,7 +25,7 @@ class Seen(NamedTuple):
     """What is known of one direction.
 
     `entry`: what the receiver knows of the sender; `back`: the other way round. `hops_back`: routers on that way.
-    `sizes`, `bursts`: bits of those that were sent.
+    `sizes`, `bursts`: bits of those that were sent. `known_for`: ns since this host found both.
     """
 
     version: int
@@ -35,6 +36,7 @@ class Seen(NamedTuple):
     entry: Entry
     back: Entry | None
     hops_back: int | None
+    known_for: int
     sizes: int = 0
     bursts: int = 0
 
@@ -60,6 +62,9 @@ def _not_heard(seen: Seen) -> Iterator[ProbeFinding]:
         "expected": expected,
         "rule": f"{family} daddr {seen.group} udp dport {seen.port} accept",
     }
+    if not unicast.received and seen.known_for < SHORTEST:
+        yield finding("too-short", values)
+        return
     if not unicast.received:
         yield finding("nothing-heard", {**values, "unicast": unicast.expected}, more=_router(seen))
         return
