@@ -52,7 +52,7 @@ def probe(
 
     Call it, or run `mcast-fast probe GROUP`, on two or more hosts within `wait` of one another. They need no server and
     no configuration: each sends hellos to the group and, by unicast, to every host that it has heard or that another
-    one has; what it has heard of the others is in them, so that each host can tell the whole matrix. Once per newcomer
+    one has; what it has heard of the others is in them, so that each host knows the whole matrix. Once per newcomer
     each sends ten sizes of datagrams, up to the largest that there is, and bursts.
 
     What it sends is bounded: `rate` hellos of at most 1,200 bytes to the group, as many by unicast, and a series of 20
