@@ -15,6 +15,7 @@ from tests.conftest import BACKENDS
 pytestmark = [pytest.mark.needs("system call filters")]
 
 CORE = ("tests/test_receiver.py", "tests/test_sender.py", "tests/test_gather.py")
+QUICK = "not (long or lab)"
 
 
 def run(*arguments: str, refused: tuple[str, ...], backend: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -31,7 +32,7 @@ def run(*arguments: str, refused: tuple[str, ...], backend: str | None = None) -
 @pytest.mark.long
 @pytest.mark.parametrize("refused", sandbox.REFUSALS)
 def test_the_core_holds(refused: str) -> None:
-    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *CORE, refused=(refused,))
+    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", QUICK, *CORE, refused=(refused,))
     assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -93,3 +94,31 @@ def test_without_netlink_errors_name_the_setting(backend: str) -> None:
     for text in (watch, nowhere, reason):
         assert "RestrictAddressFamilies=" in text
         assert os.strerror(errno.EAFNOSUPPORT) in text
+
+
+PATCHED = """
+import select, sys, types
+sys.modules["gevent.monkey"] = types.ModuleType("gevent.monkey")
+for name in ("epoll", "kqueue", "devpoll"):  # as gevent.monkey.patch_select() does
+    if hasattr(select, name):
+        delattr(select, name)
+import mcast_fast
+from tests.conftest import free_port
+
+group = f"239.7.7.10%lo:{free_port()}"
+with mcast_fast.Receiver(group, timeout=5, watch=True) as rx, mcast_fast.Sender(group, ttl=0) as tx:
+    tx.send(b"x")
+    print(len(rx.recv_batch()))
+    try:
+        print(rx.fileno() >= 0)
+    except mcast_fast.FeatureError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_where_epoll_is_patched_away_a_receiver_works_and_says_who_took_it(backend: str) -> None:
+    done = run("-c", PATCHED, refused=(), backend=backend)
+    received, descriptor = done.stdout.splitlines() or [done.stderr, ""]
+    assert received == "1"
+    assert descriptor == "True" if backend == "fast" else descriptor.startswith("fileno(): gevent has taken epoll")
