@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Formatter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcast_fast.doctor import ProbeReport
@@ -152,7 +152,7 @@ def test_all_hear_all():
 
 
 @pytest.mark.long
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32), st.floats(0, 0.4), st.floats(0, 0.3))
 def test_what_is_lost_and_doubled_is_reported_to_the_datagram(seed, loss, doubled):
     """By each host of itself, and by the other one of it."""

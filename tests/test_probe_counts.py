@@ -1,7 +1,7 @@
 """What the probe counts, and its datagrams as bytes: whatever comes, in whatever order."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcast_fast.doctor._probe_counts import GRACE, WINDOW, Arrivals, ProbeCount, ProbeTimes, Series, Times
@@ -25,6 +25,9 @@ from mcast_fast.doctor._probe_wire import (
     size_bytes,
 )
 
+# A machine may be slow.
+SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
 # ---- counting ----
 
 
@@ -46,7 +49,7 @@ def announce(arrivals: Arrivals, sent: int) -> None:
         arrivals.announce(sent, turn * GRACE)
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(st.lists(st.integers(0, 300)), st.integers(0, 400))
 def test_any_loss_duplication_and_reordering_is_counted(numbers, announced):
     arrivals = Arrivals()
@@ -59,7 +62,7 @@ def test_any_loss_duplication_and_reordering_is_counted(numbers, announced):
     assert count.expected == count.received + count.startup + count.lost
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(st.lists(st.integers(0, WINDOW - 1)), st.integers(0, 2**32 - WINDOW))
 def test_numbers_may_begin_anywhere(numbers, first):
     """A host that comes later does not miss what was sent before."""
@@ -108,7 +111,7 @@ def test_what_is_overtaken_is_not_lost():
     assert arrivals.count.lost == 0
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(st.lists(st.integers(-(2**60), 2**60), min_size=1))
 def test_times(values):
     times = Times()
@@ -182,7 +185,7 @@ headers = st.builds(
 
 
 @pytest.mark.long
-@settings(max_examples=30, deadline=None)
+@settings(SLOW, max_examples=30)
 @given(headers, st.integers(0, 255), st.integers(0, 2**32 - 1), st.lists(entries, max_size=9))
 def test_a_hello_is_read_as_it_was_written(header, known, dropped, listed):
     data, count = hello_bytes(header, known, dropped, tuple(listed))
@@ -192,7 +195,7 @@ def test_a_hello_is_read_as_it_was_written(header, known, dropped, listed):
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@settings(max_examples=20, deadline=None)
+@settings(SLOW, max_examples=20)
 @given(headers, st.data())
 def test_tests_are_read_as_they_were_written(version, header, data):
     step = data.draw(st.integers(0, len(SIZES[version]) - 1))
@@ -204,7 +207,7 @@ def test_tests_are_read_as_they_were_written(version, header, data):
     assert parse(burst, version) == Burst(header._replace(kind=Kind.BURST), 3, 1, 99)
 
 
-@settings(deadline=None)
+@settings(SLOW)
 @given(st.binary(max_size=300))
 def test_what_others_send_is_foreign(data):
     with pytest.raises(WireError) as caught:
@@ -213,7 +216,7 @@ def test_what_others_send_is_foreign(data):
 
 
 @pytest.mark.long
-@settings(max_examples=60, deadline=None)
+@settings(SLOW, max_examples=60)
 @given(headers, st.lists(entries, max_size=3), st.data())
 def test_what_is_broken_is_refused_or_read(header, listed, data):
     """Whatever becomes of the bytes, nothing but WireError is raised."""
