@@ -1,6 +1,7 @@
 """The probe over sockets: hosts of one machine on the loopback, and the program."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 import mcast_fast as mcast
 from mcast_fast import doctor
 from mcast_fast.cli import program
+from mcast_fast.cli.probe import _print as print_report
 from tests.conftest import free_port, loopback
 
 
@@ -145,6 +147,35 @@ def test_a_port_that_another_program_has_is_not_taken(backend):
 
 
 # ---- the program ----
+
+
+def shown(report, capsys):
+    """What the program prints of a report."""
+    print_report(report)
+    return capsys.readouterr().out
+
+
+def many_hosts(count):
+    """All hear all but the last one, which hears nobody."""
+    hosts = tuple(doctor.ProbeHost(f"{n:016x}", f"host{n:02}.example.net", is_self=not n) for n in range(count))
+    heard, silent = doctor.ProbeCount(9, 9), doctor.ProbeCount(9, 0)
+    links = []
+    for sender, receiver in itertools.permutations(hosts, 2):
+        hears = receiver is not hosts[-1]
+        fault = doctor.ProbeFinding("probe.nothing-heard", "problem", f"of {sender.name}", (f"by {sender.name}",))
+        count, faults = (heard, ()) if hears else (silent, (fault,))
+        links.append(doctor.ProbeLink(sender.identity, receiver.identity, count, count, findings=faults))
+    return doctor.ProbeReport("239.9.9.9%eth0:5009", 10.0, hosts, tuple(links))
+
+
+def test_many_hosts_are_a_list_of_what_is_wrong(capsys):
+    few, many = shown(many_hosts(4), capsys), shown(many_hosts(30), capsys)
+    assert "host00 > host03" in few
+    assert few.count("problem  of") == 3
+    assert "host00 > host03" not in many
+    assert many.count("problem  of") == 20
+    assert "and 9 more like these: --json has all" in many
+    assert many.splitlines()[-1].endswith("841 of 870 directions are heard, 29 have a problem or are unknown")
 
 
 def invoke(*arguments):

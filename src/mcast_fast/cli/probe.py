@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 PROBLEM = 1  # exit code
 WIDE = 160  # columns where there is no terminal
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "problem": "bold red"}
+MOST_FINDINGS = 20  # that are printed: one host of many that hears nobody makes one with each other host
 LONGEST_LIST = 12  # hosts whose matrix is a table; of more, only what is wrong is listed
 UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "us"))
 
@@ -251,7 +253,7 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
     alike: dict[tuple[str, tuple[str, ...], str], list[ProbeFinding]] = {}
     for finding in sorted(_all_findings(report), key=lambda one: -VERDICTS.index(one.verdict)):
         alike.setdefault((finding.id, finding.causes, finding.remedy), []).append(finding)
-    for (name, causes, remedy), findings in alike.items():
+    for (name, causes, remedy), findings in islice(alike.items(), MOST_FINDINGS):
         grid = Table.grid(padding=(0, 2))
         for one in findings:
             style = COLOURS[one.verdict]
@@ -263,6 +265,8 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
         if remedy:
             console.print(f"try      {remedy}", soft_wrap=True)  # a command is copied whole
         console.print()
+    if len(alike) > MOST_FINDINGS:
+        console.print(f"and {len(alike) - MOST_FINDINGS} more like these: --json has all")
 
 
 def _print_end(console: "Console", report: ProbeReport) -> None:
