@@ -225,6 +225,20 @@ def test_no_direction_of_multicast_passes_and_a_host_is_named():
         assert all(link.unicast.duplicates == 0 for link in found.links)
 
 
+def test_a_host_that_is_named_and_found_by_hearsay_is_sent_to_once():
+    """Its numbers go on where those to the named address ended."""
+    net = Network(lambda sender, receiver, unicast, _: int(unicast and (sender, receiver) != ("c", "a")))
+    hosts = [(bytes(10) + b"\xff\xff" + bytes([10, 0, 0, number]), PORT + 1) for number in (1, 2, 3)]
+    net.add("a", hosts=tuple(hosts[1:]))
+    net.add("b", hosts=(hosts[2],))
+    net.add("c")
+    net.run()
+    found = net.report("b")
+    assert ids(found.link("c", "a")) == ["probe.nothing-heard"]
+    for link in found.links:
+        assert (link.unicast.duplicates, link.unicast.reordered) == (0, 0), link
+
+
 def test_a_direction_in_which_nothing_passes():
     net = network("a", "b", "c", rule=cut(("a", "b"), unicast=True)).run()
     found = net.report("c")

@@ -157,6 +157,7 @@ class State:
         found = self._find(entry.identity, entry.name, now) if is_fit else None
         if found is not None:
             found.address = address
+            found.unicast_sent = self._named.pop(address, 0)
 
     # What is due -----------------------------------------------------------------------------------------------------
 
