@@ -1,13 +1,14 @@
 """The faults that a probe can find: what is said of each, what it usually is, and what to do.
 
-Rules of this module: data only. `{to}` and `{by}` are the names of the hosts that receive and send. docs/probe.md has a
-section for each.
+Rules of this module: data only. `{to}` and `{by}` are the names of the hosts that receive and send; `{group}` has the
+port too. docs/probe.md has a section for each fault.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mcast_fast.doctor._probe_report import ProbeFinding, Verdict
+from mcast_fast.doctor._finding import Verdict
+from mcast_fast.doctor._probe_report import ProbeFinding
 
 
 class Fault(NamedTuple):
@@ -23,14 +24,14 @@ SNOOPING = (
     "a switch with IGMP or MLD snooping and no querier: `ip link set dev BRIDGE type bridge mcast_querier 1`, or the "
     "same setting of the switch"
 )
-COUNTERS = "compare `ip -s link` and `ethtool -S` on both hosts"
-ALLOW = "on {to}: `nft list ruleset`; `nft insert rule inet filter input {rule}` lets it pass"
+COUNTERS = "compare `ip -s link` and `ethtool -S` on both hosts; mcast-fast doctor {group} on {to}"
+ALLOW = "on {to}: `mcast-fast doctor {group}` names the rule; `nft insert rule inet filter input {rule}` lets it pass"
 BOTH_FIREWALLS = "firewalls on both hosts that drop the group"
 
 FAULTS = {
     "nobody-heard": Fault(
         "problem",
-        "nobody else was heard on {group} port {port} within {seconds:.0f} s",
+        "nobody else was heard on {group} within {seconds:.0f} s",
         (
             "no other host runs `mcast-fast probe` on this group now",
             "multicast passes in neither direction: name the other hosts with --peer, for unicast shows the difference",

@@ -161,9 +161,9 @@ def report(
     matrix = Matrix(state, group, port, now, clock)
     found = list(refusals)
     seconds = (now - (state.first_contact or state.began)) / 1e9
-    if not state.peers:
-        found.append(finding("nobody-heard", {"group": group, "port": port, "seconds": seconds}))
     name = f"[{group}%{interface}]:{port}" if ":" in group else f"{group}%{interface}:{port}"
+    if not state.peers:
+        found.append(finding("nobody-heard", {"group": name, "seconds": seconds}))
     return ProbeReport(
         name, seconds, tuple(matrix.hosts.values()), matrix.links(), tuple(found), state.datagrams, **state.counters
     )

@@ -4,11 +4,11 @@ Rules of this module: no I/O.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+from mcast_fast.doctor._finding import Verdict
 from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
 
-Verdict = Literal["ok", "warning", "problem", "unknown"]
 VERDICTS: tuple[Verdict, ...] = ("ok", "warning", "unknown", "problem")  # each is worse than the one before
 
 

@@ -42,8 +42,9 @@ class Seen(NamedTuple):
 
     @property
     def names(self) -> dict[str, str]:
-        """Of both hosts, as the texts have them."""
-        return {"to": self.receiver.name, "by": self.sender.name}
+        """Of both hosts and of the group, as the texts have them."""
+        group = f"[{self.group}]" if self.version == 6 else self.group
+        return {"to": self.receiver.name, "by": self.sender.name, "group": f"{group}:{self.port}"}
 
 
 def findings(seen: Seen) -> tuple[ProbeFinding, ...]:
