@@ -48,7 +48,7 @@ def _value_at(place: Place, payload: memoryview, behind_rtp: int) -> int:
     return (integer & place.mask) >> place.shift
 
 
-def _rtp_size(payload: memoryview) -> int:
+def rtp_size(payload: memoryview) -> int:
     """Bytes of the RTP header with its contributing sources and its extension (RFC 3550, 5.1 and 5.3.1)."""
     if len(payload) < _RTP_HEADER:
         return _CUT_OFF
@@ -60,8 +60,16 @@ def _rtp_size(payload: memoryview) -> int:
     return size + 4 + 4 * int.from_bytes(payload[size + 2 : size + 4], "big")
 
 
+def value_of(place: Place, payload: memoryview) -> int | None:
+    """The integer at a place; None where the payload ends before it does."""
+    try:
+        return _value_at(place, payload, rtp_size(payload) if place.after_rtp else 0)
+    except _ShortError:
+        return None
+
+
 def _read_fields(plan: Plan, payload: memoryview) -> Numbered:
-    behind = _rtp_size(payload)
+    behind = rtp_size(payload)
     for place, wanted in plan.tests:
         if _value_at(place, payload, behind) != wanted:
             return _OTHER
