@@ -1,5 +1,6 @@
 """Tracker: every packet of a sequence is counted once and rightly, whatever order, loss, repetition and restarts there are."""
 
+import socket
 import struct
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from mcast_fast import _core, errors, sequence
 from mcast_fast._core import layout
-from mcast_fast.sequence import FlowState, Tracker, What
+from mcast_fast.sequence import FlowState, Kind, Tracker, What
 from tests.conftest import has_fast
 from tests.test_pcapng import NOW, batch_of, each_backend, record
 
@@ -211,6 +212,25 @@ def test_counts_heartbeats_and_the_end(backend):
     assert tracker.flows[0].state is FlowState.ENDED
     tracker.update(batch_of(mold("B", 1, 1)))
     assert [flow.key for flow in tracker.flows] == [b"A         ", b"B         "]
+
+
+def test_the_end_of_a_spead_stream_ends_the_flows_of_its_sender(backend):
+    def heap(counter, size, *more, port=5000):
+        items = ((1, counter), (2, size), (3, 0), (4, size), *more)
+        pointers = b"".join(struct.pack(">Q", 1 << 63 | item << 40 | value) for item, value in items)
+        payload = struct.pack(">BBBBHH", 0x53, 4, 3, 5, 0, len(items)) + pointers
+        return record(payload, NOW, port=port), payload
+
+    tracker = Tracker("spead")
+    tracker.update(batch_of(heap(1, 100), heap(1, 7), heap(1, 100, port=6000)))
+    changes = tracker.update(batch_of(heap(2, 1, (6, 2)), heap(2, 1, (6, 2))))
+    assert [(one.what, one.key[7]) for one in changes] == [(What.ENDED, 100), (What.ENDED, 7)]
+    assert [flow.state for flow in tracker.flows] == [FlowState.ENDED, FlowState.ENDED, FlowState.RECEIVING]
+    assert [figures(flow, "received", "pending", "packets") for flow in tracker.flows] == [
+        (100, 0, 3),
+        (7, 0, 3),
+        (100, 0, 1),
+    ]
 
 
 def test_states(backend):
@@ -435,3 +455,42 @@ def test_both_backends_agree_on_everything(steps, width, limit, now):
                 assert row.expected == row.received - row.duplicates + row.lost + row.pending
         found[name] = seen, tracker.totals()
     assert found["fast"] == found["pure"]
+
+
+# ---- what spead2 sends ----
+
+
+def spead2_packets(heaps):
+    """Datagrams of a stream by spead2: a heap with descriptors, others without, and the end."""
+    np, spead2 = pytest.importorskip("numpy"), pytest.importorskip("spead2")
+    send = pytest.importorskip("spead2.send")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        config = send.StreamConfig(max_packet_size=1100)
+        stream = send.UdpStream(spead2.ThreadPool(), [receiver.getsockname()], config)
+        group = send.ItemGroup()
+        group.add_item(0x1000, "x", "data", (4096,), np.uint8, value=np.zeros(4096, np.uint8))
+        stream.send_heap(group.get_heap())
+        for _ in range(heaps - 1):
+            stream.send_heap(group.get_heap(descriptors="none", data="all"))
+        stream.send_heap(group.get_end())
+        found = [receiver.recv(65_536)]
+        while len(found[-1]) < 50 or Kind(sequence.numbers(heap_of(found[-1:]), "spead").kind[0]) is not Kind.END:
+            found.append(receiver.recv(65_536))
+    return found
+
+
+def heap_of(payloads):
+    return joined(_core.views, [(record(one, NOW), one) for one in payloads])
+
+
+@pytest.mark.parametrize("form", ["spead", "spead:1056"])
+def test_what_spead2_sends(backend, form):
+    packets = spead2_packets(9)
+    tracker = Tracker(form)
+    tracker.update(heap_of(packets[:11] + packets[12:]))
+    described, data = tracker.flows
+    assert [flow.state for flow in tracker.flows] == [FlowState.ENDED, FlowState.ENDED]
+    assert figures(described, "lost", "pending", "duplicates") == (0, 0, 0)
+    counted = {"spead": (8 * 4096, 1056), "spead:1056": (8 * 4, 1)}[form]
+    assert figures(data, "expected", "pending", "duplicates", "reordered") == (*counted, 0, 0)

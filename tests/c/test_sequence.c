@@ -18,7 +18,7 @@ random_field(uint32_t widest)
 static mcast_format
 random_format(void)
 {
-    mcast_format format = {.layout = (uint8_t)below(4), .scale = 1 + below(1000), .heartbeat = 0, .end = below(8)};
+    mcast_format format = {.layout = (uint8_t)below(5), .scale = 1 + below(1000), .heartbeat = 0, .end = below(8)};
     format.bits = 64;
     format.number = random_field(8);
     format.high = random_field(8);

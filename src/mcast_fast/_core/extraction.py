@@ -48,6 +48,7 @@ class Layout(IntEnum):
     SPEAD = 1
     IPERF2 = 2
     MCJOIN = 3
+    LCM = 4
 
 
 class BodyStart(IntEnum):

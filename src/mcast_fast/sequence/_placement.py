@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 _STARTS = {"rtp": BodyStart.BEHIND_RTP, "spead": BodyStart.BEHIND_SPEAD, "vdif": BodyStart.BEHIND_VDIF}
 _BODY = re.compile(f"({'|'.join(_STARTS)})([0-9]{{1,5}})?", re.ASCII)
-_HEADERS: dict[str, int | str] = {  # of presets; no other is stepped over
+_HEADERS: dict[str, int | str] = {  # of presets, with `:` where they have a parameter; no other is stepped over
     "rtp": "rtp",
     "st2110": "rtp",
     "moldudp64": 20,
-    "vdif": "vdif",
-    "spead": "spead",
+    "vdif:": "vdif",
+    "spead:": "spead",
     "lcm": 8,
+    "lcm:": 20,
     "mcast-fast": 32,
 }
 
@@ -65,7 +66,7 @@ class Placement:
 def body_of(format: Format, body: int | str | None) -> tuple[BodyStart, int]:
     """Where the body of a payload begins; ArgumentError."""
     if body is None:
-        body = _HEADERS.get(format.preset.partition(":")[0], 0)
+        body = _HEADERS.get(format.preset) or _HEADERS.get(format.preset.partition(":")[0] + ":", 0)
     start, offset = BodyStart.PAYLOAD, body
     if isinstance(body, str) and (match := _BODY.fullmatch(body)):
         start, offset = _STARTS[match[1]], int(match[2] or 0)

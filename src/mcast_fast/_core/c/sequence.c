@@ -223,14 +223,17 @@ read_spead(const mcast_format *format, const uint8_t *payload, size_t length, mc
         if (item >> 63) /* an immediate value */
             note_item(&items, item << 1 >> 1 >> address_bits, item & ((1ull << address_bits) - 1));
     }
-    if (items.found >> SPEAD_CONTROL & 1 && items.control == SPEAD_STOP)
-        return MCAST_OTHER; /* it has a heap of its own, and no place among the packets of others */
+    if (items.found >> SPEAD_CONTROL & 1 && items.control == SPEAD_STOP) {
+        numbered->number = items.counter; /* of a heap of its own: the flows that end are those of the sender */
+        return MCAST_END;
+    }
     if ((items.found & needed) != needed || items.length == 0)
         return MCAST_OTHER;
     write_big(key, items.size, 8);
     if (format->parameter) {
         uint64_t per_heap = items.size / format->parameter + (items.size % format->parameter != 0);
-        numbered->number = items.counter * per_heap + items.offset / format->parameter;
+        uint64_t place = items.offset / format->parameter + (items.offset % format->parameter != 0);
+        numbered->number = items.counter * per_heap + place;
         numbered->count = 1;
     } else {
         numbered->number = items.counter * items.size + items.offset;
@@ -251,6 +254,21 @@ read_iperf2(const uint8_t *payload, size_t length, mcast_numbered *numbered)
         return MCAST_END;
     }
     numbered->number = low;
+    numbered->count = 1;
+    return MCAST_DATA;
+}
+
+/* LCM (udpm_util.h): "LC02" is a message, "LC03" a piece of one, with its place from 0 on at 16. The first piece has the message's number. */
+static int
+read_lcm(const uint8_t *payload, size_t length, mcast_numbered *numbered)
+{
+    enum { HEADER = 8, PIECE_HEADER = 20, WHOLE = 0x4c433032, PIECE = 0x4c433033 };
+    uint64_t magic = length < HEADER ? 0 : read_big(payload, 4);
+    if (length < HEADER || (magic == PIECE && length < PIECE_HEADER))
+        return MCAST_SHORT;
+    if (magic != WHOLE && (magic != PIECE || read_big(payload + 16, 2) != 0))
+        return MCAST_OTHER;
+    numbered->number = read_big(payload + 4, 4);
     numbered->count = 1;
     return MCAST_DATA;
 }
@@ -307,6 +325,9 @@ mcast_sequence_read_any(const mcast_format *format, const uint8_t *payload, size
         break;
     case MCAST_BY_IPERF2:
         kind = read_iperf2(payload, length, numbered);
+        break;
+    case MCAST_BY_LCM:
+        kind = read_lcm(payload, length, numbered);
         break;
     case MCAST_BY_MCJOIN:
         kind = read_mcjoin(payload, length, numbered, key);

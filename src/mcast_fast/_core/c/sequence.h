@@ -7,8 +7,8 @@
 #include <stddef.h>
 
 enum { MCAST_KEY_SIZE = 16, MCAST_MOST_KEYS = 4, MCAST_MOST_TESTS = 4 };
-enum { MCAST_DATA, MCAST_HEARTBEAT, MCAST_END, MCAST_SHORT, MCAST_OTHER };  /* kinds of packets */
-enum { MCAST_BY_FIELDS, MCAST_BY_SPEAD, MCAST_BY_IPERF2, MCAST_BY_MCJOIN }; /* layouts */
+enum { MCAST_DATA, MCAST_HEARTBEAT, MCAST_END, MCAST_SHORT, MCAST_OTHER };                /* kinds of packets */
+enum { MCAST_BY_FIELDS, MCAST_BY_SPEAD, MCAST_BY_IPERF2, MCAST_BY_MCJOIN, MCAST_BY_LCM }; /* layouts */
 
 /* A field: `width` bytes at `offset`, from the payload's start or from behind its RTP header. `mask` 0: bytes, no integer. */
 typedef struct mcast_field {

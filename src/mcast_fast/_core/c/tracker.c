@@ -196,6 +196,22 @@ look_up(const mcast_tracker *tracker, const mcast_record *records, size_t size, 
     }
 }
 
+/* A sender says that all of its flows to this group have ended: of those that are known. */
+static void
+end_flows(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcast_sight *sight)
+{
+    mcast_flow_key key = key_of(record, one);
+    for (uint32_t i = 0; i < tracker->count; i++) {
+        mcast_tracked *flow = &tracker->flows[i];
+        memcpy(key.key, flow->key.key, sizeof key.key);
+        if (!mcast_is_same_flow(&flow->key, &key))
+            continue;
+        const mcast_numbered end = {.number = flow->next, .kind = MCAST_END};
+        sight->time = record->timestamp;
+        mcast_flow_see(flow, &end, sight);
+    }
+}
+
 static void
 see(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcast_sight *sight)
 {
@@ -205,6 +221,10 @@ see(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcas
     }
     if (one->packet.kind == MCAST_OTHER) {
         tracker->other_packets++;
+        return;
+    }
+    if (one->packet.kind == MCAST_END && tracker->format.layout == MCAST_BY_SPEAD) {
+        end_flows(tracker, record, one, sight);
         return;
     }
     mcast_tracked *flow = one->is_hashed || !is_last_flow(tracker, record, one) ? find_flow(tracker, record, one)
