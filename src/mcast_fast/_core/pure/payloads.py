@@ -132,12 +132,12 @@ def _read_iperf2(plan: Plan, payload: memoryview) -> Numbered:
 
 
 def _read_lcm(plan: Plan, payload: memoryview) -> Numbered:
-    """LCM (udpm_util.h): "LC02" is a message, "LC03" a piece of one, with its place from 0 on at 16. The first piece has
-    the message's number."""
+    """LCM (udpm_util.h): "LC02" is a message, "LC03" a piece of one, with its place from 0 on at 16. The first piece
+    has the message's number."""
     magic = bytes(payload[:4])
     if len(payload) < 8 or (magic == b"LC03" and len(payload) < 20):
         raise _ShortError
-    if magic != b"LC02" and (magic != b"LC03" or payload[16:18] != b"\0\0"):
+    if magic != b"LC02" and (magic != b"LC03" or any(payload[16:18])):
         return _OTHER
     return Numbered(int.from_bytes(payload[4:8], "big"), 1, bytes(KEY_SIZE), Kind.DATA)
 
