@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 1 << 24
 _LARGEST_FRAME = 1 << 32  # bytes
-_MOST_PENDING, _MOST_FLOWS = 64, 4096
+_MOST_PENDING, _MOST_FLOWS = 64, 256
 _LONGEST_WINDOW = 3600 * NANOSECONDS
 _NEVER = (1 << 63) - 1
 _BY_RTP = "u32be@4,u8@1&0x80=1"  # RFC 3550, 5.1: the timestamp, and the marker, which ends a video frame (RFC 4175)
@@ -118,6 +118,7 @@ class Assembler:
         self._flows: dict[FlowName, FlowFrames] = {}
         self._ready: list[Frame] = []
         self._lock = threading.RLock()
+        self._none_silent_until = 0  # ns: until then no flow can give way
         self._late = self._strays = self._restarts = self._other = self._ignored = 0
 
     @property
@@ -261,8 +262,11 @@ class Assembler:
 
     def _new_flow(self, name: FlowName, time: int) -> FlowFrames | None:
         if len(self._flows) >= self._max_flows:
+            if time <= self._none_silent_until:
+                return None
             silent = [one for one, flow in self._flows.items() if flow.is_silent(time)]
             if not silent:
+                self._none_silent_until = min(flow.gained for flow in self._flows.values()) + self._rule.window
                 return None
             gone = self._flows.pop(silent[0])
             self._strays += gone.forget_candidate()

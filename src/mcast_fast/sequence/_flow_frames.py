@@ -131,8 +131,12 @@ class FlowFrames:
 
     def is_silent(self, time: int) -> bool:
         """Whether no frame gained anything for a window."""
-        gained = max([self._gained, *(one.core.last_time for one in self.open)])
-        return bool(time and gained) and time - gained > self._rule.window
+        return bool(time and self.gained) and time - self.gained > self._rule.window
+
+    @property
+    def gained(self) -> int:
+        """Arrival of the latest packet that a frame has; 0: unknown."""
+        return max([self._gained, *(one.core.last_time for one in self.open)])
 
     def is_finished(self, position: int) -> bool:
         """Whether its frame has been delivered."""

@@ -37,7 +37,7 @@ body_of(const mcast_placer *placer, const uint8_t *payload, size_t *length)
     return start > *length ? NO_BODY : start;
 }
 
-enum { PLACED, DUPLICATE, LONG_BODY, BODILESS };
+enum { PUT_PLACED, PUT_AGAIN, PUT_TOO_LONG, PUT_NO_BODY }; /* DUPLICATE is a macro of the Windows headers */
 
 /* Copies a payload's body into its row, unless that is taken. What a shorter body leaves of the row becomes zeros. */
 static int
@@ -46,15 +46,15 @@ put(const mcast_placer *placer, const mcast_record *record, const uint8_t *arena
     const uint8_t *payload = arena + record->offset;
     size_t length = record->length, start = body_of(placer, payload, &length);
     if (start == NO_BODY)
-        return BODILESS;
+        return PUT_NO_BODY;
     size_t size = length - start;
     if (size > frame->size) {
         frame->long_bodies++;
-        return LONG_BODY;
+        return PUT_TOO_LONG;
     }
     if (frame->present[row]) {
         frame->duplicates++;
-        return DUPLICATE;
+        return PUT_AGAIN;
     }
     uint8_t *to = frame->rows + row * frame->size;
     memcpy(to, payload + start, size);
@@ -64,7 +64,7 @@ put(const mcast_placer *placer, const mcast_record *record, const uint8_t *arena
     }
     frame->present[row] = 1;
     frame->placed++;
-    return PLACED;
+    return PUT_PLACED;
 }
 
 static inline uint64_t
@@ -182,8 +182,8 @@ mcast_fill(const mcast_placer *placer, const mcast_record *records, size_t start
         found = stop->frame = at;
         mcast_frame *frame = frames[at];
         int result = put(placer, record, arena, frame, (size_t)row);
-        stop->other += result == BODILESS;
-        if (result != PLACED)
+        stop->other += result == PUT_NO_BODY;
+        if (result != PUT_PLACED)
             continue;
         frame->highest = row + 1 > frame->highest ? (size_t)row + 1 : frame->highest;
         note_time(frame, record->timestamp);

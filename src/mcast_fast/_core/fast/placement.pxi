@@ -144,7 +144,7 @@ cdef class Frame:
 
     def end_after(self, size_t rows):
         """Has this number of rows from now on; ValueError where it has not as many, or others are there."""
-        if not self.frame.highest <= rows <= self.frame.capacity:
+        if self.rows_memory is None or not self.frame.highest <= rows <= self.frame.capacity:
             raise ValueError("the frame has other rows")
         self.frame.count = rows
 

@@ -84,7 +84,7 @@ class Frame(_Rows):
 
     def end_after(self, rows: int) -> None:
         """Has this number of rows from now on; ValueError where it has not as many, or others are there."""
-        if not self.highest <= rows <= self.capacity:
+        if self._memory is None or not self.highest <= rows <= self.capacity:
             raise ValueError("the frame has other rows")
         self.count = rows
 
