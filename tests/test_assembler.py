@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcast_fast import _core, errors
+import mcast_fast as mcast
+from mcast_fast import _core, errors, files
 from mcast_fast.sequence import Assembler
 from tests.conftest import has_fast
 from tests.test_pcapng import NOW, each_backend, record
@@ -186,6 +187,18 @@ def test_short_long_and_unnumbered_packets(backend):
 def test_frames_of_a_source(backend):
     found = list(assembler().frames([batch(0, 1, 2), batch(3, 4)]))
     assert numbers(*found) == [(0, [0, 1, 2, 3]), (1, [4])]
+
+
+def test_a_file_gives_the_same_frames(backend, tmp_path):
+    """However it is cut into batches: time is that of arrival."""
+    packets = [(at, 5 * at) for at in range(30) if at % 7]
+    live = assembler(window="20ms").update(batch(*packets))
+    with files.Writer(tmp_path / "feed.pcapng") as writer:
+        writer.write(batch(*packets))
+    with mcast.open(tmp_path / "feed.pcapng", batch_size=3) as reader:
+        read = list(assembler(window="20ms").frames(reader))
+    assert live
+    assert [(shown(one), one.missing) for one in read[: len(live)]] == [(shown(one), one.missing) for one in live]
 
 
 def test_rows_of_numpy_are_those_of_the_frame(backend):
