@@ -1,5 +1,5 @@
-"""ns of CPU per packet to follow the numbers of a batch: the tracker, with one flow and with 1,000; and of two legs to
-make one feed.
+"""ns of CPU per packet to follow the numbers of a batch: the tracker, with one flow and with 1,000; to place payloads
+by them; and of two legs to make one feed.
 
 One process holds batches of RTP packets in memory and measures each way in turn, many times, so that nothing of the
 kernel is in the figures. The batches together are larger than a cache.
@@ -23,6 +23,7 @@ COUNT = 4096  # packets in a batch: a ring's
 BATCHES = 16
 SIZE = 256
 FLOWS = {"one": 1, "thousand": 1_000}
+BEYOND = "place - 1.1 memcpy"
 
 WAYS = {
     "tracker, one flow": "Tracker.update, one flow",
@@ -30,6 +31,8 @@ WAYS = {
     "arbiter": "Arbiter of two legs in order: per packet of either leg",
     "arbiter, 1 % lost": "Arbiter of two legs in order, each misses 1 %, 33 us apart",
     "numbers": "sequence.numbers: columns alone",
+    "place": "sequence.place: each payload into its row",
+    "memcpy": "the same bytes by one memcpy per batch",
     "numpy": "np.diff of rows as columns, one flow, no order, no flows",
 }
 BARS = (
@@ -38,6 +41,7 @@ BARS = (
     Bar("arbiter", None, Direction.AT_MOST, 60),
     Bar("arbiter, 1 % lost", None, Direction.AT_MOST, 60),
     Bar("tracker, one flow", "numpy", Direction.AT_MOST, 1.0),
+    Bar(BEYOND, None, Direction.AT_MOST, 30),
 )
 
 
@@ -64,19 +68,6 @@ class SequenceStation:
             self._end()
             return sum(flow.received - flow.lost - flow.pending for flow in tracker.flows) - order["count"]
 
-        def arbitrate(legs: list[list[Any]]) -> int:
-            """What two legs bring, until all of it is delivered."""
-            arbiter = sequence.Arbiter([Held(batches) for batches in legs], "rtp", hold="1ms")
-            self._begin()
-            found = sum(map(len, arbiter))
-            self._end()
-            stats = arbiter.stats
-            taken = sum(leg.received for leg in stats.legs)
-            self._spent = self._spent * self._packets // taken  # of as many packets as the other ways take
-            if not found == stats.delivered == stats.expected - stats.unrecovered:
-                raise RuntimeError(f"the arbiter delivered {found} packets: {stats}")
-            return self._packets
-
         second = batches_of(1, *size, late=33_000)
         lossy = [batches_of(1, *size, late=late, lost=lost) for late, lost in ((0, 100), (33_000, 101))]
 
@@ -95,12 +86,35 @@ class SequenceStation:
             self._end()
             return found
 
+        rows = np.zeros((order["count"] * BATCHES, order["size"]), np.uint8)
+        present = np.zeros(len(rows), bool)
+
+        def place() -> int:
+            present[:] = False
+            found = 0
+            self._begin()
+            for batch in one[1:]:
+                found += sequence.place(batch, "rtp", into=rows, base=0, present=present, body=0).placed
+            self._end()
+            return found
+
+        def memcpy() -> int:
+            found = 0
+            self._begin()
+            for batch in one[1:]:
+                rows[found : found + len(batch)] = np.asarray(batch.rows(order["size"]))
+                found += len(batch)
+            self._end()
+            return found
+
         self._ways: dict[str, Callable[[], int]] = {
             "tracker, one flow": lambda: track(one),
             "tracker, 1,000 flows": lambda: track(thousand),
-            "arbiter": lambda: arbitrate([one, second]),
-            "arbiter, 1 % lost": lambda: arbitrate(lossy),
+            "arbiter": lambda: self._arbitrate([one, second]),
+            "arbiter, 1 % lost": lambda: self._arbitrate(lossy),
             "numbers": numbers,
+            "place": place,
+            "memcpy": memcpy,
             "numpy": numpy,
         }
 
@@ -109,6 +123,21 @@ class SequenceStation:
             if (found := call()) != self._packets:
                 raise RuntimeError(f"{name} found {found} packets of {self._packets}")
         return {}
+
+    def _arbitrate(self, legs: list[list[Any]]) -> int:
+        """What two legs bring, until all of it is delivered."""
+        from mcast_fast import sequence
+
+        arbiter = sequence.Arbiter([Held(batches) for batches in legs], "rtp", hold="1ms")
+        self._begin()
+        found = sum(map(len, arbiter))
+        self._end()
+        stats = arbiter.stats
+        taken = sum(leg.received for leg in stats.legs)
+        self._spent = self._spent * self._packets // taken  # of as many packets as the other ways take
+        if not found == stats.delivered == stats.expected - stats.unrecovered:
+            raise RuntimeError(f"the arbiter delivered {found} packets: {stats}")
+        return self._packets
 
     def _begin(self) -> None:
         self._spent = -time.process_time_ns()
@@ -174,11 +203,17 @@ def run(options: argparse.Namespace) -> Report:
         else:
             report.samples = arrow.measure(one, options.rounds, WAYS)
     report.series = {name: [sample["wall"] for sample in taken] for name, taken in report.samples.items()}
+    if report.series:
+        pairs = zip(report.series["place"], report.series["memcpy"], strict=True)
+        report.series[BEYOND] = [placed - 1.1 * copied for placed, copied in pairs]
     report.tables = [
         Table(
             "of batches that are there",
             ("", "ns per packet", "quartiles"),
-            [(WAYS[name], f"{report.measured[name]:,.1f}", spread(taken)) for name, taken in report.series.items()],
+            [
+                (WAYS.get(name, name), f"{report.measured[name]:,.1f}", spread(taken))
+                for name, taken in report.series.items()
+            ],
         )
     ]
     return report

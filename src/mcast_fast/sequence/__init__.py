@@ -1,13 +1,16 @@
 """Sequences: what the kernel cannot know was lost. A Format says where a packet's number is, a Tracker what became
-of the numbers."""
+of the numbers; `place` and an Assembler put payloads where their numbers say."""
 
 from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core.extraction import Columns, Kind, What
 from mcast_fast.sequence._arbiter import Arbiter
+from mcast_fast.sequence._assembler import Assembler
+from mcast_fast.sequence._flow_frames import Frame
 from mcast_fast.sequence._format import Field, Format, stamp
 from mcast_fast.sequence._ledger import ArbiterStats, LegState, LegStats, Skew
+from mcast_fast.sequence._placement import Placement, place
 from mcast_fast.sequence._tracker import Change, Tracker
 from mcast_fast.stats import Flow, FlowState
 
@@ -17,19 +20,23 @@ if TYPE_CHECKING:
 __all__ = [
     "Arbiter",
     "ArbiterStats",
+    "Assembler",
     "Change",
     "Columns",
     "Field",
     "Flow",
     "FlowState",
     "Format",
+    "Frame",
     "Kind",
     "LegState",
     "LegStats",
+    "Placement",
     "Skew",
     "Tracker",
     "What",
     "numbers",
+    "place",
     "stamp",
 ]
 

@@ -1,5 +1,6 @@
 #include "arbiter.h"
 #include "arbiter_feed.h"
+#include "quick.h"
 
 enum { RECORDS_AHEAD = 48 };                            /* are fetched before the payloads that they name */
 enum { TURN_BYTES = 16 << 20, TURN_PACKETS = 1 << 16 }; /* of a batch, and of packets looked at under the lock */
