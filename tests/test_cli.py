@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 import mcast_fast as mcast
 from mcast_fast._host import offloads
-from mcast_fast._host.interfaces import Route, default_interface
+from mcast_fast._host.interfaces import default_interface
+from mcast_fast._host.routes import Route
 from mcast_fast._membership import sockets
 from mcast_fast.cli import VERBS, demo, output, program, receive
 from mcast_fast.cli.interfaces import FLAGS
@@ -351,10 +352,19 @@ def test_receive_none_prints_the_ledger_alone(backend, place, when_joined):
 
 @pytest.mark.needs("drop_totals")
 def test_receive_exits_4_when_nothing_came(backend, place, no_leak):
-    result = invoke("receive", place.group(), "-t", 0.05)
+    group = place.group()
+    result = invoke("receive", group, "-t", 0.05)
     assert (result.exit_code, result.stdout) == (4, "")
     assert summary(result.stderr) == (0, 0, 0, 0, 0)
-    assert result.stderr.splitlines()[-1] == "mcast-fast: nothing came within 0.05 s"
+    assert result.stderr.splitlines()[-1] == f"mcast-fast: nothing came within 0.05 s; run: mcast-fast doctor {group}"
+
+
+def test_what_to_run_when_nothing_came_has_the_options_of_the_groups(backend, place):
+    address, interface, port = re.fullmatch(r"\[?(.+?)%(.+?)\]?:(\d+)", place.group()).groups()
+    result = invoke("receive", address, "-i", interface, "-p", port, "-t", 0.05)
+    zoned = f"{address}%{interface}"
+    whole = f"[{zoned}]:{port}" if ":" in address else f"{zoned}:{port}"
+    assert result.stderr.splitlines()[-1].endswith(f"run: mcast-fast doctor {whole}")
 
 
 def test_receive_takes_port_interface_and_source_as_options(backend, when_joined):
@@ -740,5 +750,5 @@ def test_interfaces_table_shows_the_offloads_that_are_on(monkeypatch, states, sh
 def test_interfaces_without_a_default(monkeypatch):
     loopback = [one for one in mcast.interfaces() if one.is_loopback]
     monkeypatch.setattr(sys.modules["mcast_fast.cli.interfaces"], "interfaces", lambda: loopback)
-    monkeypatch.setattr(sys.modules["mcast_fast._host.interfaces"], "_route", lambda *_: Route(0))
+    monkeypatch.setattr(sys.modules["mcast_fast._host.interfaces"], "find_route", lambda *_: Route(0))
     assert [row["default_for"] for row in json.loads(invoke("interfaces", "--json").stdout)] == [[]]

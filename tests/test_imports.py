@@ -34,6 +34,7 @@ _core       : _systems _html
     layout      :
     coalescing  :
     protocols   :
+    refusals    :
     addresses   : layout
     blocks      : layout
     lateness    :
@@ -43,7 +44,7 @@ _core       : _systems _html
     columns     : layout addresses
     fast        : restore columns blocks layout addresses lateness coalescing extraction
     pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
-    __init__    : layout fast pure
+    __init__    : layout refusals fast pure
 sequence    : _units _core stats
     _format     :
     _tracker    : _format
@@ -59,7 +60,10 @@ _host       : _systems _core stats
     qdiscs          : netlink dumps
     nic_drops       : netlink
     offloads        : ifreq
-    interfaces      : netlink ifreq offloads
+    unlisted        : ifreq
+    addresses       : netlink dumps unlisted
+    routes          : netlink dumps
+    interfaces      : ifreq offloads unlisted addresses routes
     links           : netlink dumps
     port_users      : netlink dumps interfaces
     coalescing      : links offloads port_users interfaces
@@ -111,7 +115,30 @@ aio         : _units _iteration _core _membership _sending groups stats sequence
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files
+doctor      : _systems _version _units _core _host _membership groups receiver
+    _finding        :
+    _frames         :
+    _rules          :
+    _readings       : _rules
+    _feeds          : _frames
+    _listening      : _frames _feeds
+    _context        : _finding _rules _readings _feeds _listening
+    _host           : _finding _context
+    _interface      : _finding _feeds _context
+    _membership     : _finding _readings _context
+    _routing        : _finding _readings _feeds _context
+    _firewall       : _finding _rules _feeds _context
+    _packets        : _finding _context
+    _buffers        : _finding _readings _context
+    _sender         : _finding _readings _feeds _context
+    _switch         : _finding _feeds _context
+    _clock          : _finding _context
+    _containers     : _finding _readings _context
+    _examination    : _finding _readings _feeds _context _host _interface _membership _routing _firewall _packets _buffers _sender _switch _clock _containers
+    _text           : _finding _examination
+    __main__        : _examination _text
+    __init__        : _finding _examination
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
     output          :
     flows           : output
     signals         :
@@ -125,10 +152,11 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     convert         : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay check info convert repair interfaces
+    doctor          : output signals
+    __init__        : output demo receive send record replay check info convert repair interfaces doctor
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -136,7 +164,20 @@ __init__    : _version _core _host _source _membership groups stats sequence rec
 UPWARDS_FOR_TYPES = {("_membership.joins", "_membership.rings")}
 
 # What users may import. Every other module has an underscore, or is in a wing that has one.
-PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "sequence", "cli"}
+PUBLIC = {
+    "__init__",
+    "__main__",
+    "errors",
+    "groups",
+    "stats",
+    "receiver",
+    "sender",
+    "files",
+    "aio",
+    "sequence",
+    "doctor",
+    "cli",
+}
 NO_API = {"cli"}  # the program
 
 
