@@ -38,6 +38,21 @@ test_naps(void)
     CHECK(nap_after(MCAST_COALESCES_ALWAYS, 1, BUFFER, MANY, 128, 0) == 0);         /* nobody is under pressure */
 }
 
+/* A queue is seen for the first time: what takes long at the first switch is done, though nothing is switched. */
+static void
+test_preparation(void)
+{
+    mcast_coalescing coalescing = {.mode = MCAST_COALESCES_UNDER_PRESSURE, .window = INT64_MAX};
+    mcast_coalescing_group group = {.since = mcast_monotonic_ns()};
+    mcast_coalescing_socket socket = {.group = &group, .decider = -1, .buffer = BUFFER};
+    group.sockets = &socket;
+    mcast_coalescing_read read = {.slots = 255, .packets = 255, .is_full = 1};
+    mcast_coalescing_note(&coalescing, &socket, &read, grow, NULL);
+    CHECK(!group.is_prepared);
+    mcast_coalescing_note(&coalescing, &socket, &read, grow, NULL);
+    CHECK(group.is_prepared && !group.is_on && !socket.is_enabled);
+}
+
 static void
 test_heirs(void)
 {
@@ -52,7 +67,8 @@ int
 main(void)
 {
     test_naps();
+    test_preparation();
     test_heirs();
-    printf("naps of a dense stream, and the heir of a decider\n");
+    printf("naps of a dense stream, the first queue, and the heir of a decider\n");
     return 0;
 }
