@@ -49,6 +49,9 @@ typedef struct mcast_sending_socket {
     int fd;
     size_t limit;
     int refusal;
+    int rewritten; /* `hops` and `own` hold */
+    unsigned hops; /* the TTL and TOS that it has now, as mcast_schedule_hops */
+    unsigned own;  /* and those that it was opened with */
 } mcast_sending_socket;
 
 typedef struct mcast_send_counters {
@@ -65,6 +68,7 @@ typedef struct mcast_transmitter {
     int sending; /* send_lock is held */
     int opened;  /* the locks are there */
     mcast_message_vector *vector;
+    const mcast_option *hop_options[2][2]; /* of TTL and of TOS, each of IPv4 and of IPv6; NULL: the system has none */
     mcast_sending_socket *sockets;
     size_t socket_count;
     mcast_pace pace;
