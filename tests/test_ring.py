@@ -940,7 +940,9 @@ def test_a_batch_takes_all_blocks_that_are_there_and_stays_as_it_came(nothing_le
     # A block that the timer closes, as after a pause of a sender that was stopped, ends a batch.
     with receiver(b, batch_size=4096, ring_latency=0.25) as rx:
         a.blast(V4, PORT, count=3_000, size=256).finish()
-        assert until(lambda: arrived.packets == 3_000)  # on a busy machine some are still on their way when the sender has ended
+        assert until(
+            lambda: arrived.packets == 3_000
+        )  # on a busy machine some are still on their way when the sender has ended
         first = rx.recv_batch()
         a_block = rings.LEAST_BLOCK // 256
         assert len(first) > 2 * a_block, "a batch is of several blocks"

@@ -182,7 +182,6 @@ def test_a_pause_of_a_pipe_that_does_not_block_is_not_its_end(backend, opened):
         assert [len(batch) for batch in came] == [1, 1]
 
 
-@pytest.mark.needs("files that grow")
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
 def test_a_file_that_grows_is_followed(backend, tmp_path, kind):
     path = tmp_path / "growing.pcapng"

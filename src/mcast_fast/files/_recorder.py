@@ -89,9 +89,9 @@ class Recording:
 class Recorder(Guarded):
     """Records what a receiver receives: `run()` does it, in the thread that calls it.
 
-    Files are created for their owner alone (0600). pcapng files hold the drops with the packets they came before (epb_dropcount), and every five seconds and at the end
-    a statistics block: what this file received and what was dropped meanwhile. The receiver stays open, and open it
-    with `batch_size=4096`: large batches make large writes.
+    Files are created for their owner alone (0600). pcapng files hold the drops with the packets they came before
+    (epb_dropcount), and every five seconds and at the end a statistics block: what this file received and what was
+    dropped meanwhile. The receiver stays open, and open it with `batch_size=4096`: large batches make large writes.
 
     close() may be called at any moment, also by a signal handler: a recording that runs ends within 50 ms, and its file
     is whole. A recorder belongs to the process that opened it: a forked child writes nothing into the shared file.

@@ -286,7 +286,12 @@ class Unpacked(io.RawIOBase):
         self._raw.seek(position)
 
     def follow(self) -> None:
-        """Have the end that was reached looked at again: the file may have grown."""
+        """Have the end that was reached looked at again: the file may have grown.
+
+        It seeks to where it is: the C library of wine answers each read behind the end with that end, until then."""
+        position = position_of(self._raw)
+        if position is not None:
+            self._raw.seek(position)
         self._ended = False
 
     def wait(self, seconds: float) -> None:
