@@ -5,11 +5,13 @@ deliver the same packets and the same error; a file that grows piece by piece de
 nothing is raised but our own errors. Prints the executions.
 """
 
+import contextlib
 import gzip
 import importlib
 import io
 import random
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -69,10 +71,8 @@ def mutated(chance: random.Random, data: bytes) -> bytes:
 def compressed(chance: random.Random, data: bytes) -> bytes:
     """As one stream or several, of either kind, or not at all."""
     kinds = [gzip.compress, lambda part: part]
-    try:
+    with contextlib.suppress(MulticastError):
         kinds.append(zstd_module().compress)
-    except MulticastError:
-        pass
     compress = chance.choice(kinds)
     cuts = sorted(chance.randrange(len(data) + 1) for _ in range(chance.randrange(4)))
     parts = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -143,7 +143,9 @@ def main() -> None:
         try:
             packets += check(chance, data)
         except BaseException:
-            Path("unpacking.failed").write_bytes(data)
+            failed = Path(tempfile.gettempdir()) / "mcast-fast-unpacking.failed"
+            failed.write_bytes(data)
+            print(f"the file is {failed}")
             raise
         executions += 1
     print(f"{executions} executions over {len(samples)} files: {packets} packets delivered")

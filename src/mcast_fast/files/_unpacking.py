@@ -268,7 +268,7 @@ class Unpacked(io.RawIOBase):
     def _recognise(self) -> bool:
         """Begin the first stream of the file, or the next one; False when it takes more bytes to know it."""
         head = self._packed.lstrip(b"\0") if self._is_behind else self._packed
-        if len(head) < RECOGNISED and not self._ended:
+        if len(head) < RECOGNISED and (self.grows or not self._ended):
             return False
         for kind in (_Gzip, _Zstd):
             if head.startswith(kind.magic):
