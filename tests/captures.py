@@ -66,9 +66,14 @@ def destination_of(told: dict[str, str]) -> tuple[str, str]:
     return rest[0], (told["ip.dst"] if rest[0] == "ip" else told["ipv6.dst"]) if above == "udp" else ""
 
 
+def fields_of(line: str) -> dict[str, str]:
+    """A line of the first run of tshark."""
+    return dict(zip(FIELDS, line.rstrip("\n").split("\t"), strict=False))
+
+
 def counted(line: str) -> Counts:
     """A line of tshark, as far as a reader delivers it."""
-    told = dict(zip(FIELDS, line.rstrip("\n").split("\t"), strict=False))
+    told = fields_of(line)
     version, destination = destination_of(told)
     if not destination or is_fragment(told) or is_bogus(told, version):
         return Counts()
@@ -108,10 +113,12 @@ def tshark(path: Path) -> tuple[Counts, str]:
     """(packets, what it complained about)."""
     result = subprocess.run([*TSHARK, "-r", str(path)], capture_output=True, text=True, errors="replace", check=False)
     complaint = result.stderr.strip().splitlines()[-1] if result.returncode == UNREADABLE else ""
-    whole = subprocess.run(
-        [*TSHARK_WHOLE, "-r", str(path)], capture_output=True, text=True, errors="replace", check=False
-    )
-    lines = [Counts(), *map(counted, result.stdout.splitlines()), *map(together, whole.stdout.splitlines())]
+    lines = [Counts(), *map(counted, result.stdout.splitlines())]
+    if any(is_fragment(fields_of(line)) for line in result.stdout.splitlines()):
+        whole = subprocess.run(
+            [*TSHARK_WHOLE, "-r", str(path)], capture_output=True, text=True, errors="replace", check=False
+        )
+        lines += map(together, whole.stdout.splitlines())
     return Counts(*map(sum, zip(*lines, strict=True))), complaint
 
 

@@ -123,6 +123,7 @@ def test_without_the_recorded_times(rx, group, how):
 
 
 @pytest.mark.long
+@pytest.mark.needs("kernel_timestamps")
 def test_a_timestamp_that_goes_back_follows_at_once(rx, group):
     told = Replay(packets((0, b"a", 1), (100, b"b", 1), (20, b"c", 1), (120, b"d", 1)), to=group, ttl=0).run()
     batch = rx.collect(4, timeout=1)

@@ -133,6 +133,14 @@ int mcast_transmitter_start(mcast_transmitter *transmitter, mcast_schedule *sche
 void mcast_transmitter_lateness(mcast_transmitter *transmitter, const mcast_schedule *schedule, uint64_t *late,
                                 int64_t *latest);
 
+/* Finds this system's options for TTL and TOS (send_hops.c). */
+void mcast_hops_open(mcast_transmitter *transmitter);
+
+/* Gives a socket the TTL and TOS that the next datagram of a request has: by a system call for all that follow with the same ones, which
+ * every system has, and not by control messages, which few take. The caller holds send_lock. 0, or -errno. */
+int mcast_hops_set(mcast_transmitter *transmitter, mcast_sending_socket *socket, const mcast_request *request,
+                   const mcast_target *target);
+
 /* Whether every record points into the arena. */
 int mcast_payloads_fit(const mcast_payloads *payloads);
 

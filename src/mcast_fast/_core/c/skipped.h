@@ -9,7 +9,7 @@
 enum { MCAST_SKIPPED_OTHERS, MCAST_SKIPPED_LINK, MCAST_SKIPPED_ETHERTYPE, MCAST_SKIPPED_PROTOCOL };
 
 enum {
-    MCAST_SKIPPED_KINDS = 32,      /* that are counted apart; the first one is of the others */
+    MCAST_SKIPPED_KINDS = 32,         /* that are counted apart; the first one is of the others */
     MCAST_SMALLEST_ETHERTYPE = 0x600, /* what is less is a length: IEEE 802.3 */
 };
 

@@ -34,8 +34,9 @@ static uint32_t
 hash_of(uint64_t seed, const uint8_t source[16], const uint8_t group[16], uint16_t port, uint32_t interface_index)
 {
     uint64_t rest = (uint64_t)(mcast_is_link_local(source) ? interface_index : 0) << 16 | port;
-    uint64_t hash = (word_at(source) ^ seed) * 0xff51afd7ed558ccdu + (word_at(source + 8) ^ seed) * 0xc4ceb9fe1a85ec53u +
-                    (word_at(group) ^ seed) * 0x9e3779b97f4a7c15u + (word_at(group + 8) ^ seed) * 0xbf58476d1ce4e5b9u;
+    uint64_t hash = (word_at(source) ^ seed) * 0xff51afd7ed558ccdu +
+                    (word_at(source + 8) ^ seed) * 0xc4ceb9fe1a85ec53u + (word_at(group) ^ seed) * 0x9e3779b97f4a7c15u +
+                    (word_at(group + 8) ^ seed) * 0xbf58476d1ce4e5b9u;
     hash = (hash ^ hash >> 32) * 0xff51afd7ed558ccdu + (rest ^ seed) * 0x94d049bb133111ebu;
     return (uint32_t)((hash ^ hash >> 29) * 0xd6e8feb86659fd93u >> 32);
 }

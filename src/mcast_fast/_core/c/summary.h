@@ -31,7 +31,7 @@ typedef struct mcast_summary {
     mcast_counted *flows; /* in the order they began */
     size_t count;
     size_t capacity;
-    size_t most; /* that are wanted */
+    size_t most;     /* that are wanted */
     uint32_t *table; /* places in `flows`, + 1; twice as many slots as the capacity */
     uint32_t table_mask;
     size_t last; /* the flow of the latest packet */
@@ -72,7 +72,8 @@ mcast_counted_time(mcast_counted *flow, int64_t time)
         flow->is_timed = 1;
         flow->first = flow->last = time;
     } else if (time > flow->last) {
-        uint64_t gap = (uint64_t)time - (uint64_t)flow->last; /* a file may hold any times: their difference can have 64 bits */
+        uint64_t gap =
+            (uint64_t)time - (uint64_t)flow->last; /* a file may hold any times: their difference can have 64 bits */
         if (gap > flow->largest_gap) {
             flow->largest_gap = gap;
             flow->largest_gap_at = flow->last;
