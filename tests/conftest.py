@@ -333,6 +333,8 @@ TOOLS = {
     "symbolic links": has_symbolic_links(),
     "cc": shutil.which("cc") is not None,
     "tshark": shutil.which("tshark") is not None,
+    "ffmpeg": shutil.which("ffmpeg") is not None,
+    "sockperf": shutil.which("sockperf") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

@@ -42,13 +42,17 @@ _core       : _systems _html
     arrow       : layout addresses
     restore     :
     columns     : layout addresses
-    fast        : restore columns blocks layout addresses lateness coalescing extraction
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
+    rows        :
+    fast        : rows restore columns blocks layout addresses lateness coalescing extraction
+    pure        : rows restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
     __init__    : layout refusals fast pure
 sequence    : _units _core stats
     _format     :
     _tracker    : _format
-    __init__    : _format _tracker
+    _placement  : _format
+    _flow_frames    : _format
+    _assembler  : _format _placement _flow_frames
+    __init__    : _format _tracker _placement _flow_frames _assembler
 _host       : _systems _core stats
     __init__        :
     netlink         :
@@ -118,7 +122,7 @@ aio         : _units _iteration _core _membership _sending groups stats sequence
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-doctor      : _systems _version _units _core _host _membership groups receiver
+doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :
     _frames         :
     _rules          :
@@ -140,7 +144,17 @@ doctor      : _systems _version _units _core _host _membership groups receiver
     _examination    : _finding _readings _feeds _context _host _interface _membership _routing _firewall _packets _buffers _sender _switch _clock _containers
     _text           : _finding _examination
     __main__        : _examination _text
-    __init__        : _finding _examination
+    _probe_counts   :
+    _probe_wire     : _probe_counts
+    _probe_peer     : _probe_counts _probe_wire
+    _probe_state    : _probe_peer _probe_wire
+    _probe_report   : _finding _probe_counts
+    _probe_faults   : _finding _probe_report
+    _probe_verdicts : _probe_report _probe_faults _probe_wire
+    _probe_matrix   : _probe_counts _probe_wire _probe_state _probe_report _probe_faults _probe_verdicts
+    _probe_ends     : _probe_peer _probe_state
+    _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
+    __init__        : _finding _examination _probe_counts _probe_report _probe
 cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
     output          :
     flows           : output
@@ -148,6 +162,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     demo            : output
     receive         : output signals flows
     check           : output signals flows
+    probe           : output signals
     send            : output
     record          : output signals flows
     replay          : output
@@ -156,7 +171,8 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     repair          :
     interfaces      :
     doctor          : output signals
-    __init__        : output demo receive send record replay check info convert repair interfaces doctor
+    probe           : output signals
+    __init__        : output demo receive send record replay check info convert repair interfaces doctor probe
 _pyinstaller :
 __main__    : _version _core cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
@@ -358,7 +374,9 @@ def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     assert set(values["_WHERE"]) <= set(values["__all__"])
 
 
-@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence"])
+@pytest.mark.parametrize(
+    "module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence", "mcast_fast.doctor"]
+)
 def test_every_exported_name_is_there(module):
     """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""
     code = (
