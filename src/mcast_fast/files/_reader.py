@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from mcast_fast import _core
 from mcast_fast._core import blocks, process
@@ -28,20 +28,20 @@ from mcast_fast._units import (
     wait_in_ns,
     whole_number,
 )
-from mcast_fast.errors import CaptureError, ClosedError, FileError, file_error
-from mcast_fast.files._guarded import Guarded
+from mcast_fast.errors import CaptureError, ClosedError, FileError
+from mcast_fast.files._guarded import Guarded, guarded
+from mcast_fast.files._input import Input
+from mcast_fast.files._skipped import named
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
-from mcast_fast.files._unpacking import PAUSE, Unpacked, position_of
+from mcast_fast.files._unpacking import PAUSE
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
 from mcast_fast.stats import ReaderStats
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.files import Decoder
+    from mcast_fast._core.fast.files import Decoder, Summary
     from mcast_fast._core.fast.views import Batch, Packet
-
-CHUNK = 256 * 1024  # bytes read at once
 
 
 def filter_rows(
@@ -64,95 +64,16 @@ def filter_rows(
     return [(*key, sources.exclude, tuple(sorted(sources.sources))) for key, sources in wanted.items()]
 
 
-class _Input:
-    """The bytes of a file for the decoder. What is not a whole block yet is kept: at most one block.
-
-    An exception of a signal handler may come after any call. So what a read returned is first in `_came`, by a single
-    call into C that makes the system call too, and counted from there by steps that no handler interrupts.
-    """
-
-    def __init__(self, file: IO[bytes], subject: str, follow: bool) -> None:
-        self._file = file if isinstance(file, Unpacked) else Unpacked(file, owned=False)
-        self._subject = subject
-        self._follow = self._file.grows = follow
-        self._buffer = bytearray(CHUNK)
-        self._start = 0
-        self._end = 0
-        self._came: list[int | None] = []  # what reads returned, and is not counted yet
-        self._base = position_of(file)
-        self._interrupted = False
-        self.position = 0  # of what is left, counted from where reading began
-        self.ended = False
-        self.is_waiting = False  # nothing is there yet
-
-    def rest(self) -> memoryview:
-        """The bytes that were read and not decoded."""
-        self._count()
-        return memoryview(self._buffer)[self._start : self._end]
-
-    def skip_to(self, position: int) -> None:
-        """The bytes before `position` are decoded."""
-        self._start += position - self.position
-        self.position = position
-
-    def read(self, needed: int) -> None:
-        """Read on, with room for a block of `needed` bytes; FileError, CaptureError."""
-        self._resume()
-        left = self._end - self._start
-        if needed > len(self._buffer) - self._start or self._end == len(self._buffer):
-            fresh = self._buffer if needed <= len(self._buffer) else bytearray(needed + CHUNK)
-            fresh[:left] = self._buffer[self._start : self._end]
-            self._buffer, self._start, self._end = fresh, 0, left
-        with memoryview(self._buffer) as whole, whole[self._end :] as room:
-            try:
-                self._came.extend(map(self._file.direct or self._file.readinto, (room,)))
-            except OSError as error:
-                if error.errno:
-                    raise file_error("read", self._subject, error) from error
-                raise CaptureError(self._subject, self.position, str(error)) from error  # torn compressed data
-            except BaseException:
-                self._interrupted = self._file.direct is not None
-                raise
-        self._count()
-
-    def _count(self) -> None:
-        """Add what has come to what is there."""
-        while self._came:
-            came = self._came[0]
-            self._end += came or 0
-            self.ended = came == 0 and not self._follow
-            self.is_waiting = not came and not self.ended
-            del self._came[0]
-
-    def _resume(self) -> None:
-        """Where a file that is Python was interrupted, what it had read is lost: it is read again, if that can be."""
-        self._count()
-        if self._interrupted and self._base is not None:
-            self._file.seek_raw(self._base + self.position + self._end - self._start)
-        self._interrupted = False
-
-    def wait(self, seconds: float) -> None:
-        """Wait a little for more."""
-        self._file.wait(seconds)
-        if self._follow:
-            self._file.follow()
-        self.is_waiting = False
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 class Reader(Guarded):
-    """The packets of a capture file, as a Receiver would deliver them: `for batch in reader`, `recv_batch`, `recv`,
-    `collect`, `stats`, `close`.
+    """Reads the packets of a capture file, as a Receiver would deliver them: `for batch in reader`, `recv_batch`,
+    `recv`, `collect`, `stats`, `close`.
 
     pcapng and classic pcap; Ethernet with VLAN tags, Linux cooked, raw IP and null links. Where the file ends, `recv`
     and `recv_batch` raise EOFError, and an iteration ends.
 
     `interface` of a packet is the name that the file has for it (`interface_index` counts from 1 as the file does), and
-    `dropped` what the file reports. Fragments are counted and not reassembled. Where a file cannot be read any further,
-    CaptureError comes after all packets before it.
+    `dropped` what the file reports. Fragments are put together, 64 datagrams at a time; the packet has the time of the
+    fragment that came last. Where a file cannot be read any further, CaptureError comes after all packets before it.
 
     Threads may share a reader; close() may be called at any moment, from a signal handler too. What an exception of a
     signal handler interrupts is delivered by the next call. A reader belongs to the process that opened it.
@@ -218,7 +139,7 @@ class Reader(Guarded):
             EARLIEST if start is None else moment_in_ns(start, "start"),
             LATEST if end is None else moment_in_ns(end, "end"),
         )
-        self._input = _Input(
+        self._input = Input(
             open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject, bool(follow)
         )
         self._owned = isinstance(file, str | os.PathLike)
@@ -231,15 +152,39 @@ class Reader(Guarded):
     # ---- packets ----
 
     def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """The next 1..max_packets (default batch_size) packets, as a Batch.
+        """Return the next packets of the file.
 
-        Raises EOFError at the end of the file, CaptureError where it cannot be read any further, FileError,
-        ClosedError; TimeoutError when a file that grows has no more in time."""
+        Args:
+            max_packets: Packets at most; None: `batch_size`.
+            timeout: Seconds to wait at the end of a file that grows, or text such as "100ms"; left out: the reader's
+                own, None: no limit.
+
+        Returns:
+            A Batch of at least one packet.
+
+        Raises:
+            EOFError: The file has ended.
+            TimeoutError: A file that grows has no more in time.
+            CaptureError: The file cannot be read any further.
+            FileError: The system refuses to read it.
+            ClosedError: The reader is closed, or another process opened it.
+            ArgumentError: An argument is out of range.
+        """
         limit = self._batch_size if max_packets is None else whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._deliver(limit, limit, self._wait(timeout))
 
     def recv(self, timeout: Seconds | Unset | None = UNSET) -> "Packet":
-        """One packet. Errors as `recv_batch`."""
+        """Return the next packet of the file; `batches` are many times faster.
+
+        Args:
+            timeout: As for `recv_batch`.
+
+        Returns:
+            A Packet.
+
+        Raises:
+            EOFError, TimeoutError, CaptureError, FileError, ClosedError, ArgumentError: As for `recv_batch`.
+        """
         return self._one(self._wait(timeout))
 
     def _one(self, wait: int) -> "Packet":
@@ -251,15 +196,33 @@ class Reader(Guarded):
             raise
 
     def collect(self, max_packets: int, timeout: Seconds | Unset | None = UNSET) -> "Batch":
-        """One large Batch of `max_packets` packets, or of what is left of the file: it may be empty.
+        """Return many packets as one batch.
 
-        It has fewer where more would not fit the 4 GiB of a batch. Errors as `recv_batch`, but that no EOFError is
-        raised."""
+        Args:
+            max_packets: Packets, 1 to 67,108,864.
+            timeout: Seconds to wait at the end of a file that grows, as for `recv_batch`.
+
+        Returns:
+            A Batch of `max_packets` packets, or of what is left of the file: it may be empty. It has fewer where more
+            would not fit the 4 GiB of a batch.
+
+        Raises:
+            CaptureError: The file cannot be read any further, and no packet is left before that place.
+            FileError, ClosedError, ArgumentError: As for `recv_batch`.
+        """
         limit = whole_number(max_packets, "max_packets", 1, MOST_PACKETS)
         return self._deliver(limit, 0, self._wait(timeout))
 
     def __iter__(self) -> Iterator["Batch"]:
-        """Batches until the file ends, or the reader is closed."""
+        """Return an iterator of batches, of `batch_size` packets at most.
+
+        Returns:
+            The iterator, which ends where the file ends, or when the reader is closed.
+
+        Raises:
+            CaptureError, FileError, TimeoutError: While iterating: as for `recv_batch`.
+            ClosedError: While iterating: another process opened the reader.
+        """
         try:
             while True:
                 yield self.recv_batch()
@@ -275,20 +238,21 @@ class Reader(Guarded):
         duration: Seconds | None = None,
         count: int | None = None,
     ) -> Iterator["Batch"]:
-        """Batches until the file ends, a time is over, or there were enough.
+        """Return an iterator of batches that ends with the file, after a time, or after a number of packets.
 
         Args:
-            timeout: as for a Receiver; a file never makes one wait.
-            duration: seconds, or text such as "100ms", in all, from the first packet requested on; None = no limit.
-            count: packets in all; None = no limit. The last batch is no larger than what is left.
+            timeout: Seconds to wait at the end of a file that grows, as for `recv_batch`; then the iteration ends.
+            duration: Seconds in all, from the first packet requested on, or text such as "100ms"; None: no limit.
+            count: Packets in all; None: no limit. The last batch is no larger than what is left.
 
         Returns:
             An iterator for one thread, which ends when the reader is closed, too. What was read beyond its end is
             delivered by the next call.
 
         Raises:
-            ArgumentError: of a value out of range. While iterating: CaptureError, FileError, and ClosedError in
-                another process than the one that opened the reader.
+            ArgumentError: An argument is out of range.
+            CaptureError, FileError: While iterating: as for `recv_batch`.
+            ClosedError: While iterating: another process opened the reader.
         """
         limits = Limits(self._wait(timeout), duration, count)
         return Batches(self._next_batch, self._requeue, lambda: self._batch_size, limits, self._check_process)
@@ -300,11 +264,20 @@ class Reader(Guarded):
         duration: Seconds | None = None,
         count: int | None = None,
     ) -> Iterator["Packet"]:
-        """The packets of `batches`, up to the end of the file, of a time or of a count.
+        """Return an iterator of packets; `batches` are many times faster.
 
-        They are taken one by one: a loop that is left loses nothing, and `batches` are many times faster.
+        They are taken one by one: a loop that is left loses nothing.
 
-        Args, Returns, Raises: as `batches`.
+        Args:
+            timeout: As for `batches`.
+            duration: As for `batches`.
+            count: As for `batches`.
+
+        Returns:
+            An iterator of Packets, which ends as `batches` do.
+
+        Raises:
+            ArgumentError, CaptureError, FileError, ClosedError: As for `batches`.
         """
         return Packets(self._next_packet, Limits(self._wait(timeout), duration, count), self._check_process)
 
@@ -323,9 +296,18 @@ class Reader(Guarded):
         self._unread.insert(0, batch)
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """The rest of the file through the Arrow C stream interface: `pyarrow.table(reader)`.
+        """Return the rest of the file by the Arrow C stream interface: `pyarrow.table(reader)`.
 
-        A record batch for each batch, columns as `Batch.__arrow_c_array__`. FeatureError, ClosedError."""
+        Args:
+            requested_schema: A schema that the consumer would like, which is not followed.
+
+        Returns:
+            A capsule: a record batch for each batch, with the columns of `Batch.__arrow_c_array__`.
+
+        Raises:
+            FeatureError: The feature `arrow` is missing.
+            ClosedError: The reader is closed, or another process opened it.
+        """
         self._check_open()
         return _core.views.arrow_stream(iter(self), requested_schema)
 
@@ -396,7 +378,20 @@ class Reader(Guarded):
         unread = [*self._unread, *(batch for batch, _ in self._fresh)]
         self._unread, self._fresh = unread, fresh
 
-    def _read(self, limit: int, at_least: int, wait: int) -> int:
+    def _count_into(self, summary: "Summary") -> None:
+        """Count all that is left of the file. CaptureError, FileError, ClosedError."""
+        if self._tracker is not None or self._follow or self._unread or self._fresh:
+            for batch in self:
+                summary.add(batch)
+            return
+        self._count_whole(summary)
+
+    @guarded
+    def _count_whole(self, summary: "Summary") -> None:
+        """The same, of which no packets are made."""
+        self._read(1, 1, -1, summary)
+
+    def _read(self, limit: int, at_least: int, wait: int, summary: "Summary | None" = None) -> int:
         """Read until `at_least` packets are in the decoder, or the file has no more; returns how many are.
 
         At the end of a file that grows it waits for `wait` ns (-1: no limit), where there are none: TimeoutError."""
@@ -408,7 +403,7 @@ class Reader(Guarded):
             while self._failure is None:
                 source.skip_to(decoder.offset)
                 with source.rest() as rest:
-                    decoder.decode(rest, limit, source.ended)
+                    decoder.decode(rest, limit, source.ended, summary)
                     left = len(rest) - (decoder.offset - source.position)
                 source.skip_to(decoder.offset)
                 if decoder.count >= at_least or decoder.needed <= left or source.ended:
@@ -468,6 +463,12 @@ class Reader(Guarded):
         self._check_process()
         figures: dict[str, Any] = self._decoder.counters() | lost_by(self._tracker, 0)
         return ReaderStats(**figures)
+
+    @property
+    def skipped_kinds(self) -> dict[str, int]:
+        """What the frames are that `stats.skipped` counts, by name: "TCP", "ARP", "link type 239 (NFLOG)"."""
+        self._check_process()
+        return named(self._decoder.skipped())
 
     def _tear_down(self) -> None:
         self._unread, self._ready, self._fresh = [], None, []
