@@ -5,10 +5,16 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import everything, memory, plot, record, replay
+from benchmarks import coalescing_burst, coalescing_times, everything, memory, plot, record, replay
 from benchmarks.process import BenchmarkError
 
-BENCHMARKS = everything.BENCHMARKS | {"memory": memory, "record": record, "replay": replay}
+BENCHMARKS = everything.BENCHMARKS | {
+    "coalescing-burst": coalescing_burst,
+    "coalescing-times": coalescing_times,
+    "memory": memory,
+    "record": record,
+    "replay": replay,
+}
 VERBS = BENCHMARKS | {"all": everything, "plot": plot}
 
 

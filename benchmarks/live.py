@@ -31,6 +31,7 @@ RING_BYTES = 64 << 20  # what ring=True takes
 MORE_LIBRARIES = {"ring_library": "reference_ring.c", "gro_library": "reference_gro.c"}
 LINKS = ("single", "coalescing")
 QUIET_MS = 1000
+WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")  # root's are lost at execve(2)
 NAMES = {
     "single": ("batches", "c", "c all", "columns", "recvfrom"),
     "coalescing": ("default", "no gro", "timed gro", "gro", "c", "c gro", "recvfrom"),
@@ -38,7 +39,7 @@ NAMES = {
 RING_NAMES = ("ring", "c ring")
 # The C loop that a link's receivers are compared with.
 LIMITS = {"single": "c", "coalescing": "c gro"}
-SETTINGS = ("rounds", "count", "size", "buffer", "ring", "link", "segments", "pin")
+SETTINGS = ("rounds", "count", "size", "buffer", "ring", "link", "segments", "pin", "unprivileged")
 # A short stream for each before its turn, thrown away: memory that a virtual machine touches for the first time takes
 # its host milliseconds, and more than the buffer holds arrives meanwhile.
 WARM_UP = 10
@@ -81,7 +82,16 @@ def add_options(options: argparse.ArgumentParser) -> None:
         "--segments", type=int, default=SEGMENTS, help="packets a system call of the sender, 1 to 64 (%(default)s)"
     )
     options.add_argument("--pin", action="store_true", help="sender on core 0, receivers on core 1")
+    add_unprivileged(options)
     options.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
+
+
+def add_unprivileged(options: argparse.ArgumentParser) -> None:
+    options.add_argument(
+        "--unprivileged",
+        action="store_true",
+        help="receivers without capabilities; net.core.rmem_max bounds the buffer",
+    )
 
 
 def add_link(options: argparse.ArgumentParser) -> None:
@@ -119,7 +129,8 @@ def run(options: argparse.Namespace) -> Report:
         place = Place(receiving.interface, options.buffer, QUIET_MS, ring_bytes=options.ring)
         sender_core, receiver_core = (0, 1) if options.pin else (None, None)
         names = options.only or default_names(options.link)
-        receivers = closed_receivers(names, place, library, more_libraries, receiving, report.notes, core=receiver_core)
+        prefix = inside(receiving, unprivileged=options.unprivileged)
+        receivers = closed_receivers(names, place, library, more_libraries, prefix, report.notes, core=receiver_core)
         sender = stack.enter_context(open_sender(sending, library, core=sender_core))
         report.samples = measure(receivers, sender, options)
     report.series = {name: [sample["cpu"] for sample in taken] for name, taken in report.samples.items()}
@@ -145,9 +156,9 @@ def link(*, whole: bool = False, coalesces: bool = False) -> Iterator[tuple[End,
         raise BenchmarkError(f"{error}; network namespaces need root, iproute2 and ethtool") from error
 
 
-def inside(end: End) -> tuple[str, ...]:
-    """What runs a command on that end's host."""
-    return ("ip", "netns", "exec", end.host.namespace)
+def inside(end: End, *, unprivileged: bool = False) -> tuple[str, ...]:
+    """What runs a command on that end's host; `unprivileged`: without any capability, as a user's would."""
+    return ("ip", "netns", "exec", end.host.namespace, *(WITHOUT_CAPABILITIES if unprivileged else ()))
 
 
 def compile_all(stack: ExitStack) -> tuple[str, dict[str, str]]:
@@ -163,7 +174,7 @@ def closed_receivers(
     place: Place,
     library: str,
     more_libraries: dict[str, str],
-    receiving: End,
+    prefix: tuple[str, ...],
     notes: list[str],
     *,
     core: int | None = None,
@@ -180,7 +191,7 @@ def closed_receivers(
             module=MODULE,
             more_libraries=more_libraries,
             core=core,
-            prefix=inside(receiving),
+            prefix=prefix,
         )
 
 

@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> Report:
         library, more_libraries = live.compile_all(stack)
         place = Place(receiving.interface, options.buffer, QUIET_MS, ring_bytes=options.buffer)
         names = options.only or default_names(options.link)
-        receivers = live.closed_receivers(names, place, library, more_libraries, receiving, report.notes)
+        receivers = live.closed_receivers(names, place, library, more_libraries, live.inside(receiving), report.notes)
         sender = stack.enter_context(live.open_sender(sending, library))
         report.samples = {name: search(name, receivers[name], sender, options) for name in receivers}
         held = {name: highest_held(trials) for name, trials in report.samples.items()}

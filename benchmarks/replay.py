@@ -61,7 +61,7 @@ class File:
 class Ours(File):
     def send(self, count: int, rate: int) -> None:
         file, interface = self.recording(count, rate), self._end.interface
-        self.run(sys.executable, "-m", "mcast_fast", "replay", file, "-i", interface)
+        self.run(sys.executable, "-m", "mcast_fast", "replay", file, "--as-recorded", "-i", interface)
 
 
 class Tcpreplay(File):

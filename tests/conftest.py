@@ -331,7 +331,6 @@ TOOLS = {
     "named pipes": hasattr(os, "mkfifo"),
     "pipes that do not block": hasattr(os, "set_blocking"),
     "symbolic links": has_symbolic_links(),
-    "files that grow": hasattr(select, "poll"),  # under wine what is appended is not seen; the cause is not known
     "cc": shutil.which("cc") is not None,
     "tshark": shutil.which("tshark") is not None,
     "ffmpeg": shutil.which("ffmpeg") is not None,

@@ -100,7 +100,7 @@ OBJECTS = {
     "Reader": lambda: mcast.files.Reader(a_file()),
     "Writer": lambda: mcast.files.Writer(io.BytesIO()),
     "Recorder": a_recorder,
-    "Replay": lambda: contextlib.nullcontext(mcast.files.Replay(a_file())),
+    "Replay": lambda: contextlib.nullcontext(mcast.files.Replay(a_file(), to=a_group())),
     "Schedule": a_schedule,
     "Group": lambda: contextlib.nullcontext(mcast.Group("239.1.1.1")),
     "Batch": lambda: contextlib.nullcontext(a_batch()),
@@ -126,7 +126,7 @@ CONSTRUCTORS = {
 }
 # The other arguments of a method.
 OTHERS = {
-    "batch": a_batch, "exclude": lambda: None, "group": lambda: "239.9.1.1", "include": lambda: None, "max_packets": lambda: 1,
+    "batch": a_batch, "destination": lambda: lambda _: None, "exclude": lambda: None, "group": lambda: "239.9.1.1", "include": lambda: None, "max_packets": lambda: 1,
     "moment": lambda: 0, "origin": lambda: 0, "packet": lambda: None, "payload": lambda: b"", "schedule": lambda: None,
     "size": lambda: None, "source": lambda: "10.0.0.1", "speed": lambda: None, "stats": mcast.Stats, "data": lambda: b"",
     "names": dict, "records": lambda: b"", "payloads": lambda: b"xx",
@@ -267,7 +267,7 @@ MAPPINGS = {
 @pytest.mark.parametrize("mapping", MAPPINGS.values(), ids=MAPPINGS.keys())
 def test_groups_of_a_mapping(backend, mapping):
     with pytest.raises(mcast.MulticastError):
-        mcast.files.Replay(a_file(), mapping=mapping)
+        mcast.files.Replay(a_file(), to=a_group(), mapping=mapping)
 
 
 @pytest.mark.parametrize("value", WRONG.values(), ids=WRONG.keys())

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -79,10 +80,13 @@ class Feed:
     def whats(self) -> list[What]:
         return [event.what for event in self.rx.stats.events]
 
-    def calm_down(self) -> None:
-        """Receive a little, slowly, until coalescing is off."""
+    def calm_down(self, *, window: int | None = None) -> None:
+        """Receive a little, slowly, until coalescing is off; `window`: ns, a short one makes that soon."""
+        usual = self.rx._slots.coalescing_window
+        self.rx._slots.coalescing_window = window or usual
         for _ in range(1000):
             if self.whats()[-1] is not What.COALESCING:
+                self.rx._slots.coalescing_window = usual
                 return
             self.send(1)
             self.take(1)
@@ -107,7 +111,7 @@ def test_it_is_on_under_pressure_and_off_after_calm(ends, group):
         feed.send(600)
         assert is_coalesced(feed.take(600)) == {True}
         assert feed.rx.stats.coalesced == 600
-        feed.calm_down()
+        feed.calm_down(window=None if group == GROUP else 1_000_000)
         assert feed.whats() == [What.COALESCING, What.COALESCING_ENDED]
         assert feed.rx.batch_size == 256
         feed.send(600)
@@ -228,6 +232,49 @@ def test_a_thousand_switches_under_load_spoil_and_lose_nothing(ends):
         assert 0 < flags < 60_000
         assert switches >= 1_000
         assert feed.rx.stats.dropped == 0
+
+
+def switch_by_itself(ends: tuple[lab.End, lab.End], times: int) -> None:
+    """The library switches as often as it can, on by what is queued and off by a calm that is short, while packets
+    come: all of them are received once and whole.
+
+    The receiver sleeps until most of its buffer is full, so that there is pressure; and more arrives while it reads."""
+    with Feed(ends, buffer_size=128 << 10) as feed, contextlib.closing(socket_of(feed.sending)) as sender:
+        feed.rx._slots.coalescing_window = 20_000  # ns: some rounds of this test to each switch
+        sent = taken = flags = 0
+        whats: list[What] = []
+
+        def send(trains: int) -> None:
+            nonlocal sent
+            for _ in range(trains):
+                sender.sendto(b"".join(checked(number) for number in range(sent, sent + 40)), (GROUP, PORT))
+                sent += 40
+
+        while len(whats) < times or not 0 < flags < taken:
+            send(4)
+            beside = threading.Thread(target=send, args=(1,))
+            beside.start()
+            batch = feed.rx.collect(200)
+            beside.join()
+            assert sorted(batch.payloads()) == [checked(number) for number in range(taken, sent)]
+            taken = sent
+            flags += sum(bool(packet.flags & Flag.COALESCED) for packet in batch)
+            whats = feed.whats()[-times:]
+            assert taken < 100_000 * times, feed.rx.stats
+        pairs = [whats[at : at + 2] for at in range(len(whats) - 1)]
+        assert all(set(pair) == {What.COALESCING, What.COALESCING_ENDED} for pair in pairs)
+        stats = feed.rx.stats
+        assert (stats.received, stats.dropped, stats.coalesced) == (taken, 0, flags)
+
+
+def test_it_switches_often_under_load_and_spoils_and_loses_nothing(ends):
+    switch_by_itself(ends, 40)
+
+
+@pytest.mark.weekly
+@pytest.mark.hang_timeout(600)
+def test_it_switches_a_thousand_times_and_spoils_and_loses_nothing(ends):
+    switch_by_itself(ends, 1_000)
 
 
 def checked(number: int) -> bytes:
@@ -369,3 +416,100 @@ def test_a_port_that_is_not_shared_stays_coalesced(ends):
         assert "Address already in use" in feed.rx.stats.events[1].detail
         feed.send(600)
         assert is_coalesced(feed.take(600)) == {True}
+
+
+def test_the_socket_that_decides_outlives_the_first_of_those_that_are_bound_alike(ends):
+    """More groups than one socket may hold: the groups of the first one are left."""
+    groups = [f"239.7.9.{number}" for number in range(1, 31)]
+    with Feed(ends) as feed, feed.receiving.host.enter():
+        rx, interface = feed.rx, feed.receiving.interface
+        rx.leave(f"{GROUP}%{interface}:{PORT}")
+        rx.join(f"{groups[0]}%{interface}:{PORT}+{len(groups)}")
+        (first,) = (one for one in rx._joins.members() if one.opened.decider is not None)
+        assert len(list(rx._joins.members())) > 1
+        feed.group = next(group for group in groups if mcast_key(group) not in first.filters)
+        feed.press()
+        gone = [group for group in groups if mcast_key(group) in first.filters]
+        for group in gone:
+            rx.leave(f"{group}%{interface}:{PORT}")
+        assert len(list(rx._joins.members())) == 1
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
+        feed.calm_down(window=1_000_000)
+        assert feed.whats() == [What.COALESCING, What.COALESCING_ENDED]
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {False}
+        feed.press()
+        feed.send(600)
+        assert is_coalesced(feed.take(600)) == {True}
+
+
+def mcast_key(group: str) -> bytes:
+    """A group as the receiver's tables have it: an IPv4 address mapped into IPv6."""
+    return bytes(10) + b"\xff\xff" + socket.inet_aton(group)
+
+
+# ---- the ledger at full speed ----
+
+FULL_SPEED = """
+import socket, struct, sys, zlib
+port, index, sender, size, count, short = map(int, sys.argv[2:])
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, struct.pack("=4x4xi", index))
+sock.setsockopt(socket.IPPROTO_UDP, 103, size)  # UDP_SEGMENT, udp(7)
+
+def payload(number, length):
+    body = struct.pack("!BI", sender, number).ljust(max(5, length - 4), b"\x5a")
+    return (body + struct.pack("!I", zlib.crc32(body)))[:length] if length > 8 else body[:length]
+
+train = min(64, 60_000 // size)
+for first in range(0, count, train):
+    numbers = range(first, min(first + train, count))
+    lengths = [size] * (len(numbers) - 1) + [short]
+    sock.sendto(b"".join(map(payload, numbers, lengths)), (sys.argv[1], port))
+"""
+SHAPES = {"1": (1, 1), "256": (256, 256), "1316": (1316, 1316), "1472": (1472, 1472), "mixed": (700, 90)}
+SENT = 6_400
+
+
+def is_whole(payload: bytes) -> bool:
+    return len(payload) < 9 or zlib.crc32(payload[:-4]) == int.from_bytes(payload[-4:])
+
+
+def run_of_the_ledger(sending: lab.End, receiving: lab.End, size: int, short: int) -> None:
+    """Two senders at full speed: each payload at most once and whole, and what was lost is in the ledger."""
+    before = sending.counters["tx"]["dropped"]
+    with receiving.host.enter():
+        rx = mcast.Receiver(f"{GROUP}%{receiving.interface}:{PORT}", buffer_size=BUFFER)
+    with rx:
+        arguments = [(GROUP, PORT, sending.index, sender, size, SENT, short) for sender in (1, 2)]
+        programs = [sending.host.spawn([sys.executable, "-c", FULL_SPEED, *map(str, each)]) for each in arguments]
+        payloads: list[bytes] = []
+        while any(program.process.poll() is None for program in programs) or rx.wait(1.0):
+            with contextlib.suppress(TimeoutError):
+                payloads += [bytes(one) for one in rx.collect(1_000, timeout=0.05).payloads()]
+        for program in programs:
+            program.finish()
+        stats = rx.stats
+    sent = 2 * SENT - (sending.counters["tx"]["dropped"] - before)
+    assert {len(one) for one in payloads} <= {size, short}
+    assert all(map(is_whole, payloads))
+    assert len(payloads) == stats.received
+    if size > 8:
+        assert len(set(payloads)) == len(payloads)
+    if stats.drops_exact:
+        assert stats.received + stats.dropped == sent
+    else:
+        assert stats.received + stats.dropped <= sent
+
+
+@pytest.mark.weekly
+@pytest.mark.hang_timeout(1200)
+@pytest.mark.parametrize("coalesces", [True, False], ids=["coalescing", "single"])
+def test_the_ledger_of_ten_runs_at_full_speed(backend, coalesces):
+    with lab.Lab() as made:
+        sending, receiving = made.coalescing_link("a", "b") if coalesces else made.link("a", "b")
+        sending.single_packets()
+        for _ in range(10):
+            for size, short in SHAPES.values():
+                run_of_the_ledger(sending, receiving, size, short)

@@ -94,8 +94,8 @@ _sending    : _systems _units _core _host _membership groups stats
     __init__        :
     destinations    :
     outgoing        : destinations
-    schedule        : destinations
     sockets         :
+    schedule        : destinations
     arguments       : sockets
     answers         : outgoing sockets
     routing         : destinations outgoing sockets answers
@@ -103,19 +103,22 @@ _sending    : _systems _units _core _host _membership groups stats
 _receiving  : _units _iteration _core
 receiver    : _units _receiving _core _host _membership _sending groups stats sequence
 sender      : _units _core _membership _sending groups stats
-files       : _systems _version _units _core _guarded _delivery _membership groups stats sequence receiver sender
+files       : _systems _version _units _core _guarded _delivery _membership _sending groups stats sequence receiver sender
     _unpacking      :
     _streams        : _unpacking
     _pcapng         :
     _writer         : _streams _pcapng
-    _reader         : _unpacking _streams
+    _skipped        :
+    _input          : _unpacking
+    _reader         : _unpacking _input _streams _skipped
     _summary        : _reader
     _repair         : _streams _reader
     _convert        : _streams _writer _reader
     _limits         : _streams
     _postrotate     :
     _recorder       : _streams _writer _limits _postrotate
-    _replay         : _streams _reader
+    _spacing        :
+    _replay         : _streams _reader _spacing
     __init__        : _writer _reader _limits _recorder _replay
 aio         : _units _iteration _source _core _membership _sending groups stats sequence receiver sender
     _waiting        :

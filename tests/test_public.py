@@ -294,7 +294,6 @@ NEVER_RAISE = {
     *(
         "features",
         "Batch.payloads",
-        "Arbiter.close",
         "Batch.borrow",
         "Packet.copy",
         "Group.expand",
@@ -303,8 +302,6 @@ NEVER_RAISE = {
     ),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender", "aio.Arbiter")),
 }
-# Modules whose docstrings are not in this style yet: those of `files` are rewritten apart from this.
-LATER = {"mcast_fast.files"}
 
 
 def is_public(name):
@@ -365,9 +362,8 @@ CALLS = [
     *{
         one[0]: one
         for module, name in NAMES
-        if module not in LATER and callable(getattr(MODULES[module], name))
+        if callable(getattr(MODULES[module], name))
         for one in documented(module, name)
-        if getattr(MODULES[module], name).__module__ not in LATER
     }.values(),
     *of_the_stub(),
 ]

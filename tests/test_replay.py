@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, SendError, _core
 from mcast_fast._core import lateness
-from mcast_fast._core.layout import FIELDS, RECORD
+from mcast_fast._core.layout import FIELDS, RECORD, Flag
 from mcast_fast.errors import CaptureError
-from mcast_fast.files import _replay as replay_module
 from mcast_fast.files._limits import Autostop
 from mcast_fast.files._recorder import Recorder
 from mcast_fast.files._replay import Replay
+from mcast_fast.files._spacing import Spacing
 from tests import capture_files as cf
 from tests import lab
 from tests.conftest import BACKENDS, free_port, has_fast, interrupt_main
@@ -123,6 +123,7 @@ def test_without_the_recorded_times(rx, group, how):
 
 
 @pytest.mark.long
+@pytest.mark.needs("kernel_timestamps")
 def test_a_timestamp_that_goes_back_follows_at_once(rx, group):
     told = Replay(packets((0, b"a", 1), (100, b"b", 1), (20, b"c", 1), (120, b"d", 1)), to=group, ttl=0).run()
     batch = rx.collect(4, timeout=1)
@@ -138,6 +139,7 @@ STEPS = {
     "from the future": ([0, 30, HOUR, 60, 90], {"max_gap": "30ms"}, 0.09),
     "a long pause": ([0, 30, HOUR, HOUR + 30], {"max_gap": 0.03}, 0.09),
     "the first has no time": ([None, 0, 30, None, 90], {}, 0.09),
+    "one from the future, without a limit": ([0, 30, HOUR, 60, 90], {}, 0.09),
     "a long pause, twice as fast": ([0, 60, HOUR, HOUR + 60], {"max_gap": 0.06, "speed": 2}, 0.09),
 }
 
@@ -155,14 +157,37 @@ def test_the_spacing_goes_on_behind_a_step_of_the_recorded_clock(rx, group, time
     [
         ([], 5, 9, []),
         ([10, 20, 30], 10, 10, []),
-        ([10, 20, 31], 10, 10, [2]),
-        ([50, 51], 10, 10, [0]),
+        ([10, 20, 31], 10, 10, [(2, 10)]),
+        ([50, 51], 10, 10, [(0, 10)]),
         ([0, 5, 0, 6], 5, 10, []),
-        ([500 * MS, 400 * MS, 400 * MS - 1, 400 * MS], 500 * MS, 2**62, [2]),
+        ([500 * MS, 400 * MS, 400 * MS - 1, 400 * MS], 500 * MS, 2**62, [(2, 0)]),
+        # A packet from the future, and two: they follow at once, and what comes behind them as if they were not there.
+        ([100 * MS, HOUR * MS, 300 * MS], 1, 2**62, [(1, 0), (2, 200 * MS)]),
+        ([100 * MS, HOUR * MS, 0, HOUR * MS + 9, 300 * MS, 400 * MS], 1, 2**62, [(1, 0), (4, 200 * MS)]),
+        ([100 * MS, HOUR * MS, 300 * MS], 1, 50 * MS, [(0, 50 * MS), (1, 0), (2, 50 * MS)]),
+        # A clock that stays ahead, or comes back to long ago.
+        ([100 * MS, HOUR * MS, HOUR * MS + 1], 1, 2**62, []),
+        ([100 * MS, HOUR * MS, HOUR * MS // 2 + 101 * MS], 1, 2**62, [(2, 0)]),
+        ([HOUR * MS, 2 * HOUR * MS, 1], HOUR * MS, 2**62, [(2, 0)]),
     ],
 )
 def test_steps_of_a_recorded_clock_are_found(times, last, max_gap, expected):
-    assert replay_module.clock_steps(times, last, max_gap) == expected
+    """However the packets are cut into batches."""
+    for cut in range(len(times) + 1):
+        spacing = Spacing(max_gap)
+        spacing.begin(last)
+        found = spacing.steps(times[:cut], times[cut:])
+        assert [*found, *((cut + at, gap) for at, gap in spacing.steps(times[cut:], []))] == expected
+
+
+def test_a_long_gap_at_the_end_of_a_batch_is_found():
+    spacing = Spacing(2**62)
+    spacing.begin(5)
+    second = 1000 * MS
+    assert spacing.long_gap([]) == spacing.long_gap([0, 5, second]) == (0, 0)
+    assert spacing.long_gap([second + 6]) == (0, second + 1)
+    assert spacing.long_gap([5, 0, 2 * second, 9 * second]) == (2, 2 * second - 5)
+    assert spacing.long_gap([5, 9 * second, *[9 * second] * 64]) == (0, 0)
 
 
 @pytest.mark.parametrize("pause", ["20ms", 0.02])
@@ -189,6 +214,117 @@ def test_what_is_not_sent_is_reported_by_name(rx, group):
     told = Replay(io.BytesIO(data), to=group, ttl=0).run()
     assert rx.recv().data == b"whole"
     assert (told.packets, told.fragments, told.skipped, told.broken, told.unsent) == (1, 1, 2, 1, 4)
+    assert told.skipped_kinds == {"802.3 with LLC": 2}
+
+
+@pytest.mark.parametrize(("loops", "count"), [(1, 1), (3, 3)])
+def test_the_verb_names_what_is_not_sent_and_fails(rx, group, tmp_path, loops, count):
+    path = tmp_path / "mixed.pcapng"
+    path.write_bytes(
+        cf.section()
+        + cf.description()
+        + cf.description(link=239, name="nflog:5")
+        + cf.packet(cf.datagram(b"one"))
+        + cf.packet(bytes(20), interface=1)
+        + cf.packet(cf.datagram(group="10.0.0.7"))
+    )
+    arguments = ["replay", path, "--to", group, "--ttl", "0", "--max", "--loop", loops, "--fail-on-loss"]
+    done = invoke(*arguments)
+    assert done.exit_code == 3
+    assert f"not sent: skipped {count} (link type 239 (NFLOG) {count}); filtered {count}" in done.stdout
+    told = json.loads(invoke(*arguments, "--json").stdout)
+    assert (told["skipped"], told["skipped_kinds"]) == (count, {"link type 239 (NFLOG)": count})
+    assert len(rx.collect(2 * loops, timeout=1)) == 2 * loops
+
+
+HOPS = [(7, 184), (7, 184), (0, 0), (33, 8), (None, 8), (33, None), (7, 0), (2, 255), (2, 255)]
+KEPT = {
+    (): [(3, 0)] * len(HOPS),
+    "ttl": [(3 if ttl is None else ttl, 0) for ttl, _ in HOPS],
+    ("tos",): [(3, tos or 0) for _, tos in HOPS],
+    "ttl,tos": [(3 if ttl is None else ttl, tos or 0) for ttl, tos in HOPS],
+}
+
+
+def with_hops():
+    """A file of packets that have the TTL and TOS of HOPS."""
+    rows = []
+    for number, (ttl, tos) in enumerate(HOPS):
+        flags = (Flag.TTL if ttl is not None else Flag(0)) | (Flag.TOS if tos is not None else Flag(0))
+        values = record(bytes([number]), NOW + number, flags=flags)
+        values[POSITIONS["ttl"]], values[POSITIONS["tos"]] = ttl or 0, tos or 0
+        rows.append((values, bytes([number])))
+    file = io.BytesIO()
+    file.name = "memory"
+    with mcast.files.Writer(file) as writer:
+        writer.write(batch_of(*rows))
+    file.seek(0)
+    return file
+
+
+@pytest.mark.needs("receive_ttl", "receive_tos", "dscp")
+@pytest.mark.parametrize("keep", KEPT)
+def test_recorded_ttl_and_tos_are_kept(backend, group, keep):
+    """What was not recorded is that of the replay. On loopback a TTL of 0 arrives too."""
+    with mcast.Receiver(group, recv_ttl=True, recv_tos=True, timeout=5) as rx:
+        assert Replay(with_hops(), to=group, ttl=3, keep=keep, fastest=True).run().packets == len(HOPS)
+        came = [(packet.data[0], packet.ttl, packet.tos) for packet in rx.collect(len(HOPS), timeout=2)]
+    assert came == [(number, *hops) for number, hops in enumerate(KEPT[keep])]
+
+
+@pytest.mark.needs("receive_ttl", "receive_tos", "dscp")
+def test_what_a_sender_sends_otherwise_has_its_own_ttl_and_tos(backend, group):
+    """Before, between and after recorded packets."""
+    with (
+        mcast.Receiver(group, recv_ttl=True, recv_tos=True, timeout=5) as rx,
+        mcast.Sender(group, ttl=5, dscp=10) as sender,
+        mcast.files.Reader(with_hops()) as reader,
+    ):
+        schedule = sender.schedule(lambda _: group, keep="ttl,tos")
+        schedule.start(0, 0, None)
+        plain = sender.schedule(lambda _: group)
+        plain.start(0, 0, None)
+        batch = reader.collect(len(HOPS))
+        sender.send(b"")
+        for packet in (batch[:1], batch[2:3]):
+            sender.send_recorded(packet, schedule)
+            sender.send(b"")
+        sender.send_recorded(batch[3:4], schedule)
+        sender.send_recorded(batch[:1], plain)
+        came = [(packet.ttl, packet.tos) for packet in rx.collect(7, timeout=2)]
+    assert came == [(5, 40), (7, 184), (5, 40), (0, 0), (5, 40), (33, 8), (5, 40)]
+
+
+@pytest.mark.parametrize("keep", ["ttl;tos", ["hops"], [3], 7, [[]]])
+def test_what_cannot_be_kept_is_refused(backend, tmp_path, keep):
+    with pytest.raises(ArgumentError, match="keep"):
+        Replay(tmp_path / "feed.pcapng", to="239.1.1.1", keep=keep)
+
+
+@pytest.mark.parametrize("options", [{}, {"mapping": {"239.1.1.1": "239.2.2.2"}}])
+def test_nobody_sends_to_recorded_groups_unaware(backend, feed, options):
+    with pytest.raises(ArgumentError, match=r"no destination; give to \(--to\) a group, or say as_recorded"):
+        Replay(feed, **options)
+    assert Replay(feed, as_recorded=True, **options) is not None
+    result = invoke("replay", feed)
+    assert (result.exit_code, "--as-recorded" in result.stderr) == (2, True)
+
+
+def test_a_pipe_whose_first_packets_have_no_time(rx, group):
+    """Each packet is a batch of its own there; as a file, of which the first batches have none, and one has no more."""
+    rows = [(None, b"a", 1), (None, b"b", 1), (0, b"c", 1), (30, b"d", 1)]
+
+    class Slow(io.BytesIO):
+        def readinto(self, room):
+            return super().readinto(memoryview(room)[:90])
+
+        def read(self, size=-1):
+            return super().read(min(size, 90) if size > 0 else size)
+
+    file = Slow(packets(*rows).getvalue())
+    file.name = "slow"
+    assert_lasted(Replay(file, to=group, ttl=0).run(), 0.03)
+    assert rx.collect(4, timeout=1).payloads() == [b"a", b"b", b"c", b"d"]
 
 
 def test_a_step_of_the_system_clock_changes_nothing(rx, group, monkeypatch):
@@ -246,7 +382,8 @@ def test_many_groups_go_where_they_were_recorded(backend, place):
         writer.write(batch_of(*rows))
     file.seek(0)
     with mcast.Receiver(f"239.1.1.0%{place.interface}:{port}+60", timeout=5) as rx:
-        assert Replay(file, interface=place.interface, ttl=0).run().packets == 180
+        replay = Replay(file, as_recorded=True, interface=place.interface, ttl=0)
+        assert replay.run().packets == 180
         batch = rx.collect(180, timeout=2)
     assert sorted((packet.data[0], packet.data[1]) for packet in batch) == [(t, g) for t in range(3) for g in range(60)]
     assert all(int(packet.group.split(".")[3]) == packet.data[1] for packet in batch)
@@ -292,6 +429,7 @@ def test_a_closed_sender_sends_nothing(group):
         ({"count": 0}, "count"),
         ({"to": "239.1.1.1:5000+2"}, "name one"),
         ({"mapping": {"239.1.1.1": "10.0.0.1"}}, "10.0.0.1"),
+        ({"to": "239.1.1.1", "as_recorded": True}, "exclude each other"),
     ],
 )
 def test_arguments_that_cannot_be(backend, tmp_path, options, told):
@@ -306,7 +444,7 @@ def test_a_file_without_times_needs_another_rule(group):
 
 def test_a_stream_cannot_be_looped(backend):
     with pytest.raises(ArgumentError, match="memory can be read once only"):
-        Replay(packets((0, b"a", 1)), loops=2)
+        Replay(packets((0, b"a", 1)), to="239.1.1.1", loops=2)
 
 
 # ---- the core ----
@@ -422,8 +560,9 @@ def test_the_report_as_text_and_json(rx, group, feed):
     [
         (["--map", "239.1.1.1"], 2, "is not OLD=NEW"),
         (["--speed", "2", "--max"], 2, "exclude each other"),
-        (["--rate", "100"], 2, "number and a unit"),
-        (["-g", "239.9.9.9"], 1, "holds no packet to a group"),
+        (["--to", "239.1.1.1", "--rate", "100"], 2, "number and a unit"),
+        (["--to", "239.1.1.1", "--keep", "hops"], 2, "'hops' is not one of: ttl, tos"),
+        (["--as-recorded", "-g", "239.9.9.9"], 1, "holds no packet to a group"),
     ],
 )
 def test_wrong_usage_and_nothing_to_send(backend, feed, arguments, code, told):
@@ -491,7 +630,7 @@ def test_a_recording_of_a_replay_equals_the_recording(backend, tmp_path):
                         sending.blast(f"239.1.1.{number}", 5000, count=1000, size=300, rate=10_000, ttl=1).finish()
                 else:
                     with sending.host.enter():
-                        replay = Replay(first, interface=sending.interface)
+                        replay = Replay(first, as_recorded=True, interface=sending.interface)
                         assert replay.run().packets == 2000
                 recorder.run()
         told = []

@@ -182,7 +182,6 @@ def test_a_pause_of_a_pipe_that_does_not_block_is_not_its_end(backend, opened):
         assert [len(batch) for batch in came] == [1, 1]
 
 
-@pytest.mark.needs("files that grow")
 @pytest.mark.parametrize("kind", ["plain", "gzip"])
 def test_a_file_that_grows_is_followed(backend, tmp_path, kind):
     path = tmp_path / "growing.pcapng"
@@ -205,6 +204,22 @@ def test_a_file_that_grows_is_followed(backend, tmp_path, kind):
         append(second[50:] + third)
         assert [packet.timestamp for packet in reader.packets(timeout=5, count=2)] == [2 * 10**9, 3 * 10**9]
         assert list(reader.batches(timeout="1ms")) == []
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["plain", "gzip"])
+def test_the_first_bytes_of_a_stream_come_one_by_one(backend, tmp_path, kind, cut):
+    """Those of the file, and those of the stream behind another one: what they are is known from four on."""
+    path = tmp_path / "growing.pcapng"
+    first, second = packets(2)
+    streams = [HEAD + first, second] if kind == "plain" else [gzip.compress(HEAD + first), gzip.compress(second)]
+    with path.open("wb", buffering=0) as file, mcast.open(path, follow=True, timeout=0) as reader:
+        for number, stream in enumerate(streams, 1):
+            file.write(stream[:cut])
+            with pytest.raises(TimeoutError):
+                reader.recv()
+            file.write(stream[cut:])
+            assert reader.recv(timeout=20).timestamp == number * 10**9
 
 
 def test_following_ends_when_the_reader_is_closed(backend, tmp_path):

@@ -80,10 +80,13 @@ class Guarded(Closing):
         return self._closed
 
     def close(self) -> None:
-        """Close it; closing again does nothing.
+        """Close the object, and the file that it opened; closing again does nothing.
 
-        Any thread and any signal handler may, at any moment: a call that is in progress ends first. In a forked child
-        only descriptors are closed.
+        Any thread and any signal handler may call it at any moment: a call that is in progress ends first. In a forked
+        child only descriptors are closed.
+
+        Raises:
+            FileError: The system refuses; the file is closed all the same.
         """
         self._closed = True
         self._settle()

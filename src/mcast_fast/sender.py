@@ -13,7 +13,7 @@ from mcast_fast._core.lifetime import Closing
 from mcast_fast._membership.desired import Defaults, subscribe
 from mcast_fast._membership.sockets import require
 from mcast_fast._sending.answers import Gathering
-from mcast_fast._sending.arguments import Pacing, checked_options, paces
+from mcast_fast._sending.arguments import Pacing, checked_options, kept_flags, paces
 from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Destination, Outgoing, Paths, Payload, Recovery, outgoing, outgoing_list
 from mcast_fast._sending.routing import Routing
@@ -222,22 +222,27 @@ class Sender(Closing):
         """
         return self._send_all((payload,), group)
 
-    def schedule(self, destination: "Callable[[Packet], Target]") -> Schedule:
+    def schedule(self, destination: "Callable[[Packet], Target]", *, keep: str | Iterable[str] = ()) -> Schedule:
         """Prepare sending a recording by `send_recorded`.
 
         Args:
             destination: Called with the first packet of each recorded group and port; returns the group or the address
                 of the host that they are sent to, as for `send_to`.
+            keep: "ttl", "tos", or both: datagrams to groups have the TTL or hop limit of the recorded packet, and all
+                its TOS or traffic class, where the recording has them; else the sender's own. It costs a system call
+                (`setsockopt`) for each change from one packet to the next.
 
         Returns:
             A Schedule, whose `start` sets the times of departure.
 
         Raises:
-            ArgumentError: `destination` is not callable.
+            ArgumentError: `destination` is not callable, or `keep` names something else.
+            FeatureError: This system cannot set the TOS.
             ClosedError: The sender is closed, or another process opened it.
         """
         checked_call(destination, "destination")
-        return Schedule(self._transmitter.schedule(), destination)
+        own = self._options.ttl, (self._options.dscp or 0) << 2
+        return Schedule(self._transmitter.schedule(int(kept_flags(keep)), *own), destination)
 
     def send_recorded(self, batch: "Batch", schedule: Schedule) -> int:
         """Send the packets of a recording to the groups and at the times of a schedule.

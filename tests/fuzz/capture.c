@@ -1,4 +1,5 @@
-/* Fuzzes the reader of capture files, and the writer with what was read: mutations of real files, in pieces of any size.
+/* Fuzzes the reader of capture files, and the writer and the summary with what was read: mutations of real files, in pieces of any size;
+ * with times from which on and up to which packets are wanted, and with fragments that are put together.
  *
  *     capture SECONDS SEED FILE...
  *
@@ -149,6 +150,8 @@ static void
 open_filter(mcast_decoder *decoder)
 {
     decoder->multicast_only = (int)chance(2);
+    decoder->start = chance(4) ? INT64_MIN : (int64_t)(chance(2) ? chance(UINT64_MAX) : chance(1u << 31) * 1000000000);
+    decoder->end = chance(4) ? INT64_MAX : (int64_t)(chance(2) ? chance(UINT64_MAX) : chance(1u << 31) * 1000000000);
     if (chance(4))
         return;
     decoder->filtered = 1;
@@ -160,11 +163,36 @@ open_filter(mcast_decoder *decoder)
     mcast_filter_add(&decoder->filter, &entry);
 }
 
+/* The sums of a summary are those of the packets that it counted, however few flows it lists. */
 static void
-take_batch(mcast_decoder *decoder)
+check_summary(mcast_summary *summary, uint64_t received, uint64_t bytes)
+{
+    mcast_summary_fit(summary);
+    require(summary->count <= summary->most, "no more flows are listed than are wanted");
+    uint64_t found = summary->others.packets, sum = summary->others.bytes;
+    for (size_t i = 0; i < summary->count; i++) {
+        const mcast_counted *flow = &summary->flows[i];
+        require(flow->packets > 0 && flow->smallest <= flow->largest, "a flow has packets");
+        require(flow->bytes <= flow->wire_bytes, "no more was captured than there was");
+        require(flow->first <= flow->last && flow->largest_gap <= (uint64_t)flow->last - (uint64_t)flow->first,
+                "a gap lies between the first and the last packet");
+        found += flow->packets;
+        sum += flow->bytes;
+        for (size_t other = 0; other < i; other++)
+            require(memcmp(summary->flows[other].source, flow->source, 32) != 0 ||
+                        summary->flows[other].port != flow->port || mcast_is_link_local(flow->source),
+                    "a flow is listed once");
+    }
+    require(found == received && sum == bytes, "every packet is of one flow");
+}
+
+static void
+take_batch(mcast_decoder *decoder, mcast_summary *summary)
 {
     check_batch(decoder);
     packets += mcast_decoder_count(decoder);
+    for (size_t i = 0; i < mcast_decoder_count(decoder); i++)
+        mcast_summary_add(summary, (const mcast_record *)decoder->records.bytes + i);
     if (mcast_decoder_count(decoder) && chance(4) == 0)
         check_writer(decoder);
     mcast_decoder_finish(decoder);
@@ -180,9 +208,12 @@ read_file(const unsigned char *bytes, size_t size)
 {
     mcast_decoder decoder = {0};
     size_t at = 0, piece = 1 + (chance(3) ? size : chance(600)), limit = 1 + chance(BATCH);
+    mcast_summary summary;
+    int counts_alone = chance(2) == 0; /* no packets are made: as `mcast-fast info` reads */
+    mcast_summary_open(&summary, 1 + chance(6), chance(UINT64_MAX));
     decoder.pool = &pool;
-    decoder.end = INT64_MAX;
     open_filter(&decoder);
+    decoder.summary = counts_alone ? &summary : NULL;
     for (size_t rounds = 0;; rounds++) {
         size_t have = piece < size - at ? piece : size - at, used;
         unsigned char *exact = malloc(have ? have : 1);
@@ -193,7 +224,7 @@ read_file(const unsigned char *bytes, size_t size)
         require(rounds <= 4 * size + 64, "the reader gets on");
         at += used;
         if (mcast_decoder_count(&decoder))
-            take_batch(&decoder);
+            take_batch(&decoder, &summary);
         refused += status == MCAST_DECODE_WRONG;
         if (status == MCAST_DECODE_WRONG || status == MCAST_DECODE_MEMORY)
             break;
@@ -208,6 +239,13 @@ read_file(const unsigned char *bytes, size_t size)
                     decoder.counters.skipped + decoder.counters.broken <=
                 decoder.counters.frames,
             "the ledger adds up");
+    check_summary(&summary, decoder.counters.received, decoder.counters.bytes);
+    uint64_t skipped = 0;
+    for (size_t i = 0; i < decoder.skipped.used; i++)
+        skipped += decoder.skipped.kinds[i].frames;
+    require(skipped == decoder.counters.skipped, "every skipped frame is of one kind");
+    packets += counts_alone ? decoder.counters.received : 0;
+    mcast_summary_free(&summary);
     mcast_decoder_free(&decoder);
 }
 

@@ -114,6 +114,11 @@ UNFIT = (
 )
 UNFIT_FAMILY, UNFIT_LENGTH, UNFIT_LINK = range(1, len(UNFIT) + 1)
 
+# What a frame is that is no UDP: what its number is of; the C enum MCAST_SKIPPED_* counts in the same order.
+SKIPPED_OTHERS, SKIPPED_LINK, SKIPPED_ETHERTYPE, SKIPPED_PROTOCOL = range(4)
+SKIPPED_KINDS = 32  # that are counted apart, the others among them
+SMALLEST_ETHERTYPE = 0x600  # what is less is a length: IEEE 802.3
+
 COUNTERS = (
     "frames",
     "received",
@@ -127,6 +132,27 @@ COUNTERS = (
     "batches",
     "reassembled",
 )
+
+
+class Counted(NamedTuple):
+    """A flow as a core's Summary counts it: addresses of 16 bytes, of the source's interface its index in the file;
+    `bytes` as captured, `wire_bytes`, `smallest` and `largest` as they were; times in ns, None where there are none."""
+
+    group: bytes
+    port: int
+    source: bytes
+    interface: int
+    packets: int
+    bytes: int
+    wire_bytes: int
+    first: int | None
+    last: int | None
+    largest_gap: int
+    largest_gap_at: int
+    dropped: int
+    truncated: int
+    smallest: int
+    largest: int
 
 
 class CapturedOn(NamedTuple):

@@ -41,13 +41,18 @@ def read(index: int) -> dict[str, bool | None]:
 
 def driver(name: str) -> str:
     """The driver of an interface, such as "veth"; '' where it is not known."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        return driver_by(asked, name)
+    return ""
+
+
+def driver_by(asked: socket.socket, name: str) -> str:
+    """The same by a socket that is open: another one would cost more than the answer."""
     data = array.array("B", DRVINFO.pack(ETHTOOL_GDRVINFO, b""))
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-            _ask(asked, name, data)
-    except OSError:
-        return ""
-    return _text(DRVINFO.unpack(data)[1])
+    with contextlib.suppress(OSError):
+        _ask(asked, name, data)
+        return _text(DRVINFO.unpack(data)[1])
+    return ""
 
 
 def _active(name: str) -> dict[str, bool]:

@@ -211,13 +211,26 @@ class Joins(SocketOwner):
             self._slots.accept(member.opened.key, rows)
 
     def _close(self, member: MemberSocket) -> None:
+        self._hand_over_decider(member)
         if member.opened is not None:
             self._close_socket(member.opened)
             member.opened = None
-        if self._deciders.get((member.endpoint, member.bound)) is member:
-            self._deciders.pop((member.endpoint, member.bound), None)
         self._broken.pop(member, None)
         self.table.remove(member)
+
+    def _hand_over_decider(self, member: MemberSocket) -> None:
+        """Who decides about coalescing for all that are bound alike outlives the first of them."""
+        place = (member.endpoint, member.bound)
+        if self._deciders.get(place) is not member:
+            return
+        alike = (one for one in self.members() if one is not member and (one.endpoint, one.bound) == place)
+        heir, opened = next(alike, None), member.opened
+        if heir is None or heir.opened is None or opened is None or opened.decider is None:
+            self._deciders.pop(place, None)
+            return
+        self._slots.hand_over(opened.key, heir.opened.key)
+        heir.opened.decider, opened.decider = opened.decider, None
+        self._deciders[place] = heir
 
     def _close_socket(self, one: OpenSocket) -> None:
         drops = 0 if one.is_counted else one.read_drops() or 0

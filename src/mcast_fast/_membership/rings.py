@@ -260,6 +260,9 @@ class Rings(SocketOwner):
             raise
         return keys[0]
 
+    def hand_over(self, _key: int, _heir: int) -> None:
+        """Nothing: sockets that only hold memberships have no decider."""
+
     def _open(self, interface: int) -> Ring:
         """Open the ring of an interface; it is known here before the slots have it, so that nothing is left open."""
         name = self._names[interface]

@@ -228,16 +228,16 @@ def _open_decider(endpoint: Endpoint, name: str, options: Options) -> socket.soc
     with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
         decider = undo.enter_context(open_datagram(endpoint.version, options.reuse))
         set_option(decider, MULTICAST_ALL[endpoint.version], 0)
-        bind_device(decider, _where_packets_arrive(endpoint.interface, name))
+        bind_device(decider, _where_packets_arrive(decider, endpoint.interface, name))
         decider.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least: unicast may come, and is not read
         undo.pop_all()
         return decider
     return None
 
 
-def _where_packets_arrive(index: int, name: str) -> str:
+def _where_packets_arrive(asked: socket.socket, index: int, name: str) -> str:
     """The interface where the kernel looks for the socket that decides: the one below a bridge or a macvlan."""
-    if offloads.driver(name) not in links.DRIVERS_ABOVE:  # an ioctl, where netlink would list all
+    if offloads.driver_by(asked, name) not in links.DRIVERS_ABOVE:  # an ioctl, where netlink would list all
         return name
     below = links.lowest(index) or []
     with contextlib.suppress(OSError):

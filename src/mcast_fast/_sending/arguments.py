@@ -1,14 +1,19 @@
 """A sender's arguments about its pace and its sockets, checked; no I/O."""
 
+import functools
+import operator
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 from mcast_fast import _core
-from mcast_fast._sending.sockets import Options
-from mcast_fast._units import Rate, rate_of, whole_number
-from mcast_fast.errors import ArgumentError
+from mcast_fast._core.layout import Flag
+from mcast_fast._sending.sockets import TRAFFIC_CLASS, Options
+from mcast_fast._units import Rate, iterated, rate_of, whole_number
+from mcast_fast.errors import ArgumentError, FeatureError
 
 Pacing = Literal["sender", "kernel"]
 PACINGS: tuple[str, ...] = get_args(Pacing)
+KEPT = {"ttl": Flag.TTL, "tos": Flag.TOS}
 
 
 def paces(rate: float | str | None, burst: int, pacing: str) -> tuple[Rate | None, int | None]:
@@ -34,3 +39,16 @@ def checked_options(options: Options) -> Options:
     if options.source_port is not None:
         whole_number(options.source_port, "source_port", 1, 65_535)
     return options
+
+
+def kept_flags(keep: str | Iterable[str]) -> Flag:
+    """The bits of a record's flags for "ttl", "tos", or both ("ttl,tos", or a sequence); ArgumentError,
+    FeatureError."""
+    several = keep.split(",") if isinstance(keep, str) else iterated(keep, "keep", "'ttl', 'tos', or both")
+    names = [one.strip() if isinstance(one, str) else one for one in several if one != ""]
+    for name in names:
+        if not isinstance(name, str) or name not in KEPT:
+            raise ArgumentError(f"keep {name!r} is not one of: {', '.join(KEPT)}")
+    if "tos" in names and (missing := [one for one in TRAFFIC_CLASS.values() if one not in _core.membership.OPTIONS]):
+        raise FeatureError(f"keep='tos': {_core.membership.SYSTEM} has no {missing[0]}")
+    return functools.reduce(operator.or_, map(KEPT.__getitem__, names), Flag(0))

@@ -5,6 +5,7 @@ recording or of a checked feed · 4 nothing came before the timeout.
 """
 
 import importlib
+import io
 import sys
 import warnings
 from typing import Any
@@ -39,6 +40,8 @@ class Program(click.Group):
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """Run the program; what a verb raises decides the exit code."""
+        if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its code page does not have is no error
+            sys.stdout.reconfigure(errors="backslashreplace")
         with warnings.catch_warnings():
             one_line_warnings()
             try:

@@ -7,6 +7,7 @@ import click
 
 from mcast_fast.cli.output import LOSS, complain, standard_input, standard_output
 from mcast_fast.files._convert import FORMS, convert_file, form_of
+from mcast_fast.files._skipped import left_out_text
 
 
 @click.command("convert", short_help="Convert a capture file: pcapng, pcap, CSV, Parquet.")
@@ -31,19 +32,20 @@ def command(
     IN is pcapng, pcap, or CSV as this writes it; .gz and .zst behind a suffix compress; - is standard input or output.
     Headers below UDP are rebuilt: packets keep what a receiver would have received.
 
-    Not converted are datagrams of which not all fragments are there, skipped frames (no UDP, or of a link that cannot
-    be read), and broken ones.
+    Not converted are datagrams of which not all fragments are there, skipped frames (no UDP, or of a link or a tunnel
+    that cannot be read), and broken ones. Filtered is UDP to hosts, and to groups but those of -g.
+
+    In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
 
     Exits 0; 1 on an error, after everything before it was converted; 2 on a usage error; 3 when something was not
     converted, with --fail-on-loss.
     """
     form = form_of(target, form)
     done = convert_file(standard_input(source), standard_output(target), form, groups, not everything)
-    lost = {name: count for name, count in dataclasses.asdict(done).items() if name != "packets"}
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(done)), err=True)
     else:
-        left_out = ", ".join(f"{name} {count}" for name, count in lost.items() if count)
+        left_out = left_out_text(done)
         complain(f"converted {done.packets} packets to {form}" + (f"; not converted: {left_out}" if left_out else ""))
-    if fail_on_loss and any(lost.values()):
+    if fail_on_loss and done.lost:
         raise click.exceptions.Exit(LOSS)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import shutil
+import sys
+import textwrap
 
 import click
 
@@ -9,10 +12,12 @@ from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.flows import flow_object, print_flows
 from mcast_fast.cli.output import complain, endpoint_text, escaped, standard_input, time_text
 from mcast_fast.files._reader import Reader
-from mcast_fast.files._summary import Flow, Summary, summarise
+from mcast_fast.files._skipped import left_out_text
+from mcast_fast.files._summary import OTHERS, Flow, Summary, summarise
 
-HEADINGS = ("group", "source", "packets", "bytes", "first", "last", "rate /s", "largest gap s", "dropped")
-WIDE = 250  # columns where there is no terminal: nothing is folded, so that grep finds whole lines
+HEADINGS = ("packets", "seconds", "packets/s", "Mbit/s", "bytes min/mean/max", "longest gap s", "dropped")
+NARROW = ("packets", "seconds", "packets/s", "Mbit/s", "min/mean/max", "gap s", "dropped")  # where lines are short
+LISTED = 8  # interfaces by name
 
 
 @click.command("info", short_help="The contents of a capture file.")
@@ -24,6 +29,10 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str | None, as_json: bool) -> None:
     """Count the packets of a capture file by group and source: pcapng or pcap, also .gz and .zst; - is standard input.
 
+    Of each flow: packets; seconds from the first to the last; packets and megabits of payload per second; bytes of
+    payload; the longest gap; drops that the file reports. Of more than 10,000 flows those with the most packets are
+    listed, and the others together. What is left out of them is named in the last line.
+
     Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a usage error.
     """
     with Reader(
@@ -33,59 +42,117 @@ def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str 
     if as_json:
         click.echo(json.dumps(_object(summary), indent=2))
     else:
-        _print_table(summary)
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for line in summary_lines(summary, width):
+            click.echo(line)
+        if summary.stats.flows:
+            print_flows(summary.stats.flows)
     if summary.error:
         complain(summary.error)
         raise click.exceptions.Exit(1)
 
 
+def _flow_object(flow: Flow) -> dict[str, object]:
+    more = {"duration": flow.duration, "rate": flow.rate, "bit_rate": flow.bit_rate, "mean": flow.mean}
+    return dataclasses.asdict(flow) | more
+
+
 def _object(summary: Summary) -> dict[str, object]:
-    flows = [dataclasses.asdict(flow) | {"rate": flow.rate} for flow in summary.flows]
+    total = _flow_object(summary.total)
+    for name in ("group", "port", "source", "largest_gap", "largest_gap_at"):
+        del total[name]
     return {
         "file": summary.file,
         "form": summary.form,
         "interfaces": [one._asdict() for one in summary.interfaces],
         **dataclasses.asdict(summary.stats),
-        "flows": flows,
+        "skipped_kinds": summary.skipped_kinds,
+        "total": total,
+        "flows": [_flow_object(flow) for flow in summary.flows],
         "sequences": [flow_object(flow) for flow in summary.stats.flows],
         "error": summary.error or None,
     }
 
 
+def _seconds(nanoseconds: int | None, digits: int) -> str:
+    if nanoseconds is None:
+        return "-"
+    return f"{nanoseconds // NANOSECONDS:,}.{nanoseconds % NANOSECONDS:09}"[: digits - 9 or None]
+
+
+def _rates(flow: Flow) -> tuple[str, str]:
+    """Packets and megabits per second."""
+    if flow.rate is None or flow.bit_rate is None:
+        return "-", "-"
+    mbits = flow.bit_rate / 1e6
+    return f"{flow.rate:,.{1 if flow.rate < 100_000 else 0}f}", f"{mbits:,.{2 if mbits < 10_000 else 0}f}"
+
+
 def _cells(flow: Flow) -> list[str]:
-    rate = "-" if flow.rate is None else f"{flow.rate:.1f}"
-    gap = f"{flow.largest_gap // NANOSECONDS}.{flow.largest_gap % NANOSECONDS:09}"
+    sizes = f"{flow.smallest}/{flow.mean:.0f}/{flow.largest}"
+    gap, dropped = _seconds(flow.largest_gap, 6), f"{flow.dropped:,}"
+    return [f"{flow.packets:,}", _seconds(flow.duration, 3), *_rates(flow), sizes, gap, dropped]
+
+
+def _names(flow: Flow) -> tuple[str, str]:
+    group = OTHERS if flow.group == OTHERS else endpoint_text(flow.group, flow.port)
+    return group, escaped(flow.source)  # whose zone is the name of an interface
+
+
+def _aligned(rows: list[list[str]], left: int) -> list[str]:
+    """Rows of cells as lines, the first `left` columns to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        endpoint_text(flow.group, flow.port),
-        flow.source,
-        str(flow.packets),
-        str(flow.bytes),
-        time_text(flow.first),
-        time_text(flow.last),
-        rate,
-        gap,
-        str(flow.dropped),
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
     ]
 
 
-def _print_table(summary: Summary) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _table(flows: tuple[Flow, ...], width: int | None) -> list[str]:
+    """A line for each flow; where that is wider than the terminal, its names on a line, and the numbers under them."""
+    rows = [[*_names(flow), *_cells(flow)] for flow in flows]
+    for headings in (HEADINGS, NARROW):
+        lines = _aligned([["group", "source", *headings], *rows], 2)
+        if width is None or max(map(len, lines)) <= width:
+            return lines
+    numbers = _aligned([list(NARROW), *(_cells(flow) for flow in flows)], 0)
+    names = ["group  source", *("  ".join(_names(flow)) for flow in flows)]
+    return [line for pair in zip(names, numbers, strict=True) for line in (pair[0], f" {pair[1]}")]
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, overflow="fold", justify="left" if number < 2 else "right")
-    for flow in summary.flows:
-        table.add_row(*_cells(flow))
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = WIDE
-    console.print(table)
-    names = ", ".join(escaped(one.name) or "?" for one in summary.interfaces)
+
+def _heading(summary: Summary) -> list[str]:
+    """What the whole file holds."""
+    total = summary.total
+    packets, seconds, rate, bits, *_ = _cells(total)
+    named = [escaped(one.name) or "?" for one in summary.interfaces]
+    more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
+    flows = f"{len(summary.flows):,} flow{'s' if len(summary.flows) != 1 else ''}"
+    lines = [
+        f"{escaped(summary.file)}: {summary.form or 'unknown'}, interfaces {', '.join(named[:LISTED]) or 'none'}{more}",
+        f"{packets} packets of {flows}, {seconds} s, {rate} packets/s, {bits} Mbit/s of payload",
+    ]
+    if total.first is not None:
+        lines.append(f"from {time_text(total.first)} to {time_text(total.last)}")
+    return lines
+
+
+def summary_lines(summary: Summary, width: int | None) -> list[str]:
+    """A summary for a terminal of that many columns; None: for lines of any length."""
     stats = dataclasses.asdict(summary.stats)
     for name in ("batches", "flows", *(() if summary.stats.flows else ("lost",))):
         del stats[name]
-    click.echo(f"{summary.form or 'unknown'}, interfaces {names or 'none'}")
-    click.echo(", ".join(f"{name} {value}" for name, value in stats.items()))
-    if summary.stats.flows:
-        print_flows(summary.stats.flows)
+    below = [", ".join(f"{name} {value}" for name, value in stats.items())]
+    filtered = f"filtered {summary.stats.filtered}" if summary.stats.filtered else ""
+    if left_out := ", ".join(filter(None, (left_out_text(summary), filtered))):
+        below.append(f"left out: {left_out}")
+    table = _table(summary.flows, width) if summary.flows else []
+    return [*_wrapped(_heading(summary), width), *table, *_wrapped(below, width)]
+
+
+def _wrapped(lines: list[str], width: int | None) -> list[str]:
+    if width is None:
+        return lines
+    return [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ")]

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mcast_fast.cli.output import INTERRUPTED, LOSS, complain, standard_input
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
+from mcast_fast.files._skipped import left_out_text
 from mcast_fast.files._streams import is_compressed
 
 PROGRESS_SECONDS = 1.0  # from one line of progress to the next
@@ -23,7 +24,8 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 
 @click.command("replay", short_help="Send the packets of a capture file again.")
 @click.argument("file", metavar="FILE")
-@click.option("--to", metavar="GROUP", help="Send to this group instead of the recorded ones.")
+@click.option("--to", metavar="GROUP", help="Send to this group.")
+@click.option("--as-recorded", is_flag=True, help="Send to the groups that the packets were recorded from.")
 @click.option(
     "--map", "mapped", multiple=True, metavar="OLD=NEW", help="Replace one group; can be given several times."
 )
@@ -42,6 +44,7 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 @click.option("--fail-on-loss", is_flag=True, help="Exit 3 when something of FILE could not be sent.")
 @click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
 @click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
+@click.option("--keep", default="", metavar="ttl,tos", help="Send with the recorded TTL, TOS, or both.")
 @click.option("--no-loopback", is_flag=True, help="Do not deliver to receivers on this machine.")
 @click.option("--progress", is_flag=True, help="A line per second on standard error; a terminal shows a bar.")
 @click.option("--json", "as_json", is_flag=True, help="The report as an object.")
@@ -57,17 +60,16 @@ def command(
     **options: Any,
 ) -> None:
     """Send the multicast packets of FILE (pcapng or pcap, also .gz and .zst; - is standard input) with the times they
-    had, and print how late they were.
+    had, and print how late they were. Where to has to be said: --to, or --as-recorded.
 
     Late is how long after its moment a packet was handed to the system: half of them were not later than p50, 99 in
     100 not later than p99. Ports that GROUP and NEW leave out are the recorded ones.
 
     Not sent is what FILE holds beside datagrams: those of which not all fragments are there, skipped frames (no UDP,
-    or of a link that cannot be read), broken ones.
+    or of a link or a tunnel that cannot be read), broken ones. Filtered is UDP to hosts, and to groups but those of -g.
 
     Exits 0; 1 on an error, or when FILE holds no packet to a group; 2 on a usage error; 3 when something was not sent,
-    with --fail-on-loss; 130 on Ctrl-C, after the
-    report.
+    with --fail-on-loss; 130 on Ctrl-C, after the report.
     """
     replay = Replay(
         standard_input(file),
@@ -138,7 +140,8 @@ def _text(result: Replayed) -> str:
         parts.append(f"rate error {result.rate_error:+.3%}")
     if result.truncated:
         parts.append(f"truncated {result.truncated}")
-    unsent = {name: getattr(result, name) for name in ("fragments", "skipped", "broken")}
-    if result.unsent:
-        parts.append("not sent: " + ", ".join(f"{name} {count}" for name, count in unsent.items() if count))
+    if left_out := left_out_text(result):
+        parts.append(f"not sent: {left_out}")
+    if result.filtered:
+        parts.append(f"filtered {result.filtered}")
     return "; ".join(parts)

@@ -8,8 +8,8 @@ import csv
 import importlib
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ COLUMNS = (
     "wire_length",
     "payload",
 )
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # a cell that begins so is guarded
 ROWS = 256  # packets in a batch that is made of CSV
 LONGEST_FIELD = 2 * 65_535 + 16  # characters of a payload in hexadecimal
 
@@ -63,11 +64,22 @@ def form_of(file: PathOrFile, form: str | None) -> str:
 # CSV -----------------------------------------------------------------------------------------------------------------
 
 
+def guarded(text: str) -> str:
+    """Text of a file or of the network for a cell, which no spreadsheet takes for a formula: behind an apostrophe where
+    it begins as one does, or with one (OWASP, "CSV Injection"); `unguarded` takes it off again."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def unguarded(text: str) -> str:
+    """The text of a guarded cell."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text
+
+
 def csv_row(packet: Any) -> list[object]:
     """A packet as a row of `COLUMNS`; what is not known is empty, and the payload is hexadecimal."""
     return [
         packet.timestamp,
-        packet.interface,
+        guarded(packet.interface or ""),
         packet.source.partition("%")[0],
         packet.source_port,
         packet.group,
@@ -113,7 +125,7 @@ class CsvReader:
                 if row is None:
                     break
                 self._check_columns()
-                record, payload = record_of(row, len(data), self._index(row["interface"]))
+                record, payload = record_of(row, len(data), self._index(unguarded(row["interface"])))
             except Exception as wrong:  # csv.Error, UnicodeDecodeError, struct.error, ValueError, TypeError: a bad row
                 line = self._rows.line_num + isinstance(wrong, csv.Error)  # which comes before the line is counted
                 error = CaptureError(self._subject, 0, f"line {line}: {wrong}")
@@ -282,12 +294,20 @@ def _is_same(source: PathOrFile, target: PathOrFile) -> bool:
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What was converted: `packets`; and what the source holds beside them: `fragments`, datagrams of which not all
-    fragments are there, `skipped` frames, which are no UDP or of a link that cannot be read, and `broken` ones."""
+    fragments are there, `skipped` frames, which are no UDP or of a link or a tunnel that cannot be read (by name in
+    `skipped_kinds`), `broken` ones, and `filtered`, which were not requested."""
 
     packets: int
     fragments: int = 0
     skipped: int = 0
     broken: int = 0
+    filtered: int = 0
+    skipped_kinds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> int:
+        """What was requested, or may have been, and could not be converted."""
+        return self.fragments + self.skipped + self.broken
 
 
 def convert_file(
@@ -301,4 +321,4 @@ def convert_file(
         if not isinstance(batches, Reader):
             return Converted(packets)
         stats = batches.stats
-        return Converted(packets, stats.fragments, stats.skipped, stats.broken)
+        return Converted(packets, stats.fragments, stats.skipped, stats.broken, stats.filtered, batches.skipped_kinds)

@@ -58,7 +58,14 @@ class Rotation:
             raise ArgumentError("a rotation needs duration, filesize or packets")
 
     def limits(self) -> Limits:
-        """The arguments as numbers."""
+        """Return the arguments as numbers.
+
+        Returns:
+            ns, bytes and packets; 0: no limit.
+
+        Raises:
+            ArgumentError: One is out of range.
+        """
         return limits_of("rotation", self.duration, self.filesize, self.packets)
 
 
@@ -86,7 +93,14 @@ class Autostop:
             raise ArgumentError("autostop idle is more than 0 (leave it out for no limit)")
 
     def limits(self) -> Limits:
-        """The arguments as numbers, but for `files` and `idle`."""
+        """Return the arguments as numbers, but for `files` and `idle`.
+
+        Returns:
+            ns, bytes and packets; 0: no limit.
+
+        Raises:
+            ArgumentError: One is out of range.
+        """
         return limits_of("autostop", self.duration, self.filesize, self.packets)
 
 

@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from mcast_fast import _core
 from mcast_fast._core import blocks, process
 from mcast_fast._delivery import Delivery
+from mcast_fast._guarded import guarded
 from mcast_fast._membership.desired import ALL_INTERFACES, Defaults, SourceFilter, sources_of
 from mcast_fast._units import (
     EARLIEST,
@@ -23,19 +24,19 @@ from mcast_fast._units import (
     iterated,
     moment_in_ns,
 )
-from mcast_fast.errors import CaptureError, FileError, file_error
+from mcast_fast.errors import CaptureError, FileError
+from mcast_fast.files._input import Input
+from mcast_fast.files._skipped import named
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
-from mcast_fast.files._unpacking import PAUSE, Unpacked, position_of
+from mcast_fast.files._unpacking import PAUSE
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
 from mcast_fast.stats import ReaderStats
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast.files import Decoder
+    from mcast_fast._core.fast.files import Decoder, Summary
     from mcast_fast._core.fast.views import Batch
-
-CHUNK = 256 * 1024  # bytes read at once
 
 
 def filter_rows(
@@ -63,95 +64,16 @@ def _completed(value: str | Group, port: int | None, interface: str | None, sour
     )
 
 
-class _Input:
-    """The bytes of a file for the decoder. What is not a whole block yet is kept: at most one block.
-
-    An exception of a signal handler may come after any call. So what a read returned is first in `_came`, by a single
-    call into C that makes the system call too, and counted from there by steps that no handler interrupts.
-    """
-
-    def __init__(self, file: IO[bytes], subject: str, follow: bool) -> None:
-        self._file = file if isinstance(file, Unpacked) else Unpacked(file, owned=False)
-        self._subject = subject
-        self._follow = self._file.grows = follow
-        self._buffer = bytearray(CHUNK)
-        self._start = 0
-        self._end = 0
-        self._came: list[int | None] = []  # what reads returned, and is not counted yet
-        self._base = position_of(file)
-        self._interrupted = False
-        self.position = 0  # of what is left, counted from where reading began
-        self.ended = False
-        self.is_waiting = False  # nothing is there yet
-
-    def rest(self) -> memoryview:
-        """The bytes that were read and not decoded."""
-        self._count()
-        return memoryview(self._buffer)[self._start : self._end]
-
-    def skip_to(self, position: int) -> None:
-        """The bytes before `position` are decoded."""
-        self._start += position - self.position
-        self.position = position
-
-    def read(self, needed: int) -> None:
-        """Read on, with room for a block of `needed` bytes; FileError, CaptureError."""
-        self._resume()
-        left = self._end - self._start
-        if needed > len(self._buffer) - self._start or self._end == len(self._buffer):
-            fresh = self._buffer if needed <= len(self._buffer) else bytearray(needed + CHUNK)
-            fresh[:left] = self._buffer[self._start : self._end]
-            self._buffer, self._start, self._end = fresh, 0, left
-        with memoryview(self._buffer) as whole, whole[self._end :] as room:
-            try:
-                self._came.extend(map(self._file.direct or self._file.readinto, (room,)))
-            except OSError as error:
-                if error.errno:
-                    raise file_error("read", self._subject, error) from error
-                raise CaptureError(self._subject, self.position, str(error)) from error  # torn compressed data
-            except BaseException:
-                self._interrupted = self._file.direct is not None
-                raise
-        self._count()
-
-    def _count(self) -> None:
-        """Add what has come to what is there."""
-        while self._came:
-            came = self._came[0]
-            self._end += came or 0
-            self.ended = came == 0 and not self._follow
-            self.is_waiting = not came and not self.ended
-            del self._came[0]
-
-    def _resume(self) -> None:
-        """Where a file that is Python was interrupted, what it had read is lost: it is read again, if that can be."""
-        self._count()
-        if self._interrupted and self._base is not None:
-            self._file.seek_raw(self._base + self.position + self._end - self._start)
-        self._interrupted = False
-
-    def wait(self, seconds: float) -> None:
-        """Wait a little for more."""
-        self._file.wait(seconds)
-        if self._follow:
-            self._file.follow()
-        self.is_waiting = False
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 class Reader(Delivery):
-    """The packets of a capture file, as a Receiver would deliver them: `for batch in reader`, `recv_batch`, `recv`,
-    `collect`, `stats`, `close`.
+    """Reads the packets of a capture file, as a Receiver would deliver them: `for batch in reader`, `recv_batch`,
+    `recv`, `collect`, `stats`, `close`.
 
     pcapng and classic pcap; Ethernet with VLAN tags, Linux cooked, raw IP and null links. Where the file ends, `recv`
     and `recv_batch` raise EOFError, and an iteration ends.
 
     `interface` of a packet is the name that the file has for it (`interface_index` counts from 1 as the file does), and
-    `dropped` what the file reports. Fragments are counted and not reassembled. Where a file cannot be read any further,
-    CaptureError comes after all packets before it.
+    `dropped` what the file reports. Fragments are put together, 64 datagrams at a time; the packet has the time of the
+    fragment that came last. Where a file cannot be read any further, CaptureError comes after all packets before it.
 
     Threads may share a reader; close() may be called at any moment, from a signal handler too. What an exception of a
     signal handler interrupts is delivered by the next call. A reader belongs to the process that opened it.
@@ -215,7 +137,7 @@ class Reader(Delivery):
             EARLIEST if start is None else moment_in_ns(start, "start"),
             LATEST if end is None else moment_in_ns(end, "end"),
         )
-        self._input = _Input(
+        self._input = Input(
             open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject, bool(follow)
         )
         self._owned = isinstance(file, str | os.PathLike)
@@ -257,7 +179,20 @@ class Reader(Delivery):
         unread = [*self._unread, *(batch for batch, _ in self._fresh)]
         self._unread, self._fresh = unread, fresh
 
-    def _read(self, limit: int, at_least: int, wait: int) -> int:
+    def _count_into(self, summary: "Summary") -> None:
+        """Count all that is left of the file. CaptureError, FileError, ClosedError."""
+        if self._tracker is not None or self._follow or self._unread or self._fresh:
+            for batch in self:
+                summary.add(batch)
+            return
+        self._count_whole(summary)
+
+    @guarded
+    def _count_whole(self, summary: "Summary") -> None:
+        """The same, of which no packets are made."""
+        self._read(1, 1, -1, summary)
+
+    def _read(self, limit: int, at_least: int, wait: int, summary: "Summary | None" = None) -> int:
         """Read until `at_least` packets are in the decoder, or the file has no more; returns how many are.
 
         At the end of a file that grows it waits for `wait` ns (-1: no limit), where there are none: TimeoutError."""
@@ -269,7 +204,7 @@ class Reader(Delivery):
             while self._failure is None:
                 source.skip_to(decoder.offset)
                 with source.rest() as rest:
-                    decoder.decode(rest, limit, source.ended)
+                    decoder.decode(rest, limit, source.ended, summary)
                     left = len(rest) - (decoder.offset - source.position)
                 source.skip_to(decoder.offset)
                 if decoder.count >= at_least or decoder.needed <= left or source.ended:
@@ -329,6 +264,12 @@ class Reader(Delivery):
         self._check_process()
         figures: dict[str, Any] = self._decoder.counters() | lost_by(self._tracker, 0)
         return ReaderStats(**figures)
+
+    @property
+    def skipped_kinds(self) -> dict[str, int]:
+        """What the frames are that `stats.skipped` counts, by name: "TCP", "ARP", "link type 239 (NFLOG)"."""
+        self._check_process()
+        return named(self._decoder.skipped())
 
     def _tear_down(self) -> None:
         self._unread, self._ready, self._fresh = [], None, []

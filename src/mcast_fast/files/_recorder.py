@@ -48,7 +48,13 @@ NO_LIMITS = Limits(0, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class RecordedFile:
-    """A finished file: its path, the packets in it, and its bytes (before compression)."""
+    """A finished file.
+
+    Attributes:
+        path: Its path.
+        packets: Packets in it.
+        bytes: Its bytes, before compression.
+    """
 
     __module__ = "mcast_fast.files"
 
@@ -61,9 +67,14 @@ class RecordedFile:
 class Recording:
     """What became of a recording: the receiver's ledger, and the contents of the files.
 
-    `written` packets, `bytes` of all files together (before compression; also of those that a ring has deleted),
-    `files` that were begun, the `path` of the last one; `reason`: why it ended ('' while it runs): "asked", "closed",
-    "duration", "filesize", "packets", "files", "idle", "ended" (the legs of an Arbiter have), or "error".
+    Attributes:
+        stats: The receiver's ledger.
+        written: Packets that are in the files.
+        bytes: Of all files together, before compression; also of those that a ring of files has deleted.
+        files: Files that were begun.
+        path: Of the last one.
+        reason: Why it ended: "asked", "closed", "duration", "filesize", "packets", "files", "idle", "ended" (the
+            legs of an Arbiter have), or "error"; '' while it runs.
     """
 
     __module__ = "mcast_fast.files"
@@ -79,20 +90,31 @@ class Recording:
 class Recorder(Guarded):
     """Records what a receiver receives, or an Arbiter delivers: `run()` does it, in the thread that calls it.
 
-    `path`: where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file; `rotate` and `stop`:
-    when it goes on in another file, and when it ends. Files are created for their owner alone (0600). `flush_interval`:
-    seconds, or text ("100ms"), after which a packet has been handed over to the system; 0: with every batch.
-    `reserve`: bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
-    `command`: run as `command FILE` for each finished file; its failures are MulticastWarnings. `on_file` is
-    called with each finished file. `filter_text`: what was requested, kept in the files.
-
-    pcapng files hold the drops with the packets they came before (epb_dropcount), and every five seconds and at the end
-    a statistics block: what this file received and what was dropped meanwhile. The receiver stays open, and open it
-    with `batch_size=4096`: large batches make large writes.
+    Files are created for their owner alone (0600). pcapng files hold the drops with the packets they came before
+    (epb_dropcount), and every five seconds and at the end a statistics block: what this file received and what was
+    dropped meanwhile. The receiver stays open, and open it with `batch_size=4096`: large batches make large writes.
 
     close() may be called at any moment, also by a signal handler: a recording that runs ends within 50 ms, and its file
     is whole. A recorder belongs to the process that opened it: a forked child writes nothing into the shared file.
-    Raises ArgumentError, FeatureError, FileError.
+
+    Args:
+        receiver: What is recorded.
+        path: Where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file.
+        rotate: When it goes on in another file.
+        stop: When it ends.
+        flush_interval: Seconds, or text ("100ms"), after which a packet has been handed over to the system; 0: with
+            every batch.
+        reserve: Bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
+        command: Run as `command FILE` for each finished file; its failures are MulticastWarnings.
+        on_file: Called with each finished file.
+        form: "pcapng" or "pcap", where the suffix does not say it.
+        link: Of packets that are no whole frames: "ethernet", or "raw" for raw IP.
+        filter_text: What was requested, kept in the files.
+
+    Raises:
+        ArgumentError: An argument is out of range, or does not go with another one.
+        FeatureError: The compression needs a package that is not there.
+        FileError: The system refuses to open the file.
     """
 
     __module__ = "mcast_fast.files"
@@ -159,30 +181,54 @@ class Recorder(Guarded):
     # ---- for other threads and signal handlers ----
 
     def stop(self) -> None:
-        """Have the recording take what has arrived, and end."""
+        """Have the recording take what has arrived, and end.
+
+        Raises:
+            ClosedError: Another process opened the recorder.
+        """
         self.soon(lambda: self._end("asked"))
 
     def flush(self) -> None:
-        """Have what is gathered handed over to the system."""
+        """Have what is gathered handed over to the system.
+
+        Raises:
+            ClosedError: Another process opened the recorder.
+        """
         self.soon(self._flush)
 
     def rotate(self) -> None:
-        """Have it go on in the next file; a recording that does not rotate ends."""
+        """Have the recording go on in the next file; one that does not rotate ends.
+
+        Raises:
+            ClosedError: Another process opened the recorder.
+        """
         self.soon(self._rotate if self._rotate_limits != NO_LIMITS else lambda: self._end("asked"))
 
     def soon(self, action: Callable[[], None]) -> None:
-        """Have the recording's own thread call `action` between two batches, within 50 ms unless the disk stalls.
-        ArgumentError; ClosedError in a forked child."""
+        """Have the recording's own thread call something between two batches, within 50 ms unless the disk stalls.
+
+        Args:
+            action: Called without arguments.
+
+        Raises:
+            ArgumentError: `action` is not callable.
+            ClosedError: Another process opened the recorder.
+        """
         checked_call(action, "action")
         self._check_process()
         self._requests.append(action)
 
     def close(self) -> None:
-        """End the recording now: what it has taken is written, and the file gets its last statistics. Closing again
-        does nothing.
+        """End the recording now; closing again does nothing.
+
+        What it has taken is written, and the file gets its last statistics.
 
         Any thread and any signal handler may call it at any moment: a run() in progress ends within 50 ms, and finishes
-        the file. In a forked child only the descriptor is closed. FileError when the last write is refused."""
+        the file. In a forked child only the descriptor is closed.
+
+        Raises:
+            FileError: The last write is refused.
+        """
         super().close()
 
     def _tear_down(self) -> None:
@@ -215,10 +261,18 @@ class Recorder(Guarded):
     def run(self) -> Recording:
         """Record until a limit of `stop` is reached, stop() or close() is called, or the receiver is closed.
 
-        What had arrived by then is written, the file gets its last statistics and is brought to the disk (fsync).
-        FileError: the disk is full, the reader of a pipe has gone, the reserve is reached; SocketError; ClosedError in
-        a forked child. What a signal handler raises, KeyboardInterrupt too, ends it at once; the file is whole all the
-        same, and what the receiver had delivered and is not in the file is given back to the receiver."""
+        What had arrived by then is written, the file gets its last statistics and is brought to the disk (fsync(2)).
+        What a signal handler raises, KeyboardInterrupt too, ends it at once; the file is whole all the same, and what
+        the receiver had delivered and is not in the file is returned to the receiver.
+
+        Returns:
+            What became of it, as `result`.
+
+        Raises:
+            FileError: The disk is full, the reader of a pipe has gone, or the reserve is reached.
+            SocketError: The system refuses to receive.
+            ClosedError: Another process opened the recorder.
+        """
         now = self._last_came = time.monotonic_ns()
         self._stop_at = now + self._stop_limits.duration if self._stop_limits.duration else 0
         self._rotate_at = now + self._rotate_limits.duration if self._rotate_limits.duration else 0

@@ -7,21 +7,21 @@ keeps them. A thread reads ahead, so that the file costs no time between two pac
 import contextlib
 import itertools
 import math
-import operator
 import queue
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core import threads
-from mcast_fast._core.layout import RECORD_SIZE
+from mcast_fast._sending.arguments import kept_flags
 from mcast_fast._units import NANOSECONDS, Seconds, checked, duration_in_ns, whole_number
-from mcast_fast.errors import ArgumentError
+from mcast_fast.errors import ArgumentError, CaptureError
 from mcast_fast.files._reader import Reader
+from mcast_fast.files._spacing import Spacing, times_of
 from mcast_fast.files._streams import PathOrFile, subject_of
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sender import Schedule, Sender
@@ -34,24 +34,33 @@ AT_ONCE = 4096  # packets of a batch
 AHEAD = 8  # batches that are read ahead
 LEAD_NS = 20_000_000  # from the opening to the first departure
 START = 1.0  # seconds that a replay waits for its file at first, which may be a pipe
+LONGEST_PEEK = 3600.0  # seconds
 PATIENCE = 0.1  # seconds after which the reading thread sees that no more is wanted
 MOST = 2**62
-STEP_NS = 100_000_000  # ns; a time that goes back by more is a clock that was set: what follows goes on from there
 LONE_PAUSE_NS = NANOSECONDS  # between two turns of a file whose packets have one time
-TIME, RECORD_WORDS = 0, RECORD_SIZE // 8  # of a record, in words of eight bytes
+HELD = 4  # batches at the start of a turn that may have no times before one that has
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """What a replay did.
 
-    `packets` that left, `bytes` of their payload; `loops`: how often the file was gone through, whole or in part;
-    `truncated`: packets that were captured in part, and sent so. Not sent, of all turns that ended: `fragments`:
-    datagrams of which not all fragments are there; `skipped`: frames that are no UDP, or of links that cannot be read;
-    `broken`: frames whose headers contradict each other. `seconds` from the first departure to the last one.
-    `late_p50`, `late_p99`, `late_max`: ns from when packets were due by their timestamps to when they were handed to
-    the system (p50 and p99 to 3 %); None where they had no such moment. `rate_error`: of a replay at a rate, as in
-    SenderStats.
+    Attributes:
+        packets: Datagrams that left.
+        bytes: Bytes of their payloads.
+        loops: Turns of the file that were begun.
+        truncated: Packets that were captured in part, and sent so, of all turns that ended.
+        seconds: From the first departure to the last one.
+        late_p50: ns from when packets were due by their timestamps to when they were handed to the system: half of them
+            were no later, to 3 %. None where packets had no such moment; so of the next two.
+        late_p99: 99 in 100 of them were no later, to 3 %.
+        late_max: The latest.
+        rate_error: Of a replay at a rate, as in SenderStats.
+        fragments: Not sent, of all turns that ended: datagrams of which not all fragments are there.
+        skipped: Not sent: frames that are no UDP, or of a link or a tunnel that cannot be read.
+        broken: Not sent: frames whose headers contradict each other, or were not captured whole.
+        filtered: Not sent, and not requested: UDP packets to other groups than those, and to hosts.
+        skipped_kinds: What the skipped frames are, by name.
     """
 
     __module__ = "mcast_fast.files"
@@ -68,6 +77,8 @@ class Replayed:
     fragments: int = 0
     skipped: int = 0
     broken: int = 0
+    filtered: int = 0
+    skipped_kinds: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unsent(self) -> int:
@@ -80,30 +91,60 @@ class Replayed:
         return self.packets / self.seconds if self.seconds > 0 else None
 
 
+@dataclass(slots=True)
+class _LeftOut:
+    """What the turns that ended did not send; the names are those of Replayed."""
+
+    truncated: int = 0
+    fragments: int = 0
+    skipped: int = 0
+    broken: int = 0
+    filtered: int = 0
+    skipped_kinds: dict[str, int] = field(default_factory=dict)
+
+    def add(self, reader: Reader) -> None:
+        """Count what a turn left out."""
+        stats = reader.stats
+        for name in ("truncated", "fragments", "skipped", "broken", "filtered"):
+            setattr(self, name, getattr(self, name) + getattr(stats, name))
+        kinds = dict(self.skipped_kinds)
+        for name, frames in reader.skipped_kinds.items():
+            kinds[name] = kinds.get(name, 0) + frames
+        self.skipped_kinds = kinds
+
+
 class Replay:
     """Sends the multicast packets of a capture file again: `run()` does it.
 
     Packets leave with the recorded spacing. Where the time goes back, the packet follows at once; by more than
-    100 ms, the clock was set, and the spacing goes on from there. So do packets without a time. Sources are not those
-    that were recorded, and what was captured in part is sent so. `position`: how many bytes of the file (of a
-    compressed one: as decompressed) this turn has gone through.
+    100 ms, the clock was set, and the spacing goes on from there. A few packets from the future cost no time: where the
+    clock is soon back, they follow at once. So do packets without a time. Sources are not those that were recorded, and
+    what was captured in part is sent so.
+
+    Where packets go has to be said: `to=`, or `as_recorded=True`.
+
+    Attributes:
+        position: Bytes of the file (of a compressed one: as decompressed) that this turn has gone through.
 
     Args:
         file: As the Reader takes it; or an Arbiter, whose packets are sent on as they come, unless `speed` says
             otherwise.
         *groups: Only these of it; none of an Arbiter's.
-        to: The group that all packets go to.
-        mapping: Groups for some (OLD: NEW, with or without a port; a port that is left out is the recorded one). What
-            neither names goes to the group it was recorded from.
+        to: The group that all packets go to that `mapping` does not name. A port that is left out is the recorded one.
+        as_recorded: Send to the groups and ports that the packets were recorded from.
+        mapping: Groups for some (OLD: NEW, with or without a port; a port that is left out is the recorded one).
         interface: As for a Sender.
         source: As for a Sender.
         source_port: As for a Sender.
         ttl: As for a Sender.
+        keep: "ttl", "tos", or both ("ttl,tos", or a sequence): packets have the TTL or hop limit, and the TOS or
+            traffic class, that was recorded, where the file has it; else `ttl`, and 0. With a TTL above 1 they may
+            leave the local network.
         loopback: As for a Sender.
         speed: Times as fast as recorded (2.0: twice).
         rate: Instead of the recorded times, as a Sender takes it.
         fastest: Instead of the recorded times, as fast as it goes.
-        loops: How often to go through the file; None: no limit.
+        loops: Times that the file is gone through; None: no limit.
         count: End after this many packets.
         duration: Of an Arbiter: end after this long, seconds or text; None: no limit.
         max_gap: The longest time between two packets, in recorded seconds, or text such as "1s"; None: no limit.
@@ -112,7 +153,9 @@ class Replay:
 
     Raises:
         GroupError: A text is no multicast group.
-        ArgumentError: An argument is out of range, or does not go with another one.
+        ArgumentError: An argument is out of range, or does not go with another one; or neither `to` nor `as_recorded`
+            says where packets go.
+        FeatureError: This system cannot set the TOS, which `keep` names.
     """
 
     __module__ = "mcast_fast.files"
@@ -122,11 +165,13 @@ class Replay:
         file: PathOrFile | Arbiter,
         *groups: Groups,
         to: str | Group | None = None,
+        as_recorded: bool = False,
         mapping: Mapping[str, str] | None = None,
         interface: str | int | None = None,
         source: str | None = None,
         source_port: int | None = None,
         ttl: int = 1,
+        keep: str | Iterable[str] = (),
         loopback: bool = True,
         speed: float | None = None,
         rate: float | str | None = None,
@@ -157,7 +202,7 @@ class Replay:
         self._speed = None if fastest or rate is not None else speed or 1.0
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)
         self._left = MOST if count is None else whole_number(count, "count", 1, MOST)
-        self._max_gap = MOST if max_gap is None else duration_in_ns(max_gap, "max_gap")
+        self._spacing = Spacing(MOST if max_gap is None else duration_in_ns(max_gap, "max_gap"))
         self._pause = None if pause is None else duration_in_ns(pause, "pause")
         self._to = None if to is None else one_group(to)
         given = {} if mapping is None else checked(mapping, Mapping, "mapping", "a mapping of groups to groups")
@@ -165,6 +210,9 @@ class Replay:
             (old.address, old.port): one_group(new)
             for old, new in ((one_group(old), new) for old, new in given.items())
         }
+        _check_destination(to is not None, bool(as_recorded), bool(given))
+        kept_flags(keep)  # ArgumentError, FeatureError
+        self._keep = keep if isinstance(keep, str) else tuple(keep)
         self._options = {
             "interface": interface,
             "source": source,
@@ -179,22 +227,29 @@ class Replay:
         self._in_turn = 0  # packets
         self._origin = self._last = self._moment = 0
         self._started = self._ended = self._turn_began = 0
-        self._truncated = self._fragments = self._skipped = self._broken = 0
+        self._left_out = _LeftOut()
         self.position: int = 0
 
     def run(self) -> Replayed:
-        """Send it all. Raises CaptureError (after what comes before it), FileError, InterfaceError, SocketError,
-        SendError, and ArgumentError for a file without times."""
+        """Send it all.
+
+        Returns:
+            What was sent, and what was not; `result` has it after an error too.
+
+        Raises:
+            CaptureError: The file cannot be read any further; what comes before it was sent.
+            FileError: The system refuses to open or to read the file.
+            InterfaceError, SocketError, SendError: As for a Sender.
+            ArgumentError: No packet of the file has a time, and neither a rate nor `fastest` is given.
+        """
         try:
             if isinstance(self._file, Arbiter):
-                items: contextlib.AbstractContextManager[Iterable[Item]] = contextlib.nullcontext(
-                    self._live(self._file)
-                )
+                items: _Live | ReadAhead = _Live(self._live(self._file))
             else:
                 items = ReadAhead(self._batches(self._file))
             with items as ahead:
                 for turn, batch, position in ahead:
-                    self._send(turn, batch[: self._left] if len(batch) > self._left else batch)
+                    self._send(turn, batch[: self._left] if len(batch) > self._left else batch, ahead)
                     self.position = position
                     if self._left == 0:
                         break
@@ -206,24 +261,21 @@ class Replay:
     @property
     def result(self) -> Replayed:
         """What was done so far; also after run() has raised."""
+        left_out = {one.name: getattr(self._left_out, one.name) for one in fields(_LeftOut)}
         if self._sender is None or self._schedule is None:
-            return Replayed(fragments=self._fragments, skipped=self._skipped, broken=self._broken)
+            return Replayed(**left_out)
         stats = self._sender.stats
-        taken = max(0, self._ended - self._started)
         middle, most, worst = (self._schedule.late(share) for share in (0.5, 0.99, 1.0))
         return Replayed(
-            stats.datagrams,
-            stats.bytes,
-            self._turn + 1,
-            self._truncated,
-            taken / NANOSECONDS,
-            middle,
-            most,
-            worst,
-            stats.rate_error,
-            self._fragments,
-            self._skipped,
-            self._broken,
+            packets=stats.datagrams,
+            bytes=stats.bytes,
+            loops=self._turn + 1,
+            seconds=max(0, self._ended - self._started) / NANOSECONDS,
+            late_p50=middle,
+            late_p99=most,
+            late_max=worst,
+            rate_error=stats.rate_error,
+            **left_out,
         )
 
     def _live(self, arbiter: Arbiter) -> "Iterator[Item]":
@@ -231,41 +283,77 @@ class Replay:
         count = None if self._left == MOST else self._left
         return ((0, batch, 0) for batch in arbiter.batches(count=count, duration=self._duration))
 
-    def _batches(self, file: PathOrFile) -> Iterator[tuple[int, "Batch", int]]:
-        """The batches of the file, with the number of the turn, and up to where the file was read for them; as often as
-        it is to be gone through."""
+    def _batches(self, file: PathOrFile) -> Iterator["Item"]:
+        """The batches of the file, with the number of the turn, and up to where the file was read for them; for each
+        turn. The first one of a turn has a packet with a time, where the replay goes by them."""
         for turn in itertools.count() if self._loops is None else range(self._loops):
-            empty = True
             with Reader(file, *self._groups, batch_size=AT_ONCE) as reader:
-                for batch in reader:
-                    empty = False
-                    yield turn, batch, reader.offset
-                stats = reader.stats
-                self._truncated += stats.truncated
-                self._fragments += stats.fragments
-                self._skipped += stats.skipped
-                self._broken += stats.broken
-            if empty:
+                try:
+                    batches = iter(reader)
+                    first = self._first_batch(batches)
+                    if first is not None:
+                        yield turn, first, reader.offset
+                    for batch in batches:
+                        yield turn, batch, reader.offset
+                except CaptureError:
+                    self._left_out.add(reader)
+                    raise
+                self._left_out.add(reader)
+            if first is None:
                 return
 
-    def _send(self, turn: int, batch: "Batch") -> None:
+    def _first_batch(self, batches: Iterator["Batch"]) -> "Batch | None":
+        """The first batch of a turn, with those that follow up to one that has a time; None where there is none.
+
+        ArgumentError where there is no time in HELD of them."""
+        held: list[Batch] = []
+        for batch in batches:
+            held.append(batch)
+            if not self._speed or any(times_of(batch)):
+                break
+            if len(held) == HELD:
+                raise self._without_times()
+        else:
+            if held:
+                raise self._without_times()
+            return None
+        return held[0] if len(held) == 1 else _core.views.Batch.concatenate(held)
+
+    def _without_times(self) -> ArgumentError:
+        return ArgumentError(f"{self._subject} has no times; use a rate, or send as fast as it goes")
+
+    def _send(self, turn: int, batch: "Batch", ahead: "ReadAhead | _Live") -> None:
         if self._sender is None or self._schedule is None:
             self._sender = Sender(self.destination(batch[0]), **self._options)  # type: ignore[arg-type]
-            self._schedule = self._sender.schedule(self.destination)
+            self._schedule = self._sender.schedule(self.destination, keep=self._keep)
         if turn != self._turn:
             self._begin(turn, batch, self._schedule)
         times = times_of(batch) if self._speed else []
-        steps = clock_steps(times, self._last, self._max_gap) if self._speed else []
+        place, gap = self._spacing.long_gap(times) if self._speed else (0, 0)
+        if gap == 0:
+            self._send_part(batch, times, [], self._sender, self._schedule)
+        else:
+            # Before a long gap there is time to see whether the clock comes back behind it.
+            self._send_part(batch[:place], times[:place], times[place:], self._sender, self._schedule)
+            following = ahead.peek(gap / (self._speed or 1) / NANOSECONDS)
+            known = times_of(following[1]) if following is not None and following[0] == turn else []
+            self._send_part(batch[place:], times[place:], known, self._sender, self._schedule)
+        self._in_turn += len(batch)
+        self._left -= len(batch)
+
+    def _send_part(
+        self, batch: "Batch", times: list[int], following: list[int], sender: Sender, schedule: Schedule
+    ) -> None:
+        """Send packets that have these times (none: they do not matter), of which those of `following` come next."""
+        steps = dict(self._spacing.steps(times, following))
         for start, end in itertools.pairwise(sorted({0, *steps, len(batch)})):
             if start in steps:
-                self._go_on(times[start], self._schedule)
+                self._go_on(times[start], steps[start], schedule)
             try:
-                self._sender.send_recorded(batch[start:end], self._schedule)
+                sender.send_recorded(batch[start:end], schedule)
             finally:
                 self._ended = time.monotonic_ns()
             self._last = max(self._last, *times[start:end], 0)
-        self._in_turn += len(batch)
-        self._left -= len(batch)
 
     def _begin(self, turn: int, batch: "Batch", schedule: Schedule) -> None:
         """The file from its start: at once, or behind the turn before."""
@@ -278,8 +366,7 @@ class Replay:
             self._moment = self._reached() + (int(gap) if self._pause is None else self._pause)
         self._turn_began = self._moment
         self._origin = self._last = next(filter(None, times), 0)
-        if self._speed and not self._origin:
-            raise ArgumentError(f"{self._subject} has no times; use a rate, or send as fast as it goes")
+        self._spacing.begin(self._origin)
         self._turn, self._in_turn = turn, 0
         schedule.start(self._origin, self._moment, self._speed)
 
@@ -287,15 +374,24 @@ class Replay:
         """When the last packet was due."""
         return self._moment + int((self._last - self._origin) / (self._speed or 1))
 
-    def _go_on(self, time_of_next: int, schedule: Schedule) -> None:
-        """Behind a step of the clock: the next packet follows at once, or after the longest gap."""
-        gap = self._max_gap if time_of_next > self._last else 0
+    def _go_on(self, time_of_next: int, gap: int, schedule: Schedule) -> None:
+        """Behind a step of the clock: the next packet follows by `gap` ns of the recording."""
         self._moment = self._reached() + int(gap / (self._speed or 1))
         self._origin = self._last = time_of_next
         schedule.start(self._origin, self._moment, self._speed)
 
     def destination(self, packet: "Packet") -> Group:
-        """Where a recorded packet goes. ArgumentError."""
+        """Return where a recorded packet goes.
+
+        Args:
+            packet: A packet of the file.
+
+        Returns:
+            The group, with a port.
+
+        Raises:
+            ArgumentError: It is no Packet.
+        """
         checked(packet, _core.views.Packet, "packet", "a Packet")
         group, port = packet.group, packet.port
         found = self._mapping.get((group, port)) or self._mapping.get((group, None)) or self._to
@@ -304,36 +400,17 @@ class Replay:
         return found if found.port is not None else replace(found, port=port)
 
 
-def times_of(batch: "Batch") -> list[int]:
-    """The times of arrival of a batch's packets, in ns; 0 where there is none."""
-    return memoryview(batch.records).cast("B").cast("q")[TIME::RECORD_WORDS].tolist()
-
-
-def clock_steps(times: list[int], last: int, max_gap: int) -> list[int]:
-    """Where the time goes back by more than 100 ms, or ahead by more than `max_gap`, from one packet to the next.
-
-    Args:
-        times: Of the packets, in ns; 0 = none.
-        last: The latest time before them.
-        max_gap: In ns.
-
-    Returns:
-        The packets' places.
-    """
-    if not times:
-        return []
-    gaps = list(map(operator.sub, times, itertools.accumulate(times, max, initial=last)))
-    if min(gaps) >= -STEP_NS and max(gaps) <= max_gap:
-        return []
-    found = []
-    for place, now in enumerate(times):
-        if now == 0:
-            continue
-        if now < last - STEP_NS or now - last > max_gap:
-            found.append(place)
-            last = now
-        last = max(last, now)
-    return found
+def _check_destination(to: bool, as_recorded: bool, mapping: bool) -> None:
+    """ArgumentError where it is not said where packets go: nobody sends to the groups of a network unaware."""
+    if to and as_recorded:
+        raise ArgumentError("to and as_recorded exclude each other: packets go to one group, or to the recorded ones")
+    if to or as_recorded:
+        return
+    what = "the groups that mapping leaves out have" if mapping else "packets have"
+    raise ArgumentError(
+        f"{what} no destination; give to (--to) a group, or say as_recorded (--as-recorded) to send to the groups they "
+        "were recorded from, on this network"
+    )
 
 
 def one_group(value: str | Group) -> Group:
@@ -347,10 +424,28 @@ def one_group(value: str | Group) -> Group:
 Item = tuple[int, "Batch", int]
 
 
+class _Live(contextlib.AbstractContextManager["_Live"]):
+    """What an arbiter delivers; what comes next is not known."""
+
+    def __init__(self, items: Iterator[Item]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items
+
+    def peek(self, _seconds: float) -> "Item | None":
+        """None: nothing is read ahead."""
+        return None
+
+    def __exit__(self, *_exception: object) -> None:
+        """Nothing is open."""
+
+
 class ReadAhead:
     """Takes batches from an iterator in a thread of its own, AHEAD of them before they are requested."""
 
     def __init__(self, items: Iterator[Item]) -> None:
+        self._peeked: list[Item | BaseException | None] = []
         self._reading = Reading(items, weakref.ref(self))
         threads.start(self._reading.run, name="mcast-fast replay reads ahead")
 
@@ -360,11 +455,26 @@ class ReadAhead:
         reading = self._reading
         with contextlib.suppress(queue.Empty):
             reading.is_ahead.get(timeout=START)
-        while (item := reading.read.get()) is not None:
+        while (item := self._next()) is not None:
             if isinstance(item, BaseException):
                 raise item
             reading.room.put(None)
             yield item
+
+    def _next(self) -> "Item | BaseException | None":
+        if not self._peeked:
+            return self._reading.read.get()
+        item = self._peeked[0]
+        self._peeked = []
+        return item
+
+    def peek(self, seconds: float) -> "Item | None":
+        """What comes next, and stays there; None at the end, before an error, and where nothing comes in time."""
+        if not self._peeked:
+            with contextlib.suppress(queue.Empty):
+                self._peeked = [self._reading.read.get(timeout=min(seconds, LONGEST_PEEK))]
+        first = self._peeked[0] if self._peeked else None
+        return first if isinstance(first, tuple) else None
 
     def __enter__(self) -> "ReadAhead":
         return self

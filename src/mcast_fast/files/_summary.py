@@ -3,30 +3,41 @@
 Rules of this module: it returns data, and prints nothing.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from mcast_fast._core.blocks import CapturedOn
+from mcast_fast import _core
+from mcast_fast._core.addresses import address_text, plain_text
+from mcast_fast._core.blocks import CapturedOn, Counted
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.errors import CaptureError
 from mcast_fast.files._reader import Reader
 from mcast_fast.stats import ReaderStats
 
-if TYPE_CHECKING:
-    from mcast_fast._core.fast.views import Batch
-
-
 MOST_FLOWS = 10_000  # that a summary lists; a capture of random addresses must not fill the memory
-OTHERS = ("others", 0, "others")  # all flows that come behind those
+OTHERS = "others"  # the group and the source of all flows beyond those
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Flow:
     """What one source sent to one group and port.
 
-    `bytes` of payload as captured. `first`, `last`: ns since the epoch; None when no packet has a time. `largest_gap`:
-    ns between two packets that follow each other, `largest_gap_at` when it began. `dropped`: what the file reports with
-    its packets, a lower bound of what was lost of this flow and others.
+    Attributes:
+        group: The group's address.
+        port: Its port.
+        source: The source's address, with its zone where it needs one.
+        packets: Packets.
+        bytes: Of payload, as captured.
+        first: Time of the first packet, ns since the epoch; None when no packet has a time.
+        last: Time of the last packet.
+        largest_gap: The longest time between two packets that follow each other, ns.
+        largest_gap_at: When that began, ns since the epoch.
+        dropped: Drops that the file reports with these packets: a lower bound of what was lost of this flow and others.
+        truncated: Packets that were captured in part.
+        wire_bytes: Bytes of payload, as sent.
+        smallest: Bytes of payload, as sent, of the smallest packet.
+        largest: The same of the largest one.
     """
 
     group: str
@@ -40,31 +51,38 @@ class Flow:
     largest_gap_at: int = 0
     dropped: int = 0
     truncated: int = 0
+    wire_bytes: int = 0
+    smallest: int = 0
+    largest: int = 0
 
-    def add_time(self, time: int | None) -> None:
-        """Count the time of a packet, if it has one."""
-        if time is None:
-            return
-        if self.first is None or self.last is None:
-            self.first = self.last = time
-        elif time - self.last > self.largest_gap:
-            self.largest_gap, self.largest_gap_at = time - self.last, self.last
-        self.first = min(self.first, time)
-        self.last = max(self.last, time)
+    @property
+    def duration(self) -> int | None:
+        """ns from the first packet to the last; None when no packet has a time."""
+        return None if self.first is None or self.last is None else self.last - self.first
 
     @property
     def rate(self) -> float | None:
         """Packets per second from the first to the last; None when no time passed."""
-        if self.first is None or self.last is None:
-            return None
-        passed = self.last - self.first
-        return (self.packets - 1) * NANOSECONDS / passed if passed > 0 else None
+        return (self.packets - 1) * NANOSECONDS / self.duration if self.duration else None
+
+    @property
+    def bit_rate(self) -> float | None:
+        """Bits of payload per second, of all packets but one of mean size; None when no time passed."""
+        return None if self.rate is None else self.rate * self.mean * 8
+
+    @property
+    def mean(self) -> float:
+        """Bytes of payload of a packet."""
+        return self.wire_bytes / self.packets if self.packets else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A whole file: its form, interfaces and counters, and its flows in the order they began. `error`: why it ends
-    early, or empty."""
+    """A whole file: its form, interfaces and counters, and its flows in the order they began.
+
+    Of more than MOST_FLOWS those with the most packets are listed, and the rest is the last flow, OTHERS.
+    `skipped_kinds`: what the skipped frames are. `error`: why the file ends early, or empty.
+    """
 
     file: str
     form: str
@@ -72,35 +90,77 @@ class Summary:
     stats: ReaderStats
     flows: tuple[Flow, ...]
     error: str = ""
+    skipped_kinds: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def fragments(self) -> int:
+        """Datagrams of which not all fragments are there."""
+        return self.stats.fragments
+
+    @property
+    def skipped(self) -> int:
+        """Frames that are no UDP, or cannot be read."""
+        return self.stats.skipped
+
+    @property
+    def broken(self) -> int:
+        """Frames whose headers contradict each other."""
+        return self.stats.broken
+
+    @property
+    def total(self) -> Flow:
+        """All flows as one, without a largest gap."""
+        times = [(flow.first, flow.last) for flow in self.flows if flow.first is not None and flow.last is not None]
+        return Flow(
+            "",
+            0,
+            "",
+            packets=sum(flow.packets for flow in self.flows),
+            bytes=sum(flow.bytes for flow in self.flows),
+            first=min((first for first, _ in times), default=None),
+            last=max((last for _, last in times), default=None),
+            dropped=sum(flow.dropped for flow in self.flows),
+            truncated=sum(flow.truncated for flow in self.flows),
+            wire_bytes=sum(flow.wire_bytes for flow in self.flows),
+            smallest=min((flow.smallest for flow in self.flows), default=0),
+            largest=max((flow.largest for flow in self.flows), default=0),
+        )
 
 
-def add_batch(flows: dict[tuple[str, int, str], Flow], batch: "Batch") -> None:
-    """Count the packets of a batch to their flows, as far as there are no more than MOST_FLOWS; else to OTHERS."""
-    for packet in batch:
-        key = packet.group, packet.port, packet.source
-        flow = flows.get(key)
-        if flow is None and len(flows) >= MOST_FLOWS:
-            key = OTHERS
-            flow = flows.get(key)
-        if flow is None:
-            flow = flows[key] = Flow(*key)
-        flow.add_time(packet.timestamp)
-        flow.packets += 1
-        flow.bytes += len(packet)
-        flow.dropped += packet.dropped
-        flow.truncated += packet.truncated
+def _flow(row: tuple[Any, ...], names: Mapping[int, str]) -> Flow:
+    one = Counted(*row)
+    return _counted(one, plain_text(one.group), address_text(one.source, one.interface, names))
 
 
-def summarise(file: str, reader: Reader) -> Summary:
+def _counted(one: Counted, group: str, source: str) -> Flow:
+    return Flow(
+        group,
+        one.port,
+        source,
+        one.packets,
+        one.bytes,
+        one.first,
+        one.last,
+        one.largest_gap,
+        one.largest_gap_at,
+        one.dropped,
+        one.truncated,
+        one.wire_bytes,
+        one.smallest,
+        one.largest,
+    )
+
+
+def summarise(file: str, reader: Reader, most: int = MOST_FLOWS) -> Summary:
     """Read a file to its end, or to where it cannot be read any further; FileError."""
-    flows: dict[tuple[str, int, str], Flow] = {}
+    core = _core.files.Summary(most)
     error = ""
     try:
-        for batch in reader:
-            add_batch(flows, batch)
+        reader._count_into(core)
     except CaptureError as wrong:
         error = str(wrong)
-    return Summary(file, reader.form, reader.interfaces, reader.stats, tuple(flows.values()), error)
-
-
-# Repair --------------------------------------------------------------------------------------------------------------
+    rows, others = core.flows()
+    flows = [_flow(row, reader._decoder.names) for row in rows]
+    if others is not None:
+        flows.append(_counted(Counted(*others), OTHERS, OTHERS))
+    return Summary(file, reader.form, reader.interfaces, reader.stats, tuple(flows), error, reader.skipped_kinds)

@@ -268,7 +268,7 @@ class Unpacked(io.RawIOBase):
     def _recognise(self) -> bool:
         """Begin the first stream of the file, or the next one; False when it takes more bytes to know it."""
         head = self._packed.lstrip(b"\0") if self._is_behind else self._packed
-        if len(head) < RECOGNISED and not self._ended:
+        if len(head) < RECOGNISED and (self.grows or not self._ended):
             return False
         for kind in (_Gzip, _Zstd):
             if head.startswith(kind.magic):
@@ -286,7 +286,12 @@ class Unpacked(io.RawIOBase):
         self._raw.seek(position)
 
     def follow(self) -> None:
-        """Have the end that was reached looked at again: the file may have grown."""
+        """Have the end that was reached looked at again: the file may have grown.
+
+        It seeks to where it is: the C library of wine answers each read behind the end with that end, until then."""
+        position = position_of(self._raw)
+        if position is not None:
+            self._raw.seek(position)
         self._ended = False
 
     def wait(self, seconds: float) -> None:

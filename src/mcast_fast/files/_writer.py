@@ -110,8 +110,19 @@ class Writer(Guarded):
 
     @guarded
     def write(self, batch: "Batch") -> int:
-        """Write the packets of a batch; returns how many. ArgumentError at a packet that no datagram can hold (those
-        before it are written), FileError, ClosedError."""
+        """Write the packets of a batch.
+
+        Args:
+            batch: A Batch, of a receiver or of a file.
+
+        Returns:
+            The number of packets.
+
+        Raises:
+            ArgumentError: A packet cannot be written, such as one that no datagram can hold; those before it are.
+            FileError: The system refuses to write.
+            ClosedError: The writer is closed, or another process opened it.
+        """
         checked(batch, _core.views.Batch, "batch", "a Batch")
         self._check_failure()
         at = 0
@@ -132,8 +143,15 @@ class Writer(Guarded):
     def statistics(self, stats: Stats, interface: int | None = None) -> None:
         """Write a receiver's ledger as a statistics block (pcapng; nothing in classic pcap).
 
-        The ledger is of all interfaces together: it is written for the one with the index `interface`, or the first.
-        ArgumentError, FileError, ClosedError."""
+        Args:
+            stats: The ledger, which is of all interfaces together.
+            interface: Index of the interface that it is written for; None: the first one of the file.
+
+        Raises:
+            ArgumentError: `stats` is no ledger, or the index is out of range.
+            FileError: The system refuses to write.
+            ClosedError: The writer is closed, or another process opened it.
+        """
         checked(stats, Stats, "stats", "the stats of a receiver")
         if interface is not None:
             whole_number(interface, "interface", 0, LARGEST_INDEX)
@@ -154,13 +172,23 @@ class Writer(Guarded):
 
     @guarded
     def flush(self) -> None:
-        """Hand over to the system what is gathered; FileError, ClosedError."""
+        """Hand over to the system what is gathered.
+
+        Raises:
+            FileError: The system refuses to write.
+            ClosedError: The writer is closed, or another process opened it.
+        """
         self._check_failure()
         self._flush()
 
     @guarded
     def sync(self) -> None:
-        """Flush, and wait until the disk has it (fsync), where the file is one; FileError, ClosedError."""
+        """Flush, and wait until the disk has it (fsync(2)), where the file is one.
+
+        Raises:
+            FileError: The system refuses to write.
+            ClosedError: The writer is closed, or another process opened it.
+        """
         self._check_failure()
         self._flush()
         if hasattr(self._file, "fileno"):
@@ -195,11 +223,14 @@ class Writer(Guarded):
         return WriterStats(self._packets, self._bytes, self._batches, self._accepted - self._packets)
 
     def close(self) -> None:
-        """Write what is gathered, and close the file when it was opened here; closing again does nothing. FileError
-        when that last write is refused; the file is closed all the same.
+        """Write what is gathered, and close the file when it was opened here; closing again does nothing.
 
         Any thread and any signal handler may call it at any moment: a call that is in progress ends first, and closes.
-        In a forked child only descriptors are closed, and nothing is written."""
+        In a forked child only descriptors are closed, and nothing is written.
+
+        Raises:
+            FileError: The last write is refused; the file is closed all the same.
+        """
         super().close()
 
     def _tear_down(self) -> None:

@@ -6,6 +6,8 @@
 #include "frames.h"
 #include "memory.h"
 #include "reassembly.h"
+#include "skipped.h"
+#include "summary.h"
 
 enum {
     MCAST_BLOCK_INTERFACE = 1,
@@ -150,6 +152,8 @@ typedef struct mcast_decoder {
     uint32_t latest_name; /* MCAST_ANY_NAME: none yet */
     mcast_reassembly reassembly;
     mcast_decode_counters counters;
+    mcast_skipped_list skipped;
+    mcast_summary *summary; /* what counts the packets instead of a batch; NULL: none */
     uint64_t needed;
     int failure;
     uint64_t value, other;
@@ -309,6 +313,8 @@ mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t
 static inline int
 mcast_decoder_reserve(mcast_decoder *decoder, size_t size)
 {
+    if (decoder->summary)
+        return 0;
     return mcast_memory_reserve(decoder->pool, &decoder->records, sizeof(mcast_record)) != 0 ||
            mcast_memory_reserve(decoder->pool, &decoder->data, size < UINT16_MAX ? size : UINT16_MAX) != 0;
 }
@@ -316,11 +322,15 @@ mcast_decoder_reserve(mcast_decoder *decoder, size_t size)
 static inline void
 mcast_decoder_deliver(mcast_decoder *decoder, mcast_record *record, const unsigned char *payload)
 {
-    record->offset = (uint32_t)decoder->data.used;
-    memcpy(decoder->records.bytes + decoder->records.used, record, sizeof *record);
-    memcpy(decoder->data.bytes + decoder->data.used, payload, record->length);
-    decoder->records.used += sizeof *record;
-    decoder->data.used += record->length;
+    if (decoder->summary) {
+        mcast_summary_add(decoder->summary, record);
+    } else {
+        record->offset = (uint32_t)decoder->data.used;
+        memcpy(decoder->records.bytes + decoder->records.used, record, sizeof *record);
+        memcpy(decoder->data.bytes + decoder->data.used, payload, record->length);
+        decoder->records.used += sizeof *record;
+        decoder->data.used += record->length;
+    }
     decoder->counters.received++;
     decoder->counters.bytes += record->length;
     decoder->counters.truncated += record->flags & MCAST_TRUNCATED;
@@ -409,7 +419,7 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     mcast_interface *device = &decoder->interfaces[captured->interface_at];
     mcast_record record;
     const unsigned char *payload = captured->frame;
-    mcast_fragment fragment;
+    mcast_fragment fragment = {0};
     int kind = mcast_frame_read_piece(captured->frame, captured->size, captured->wire, (int)device->link_type, &record,
                                       &payload, &fragment);
     int is_piece = kind == MCAST_FRAME_FRAGMENT || kind == MCAST_FRAME_LATER;
@@ -420,7 +430,11 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     decoder->counters.frames++;
     uint64_t dropped = decoder->counters.dropped + captured->dropped;
     decoder->counters.dropped = dropped < captured->dropped ? UINT64_MAX : dropped;
-    decoder->counters.skipped += kind == MCAST_FRAME_OTHER;
+    if (kind == MCAST_FRAME_OTHER) {
+        decoder->counters.skipped++;
+        mcast_skipped_count(&decoder->skipped, mcast_skipped_kind(captured->frame, captured->size, captured->wire,
+                                                                  (int)device->link_type));
+    }
     decoder->counters.broken += kind == MCAST_FRAME_BROKEN;
     if (is_piece)
         return mcast_decoder_piece(decoder, captured, &record, payload, &fragment);

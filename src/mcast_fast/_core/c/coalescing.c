@@ -81,6 +81,16 @@ mcast_coalescing_remove(mcast_coalescing *coalescing, mcast_coalescing_socket *s
     free(socket->group);
 }
 
+void
+mcast_coalescing_hand_over(mcast_coalescing_socket *socket, mcast_coalescing_socket *heir)
+{
+    if (socket->decider < 0)
+        return;
+    heir->decider = socket->decider;
+    heir->is_decided = socket->is_decided;
+    socket->decider = -1;
+}
+
 /* The kernel's counter is at `drops` now: the number since the last reading. */
 static uint32_t
 take_drops(mcast_coalescing_socket *socket, uint32_t drops)
@@ -115,15 +125,16 @@ mcast_coalescing_take_event(mcast_coalescing *coalescing, mcast_coalescing_event
 #if MCAST_HAS_UDP_GRO
 
 enum {
-    LOOK_AFTER = 256,        /* slots that were filled without a gap: their packets were queued, and may be many */
-    PRESSURE_PERCENT = 50,   /* of the buffer: what the kernel reports may be too much by a quarter of it */
-    CALM_WINDOWS = 4,        /* without pressure, after which it is switched off; */
-    CALM_WINDOWS_MOST = 120, /* doubled up to this when that was too early, */
-    TOO_EARLY = 10,          /* for it was switched on again within as many times as long */
-    UNPRESSED_FACTOR = 5,    /* as many times longer where nearly as much arrives as under pressure */
-    WINDOW_NS = 500 * 1000000,
+    LOOK_AFTER = 256,           /* slots that were filled without a gap: their packets were queued, and may be many */
+    PRESSURE_PERCENT = 37,      /* of the buffer: what the kernel reports may be too much by a quarter of it */
+    CALM_WINDOWS = 4,           /* without pressure, after which it is switched off; */
+    CALM_WINDOWS_MOST = 120,    /* doubled up to this when that was too early, */
+    TOO_EARLY = 10,             /* for it was switched on again within as many times as long */
+    UNPRESSED_FACTOR = 5,       /* as many times longer where nearly as much arrives as under pressure */
     SETTLED_NS = 100 * 1000000, /* after which what was on its way when it was switched has come */
     LEAST_TRUESIZE = 512,       /* bytes that the smallest packet takes of a buffer */
+    NAP_NS = 200 * 1000,        /* for which packets may pile up at the most, */
+    NAP_SHARE = 16,             /* and until they fill this part of the buffer */
 };
 
 /* ---- switching ---- */
@@ -162,6 +173,17 @@ decide(mcast_coalescing_group *group, int coalesces)
     return status;
 }
 
+/* The first socket of the host that is to coalesce has the kernel patch its own code (static_branch_inc of udp_encap_needed_key in
+ * net/ipv4/udp.c): 0.1 ms, several on a busy machine. That is done before it is urgent. Nothing comes to the decider, for it is not bound. */
+static void
+prepare(mcast_coalescing_group *group)
+{
+    group->is_prepared = 1;
+    for (mcast_coalescing_socket *one = group->sockets; one; one = one->next)
+        if (one->decider >= 0 && !one->is_decided && mcast_set_coalescing(one->decider, 1) == 0)
+            mcast_set_coalescing(one->decider, 0);
+}
+
 static void
 begin_window(mcast_coalescing_group *group, int64_t now)
 {
@@ -198,7 +220,7 @@ switch_on(mcast_coalescing *coalescing, mcast_coalescing_group *group, mcast_coa
         return;
     }
     decide(group, 1); /* bound later than a socket of another program, it decides instead */
-    int too_early = group->calm_needed && now - group->changed < TOO_EARLY * group->calm_needed * WINDOW_NS;
+    int too_early = group->calm_needed && now - group->changed < TOO_EARLY * group->calm_needed * coalescing->window;
     int64_t longer = group->calm_needed * 2;
     group->calm_needed = !too_early ? CALM_WINDOWS : longer < CALM_WINDOWS_MOST ? longer : CALM_WINDOWS_MOST;
     begin(coalescing, group, 1, now);
@@ -268,6 +290,8 @@ look(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, uint64_t tak
 {
     mcast_coalescing_group *group = socket->group;
     mcast_socket_memory memory = {0};
+    if (!group->is_prepared)
+        prepare(group);
     if (mcast_read_socket_memory(socket->descriptor, &memory) != 0)
         return;
     int64_t now = mcast_monotonic_ns();
@@ -309,7 +333,7 @@ end_window(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, int64_
     mcast_coalescing_group *group = socket->group;
     int64_t elapsed = now - group->since;
     uint64_t rate = rate_of(group->packets, elapsed);
-    int64_t windows = elapsed / WINDOW_NS;
+    int64_t windows = elapsed / coalescing->window;
     group->unpressed = group->has_pressure ? 0 : group->unpressed + windows;
     group->calm = group->has_pressure || rate >= group->rate / 2 ? 0 : group->calm + windows;
     begin_window(group, now);
@@ -318,6 +342,27 @@ end_window(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, int64_
         return;
     if (group->calm >= group->calm_needed || group->unpressed >= group->calm_needed * UNPRESSED_FACTOR)
         switch_off(coalescing, group, (mcast_coalescing_event){.key = socket->key, .rate = rate}, now);
+}
+
+/* A stream is dense when two super-packets or more come within the longest nap. */
+static void
+plan_nap(mcast_coalescing_socket *socket, const mcast_coalescing_read *read, int64_t now)
+{
+    int64_t elapsed = now - socket->read_at, taken = (int64_t)(read->bytes + read->packets * LEAST_TRUESIZE);
+    socket->read_at = now;
+    socket->nap = 0;
+    if (read->is_full || elapsed * 2 > (int64_t)read->slots * NAP_NS)
+        return;
+    double filling = (double)elapsed * socket->buffer / NAP_SHARE / (double)taken;
+    socket->nap = filling < NAP_NS ? (int64_t)filling : NAP_NS;
+}
+
+int64_t
+mcast_coalescing_take_nap(mcast_coalescing_socket *socket)
+{
+    int64_t nap = socket->group->is_on ? socket->nap : 0;
+    socket->nap = 0;
+    return nap;
 }
 
 void
@@ -334,7 +379,9 @@ mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *soc
     uint64_t taken = read->bytes + read->slots * (uint64_t)LEAST_TRUESIZE;
     int was_full = !read->is_full && socket->buffer && taken * 100 > (uint64_t)socket->buffer * PRESSURE_PERCENT;
     int64_t now = group->is_on || group->is_settling ? mcast_monotonic_ns() : 0;
-    int is_over = group->is_on && now - group->since >= WINDOW_NS;
+    int is_over = group->is_on && now - group->since >= coalescing->window;
+    if (group->is_on && read->coalesced && coalescing->mode == MCAST_COALESCES_UNDER_PRESSURE)
+        plan_nap(socket, read, now);
     if (has_dropped || was_full || (read->is_full && (is_over || socket->slots >= LOOK_AFTER))) {
         look(coalescing, socket, was_full ? taken : 0, has_dropped, grow, context);
         socket->reported_drops = read->reported_drops;
@@ -357,6 +404,13 @@ mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *soc
 }
 
 #else
+
+int64_t
+mcast_coalescing_take_nap(mcast_coalescing_socket *socket)
+{
+    (void)socket;
+    return 0;
+}
 
 void
 mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, const mcast_coalescing_read *read,

@@ -39,7 +39,10 @@ typedef struct mcast_coalescing_event {
     uint64_t rate;            /* packets per second */
 } mcast_coalescing_event;
 
-enum { MCAST_COALESCING_EVENTS = 64 }; /* kept until they are taken, the latest */
+enum {
+    MCAST_COALESCING_EVENTS = 64,                   /* kept until they are taken, the latest */
+    MCAST_COALESCING_WINDOW_NS = 500 * 1000 * 1000, /* for which pressure and calm are looked at together */
+};
 
 struct mcast_coalescing_group;
 
@@ -58,6 +61,8 @@ typedef struct mcast_coalescing_socket {
     uint32_t buffer;         /* bytes that it holds at the most, as last read */
     uint64_t drops;          /* in all, as last read */
     uint64_t inexact_drops;  /* of them, those of buffers that may have held several packets */
+    int64_t read_at;         /* while it is on: when packets last came coalesced */
+    int64_t nap;             /* ns for which more may pile up before the next read; 0: for none */
 } mcast_coalescing_socket;
 
 /* The sockets of a receiver that share a port and an IP version. */
@@ -67,6 +72,7 @@ typedef struct mcast_coalescing_group {
     uint16_t port;
     int version;
     int is_on;
+    int is_prepared;  /* the first switch takes no longer than the others */
     int is_stuck;     /* on for good */
     int is_settling;  /* off, and what came coalesced before may still be dropped as one */
     uint64_t packets; /* since `since` */
@@ -86,6 +92,7 @@ typedef struct mcast_coalescing_group {
 
 typedef struct mcast_coalescing {
     mcast_coalescing_mode mode;
+    int64_t window; /* ns */
     mcast_coalescing_group *groups;
     mcast_word groups_on;
     mcast_coalescing_event events[MCAST_COALESCING_EVENTS];
@@ -107,10 +114,17 @@ typedef struct mcast_coalescing_read {
 int mcast_coalescing_add(mcast_coalescing *coalescing, mcast_coalescing_socket *socket, uint16_t port);
 void mcast_coalescing_remove(mcast_coalescing *coalescing, mcast_coalescing_socket *socket);
 
+/* The decider of a socket that will be removed is that of another one, which is bound alike, from now on. */
+void mcast_coalescing_hand_over(mcast_coalescing_socket *socket, mcast_coalescing_socket *heir);
+
 /* After each receive call: looks at the socket's backlog now and then, and switches. `grow` makes the slots large enough for super-packets, 0
  * or -errno. */
 void mcast_coalescing_note(mcast_coalescing *coalescing, mcast_coalescing_socket *socket,
                            const mcast_coalescing_read *read, int (*grow)(void *context), void *context);
+
+/* For how many ns packets of a dense stream may pile up before they are read, so that one batch has several super-packets: 0 for any other
+ * stream, and after it was asked until the next read. */
+int64_t mcast_coalescing_take_nap(mcast_coalescing_socket *socket);
 
 /* Reads the drops of a socket so far; what is not known is not counted. */
 void mcast_coalescing_count_drops(mcast_coalescing_socket *socket);

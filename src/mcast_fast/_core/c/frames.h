@@ -21,6 +21,7 @@ enum {
     MCAST_LINK_IPV4 = 228,
     MCAST_LINK_IPV6 = 229,
     MCAST_LINK_LINUX_SLL2 = 276,
+    MCAST_LINK_UNREADABLE = -2, /* what mcast_frame_link answers of any other */
 };
 
 enum {
@@ -116,7 +117,7 @@ mcast_frame_raw(const mcast_rest *rest)
     return version == 4 ? MCAST_ETHER_IPV4 : version == 6 ? MCAST_ETHER_IPV6 : -1;
 }
 
-/* Steps over the link's header; the Ethernet type of what follows, or -1 when that is unknown. */
+/* Steps over the link's header; the Ethernet type of what follows, -1 when that is unknown, or MCAST_LINK_UNREADABLE. */
 static inline int
 mcast_frame_link(mcast_rest *rest, int link_type)
 {
@@ -137,7 +138,7 @@ mcast_frame_link(mcast_rest *rest, int link_type)
     case MCAST_LINK_IPV6:
         return mcast_frame_raw(rest);
     default:
-        return -1;
+        return MCAST_LINK_UNREADABLE;
     }
 }
 
@@ -282,7 +283,7 @@ mcast_frame_read_piece(const unsigned char *frame, size_t size, size_t wire, int
     else if (type == MCAST_ETHER_IPV6)
         kind = mcast_frame_ipv6(&rest, record, fragment);
     else
-        return type < 0 && rest.size < 40 ? MCAST_FRAME_BROKEN : MCAST_FRAME_OTHER;
+        return type == -1 && rest.size < 40 ? MCAST_FRAME_BROKEN : MCAST_FRAME_OTHER;
     if (kind == MCAST_FRAME_UDP)
         kind = mcast_frame_udp(&rest, record);
     *payload = rest.at;

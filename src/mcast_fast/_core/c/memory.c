@@ -96,7 +96,7 @@ mcast_memory_fit(mcast_pool *pool, mcast_memory *memory)
 {
     size_t rounded;
     pool_class(memory->used ? memory->used : 1, &rounded);
-    if (rounded >= memory->capacity - memory->capacity / 4)
+    if (rounded >= memory->capacity / 2)
         return;
     mcast_memory fitted = {NULL, 0, 0};
     if (mcast_memory_grow(pool, &fitted, memory->used ? memory->used : 1) != 0)

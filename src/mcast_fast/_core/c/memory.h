@@ -56,7 +56,7 @@ mcast_memory_reserve(mcast_pool *pool, mcast_memory *memory, size_t more)
     return mcast_memory_grow(pool, memory, memory->used + more);
 }
 
-/* Returns what was reserved and not used, when it is more than a quarter; without memory it stays as it is. */
+/* Returns what was reserved and not used, when it is more than half; without memory it stays as it is. */
 void mcast_memory_fit(mcast_pool *pool, mcast_memory *memory);
 
 #endif

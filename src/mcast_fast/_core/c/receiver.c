@@ -15,6 +15,7 @@ mcast_receiver_open(mcast_receiver *receiver, mcast_pool *pool, unsigned count, 
     receiver->filled = size;
     receiver->slot_count = count;
     receiver->slot_size = size;
+    receiver->coalescing.window = MCAST_COALESCING_WINDOW_NS;
     mcast_poller_init(&receiver->poller);
     int status = mcast_mutex_open(&receiver->turn_lock);
     status = status ? status : mcast_mutex_open(&receiver->state_lock);
@@ -72,7 +73,7 @@ mcast_receiver_tear_down(mcast_receiver *receiver)
     mcast_index_free(&receiver->index);
     mcast_filter_free(&receiver->own);
     receiver->everything = 0;
-    receiver->direct = receiver->busy = NULL;
+    receiver->direct = receiver->only = NULL;
     for (size_t key = 0; key < receiver->keys; key++)
         if (receiver->members[key])
             mcast_member_free(receiver, receiver->members[key]);
@@ -146,8 +147,8 @@ read_ready(mcast_receiver *receiver, const uint64_t *keys, int ready, mcast_batc
         if (!member || !member->owns_source)
             continue;
         result = member->source->ops->read(member->source, receiver, batch, limit);
-        int only = receiver->sockets == 1 && !receiver->direct;
-        receiver->busy = result.outcome == MCAST_OK && only ? member->source : NULL;
+        receiver->only = receiver->sockets == 1 && !receiver->direct ? member->source : NULL;
+        receiver->is_busy = result.outcome == MCAST_OK;
     }
     receiver->counters.wakeups += ready > 0;
     result = defer_failure(receiver, batch, result);
@@ -187,34 +188,49 @@ read_at_once(mcast_receiver *receiver, mcast_batch *batch, size_t limit)
     if (receiver->failure) {
         result = mcast_failure(receiver->failure);
         receiver->failure = 0;
-    } else if (receiver->busy) {
-        result = receiver->busy->ops->read(receiver->busy, receiver, batch, limit);
+    } else if (receiver->only && receiver->is_busy) {
+        result = receiver->only->ops->read(receiver->only, receiver, batch, limit);
     } else if (receiver->direct) {
         result = read_direct(receiver, batch, limit);
     }
-    if (result.outcome != MCAST_OK)
-        receiver->busy = NULL;
+    receiver->is_busy &= result.outcome == MCAST_OK;
     result = defer_failure(receiver, batch, result);
     mcast_unlock(&receiver->state_lock);
     return result;
 }
 
-/* Sleeps a little in place of being woken by each block, while every ring has a dense stream; whether it did. */
-static int
-nap(mcast_receiver *receiver, int64_t left)
+/* For how many ns all that is received may pile up, at the most `left`; the state lock is held. */
+static int64_t
+longest_nap(mcast_receiver *receiver, int64_t left)
 {
-    if (!mcast_flag_is_set(&receiver->has_rings))
+    int64_t shortest = left < 0 ? INT64_MAX : left;
+    if (!receiver->direct && receiver->only) {
+        int64_t one = receiver->only->ops->nap(receiver->only);
+        receiver->is_busy = one > 0; /* it is read after that */
+        return one < shortest ? one : shortest;
+    }
+    if (!receiver->direct || receiver->sockets > 0)
         return 0;
-    mcast_lock(&receiver->state_lock);
-    int64_t shortest = !receiver->direct || receiver->sockets > 0 ? 0 : left < 0 ? INT64_MAX : left;
     for (mcast_source *source = receiver->direct; source && shortest > 0; source = source->next) {
         int64_t one = source->ops->nap(source);
         shortest = one < shortest ? one : shortest;
     }
+    return shortest;
+}
+
+/* Sleeps a little in place of being woken by each block or super-packet, while every ring, or the only socket, has a dense stream; whether it
+ * did. */
+static int
+nap(mcast_receiver *receiver, int64_t left)
+{
+    if (!mcast_flag_is_set(&receiver->has_rings) && !mcast_coalescing_is_on(&receiver->coalescing))
+        return 0;
+    mcast_lock(&receiver->state_lock);
+    int64_t longest = longest_nap(receiver, left);
     mcast_unlock(&receiver->state_lock);
-    if (shortest > 0)
-        mcast_sleep_until(mcast_monotonic_ns() + shortest);
-    return shortest > 0;
+    if (longest > 0)
+        mcast_sleep_until(mcast_monotonic_ns() + longest);
+    return longest > 0;
 }
 
 /* Whether a source that needs no system call can be read. The poller reports a ring's block once (epoll(7), EPOLLET: a block that is held
@@ -319,8 +335,13 @@ wait_and_read(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_
 {
     uint64_t keys[MCAST_READY_MAX];
     int64_t left = mcast_time_left(deadline);
-    if (nap(receiver, left))
-        return mcast_result_of(MCAST_EMPTY);
+    size_t before = mcast_batch_count(batch);
+    if (nap(receiver, left)) {
+        mcast_result result = read_at_once(receiver, batch, limit);
+        if (result.outcome == MCAST_FAILED)
+            return result;
+        return mcast_result_of(mcast_batch_count(batch) > before ? MCAST_OK : MCAST_EMPTY);
+    }
     int ready = mcast_poller_wait(&receiver->poller, keys, left);
     if (ready == -EINTR)
         return mcast_result_of(MCAST_INTERRUPTED);
@@ -328,7 +349,6 @@ wait_and_read(mcast_receiver *receiver, mcast_batch *batch, size_t limit, int64_
         return mcast_failure(-ready);
     if (ready == 0)
         return mcast_result_of(left == 0 ? MCAST_TIMEOUT : MCAST_EMPTY);
-    size_t before = mcast_batch_count(batch);
     mcast_result result = read_ready(receiver, keys, ready, batch, limit);
     if (result.outcome == MCAST_FAILED)
         return result;

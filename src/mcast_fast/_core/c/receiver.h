@@ -48,7 +48,8 @@ typedef struct mcast_receiver {
     size_t coalesced_batch_size; /* while packets may come coalesced */
     unsigned segments;           /* packets per slot, at most, when slots were last filled */
     size_t filled;               /* bytes per slot, on average, when slots were last filled */
-    size_t coalesced; /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
+    size_t coalesced;  /* bytes of the largest slot, when several packets were last coalesced in one; else 0 */
+    unsigned in_place; /* slots that were filled when packets were last received straight into the arena */
     mcast_poller poller;
     mcast_member **members; /* by key; NULL where one was removed */
     size_t keys;
@@ -59,7 +60,8 @@ typedef struct mcast_receiver {
     mcast_filter own;     /* this machine's addresses, where own packets are refused; else without entries */
     mcast_source *direct; /* sources that are read without a system call: rings */
     mcast_flag has_rings; /* there are some, or were */
-    mcast_source *busy;   /* the only socket, when it was not drained last time: it is read without waiting first */
+    mcast_source *only;   /* the only socket, once it was read */
+    int is_busy;          /* it was not drained last time: it is read without waiting first */
     mcast_memory spare_records, spare_data; /* for the next batch under construction */
     uint64_t epoch;                         /* the number of changes of filters */
     size_t expected;                        /* packets in the last batch: the next one is likely as large */
@@ -118,6 +120,9 @@ void mcast_member_free(mcast_receiver *receiver, mcast_member *member);
 
 /* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. `decider`: see coalescing.h. */
 int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const mcast_record *implied);
+
+/* The decider of a socket that will be removed is that of another one, which is bound alike, from now on. */
+void mcast_receiver_hand_over(mcast_receiver *receiver, uint64_t key, uint64_t heir);
 
 /* Maps the ring of a packet socket that is not bound yet, and receives from it too; its key, or -errno with nothing left behind. */
 int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
@@ -230,6 +235,7 @@ mcast_truncate(const mcast_receiver *receiver, mcast_record *record)
 int64_t mcast_time_left(int64_t deadline);
 
 /* Adds a socket (socket_source.c) or a ring (ring_source.c) as a source: *source, or -errno. */
+void mcast_socket_source_hand_over(mcast_source *source, mcast_source *heir);
 int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
                              const mcast_record *implied, uint64_t key);
 int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,

@@ -46,7 +46,7 @@ mcast_receiver_add_member(mcast_receiver *receiver, mcast_source *source, int ow
     member->owns_source = owns_source;
     member->port = port;
     receiver->members[key] = member;
-    receiver->busy = NULL;
+    receiver->only = NULL;
     return key;
 }
 
@@ -83,6 +83,17 @@ mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const m
     }
     mcast_unlock(&receiver->state_lock);
     return key;
+}
+
+void
+mcast_receiver_hand_over(mcast_receiver *receiver, uint64_t key, uint64_t heir)
+{
+    mcast_lock(&receiver->state_lock);
+    mcast_member *from = key < receiver->keys ? receiver->members[key] : NULL;
+    mcast_member *to = heir < receiver->keys ? receiver->members[heir] : NULL;
+    if (from && to)
+        mcast_socket_source_hand_over(from->source, to->source);
+    mcast_unlock(&receiver->state_lock);
 }
 
 int64_t
@@ -130,7 +141,7 @@ mcast_receiver_remove(mcast_receiver *receiver, uint64_t key)
         withdraw(receiver, member);
         forget_key(receiver, key);
         receiver->epoch++;
-        receiver->busy = NULL;
+        receiver->only = NULL;
         mcast_member_free(receiver, member);
     }
     mcast_unlock(&receiver->state_lock);

@@ -48,6 +48,9 @@ typedef struct mcast_schedule {
     int64_t origin;
     int64_t start;
     int64_t reached; /* when the last record that left was due */
+    uint16_t keep;   /* MCAST_TTL, MCAST_TOS: what of a record's its datagram has; else the sender's */
+    uint8_t ttl;     /* the sender's */
+    uint8_t tos;
     uint64_t late[MCAST_LATE_BUCKETS];
     int64_t latest;
 } mcast_schedule;
@@ -58,6 +61,15 @@ mcast_moment_after(int64_t start, double ns)
 {
     int64_t moment = ns < 0x1p60 ? start + (int64_t)ns : MCAST_NEVER;
     return moment < MCAST_NEVER ? moment : MCAST_NEVER;
+}
+
+/* The TTL (or hop limit) and the TOS (or traffic class) that a record's datagram has: ttl << 8 | tos. */
+static inline unsigned
+mcast_schedule_hops(const mcast_schedule *schedule, const mcast_record *record)
+{
+    unsigned kept = record->flags & schedule->keep;
+    return (unsigned)(kept & MCAST_TTL ? record->ttl : schedule->ttl) << 8 |
+           (kept & MCAST_TOS ? record->tos : schedule->tos);
 }
 
 /* Where a record goes; NULL when that is not known. */

@@ -60,6 +60,7 @@ mcast_transmitter_open(mcast_transmitter *transmitter, double ns_per_unit, int b
     memset(transmitter, 0, sizeof *transmitter);
     mcast_pace_open(&transmitter->pace, ns_per_unit, by_bits, burst);
     transmitter->process = mcast_process_number;
+    mcast_hops_open(transmitter);
     int status = mcast_mutex_open(&transmitter->state_lock);
     if (status != 0)
         return status;
@@ -267,6 +268,16 @@ target_of(const mcast_request *request, size_t at)
     return &request->targets[request->target_count == 1 ? 0 : at % request->target_count];
 }
 
+/* Whether a schedule gives two records of the request the same TTL and TOS: then one system call may send both. */
+static inline int
+has_same_hops(const mcast_request *request, size_t at, size_t first)
+{
+    const mcast_schedule *schedule = request->schedule;
+    return !schedule || !schedule->keep ||
+           mcast_schedule_hops(schedule, &request->payloads.records[at]) ==
+               mcast_schedule_hops(schedule, &request->payloads.records[first]);
+}
+
 /* The payload of datagram `at`. */
 static inline struct iovec
 datagram_at(const mcast_request *request, size_t at)
@@ -289,7 +300,7 @@ add_run(mcast_message_vector *vector, const mcast_request *request, const mcast_
         return 1;
     end = end - at < MCAST_SEGMENTS_MAX ? end : at + MCAST_SEGMENTS_MAX;
     while (at + run < end) {
-        if (request->schedule && target_of(request, at + run) != target)
+        if (request->schedule && (target_of(request, at + run) != target || !has_same_hops(request, at + run, at)))
             break;
         piece = payload_at(payloads, at + run);
         if (piece.iov_len == 0 || piece.iov_len > size || total + piece.iov_len > MCAST_SUPER_MAX)
@@ -331,7 +342,7 @@ load_singles(mcast_message_vector *vector, const mcast_request *request, size_t 
     size_t count = request->target_count, at = request->sent, payload = at / count, number = at % count;
     for (; at < end && mcast_vector_has_room(vector, 1); at++) {
         const mcast_target *target = request->schedule ? target_of(request, at) : &request->targets[number];
-        if (!target || target->socket != socket)
+        if (!target || target->socket != socket || !has_same_hops(request, at, request->sent))
             return;
         mcast_vector_begin(vector, &target->address, target->size);
         mcast_vector_add(vector, payload_at(&request->payloads, payload));
@@ -349,7 +360,7 @@ load_runs(mcast_message_vector *vector, const mcast_request *request, size_t end
     int rows = !request->payloads.pieces && !request->payloads.records;
     for (size_t at = request->sent; at < end && mcast_vector_has_room(vector, MCAST_SEGMENTS_MAX);) {
         const mcast_target *target = target_of(request, at);
-        if (!target || target->socket != socket)
+        if (!target || target->socket != socket || !has_same_hops(request, at, request->sent))
             return;
         at += (rows ? add_rows : add_run)(vector, request, target, at, end, limit);
     }
@@ -551,6 +562,9 @@ send_until(mcast_transmitter *transmitter, mcast_request *request, size_t total,
             continue;
         }
         mcast_sending_socket *socket = load(transmitter, request, allowed);
+        status = mcast_hops_set(transmitter, socket, request, target_of(request, request->sent));
+        if (status != 0)
+            break;
         int left = mcast_vector_send(transmitter->vector, socket->fd);
         if (left > 0)
             account(transmitter, socket, request, (unsigned)left, now);

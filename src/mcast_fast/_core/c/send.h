@@ -49,6 +49,9 @@ typedef struct mcast_sending_socket {
     int fd;
     size_t limit;
     int refusal;
+    int rewritten; /* `hops` and `own` hold */
+    unsigned hops; /* the TTL and TOS that it has now, as mcast_schedule_hops */
+    unsigned own;  /* and those that it was opened with */
 } mcast_sending_socket;
 
 typedef struct mcast_send_counters {
@@ -65,6 +68,7 @@ typedef struct mcast_transmitter {
     int sending; /* send_lock is held */
     int opened;  /* the locks are there */
     mcast_message_vector *vector;
+    const mcast_option *hop_options[2][2]; /* of TTL and of TOS, each of IPv4 and of IPv6; NULL: the system has none */
     mcast_sending_socket *sockets;
     size_t socket_count;
     mcast_pace pace;
@@ -128,6 +132,14 @@ int mcast_transmitter_start(mcast_transmitter *transmitter, mcast_schedule *sche
 /* Copies how late the records of a schedule left. */
 void mcast_transmitter_lateness(mcast_transmitter *transmitter, const mcast_schedule *schedule, uint64_t *late,
                                 int64_t *latest);
+
+/* Finds this system's options for TTL and TOS (send_hops.c). */
+void mcast_hops_open(mcast_transmitter *transmitter);
+
+/* Gives a socket the TTL and TOS that the next datagram of a request has: by a system call for all that follow with the same ones, which
+ * every system has, and not by control messages, which few take. The caller holds send_lock. 0, or -errno. */
+int mcast_hops_set(mcast_transmitter *transmitter, mcast_sending_socket *socket, const mcast_request *request,
+                   const mcast_target *target);
 
 /* Whether every record points into the arena. */
 int mcast_payloads_fit(const mcast_payloads *payloads);

@@ -189,19 +189,24 @@ extend(mcast_receiver *receiver, mcast_memory *memory, size_t kept, size_t more)
 typedef struct in_place {
     size_t base;
     size_t expected;
-    size_t tail; /* behind all slots, and behind those that turned out longer */
+    size_t tail;  /* behind all slots, and behind those that turned out longer */
+    size_t spare; /* bytes that may stay unused: cheaper than moving what is behind them */
 } in_place;
 
-/* Puts the payload of slot `i` behind the bytes in use: where it is then, or SIZE_MAX without memory. Usually every slot has the size that
- * was expected, and nothing is moved. One that is longer, of which `rest` is the end, goes behind all slots. */
+/* Puts the payload of slot `i` behind the bytes in use: where it is then, or SIZE_MAX without memory. Usually every slot has about the size
+ * that was expected, and nothing is moved. One that is longer, of which `rest` is the end, goes behind all slots. */
 static size_t
 settle(mcast_receiver *receiver, mcast_batch *batch, in_place *slots, unsigned i, const unsigned char *rest)
 {
     size_t size = mcast_batch_next(batch)->length, from = slots->base + i * slots->expected, to = batch->data.used;
     if (size <= slots->expected) {
-        if (from != to)
+        if (from - to > slots->spare) {
             memmove(batch->data.bytes + to, batch->data.bytes + from, size);
-        batch->data.used += size;
+        } else {
+            slots->spare -= from - to;
+            to = from;
+        }
+        batch->data.used = to + size;
         return to;
     }
     to = slots->tail;
@@ -218,7 +223,7 @@ settle(mcast_receiver *receiver, mcast_batch *batch, in_place *slots, unsigned i
 static int
 receive_in_place(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, unsigned room, size_t limit)
 {
-    in_place slots = {batch->data.used, receiver->coalesced, 0};
+    in_place slots = {batch->data.used, receiver->coalesced, 0, 0};
     size_t largest = 0, bytes = 0;
     if (reserve(receiver, batch, room, room * slots.expected, limit) != 0)
         return receive_slots(receiver, socket, batch, room, limit);
@@ -227,6 +232,8 @@ receive_in_place(mcast_receiver *receiver, socket_source *socket, mcast_batch *b
     if (received <= 0)
         return received;
     size_t end = slots.tail = slots.base + (unsigned)received * slots.expected;
+    slots.spare = (unsigned)received * slots.expected / 4;
+    receiver->in_place = (unsigned)received;
     receiver->segments = 1;
     for (unsigned i = 0; i < (unsigned)received; i++) {
         uint32_t segment;
@@ -247,6 +254,15 @@ receive_in_place(mcast_receiver *receiver, socket_source *socket, mcast_batch *b
     receiver->filled = bytes / (unsigned)received + 1;
     receiver->coalesced = receiver->segments > 1 ? largest : 0;
     return received;
+}
+
+/* Half as many again as came last time: space for many more would be given back by copying what came. */
+static unsigned
+slots_in_place(const mcast_receiver *receiver, unsigned room)
+{
+    unsigned likely = receiver->in_place + receiver->in_place / 2 + 1;
+    unsigned most = room < GO_SLOTS ? room : GO_SLOTS;
+    return likely < most ? likely : most;
 }
 
 /* Makes the slots large enough for what is coalesced: fewer, so that they are no more memory. 0, or -errno with those before. */
@@ -305,7 +321,7 @@ read_socket(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, 
         if (room == 0)
             return mcast_result_of(MCAST_OK);
         int direct = MCAST_RECEIVES_INTO && receiver->coalesced >= LEAST_DIRECT;
-        unsigned wanted = direct && room > GO_SLOTS ? GO_SLOTS : room;
+        unsigned wanted = direct ? slots_in_place(receiver, room) : room;
         int received = receive(receiver, socket, batch, wanted, limit, direct);
         if (received == 0 || received == -EAGAIN || received == -EWOULDBLOCK || received == -EINTR)
             return mcast_result_of(MCAST_EMPTY);
@@ -313,8 +329,9 @@ read_socket(mcast_source *source, mcast_receiver *receiver, mcast_batch *batch, 
             return mcast_failure(-received);
         if ((unsigned)received < wanted)
             return mcast_result_of(MCAST_EMPTY);
-        if (receiver->sockets > 1 || batch->data.used >= enough)
-            return mcast_result_of(MCAST_OK); /* the others have their turn first, and whoever waits has enough */
+        if (receiver->sockets > 1 || direct || batch->data.used >= enough)
+            return mcast_result_of(
+                MCAST_OK); /* others have their turn first; the arena would move; whoever waits has enough */
         packets += (unsigned)received;
     }
     return mcast_result_of(MCAST_OK);
@@ -332,8 +349,7 @@ socket_has_more(const mcast_source *source)
 static int64_t
 socket_nap(mcast_source *source)
 {
-    (void)source;
-    return 0;
+    return mcast_coalescing_take_nap(&((socket_source *)source)->coalescing);
 }
 
 static void
@@ -382,6 +398,13 @@ abandon_socket(mcast_source *source)
 
 static const mcast_source_ops socket_ops = {read_socket,  socket_has_more, socket_nap,
                                             count_socket, remove_socket,   abandon_socket};
+
+void
+mcast_socket_source_hand_over(mcast_source *source, mcast_source *heir)
+{
+    if (source->ops == &socket_ops && heir->ops == &socket_ops)
+        mcast_coalescing_hand_over(&((socket_source *)source)->coalescing, &((socket_source *)heir)->coalescing);
+}
 
 int
 mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,

@@ -33,6 +33,15 @@ cdef extern from "capture_read.h":
         uint64_t dropped
         uint64_t batches
         uint64_t reassembled
+    ctypedef struct mcast_skipped:
+        uint32_t kind
+        uint32_t number
+        uint64_t frames
+    ctypedef struct mcast_skipped_list:
+        size_t used
+        mcast_skipped *kinds
+    const unsigned MCAST_SKIPPED_KINDS
+    const unsigned MCAST_SKIPPED_PROTOCOL
     ctypedef struct mcast_pcap_kind:
         pass
     ctypedef struct mcast_decoder:
@@ -50,6 +59,8 @@ cdef extern from "capture_read.h":
         unsigned key_kinds
         mcast_filter filter
         mcast_decode_counters counters
+        mcast_skipped_list skipped
+        mcast_summary *summary
         uint64_t needed
         int failure
         uint64_t value
@@ -98,7 +109,8 @@ if (MCAST_LARGEST_BLOCK, MCAST_MOST_INTERFACES, MCAST_LONGEST_NAME, MCAST_UNFIT_
 
 
 if ((<bytes>mcast_synthetic).decode(), (<bytes>mcast_shared_time).decode()) != (
-        blocks.SYNTHETIC, blocks.SHARED_TIME) or MCAST_PIECES != blocks.PIECES:
+        blocks.SYNTHETIC, blocks.SHARED_TIME) or (MCAST_PIECES, MCAST_SKIPPED_KINDS, MCAST_SKIPPED_PROTOCOL) != (
+        blocks.PIECES, blocks.SKIPPED_KINDS, blocks.SKIPPED_PROTOCOL):
     raise ImportError("the compiled comment of interfaces is not that of blocks.py: rebuild the extension")
 
 
@@ -182,12 +194,13 @@ cdef class Decoder:
             self.decoder.key_kinds |= 1u << ((0 if interface else 1) | (0 if port else 2))
         return 0
 
-    def decode(self, data, Py_ssize_t limit, bint final=False):
+    def decode(self, data, Py_ssize_t limit, bint final=False, Summary summary=None):
         """Reads whole blocks of `data` until `limit` packets wait for `take`; how many bytes are done with.
 
         `data` begins where the last call had ended; `final`: nothing follows it. What is left of it and has fewer bytes
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
-        CaptureError when no packet waits and the next block cannot be read, MemoryError."""
+        `summary`: counts the packets, of which none waits then. CaptureError when no packet waits and the next block
+        cannot be read, MemoryError."""
         cdef Py_buffer view
         cdef size_t used = 0
         cdef uint64_t wrong[3]
@@ -196,7 +209,7 @@ cdef class Decoder:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             while status == MCAST_DECODE_INTERFACE:
-                status = self._decode(<const unsigned char *>view.buf, <size_t>view.len, limit, &used)
+                status = self._decode(<const unsigned char *>view.buf, <size_t>view.len, limit, &used, summary)
             left = view.len - <Py_ssize_t>used
         finally:
             PyBuffer_Release(&view)
@@ -213,15 +226,26 @@ cdef class Decoder:
             raise CaptureError(self.subject, position, blocks.failure_text(wrong[0], wrong[1], wrong[2]))
         return used
 
-    cdef int _decode(self, const unsigned char *bytes, size_t size, size_t limit, size_t *used) except -1:
+    cdef int _decode(self, const unsigned char *bytes, size_t size, size_t limit, size_t *used,
+                     Summary summary) except -1:
         """Reads on to the end, or to the next interface that the file describes, which gets its name here."""
         cdef char text[256]
         cdef size_t taken = 0, length = 0
         cdef uint32_t index = 0
         cdef int status
+        cdef mcast_summary *counts = NULL
+        cdef PyThread_type_lock counts_lock = NULL
+        if summary is not None:
+            counts, counts_lock = &summary.summary, summary.lock
         with nogil:
             PyThread_acquire_lock(self.lock, WAIT_LOCK)
+            if counts_lock != NULL:
+                PyThread_acquire_lock(counts_lock, WAIT_LOCK)
+            self.decoder.summary = counts
             status = mcast_decode(&self.decoder, bytes + used[0], size - used[0], limit, &taken)
+            self.decoder.summary = NULL
+            if counts_lock != NULL:
+                PyThread_release_lock(counts_lock)
             self.position += taken
             if status == MCAST_DECODE_INTERFACE:
                 index = self.decoder.described
@@ -320,6 +344,15 @@ cdef class Decoder:
         cdef mcast_decode_counters counters = self.decoder.counters
         PyThread_release_lock(self.lock)
         return counters
+
+    def skipped(self):
+        """What the frames are that are no UDP: (one of `blocks.SKIPPED_*`, its number, how many frames), in the order
+        in which they came; the first are those of kinds beyond `blocks.SKIPPED_KINDS`."""
+        lock_codec(self.lock)
+        cdef mcast_skipped_list found = self.decoder.skipped
+        PyThread_release_lock(self.lock)
+        return [(found.kinds[i].kind, found.kinds[i].number, found.kinds[i].frames)
+                for i in range(found.used) if found.kinds[i].frames]
 
 
 @cython.final

@@ -29,6 +29,7 @@ cdef extern from "receiver.h":
         pass
     ctypedef struct mcast_coalescing:
         mcast_coalescing_mode mode
+        int64_t window
     ctypedef struct mcast_coalescing_event:
         int64_t time
         int what
@@ -92,6 +93,7 @@ cdef extern from "receiver.h":
     void mcast_receiver_free(mcast_receiver *receiver) nogil
     int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider,
                                       const mcast_record *implied) nogil
+    void mcast_receiver_hand_over(mcast_receiver *receiver, uint64_t key, uint64_t heir) nogil
     int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,
                                     uint32_t count, unsigned latency_ms, int times, int delivers) nogil
     int64_t mcast_receiver_listen(mcast_receiver *receiver, uint64_t ring_key, uint16_t port) nogil

@@ -8,7 +8,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_CheckBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
 from libc.errno cimport EAGAIN
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -46,7 +46,9 @@ cdef extern from "send.h":
         sockaddr_storage address
         socklen_t size
     ctypedef struct mcast_schedule:
-        pass
+        uint16_t keep
+        uint8_t ttl
+        uint8_t tos
     ctypedef struct mcast_send_counters:
         uint64_t datagrams
         uint64_t bytes
@@ -314,9 +316,13 @@ cdef class Transmitter:
         finally:
             self.leave()
 
-    def schedule(self):
-        """An empty Schedule of this sender's. ClosedError."""
+    def schedule(self, uint16_t keep=0, uint8_t ttl=1, uint8_t tos=0):
+        """An empty Schedule of this sender's. ClosedError.
+
+        `keep`: bits of Flag, TTL and TOS: what of a record's its datagram has; else it has `ttl` and `tos`, which its
+        sockets were opened with."""
         cdef Schedule schedule = Schedule.__new__(Schedule)
+        schedule.schedule.keep, schedule.schedule.ttl, schedule.schedule.tos = keep, ttl, tos
         self.enter()
         self.leave()
         schedule.owner = self

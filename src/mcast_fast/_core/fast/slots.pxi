@@ -194,6 +194,18 @@ cdef class Slots(State):
         finally:
             self._leave()
 
+    def hand_over(self, uint64_t key, uint64_t heir):
+        """The decider of a socket that will be removed is that of another one, which is bound alike, from now on.
+
+        After close() there is nothing to hand over."""
+        if not mcast_life_enter(&self.receiver.life):
+            return
+        try:
+            with nogil:
+                mcast_receiver_hand_over(&self.receiver, key, heir)
+        finally:
+            self._leave()
+
     def add_ring(self, socket, uint32_t interface, Py_ssize_t block_size, uint32_t blocks, unsigned latency_ms,
                  bint times, int delivers=0):
         """Map a ring over a packet socket that is not bound yet, and receive from it too; its key.
@@ -499,6 +511,15 @@ cdef class Slots(State):
     def batch_size(self):
         """Packets per batch at the most, where a receive does not say otherwise."""
         return mcast_receiver_batch_size(&self.receiver)
+
+    @property
+    def coalescing_window(self):
+        """For how many ns pressure and calm are looked at together (c/coalescing.h); a test makes it short."""
+        return self.receiver.coalescing.window
+
+    @coalescing_window.setter
+    def coalescing_window(self, int64_t window):
+        self.receiver.coalescing.window = max(1, window)
 
     def coalescing_events(self):
         """What happened to coalescing since the last call, the oldest first. After close() too."""

@@ -15,6 +15,7 @@ FEATURES: dict[str, Feature]
 class Slots:
     names: dict[int, str]
     timeout_ns: int
+    coalescing_window: int
     when_idle: Callable[[], object] | None
     when_receiving: Callable[[], object] | None
     def __init__(
@@ -41,6 +42,7 @@ class Slots:
         interface: int,
         decider: socket_module.socket | None = None,
     ) -> int: ...
+    def hand_over(self, key: int, heir: int) -> None: ...
     def add_ring(
         self,
         socket: socket_module.socket,

@@ -19,7 +19,7 @@ from mcast_fast._core.pure.reading import Socket
 from mcast_fast._core.pure.tables import SYSTEM
 
 LOOK_AFTER = 256  # packets, or what was coalesced, that were read without a gap: they were queued, and may be many
-PRESSURE_PERCENT = 50  # of the buffer: what the kernel reports may be too much by a quarter of it
+PRESSURE_PERCENT = 37  # of the buffer: what the kernel reports may be too much by a quarter of it
 CALM_WINDOWS = 4  # without pressure, after which it is switched off;
 CALM_WINDOWS_MOST = 120  # doubled up to this when that was too early,
 TOO_EARLY = 10  # for it was switched on again within as many times as long
@@ -50,6 +50,7 @@ class Group:
 
     sockets: list[Socket] = field(default_factory=list)
     is_on: bool = False
+    is_prepared: bool = False  # the first switch takes no longer than the others
     is_stuck: bool = False  # on for good
     is_settling: bool = False  # off, and what came coalesced before may still be dropped as one
     packets: int = 0  # since `since`
@@ -77,6 +78,7 @@ class Coalescing:
 
     def __init__(self, mode: Mode) -> None:
         self.mode = mode
+        self.window = WINDOW_NS
         self._groups: dict[tuple[int, int], Group] = {}
         self._events: deque[CoalescingEvent] = deque(maxlen=EVENTS)
 
@@ -103,6 +105,15 @@ class Coalescing:
         group.sockets.remove(one)
         if not group.sockets:
             self._groups.pop((one.port, one.family), None)
+
+    def hand_over(self, one: Socket, heir: Socket) -> None:
+        """The decider of a socket that will be removed is that of another one, which is bound alike, from now on."""
+        group = self._groups.get((one.port, one.family))
+        if one.decider is None or group is None:
+            return
+        if one.key in group.decided:
+            group.decided.add(heir.key)
+        heir.decider, one.decider = one.decider, None
 
     def take_events(self) -> list[CoalescingEvent]:
         """What happened since the last call."""
@@ -132,7 +143,7 @@ class Coalescing:
         size = group.sizes[one.key]
         was_full = not brought.is_full and 0 < size * PRESSURE_PERCENT < taken * 100
         now = time.monotonic_ns()
-        is_over = group.is_on and now - group.since >= WINDOW_NS
+        is_over = group.is_on and now - group.since >= self.window
         if has_dropped or was_full or (brought.is_full and (is_over or gapless >= LOOK_AFTER)):
             self._look(group, one, taken if was_full else 0, has_dropped, grow)
             group.reported_drops[one.key] = one.overflow
@@ -155,6 +166,8 @@ class Coalescing:
 
     def _look(self, group: Group, one: Socket, taken: int, dropped: bool, grow: Callable[[], object]) -> None:
         """How full the buffer is, or was before `taken` bytes of it were read, and what follows from it."""
+        if not group.is_prepared:
+            _prepare(group)
         drops = one.drops
         memory = one.read_memory()
         if memory is None:
@@ -198,7 +211,7 @@ class Coalescing:
     def _end_window(self, group: Group, one: Socket, now: int) -> None:
         """It is on, and a window is over, and with it maybe the time for that."""
         elapsed = now - group.since
-        rate, windows = _rate(group.packets, elapsed), elapsed // WINDOW_NS
+        rate, windows = _rate(group.packets, elapsed), elapsed // self.window
         group.unpressed = 0 if group.has_pressure else group.unpressed + windows
         group.calm = 0 if group.has_pressure or rate >= group.rate // 2 else group.calm + windows
         _begin_window(group, now)
@@ -220,7 +233,7 @@ class Coalescing:
             self.mode = Mode.NEVER
             return
         _decide(group, True)  # bound later than a socket of another program, it decides instead
-        too_early = group.calm_needed and now - group.changed < TOO_EARLY * group.calm_needed * WINDOW_NS
+        too_early = group.calm_needed and now - group.changed < TOO_EARLY * group.calm_needed * self.window
         group.calm_needed = min(group.calm_needed * 2, CALM_WINDOWS_MOST) if too_early else CALM_WINDOWS
         _begin(group, True, now)
         group.is_settling = False
@@ -268,6 +281,15 @@ def _begin(group: Group, is_on: bool, now: int) -> None:
     group.changed = now
     group.buffers = group.calm = group.unpressed = 0
     group.has_pressure = group.has_reported = group.has_coalesced = False
+
+
+def _prepare(group: Group) -> None:
+    """The first socket of the host that is to coalesce has the kernel patch its own code: that is done before it is
+    urgent. Nothing comes to the decider, for it is not bound (c/coalescing.c)."""
+    group.is_prepared = True
+    for each in group.sockets:
+        if each.decider is not None and each.key not in group.decided and _set_coalescing(each.decider, True) == 0:
+            _set_coalescing(each.decider, False)
 
 
 def _set_coalescing(socket: socket_module.socket, coalesces: bool) -> int:

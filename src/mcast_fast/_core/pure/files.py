@@ -10,8 +10,9 @@ from typing import Any
 from mcast_fast._core import blocks
 from mcast_fast._core.layout import ARENA_LIMIT, MAX_PACKET_SIZE, RECORD, RECORD_SIZE, V4_MAPPED, Flag
 from mcast_fast._core.pure.encoding import Encoder as Encoder  # noqa: PLC0414 - the codecs of one backend are one module
-from mcast_fast._core.pure.frames import Framed, Kind, Rest, read_frame, read_udp
+from mcast_fast._core.pure.frames import Framed, Kind, Rest, read_frame, read_udp, skipped_kind
 from mcast_fast._core.pure.reassembly import Reassembly
+from mcast_fast._core.pure.summary import Summary as Summary  # noqa: PLC0414 - as above
 from mcast_fast._core.pure.views import Batch, take_over
 from mcast_fast.errors import ArgumentError, CaptureError
 
@@ -120,6 +121,8 @@ class Decoder:
         self._interfaces: list[_Interface] = []
         self._section = 0  # the first interface of this section
         self._counters = dict.fromkeys(blocks.COUNTERS, 0)
+        self._summary: Summary | None = None
+        self._skipped = {(blocks.SKIPPED_OTHERS, 0): 0}
         self._undo: tuple[_Interface, int] | None = None  # what the block in progress changed
         self._records = bytearray()
         self._data = bytearray()
@@ -145,25 +148,36 @@ class Decoder:
             for group, port, interface, exclude, sources in rows
         }
 
-    def decode(self, data: bytes | bytearray | memoryview, limit: int, final: bool = False) -> int:
+    def decode(
+        self, data: bytes | bytearray | memoryview, limit: int, final: bool = False, summary: Summary | None = None
+    ) -> int:
         """Reads whole blocks of `data` until `limit` packets wait for `take`; how many bytes are done with.
 
         `data` begins where the last call had ended; `final`: nothing follows it. What is left of it and has fewer bytes
         than `needed` goes before more; else `limit` is reached, or what is wrong with the next block waits for `take`.
-        CaptureError when no packet waits and the next block cannot be read, MemoryError."""
+        `summary`: counts the packets, of which none waits then. CaptureError when no packet waits and the next block
+        cannot be read, MemoryError."""
         with self._lock:
+            self._summary = summary
             return self._decode(data, limit, final)
 
     def _state(self) -> tuple[Any, ...]:
         """All that a block changes, but for the drops of an interface (`_undo`)."""
         self._undo = None
         parts = self.needed, self.form, self._order, self._pcap, self._swap, self._section, dict(self._reassembly.made)
-        return parts, len(self._interfaces), dict(self._counters), len(self._records), len(self._data)
+        return (
+            (*parts, dict(self._skipped)),
+            len(self._interfaces),
+            dict(self._counters),
+            len(self._records),
+            len(self._data),
+        )
 
     def _restore(self, before: tuple[Any, ...]) -> None:
         """As it was: what interrupted a block may be a signal handler, and the block is read again."""
         parts, described, counters, records, data = before
-        self.needed, self.form, self._order, self._pcap, self._swap, self._section, self._reassembly.made = parts
+        self.needed, self.form, self._order, self._pcap, self._swap, self._section = parts[:6]
+        self._reassembly.made, self._skipped = parts[6:]
         for index in range(described, len(self._interfaces)):
             self.names.pop(index + 1, None)
         del self._interfaces[described:]
@@ -409,7 +423,9 @@ class Decoder:
         interface.pending_drops = min(interface.pending_drops + captured.dropped, _LARGEST_COUNT)
         self._counters["frames"] += 1
         self._counters["dropped"] = min(self._counters["dropped"] + captured.dropped, _LARGEST_TOTAL)
-        self._counters["skipped"] += kind is Kind.OTHER
+        if kind is Kind.OTHER:
+            self._counters["skipped"] += 1
+            self._count_skipped(skipped_kind(captured.frame, captured.wire, interface.link_type))
         self._counters["broken"] += kind is Kind.BROKEN
         if kind in (Kind.FRAGMENT, Kind.LATER):
             self._take_piece(captured, framed, interface)
@@ -417,6 +433,12 @@ class Decoder:
             self._deliver(captured, framed, interface)
         else:
             self._counters["filtered"] += kind is Kind.UDP
+
+    def _count_skipped(self, what: tuple[int, int]) -> None:
+        """Count a frame that is no UDP by what it is, or as one of the others."""
+        known = what in self._skipped or len(self._skipped) < blocks.SKIPPED_KINDS
+        key = what if known else (blocks.SKIPPED_OTHERS, 0)
+        self._skipped[key] = self._skipped.get(key, 0) + 1
 
     def _take_piece(self, captured: _Captured, framed: Framed, interface: _Interface) -> None:
         """A fragment. The first one counts for all; what is delivered in the end does not count as fragments."""
@@ -478,8 +500,11 @@ class Decoder:
             framed.tos if flags & _TOS else 0,
         )
         interface.pending_drops = 0
-        self._records += RECORD.pack(*row)
-        self._data += captured.frame[framed.start : framed.start + framed.length]
+        if self._summary is not None:
+            self._summary.add_row(row)
+        else:
+            self._records += RECORD.pack(*row)
+            self._data += captured.frame[framed.start : framed.start + framed.length]
         self._counters["received"] += 1
         self._counters["bytes"] += framed.length
         self._counters["truncated"] += framed.flags & _TRUNCATED
@@ -494,3 +519,9 @@ class Decoder:
         """Totals since the first byte, by the names of `blocks.COUNTERS`."""
         with self._lock:
             return dict(self._counters)
+
+    def skipped(self) -> list[tuple[int, int, int]]:
+        """What the frames are that are no UDP: (one of `blocks.SKIPPED_*`, its number, how many frames), in the order
+        in which they came; the first are those of kinds beyond `blocks.SKIPPED_KINDS`."""
+        with self._lock:
+            return [(*what, frames) for what, frames in self._skipped.items() if frames]

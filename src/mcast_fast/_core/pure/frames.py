@@ -7,6 +7,7 @@ import enum
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mcast_fast._core import blocks
 from mcast_fast._core.layout import V4_MAPPED, Flag
 from mcast_fast._core.protocols import (
     AUTHENTICATION,
@@ -124,6 +125,14 @@ def _family(rest: Rest) -> int:
     return _raw(rest) if rest.skip(4) else -1
 
 
+_UNREADABLE = -2
+
+
+def _unreadable(_rest: Rest) -> int:
+    """A link that is not in the table below."""
+    return _UNREADABLE
+
+
 # What steps over a link's header: the Ethernet type of what follows, or -1 when that is unknown.
 _LINKS: dict[int, Callable[[Rest], int]] = {
     _ETHERNET: _typed(14, 12),
@@ -233,16 +242,43 @@ def read_frame(frame: bytes, wire: int, link_type: int) -> tuple[Kind, Framed]:
     addresses, ports, lengths, TTL and TOS; for Kind.FRAGMENT and Kind.LATER addresses, which piece it is, and where
     that begins."""
     rest = Rest(frame, wire)
-    link = _LINKS.get(link_type)
-    ethernet_type = link(rest) if link else -1
+    ethernet_type = _LINKS.get(link_type, _unreadable)(rest)
     if ethernet_type == ETHER_IPV4:
         kind, framed = _ipv4(rest)
     elif ethernet_type == ETHER_IPV6:
         kind, framed = _ipv6(rest)
     else:
-        return (Kind.BROKEN if ethernet_type < 0 and rest.size < 40 else Kind.OTHER), Framed()
+        return (Kind.BROKEN if ethernet_type == -1 and rest.size < 40 else Kind.OTHER), Framed()
     if kind is Kind.UDP:
         return read_udp(rest, framed)
     if kind in (Kind.FRAGMENT, Kind.LATER):
         framed = framed._replace(start=rest.at, length=rest.size, wire_length=rest.wire)
     return kind, framed
+
+
+def _last_next_header(rest: Rest) -> int:
+    """The number behind the last IPv6 header that can be stepped over (RFC 8200, 4)."""
+    number = rest.byte(6)
+    rest.limit(40 + rest.big16(4))
+    rest.skip(40)
+    while rest.size >= 8:
+        size, behind = _extension_size(number, rest), rest.byte(0)
+        if size == 0 or not rest.skip(size):
+            break
+        number = behind
+    return number
+
+
+def skipped_kind(frame: bytes, wire: int, link_type: int) -> tuple[int, int]:
+    """What a frame of Kind.OTHER is: one of `blocks.SKIPPED_*`, and its number."""
+    rest = Rest(frame, wire)
+    ethernet_type = _LINKS.get(link_type, _unreadable)(rest)
+    if ethernet_type == _UNREADABLE:
+        return blocks.SKIPPED_LINK, link_type
+    if ethernet_type == ETHER_IPV4:
+        return blocks.SKIPPED_PROTOCOL, rest.byte(9)
+    if ethernet_type == ETHER_IPV6:
+        return blocks.SKIPPED_PROTOCOL, _last_next_header(rest)
+    if ethernet_type < 0:
+        return blocks.SKIPPED_OTHERS, 0
+    return blocks.SKIPPED_ETHERTYPE, 0 if ethernet_type < blocks.SMALLEST_ETHERTYPE else ethernet_type

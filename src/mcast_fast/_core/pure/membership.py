@@ -21,7 +21,7 @@ _LEVELS = {4: socket_module.IPPROTO_IP, 16: socket_module.IPPROTO_IPV6}
 
 
 def missing() -> dict[str, str]:
-    """Why features are off now, by name."""
+    """Why features are off now, by name: on Linux a sandbox may come after the import."""
     return dict(MISSING)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from mcast_fast._core import lateness
 from mcast_fast._core.addresses import endpoint
-from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature
+from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE, V4_MAPPED, Feature, Flag
 from mcast_fast._core.lifetime import Lifetime
+from mcast_fast._core.pure.membership import set_option
 
 _ONE_EACH = "the pure backend sends one datagram per system call"
 FEATURES = {
@@ -35,12 +36,20 @@ _RETRY_LAST_NS = 5_000_000  # but no longer than this
 _RETRIES_MAX = 100  # without one datagram leaving: half a second
 _NEVER = 2**61  # ns: no moment is later
 _SUMMED = 1024  # datagrams
-_TIMESTAMP, _OFFSET, _LENGTH, _GROUP, _PORT = (
-    [field.name for field in FIELDS].index(name) for name in ("timestamp", "offset", "length", "group", "port")
+_TIMESTAMP, _OFFSET, _LENGTH, _GROUP, _PORT, _FLAGS, _RECORD_TTL, _RECORD_TOS = (
+    [field.name for field in FIELDS].index(name)
+    for name in ("timestamp", "offset", "length", "group", "port", "flags", "ttl", "tos")
 )
+_TTL, _TOS = int(Flag.TTL), int(Flag.TOS)
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 Target = tuple[int, Address]  # the key of a socket, and where to
+Hops = tuple[int, int]  # TTL (or hop limit) and TOS (or traffic class)
+
+_HOP_OPTIONS = {
+    socket_module.AF_INET: ("IP_MULTICAST_TTL", "IP_TOS"),
+    socket_module.AF_INET6: ("IPV6_MULTICAST_HOPS", "IPV6_TCLASS"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,9 @@ class Schedule:
         self._owned(closed_too=True)
         return list(self._late), self._latest
 
-    def _open(self, owner: "Transmitter") -> None:
+    def _open(self, owner: "Transmitter", keep: int, ttl: int, tos: int) -> None:
         self._owner = owner
+        self._keep, self._ttl, self._tos = keep, ttl, tos
         self._scale = 0.0
         self._entries: dict[tuple[bytes, int], Target] = {}
         self._origin = self._start = self._reached = 0
@@ -98,6 +108,11 @@ class Schedule:
     def _target(self, row: tuple[Any, ...]) -> Target | None:
         """Where a record goes; None when that is not known."""
         return self._entries.get((row[_GROUP], row[_PORT]))
+
+    def _hops(self, row: tuple[Any, ...]) -> Hops:
+        """The TTL and the TOS that a record's datagram has."""
+        kept = row[_FLAGS] & self._keep
+        return row[_RECORD_TTL] if kept & _TTL else self._ttl, row[_RECORD_TOS] if kept & _TOS else self._tos
 
     def _due(self, row: tuple[Any, ...]) -> int:
         """When a record is due that follows the one that left last. A file may hold any timestamp."""
@@ -217,6 +232,7 @@ class Transmitter:
         self._calls = self._would_blocks = self._retries = 0
         self._send_lock = threading.RLock()  # held for a slice; a signal's handler may send in the middle of one
         self._sockets: list[tuple[socket_module.socket, int]] = []
+        self._rewritten: dict[int, tuple[Hops, Hops]] = {}  # by key: the TTL and TOS it has now, and its own
 
     # ---- life cycle ----
 
@@ -259,6 +275,7 @@ class Transmitter:
         with self._send_lock:
             self._lifetime.check()
             self._sockets[key] = (socket, segment_limit)
+            self._rewritten.pop(key, None)
 
     def route(self, targets: list[tuple[int, bytes, int, int]]) -> Route:
         """Targets are (key, packed group, port, interface index). ClosedError."""
@@ -271,11 +288,14 @@ class Transmitter:
             found.append((key, _address(group, port, scope)))
         return Route(self, found)
 
-    def schedule(self) -> Schedule:
-        """An empty Schedule of this sender's. ClosedError."""
+    def schedule(self, keep: int = 0, ttl: int = 1, tos: int = 0) -> Schedule:
+        """An empty Schedule of this sender's. ClosedError.
+
+        `keep`: bits of Flag, TTL and TOS: what of a record's its datagram has; else it has `ttl` and `tos`, which its
+        sockets were opened with."""
         self._lifetime.check()
         schedule = Schedule()
-        schedule._open(self)
+        schedule._open(self, keep, ttl, tos)
         return schedule
 
     def _known(self, key: int) -> None:
@@ -396,6 +416,10 @@ class Transmitter:
         """0, also when it has to be tried again; or an errno."""
         socket = self._sockets[key][0]
         payload = request.payload(request.sent // (len(request.targets) or 1))
+        try:
+            self._set_hops(key, request)
+        except OSError as error:
+            return error.errno or errno.EINVAL
         self._calls += 1
         now = time.perf_counter_ns()
         try:
@@ -411,6 +435,23 @@ class Transmitter:
         if len(self._counters.sizes) >= _SUMMED:
             self._counters = _Counters(*self._sums())
         return 0
+
+    def _set_hops(self, key: int, request: _Request) -> None:
+        """Give a socket the TTL and TOS that the next datagram has, where it has others; OSError."""
+        schedule = request.schedule
+        keeps = schedule is not None and schedule._keep != 0
+        if not keeps and key not in self._rewritten:
+            return
+        now, own = self._rewritten.get(key) or ((schedule._ttl, schedule._tos),) * 2  # type: ignore[union-attr]
+        wanted = schedule._hops(request.rows[request.sent]) if keeps else own  # type: ignore[union-attr]
+        if now == wanted:
+            return
+        socket = self._sockets[key][0]
+        self._rewritten[key] = (-1, -1), own  # what an error leaves: neither is known to hold
+        for name, before, value in zip(_HOP_OPTIONS[socket.family], now, wanted, strict=True):
+            if before != value:
+                set_option(socket, name, value)
+        self._rewritten[key] = wanted, own
 
     def _refused(self, socket: socket_module.socket, request: _Request, number: int) -> int:
         """What to do about an errno: 0 to try again, or that errno."""

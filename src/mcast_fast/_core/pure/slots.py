@@ -212,6 +212,21 @@ class Slots(Rounds):
             self._coalescing.add(one)
             return key
 
+    def hand_over(self, key: int, heir: int) -> None:
+        """The decider of a socket that will be removed is that of another one, which is bound alike, from now on.
+
+        After close() there is nothing to hand over."""
+        if self._life.closed or self._life.foreign:
+            return
+        with contextlib.suppress(ClosedError):
+            self._within(self._hand_over, key, heir)
+
+    def _hand_over(self, key: int, heir: int) -> None:
+        with self._state:
+            one, other = self._sockets.get(key), self._sockets.get(heir)
+            if one is not None and other is not None:
+                self._coalescing.hand_over(one, other)
+
     def add_ring(
         self,
         socket: socket_module.socket,
@@ -417,6 +432,15 @@ class Slots(Rounds):
     def batch_size(self) -> int:
         """Packets per batch at the most, where a receive does not say otherwise."""
         return self._batch_sizes[self._coalescing.is_on]
+
+    @property
+    def coalescing_window(self) -> int:
+        """For how many ns pressure and calm are looked at together (c/coalescing.h); a test makes it short."""
+        return self._coalescing.window
+
+    @coalescing_window.setter
+    def coalescing_window(self, window: int) -> None:
+        self._coalescing.window = max(1, window)
 
     def coalescing_events(self) -> list[CoalescingEvent]:
         """What happened to coalescing since the last call, the oldest first. After close() too."""
