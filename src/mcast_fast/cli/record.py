@@ -16,7 +16,7 @@ from mcast_fast.cli.output import NOTHING_CAME, complain
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._limits import Autostop, Rotation
-from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
+from mcast_fast.files._recorder import AT_ONCE, AT_ONCE_OF_RING, RecordedFile, Recorder, Recording
 from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
@@ -169,6 +169,7 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
 
 def _receiver(options: dict[str, Any]) -> Receiver:
     named = {name: options[name] for name in ("port", "interface", "source", "buffer_size", "watch", "sequence")}
+    at_once = AT_ONCE
     background, features = options["background"], _core.features()
     if background is None:
         named["background"] = bool(features["background"]) and not options["ring"]
@@ -180,9 +181,10 @@ def _receiver(options: dict[str, Any]) -> Receiver:
         if options["link"] == "raw":
             raise ArgumentError("--link raw is of sockets: a ring records the frames as they came")
         named["ring"] = named["frames"] = True
+        at_once = AT_ONCE_OF_RING
     else:
         named["recv_ttl"], named["recv_tos"] = bool(features["receive_ttl"]), bool(features["receive_tos"])
-    return Receiver(*options["groups"], batch_size=AT_ONCE, **named)
+    return Receiver(*options["groups"], batch_size=at_once, **named)
 
 
 def _output(path: str) -> str | IO[bytes]:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mcast_fast.files._postrotate import PostRotate
 
 AT_ONCE = 4096  # packets of a receiver's batch at most: a write of about a megabyte
+AT_ONCE_OF_RING = 8192  # whose payloads are not copied
 BATCHES = 64  # taken before requests are looked at
 TICK_NS = 50_000_000  # requests of other threads and signal handlers are seen within it
 # While the background thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
@@ -131,8 +132,10 @@ class Recorder(Guarded):
         sizes = [limits.filesize for limits in (self._stop_limits, self._rotate_limits) if limits.filesize]
         self._largest = min(sizes, default=0) and max(1, min(sizes) - ASIDE - len(filter_text.encode()))
         self._ends_when_full = self._stop_limits.filesize == min(sizes, default=-1)
+        self._is_limited = bool(self._largest or self._stop_limits.packets or self._rotate_limits.packets or reserve)
         self._idle_ns = 0 if self._stop.idle is None else duration_in_ns(self._stop.idle, "autostop idle")
         self._flush_ns = duration_in_ns(flush_interval, "flush_interval")
+        self._tick_ns = min(TICK_NS, self._flush_ns or TICK_NS)
         self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
         self._command = _post_rotate(command) if command is not None else None
@@ -246,18 +249,17 @@ class Recorder(Guarded):
         return self.result
 
     def _step(self) -> None:
-        """Wait for packets until something else is due, and take what is there."""
+        """Wait for packets until something else is due, and take what comes."""
         now = time.monotonic_ns()
         flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
         release_at = self._last_came + self._hold_ns if self._held else 0
-        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at, release_at)))
-        timeout = max(0, until - now) / NANOSECONDS
+        until = min(filter(None, (now + self._tick_ns, self._stop_at, self._rotate_at, flush_at, release_at)))
         try:
             if self._gather_ns:
-                if self._receiver.wait(timeout):
+                if self._receiver.wait(max(0, until - now) / NANOSECONDS):
                     time.sleep(self._gather_ns / NANOSECONDS)
-                timeout = 0
-            self._take(BATCHES, timeout)
+                until = 0
+            self._take(now, until)
         except ClosedError:
             self._check_process()
             self._end("closed")
@@ -267,18 +269,18 @@ class Recorder(Guarded):
         if self._command is not None:
             self._command.look()
 
-    def _take(self, batches: int, timeout: float = 0) -> None:
-        """Write this many batches, or what is there; the first one is waited for."""
-        for number in range(batches):
+    def _take(self, now: int, until: int) -> None:
+        """Write the batches that come until then, or for a time that is over those that are there."""
+        for _ in range(BATCHES):
             try:
-                batch = self._receiver.recv_batch(timeout=0 if number else timeout)
+                batch = self._receiver.recv_batch(timeout=max(0, until - now) / NANOSECONDS)
             except TimeoutError:
                 return
             self._unwritten = batch
-            self._last_came = time.monotonic_ns()
+            now = self._last_came = time.monotonic_ns()
             self._write(self._in_order(batch))
-            self._look_at_clock(time.monotonic_ns())
-            if self._reason:
+            self._look_at_clock(now)
+            if self._reason or self._held:
                 return
 
     def _drain(self) -> None:
@@ -290,11 +292,17 @@ class Recorder(Guarded):
             while time.monotonic_ns() < end and not self._reason:
                 if not self._receiver.wait(QUIET_NS / NANOSECONDS):
                     break
-                self._take(1)
+                self._take(0, 0)
         self._reason = self._reason or reason
 
     def _write(self, batch: "Batch") -> None:
         """Write a batch, in as many files as it takes, or as much of it as the recording may have."""
+        if not self._is_limited:
+            self._writer.write(batch)
+            in_file = self._packets_in_file()
+            self._unwritten, self._before = None, in_file
+            self._unflushed_since = self._unflushed_since or self._last_came
+            return
         while len(batch) and not self._reason:
             count = self._fitting(batch)
             part = batch if count == len(batch) else batch[:count]
@@ -471,8 +479,7 @@ class Recorder(Guarded):
         self._unflushed_since = self._unflushed_since or time.monotonic_ns()
 
     def _packets_in_file(self) -> int:
-        file = self._writer.stats
-        return file.packets + file.gathered
+        return self._writer.accepted
 
     def _check_reserve(self, batch: "Batch") -> None:
         """FileError before the file system has less free than the reserve."""

@@ -102,6 +102,7 @@ class Writer(Guarded):
         self._sent = 0  # bytes of them that are
         self._counts: list[Any] = []  # what writes returned, and is not in `_sent` yet
         self._batch_ends: list[int] = []  # packets accepted at the end of each batch that is not written yet
+        # Batches, and what was not written by the encoder, which counts the rest.
         self._accepted = self._packets = self._bytes = self._batches = 0
         self._started = time.time_ns()
         self._failure: FileError | None = None
@@ -113,15 +114,13 @@ class Writer(Guarded):
         """Write the packets of a batch; returns how many. ArgumentError at a packet that no datagram can hold (those
         before it are written), FileError, ClosedError."""
         checked(batch, _core.views.Batch, "batch", "a Batch")
-        self._check_failure()
+        self._begin()
         at = 0
+        write = self._write_in_place if self._goes_in_place(batch) else self._write_encoded
         while at < len(batch):
-            piece, stop = self._encode(batch, at)
+            stop = write(batch, at)
             if stop == at:
                 self._describe(self._encoder.key(batch, at), batch[at].interface or "")
-                continue
-            with piece:  # or who keeps an exception would keep the encoder's memory from growing
-                self._gather(piece, stop - at)
             at = stop
         if at:
             self._batch_ends.append(self._accepted)
@@ -137,7 +136,7 @@ class Writer(Guarded):
         checked(stats, Stats, "stats", "the stats of a receiver")
         if interface is not None:
             whole_number(interface, "interface", 0, LARGEST_INDEX)
-        self._check_failure()
+        self._begin()
         if self._form == "pcap":
             return
         if not self._described:
@@ -155,13 +154,13 @@ class Writer(Guarded):
     @guarded
     def flush(self) -> None:
         """Hand over to the system what is gathered; FileError, ClosedError."""
-        self._check_failure()
+        self._begin()
         self._flush()
 
     @guarded
     def sync(self) -> None:
         """Flush, and wait until the disk has it (fsync), where the file is one; FileError, ClosedError."""
-        self._check_failure()
+        self._begin()
         self._flush()
         if hasattr(self._file, "fileno"):
             self._try(self._sync_file)
@@ -186,13 +185,27 @@ class Writer(Guarded):
     def size(self) -> int:
         """Bytes of the file so far, what is gathered for it included (before compression)."""
         self._check_process()
-        return self._bytes + len(self._buffer)
+        rest = self._encoder.rest
+        return self._bytes_written() + len(self._buffer) + (0 if rest is None else len(rest[0]))
+
+    @property
+    def accepted(self) -> int:
+        """Packets that are in the file, or gathered for it. ClosedError in a forked child."""
+        self._check_process()
+        return self._accepted + self._encoder.written_packets + self._encoder.pending
 
     @property
     def stats(self) -> WriterStats:
         """What is in the file, and what is gathered for it."""
         self._check_process()
-        return WriterStats(self._packets, self._bytes, self._batches, self._accepted - self._packets)
+        gathered = self._accepted - self._packets + self._encoder.pending
+        return WriterStats(self._packets_written(), self._bytes_written(), self._batches, gathered)
+
+    def _packets_written(self) -> int:
+        return self._packets + self._encoder.written_packets
+
+    def _bytes_written(self) -> int:
+        return self._bytes + self._encoder.written_bytes
 
     def close(self) -> None:
         """Write what is gathered, and close the file when it was opened here; closing again does nothing. FileError
@@ -205,6 +218,7 @@ class Writer(Guarded):
     def _tear_down(self) -> None:
         try:
             if self._failure is None:
+                self._take_rest()
                 self._flush()
         finally:
             if self._owned:
@@ -226,13 +240,45 @@ class Writer(Guarded):
 
     # ---- from batches to bytes ----
 
-    def _encode(self, batch: "Batch", at: int) -> tuple[memoryview, int]:
-        """`Encoder.encode`, once it knows every interface that the file describes: an exception of a signal handler may
-        have come between the two."""
+    def _goes_in_place(self, batch: "Batch") -> bool:
+        """Whether the system takes the payloads from where they are: of a plain file, and not of a small batch."""
+        return _core.files.GATHERS and type(self._file) is io.FileIO and batch.payload_bytes >= GATHERED
+
+    def _write_encoded(self, batch: "Batch", at: int) -> int:
+        """Write or gather a copy of packets from `at` on; where it stopped, `at` before an interface to describe."""
+        self._add_interfaces()
+        piece, stop = self._encoder.encode(batch, at)
+        with piece:  # or who keeps an exception would keep the encoder's memory from growing
+            if stop > at:
+                self._gather(piece, stop - at)
+        return stop
+
+    def _write_in_place(self, batch: "Batch", at: int) -> int:
+        """As `_write_encoded`, without a copy of the payloads. What the system does not take is then gathered."""
+        self._add_interfaces()
+        if self._buffer:
+            self._write_gathered()
+        stop = self._encoder.write(self._file.fileno(), batch, at)
+        if self._encoder.rest is not None:
+            self._take_rest()
+            self._write_gathered()
+        return stop
+
+    def _take_rest(self) -> None:
+        """Have what the encoder has not written be the gathered blocks, which were all written before."""
+        self._encoder.settle()
+        if self._encoder.rest is not None:
+            # Nothing is called from here on, so that no signal handler comes in between.
+            self._buffer, self._sent, packets = self._encoder.rest
+            self._accepted += packets
+            self._encoder.rest = None
+
+    def _add_interfaces(self) -> None:
+        """Have the encoder know every interface that the file describes: an exception of a signal handler may have come
+        between the two."""
         if self._encoder.interfaces < len(self._described):
             for key in list(self._described)[self._encoder.interfaces :]:
                 self._encoder.add(*key)
-        return self._encoder.encode(batch, at)
 
     def _describe(self, key: tuple[int, int], name: str) -> None:
         if len(self._described) == blocks.MOST_WRITTEN:
@@ -326,7 +372,7 @@ class Writer(Guarded):
         if not isinstance(error, OSError) and type(self._file) in RESUMED:
             return
         whole, packets = self._whole_blocks(memoryview(self._buffer)[: self._sent])
-        self._cut(self._bytes + whole)
+        self._cut(self._bytes_written() + whole)
         self._bytes += whole
         self._packets += packets
         self._buffer, self._sent, self._accepted = bytearray(), 0, self._packets
@@ -334,13 +380,16 @@ class Writer(Guarded):
         if isinstance(error, OSError):
             self._fail(error)
         self._failure = FileError(
-            errno.EINTR, f"write {self._subject}: interrupted; {self._report()}", self._packets, self._bytes
+            errno.EINTR,
+            f"write {self._subject}: interrupted; {self._report()}",
+            self._packets_written(),
+            self._bytes_written(),
         )
 
     def _whole_blocks(self, written: memoryview) -> tuple[int, int]:
         """(bytes, packets) of the whole blocks of what was written."""
         at = packets = 0
-        if self._form == "pcap" and self._bytes == 0:
+        if self._form == "pcap" and self._bytes_written() == 0:
             at = blocks.PCAP_HEADER if len(written) >= blocks.PCAP_HEADER else 0
         while len(written) - at >= 16:
             kind, length = struct.unpack_from("=II", written, at)
@@ -369,18 +418,20 @@ class Writer(Guarded):
     def _fail(self, error: OSError) -> None:
         number = error.errno or 0
         message = f"{explain('write', self._subject, number)}; {self._report()}"
-        self._failure = FileError(number, message, self._packets, self._bytes)
+        self._failure = FileError(number, message, self._packets_written(), self._bytes_written())
         raise self._failure from error
 
     def _report(self) -> str:
-        return f"{self._packets} packets, {self._bytes} bytes are in the file"
+        return f"{self._packets_written()} packets, {self._bytes_written()} bytes are in the file"
 
-    def _check_failure(self) -> None:
+    def _begin(self) -> None:
+        """Go on after what interrupted the last call; FileError after what ended the file."""
         if self._failure is not None:
             raise self._failure
+        self._take_rest()
 
     def __repr__(self) -> str:
-        return f"<Writer of {self._subject}, {self._packets} packets{', closed' if self._closed else ''}>"
+        return f"<Writer of {self._subject}, {self._packets_written()} packets{', closed' if self._closed else ''}>"
 
 
 def _form_of(subject: str, form: Form | None) -> Form:

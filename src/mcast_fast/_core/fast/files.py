@@ -1,5 +1,5 @@
 """What the compiled core has of capture files: files.pxi."""
 
-from mcast_fast._core.fast.compiled import Decoder, Encoder
+from mcast_fast._core.fast.compiled import GATHERS, Decoder, Encoder
 
-__all__ = ["Decoder", "Encoder"]
+__all__ = ["GATHERS", "Decoder", "Encoder"]
