@@ -99,7 +99,7 @@ files       : _systems _version _units _iteration _core _membership groups stats
     _writer         : _guarded _streams _pcapng
     _reader         : _guarded _unpacking _streams
     _summary        : _reader
-    _repair         : _streams _reader
+    _repair         : _streams _reader _unpacking
     _convert        : _streams _writer _reader
     _limits         : _streams
     _postrotate     :

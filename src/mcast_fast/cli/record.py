@@ -49,7 +49,9 @@ NO_BACKGROUND = "none"
 @click.option("-Z", "user", metavar="USER", help="Go on as USER once the sockets are open; files are then USER's.")
 @click.option("-U", "unbuffered", is_flag=True, help="Flush every batch.")
 @click.option(
-    "--flush-interval", default="100ms", show_default=True, help="Longest time until a packet is in the file."
+    "--flush-interval",
+    metavar="TIME",
+    help="Longest time until a packet can be read from the file (100ms; 1s for .gz and .zst).",
 )
 @click.option("--reserve", metavar="SIZE", help="End before the file system has less free.")
 @click.option("--buffer-size", "--buffer", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")

@@ -22,7 +22,7 @@ from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, 
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
 from mcast_fast.files._guarded import Guarded, guarded
 from mcast_fast.files._limits import Autostop, Limits, Names, Rotation
-from mcast_fast.files._streams import PathOrFile, subject_of
+from mcast_fast.files._streams import PathOrFile, is_compressed, subject_of
 from mcast_fast.files._writer import Form, Link, Writer
 from mcast_fast.receiver import Receiver
 from mcast_fast.stats import Stats
@@ -37,6 +37,7 @@ BATCHES = 64  # taken before requests are looked at
 TICK_NS = 50_000_000  # requests of other threads and signal handlers are seen within it
 # While the background thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
 GATHER_NS = 10_000_000
+FLUSH, FLUSH_COMPRESSED = 0.1, 1.0  # seconds
 STATISTICS_NS = 5 * NANOSECONDS
 HOLD_NS = 20_000_000  # packets of several sockets wait for older ones of the others
 MOST_HELD, MOST_HELD_BYTES = 65_536, 64 << 20  # packets that wait together, and their payload, at most
@@ -81,7 +82,8 @@ class Recorder(Guarded):
 
     `path`: where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file; `rotate` and `stop`:
     when it goes on in another file, and when it ends. Files are created for their owner alone (0600). `flush_interval`:
-    seconds, or text ("100ms"), after which a packet has been handed over to the system; 0: with every batch.
+    seconds, or text ("100ms"), after which a packet has been handed over to the system, and can be read from the file
+    whatever becomes of this process; 0: with every batch. Left out: 100 ms, and 1 s for a file that is compressed.
     `reserve`: bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
     `command`: run as `command FILE` for each finished file; its failures are MulticastWarnings. `on_file` is
     called with each finished file. `filter_text`: what was requested, kept in the files.
@@ -106,7 +108,7 @@ class Recorder(Guarded):
         *,
         rotate: Rotation | None = None,
         stop: Autostop | None = None,
-        flush_interval: float | str = 0.1,
+        flush_interval: float | str | None = None,
         reserve: int | str | None = None,
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
@@ -134,6 +136,8 @@ class Recorder(Guarded):
         self._ends_when_full = self._stop_limits.filesize == min(sizes, default=-1)
         self._is_limited = bool(self._largest or self._stop_limits.packets or self._rotate_limits.packets or reserve)
         self._idle_ns = 0 if self._stop.idle is None else duration_in_ns(self._stop.idle, "autostop idle")
+        if flush_interval is None:
+            flush_interval = FLUSH_COMPRESSED if self._stream is None and is_compressed(subject) else FLUSH
         self._flush_ns = duration_in_ns(flush_interval, "flush_interval")
         self._tick_ns = min(TICK_NS, self._flush_ns or TICK_NS)
         self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0

@@ -23,7 +23,7 @@ from mcast_fast.files._pcapng import (
     pcap_header,
     section_header,
 )
-from mcast_fast.files._streams import Compressed, PathOrFile, is_compressed, open_output, plain_suffix, subject_of
+from mcast_fast.files._streams import MEMBER, Compressed, PathOrFile, open_output, plain_suffix, subject_of
 from mcast_fast.stats import Stats, WriterStats
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Writer(Guarded):
 
     Small batches are gathered: `flush` writes them. When the system refuses to write, FileError reports how many
     packets are in the file, and what of the next one had been written is cut off, where the file can be cut. Bytes are
-    counted before compression.
+    counted before compression. Of a compressed file each flush, and each 4 MiB, can be read whatever becomes of the rest.
 
     Threads may share a writer; close() may be called at any moment, from a signal handler too. An exception of a signal
     handler in the middle of a write loses nothing that is counted: the next call goes on from there (of a
@@ -104,6 +104,7 @@ class Writer(Guarded):
         self._batch_ends: list[int] = []  # packets accepted at the end of each batch that is not written yet
         # Batches, and what was not written by the encoder, which counts the rest.
         self._accepted = self._packets = self._bytes = self._batches = 0
+        self._whole: list[tuple[int, int, int]] = []  # (bytes, packets, batches) of the last two flushes that began
         self._started = time.time_ns()
         self._failure: FileError | None = None
         self._buffer += pcap_header(self._raw) if self._form == "pcap" else header
@@ -125,6 +126,8 @@ class Writer(Guarded):
         if at:
             self._batch_ends.append(self._accepted)
             self._count_batches()
+        if isinstance(self._file, Compressed) and self._file.taken - self._file.whole >= MEMBER:
+            self._flush()
         return at
 
     @guarded
@@ -362,6 +365,7 @@ class Writer(Guarded):
 
     def _flush(self) -> None:
         self._write_gathered()
+        self._whole = [*self._whole[-1:], (self._bytes, self._packets, self._batches)]
         self._try(self._file.flush)
 
     # ---- when the system refuses ----
@@ -371,6 +375,8 @@ class Writer(Guarded):
         the packets in them. FileError for an OSError; else the next call raises one."""
         if not isinstance(error, OSError) and type(self._file) in RESUMED:
             return
+        if isinstance(error, OSError) and isinstance(self._file, Compressed):
+            self._fail(error)
         whole, packets = self._whole_blocks(memoryview(self._buffer)[: self._sent])
         self._cut(self._bytes_written() + whole)
         self._bytes += whole
@@ -401,10 +407,18 @@ class Writer(Guarded):
             packets += kind == blocks.ENHANCED_PACKET
         return at, packets
 
+    def _return_to_whole(self, file: Compressed) -> None:
+        """Count what of a compressed file can be read, and leave no more of it: what is behind its last flush is lost."""
+        file.give_up()
+        counts = [one for one in self._whole if one[0] == file.whole]
+        self._bytes, self._packets, self._batches = counts[-1] if counts else (0, 0, 0)
+        self._buffer, self._sent, self._accepted = bytearray(), 0, self._packets
+        self._batch_ends.clear()
+
     def _cut(self, size: int) -> None:
         """Leave whole blocks only, where the file can be cut: a reader would refuse the rest."""
         try:
-            if self._owned and not is_compressed(self._subject):
+            if self._owned and not isinstance(self._file, Compressed):
                 self._file.truncate(size)
         except OSError:
             pass  # a pipe or a device
@@ -416,6 +430,8 @@ class Writer(Guarded):
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
+        if isinstance(self._file, Compressed):
+            self._return_to_whole(self._file)
         number = error.errno or 0
         message = f"{explain('write', self._subject, number)}; {self._report()}"
         self._failure = FileError(number, message, self._packets_written(), self._bytes_written())
