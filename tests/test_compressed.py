@@ -165,7 +165,9 @@ def kill_a_recording(record, tx, path, chance):
     """End a recording by SIGKILL at a random moment: how many packets it had flushed, and the numbers in the file."""
     program = record("-w", path)
     numbers, flushed = itertools.count(), 0
-    for _ in range(chance.randrange(1, 5)):
+    rounds = chance.randrange(1, 5)
+    while rounds > 0 or not flushed:
+        rounds -= 1
         tx.send_batch([next(numbers).to_bytes(200, "big") for _ in range(chance.randrange(1, 400))])
         # Packets that the first line counts are flushed once the second one comes: the request is between the two.
         program.process.send_signal(signal.SIGUSR2)

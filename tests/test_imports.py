@@ -119,7 +119,8 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     receive         : output signals flows
     check           : output signals flows
     send            : output
-    record          : output signals flows
+    progress        : output
+    record          : output signals flows progress
     replay          : output
     info            : output flows
     convert         : output

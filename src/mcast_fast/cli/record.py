@@ -13,6 +13,7 @@ from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
 from mcast_fast.cli.flows import LOSS, complain_of, flow_object, missing
 from mcast_fast.cli.output import NOTHING_CAME, complain
+from mcast_fast.cli.progress import Progress
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._limits import Autostop, Rotation
@@ -21,7 +22,7 @@ from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
 LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated", "coalesced")
-ROTATION_KEYS = ("duration", "filesize", "packets", "files", "printname")
+ROTATION_KEYS = ("duration", "interval", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")
 COUNTED = ("files", "packets")  # keys whose value is a whole number
 NO_BACKGROUND = "none"
@@ -66,6 +67,7 @@ NO_BACKGROUND = "none"
     help="Headers around what sockets receive: raw is IP alone.",
 )
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress line, which a terminal gets each second.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as an object on standard output.")
 @click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 def command(path: str, **options: Any) -> None:
@@ -76,6 +78,7 @@ def command(path: str, **options: Any) -> None:
     Rotating, feed.pcapng becomes feed_00001_20261123015511.pcapng, and so on;
     a name with % is a pattern of strftime.
       -b duration:60 -b files:24   a file a minute, the newest 24 are kept
+      -b interval:1h               a file an hour, on the hour (UTC)
       -b filesize:64MiB -z gzip    each file is packed when it is finished
       -b printname:FILE            names of finished files: to FILE, -, stderr
 
@@ -110,15 +113,18 @@ def command(path: str, **options: Any) -> None:
             link=options["link"],
             filter_text=" ".join(options["groups"]),
         )
+        progress = Progress(recorder, wanted=not options["quiet"])
+        counters = progress.around(lambda: complain(_text(recorder.result)))
         signals: dict[str, Callable[[], None]] = {
-            "SIGUSR1": lambda: recorder.soon(lambda: complain(_text(recorder.result))),
+            "SIGUSR1": lambda: recorder.soon(counters),
             "SIGUSR2": recorder.flush,
             "SIGHUP": recorder.rotate,
         }
         try:
             with signals_call(signals), stop_signals_call(recorder.stop):
                 complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}")
-                recorder.run()
+                with progress:
+                    recorder.run()
         except FileError as error:  # here, for click would say nothing of a closed pipe
             complain(str(error))
             raise click.exceptions.Exit(1) from error

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from mcast_fast import _core
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
-from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
+from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error, warn
 from mcast_fast.files._guarded import Guarded, guarded
-from mcast_fast.files._limits import Autostop, Limits, Names, Rotation
+from mcast_fast.files._limits import Autostop, Intervals, Limits, Names, Rotation
 from mcast_fast.files._streams import PathOrFile, is_compressed, subject_of
 from mcast_fast.files._writer import Form, Link, Writer
 from mcast_fast.receiver import Receiver
@@ -81,7 +81,8 @@ class Recorder(Guarded):
     """Records what a receiver receives: `run()` does it, in the thread that calls it.
 
     `path`: where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file; `rotate` and `stop`:
-    when it goes on in another file, and when it ends. Files are created for their owner alone (0600). `flush_interval`:
+    when it goes on in another file, and when it ends. Files are created for their owner alone (0600); one that is there
+    keeps its mode, with a warning where others may read it, and a link is not followed, but for those in /dev. `flush_interval`:
     seconds, or text ("100ms"), after which a packet has been handed over to the system, and can be read from the file
     whatever becomes of this process; 0: with every batch. Left out: 100 ms, and 1 s for a file that is compressed.
     `reserve`: bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
@@ -155,6 +156,7 @@ class Recorder(Guarded):
         self._path = ""
         self._unflushed_since = 0
         self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
+        self._intervals: Intervals | None = None
         self._hold_ns = min(HOLD_NS, self._flush_ns)
         self._held: list[Batch] = []  # received, and waiting for older packets of other sockets
         self._unwritten: Batch | None = None  # received, and not all handed to the writer
@@ -229,6 +231,8 @@ class Recorder(Guarded):
         self._stop_at = now + self._stop_limits.duration if self._stop_limits.duration else 0
         self._rotate_at = now + self._rotate_limits.duration if self._rotate_limits.duration else 0
         self._statistics_at = now + STATISTICS_NS
+        if self._rotate_limits.interval:
+            self._intervals = Intervals(self._rotate_limits.interval, time.time_ns())
         try:
             while not self._reason:
                 self._step()
@@ -257,7 +261,8 @@ class Recorder(Guarded):
         now = time.monotonic_ns()
         flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
         release_at = self._last_came + self._hold_ns if self._held else 0
-        until = min(filter(None, (now + self._tick_ns, self._stop_at, self._rotate_at, flush_at, release_at)))
+        full_at = now + self._intervals.left(time.time_ns()) if self._intervals is not None else 0
+        until = min(filter(None, (now + self._tick_ns, self._stop_at, self._rotate_at, full_at, flush_at, release_at)))
         try:
             if self._gather_ns:
                 if self._receiver.wait(max(0, until - now) / NANOSECONDS):
@@ -290,7 +295,7 @@ class Recorder(Guarded):
     def _drain(self) -> None:
         """What had arrived when the recording had to end; another second of a stream that does not pause."""
         end = time.monotonic_ns() + DRAIN_NS
-        self._stop_at = self._rotate_at = 0
+        self._stop_at, self._rotate_at, self._intervals = 0, 0, None
         reason, self._reason = self._reason, ""
         with contextlib.suppress(ClosedError):
             while time.monotonic_ns() < end and not self._reason:
@@ -394,6 +399,8 @@ class Recorder(Guarded):
             missed = (now - self._rotate_at) // self._rotate_limits.duration
             self._rotate_at += (missed + 1) * self._rotate_limits.duration
             self._rotate()
+        if self._intervals is not None and self._intervals.is_over(time.time_ns()):
+            self._rotate()
         if self._stop_at and now >= self._stop_at:
             self._end("duration")
         if self._idle_ns and now - self._last_came >= self._idle_ns:
@@ -427,11 +434,17 @@ class Recorder(Guarded):
                     link=self._link,
                     filter_text=self._filter_text,
                     exclusive=self._rotate_limits != NO_LIMITS,
+                    follow_links=False,
                 )
             except FileError as error:
                 if error.errno != errno.EEXIST:
                     raise
                 taken = True
+        if self._stream is None and writer.is_shared:
+            warn(
+                f"{target} was there, and keeps its mode: others than its owner may read it; remove it first, or change "
+                "its mode (chmod 600)"
+            )
         self._before = 0
         self._path = subject_of(target)
         self._files += 1

@@ -200,12 +200,20 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
         raise
 
 
-def open_output(path: str | os.PathLike[str], exclusive: bool = False) -> IO[bytes]:
+def _opener(path: str, follow_links: bool) -> Callable[[str, int], int]:
+    """What opens a file to write. Links in /dev are the system's own."""
+    if follow_links or Path(path).parent == Path("/dev") or not hasattr(os, "O_NOFOLLOW"):
+        return open_private
+    return lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, PRIVATE)
+
+
+def open_output(path: str | os.PathLike[str], exclusive: bool = False, follow_links: bool = True) -> IO[bytes]:
     """A file to write from its start, created for its owner alone.
 
     Args:
         path: Its path; the suffix says how it is compressed.
         exclusive: There must be no file of that name, nor a link (O_EXCL, open(2)).
+        follow_links: A link is followed; else only one in /dev (O_NOFOLLOW).
 
     Returns:
         A binary file.
@@ -217,7 +225,8 @@ def open_output(path: str | os.PathLike[str], exclusive: bool = False) -> IO[byt
     """
     subject = subject_of(path)
     try:
-        raw: IO[bytes] = open(subject, "xb" if exclusive else "wb", buffering=0, opener=open_private)  # noqa: SIM115
+        mode, opener = "xb" if exclusive else "wb", _opener(subject, follow_links)
+        raw: IO[bytes] = open(subject, mode, buffering=0, opener=opener)  # noqa: SIM115
     except OSError as error:
         raise file_error("open", subject, error) from error
     except ValueError as error:

@@ -6,6 +6,7 @@ Blocks with packets are made by the core's encoder, all others by `_pcapng`.
 import errno
 import io
 import os
+import stat
 import struct
 import time
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -64,6 +65,7 @@ class Writer(Guarded):
         application: The program that wrote it.
         hardware: The machine that wrote it.
         exclusive: A path must name no file yet, nor a link.
+        follow_links: A path may name a link; else only one in /dev, such as /dev/stdout.
 
     Raises:
         ArgumentError: An argument is not one of those.
@@ -85,6 +87,7 @@ class Writer(Guarded):
         application: str = f"mcast-fast {__version__}",
         hardware: str = "",
         exclusive: bool = False,
+        follow_links: bool = True,
     ) -> None:
         super().__init__()
         self._subject = subject_of(file, "write")
@@ -95,7 +98,9 @@ class Writer(Guarded):
         self._filter_text = checked_text(filter_text, "filter_text")
         header = section_header(checked_text(application, "application"), checked_text(hardware, "hardware"))
         self._owned = isinstance(file, str | os.PathLike)
-        self._file: Any = open_output(file, bool(exclusive)) if isinstance(file, str | os.PathLike) else file
+        self._file: Any = file
+        if isinstance(file, str | os.PathLike):
+            self._file = open_output(file, bool(exclusive), bool(follow_links))
         self._encoder = _core.files.Encoder(self._form, self._raw)
         self._described: dict[tuple[int, int], int] = {}  # (interface index, known headers) -> number in the file
         self._buffer = bytearray()  # whole blocks that are not all written
@@ -183,6 +188,15 @@ class Writer(Guarded):
     def form(self) -> Form:
         """'pcapng' or 'pcap'."""
         return self._form
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is a file of which the system says that others than its owner may read or write it."""
+        try:
+            mode = os.fstat(self._file.fileno()).st_mode
+        except (AttributeError, OSError, ValueError):
+            return False
+        return hasattr(os, "geteuid") and stat.S_ISREG(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
     @property
     def size(self) -> int:
