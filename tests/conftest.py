@@ -333,6 +333,7 @@ TOOLS = {
     "files that grow": hasattr(select, "poll"),  # under wine what is appended is not seen; the cause is not known
     "cc": shutil.which("cc") is not None,
     "tshark": shutil.which("tshark") is not None,
+    "capinfos": shutil.which("capinfos") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

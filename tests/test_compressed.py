@@ -126,11 +126,12 @@ def test_much_that_is_not_flushed_is_put_into_members_too(backend, tmp_path, kin
         assert 20 * 30 - len(payloads_in(path)[0]) <= 30 * (1 + 50_000 // (30 * 300))
 
 
+@pytest.mark.needs("process limits")
 @pytest.mark.parametrize("room", [0, 100, 5_000, 40_000])
 def test_a_full_disk_leaves_what_is_counted(backend, tmp_path, kind, room, monkeypatch):
     """Packets in the compressor are in no file: they are not counted, and what of them was written is cut off."""
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
+    import resource
+
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     monkeypatch.setattr(_writer, "MEMBER", 20_000)
     path = tmp_path / f"feed.pcapng.{kind}"

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import signal
 
 import pytest
 
@@ -62,12 +63,13 @@ def test_a_packet_that_cannot_be_written_is_refused_behind_all_before_it(tmp_pat
     assert len(read(path.read_bytes())) == writer.stats.packets == 1700
 
 
+@pytest.mark.needs("process limits")
 @pytest.mark.parametrize("room", [1, 30_000, 100_000, 250_001])
 @pytest.mark.parametrize("form", ["pcapng", "pcap"])
 def test_a_full_disk_leaves_whole_packets_and_counts_them(tmp_path, in_place, room, form):
     """A system call that takes less than all of it is followed by one for the rest, whose refusal is reported."""
-    resource = pytest.importorskip("resource")
-    signal = pytest.importorskip("signal")
+    import resource
+
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     path = tmp_path / f"feed.{form}"
     writer = mcast.files.Writer(path)
@@ -86,7 +88,7 @@ def test_a_full_disk_leaves_whole_packets_and_counts_them(tmp_path, in_place, ro
     assert room < 1000 or error.packets > room // 512
 
 
-@pytest.mark.needs("poll")
+@pytest.mark.needs("pipes that do not block")
 def test_a_pipe_that_does_not_block_counts_what_it_took(in_place):
     """What is in the pipe is what is counted, and a block that it took in part."""
     reading, writing = os.pipe()

@@ -408,7 +408,7 @@ class Recorder(Guarded):
         if now >= self._statistics_at:
             self._statistics_at = now + STATISTICS_NS
             self._statistics()
-        if self._held and now - self._last_came >= self._hold_ns:
+        if self._held and now - self._last_came >= self._hold_ns and not self._has_more():
             self._release()
         if self._unflushed_since and now - self._unflushed_since >= self._flush_ns:
             self._flush()

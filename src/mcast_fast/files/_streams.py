@@ -17,7 +17,7 @@ PathOrFile = str | os.PathLike[str] | IO[bytes]
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 OUTPUT = 64 * 1024  # compressed bytes that are written at once
-MEMBER = 4 << 20  # bytes that one member of a compressed file holds, and that a full disk may cost
+MEMBER = 256 << 10  # bytes that one member of a compressed file holds, and that a full disk may cost
 PRIVATE = 0o600  # a recording may hold what only its owner may see
 # In C: a function of Python would have a moment with the descriptor in its hands, in which an exception of a signal
 # handler would lose it.

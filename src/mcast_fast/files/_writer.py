@@ -49,7 +49,7 @@ class Writer(Guarded):
 
     Small batches are gathered: `flush` writes them. When the system refuses to write, FileError reports how many
     packets are in the file, and what of the next one had been written is cut off, where the file can be cut. Bytes are
-    counted before compression. Of a compressed file each flush, and each 4 MiB, can be read whatever becomes of the rest.
+    counted before compression. Of a compressed file each flush, and each 256 KiB, can be read whatever becomes of the rest.
 
     Threads may share a writer; close() may be called at any moment, from a signal handler too. An exception of a signal
     handler in the middle of a write loses nothing that is counted: the next call goes on from there (of a
