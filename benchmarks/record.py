@@ -118,7 +118,9 @@ def run(options: argparse.Namespace) -> Report:
         place = TMPFS if TMPFS.is_dir() else None
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcast-benchmarks-", dir=place)))
         report.samples = measure(names, sender, receiving, Paths(directory, program), options)
-    report.series = {name: [sample["cpu"] - sample["start"] for sample in taken] for name, taken in report.samples.items()}
+    report.series = {
+        name: [sample["cpu"] - sample["start"] for sample in taken] for name, taken in report.samples.items()
+    }
     for name, taken in report.samples.items():
         report.counts[f"{name}: packets not recorded"] = max(sample["lost"] for sample in taken)
     report.tables = [table(report)]

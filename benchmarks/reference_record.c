@@ -82,7 +82,8 @@ begin_file(int fd)
     uint32_t section[7] = {0x0a0d0d0a, 28, 0x1a2b3c4d, 1, UINT32_MAX, UINT32_MAX, 28};
     /* Ethernet; times in ns (if_tsresol, 9) */
     uint32_t interface[8] = {1, 32, 1, 0, 9 | 1 << 16, 9, 0, 32};
-    if (write(fd, section, sizeof section) != sizeof section || write(fd, interface, sizeof interface) != sizeof interface)
+    if (write(fd, section, sizeof section) != sizeof section ||
+        write(fd, interface, sizeof interface) != sizeof interface)
         fail("write");
 }
 
@@ -90,8 +91,8 @@ begin_file(int fd)
 static void
 block_header(uint32_t *to, uint64_t time, uint32_t captured, uint32_t original)
 {
-    uint32_t header[7] = {6, BLOCK_HEADER + ((captured + 3) & ~3u) + 4, 0, (uint32_t)(time >> 32), (uint32_t)time, captured,
-                          original};
+    uint32_t header[7] = {
+        6, BLOCK_HEADER + ((captured + 3) & ~3u) + 4, 0, (uint32_t)(time >> 32), (uint32_t)time, captured, original};
     memcpy(to, header, sizeof header);
 }
 
@@ -101,12 +102,17 @@ static void
 attach_filter(int fd, uint32_t group, uint16_t port)
 {
     struct sock_filter program[] = {
-        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x0800, 0, 8),
-        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 23),  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 17, 0, 6),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 30),  BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(group), 0, 4),
-        BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 14), BPF_STMT(BPF_LD | BPF_H | BPF_IND, 16),
+        BPF_STMT(BPF_LD | BPF_H | BPF_ABS, 12),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x0800, 0, 8),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 23),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 17, 0, 6),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 30),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ntohl(group), 0, 4),
+        BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 14),
+        BPF_STMT(BPF_LD | BPF_H | BPF_IND, 16),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, port, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, 262144),       BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, 262144),
+        BPF_STMT(BPF_RET | BPF_K, 0),
     };
     struct sock_fprog filter = {sizeof program / sizeof *program, program};
     if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter))
@@ -231,7 +237,8 @@ open_socket(unsigned interface, uint32_t group, uint16_t port, unsigned mib)
         setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) ||
         setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one) ||
         setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &one, sizeof one) ||
-        setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof one) || setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof one) ||
+        setsockopt(fd, IPPROTO_IP, IP_RECVTTL, &one, sizeof one) ||
+        setsockopt(fd, IPPROTO_IP, IP_RECVTOS, &one, sizeof one) ||
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait) || bind(fd, (struct sockaddr *)&to, sizeof to) ||
         setsockopt(fd, IPPROTO_IP, IP_ADD_MEMBERSHIP, &request, sizeof request))
         fail("socket");

@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_what_is_counted(backend, tmp_path, kind, room, monke
 # ---- kill -9 ----
 
 
-def kill_a_recording(record, tx, path, chance):
+def kill_a_recording(record, tx, path, chance):  # noqa: F811
     """End a recording by SIGKILL at a random moment: how many packets it had flushed, and the numbers in the file."""
     program = record("-w", path)
     numbers, flushed = itertools.count(), 0
@@ -186,7 +186,7 @@ def kill_a_recording(record, tx, path, chance):
 
 @pytest.mark.needs("signals to processes")
 @pytest.mark.long
-def test_kill_9_loses_nothing_that_was_flushed(record, tx, tmp_path, kind):
+def test_kill_9_loses_nothing_that_was_flushed(record, tx, tmp_path, kind):  # noqa: F811
     flushed, came = kill_a_recording(record, tx, tmp_path / f"feed.pcapng.{kind}", random.Random(18))
     assert len(came) >= flushed > 0
     assert came == sorted(set(came))
@@ -194,7 +194,7 @@ def test_kill_9_loses_nothing_that_was_flushed(record, tx, tmp_path, kind):
 
 @pytest.mark.needs("signals to processes")
 @pytest.mark.weekly
-def test_kill_9_at_a_hundred_moments_loses_nothing_that_was_flushed(record, tx, tmp_path, kind):
+def test_kill_9_at_a_hundred_moments_loses_nothing_that_was_flushed(record, tx, tmp_path, kind):  # noqa: F811
     chance = random.Random(9)
     for turn in range(100):
         path = tmp_path / f"{turn}.pcapng.{kind}"

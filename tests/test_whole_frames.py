@@ -107,11 +107,11 @@ def test_a_recording_holds_what_tcpdump_writes_beside_it(ends, tmp_path, dense):
 def test_tshark_puts_recorded_fragments_together(ends, tmp_path):  # noqa: F811
     a, b = ends
     path, sent = tmp_path / "feed.pcapng", [ethernet(V4, ipv4(V4, BODY)), *pieces(bytes(range(250)) * 20)]
-    with receiver(b, V4, frames=True) as rx, packet_socket(a) as raw:
-        with Recorder(rx, path, stop=Autostop(packets=len(sent))) as recorder:
-            for frame in sent:
-                raw.send(frame)
-            recorder.run()
+    recording = {"stop": Autostop(packets=len(sent))}
+    with receiver(b, V4, frames=True) as rx, packet_socket(a) as raw, Recorder(rx, path, **recording) as recorder:
+        for frame in sent:
+            raw.send(frame)
+        recorder.run()
     argv = ["tshark", "-n", "-o", "ip.defragment:TRUE", "-r", path, "-Y", "udp", "-T", "fields", "-e", "data.len"]
     shown = subprocess.check_output(argv, text=True, stderr=subprocess.DEVNULL)
     assert shown.split() == [str(len(BODY) - 8), "5000"]
@@ -126,7 +126,9 @@ def test_a_recording_of_two_ports_and_two_families_is_in_strict_time_order(ends,
     groups = [f"{V4}%{b.interface}:{PORT}", f"{V4}%{b.interface}:{PORT + 1}"]
     groups += [f"[{V6}]%{b.interface}:{PORT}", f"[{V6}]%{b.interface}:{PORT + 1}"]
     bodies = [udp(b"payload" * 20, PORT + at) for at in range(2)]
-    sent = [ethernet(V4, ipv4(V4, body)) for body in bodies] + [ethernet(V6, ipv6(V6, with_sum(body))) for body in bodies]
+    sent = [ethernet(V4, ipv4(V4, body)) for body in bodies] + [
+        ethernet(V6, ipv6(V6, with_sum(body))) for body in bodies
+    ]
     with b.host.enter():
         rx = mcast.Receiver(*groups, ring=True, frames=True) if frames else mcast.Receiver(*groups)
     with rx, packet_socket(a) as raw, Recorder(rx, path, stop=Autostop(packets=2000)) as recorder:

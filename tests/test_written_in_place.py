@@ -1,6 +1,7 @@
 """Packets written from where they are (writev(2)): the same file as by way of a buffer, and whole blocks whatever the system takes."""
 
 import errno
+import io
 import itertools
 import os
 import signal
@@ -93,7 +94,7 @@ def test_a_pipe_that_does_not_block_counts_what_it_took(in_place):
     """What is in the pipe is what is counted, and a block that it took in part."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    with open(reading, "rb", buffering=0) as out, open(writing, "wb", buffering=0) as file:
+    with io.FileIO(reading) as out, io.FileIO(writing, "w") as file:
         writer = mcast.files.Writer(file)
         with pytest.raises(mcast.errors.FileError) as caught:
             for _ in range(100):
@@ -110,7 +111,7 @@ def test_a_pipe_that_does_not_block_counts_what_it_took(in_place):
 def test_a_reader_that_has_gone_is_reported(in_place):
     reading, writing = os.pipe()
     os.close(reading)
-    with open(writing, "wb", buffering=0) as file:
+    with io.FileIO(writing, "w") as file:
         writer = mcast.files.Writer(file)
         with pytest.raises(mcast.errors.FileError) as caught:
             writer.write(some(1000))

@@ -18,7 +18,7 @@ REMEMBERED = 1000  # names that are not given twice
 
 
 class Limits(NamedTuple):
-    """Where something ends: after this many ns, bytes or packets, or at each full `interval` of the day; 0 = nowhere."""
+    """Where something ends: after this many ns, bytes or packets, or at each full `interval` in ns; 0 = nowhere."""
 
     duration: int
     filesize: int
@@ -43,8 +43,8 @@ class Rotation:
     same, but at each full multiple of it by the system's clock, in UTC ("1h": on the hour), as dumpcap does it; a clock
     that is set forward past one begins a file, and one that is set back by less than the interval does not. A packet is
     in the file that was open when it was written, which is some ms after it came. `filesize`: bytes or text with a unit
-    ("64MiB"), before compression: no file is larger, but for a single packet that is. `packets`: in a file. `files`: the
-    number of files to keep, the newest; older ones are deleted (a ring of files). ArgumentError.
+    ("64MiB"), before compression: no file is larger, but for a single packet that is. `packets`: in a file. `files`:
+    the number of files to keep, the newest; older ones are deleted (a ring of files). ArgumentError.
     """
 
     __module__ = "mcast_fast.files"
@@ -118,7 +118,7 @@ class Intervals:
         return self._interval - now % self._interval
 
     def is_over(self, now: int) -> bool:
-        """Whether another one has begun since the last call. A clock that is set back is in the same one for as long."""
+        """Whether another one has begun since the last call. A clock that is set back by less stays in the same."""
         number = now // self._interval
         if self._number - 1 <= number <= self._number:
             return False

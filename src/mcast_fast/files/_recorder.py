@@ -82,9 +82,10 @@ class Recorder(Guarded):
 
     `path`: where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file; `rotate` and `stop`:
     when it goes on in another file, and when it ends. Files are created for their owner alone (0600); one that is there
-    keeps its mode, with a warning where others may read it, and a link is not followed, but for those in /dev. `flush_interval`:
-    seconds, or text ("100ms"), after which a packet has been handed over to the system, and can be read from the file
-    whatever becomes of this process; 0: with every batch. Left out: 100 ms, and 1 s for a file that is compressed.
+    keeps its mode, with a warning where others may read it, and a link is not followed, but for those in /dev.
+    `flush_interval`: seconds, or text ("100ms"), after which a packet has been handed over to the system, and can be
+    read from the file whatever becomes of this process; 0: with every batch. Left out: 100 ms, and 1 s for a file that
+    is compressed.
     `reserve`: bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
     `command`: run as `command FILE` for each finished file; its failures are MulticastWarnings. `on_file` is
     called with each finished file. `filter_text`: what was requested, kept in the files.
@@ -442,8 +443,8 @@ class Recorder(Guarded):
                 taken = True
         if self._stream is None and writer.is_shared:
             warn(
-                f"{target} was there, and keeps its mode: others than its owner may read it; remove it first, or change "
-                "its mode (chmod 600)"
+                f"{target} was there, and keeps its mode: others than its owner may read it; remove it first, or "
+                "change its mode (chmod 600)"
             )
         self._before = 0
         self._path = subject_of(target)

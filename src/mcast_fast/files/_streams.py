@@ -3,6 +3,7 @@
 Rules of this module: no formats; every refusal of the system is a FileError.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -131,10 +132,8 @@ class Compressed(io.RawIOBase):
         """Write nothing more, and cut the file behind its last whole member, where it can be cut."""
         self._process = 0
         self._out.clear()
-        try:
+        with contextlib.suppress(OSError):  # a pipe or a device
             os.ftruncate(self._raw.fileno(), self._whole[0])
-        except OSError:
-            pass  # a pipe or a device
 
     def close(self) -> None:
         """Write the end, and close the file below, whatever happens; in a forked child the descriptor alone."""

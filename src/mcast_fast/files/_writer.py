@@ -49,7 +49,8 @@ class Writer(Guarded):
 
     Small batches are gathered: `flush` writes them. When the system refuses to write, FileError reports how many
     packets are in the file, and what of the next one had been written is cut off, where the file can be cut. Bytes are
-    counted before compression. Of a compressed file each flush, and each 256 KiB, can be read whatever becomes of the rest.
+    counted before compression. Of a compressed file each flush, and each 256 KiB, can be read whatever becomes of the
+    rest.
 
     Threads may share a writer; close() may be called at any moment, from a signal handler too. An exception of a signal
     handler in the middle of a write loses nothing that is counted: the next call goes on from there (of a
@@ -128,11 +129,11 @@ class Writer(Guarded):
             if stop == at:
                 self._describe(self._encoder.key(batch, at), batch[at].interface or "")
             at = stop
+            if isinstance(self._file, Compressed) and self._file.taken - self._file.whole >= MEMBER:
+                self._flush()
         if at:
             self._batch_ends.append(self._accepted)
             self._count_batches()
-        if isinstance(self._file, Compressed) and self._file.taken - self._file.whole >= MEMBER:
-            self._flush()
         return at
 
     @guarded
@@ -422,7 +423,7 @@ class Writer(Guarded):
         return at, packets
 
     def _return_to_whole(self, file: Compressed) -> None:
-        """Count what of a compressed file can be read, and leave no more of it: what is behind its last flush is lost."""
+        """Count what of a compressed file can be read, and leave no more of it: what follows its last flush is lost."""
         file.give_up()
         counts = [one for one in self._whole if one[0] == file.whole]
         self._bytes, self._packets, self._batches = counts[-1] if counts else (0, 0, 0)

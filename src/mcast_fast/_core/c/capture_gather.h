@@ -19,9 +19,9 @@ enum {
 typedef struct mcast_gather {
     struct iovec vectors[MCAST_GATHERED_VECTORS];
     unsigned char aside[MCAST_GATHERED_PACKETS * MCAST_GATHERED_ASIDE];
-    int count;    /* vectors */
-    size_t size;  /* bytes of all vectors */
-    size_t sent;  /* of them */
+    int count;   /* vectors */
+    size_t size; /* bytes of all vectors */
+    size_t sent; /* of them */
 } mcast_gather;
 
 /* Gathers packets until there are enough for one call, or as mcast_encode: how many. The payloads stay in `data`. */

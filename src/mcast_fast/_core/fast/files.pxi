@@ -462,7 +462,8 @@ cdef class Encoder:
     def write(self, int descriptor, Batch batch not None, Py_ssize_t start):
         """Write packets from `start` on into a descriptor, their payloads straight from where they are.
 
-        What signal handlers raise is passed on between two system calls; `written_packets` and `written_bytes` count them.
+        What signal handlers raise is passed on between two system calls; `written_packets` and `written_bytes` count
+        what was written.
 
         Args:
             descriptor: Of a file, or whatever writev(2) takes.

@@ -180,7 +180,7 @@ class Encoder:
         return at
 
     def settle(self) -> None:
-        """Count what a `write` has written, or make it the rest, if an exception of a signal handler kept it from that."""
+        """Count what a `write` has written, or make it the rest; again where an exception of a signal handler came."""
         piece = self._piece
         if piece is None:
             return
@@ -195,9 +195,7 @@ class Encoder:
         self._piece = None
         self._wrote = []
 
-    def _packets(
-        self, batch: Batch, start: int, most: int, refuses: bool = True
-    ) -> list[tuple[bytes, bytes, bytes]]:
+    def _packets(self, batch: Batch, start: int, most: int, refuses: bool = True) -> list[tuple[bytes, bytes, bytes]]:
         """Packets from `start` on as what is before the frame, the frame, and what is behind it.
 
         `refuses`: ArgumentError when the first one cannot be written; else there are none then."""
