@@ -335,6 +335,8 @@ TOOLS = {
     "cc": shutil.which("cc") is not None,
     "tshark": shutil.which("tshark") is not None,
     "capinfos": shutil.which("capinfos") is not None,
+    "writev": hasattr(os, "writev"),
+    "pseudo terminals": importlib.util.find_spec("termios") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

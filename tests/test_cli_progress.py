@@ -66,7 +66,6 @@ class Terminal:
 
 @pytest.fixture
 def terminal(program_backend, group, tmp_path):  # noqa: F811
-    pytest.importorskip("pty")
     argv = [sys.executable, "-m", "mcast_fast", "record", group, "-w", str(tmp_path / "feed.pcapng")]
     return lambda *options: Terminal([*argv, *options], program_backend)
 
@@ -82,7 +81,7 @@ def lines_shown(text):
     return shown
 
 
-@pytest.mark.needs("signals to processes")
+@pytest.mark.needs("signals to processes", "pseudo terminals")
 @pytest.mark.long
 def test_it_is_shown_and_leaves_its_line_to_what_follows(terminal, tx):  # noqa: F811
     program = terminal()
@@ -99,7 +98,7 @@ def test_it_is_shown_and_leaves_its_line_to_what_follows(terminal, tx):  # noqa:
     assert [re.sub(r"\d+", "N", row.split(",")[0]) for row in shown[1:]] == ["mcast-fast: received N"] * 2 + [""]
 
 
-@pytest.mark.needs("signals to processes")
+@pytest.mark.needs("signals to processes", "pseudo terminals")
 @pytest.mark.long
 def test_a_quiet_recording_shows_none(terminal, tx):  # noqa: F811
     program = terminal("--quiet", "-a", "duration:1.5")

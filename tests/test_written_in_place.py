@@ -119,12 +119,11 @@ def test_a_reader_that_has_gone_is_reported(in_place):
     assert (caught.value.errno, caught.value.packets) == (errno.EPIPE, 0)
 
 
-@pytest.mark.needs("poll")
+@pytest.mark.needs("writev")
+@pytest.mark.parametrize("backend", ["pure"], indirect=True)  # whose system call can be replaced
 @pytest.mark.parametrize("taken", [0, 1, 5000])
 def test_what_the_system_does_not_take_is_written_behind_it(backend, tmp_path, monkeypatch, taken):
     """A call that ends early, as one that a signal interrupts: nothing is missing, and nothing twice."""
-    if backend == "fast":
-        pytest.skip("feature of the pure backend: its system call can be replaced")
     writev = os.writev
     answers = itertools.cycle([taken, None])
 
