@@ -115,13 +115,47 @@ aio         : _units _iteration _core _membership _sending groups stats sequence
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files
+doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
+    _finding        :
+    _frames         :
+    _rules          :
+    _readings       : _rules
+    _feeds          : _frames
+    _listening      : _frames _feeds
+    _context        : _finding _rules _readings _feeds _listening
+    _host           : _finding _context
+    _interface      : _finding _feeds _context
+    _membership     : _finding _readings _context
+    _routing        : _finding _readings _feeds _context
+    _firewall       : _finding _rules _feeds _context
+    _packets        : _finding _context
+    _buffers        : _finding _readings _context
+    _sender         : _finding _readings _feeds _context
+    _switch         : _finding _feeds _context
+    _clock          : _finding _context
+    _containers     : _finding _readings _context
+    _examination    : _finding _readings _feeds _context _host _interface _membership _routing _firewall _packets _buffers _sender _switch _clock _containers
+    _text           : _finding _examination
+    __main__        : _examination _text
+    _probe_counts   :
+    _probe_wire     : _probe_counts
+    _probe_peer     : _probe_counts _probe_wire
+    _probe_state    : _probe_peer _probe_wire
+    _probe_report   : _finding _probe_counts
+    _probe_faults   : _finding _probe_report
+    _probe_verdicts : _probe_report _probe_faults _probe_wire
+    _probe_matrix   : _probe_counts _probe_wire _probe_state _probe_report _probe_faults _probe_verdicts
+    _probe_ends     : _probe_peer _probe_state
+    _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
+    __init__        : _finding _examination _probe_counts _probe_report _probe
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
     output          :
     flows           : output
     signals         :
     demo            : output
     receive         : output signals flows
     check           : output signals flows
+    probe           : output signals
     send            : output
     progress        : output
     record          : output signals flows progress
@@ -130,10 +164,12 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     convert         : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay check info convert repair interfaces
+    doctor          : output signals
+    probe           : output signals
+    __init__        : output demo receive send record replay check info convert repair interfaces doctor probe
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -141,7 +177,20 @@ __init__    : _version _core _host _source _membership groups stats sequence rec
 UPWARDS_FOR_TYPES = {("_membership.joins", "_membership.rings")}
 
 # What users may import. Every other module has an underscore, or is in a wing that has one.
-PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "sequence", "cli"}
+PUBLIC = {
+    "__init__",
+    "__main__",
+    "errors",
+    "groups",
+    "stats",
+    "receiver",
+    "sender",
+    "files",
+    "aio",
+    "sequence",
+    "doctor",
+    "cli",
+}
 NO_API = {"cli"}  # the program
 
 
@@ -319,7 +368,9 @@ def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     assert set(values["_WHERE"]) <= set(values["__all__"])
 
 
-@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence"])
+@pytest.mark.parametrize(
+    "module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence", "mcast_fast.doctor"]
+)
 def test_every_exported_name_is_there(module):
     """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""
     code = (

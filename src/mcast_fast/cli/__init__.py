@@ -1,7 +1,7 @@
 """The command line: one file a verb, printing only.
 
-Exit codes: 0 ok · 1 runtime error, or a packet of the demo was lost · 2 usage · 3 loss, while recording or of a checked
-feed · 4 nothing came before the timeout.
+Exit codes: 0 ok · 1 runtime error, a packet of the demo was lost, or a probe found a problem · 2 usage · 3 loss, while
+recording or of a checked feed · 4 nothing came before the timeout.
 """
 
 import importlib
@@ -17,7 +17,10 @@ from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_li
 from mcast_fast.errors import MulticastError, os_text
 
 # Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
-VERBS = ("demo", "receive", "send", "record", "replay", "check", "info", "convert", "repair", "interfaces")
+VERBS = (
+    *("demo", "receive", "send", "record", "replay", "check", "info", "convert", "repair", "interfaces"),
+    *("doctor", "probe"),
+)
 
 
 class Program(click.Group):
