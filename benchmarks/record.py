@@ -1,7 +1,8 @@
 """Loss and CPU a recorded packet of programs that record a live stream into a tmpfs: single packets, at full speed.
 
 Each recorder is a process of its own, started for each stream; the order turns every round. CPU is the user and system
-time of the whole process, from its start: what starting costs is measured apart, without a stream, and told.
+time of the whole process, less what starting and ending without a packet takes, which is measured in the same round.
+Two plain C programs (reference_record.c) are the limits: of a ring, and of sockets.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,33 +40,44 @@ BUFFER_MIB = 32
 TMPFS = Path("/dev/shm")
 QUIET_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
+SOURCE = Path(__file__).with_name("reference_record.c")
 FILTER = f"udp and dst host {network.GROUP} and dst port {PORT}"
 
 
-def ours(interface: str, file: Path, *options: str) -> list[str]:
+def ours(interface: str, file: Path, _: Path | None, *options: str) -> list[str]:
     group = f"{network.GROUP}%{interface}:{PORT}"
     program = [sys.executable, "-m", "mcast_fast", "record", group, "--buffer", f"{BUFFER_MIB}MiB"]
     return [*program, *options, "-w", str(file)]
 
 
-def ring(interface: str, file: Path) -> list[str]:
-    return ours(interface, file, "--ring")
+def ring(interface: str, file: Path, program: Path) -> list[str]:
+    return ours(interface, file, program, "--ring")
 
 
-def tcpdump(interface: str, file: Path) -> list[str]:
+def c_ring(interface: str, file: Path, program: Path) -> list[str]:
+    return [str(program), "ring", interface, network.GROUP, str(PORT), str(BUFFER_MIB), str(file)]
+
+
+def c_sockets(interface: str, file: Path, program: Path) -> list[str]:
+    return [str(program), "sockets", interface, network.GROUP, str(PORT), str(BUFFER_MIB), str(file)]
+
+
+def tcpdump(interface: str, file: Path, _: Path) -> list[str]:
     return ["tcpdump", "-n", "-Z", "root", "-i", interface, "-B", str(BUFFER_MIB * 1024), "-w", str(file), FILTER]
 
 
-def dumpcap(interface: str, file: Path) -> list[str]:
+def dumpcap(interface: str, file: Path, _: Path) -> list[str]:
     return ["dumpcap", "-q", "-i", interface, "-B", str(BUFFER_MIB), "-f", FILTER, "-w", str(file)]
 
 
 # Name -> what it is, how it is started, and the line that says that it records.
-RECORDERS: dict[str, tuple[str, Callable[[str, Path], list[str]], str]] = {
+RECORDERS: dict[str, tuple[str, Callable[[str, Path, Path], list[str]], str]] = {
     "plain": ("mcast-fast record", ours, "recording "),
     "ring": ("mcast-fast record --ring", ring, "recording "),
     "tcpdump": ("tcpdump -w", tcpdump, "listening on "),
     "dumpcap": ("dumpcap -w", dumpcap, "File: "),
+    "c ring": ("plain C: ring and writev", c_ring, "recording"),
+    "c sockets": ("plain C: recvmmsg", c_sockets, "recording"),
 }
 
 
@@ -72,9 +85,13 @@ def bars(names: list[str], *, coalesces: bool = False) -> tuple[Bar, ...]:
     lossless = tuple(
         Bar(f"{name}: packets not recorded", None, Direction.AT_MOST, 0) for name in names if name in ("plain", "ring")
     )
-    of_plain = (Bar("plain", "dumpcap", Direction.AT_MOST, 0.6 if coalesces else 1.3),)
-    of_ring = (Bar("ring", "tcpdump", Direction.AT_MOST, 1.0), Bar("ring", "dumpcap", Direction.AT_MOST, 0.5))
-    return lossless + of_plain + (of_ring if "ring" in names else ())
+    of_plain = (
+        Bar("plain", "dumpcap", Direction.AT_MOST, 0.6)
+        if coalesces
+        else Bar("plain", "c sockets", Direction.AT_MOST, 1.2)
+    )
+    of_ring = (Bar("ring", "tcpdump", Direction.AT_MOST, 0.8), Bar("ring", "dumpcap", Direction.AT_MOST, 0.25))
+    return (*lossless, of_plain) + (of_ring if "ring" in names else ())
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
@@ -83,6 +100,14 @@ def add_options(options: argparse.ArgumentParser) -> None:
     add_link(options)
     add_unprivileged(options)
     options.add_argument("--only", nargs="+", choices=RECORDERS, default=tuple(RECORDERS), metavar="NAME")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where recordings go, and the compiled reference."""
+
+    directory: Path
+    program: Path
 
 
 def run(options: argparse.Namespace) -> Report:
@@ -97,10 +122,13 @@ def run(options: argparse.Namespace) -> Report:
         sending, receiving = stack.enter_context(link(coalesces=coalesces))
         order = {"interface": sending.interface, "address": sending.ipv4, "library": library, "core": None}
         sender = stack.enter_context(Process("send", order, prefix=inside(sending)))
+        program = stack.enter_context(reference.compiled_program(SOURCE))
         place = TMPFS if TMPFS.is_dir() else None
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcast-benchmarks-", dir=place)))
-        report.samples = measure(names, sender, receiving, directory, options)
-    report.series = {name: [sample["cpu"] for sample in taken] for name, taken in report.samples.items()}
+        report.samples = measure(names, sender, receiving, Paths(directory, program), options)
+    report.series = {
+        name: [sample["cpu"] - sample["start"] for sample in taken] for name, taken in report.samples.items()
+    }
     for name, taken in report.samples.items():
         report.counts[f"{name}: packets not recorded"] = max(sample["lost"] for sample in taken)
     report.tables = [table(report)]
@@ -113,7 +141,7 @@ def is_there(name: str, notes: list[str]) -> bool:
     if name == "ring":
         feature = mcast_fast.features().get("ring")
         reason = "this version has no ring" if feature is None else feature.reason
-    elif name != "plain" and shutil.which(name) is None:
+    elif name in ("tcpdump", "dumpcap") and shutil.which(name) is None:
         reason = "not installed"
     if reason:
         notes.append(f"left out: {RECORDERS[name][0]}: {reason}")
@@ -121,32 +149,35 @@ def is_there(name: str, notes: list[str]) -> bool:
 
 
 def measure(
-    names: list[str], sender: Process, receiving: End, directory: Path, options: argparse.Namespace
+    names: list[str], sender: Process, receiving: End, paths: Paths, options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
     samples: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     order = list(names)
     for name in order:  # memory that is touched for the first time
-        stream(name, sender, receiving, directory, options, options.count // 4)
+        stream(name, sender, receiving, paths, options, options.count // 4)
     for _ in range(options.rounds):
         for name in order:
-            started = stream(name, sender, receiving, directory, options, 0)["cpu"]
-            sample = stream(name, sender, receiving, directory, options, options.count)
+            started = stream(name, sender, receiving, paths, options, 0)["cpu"]
+            sample = stream(name, sender, receiving, paths, options, options.count)
             samples[name].append(sample | {"start": started / options.count})
         order.append(order.pop(0))
     return samples
 
 
 def stream(
-    name: str, sender: Process, receiving: End, directory: Path, options: argparse.Namespace, count: int
+    name: str, sender: Process, receiving: End, paths: Paths, options: argparse.Namespace, count: int
 ) -> dict[str, Any]:
     """One recording: CPU ns per packet in the file (in all, without packets), and how many are missing: what a program
     drops must not make it look cheap."""
-    file = directory / f"{name}.pcapng"
+    file = paths.directory / "recorded.pcapng"
     _, command, line = RECORDERS[name]
-    log = directory / "log"
+    log = paths.directory / "log"
     with log.open("w") as output:
         unprivileged = options.unprivileged and name == "plain"  # captures need CAP_NET_RAW
-        argv = [*inside(receiving, unprivileged=unprivileged), *command(receiving.interface, file)]
+        argv = [
+            *inside(receiving, unprivileged=unprivileged),
+            *command(receiving.interface, file, paths.program),
+        ]
         program = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=output)
     try:
         wait_for(lambda: re.search(line, log.read_text()) is not None, f"{name} does not record: {log.read_text()}")
@@ -209,10 +240,11 @@ def table(report: Report) -> Table:
                 f"{start:,.0f}",
                 ratio(to[name], to.get("tcpdump")),
                 ratio(to[name], to.get("dumpcap")),
+                ratio(to[name], to.get("c sockets" if name in ("plain", "c sockets") else "c ring")),
                 f"{rate:,.0f}",
                 lost,
             )
         )
-    of = ("of it start", "of tcpdump", "of dumpcap")
-    headings = ("", "CPU ns per recorded packet", "quartiles", *of, "sent per second", "lost")
+    of = ("start", "of tcpdump", "of dumpcap", "of plain C")
+    headings = ("", "CPU ns per recorded packet beyond start", "quartiles", *of, "sent per second", "lost")
     return Table("recording a live stream (medians)", headings, rows)

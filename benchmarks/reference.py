@@ -21,16 +21,31 @@ SOURCE = Path(__file__).with_name("reference.c")
 COMMAND = ("-O2", "-Wall", "-Wextra", "-shared", "-fPIC")
 
 
-@contextmanager
-def compiled(source: Path = SOURCE, *options: str) -> Iterator[Path]:
-    """The shared library, for as long as the block lasts."""
+def compiler_path() -> str:
+    """The C compiler; OSError when there is none."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise OSError("the C reference needs a C compiler: install gcc or clang, or set CC")
+    return compiler
+
+
+@contextmanager
+def compiled(source: Path = SOURCE, *options: str) -> Iterator[Path]:
+    """The shared library, for as long as the block lasts."""
+    compiler = compiler_path()
     with tempfile.TemporaryDirectory(prefix="mcast-benchmarks-") as directory:
         library = Path(directory, "reference.so")
         subprocess.run([compiler, *COMMAND, *options, "-o", library, source], check=True)
         yield library
+
+
+@contextmanager
+def compiled_program(source: Path) -> Iterator[Path]:
+    """The program, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="mcast-benchmarks-") as directory:
+        program = Path(directory, source.stem)
+        subprocess.run([compiler_path(), "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+        yield program
 
 
 @contextmanager

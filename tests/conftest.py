@@ -335,6 +335,9 @@ TOOLS = {
     "tshark": shutil.which("tshark") is not None,
     "ffmpeg": shutil.which("ffmpeg") is not None,
     "sockperf": shutil.which("sockperf") is not None,
+    "capinfos": shutil.which("capinfos") is not None,
+    "writev": hasattr(os, "writev"),
+    "pseudo terminals": importlib.util.find_spec("termios") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

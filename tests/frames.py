@@ -21,11 +21,19 @@ def udp(payload: bytes, port: int, source_port: int = 4000) -> bytes:
 
 
 def ipv4(
-    group: str, body: bytes, *, source: str = "10.77.0.1", options: bytes = b"", piece: int = 0, protocol: int = UDP
+    group: str,
+    body: bytes,
+    *,
+    source: str = "10.77.0.1",
+    options: bytes = b"",
+    piece: int = 0,
+    protocol: int = UDP,
+    ttl: int = 4,
+    tos: int = 0,
 ) -> bytes:
     """An IPv4 packet; `piece` is the field of flags and fragment offset. The header's checksum is right."""
     words = 5 + len(options) // 4
-    head = struct.pack("!BBHHHBBH", 0x40 | words, 0, 4 * words + len(body), 7, piece, 4, protocol, 0)
+    head = struct.pack("!BBHHHBBH", 0x40 | words, tos, 4 * words + len(body), 7, piece, ttl, protocol, 0)
     head += socket.inet_aton(source) + socket.inet_aton(group) + options
     total = sum(struct.unpack(f"!{len(head) // 2}H", head))
     total = (total & 0xFFFF) + (total >> 16)

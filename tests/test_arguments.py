@@ -41,7 +41,7 @@ WRONG = {
 }
 # Only asked whether they are true.
 TRUTHS = {
-    "exclusive", "fastest", "follow", "frames", "gro", "loopback", "multicast_only", "own_packets", "recv_tos", "recv_ttl", "reuse", "segmentation",
+    "exclusive", "fastest", "follow", "follow_links", "frames", "gro", "loopback", "multicast_only", "own_packets", "recv_tos", "recv_ttl", "reuse", "segmentation",
     "spread", "transmit_times", "vlan", "watch",
 }  # fmt: skip
 # An unused default: the group says it itself, so that the name or index is not looked up.

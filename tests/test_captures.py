@@ -113,11 +113,6 @@ def test_an_output_leaves_the_file_as_it_is(backend, tmp_path):
         repair(str(path), str(output))
 
 
-def test_a_compressed_file_is_not_repaired(backend):
-    with pytest.raises(mcast.ArgumentError, match="decompress it first"):
-        repair("feed.pcapng.gz")
-
-
 # ---- CSV ----
 
 

@@ -112,7 +112,7 @@ files       : _systems _version _units _core _guarded _delivery _membership _sen
     _input          : _unpacking
     _reader         : _unpacking _input _streams _skipped
     _summary        : _reader
-    _repair         : _streams _reader
+    _repair         : _streams _reader _unpacking
     _convert        : _streams _writer _reader
     _limits         : _streams
     _postrotate     :
@@ -168,7 +168,8 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     check           : output signals flows
     arbitrate       : output signals
     send            : output
-    record          : output signals flows
+    progress        : output
+    record          : output signals flows progress
     replay          : output
     info            : output flows
     convert         : output

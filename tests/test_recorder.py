@@ -25,7 +25,7 @@ from mcast_fast._systems import LINUX, WINDOWS
 from mcast_fast.errors import FileError
 from mcast_fast.files import _postrotate
 from mcast_fast.files import _recorder as recorder_module
-from mcast_fast.files._limits import Autostop, Names, Rotation, with_mark
+from mcast_fast.files._limits import Autostop, Intervals, Names, Rotation, with_mark
 from mcast_fast.files._recorder import Recorder
 from tests.conftest import multicast_ipv6, place_of
 from tests.test_pcapng import batch_of, record
@@ -248,6 +248,57 @@ def test_a_name_that_exists_is_neither_written_over_nor_followed(rx, tx, tmp_pat
     assert numbers(new) == [0, 1, 2]
 
 
+@pytest.mark.needs("symbolic links")
+def test_a_link_is_not_followed(rx, tmp_path):
+    secret, link = tmp_path / "secret", tmp_path / "feed.pcapng"
+    secret.write_text("not ours")
+    link.symlink_to(secret)
+    with pytest.raises(mcast.errors.FileError, match="is a link, which a recording does not follow"):
+        Recorder(rx, link)
+    assert secret.read_text() == "not ours"
+
+
+@pytest.mark.needs("modes of files")
+def test_a_file_that_others_may_read_keeps_its_mode_with_a_warning(rx, tmp_path):
+    path = tmp_path / "feed.pcapng"
+    path.touch()
+    path.chmod(0o640)
+    with pytest.warns(mcast.errors.MulticastWarning, match="keeps its mode"):
+        Recorder(rx, path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o600)
+    Recorder(rx, path).close()
+
+
+def test_the_full_intervals_of_a_clock():
+    """UTC, as dumpcap's; what is set back by less than one begins none."""
+    minute = 60 * 10**9
+    at = 10**6 * minute
+    intervals = Intervals(minute, at + 1)
+    assert intervals.left(at + 1) == minute - 1
+    moments = [1, minute - 1, minute, minute, minute - 5, minute + 1, 5 * minute, 2 * minute, 2 * minute, 3 * minute]
+    assert [intervals.is_over(at + moment) for moment in moments] == [
+        *(False, False, True, False, False, False),
+        *(True, True, False, True),
+    ]
+
+
+def test_rotation_at_full_intervals(rx, tx, tmp_path, monkeypatch):
+    """The clock is set to the next hour: whatever was written before is in the first file."""
+    true, hours = time.time_ns, [0]
+    monkeypatch.setattr(time, "time_ns", lambda: true() + hours[0] * 3600 * 10**9)
+    running = Running(rx, tmp_path / "feed.pcapng", rotate=Rotation(interval="1h"), flush_interval=0)
+    for turn in range(3):
+        tx.send_batch(numbered(10, 10 * turn))
+        until(lambda count=10 * turn + 10: running.recorder.result.written == count)
+        hours[0] += 1
+        until(lambda count=turn + 1: len(running.files) >= count)
+    running.recorder.stop()
+    running.end()
+    assert [number for file in running.files for number in numbers(file.path)] == list(range(30))
+    assert [file.packets for file in running.files if file.packets] == [10] * 3
+
+
 # ---- ends ----
 
 
@@ -271,12 +322,13 @@ def test_it_ends_when_the_file_is_full(rx, tx, tmp_path):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (Rotation, "needs duration, filesize or packets"),
+        (Rotation, "needs duration, interval, filesize or packets"),
         (lambda: Rotation(filesize="64"), "number and a unit"),
         (lambda: Rotation(duration=0), "more than 0"),
         (lambda: Rotation(packets=0), "rotation packets"),
         (lambda: Rotation(packets=1, files=0), "rotation files"),
         (lambda: Autostop(duration="1 fortnight"), "autostop duration"),
+        (lambda: Rotation(interval=0.5), "rotation interval is 1 s or more"),
         (lambda: Autostop(files=-1), "autostop files"),
         (lambda: Autostop(idle=0), "autostop idle"),
     ],
@@ -531,6 +583,24 @@ def test_a_recording_of_several_sockets_is_in_the_order_of_time(backend, tmp_pat
         times = [packet.timestamp for packet in reader.collect(1000)]
     assert times == sorted(times)
     assert sorted(numbers(path)) == list(range(900))
+
+
+@pytest.mark.needs("kernel_timestamps")
+def test_packets_wait_for_all_that_is_there_however_long_that_takes(backend, tmp_path, monkeypatch):
+    """A recorder that is slower than its hold: what one socket has is older than what was read of the other."""
+    groups = [place_of(4).group(), place_of(4).group()]
+    monkeypatch.setattr(recorder_module, "HOLD_NS", 1)
+    path = tmp_path / "feed.pcapng"
+    with contextlib.ExitStack() as stack:
+        rx = stack.enter_context(mcast.Receiver(*groups, batch_size=16))
+        senders = [stack.enter_context(mcast.Sender(group, ttl=0)) for group in groups]
+        for payload in numbered(200):
+            senders[payload[3] % 2].send(payload)
+        recorder = Recorder(rx, path, stop=Autostop(packets=200))
+        assert recorder.run().written == 200
+    with mcast.open(path) as reader:
+        times = [packet.timestamp for packet in reader.collect(1000)]
+    assert times == sorted(times)
 
 
 @pytest.mark.needs("kernel_timestamps")

@@ -1,8 +1,10 @@
 """Whole frames through a ring: recorded as they came, held against tcpdump on the same interface."""
 
+import re
 import socket
 import struct
 import subprocess
+from ipaddress import ip_address
 
 import pytest
 
@@ -37,6 +39,7 @@ def pieces(payload: bytes) -> list[bytes]:
 WANTED = [
     ethernet(V4, ipv4(V4, BODY)),
     ethernet(V4, ipv4(V4, BODY), (0x8100,)),
+    ethernet(V4, ipv4(V4, BODY, ttl=7, tos=46 << 2), (0x8100,)),
     ethernet(V4, ipv4(V4, BODY), (0x88A8, 0x8100)),
     ethernet(V6, ipv6(V6, BODY), (0x8100,)),
     ethernet(V4, ipv4(V4, BODY[:6] + b"\x12\x34" + BODY[8:])),
@@ -98,6 +101,53 @@ def test_a_recording_holds_what_tcpdump_writes_beside_it(ends, tmp_path, dense):
         tcpdump.finish()
     assert packets_of(ours) == packets_of(theirs) == sent
     assert times_of(ours) == times_of(theirs)
+
+
+@pytest.mark.needs("tshark")
+def test_tshark_puts_recorded_fragments_together(ends, tmp_path):  # noqa: F811
+    a, b = ends
+    path, sent = tmp_path / "feed.pcapng", [ethernet(V4, ipv4(V4, BODY)), *pieces(bytes(range(250)) * 20)]
+    recording = {"stop": Autostop(packets=len(sent))}
+    with receiver(b, V4, frames=True) as rx, packet_socket(a) as raw, Recorder(rx, path, **recording) as recorder:
+        for frame in sent:
+            raw.send(frame)
+        recorder.run()
+    argv = ["tshark", "-n", "-o", "ip.defragment:TRUE", "-r", path, "-Y", "udp", "-T", "fields", "-e", "data.len"]
+    shown = subprocess.check_output(argv, text=True, stderr=subprocess.DEVNULL)
+    assert shown.split() == [str(len(BODY) - 8), "5000"]
+
+
+@pytest.mark.needs("capinfos")
+@pytest.mark.parametrize("frames", [True, False])
+def test_a_recording_of_two_ports_and_two_families_is_in_strict_time_order(ends, tmp_path, frames):  # noqa: F811
+    """As capinfos sees it, through a ring and through four sockets."""
+    a, b = ends
+    path = tmp_path / "feed.pcapng"
+    groups = [f"{V4}%{b.interface}:{PORT}", f"{V4}%{b.interface}:{PORT + 1}"]
+    groups += [f"[{V6}]%{b.interface}:{PORT}", f"[{V6}]%{b.interface}:{PORT + 1}"]
+    bodies = [udp(b"payload" * 20, PORT + at) for at in range(2)]
+    sent = [ethernet(V4, ipv4(V4, body)) for body in bodies] + [
+        ethernet(V6, ipv6(V6, with_sum(body))) for body in bodies
+    ]
+    with b.host.enter():
+        rx = mcast.Receiver(*groups, ring=True, frames=True) if frames else mcast.Receiver(*groups)
+    with rx, packet_socket(a) as raw, Recorder(rx, path, stop=Autostop(packets=2000)) as recorder:
+        for number in range(2000):
+            raw.send(sent[number % len(sent)])
+        recorder.run()
+    told = subprocess.check_output(["capinfos", "-c", "-o", path], text=True)
+    assert re.search(r"Number of packets:\s+2000\b", told), told
+    assert re.search(r"Strict time order:\s+True", told), told
+
+
+def with_sum(datagram: bytes) -> bytes:
+    """With the checksum that IPv6 wants, for V6 from the source of frames.ipv6."""
+    pseudo = ip_address("fd00:77::1").packed + ip_address(V6).packed + struct.pack("!II", len(datagram), 17)
+    whole = pseudo + datagram + bytes(len(datagram) % 2)
+    total = sum(struct.unpack(f"!{len(whole) // 2}H", whole))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return datagram[:6] + struct.pack("!H", ~total & 0xFFFF or 0xFFFF) + datagram[8:]
 
 
 def records_of(path):

@@ -225,6 +225,7 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("send", "EINVAL", ""): "the group and the address to send from must fit the interface; leave source= out",
     ("send", "EADDRNOTAVAIL", ""): "the interface has no address to send from",
     ("receive", "ENETDOWN", ""): "the interface went down",
+    ("open", "ELOOP", ""): "it is a link, which a recording does not follow; name the file itself",
     ("write", "ENOSPC", ""): "the disk is full; free some of it, or write elsewhere",
     ("write", "EDQUOT", ""): "the quota is used up; free some of it, or write elsewhere",
     ("write", "EFBIG", ""): "the file reached the limit of its size; raise `ulimit -f`, or rotate",

@@ -13,15 +13,16 @@ from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
 from mcast_fast.cli.flows import LOSS, complain_of, flow_object, missing
 from mcast_fast.cli.output import NOTHING_CAME, complain, nothing_came
+from mcast_fast.cli.progress import Progress
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._limits import Autostop, Rotation
-from mcast_fast.files._recorder import AT_ONCE, RecordedFile, Recorder, Recording
+from mcast_fast.files._recorder import AT_ONCE, AT_ONCE_OF_RING, RecordedFile, Recorder, Recording
 from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
 LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated", "coalesced")
-ROTATION_KEYS = ("duration", "filesize", "packets", "files", "printname")
+ROTATION_KEYS = ("duration", "interval", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")
 COUNTED = ("files", "packets")  # keys whose value is a whole number
 NO_BACKGROUND = "none"
@@ -49,7 +50,9 @@ NO_BACKGROUND = "none"
 @click.option("-Z", "user", metavar="USER", help="Go on as USER once the sockets are open; files are then USER's.")
 @click.option("-U", "unbuffered", is_flag=True, help="Flush every batch.")
 @click.option(
-    "--flush-interval", default="100ms", show_default=True, help="Longest time until a packet is in the file."
+    "--flush-interval",
+    metavar="TIME",
+    help="Longest time until a packet can be read from the file (100ms; 1s for .gz and .zst).",
 )
 @click.option("--reserve", metavar="SIZE", help="End before the file system has less free.")
 @click.option("--buffer-size", "--buffer", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
@@ -64,6 +67,7 @@ NO_BACKGROUND = "none"
     help="Headers around what sockets receive: raw is IP alone.",
 )
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress line, which a terminal gets each second.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as an object on standard output.")
 @click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 def command(path: str, **options: Any) -> None:
@@ -74,6 +78,7 @@ def command(path: str, **options: Any) -> None:
     Rotating, feed.pcapng becomes feed_00001_20261123015511.pcapng, and so on;
     a name with % is a pattern of strftime.
       -b duration:60 -b files:24   a file a minute, the newest 24 are kept
+      -b interval:1h               a file an hour, on the hour (UTC)
       -b filesize:64MiB -z gzip    each file is packed when it is finished
       -b printname:FILE            names of finished files: to FILE, -, stderr
 
@@ -108,15 +113,18 @@ def command(path: str, **options: Any) -> None:
             link=options["link"],
             filter_text=" ".join(options["groups"]),
         )
+        progress = Progress(recorder, wanted=not options["quiet"])
+        counters = progress.around(lambda: complain(_text(recorder.result)))
         signals: dict[str, Callable[[], None]] = {
-            "SIGUSR1": lambda: recorder.soon(lambda: complain(_text(recorder.result))),
+            "SIGUSR1": lambda: recorder.soon(counters),
             "SIGUSR2": recorder.flush,
             "SIGHUP": recorder.rotate,
         }
         try:
             with signals_call(signals), stop_signals_call(recorder.stop):
                 complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}")
-                recorder.run()
+                with progress:
+                    recorder.run()
         except FileError as error:  # here, for click would say nothing of a closed pipe
             complain(str(error))
             raise click.exceptions.Exit(1) from error
@@ -169,6 +177,7 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
 
 def _receiver(options: dict[str, Any]) -> Receiver:
     named = {name: options[name] for name in ("port", "interface", "source", "buffer_size", "watch", "sequence")}
+    at_once = AT_ONCE
     background, features = options["background"], _core.features()
     if background is None:
         named["background"] = bool(features["background"]) and not options["ring"]
@@ -180,9 +189,10 @@ def _receiver(options: dict[str, Any]) -> Receiver:
         if options["link"] == "raw":
             raise ArgumentError("--link raw is of sockets: a ring records the frames as they came")
         named["ring"] = named["frames"] = True
+        at_once = AT_ONCE_OF_RING
     else:
         named["recv_ttl"], named["recv_tos"] = bool(features["receive_ttl"]), bool(features["receive_tos"])
-    return Receiver(*options["groups"], batch_size=AT_ONCE, **named)
+    return Receiver(*options["groups"], batch_size=at_once, **named)
 
 
 def _output(path: str) -> str | IO[bytes]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mcast_fast._units import duration_in_ns, size_in_bytes, whole_number
+from mcast_fast._units import NANOSECONDS, duration_in_ns, size_in_bytes, whole_number
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._streams import is_compressed
 
@@ -18,11 +18,12 @@ REMEMBERED = 1000  # names that are not given twice
 
 
 class Limits(NamedTuple):
-    """Where something ends: after this many ns, bytes or packets; 0 = nowhere."""
+    """Where something ends: after this many ns, bytes or packets, or at each full `interval` in ns; 0 = nowhere."""
 
     duration: int
     filesize: int
     packets: int
+    interval: int = 0
 
 
 def limits_of(what: str, duration: float | str | None, filesize: int | str | None, packets: int | None) -> Limits:
@@ -38,9 +39,12 @@ def limits_of(what: str, duration: float | str | None, filesize: int | str | Non
 class Rotation:
     """When a recording goes on in the next file; whatever is reached first.
 
-    `duration`: seconds, or text ("10s", "5min"), by the monotonic clock and also when nothing comes. `filesize`: bytes
-    or text with a unit ("64MiB"), before compression: no file is larger, but for a single packet that is. `packets`: in
-    a file. `files`: the number of files to keep, the newest; older ones are deleted (a ring of files). ArgumentError.
+    `duration`: seconds, or text ("10s", "5min"), by the monotonic clock and also when nothing comes. `interval`: the
+    same, but at each full multiple of it by the system's clock, in UTC ("1h": on the hour), as dumpcap does it; a clock
+    that is set forward past one begins a file, and one that is set back by less than the interval does not. A packet is
+    in the file that was open when it was written, which is some ms after it came. `filesize`: bytes or text with a unit
+    ("64MiB"), before compression: no file is larger, but for a single packet that is. `packets`: in a file. `files`:
+    the number of files to keep, the newest; older ones are deleted (a ring of files). ArgumentError.
     """
 
     __module__ = "mcast_fast.files"
@@ -49,24 +53,31 @@ class Rotation:
     filesize: int | str | None = None
     packets: int | None = None
     files: int | None = None
+    interval: float | str | None = None
 
     def __post_init__(self) -> None:
         limits = self.limits()
         if self.files is not None:
             whole_number(self.files, "rotation files", 1, MOST)
         if not any(limits):
-            raise ArgumentError("a rotation needs duration, filesize or packets")
+            raise ArgumentError("a rotation needs duration, interval, filesize or packets")
 
     def limits(self) -> Limits:
         """Return the arguments as numbers.
 
         Returns:
-            ns, bytes and packets; 0: no limit.
+            ns, bytes, packets and the ns of `interval`; 0: no limit.
 
         Raises:
             ArgumentError: One is out of range.
         """
-        return limits_of("rotation", self.duration, self.filesize, self.packets)
+        limits = limits_of("rotation", self.duration, self.filesize, self.packets)
+        if self.interval is None:
+            return limits
+        interval = duration_in_ns(self.interval, "rotation interval")
+        if interval < NANOSECONDS:
+            raise ArgumentError("rotation interval is 1 s or more (leave it out for no limit)")
+        return limits._replace(interval=interval)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +113,31 @@ class Autostop:
             ArgumentError: One is out of range.
         """
         return limits_of("autostop", self.duration, self.filesize, self.packets)
+
+
+class Intervals:
+    """The full intervals of the system's clock, in UTC.
+
+    Args:
+        interval: In ns.
+        now: The system's time, in ns.
+    """
+
+    def __init__(self, interval: int, now: int) -> None:
+        self._interval = interval
+        self._number = now // interval
+
+    def left(self, now: int) -> int:
+        """How many ns there are until the next one begins."""
+        return self._interval - now % self._interval
+
+    def is_over(self, now: int) -> bool:
+        """Whether another one has begun since the last call. A clock that is set back by less stays in the same."""
+        number = now // self._interval
+        if self._number - 1 <= number <= self._number:
+            return False
+        self._number = number
+        return True
 
 
 class Names:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from mcast_fast import _core
 from mcast_fast._guarded import Guarded, guarded
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
-from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error
-from mcast_fast.files._limits import Autostop, Limits, Names, Rotation
-from mcast_fast.files._streams import PathOrFile, subject_of
+from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error, warn
+from mcast_fast.files._limits import Autostop, Intervals, Limits, Names, Rotation
+from mcast_fast.files._streams import PathOrFile, is_compressed, subject_of
 from mcast_fast.files._writer import Form, Link, Writer
 from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._arbiter import Arbiter
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from mcast_fast.files._postrotate import PostRotate
 
 AT_ONCE = 4096  # packets of a receiver's batch at most: a write of about a megabyte
+AT_ONCE_OF_RING = 8192  # whose payloads are not copied
 BATCHES = 64  # taken before requests are looked at
 TICK_NS = 50_000_000  # requests of other threads and signal handlers are seen within it
 # While the background thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
 GATHER_NS = 10_000_000
+FLUSH, FLUSH_COMPRESSED = 0.1, 1.0  # seconds
 STATISTICS_NS = 5 * NANOSECONDS
 HOLD_NS = 20_000_000  # packets of several sockets wait for older ones of the others
 MOST_HELD, MOST_HELD_BYTES = 65_536, 64 << 20  # packets that wait together, and their payload, at most
@@ -90,9 +92,10 @@ class Recording:
 class Recorder(Guarded):
     """Records what a receiver receives, or an Arbiter delivers: `run()` does it, in the thread that calls it.
 
-    Files are created for their owner alone (0600). pcapng files hold the drops with the packets they came before
-    (epb_dropcount), and every five seconds and at the end a statistics block: what this file received and what was
-    dropped meanwhile. The receiver stays open, and open it with `batch_size=4096`: large batches make large writes.
+    Files are created for their owner alone (0600); one that is there keeps its mode, with a warning where others may
+    read it, and a link is not followed, but for those in /dev. pcapng files hold the drops with the packets they came
+    before (epb_dropcount), and every five seconds and at the end a statistics block: what this file received and what
+    was dropped meanwhile. The receiver stays open, and open it with `batch_size=4096`: large batches make large writes.
 
     close() may be called at any moment, also by a signal handler: a recording that runs ends within 50 ms, and its file
     is whole. A recorder belongs to the process that opened it: a forked child writes nothing into the shared file.
@@ -102,8 +105,9 @@ class Recorder(Guarded):
         path: Where to (pcapng, or pcap by its suffix; .gz or .zst compress), or an open binary file.
         rotate: When it goes on in another file.
         stop: When it ends.
-        flush_interval: Seconds, or text ("100ms"), after which a packet has been handed over to the system; 0: with
-            every batch.
+        flush_interval: Seconds, or text ("100ms"), after which a packet has been handed over to the system, and can be
+            read whatever becomes of this process; 0: with every batch. Left out: 100 ms, and 1 s for a file that is
+            compressed.
         reserve: Bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
         command: Run as `command FILE` for each finished file; its failures are MulticastWarnings.
         on_file: Called with each finished file.
@@ -128,7 +132,7 @@ class Recorder(Guarded):
         *,
         rotate: Rotation | None = None,
         stop: Autostop | None = None,
-        flush_interval: float | str = 0.1,
+        flush_interval: float | str | None = None,
         reserve: int | str | None = None,
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
@@ -154,8 +158,12 @@ class Recorder(Guarded):
         sizes = [limits.filesize for limits in (self._stop_limits, self._rotate_limits) if limits.filesize]
         self._largest = min(sizes, default=0) and max(1, min(sizes) - ASIDE - len(filter_text.encode()))
         self._ends_when_full = self._stop_limits.filesize == min(sizes, default=-1)
+        self._is_limited = bool(self._largest or self._stop_limits.packets or self._rotate_limits.packets or reserve)
         self._idle_ns = 0 if self._stop.idle is None else duration_in_ns(self._stop.idle, "autostop idle")
+        if flush_interval is None:
+            flush_interval = FLUSH_COMPRESSED if self._stream is None and is_compressed(subject) else FLUSH
         self._flush_ns = duration_in_ns(flush_interval, "flush_interval")
+        self._tick_ns = min(TICK_NS, self._flush_ns or TICK_NS)
         self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
         self._command = _post_rotate(command) if command is not None else None
@@ -171,6 +179,7 @@ class Recorder(Guarded):
         self._path = ""
         self._unflushed_since = 0
         self._last_came = self._stop_at = self._rotate_at = self._statistics_at = 0  # monotonic; 0 = never
+        self._intervals: Intervals | None = None
         self._hold_ns = min(HOLD_NS, self._flush_ns)
         self._held: list[Batch] = []  # received, and waiting for older packets of other sockets
         self._unwritten: Batch | None = None  # received, and not all handed to the writer
@@ -277,6 +286,8 @@ class Recorder(Guarded):
         self._stop_at = now + self._stop_limits.duration if self._stop_limits.duration else 0
         self._rotate_at = now + self._rotate_limits.duration if self._rotate_limits.duration else 0
         self._statistics_at = now + STATISTICS_NS
+        if self._rotate_limits.interval:
+            self._intervals = Intervals(self._rotate_limits.interval, time.time_ns())
         try:
             while not self._reason:
                 self._step()
@@ -301,18 +312,18 @@ class Recorder(Guarded):
         return self.result
 
     def _step(self) -> None:
-        """Wait for packets until something else is due, and take what is there."""
+        """Wait for packets until something else is due, and take what comes."""
         now = time.monotonic_ns()
         flush_at = self._unflushed_since and self._unflushed_since + self._flush_ns
         release_at = self._last_came + self._hold_ns if self._held else 0
-        until = min(filter(None, (now + TICK_NS, self._stop_at, self._rotate_at, flush_at, release_at)))
-        timeout = max(0, until - now) / NANOSECONDS
+        full_at = now + self._intervals.left(time.time_ns()) if self._intervals is not None else 0
+        until = min(filter(None, (now + self._tick_ns, self._stop_at, self._rotate_at, full_at, flush_at, release_at)))
         try:
             if self._gather_ns:
-                if self._receiver.wait(timeout):
+                if self._receiver.wait(max(0, until - now) / NANOSECONDS):
                     time.sleep(self._gather_ns / NANOSECONDS)
-                timeout = 0
-            self._take(BATCHES, timeout)
+                until = 0
+            self._take(now, until)
         except ClosedError:
             self._check_process()
             self._end("closed")
@@ -324,37 +335,43 @@ class Recorder(Guarded):
         if self._command is not None:
             self._command.look()
 
-    def _take(self, batches: int, timeout: float = 0) -> None:
-        """Write this many batches, or what is there; the first one is waited for."""
-        for number in range(batches):
+    def _take(self, now: int, until: int) -> None:
+        """Write the batches that come until then, or for a time that is over those that are there."""
+        for _ in range(BATCHES):
             try:
-                batch = self._receiver.recv_batch(timeout=0 if number else timeout)
+                batch = self._receiver.recv_batch(timeout=max(0, until - now) / NANOSECONDS)
             except TimeoutError:
                 return
             self._unwritten = batch
-            self._last_came = time.monotonic_ns()
+            now = self._last_came = time.monotonic_ns()
             self._write(self._in_order(batch))
-            self._look_at_clock(time.monotonic_ns())
-            if self._reason:
+            self._look_at_clock(now)
+            if self._reason or self._held:
                 return
 
     def _drain(self) -> None:
         """What had arrived when the recording had to end; another second of a stream that does not pause."""
         end = time.monotonic_ns() + DRAIN_NS
-        self._stop_at = self._rotate_at = 0
+        self._stop_at, self._rotate_at, self._intervals = 0, 0, None
         reason, self._reason = self._reason, ""
         with contextlib.suppress(ClosedError, EOFError):
             while time.monotonic_ns() < end and not self._reason:
                 if not self._receiver.wait(QUIET_NS / NANOSECONDS):
                     break
-                self._take(1)
+                self._take(0, 0)
             if isinstance(self._receiver, Arbiter):
                 self._receiver.flush()
-                self._take(MOST_HELD)
+                self._take(0, 0)
         self._reason = self._reason or reason
 
     def _write(self, batch: "Batch") -> None:
         """Write a batch, in as many files as it takes, or as much of it as the recording may have."""
+        if not self._is_limited:
+            self._writer.write(batch)
+            in_file = self._packets_in_file()
+            self._unwritten, self._before = None, in_file
+            self._unflushed_since = self._unflushed_since or self._last_came
+            return
         while len(batch) and not self._reason:
             count = self._fitting(batch)
             part = batch if count == len(batch) else batch[:count]
@@ -442,6 +459,8 @@ class Recorder(Guarded):
             missed = (now - self._rotate_at) // self._rotate_limits.duration
             self._rotate_at += (missed + 1) * self._rotate_limits.duration
             self._rotate()
+        if self._intervals is not None and self._intervals.is_over(time.time_ns()):
+            self._rotate()
         if self._stop_at and now >= self._stop_at:
             self._end("duration")
         if self._idle_ns and now - self._last_came >= self._idle_ns:
@@ -449,7 +468,7 @@ class Recorder(Guarded):
         if now >= self._statistics_at:
             self._statistics_at = now + STATISTICS_NS
             self._statistics()
-        if self._held and now - self._last_came >= self._hold_ns:
+        if self._held and now - self._last_came >= self._hold_ns and not self._has_more():
             self._release()
         if self._unflushed_since and now - self._unflushed_since >= self._flush_ns:
             self._flush()
@@ -475,11 +494,17 @@ class Recorder(Guarded):
                     link=self._link,
                     filter_text=self._filter_text,
                     exclusive=self._rotate_limits != NO_LIMITS,
+                    follow_links=False,
                 )
             except FileError as error:
                 if error.errno != errno.EEXIST:
                     raise
                 taken = True
+        if self._stream is None and writer.is_shared:
+            warn(
+                f"{target} was there, and keeps its mode: others than its owner may read it; remove it first, or "
+                "change its mode (chmod 600)"
+            )
         self._before = 0
         self._path = subject_of(target)
         self._files += 1
@@ -531,8 +556,7 @@ class Recorder(Guarded):
         self._unflushed_since = self._unflushed_since or time.monotonic_ns()
 
     def _packets_in_file(self) -> int:
-        file = self._writer.stats
-        return file.packets + file.gathered
+        return self._writer.accepted
 
     def _check_reserve(self, batch: "Batch") -> None:
         """FileError before the file system has less free than the reserve."""

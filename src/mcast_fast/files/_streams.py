@@ -3,6 +3,7 @@
 Rules of this module: no formats; every refusal of the system is a FileError.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -17,6 +18,7 @@ PathOrFile = str | os.PathLike[str] | IO[bytes]
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 OUTPUT = 64 * 1024  # compressed bytes that are written at once
+MEMBER = 256 << 10  # bytes that one member of a compressed file holds, and that a full disk may cost
 PRIVATE = 0o600  # a recording may hold what only its owner may see
 # In C: a function of Python would have a moment with the descriptor in its hands, in which an exception of a signal
 # handler would lose it.
@@ -43,46 +45,58 @@ def is_compressed(path: str) -> bool:
     return Path(path).suffix.lower() in COMPRESSED
 
 
-def _packed(raw: IO[bytes], subject: str) -> IO[bytes]:
-    """`raw` behind the compressor that the suffix names."""
-    kind = COMPRESSED.get(Path(subject).suffix.lower())
+def packed(raw: IO[bytes], kind: str) -> IO[bytes]:
+    """`raw` behind the compressor "gzip" or "zstd", or itself; FeatureError."""
     stream: Any = raw
     if kind == "gzip":
-        stream = Compressed(raw, *_gzip_writer())
+        import zlib
+
+        stream = Compressed(raw, lambda: zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS), zlib.Z_FINISH)
     elif kind == "zstd":
-        made = zstd_module().ZstdCompressor()
-        stream = Compressed(raw, made, made.FLUSH_BLOCK, made.FLUSH_FRAME)
+        module = zstd_module()
+        stream = Compressed(raw, module.ZstdCompressor, module.ZstdCompressor.FLUSH_FRAME)
     return stream  # type: ignore[no-any-return]
-
-
-def _gzip_writer() -> tuple[Any, int, int]:
-    import zlib
-
-    return zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS), zlib.Z_SYNC_FLUSH, zlib.Z_FINISH  # 16: gzip
 
 
 class Compressed(io.RawIOBase):
     """A compressor in C, and the file that its bytes go to.
 
+    flush() ends a member (of gzip; a frame of zstd), and the next write begins another one: what is flushed can be read
+    by every program, whatever becomes of the rest (RFC 1952, 2.2; RFC 8878, 3).
+
     An exception of a signal handler may come after any call. So what C returns is stored by the call that makes it, and
     counted by steps that no handler interrupts: nothing is compressed twice or not at all, and `taken` says how much
     was. In a forked child nothing is written, not even by the end of the interpreter, when modules may be gone.
+
+    Args:
+        raw: The file.
+        make: Makes the compressor of a member.
+        finish: What its flush() takes to end the member.
     """
 
-    def __init__(self, raw: IO[bytes], compressor: Any, flush: int, finish: int) -> None:
+    def __init__(self, raw: IO[bytes], make: Callable[[], Any], finish: int) -> None:
         self._raw = raw
-        self._compressor = compressor
-        self._flush, self._finish = flush, finish
+        self._make = make
+        self._finish = finish
+        self._compressor: Any = None  # of the member that is open
         self._settled = self._offered = 0
+        self._ends = False  # whether what is made ends a member
         self._made: list[bytes] = []  # what the compressor returned, and is not in `_out` yet
         self._out = bytearray()
         self._wrote: list[int] = []  # what writes returned, and is still in `_out`
+        self._written = 0  # bytes of the file
+        self._whole = 0, 0  # bytes of the file with whole members, and what was compressed into them
         self._getpid, self._process = os.getpid, os.getpid()
 
     @property
     def taken(self) -> int:
         """Bytes that were given to the compressor."""
         return self._settled + (self._offered if self._made else 0)
+
+    @property
+    def whole(self) -> int:
+        """Bytes that can be read from the file whatever comes: given to the compressor, flushed and written."""
+        return self._whole[1]
 
     def writable(self) -> bool:
         """It is."""
@@ -95,25 +109,40 @@ class Compressed(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Bytes taken to compress; OSError of the file below."""
         size = memoryview(data).nbytes
+        self._settle()
+        if self._compressor is None:
+            self._compressor = self._make()
         self._compress(size, self._compressor.compress, data)
         if len(self._out) >= OUTPUT:
             self._write_out()
         return size
 
     def flush(self) -> None:
-        """Compress what is there so that it can be read, and write it."""
-        if not self.closed and self._getpid() == self._process:
-            self._compress(0, self._compressor.flush, self._flush)
-            self._write_out()
+        """End the member, and write it; OSError of the file below."""
+        if self.closed or self._getpid() != self._process:
+            return
+        self._settle()
+        if self._compressor is not None:
+            self._compress(0, self._compressor.flush, self._finish, ends=True)
+        self._write_out()
+        if self._compressor is None:
+            self._whole = self._written, self._settled
+
+    def give_up(self) -> None:
+        """Write nothing more, and cut the file behind its last whole member, where it can be cut."""
+        self._process = 0
+        self._out.clear()
+        with contextlib.suppress(OSError):  # a pipe or a device
+            os.ftruncate(self._raw.fileno(), self._whole[0])
 
     def close(self) -> None:
         """Write the end, and close the file below, whatever happens; in a forked child the descriptor alone."""
         if self.closed:
             return
         try:
-            if self._getpid() == self._process:
-                self._compress(0, self._compressor.flush, self._finish)
-                self._write_out()
+            if self._settled == self._written == 0 and self._getpid() == self._process:
+                self.write(b"")  # an empty member: an empty file is no compressed one
+            self.flush()
         finally:
             self._raw.close()
             self._process = 0  # nothing is left to flush
@@ -125,9 +154,8 @@ class Compressed(io.RawIOBase):
             self._process = 0
         super().__del__()
 
-    def _compress(self, size: int, function: Callable[[Any], bytes], argument: Any) -> None:
-        self._settle()
-        self._offered = size
+    def _compress(self, size: int, function: Callable[[Any], bytes], argument: Any, ends: bool = False) -> None:
+        self._offered, self._ends = size, ends
         self._made.extend(map(function, (argument,)))
         self._settle()
 
@@ -135,6 +163,8 @@ class Compressed(io.RawIOBase):
         while self._made:
             self._out += self._made[0]
             self._settled += self._offered
+            if self._ends:
+                self._compressor = None
             del self._made[0]
 
     def _write_out(self) -> None:
@@ -147,6 +177,7 @@ class Compressed(io.RawIOBase):
     def _remove_written(self) -> None:
         while self._wrote:
             del self._out[: self._wrote[0]]
+            self._written += self._wrote[0]
             del self._wrote[0]
 
 
@@ -168,12 +199,20 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
         raise
 
 
-def open_output(path: str | os.PathLike[str], exclusive: bool = False) -> IO[bytes]:
+def _opener(path: str, follow_links: bool) -> Callable[[str, int], int]:
+    """What opens a file to write. Links in /dev are the system's own."""
+    if follow_links or Path(path).parent == Path("/dev") or not hasattr(os, "O_NOFOLLOW"):
+        return open_private
+    return lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, PRIVATE)
+
+
+def open_output(path: str | os.PathLike[str], exclusive: bool = False, follow_links: bool = True) -> IO[bytes]:
     """A file to write from its start, created for its owner alone.
 
     Args:
         path: Its path; the suffix says how it is compressed.
         exclusive: There must be no file of that name, nor a link (O_EXCL, open(2)).
+        follow_links: A link is followed; else only one in /dev (O_NOFOLLOW).
 
     Returns:
         A binary file.
@@ -185,13 +224,14 @@ def open_output(path: str | os.PathLike[str], exclusive: bool = False) -> IO[byt
     """
     subject = subject_of(path)
     try:
-        raw: IO[bytes] = open(subject, "xb" if exclusive else "wb", buffering=0, opener=open_private)  # noqa: SIM115
+        mode, opener = "xb" if exclusive else "wb", _opener(subject, follow_links)
+        raw: IO[bytes] = open(subject, mode, buffering=0, opener=opener)  # noqa: SIM115
     except OSError as error:
         raise file_error("open", subject, error) from error
     except ValueError as error:
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None
     try:
-        return _packed(raw, subject)
+        return packed(raw, COMPRESSED.get(Path(subject).suffix.lower(), ""))
     except BaseException:
         raw.close()
         raise

@@ -145,6 +145,8 @@ class Unpacked(io.RawIOBase):
         self._ready = b""  # decompressed, and not delivered
         self._stream: _Gzip | _Zstd | None = None
         self._given, self._made_size = b"", 0  # to and by this stream
+        self._produced = 0  # by all streams
+        self.whole = 0, 0  # bytes of the file that are whole streams, and what they decompressed to
         self._is_kept = True  # whether all that was given is
         self._is_plain = self._is_behind = False  # no compression; behind a stream
         self._is_full = False  # the last step made all that it might: there may be more
@@ -198,7 +200,8 @@ class Unpacked(io.RawIOBase):
         stream = self._stream
         if stream is not None and stream.ended:
             rest = stream.rest
-            self._packed, self._stream, self._is_behind = rest + self._packed, None, True
+            whole = self._taken - len(self._packed) - len(rest), self._produced
+            self._packed, self._stream, self._is_behind, self.whole = rest + self._packed, None, True, whole
             return True
         if stream is not None and (self._packed or self._ended or self._is_full or not stream.needs_input):
             return self._decompress(stream, size)
@@ -240,6 +243,7 @@ class Unpacked(io.RawIOBase):
             size = len(self._made[0])
             self._ready += self._made[0]
             self._made_size += size
+            self._produced += size
             self._given += self._packed
             self._packed = b""
             del self._made[0]
@@ -313,6 +317,11 @@ class Unpacked(io.RawIOBase):
         finally:
             if self._owned:
                 self._raw.close()
+
+
+def compression_of(head: bytes) -> str:
+    """How a file that begins with these bytes is compressed: "gzip", "zstd", or "" for not at all."""
+    return "gzip" if head.startswith(GZIP) else "zstd" if head.startswith(ZSTD) else ""
 
 
 def position_of(file: Any) -> int | None:

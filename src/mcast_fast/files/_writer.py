@@ -6,6 +6,7 @@ Blocks with packets are made by the core's encoder, all others by `_pcapng`.
 import errno
 import io
 import os
+import stat
 import struct
 import time
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,7 +24,7 @@ from mcast_fast.files._pcapng import (
     pcap_header,
     section_header,
 )
-from mcast_fast.files._streams import Compressed, PathOrFile, is_compressed, open_output, plain_suffix, subject_of
+from mcast_fast.files._streams import MEMBER, Compressed, PathOrFile, open_output, plain_suffix, subject_of
 from mcast_fast.stats import Stats, WriterStats
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class Writer(Guarded):
 
     Small batches are gathered: `flush` writes them. When the system refuses to write, FileError reports how many
     packets are in the file, and what of the next one had been written is cut off, where the file can be cut. Bytes are
-    counted before compression.
+    counted before compression. Of a compressed file each flush, and each 256 KiB, can be read whatever becomes of the
+    rest.
 
     Threads may share a writer; close() may be called at any moment, from a signal handler too. An exception of a signal
     handler in the middle of a write loses nothing that is counted: the next call goes on from there (of a
@@ -64,6 +66,7 @@ class Writer(Guarded):
         application: The program that wrote it.
         hardware: The machine that wrote it.
         exclusive: A path must name no file yet, nor a link.
+        follow_links: A path may name a link; else only one in /dev, such as /dev/stdout.
 
     Raises:
         ArgumentError: An argument is not one of those.
@@ -85,6 +88,7 @@ class Writer(Guarded):
         application: str = f"mcast-fast {__version__}",
         hardware: str = "",
         exclusive: bool = False,
+        follow_links: bool = True,
     ) -> None:
         super().__init__()
         self._subject = subject_of(file, "write")
@@ -95,14 +99,18 @@ class Writer(Guarded):
         self._filter_text = checked_text(filter_text, "filter_text")
         header = section_header(checked_text(application, "application"), checked_text(hardware, "hardware"))
         self._owned = isinstance(file, str | os.PathLike)
-        self._file: Any = open_output(file, bool(exclusive)) if isinstance(file, str | os.PathLike) else file
+        self._file: Any = file
+        if isinstance(file, str | os.PathLike):
+            self._file = open_output(file, bool(exclusive), bool(follow_links))
         self._encoder = _core.files.Encoder(self._form, self._raw)
         self._described: dict[tuple[int, int], int] = {}  # (interface index, known headers) -> number in the file
         self._buffer = bytearray()  # whole blocks that are not all written
         self._sent = 0  # bytes of them that are
         self._counts: list[Any] = []  # what writes returned, and is not in `_sent` yet
         self._batch_ends: list[int] = []  # packets accepted at the end of each batch that is not written yet
+        # Batches, and what was not written by the encoder, which counts the rest.
         self._accepted = self._packets = self._bytes = self._batches = 0
+        self._whole: list[tuple[int, int, int]] = []  # (bytes, packets, batches) of the last two flushes that began
         self._started = time.time_ns()
         self._failure: FileError | None = None
         self._buffer += pcap_header(self._raw) if self._form == "pcap" else header
@@ -124,16 +132,16 @@ class Writer(Guarded):
             ClosedError: The writer is closed, or another process opened it.
         """
         checked(batch, _core.views.Batch, "batch", "a Batch")
-        self._check_failure()
+        self._begin()
         at = 0
+        write = self._write_in_place if self._goes_in_place(batch) else self._write_encoded
         while at < len(batch):
-            piece, stop = self._encode(batch, at)
+            stop = write(batch, at)
             if stop == at:
                 self._describe(self._encoder.key(batch, at), batch[at].interface or "")
-                continue
-            with piece:  # or who keeps an exception would keep the encoder's memory from growing
-                self._gather(piece, stop - at)
             at = stop
+            if isinstance(self._file, Compressed) and self._file.taken - self._file.whole >= MEMBER:
+                self._flush()
         if at:
             self._batch_ends.append(self._accepted)
             self._count_batches()
@@ -155,7 +163,7 @@ class Writer(Guarded):
         checked(stats, Stats, "stats", "the stats of a receiver")
         if interface is not None:
             whole_number(interface, "interface", 0, LARGEST_INDEX)
-        self._check_failure()
+        self._begin()
         if self._form == "pcap":
             return
         if not self._described:
@@ -178,7 +186,7 @@ class Writer(Guarded):
             FileError: The system refuses to write.
             ClosedError: The writer is closed, or another process opened it.
         """
-        self._check_failure()
+        self._begin()
         self._flush()
 
     @guarded
@@ -189,7 +197,7 @@ class Writer(Guarded):
             FileError: The system refuses to write.
             ClosedError: The writer is closed, or another process opened it.
         """
-        self._check_failure()
+        self._begin()
         self._flush()
         if hasattr(self._file, "fileno"):
             self._try(self._sync_file)
@@ -211,16 +219,39 @@ class Writer(Guarded):
         return self._form
 
     @property
+    def is_shared(self) -> bool:
+        """Whether it is a file of which the system says that others than its owner may read or write it."""
+        try:
+            mode = os.fstat(self._file.fileno()).st_mode
+        except (AttributeError, OSError, ValueError):
+            return False
+        return hasattr(os, "geteuid") and stat.S_ISREG(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+    @property
     def size(self) -> int:
         """Bytes of the file so far, what is gathered for it included (before compression)."""
         self._check_process()
-        return self._bytes + len(self._buffer)
+        rest = self._encoder.rest
+        return self._bytes_written() + len(self._buffer) + (0 if rest is None else len(rest[0]))
+
+    @property
+    def accepted(self) -> int:
+        """Packets that are in the file, or gathered for it. ClosedError in a forked child."""
+        self._check_process()
+        return self._accepted + self._encoder.written_packets + self._encoder.pending
 
     @property
     def stats(self) -> WriterStats:
         """What is in the file, and what is gathered for it."""
         self._check_process()
-        return WriterStats(self._packets, self._bytes, self._batches, self._accepted - self._packets)
+        gathered = self._accepted - self._packets + self._encoder.pending
+        return WriterStats(self._packets_written(), self._bytes_written(), self._batches, gathered)
+
+    def _packets_written(self) -> int:
+        return self._packets + self._encoder.written_packets
+
+    def _bytes_written(self) -> int:
+        return self._bytes + self._encoder.written_bytes
 
     def close(self) -> None:
         """Write what is gathered, and close the file when it was opened here; closing again does nothing.
@@ -236,6 +267,7 @@ class Writer(Guarded):
     def _tear_down(self) -> None:
         try:
             if self._failure is None:
+                self._take_rest()
                 self._flush()
         finally:
             if self._owned:
@@ -257,13 +289,45 @@ class Writer(Guarded):
 
     # ---- from batches to bytes ----
 
-    def _encode(self, batch: "Batch", at: int) -> tuple[memoryview, int]:
-        """`Encoder.encode`, once it knows every interface that the file describes: an exception of a signal handler may
-        have come between the two."""
+    def _goes_in_place(self, batch: "Batch") -> bool:
+        """Whether the system takes the payloads from where they are: of a plain file, and not of a small batch."""
+        return _core.files.GATHERS and type(self._file) is io.FileIO and batch.payload_bytes >= GATHERED
+
+    def _write_encoded(self, batch: "Batch", at: int) -> int:
+        """Write or gather a copy of packets from `at` on; where it stopped, `at` before an interface to describe."""
+        self._add_interfaces()
+        piece, stop = self._encoder.encode(batch, at)
+        with piece:  # or who keeps an exception would keep the encoder's memory from growing
+            if stop > at:
+                self._gather(piece, stop - at)
+        return stop
+
+    def _write_in_place(self, batch: "Batch", at: int) -> int:
+        """As `_write_encoded`, without a copy of the payloads. What the system does not take is then gathered."""
+        self._add_interfaces()
+        if self._buffer:
+            self._write_gathered()
+        stop = self._encoder.write(self._file.fileno(), batch, at)
+        if self._encoder.rest is not None:
+            self._take_rest()
+            self._write_gathered()
+        return stop
+
+    def _take_rest(self) -> None:
+        """Have what the encoder has not written be the gathered blocks, which were all written before."""
+        self._encoder.settle()
+        if self._encoder.rest is not None:
+            # Nothing is called from here on, so that no signal handler comes in between.
+            self._buffer, self._sent, packets = self._encoder.rest
+            self._accepted += packets
+            self._encoder.rest = None
+
+    def _add_interfaces(self) -> None:
+        """Have the encoder know every interface that the file describes: an exception of a signal handler may have come
+        between the two."""
         if self._encoder.interfaces < len(self._described):
             for key in list(self._described)[self._encoder.interfaces :]:
                 self._encoder.add(*key)
-        return self._encoder.encode(batch, at)
 
     def _describe(self, key: tuple[int, int], name: str) -> None:
         if len(self._described) == blocks.MOST_WRITTEN:
@@ -347,6 +411,7 @@ class Writer(Guarded):
 
     def _flush(self) -> None:
         self._write_gathered()
+        self._whole = [*self._whole[-1:], (self._bytes, self._packets, self._batches)]
         self._try(self._file.flush)
 
     # ---- when the system refuses ----
@@ -356,8 +421,10 @@ class Writer(Guarded):
         the packets in them. FileError for an OSError; else the next call raises one."""
         if not isinstance(error, OSError) and type(self._file) in RESUMED:
             return
+        if isinstance(error, OSError) and isinstance(self._file, Compressed):
+            self._fail(error)
         whole, packets = self._whole_blocks(memoryview(self._buffer)[: self._sent])
-        self._cut(self._bytes + whole)
+        self._cut(self._bytes_written() + whole)
         self._bytes += whole
         self._packets += packets
         self._buffer, self._sent, self._accepted = bytearray(), 0, self._packets
@@ -365,13 +432,16 @@ class Writer(Guarded):
         if isinstance(error, OSError):
             self._fail(error)
         self._failure = FileError(
-            errno.EINTR, f"write {self._subject}: interrupted; {self._report()}", self._packets, self._bytes
+            errno.EINTR,
+            f"write {self._subject}: interrupted; {self._report()}",
+            self._packets_written(),
+            self._bytes_written(),
         )
 
     def _whole_blocks(self, written: memoryview) -> tuple[int, int]:
         """(bytes, packets) of the whole blocks of what was written."""
         at = packets = 0
-        if self._form == "pcap" and self._bytes == 0:
+        if self._form == "pcap" and self._bytes_written() == 0:
             at = blocks.PCAP_HEADER if len(written) >= blocks.PCAP_HEADER else 0
         while len(written) - at >= 16:
             kind, length = struct.unpack_from("=II", written, at)
@@ -383,10 +453,18 @@ class Writer(Guarded):
             packets += kind == blocks.ENHANCED_PACKET
         return at, packets
 
+    def _return_to_whole(self, file: Compressed) -> None:
+        """Count what of a compressed file can be read, and leave no more of it: what follows its last flush is lost."""
+        file.give_up()
+        counts = [one for one in self._whole if one[0] == file.whole]
+        self._bytes, self._packets, self._batches = counts[-1] if counts else (0, 0, 0)
+        self._buffer, self._sent, self._accepted = bytearray(), 0, self._packets
+        self._batch_ends.clear()
+
     def _cut(self, size: int) -> None:
         """Leave whole blocks only, where the file can be cut: a reader would refuse the rest."""
         try:
-            if self._owned and not is_compressed(self._subject):
+            if self._owned and not isinstance(self._file, Compressed):
                 self._file.truncate(size)
         except OSError:
             pass  # a pipe or a device
@@ -398,20 +476,24 @@ class Writer(Guarded):
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
+        if isinstance(self._file, Compressed):
+            self._return_to_whole(self._file)
         number = error.errno or 0
         message = f"{explain('write', self._subject, number)}; {self._report()}"
-        self._failure = FileError(number, message, self._packets, self._bytes)
+        self._failure = FileError(number, message, self._packets_written(), self._bytes_written())
         raise self._failure from error
 
     def _report(self) -> str:
-        return f"{self._packets} packets, {self._bytes} bytes are in the file"
+        return f"{self._packets_written()} packets, {self._bytes_written()} bytes are in the file"
 
-    def _check_failure(self) -> None:
+    def _begin(self) -> None:
+        """Go on after what interrupted the last call; FileError after what ended the file."""
         if self._failure is not None:
             raise self._failure
+        self._take_rest()
 
     def __repr__(self) -> str:
-        return f"<Writer of {self._subject}, {self._packets} packets{', closed' if self._closed else ''}>"
+        return f"<Writer of {self._subject}, {self._packets_written()} packets{', closed' if self._closed else ''}>"
 
 
 def _form_of(subject: str, form: Form | None) -> Form:

@@ -129,14 +129,14 @@ mcast_flow_is(const mcast_flow *flow, const mcast_record *record)
            memcmp((const char *)&flow->record + first, (const char *)record + first, sizeof *record - first) == 0;
 }
 
-/* Writes headers, but for `skipped` bytes of them, and payload of a packet, which was `wire` bytes long before it was truncated; 0, or why
+/* Writes the headers, but for `skipped` bytes of them, of a packet whose payload was `wire` bytes long before it was truncated; 0, or why
  * that cannot be.
  *
  * The checksum of a truncated payload cannot be known: 0 says so in IPv4 (RFC 768); IPv6 has no such word, and gets that of the bytes
  * that there are. */
 static inline int
-mcast_write_frame(mcast_flow *flow, const mcast_record *record, const unsigned char *payload, size_t wire,
-                  size_t skipped, unsigned char *frame)
+mcast_write_headers(mcast_flow *flow, const mcast_record *record, const unsigned char *payload, size_t wire,
+                    size_t skipped, unsigned char *frame)
 {
     if (!mcast_flow_is(flow, record)) {
         int unfit = mcast_flow_start(flow, record);
@@ -148,7 +148,6 @@ mcast_write_frame(mcast_flow *flow, const mcast_record *record, const unsigned c
     if (total > UINT16_MAX)
         return MCAST_UNFIT_LENGTH;
     memcpy(frame, flow->headers + skipped, size);
-    memcpy(frame + size, payload, record->length);
     unsigned char *ip = frame + MCAST_ETHERNET_HEADER - skipped, *udp = frame + size - MCAST_UDP_HEADER;
     if (flow->version == 4) {
         mcast_put16(ip + 2, total);
@@ -206,13 +205,10 @@ mcast_put_option(unsigned char *at, uint16_t code, const void *value, uint16_t s
     return at + 4 + ((size + 3u) & ~3u);
 }
 
-/* The rest of an enhanced packet block around a frame of `captured` bytes; the size of the block. */
-static inline size_t
-mcast_write_block(const mcast_record *record, uint32_t interface_at, size_t captured, size_t original,
-                  unsigned char *block)
+/* Writes what follows a frame of `captured` bytes in its enhanced packet block, but for the block's length: padding and options. Where it ends. */
+static inline unsigned char *
+mcast_write_options(const mcast_record *record, size_t captured, unsigned char *at)
 {
-    uint64_t time = record->timestamp > 0 ? (uint64_t)record->timestamp : 0;
-    unsigned char *at = block + MCAST_PACKET_BLOCK + captured;
     memset(at, 0, 3);
     at += (0 - captured) & 3;
     if (record->dropped) {
@@ -225,7 +221,19 @@ mcast_write_block(const mcast_record *record, uint32_t interface_at, size_t capt
         mcast_put_native32(at, 0); /* opt_endofopt */
         at += 4;
     }
-    size_t length = (size_t)(at + 4 - block);
+    return at + 4;
+}
+
+/* Writes the rest of an enhanced packet block around a frame of `captured` bytes, of which `copied` are there already: the others are
+ * elsewhere, and what follows the frame goes behind those. Where it ends. */
+static inline unsigned char *
+mcast_write_block(const mcast_record *record, uint32_t interface_at, size_t captured, size_t original, size_t copied,
+                  unsigned char *block)
+{
+    uint64_t time = record->timestamp > 0 ? (uint64_t)record->timestamp : 0;
+    unsigned char *behind = block + MCAST_PACKET_BLOCK + copied;
+    unsigned char *end = mcast_write_options(record, captured, behind);
+    size_t length = MCAST_PACKET_BLOCK + captured + (size_t)(end - behind);
     mcast_put_native32(block, 6);
     mcast_put_native32(block + 4, length);
     mcast_put_native32(block + 8, interface_at);
@@ -233,12 +241,12 @@ mcast_write_block(const mcast_record *record, uint32_t interface_at, size_t capt
     mcast_put_native32(block + 16, (size_t)(time & 0xffffffff));
     mcast_put_native32(block + 20, captured);
     mcast_put_native32(block + 24, original);
-    mcast_put_native32(at, length);
-    return length;
+    mcast_put_native32(end - 4, length);
+    return end;
 }
 
 /* The header of a packet of classic pcap: its seconds have 32 bits, and end in 2106. */
-static inline size_t
+static inline void
 mcast_write_pcap(const mcast_record *record, size_t captured, size_t original, unsigned char *packet)
 {
     uint64_t time = record->timestamp > 0 ? (uint64_t)record->timestamp : 0;
@@ -246,7 +254,6 @@ mcast_write_pcap(const mcast_record *record, size_t captured, size_t original, u
     mcast_put_native32(packet + 4, (size_t)(time % 1000000000));
     mcast_put_native32(packet + 8, captured);
     mcast_put_native32(packet + 12, original);
-    return MCAST_PCAP_PACKET + captured;
 }
 
 /* How many of `count` packets, one at least, are encoded at a time: what a processor's cache holds until it is written. */
@@ -269,19 +276,43 @@ mcast_encoded_size(const mcast_record *records, size_t count)
     return size;
 }
 
-/* Writes the bytes of one packet: the size of all before its payload, and *unfit says why that cannot be. */
+/* Writes the headers that a packet gets, none of a whole frame: their size; *unfit says why the packet cannot be written. */
 static inline size_t
-mcast_encode_frame(mcast_encoder *encoder, const mcast_record *record, const unsigned char *payload, size_t wire,
-                   unsigned char *frame)
+mcast_encode_headers(mcast_encoder *encoder, const mcast_record *record, const unsigned char *payload, size_t wire,
+                     unsigned char *frame)
 {
     if (record->flags & MCAST_FRAME) {
         encoder->unfit = encoder->raw ? MCAST_UNFIT_LINK : 0;
-        memcpy(frame, payload, record->length);
         return 0;
     }
     size_t skipped = encoder->raw ? MCAST_ETHERNET_HEADER : 0;
-    encoder->unfit = mcast_write_frame(&encoder->flow, record, payload, wire, skipped, frame);
+    encoder->unfit = mcast_write_headers(&encoder->flow, record, payload, wire, skipped, frame);
     return encoder->flow.size - skipped;
+}
+
+/* Writes one packet at `to`, or with `payload_apart` all but its payload: where the payload belongs, and *end is where it ends. NULL when its interface is
+ * not described yet, or it cannot be written (`unfit`). */
+static inline unsigned char *
+mcast_encode_packet(mcast_encoder *encoder, const mcast_record *record, const unsigned char *payload, int payload_apart,
+                    unsigned char *to, unsigned char **end)
+{
+    int64_t interface_at = encoder->pcap ? 0 : mcast_encoder_interface(encoder, mcast_interface_key(record));
+    if (interface_at < 0)
+        return NULL;
+    size_t wire = record->wire_length > record->length ? record->wire_length : record->length;
+    unsigned char *frame = to + (encoder->pcap ? MCAST_PCAP_PACKET : MCAST_PACKET_BLOCK);
+    size_t headers = mcast_encode_headers(encoder, record, payload, wire, frame);
+    if (encoder->unfit)
+        return NULL;
+    size_t captured = headers + record->length, copied = payload_apart ? headers : captured;
+    if (!payload_apart)
+        memcpy(frame + headers, payload, record->length);
+    *end = frame + copied;
+    if (encoder->pcap)
+        mcast_write_pcap(record, captured, headers + wire, to);
+    else
+        *end = mcast_write_block(record, (uint32_t)interface_at, captured, headers + wire, copied, to);
+    return frame + headers;
 }
 
 /* Writes packets until the first one whose interface is not described yet, or that cannot be written (`unfit`). How many; *used bytes. */
@@ -290,21 +321,10 @@ mcast_encode(mcast_encoder *encoder, const mcast_record *records, size_t count, 
              unsigned char *to, size_t *used)
 {
     unsigned char *at = to;
-    size_t i = 0, before = encoder->pcap ? MCAST_PCAP_PACKET : MCAST_PACKET_BLOCK;
+    size_t i = 0;
     encoder->unfit = 0;
-    for (; i < count; i++) {
-        const mcast_record *record = &records[i];
-        int64_t interface_at = encoder->pcap ? 0 : mcast_encoder_interface(encoder, mcast_interface_key(record));
-        if (interface_at < 0)
-            break;
-        size_t wire = record->wire_length > record->length ? record->wire_length : record->length;
-        size_t headers = mcast_encode_frame(encoder, record, data + record->offset, wire, at + before);
-        if (encoder->unfit)
-            break;
-        size_t captured = headers + record->length, original = headers + wire;
-        at += encoder->pcap ? mcast_write_pcap(record, captured, original, at)
-                            : mcast_write_block(record, (uint32_t)interface_at, captured, original, at);
-    }
+    while (i < count && mcast_encode_packet(encoder, &records[i], data + records[i].offset, 0, at, &at))
+        i++;
     *used = (size_t)(at - to);
     return i;
 }

@@ -18,6 +18,7 @@
 
 #define MCAST_SYSTEM "Linux"
 #define MCAST_HAS_RING 1
+#define MCAST_HAS_WRITEV 1
 #define MCAST_HAS_UDP_GRO 1
 
 /* Option numbers that old headers lack, from the kernel's uapi headers. */

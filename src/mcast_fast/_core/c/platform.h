@@ -3,7 +3,7 @@
  * Such a header offers: mcast_options (its socket options), mcast_missing_features, mcast_descriptor (what a socket is received from
  * by), mcast_scratch (slots that a system call fills), mcast_poller (waiting, and being woken), mcast_membership (joins by interface
  * index), mcast_message_vector (what one call sends), mcast_monotonic_ns, mcast_sleep_until and mcast_thread_begin; the locks, threads and atomic words of
- * pthreads.h and atomics.h; and says whether the system maps rings of packets (MCAST_HAS_RING, ring.c) and coalesces for those who ask (MCAST_HAS_UDP_GRO, coalescing.c). */
+ * pthreads.h and atomics.h; and says whether the system maps rings of packets (MCAST_HAS_RING, ring.c), gathers what it writes (MCAST_HAS_WRITEV, capture_gather.h) and coalesces for those who ask (MCAST_HAS_UDP_GRO, coalescing.c). */
 #ifndef MCAST_PLATFORM_H
 #define MCAST_PLATFORM_H
 

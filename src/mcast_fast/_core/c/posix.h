@@ -18,6 +18,7 @@
 
 #define MCAST_SYSTEM "FreeBSD"
 #define MCAST_HAS_RING 0
+#define MCAST_HAS_WRITEV 1
 #define MCAST_HAS_UDP_GRO 0
 
 static const mcast_option mcast_options[] = {

@@ -22,6 +22,7 @@
 
 #define MCAST_SYSTEM "Windows"
 #define MCAST_HAS_RING 0
+#define MCAST_HAS_WRITEV 0
 #define MCAST_HAS_UDP_GRO 0
 
 /* What old headers lack, from ws2ipdef.h, mswsock.h and mstcpip.h of the Windows SDK. */

@@ -2,7 +2,8 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -97,6 +98,16 @@ cdef extern from "capture_write.h":
     size_t mcast_encode(mcast_encoder *encoder, const mcast_record *records, size_t count, const unsigned char *data,
                         unsigned char *to, size_t *used) nogil
 
+cdef extern from "capture_gather.h":
+    ctypedef struct mcast_gather:
+        size_t size
+        size_t sent
+    int MCAST_HAS_WRITEV
+    size_t mcast_gather_fill(mcast_gather *gather, mcast_encoder *encoder, const mcast_record *records, size_t count,
+                             const unsigned char *data) nogil
+    int mcast_gather_write(mcast_gather *gather, int descriptor) nogil
+    void mcast_gather_copy(const mcast_gather *gather, unsigned char *to) nogil
+
 cdef enum:
     NO_NAME_OF_THE_FILTER = 0xffff
     MOST_WRITTEN = 1024  # interfaces in a file of ours
@@ -107,6 +118,7 @@ if (MCAST_LARGEST_BLOCK, MCAST_MOST_INTERFACES, MCAST_LONGEST_NAME, MCAST_UNFIT_
         blocks.LARGEST_BLOCK, blocks.MOST_INTERFACES, blocks.LONGEST_NAME, blocks.UNFIT_LINK, blocks.MOST_WRITTEN):
     raise ImportError("the compiled limits are not those of blocks.py: rebuild the extension")
 
+GATHERS = bool(MCAST_HAS_WRITEV)  # whether `Encoder.write` can be called
 
 if ((<bytes>mcast_synthetic).decode(), (<bytes>mcast_shared_time).decode()) != (
         blocks.SYNTHETIC, blocks.SHARED_TIME) or (MCAST_PIECES, MCAST_SKIPPED_KINDS, MCAST_SKIPPED_PROTOCOL) != (
@@ -357,7 +369,10 @@ cdef class Decoder:
 
 @cython.final
 cdef class Encoder:
-    """Batches as the packets of a capture file. Threads may share an encoder.
+    """Batches as the packets of a capture file. Threads may share an encoder, but for `write` and what belongs to it.
+
+    `rest`: (bytes, how many of them are written, packets) at which the latest `write` ended because the system did not
+    take all; whoever goes on with them sets it to None.
 
     Args:
         form: 'pcapng', or 'pcap' (with ns).
@@ -371,6 +386,9 @@ cdef class Encoder:
     cdef PyThread_type_lock lock
     cdef uint64_t keys[MOST_WRITTEN]
     cdef bytearray memory
+    cdef mcast_gather *gather  # of `write`
+    cdef Py_ssize_t all_packets, all_bytes
+    cdef public tuple rest
 
     def __cinit__(self, str form not None, bint raw=False):
         if form not in ("pcapng", "pcap"):
@@ -383,8 +401,25 @@ cdef class Encoder:
         self.memory = bytearray()
 
     def __dealloc__(self):
+        free(self.gather)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
+
+    @property
+    def written_packets(self):
+        """How many `write` has written, without those of `rest`."""
+        return mcast_place_read(&self.all_packets)
+
+    @property
+    def written_bytes(self):
+        """How many bytes those packets have in the file."""
+        return mcast_place_read(&self.all_bytes)
+
+    @property
+    def pending(self):
+        """How many packets are in `rest`."""
+        rest = self.rest
+        return 0 if rest is None else rest[2]
 
     @property
     def interfaces(self):
@@ -451,10 +486,76 @@ cdef class Encoder:
         finally:
             PyThread_release_lock(self.lock)
         if written == 0 and unfit:
-            length = max(batch.first[start].length, batch.first[start].wire_length)
-            reason = blocks.UNFIT[unfit - 1].format(length=length)
-            raise ArgumentError(f"packet {start} of the batch cannot be written: {reason}")
+            self._refuse(batch, start, unfit)
         return memoryview(self.memory)[:used], start + <Py_ssize_t>written
+
+    def settle(self):
+        """Does nothing: `rest` is set by the call that leaves one."""
+
+    def write(self, int descriptor, Batch batch not None, Py_ssize_t start):
+        """Write packets from `start` on into a descriptor, their payloads straight from where they are.
+
+        What signal handlers raise is passed on between two system calls; `written_packets` and `written_bytes` count
+        what was written.
+
+        Args:
+            descriptor: Of a file, or whatever writev(2) takes.
+            batch: A batch.
+            start: The place of the first packet.
+
+        Returns:
+            Where it stopped: the batch's end, before an interface to `add`, or behind what is in `rest`.
+
+        Raises:
+            ArgumentError: The packet at `start` cannot be written.
+        """
+        cdef size_t packets
+        cdef int unfit, whole = 1
+        cdef Py_ssize_t at = start
+        if not 0 <= start <= batch.count:
+            raise IndexError(f"packet {start} of a batch of {batch.count}")
+        if self.gather == NULL:
+            self.gather = <mcast_gather *>malloc(sizeof(mcast_gather))
+            if self.gather == NULL:
+                raise MemoryError("no memory to gather packets")
+        while at < batch.count and whole:
+            whole = self._write_piece(descriptor, batch, at, &packets, &unfit)
+            if packets == 0:
+                if unfit and at == start:
+                    self._refuse(batch, start, unfit)
+                break
+            at += <Py_ssize_t>packets
+            PyErr_CheckSignals()
+        return at
+
+    cdef int _write_piece(self, int descriptor, Batch batch, Py_ssize_t at, size_t *packets, int *unfit) except -1:
+        """One system call; whether it took all. `*packets` of the batch are done with, or else in `rest`."""
+        cdef const unsigned char *data
+        cdef int pinned, whole
+        cdef mcast_gather *gather = self.gather
+        with nogil:
+            data = arena_in_place(batch, &pinned)
+            PyThread_acquire_lock(self.lock, WAIT_LOCK)
+            packets[0] = mcast_gather_fill(gather, &self.encoder, batch.first + at, <size_t>(batch.count - at), data)
+            unfit[0] = self.encoder.unfit
+            PyThread_release_lock(self.lock)
+            whole = packets[0] == 0 or mcast_gather_write(gather, descriptor)
+        try:
+            if not whole:
+                copied = PyByteArray_FromStringAndSize(NULL, <Py_ssize_t>gather.size)
+                mcast_gather_copy(gather, <unsigned char *>PyByteArray_AS_STRING(copied))
+                self.rest = copied, gather.sent, packets[0]
+            elif packets[0]:
+                mcast_place_move(&self.all_packets, self.all_packets + <Py_ssize_t>packets[0])
+                mcast_place_move(&self.all_bytes, self.all_bytes + <Py_ssize_t>gather.size)
+        finally:
+            arena_left(batch, pinned)
+        return whole
+
+    cdef int _refuse(self, Batch batch, Py_ssize_t at, int unfit) except -1:
+        length = max(batch.first[at].length, batch.first[at].wire_length)
+        reason = blocks.UNFIT[unfit - 1].format(length=length)
+        raise ArgumentError(f"packet {at} of the batch cannot be written: {reason}")
 
     cdef size_t _encode(self, Batch batch, Py_ssize_t start, size_t count, unsigned char *to, size_t *used) noexcept:
         cdef const unsigned char *data

@@ -1,5 +1,6 @@
 """Batches as the packets of a capture file: the twin of c/capture_write.h."""
 
+import os
 import struct
 from typing import Any
 
@@ -13,6 +14,8 @@ _TTL, _TOS, _FRAME, _COALESCED = int(Flag.TTL), int(Flag.TOS), int(Flag.FRAME), 
 _SHARED_TIME = struct.pack("=HH24s", blocks.COMMENT, len(blocks.SHARED_TIME), blocks.SHARED_TIME.encode())  # padded
 _ETHERNET_HEADER = 14
 _SECOND = 1_000_000_000
+_GATHERED = 341  # packets of three vectors: IOV_MAX of Linux, macOS and FreeBSD is 1024 (writev(2))
+GATHERS = hasattr(os, "writev")  # whether `Encoder.write` can be called
 _MULTICAST_V4 = 0xE0
 
 
@@ -79,7 +82,11 @@ def _frame(row: tuple[Any, ...], payload: bytes, wire: int) -> tuple[bytes, int]
 
 
 class Encoder:
-    """Batches as the packets of a capture file. Threads may share an encoder.
+    """Batches as the packets of a capture file. Threads may share an encoder, but for `write` and what belongs to it.
+
+    `rest`: (bytes, how many of them are written, packets) at which the latest `write` ended because the system did not
+    take all; whoever goes on with them sets it to None. `written_packets`, `written_bytes`: what `write` has written,
+    without `rest`.
 
     Args:
         form: 'pcapng', or 'pcap' (with ns).
@@ -95,6 +102,16 @@ class Encoder:
         self._pcap = form == "pcap"
         self._raw = raw
         self._interfaces: dict[tuple[int, int], int] = {}
+        self.written_packets = self.written_bytes = 0
+        self.rest: tuple[bytearray, int, int] | None = None
+        self._piece: tuple[list[bytes], int, int] | None = None  # what a system call gets: vectors, bytes, packets
+        self._wrote: list[int] = []  # what that call returned
+
+    @property
+    def pending(self) -> int:
+        """How many packets are in `rest`, or in the middle of `write`."""
+        piece, rest = self._piece, self.rest
+        return piece[2] if piece is not None else rest[2] if rest is not None else 0
 
     @property
     def interfaces(self) -> int:
@@ -138,10 +155,54 @@ class Encoder:
         before one that cannot is returned first."""
         if not 0 <= start <= len(batch):
             raise IndexError(f"packet {start} of a batch of {len(batch)}")
-        written: list[bytes] = []
+        written = [head + frame + tail for head, frame, tail in self._packets(batch, start, len(batch))]
+        return memoryview(b"".join(written)), start + len(written)
+
+    def write(self, descriptor: int, batch: Batch, start: int) -> int:
+        """Write packets from `start` on into a descriptor; as the compiled `Encoder.write`."""
+        if not 0 <= start <= len(batch):
+            raise IndexError(f"packet {start} of a batch of {len(batch)}")
+        at = start
+        while at < len(batch) and self.rest is None:
+            packets = self._packets(batch, at, _GATHERED, refuses=at == start)
+            if not packets:
+                break
+            vectors = [vector for head, frame, tail in packets for vector in (head, frame, tail) if vector]
+            piece = vectors, sum(map(len, vectors)), len(packets)
+            self._piece = piece
+            try:
+                self._wrote.extend(map(os.writev, (descriptor,), (vectors,)))
+            except OSError:
+                pass  # whoever writes the rest gets it too
+            finally:
+                self.settle()
+            at += len(packets)
+        return at
+
+    def settle(self) -> None:
+        """Count what a `write` has written, or make it the rest; again where an exception of a signal handler came."""
+        piece = self._piece
+        if piece is None:
+            return
+        vectors, size, packets = piece
+        sent = self._wrote[0] if self._wrote else 0
+        rest = None if sent == size else (bytearray(b"".join(vectors)), sent, packets)
+        # Nothing is called from here on, so that no signal handler comes in between.
+        if rest is None:
+            self.written_packets += packets
+            self.written_bytes += size
+        self.rest = rest
+        self._piece = None
+        self._wrote = []
+
+    def _packets(self, batch: Batch, start: int, most: int, refuses: bool = True) -> list[tuple[bytes, bytes, bytes]]:
+        """Packets from `start` on as what is before the frame, the frame, and what is behind it.
+
+        `refuses`: ArgumentError when the first one cannot be written; else there are none then."""
+        made: list[tuple[bytes, bytes, bytes]] = []
         for row, payload in packets_of(batch, start):
             key = row[_AT["interface"]], _known_headers(row[_AT["flags"]])
-            if not self._pcap and key not in self._interfaces:
+            if len(made) == most or (not self._pcap and key not in self._interfaces):
                 break
             wire = max(row[_AT["wire_length"]], len(payload))
             try:
@@ -151,23 +212,25 @@ class Encoder:
                 if self._raw:
                     frame, headers = frame[_ETHERNET_HEADER:], headers - _ETHERNET_HEADER
             except _UnfitError as unfit:
-                if written:
+                if made or not refuses:
                     break
                 reason = blocks.UNFIT[unfit.args[0] - 1].format(length=wire)
                 raise ArgumentError(f"packet {start} of the batch cannot be written: {reason}") from None
-            written.append(self._packet(row, frame, headers + wire))
-        return memoryview(b"".join(written)), start + len(written)
+            made.append(self._packet(row, frame, headers + wire))
+        return made
 
-    def _packet(self, row: tuple[Any, ...], frame: bytes, original: int) -> bytes:
+    def _packet(self, row: tuple[Any, ...], frame: bytes, original: int) -> tuple[bytes, bytes, bytes]:
+        """What is before a frame in the file, the frame, and what is behind it."""
         time = max(row[_AT["timestamp"]], 0)
         if self._pcap:  # its seconds have 32 bits, and end in 2106
-            return struct.pack("=IIII", time // _SECOND & 0xFFFFFFFF, time % _SECOND, len(frame), original) + frame
+            moment = time // _SECOND & 0xFFFFFFFF, time % _SECOND
+            return struct.pack("=IIII", *moment, len(frame), original), frame, b""
         dropped = row[_AT["dropped"]]
         options = struct.pack("=HHQ", blocks.EPB_DROPCOUNT, 8, dropped) if dropped else b""
         if row[_AT["flags"]] & _COALESCED:
             options += _SHARED_TIME
-        body = frame + bytes(-len(frame) % 4) + options + (bytes(4) if options else b"")
-        length = 32 + len(body)
+        behind = bytes(-len(frame) % 4) + options + (bytes(4) if options else b"")
+        length = 32 + len(frame) + len(behind)
         interface = self._interfaces[row[_AT["interface"]], _known_headers(row[_AT["flags"]])]
         start = (blocks.ENHANCED_PACKET, length, interface, time >> 32, time & 0xFFFFFFFF, len(frame), original)
-        return struct.pack("=7I", *start) + body + struct.pack("=I", length)
+        return struct.pack("=7I", *start), frame, behind + struct.pack("=I", length)
