@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mcast_fast.files._reader import open_capture as open
     from mcast_fast.files._recorder import RecordedFile, Recorder, Recording
     from mcast_fast.files._replay import Replay, Replayed
+    from mcast_fast.files._scan import Scan, Scanned, scan
     from mcast_fast.files._writer import Writer
 
 __all__ = [
@@ -27,9 +28,12 @@ __all__ = [
     "Replay",
     "Replayed",
     "Rotation",
+    "Scan",
+    "Scanned",
     "Writer",
     "WriterStats",
     "open",
+    "scan",
 ]
 
 _WHERE = {
@@ -41,8 +45,11 @@ _WHERE = {
     "Replay": "_replay",
     "Replayed": "_replay",
     "Rotation": "_limits",
+    "Scan": "_scan",
+    "Scanned": "_scan",
     "Writer": "_writer",
     "open": "_reader",
+    "scan": "_scan",
 }
 _CALLED = {"open": "open_capture"}  # there
 

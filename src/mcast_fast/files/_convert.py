@@ -5,7 +5,6 @@ Rules of this module: it prints nothing. A form is what the suffix of a file say
 
 import contextlib
 import csv
-import importlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mcast_fast import _core
-from mcast_fast._core.addresses import map_address
+from mcast_fast._core.addresses import interface_text, map_address
 from mcast_fast._core.layout import RECORD, Flag
-from mcast_fast.errors import ArgumentError, CaptureError, FeatureError, FileError, file_error
+from mcast_fast.errors import ArgumentError, CaptureError, FileError, file_error
+from mcast_fast.files._optional import module
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._streams import PathOrFile, open_input, open_output, plain_suffix, subject_of
 from mcast_fast.files._writer import Writer
@@ -63,21 +63,12 @@ def form_of(file: PathOrFile, form: str | None) -> str:
 # CSV -----------------------------------------------------------------------------------------------------------------
 
 
-def csv_row(packet: Any) -> list[object]:
-    """A packet as a row of `COLUMNS`; what is not known is empty, and the payload is hexadecimal."""
-    return [
-        packet.timestamp,
-        packet.interface,
-        packet.source.partition("%")[0],
-        packet.source_port,
-        packet.group,
-        packet.port,
-        packet.ttl,
-        packet.tos,
-        packet.dropped,
-        packet.wire_length,
-        packet.data.hex(),
-    ]
+def text_field(text: str) -> bytes:
+    """A text as a field of a row, in quotes where it needs them. All text of a file that is no address or number goes
+    through here: what spreadsheets make of it is to be decided in this place."""
+    row = io.StringIO(newline="")
+    csv.writer(row, lineterminator="").writerow([text])
+    return row.getvalue().encode(errors="surrogateescape") if text else b""
 
 
 def record_of(row: dict[str, str], offset: int, index: int) -> tuple[bytes, bytes]:
@@ -144,30 +135,24 @@ class CsvReader:
 
 
 class CsvWriter:
-    """Batches as CSV."""
+    """Batches as CSV: the header, and a row for each packet, made by the core."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._text = io.StringIO(newline="")
-        self._rows = csv.writer(self._text, lineterminator="\n")
-        self._rows.writerow(COLUMNS)
+        self._write(",".join(COLUMNS).encode() + b"\n")
 
     def write(self, batch: "Batch") -> None:
         """Write the packets of a batch; OSError."""
-        self._rows.writerows(map(csv_row, batch))
-        self.flush()
+        names = batch.names
+        self._write(_core.views.csv_rows(batch, lambda index: text_field(interface_text(index, names))))
 
-    def flush(self) -> None:
-        """Write what is there; OSError."""
-        rest = memoryview(self._text.getvalue().encode())
+    def _write(self, data: bytes | bytearray) -> None:
+        rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
-        self._text.seek(0)
-        self._text.truncate()
 
     def close(self) -> None:
-        """Write the rest; OSError."""
-        self.flush()
+        """Nothing is left to write."""
 
 
 # Parquet -------------------------------------------------------------------------------------------------------------
@@ -175,14 +160,7 @@ class CsvWriter:
 
 def arrow_modules() -> tuple[Any, Any]:
     """pyarrow and its Parquet; FeatureError says whether they are missing, or cannot be imported, and why."""
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        if error.name not in ("pyarrow", "pyarrow.parquet"):
-            raise FeatureError(f"Parquet needs pyarrow, and importing it failed: {error}") from error
-        raise FeatureError("Parquet needs pyarrow; install it with: pip install 'mcast-fast[arrow]'") from None
-    except ImportError as error:
-        raise FeatureError(f"Parquet needs pyarrow, and importing it failed: {error}") from error
+    return tuple(module(name, "Parquet", "arrow") for name in ("pyarrow", "pyarrow.parquet"))  # type: ignore[return-value]
 
 
 class ParquetWriter:
