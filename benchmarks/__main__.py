@@ -5,10 +5,10 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import everything, memory, plot, record, replay
+from benchmarks import everything, files, memory, plot, record, replay
 from benchmarks.process import BenchmarkError
 
-BENCHMARKS = everything.BENCHMARKS | {"memory": memory, "record": record, "replay": replay}
+BENCHMARKS = everything.BENCHMARKS | {"files": files, "memory": memory, "record": record, "replay": replay}
 VERBS = BENCHMARKS | {"all": everything, "plot": plot}
 
 

@@ -93,6 +93,7 @@ receiver    : _units _receiving _core _host _membership _sending groups stats se
 sender      : _units _core _membership _sending groups stats
 files       : _systems _version _units _iteration _core _membership groups stats sequence receiver sender
     _guarded        :
+    _optional       :
     _unpacking      :
     _streams        : _unpacking
     _pcapng         :
@@ -100,12 +101,17 @@ files       : _systems _version _units _iteration _core _membership groups stats
     _reader         : _guarded _unpacking _streams
     _summary        : _reader
     _repair         : _streams _reader
-    _convert        : _streams _writer _reader
+    _convert        : _optional _streams _writer _reader
+    _index          : _streams _reader
+    _frames         : _optional
+    _scan           : _optional _reader _index _frames
+    _blocks         :
+    _merge          : _streams _pcapng _blocks _scan
     _limits         : _streams
     _postrotate     :
     _recorder       : _guarded _streams _writer _limits _postrotate
     _replay         : _streams _reader
-    __init__        : _writer _reader _limits _recorder _replay
+    __init__        : _writer _reader _limits _recorder _replay _scan _merge
 aio         : _units _iteration _core _membership _sending groups stats sequence receiver sender
     _waiting        :
     _receiver       : _waiting
@@ -123,9 +129,10 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     replay          : output
     info            : output flows
     convert         : output
+    merge           : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay check info convert repair interfaces
+    __init__        : output demo receive send record replay check info convert merge repair interfaces
 _pyinstaller :
 __main__    : _version _core cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio

@@ -57,7 +57,9 @@ def pcapng(packets, seed=1, first=0):
             elif kind < 0.02:
                 data += made.packet(made.ethernet(b"arp", 0x0806), order, ticks=ticks)
             else:
-                data += made.packet(frame(number, group), order, ticks=ticks, interface=part and number % 2, dropped=dropped)
+                data += made.packet(
+                    frame(number, group), order, ticks=ticks, interface=part and number % 2, dropped=dropped
+                )
         data += made.statistics(order, received=7)
     return bytes(data)
 
@@ -73,7 +75,9 @@ def several(tmp_path, backend):
 def rows(batches):
     """What is known of every packet, and its payload."""
     return [
-        (p.timestamp, p.group, p.port, p.source, p.interface, p.dropped, p.ttl, p.data) for batch in batches for p in batch
+        (p.timestamp, p.group, p.port, p.source, p.interface, p.dropped, p.ttl, p.data)
+        for batch in batches
+        for p in batch
     ]
 
 
@@ -149,7 +153,9 @@ def test_a_file_of_another_time_is_not_opened(several):
 def damaged(data, seed):
     chosen = random.Random(seed)
     at = chosen.randrange(len(data))
-    return chosen.choice([data[:at], data[:at] + bytes([data[at] ^ 1 << chosen.randrange(8)]) + data[at + 1 :], b"", data + b"x"])
+    return chosen.choice(
+        [data[:at], data[:at] + bytes([data[at] ^ 1 << chosen.randrange(8)]) + data[at + 1 :], b"", data + b"x"]
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -1,4 +1,4 @@
-"""Capture files: read, written, recorded and replayed.
+"""Capture files: read, written, recorded, replayed, scanned and merged.
 
 What is listed here is public. Each class is imported when it is first used, so that reading a file needs neither
 receiver nor sender.
@@ -11,6 +11,7 @@ from mcast_fast.stats import ReaderStats, WriterStats
 
 if TYPE_CHECKING:
     from mcast_fast.files._limits import Autostop, Rotation
+    from mcast_fast.files._merge import Merged, merge
     from mcast_fast.files._reader import Reader
     from mcast_fast.files._reader import open_capture as open
     from mcast_fast.files._recorder import RecordedFile, Recorder, Recording
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Autostop",
+    "Merged",
     "Reader",
     "ReaderStats",
     "RecordedFile",
@@ -32,12 +34,14 @@ __all__ = [
     "Scanned",
     "Writer",
     "WriterStats",
+    "merge",
     "open",
     "scan",
 ]
 
 _WHERE = {
     "Autostop": "_limits",
+    "Merged": "_merge",
     "Reader": "_reader",
     "RecordedFile": "_recorder",
     "Recorder": "_recorder",
@@ -48,6 +52,7 @@ _WHERE = {
     "Scan": "_scan",
     "Scanned": "_scan",
     "Writer": "_writer",
+    "merge": "_merge",
     "open": "_reader",
     "scan": "_scan",
 }

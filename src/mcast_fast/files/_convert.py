@@ -9,7 +9,6 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mcast_fast import _core
@@ -18,7 +17,7 @@ from mcast_fast._core.layout import RECORD, Flag
 from mcast_fast.errors import ArgumentError, CaptureError, FileError, file_error
 from mcast_fast.files._optional import module
 from mcast_fast.files._reader import Reader
-from mcast_fast.files._streams import PathOrFile, open_input, open_output, plain_suffix, subject_of
+from mcast_fast.files._streams import PathOrFile, is_same_file, open_input, open_output, plain_suffix, subject_of
 from mcast_fast.files._writer import Writer
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ class CsvWriter:
 
 def arrow_modules() -> tuple[Any, Any]:
     """pyarrow and its Parquet; FeatureError says whether they are missing, or cannot be imported, and why."""
-    return tuple(module(name, "Parquet", "arrow") for name in ("pyarrow", "pyarrow.parquet"))  # type: ignore[return-value]
+    return module("pyarrow", "Parquet", "arrow"), module("pyarrow.parquet", "Parquet", "arrow")
 
 
 class ParquetWriter:
@@ -247,16 +246,6 @@ def open_batches(source: PathOrFile, groups: Iterable[str], multicast_only: bool
     return CsvReader(open_input(source) if isinstance(source, str | os.PathLike) else source, subject_of(source))
 
 
-def _is_same(source: PathOrFile, target: PathOrFile) -> bool:
-    """Whether both name one file."""
-    if not isinstance(source, str | os.PathLike) or not isinstance(target, str | os.PathLike):
-        return False
-    try:
-        return Path(source).samefile(target)
-    except (OSError, ValueError):
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What was converted: `packets`; and what the source holds beside them: `fragments`, datagrams of which not all
@@ -272,7 +261,7 @@ def convert_file(
     source: PathOrFile, target: PathOrFile, form: str, groups: Iterable[str] = (), multicast_only: bool = True
 ) -> Converted:
     """`convert` what a file holds of these groups (none: of all). Errors as there, and GroupError."""
-    if _is_same(source, target):
+    if is_same_file(source, target):
         raise ArgumentError(f"{subject_of(source)} is its own target; write to another file")
     with contextlib.closing(open_batches(source, groups, multicast_only)) as batches:
         packets = convert(batches, target, form)

@@ -1,10 +1,10 @@
 """Side indexes of capture files: where in a file packets of which times and groups are.
 
-An index lies beside its file, as NAME.mcast-index, and is a copy of what the file says: it is used only where size, time
-of modification, and both ends of the file are those that it was made of, and is made anew elsewhere. It holds, for each
-chunk of the file, the earliest and the latest time and the groups; what else a reader needs of the file (headers,
-fragments, reports of drops) makes a chunk one that is always read. Only of files that can be read to their end, and are
-not compressed.
+An index lies beside its file, as NAME.mcast-index, and is a copy of what the file says: it is used only where size,
+time of modification, and both ends of the file are those that it was made of, and is made anew elsewhere. It holds,
+for each chunk of the file, the earliest and the latest time and the groups; what else a reader needs of the file
+(headers, fragments, reports of drops) makes a chunk one that is always read. Only of files that can be read to their
+end, and are not compressed.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 SUFFIX = ".mcast-index"
 MAGIC = b"mcastix1"
 HEAD = struct.Struct("<8sI")  # the magic, and the CRC-32 of all behind it
-PRINT = struct.Struct("<QqII")  # of the file: its size, its time of modification in ns, the CRC-32 of its first and last bytes
+PRINT = struct.Struct("<QqII")  # of the file: size, time of modification in ns, CRC-32 of its first and last bytes
 COUNTS = struct.Struct("<II")  # groups, chunks
 ROW = struct.Struct("<QqqBI")  # of a chunk: its end, its earliest and latest time, what it is, how many groups follow
 END = 4096  # bytes at either end of a file that are compared
@@ -165,7 +165,7 @@ def _chunks_of(file: _Watched) -> tuple[list[bytes], list[Chunk]]:
     chunks: list[Chunk] = []
     with contextlib.closing(Reader(file, multicast_only=False)) as reader:  # type: ignore[arg-type] # it has read()
         before, described, begin = reader.stats, 0, 0
-        batch = _next(reader, 1)  # the first chunk ends behind the first packet: it has the file's headers, and little else
+        batch = _next(reader, 1)  # the first chunk ends behind the first packet: it has the headers, and little else
         while batch is not None or reader.offset > begin:
             stats, end = reader.stats, reader.offset
             kind = PIECES if _pieces(before, stats) else 0

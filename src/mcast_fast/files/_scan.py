@@ -77,7 +77,7 @@ class _Parts:
             if begin < end:
                 self._file.seek(begin)
                 with memoryview(buffer) as whole, whole[: end - begin] as piece:
-                    count = self._file.readinto(piece)
+                    count: int = self._file.readinto(piece)
                 if count:
                     self._parts.append((begin + count, end))
                     return count
@@ -105,7 +105,7 @@ def listed_files(files: Any) -> tuple[str, ...]:
     several = (files,) if isinstance(files, str | os.PathLike) else iterated(files, "files", "a path or several")
     found: list[str] = []
     for one in several:
-        text = os.fsdecode(checked(one, (str, os.PathLike), "files", "paths or patterns"))
+        text = os.fsdecode(checked(one, str | os.PathLike, "files", "paths or patterns"))
         if not glob.has_magic(text) or Path(text).exists():
             found.append(text)
             continue
@@ -135,37 +135,11 @@ class Scan:
     __module__ = "mcast_fast.files"
 
     def __init__(
-        self,
-        files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
-        *,
-        groups: Groups = (),
-        port: int | None = None,
-        interface: str | None = None,
-        source: str | None = None,
-        multicast_only: bool = True,
-        start: Moment | None = None,
-        end: Moment | None = None,
-        index: bool = True,
-        batch_size: int = BATCH,
+        self, files: tuple[str, ...], groups: tuple[Group, ...], wanted: Narrowed, index: bool, options: dict[str, Any]
     ) -> None:
-        several = (groups,) if isinstance(groups, str | Group) else iterated(groups, "groups", "a group or several")
-        self._groups = tuple(map(Group.coerce, several))
-        self._options: dict[str, Any] = {
-            "port": port,
-            "interface": interface,
-            "source": source,
-            "multicast_only": bool(multicast_only),
-        }
-        self._batch_size = whole_number(batch_size, "batch_size", 1, MOST_PACKETS)
-        self._index = bool(index)
-        rows = filter_rows(self._groups, port, interface, source) if self._groups else None
-        self._wanted = Narrowed(
-            EARLIEST if start is None else moment_in_ns(start, "start"),
-            LATEST if end is None else moment_in_ns(end, "end"),
-            None if rows is None else frozenset(row[0] for row in rows),
-        )
-        self._files = listed_files(files)
-        self.stats = Scanned()
+        self._files, self._groups, self._wanted = files, groups, wanted
+        self._index, self._options = index, options  # options of each Reader
+        self.stats: Scanned = Scanned()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -214,7 +188,6 @@ class Scan:
                 *self._groups,
                 start=wanted.start if wanted.start > EARLIEST else None,
                 end=wanted.end if wanted.end < LATEST else None,
-                batch_size=self._batch_size,
                 **self._options,
             )
         )
@@ -318,18 +291,22 @@ def scan(
         ArgumentError: An argument is out of range.
         FileError: No file matches.
     """
-    return Scan(
-        files,
-        groups=groups,
-        port=port,
-        interface=interface,
-        source=source,
-        multicast_only=multicast_only,
-        start=start,
-        end=end,
-        index=index,
-        batch_size=batch_size,
+    several = (groups,) if isinstance(groups, str | Group) else iterated(groups, "groups", "a group or several")
+    chosen = tuple(map(Group.coerce, several))
+    rows = filter_rows(chosen, port, interface, source) if chosen else None
+    wanted = Narrowed(
+        EARLIEST if start is None else moment_in_ns(start, "start"),
+        LATEST if end is None else moment_in_ns(end, "end"),
+        None if rows is None else frozenset(row[0] for row in rows),
     )
+    options: dict[str, Any] = {
+        "port": port,
+        "interface": interface,
+        "source": source,
+        "multicast_only": bool(multicast_only),
+        "batch_size": whole_number(batch_size, "batch_size", 1, MOST_PACKETS),
+    }
+    return Scan(listed_files(files), chosen, wanted, bool(index), options)
 
 
 scan.__module__ = "mcast_fast.files"

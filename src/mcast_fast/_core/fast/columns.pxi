@@ -131,7 +131,7 @@ def by_time(Batch batch not None):
 
 
 def extent(Batch batch not None):
-    """(the earliest time, the latest one, the groups) of a batch that is not empty; what is unknown counts as time 0."""
+    """(the earliest time, the latest one, the groups) of a batch that is not empty; an unknown time is 0."""
     cdef int64_t earliest = INT64_MAX, latest = INT64_MIN
     cdef const mcast_record *record
     cdef const mcast_record *before = NULL
