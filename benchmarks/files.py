@@ -228,7 +228,7 @@ OURS: dict[str, tuple[str, Callable[[Path], Done]]] = {
 
 # ---- programs: what they are, their arguments, whether they get the first packets only ----
 
-FIELDS = "frame.time_epoch ip.src udp.srcport ip.dst udp.dstport ip.ttl udp.length udp.payload".split()
+FIELDS = ["frame.time_epoch", "ip.src", "udp.srcport", "ip.dst", "udp.dstport", "ip.ttl", "udp.length", "udp.payload"]
 
 
 def tshark(directory: Path) -> list[str]:

@@ -216,6 +216,14 @@ BROKEN = {
         "absurd captured",
     ),
     "version": (made.section(major=2), "version 2"),
+    "option": (
+        made.section("<")
+        + made.description("<")
+        + made.packet(frame(1), "<", dropped=1)[:-18]
+        + b"\xff\xff"
+        + made.packet(frame(1), "<", dropped=1)[-16:],
+        "runs past",
+    ),
 }
 
 

@@ -4,6 +4,7 @@ import datetime
 import gzip
 import os
 import random
+import stat
 import struct
 from pathlib import Path
 
@@ -237,6 +238,18 @@ def test_an_index_is_never_written_through_a_link(tmp_path, backend):
         rows(files.scan(path, groups="239.1.1.2"))
     assert other.read_text() == "mine"
     assert not Path(_index.path_of(str(path))).is_symlink()
+
+
+@pytest.mark.needs("modes of files")
+def test_an_index_may_be_read_by_whom_the_file_may(tmp_path, backend):
+    path = tmp_path / "a.pcapng"
+    write(path, 300)
+    for mode in (0o644, 0o600):
+        path.chmod(mode)
+        index = Path(_index.path_of(str(path)))
+        index.unlink(missing_ok=True)
+        rows(files.scan(path, groups="239.1.1.2"))
+        assert stat.S_IMODE(index.stat().st_mode) == mode
 
 
 # ---- arguments ----

@@ -10,6 +10,7 @@ end, and are not compressed.
 import contextlib
 import os
 import secrets
+import stat
 import struct
 import zlib
 from collections.abc import Iterator
@@ -249,6 +250,7 @@ def store(path: str, index: Index) -> bool:
     try:
         with open(beside, "xb", opener=open_private) as file:
             file.write(packed(index))
+        Path(beside).chmod(stat.S_IMODE(Path(path).stat().st_mode) & 0o666)  # for whom the file is
         Path(beside).replace(target)
     except OSError:
         with contextlib.suppress(OSError):

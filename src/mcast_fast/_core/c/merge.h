@@ -61,6 +61,24 @@ mcast_split_add(mcast_split *split, int64_t time, size_t size)
     split->used += size;
 }
 
+/* Whether the options of a block are whole: what a reader of the result would stop at ends a split. */
+static inline int
+mcast_options_fit(const unsigned char *at, size_t left)
+{
+    while (left >= 4) {
+        uint16_t head[2]; /* code, length */
+        memcpy(head, at, sizeof head);
+        size_t size = 4 + (((size_t)head[1] + 3) & ~(size_t)3);
+        if (head[0] == 0)
+            return 1;
+        if (size > left)
+            return 0;
+        at += size;
+        left -= size;
+    }
+    return 1;
+}
+
 /* Copies enhanced packet blocks of `known` interfaces; returns the bytes that are done with. */
 static inline size_t
 mcast_split_blocks(mcast_split *split, const unsigned char *bytes, size_t size, const mcast_clock *clocks,
@@ -76,6 +94,9 @@ mcast_split_blocks(mcast_split *split, const unsigned char *bytes, size_t size, 
             break;
         memcpy(&again, bytes + at + length - 4, sizeof again);
         if (again != length || head[2] >= known || head[5] > length - MCAST_EPB_LEAST || clocks[head[2]].factor == 0)
+            break;
+        size_t options = MCAST_EPB_HEADER + (((size_t)head[5] + 3) & ~(size_t)3);
+        if (options < length - 4 && !mcast_options_fit(bytes + at + options, length - 4 - options))
             break;
         memcpy(split->data + split->used, bytes + at, length);
         uint32_t number = (uint32_t)clocks[head[2]].number;

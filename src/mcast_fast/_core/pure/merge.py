@@ -15,6 +15,17 @@ _CLOCK = struct.Struct("=QqQ")
 _AS_IS, _SMALLER_FIRST = range(2)
 
 
+def _options_fit(options: memoryview) -> bool:
+    """Whether the options of a block are whole: what a reader of the result would stop at ends a split."""
+    at = 0
+    while len(options) - at >= 4:
+        code, length = struct.unpack_from("=HH", options, at)
+        if code == 0:
+            return True
+        at += 4 + (length + 3 & ~3)
+    return at <= len(options)
+
+
 class Run:
     """Blocks of one source that wait to be merged, in the order of time once they are sorted. For one thread.
 
@@ -40,6 +51,8 @@ class Run:
             (again,) = struct.unpack_from("=I", view, start + length - 4)
             factor, shift, number = known[interface]
             if again != length or not factor:
+                break
+            if not _options_fit(view[start + _EPB.size + (captured + 3 & ~3) : start + length - 4]):
                 break
             head = _EPB.pack(kind, length, number, high, low, captured, wire)
             ticks = high << 32 | low
