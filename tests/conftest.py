@@ -34,7 +34,7 @@ from mcast_fast import Sender, _core
 from mcast_fast._host.interfaces import Interface, interfaces
 from mcast_fast._membership.sockets import set_buffer
 from mcast_fast._systems import LINUX, SYSTEM
-from tests import lab
+from tests import lab, sandbox
 
 T = TypeVar("T")
 IN_CI = os.environ.get("CI") == "true" and SYSTEM is LINUX  # what .ci/run installs is for Linux
@@ -327,6 +327,7 @@ TOOLS = {
     "setsourcefilter": has_setsourcefilter(),
     "large buffers": has_large_buffers(),
     "ring": can_open_rings(),  # beside the feature of that name
+    "system call filters": sandbox.NUMBERS is not None,
     "named pipes": hasattr(os, "mkfifo"),
     "pipes that do not block": hasattr(os, "set_blocking"),
     "symbolic links": has_symbolic_links(),

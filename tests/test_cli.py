@@ -16,7 +16,8 @@ from click.testing import CliRunner
 
 import mcast_fast as mcast
 from mcast_fast._host import offloads
-from mcast_fast._host.interfaces import Route, default_interface
+from mcast_fast._host.interfaces import default_interface
+from mcast_fast._host.routes import Route
 from mcast_fast._membership import sockets
 from mcast_fast.cli import VERBS, demo, output, program, receive
 from mcast_fast.cli.interfaces import FLAGS
@@ -740,5 +741,5 @@ def test_interfaces_table_shows_the_offloads_that_are_on(monkeypatch, states, sh
 def test_interfaces_without_a_default(monkeypatch):
     loopback = [one for one in mcast.interfaces() if one.is_loopback]
     monkeypatch.setattr(sys.modules["mcast_fast.cli.interfaces"], "interfaces", lambda: loopback)
-    monkeypatch.setattr(sys.modules["mcast_fast._host.interfaces"], "_route", lambda *_: Route(0))
+    monkeypatch.setattr(sys.modules["mcast_fast._host.interfaces"], "find_route", lambda *_: Route(0))
     assert [row["default_for"] for row in json.loads(invoke("interfaces", "--json").stdout)] == [[]]

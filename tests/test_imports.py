@@ -34,6 +34,7 @@ _core       : _systems _html
     layout      :
     coalescing  :
     protocols   :
+    refusals    :
     addresses   : layout
     blocks      : layout
     lateness    :
@@ -43,7 +44,7 @@ _core       : _systems _html
     columns     : layout addresses
     fast        : restore columns blocks layout addresses lateness coalescing extraction
     pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
-    __init__    : layout fast pure
+    __init__    : layout refusals fast pure
 sequence    : _units _core stats
     _format     :
     _tracker    : _format
@@ -59,7 +60,10 @@ _host       : _systems _core stats
     qdiscs          : netlink dumps
     nic_drops       : netlink
     offloads        : ifreq
-    interfaces      : netlink ifreq offloads
+    unlisted        : ifreq
+    addresses       : netlink dumps unlisted
+    routes          : netlink dumps
+    interfaces      : ifreq offloads unlisted addresses routes
     links           : netlink dumps
     port_users      : netlink dumps interfaces
     coalescing      : links offloads port_users interfaces

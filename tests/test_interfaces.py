@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ifaddr
 import pytest
@@ -24,8 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcast_fast import _systems
+from mcast_fast._host import addresses, dumps, netlink, routes, unlisted
 from mcast_fast._host import interfaces as module
-from mcast_fast._host import netlink
 from mcast_fast._host.interfaces import (
     Interface,
     default_interface,
@@ -54,8 +54,8 @@ UNPLUGGED = made("docker0", 6, "172.17.0.1", "fe80::2", flags="up multicast")
 MACHINE = [LO, ETH0, ETH1, DOWN, TUNNEL, UNPLUGGED, DIGITS]
 
 
-def answer(monkeypatch: pytest.MonkeyPatch, route: "module.Route") -> None:
-    monkeypatch.setattr(module, "_route", lambda address, listed: route)
+def answer(monkeypatch: pytest.MonkeyPatch, route: "routes.Route") -> None:
+    monkeypatch.setattr(module, "find_route", lambda address, listed: route)
 
 
 # This machine ---------------------------------------------------------------------------------------------------------
@@ -129,12 +129,19 @@ def test_an_interface_that_vanishes_meanwhile_is_skipped(monkeypatch: pytest.Mon
 
 @pytest.fixture
 def by_ifaddr(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where netlink does not answer."""
+    """As on a system without rtnetlink."""
+    monkeypatch.setattr(addresses, "SYSTEM", module.SYSTEM._replace(has_rtnetlink=False))
 
-    def forbidden(request: bytes) -> socket.socket:
-        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(module, "_kernel_asked", forbidden)
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a sandbox refuses netlink sockets, of which the C library makes its lists too."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    for called in (dumps, "asked"), (socket, "if_nameindex"), (ifaddr, "get_adapters"):
+        monkeypatch.setattr(*called, refuse)
 
 
 @pytest.mark.needs("answers of Linux")
@@ -143,6 +150,32 @@ def test_ifaddr_and_netlink_know_the_same_addresses(request: pytest.FixtureReque
     assert loopback().addresses
     request.getfixturevalue("by_ifaddr")
     assert interfaces() == by_netlink
+
+
+@pytest.mark.needs("answers of Linux")
+def test_where_netlink_is_refused_ioctls_know_the_same(request: pytest.FixtureRequest) -> None:
+    by_netlink = interfaces()
+    request.getfixturevalue("refused")
+    assert interfaces() == by_netlink
+    assert find_interface("127.0.0.1") == loopback()
+
+
+@pytest.mark.needs("answers of Linux")
+def test_without_proc_too_those_that_have_an_ipv4_address_are_known(
+    refused: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(unlisted, "NETWORK", tmp_path)
+    assert find_interface("lo").addresses == ("127.0.0.1",)
+    assert {one.name for one in interfaces()} == {label.partition(":")[0] for _, _, label in unlisted.addresses()}
+
+
+@pytest.mark.needs("answers of Linux")
+def test_where_no_list_can_be_had_the_answer_of_the_system_is_the_error(
+    refused: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unlisted, "names", list)
+    with pytest.raises(SocketError, match=r"list interfaces: .*\(97\)"):
+        interfaces()
 
 
 @pytest.mark.needs("answers of Linux")
@@ -173,7 +206,7 @@ def test_alias_labels_are_addresses_of_their_interface(by_ifaddr: None, monkeypa
     ],
 )
 def test_addresses_have_no_zone(given_by_ifaddr: Any, index: int, text: str) -> None:
-    assert module._address_text(given_by_ifaddr, index) == text
+    assert addresses.address_text(given_by_ifaddr, index) == text
 
 
 @pytest.mark.parametrize(
@@ -192,7 +225,7 @@ def test_a_failing_ifaddr_costs_only_the_addresses(
 
     monkeypatch.setattr(ifaddr, "get_adapters", fail)
     with pytest.warns(MulticastWarning, match="addresses of the interfaces are unknown"):
-        listed = module._addresses_by_index()
+        listed = addresses.by_index()
     assert listed == {}
 
 
@@ -331,11 +364,11 @@ def test_all_means_up_and_multicast_capable() -> None:
 
 @pytest.mark.parametrize(("group", "index"), [("239.1.1.1", 5), ("239.1.1.1", 1), ("ff15::1", 3)])
 def test_a_route_decides(monkeypatch: pytest.MonkeyPatch, group: str, index: int) -> None:
-    answer(monkeypatch, module.Route(index))
+    answer(monkeypatch, routes.Route(index))
     assert default_interface(group, MACHINE).index == index
 
 
-UNREACHABLE = module.Route(0, errno=errno.ENETUNREACH)
+UNREACHABLE = routes.Route(0, errno=errno.ENETUNREACH)
 
 
 @pytest.mark.parametrize(
@@ -348,14 +381,14 @@ UNREACHABLE = module.Route(0, errno=errno.ENETUNREACH)
         ("239.1.1.1", UNREACHABLE, [LO, UNPLUGGED], UNPLUGGED),
         ("239.1.1.1", UNREACHABLE, [made("cap0", 2)], made("cap0", 2)),  # IPv4 is joined by index
         ("ff02::1", UNREACHABLE, [LO, DIGITS, ETH1], ETH1),  # DIGITS has no IPv6
-        ("ff02::1", module.Route(6, is_automatic=True), [LO, UNPLUGGED, ETH0], ETH0),  # the kernel took a dead one
-        ("ff02::1", module.Route(3, is_automatic=True), [LO, ETH1, DIGITS], ETH1),
-        ("ff02::1", module.Route(7, is_automatic=True), [LO, DIGITS], DIGITS),  # a route, though no address
+        ("ff02::1", routes.Route(6, is_automatic=True), [LO, UNPLUGGED, ETH0], ETH0),  # the kernel took a dead one
+        ("ff02::1", routes.Route(3, is_automatic=True), [LO, ETH1, DIGITS], ETH1),
+        ("ff02::1", routes.Route(7, is_automatic=True), [LO, DIGITS], DIGITS),  # a route, though no address
         ("ff02::1%eth1", UNREACHABLE, [LO, ETH0, ETH1], ETH1),
     ],
 )
 def test_without_a_chosen_route_the_best_is_taken(
-    monkeypatch: pytest.MonkeyPatch, group: str, route: module.Route, known: list[Interface], chosen: Interface
+    monkeypatch: pytest.MonkeyPatch, group: str, route: routes.Route, known: list[Interface], chosen: Interface
 ) -> None:
     answer(monkeypatch, route)
     assert default_interface(group, known) == chosen
@@ -366,11 +399,11 @@ def test_without_a_chosen_route_the_best_is_taken(
     [
         ("239.1.1.1", UNREACHABLE, ETH0),  # the lowest index
         ("ff02::1", UNREACHABLE, ETH0),
-        ("ff02::1", module.Route(3, is_automatic=True), ETH1),  # what the kernel takes
+        ("ff02::1", routes.Route(3, is_automatic=True), ETH1),  # what the kernel takes
     ],
 )
 def test_several_of_one_rank_warn(
-    monkeypatch: pytest.MonkeyPatch, group: str, route: module.Route, chosen: Interface
+    monkeypatch: pytest.MonkeyPatch, group: str, route: routes.Route, chosen: Interface
 ) -> None:
     answer(monkeypatch, route)
     with pytest.warns(MulticastWarning, match="eth0 and eth1 are equally good") as caught:
@@ -390,7 +423,7 @@ def test_no_interface_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatc
         "bring one up with `ip link set … up`, or name one as in %eth0; "
         "for tests on this machine alone name loopback, 239.1.1.1%lo"
     )
-    answer(monkeypatch, module.Route(0))
+    answer(monkeypatch, routes.Route(0))
     with pytest.raises(InterfaceError) as caught:
         default_interface("ff02::1", [LO, DIGITS])
     assert "no route names one" in str(caught.value)
@@ -405,20 +438,20 @@ def test_only_multicast_addresses_have_an_interface(group: str) -> None:
 
 
 def test_where_netlink_is_forbidden_a_connected_socket_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(address: module.GroupAddress) -> module.Route:
+    def forbidden(address: routes.GroupAddress) -> routes.Route:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(module, "_route_by_netlink", forbidden)
+    monkeypatch.setattr(routes, "by_netlink", forbidden)
     listed = interfaces()
     for group in ("239.1.1.1", "ff02::1", "ff15::1"):
         address = module._group_address(group)
-        assert module._route(address, listed) == module._route_by_connect(address, listed)
+        assert routes.find_route(address, listed) == routes.by_connect(address, listed)
 
 
 # Netlink --------------------------------------------------------------------------------------------------------------
 
 
-def netlink_message(kind: int, body: bytes, sequence: int = module.NETLINK_SEQUENCE) -> bytes:
+def netlink_message(kind: int, body: bytes, sequence: int = dumps.SEQUENCE) -> bytes:
     padding = b"\0" * (-len(body) % 4)
     return netlink.NLMSGHDR.pack(netlink.NLMSGHDR.size + len(body), kind, 0, sequence, 0) + body + padding
 
@@ -437,25 +470,25 @@ def attribute(kind: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("reply", "route"),
     [
-        (b"", module.Route(0)),
-        (new_route(4), module.Route(4)),
-        (new_route(4, netlink.RTPROT_KERNEL), module.Route(4, is_automatic=True)),
-        (new_route(4, 3, attribute(15, b"\1"), attribute(1, b"odd")), module.Route(4)),
-        (new_route(4)[:-1], module.Route(0)),
+        (b"", routes.Route(0)),
+        (new_route(4), routes.Route(4)),
+        (new_route(4, netlink.RTPROT_KERNEL), routes.Route(4, is_automatic=True)),
+        (new_route(4, 3, attribute(15, b"\1"), attribute(1, b"odd")), routes.Route(4)),
+        (new_route(4)[:-1], routes.Route(0)),
         (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -errno.ENETUNREACH)), UNREACHABLE),
-        (netlink_message(netlink.NLMSG_ERROR, b"\xff\xff"), module.Route(0)),
-        (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -(2**31))), module.Route(0)),
-        (netlink_message(3, b"") + new_route(4), module.Route(4)),
-        (netlink_message(netlink.RTM_NEWROUTE, b"", 7) + new_route(4), module.Route(4)),  # another's answer
-        (netlink_message(netlink.RTM_NEWROUTE, b"\0" * 11) + new_route(4), module.Route(4)),
-        (netlink.NLMSGHDR.pack(0, 24, 0, 1, 0) + new_route(4), module.Route(0)),  # a length of 0 must not loop
-        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\0\0\4\0" * 4), module.Route(0)),
-        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + attribute(netlink.RTA_OIF, b"\1\2\3")), module.Route(0)),
-        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\x0c\0\4\0\1\0\0\0"), module.Route(0)),  # cut short
+        (netlink_message(netlink.NLMSG_ERROR, b"\xff\xff"), routes.Route(0)),
+        (netlink_message(netlink.NLMSG_ERROR, struct.pack("=i", -(2**31))), routes.Route(0)),
+        (netlink_message(3, b"") + new_route(4), routes.Route(4)),
+        (netlink_message(netlink.RTM_NEWROUTE, b"", 7) + new_route(4), routes.Route(4)),  # another's answer
+        (netlink_message(netlink.RTM_NEWROUTE, b"\0" * 11) + new_route(4), routes.Route(4)),
+        (netlink.NLMSGHDR.pack(0, 24, 0, 1, 0) + new_route(4), routes.Route(0)),  # a length of 0 must not loop
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\0\0\4\0" * 4), routes.Route(0)),
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + attribute(netlink.RTA_OIF, b"\1\2\3")), routes.Route(0)),
+        (netlink_message(24, netlink.RTMSG.pack(*[0] * 9) + b"\x0c\0\4\0\1\0\0\0"), routes.Route(0)),  # cut short
     ],
 )
-def test_netlink_answers(reply: bytes, route: "module.Route") -> None:
-    assert module._parse_route(reply) == route
+def test_netlink_answers(reply: bytes, route: "routes.Route") -> None:
+    assert routes.parse(reply) == route
 
 
 def spoiled(reply: bytes, at: int, byte: int) -> bytes:
@@ -473,37 +506,32 @@ spoiled_routes = st.builds(
 
 @given(st.binary() | spoiled_routes | st.builds(netlink_message, st.sampled_from([2, 24]), st.binary()))
 def test_any_bytes_are_an_answer(reply: bytes) -> None:
-    route = module._parse_route(reply)
+    route = routes.parse(reply)
     assert 0 <= route.index < 2**32
     if route.errno:
         assert route.index == 0
         os_text(route.errno)  # any number must be printable
 
 
-spoiled_addresses = st.builds(
-    spoiled,
-    st.just(
-        netlink_message(
-            netlink.RTM_NEWADDR,
-            netlink.IFADDRMSG.pack(socket.AF_INET, 24, 0, 0, 7)
-            + attribute(netlink.IFA_ADDRESS, b"\x0a\0\0\1")
-            + attribute(netlink.IFA_LOCAL, b"\x0a\0\0\2"),
-        )
-        + netlink_message(netlink.NLMSG_DONE, b"\0\0\0\0")
-    ),
-    st.integers(0, 200),
-    st.integers(0, 255),
+ADDRESS = (
+    netlink.IFADDRMSG.pack(socket.AF_INET, 24, 0, 0, 7)
+    + attribute(netlink.IFA_ADDRESS, b"\x0a\0\0\1")
+    + attribute(netlink.IFA_LOCAL, b"\x0a\0\0\2")
+    + attribute(netlink.IFA_LABEL, b"eth0:\xff\0")
 )
 
 
-@given(st.binary() | spoiled_addresses | st.builds(netlink_message, st.sampled_from([2, 3, 20]), st.binary()))
-def test_any_bytes_are_an_answer_about_addresses(reply: bytes) -> None:
-    try:
-        found, _ = module._parse_addresses(reply)
-    except OSError as error:
-        assert error.errno is not None
-    else:
-        assert all(0 <= index < 2**32 and text for index, text in found)
+def test_an_address_with_its_label() -> None:
+    assert addresses.parse(memoryview(ADDRESS)) == (7, "10.0.0.2", os.fsdecode(b"eth0:\xff"))
+
+
+@given(st.binary() | st.builds(spoiled, st.just(ADDRESS), st.integers(0, 200), st.integers(0, 255)))
+def test_any_bytes_are_an_answer_about_addresses(body: bytes) -> None:
+    if (found := addresses.parse(memoryview(body))) is not None:
+        index, text, _ = found
+        assert 0 <= index < 2**32
+        assert text
+    addresses.alternative_names(memoryview(body))
 
 
 # Network namespaces ---------------------------------------------------------------------------------------------------
@@ -511,7 +539,8 @@ def test_any_bytes_are_an_answer_about_addresses(reply: bytes) -> None:
 WAIT_FOR_CARRIER = """
 import json, time, warnings
 from mcast_fast._host.interfaces import *
-from mcast_fast._host.interfaces import _route_by_connect, _group_address
+from mcast_fast._host.interfaces import _group_address
+from mcast_fast._host.routes import by_connect
 from mcast_fast.errors import *
 def ready(*names, carrier=True):
     deadline = time.monotonic() + 10
@@ -625,8 +654,8 @@ def test_ipv6_alike_links_warn_and_a_chosen_route_settles_it(in_namespace: Any) 
 def test_route_by_connected_socket_in_a_namespace(in_namespace: Any) -> None:
     setup = PAIR + "ip addr add 10.9.0.1/24 dev va; ip addr add 10.9.1.1/24 dev vb; ip route add 239.0.0.0/8 dev vb;"
     code = """
-route = _route_by_connect(_group_address("239.1.1.1"), interfaces())
-print(json.dumps([find_interface(route.index).name, _route_by_connect(_group_address("238.1.1.1"), []).errno]))
+route = by_connect(_group_address("239.1.1.1"), interfaces())
+print(json.dumps([find_interface(route.index).name, by_connect(_group_address("238.1.1.1"), []).errno]))
 """
     assert in_namespace(setup, code) == ["vb", errno.ENETUNREACH]
 
@@ -636,17 +665,17 @@ def test_flags_addresses_aliases_and_alternative_names(in_namespace: Any) -> Non
     setup = (
         "ip link add va type veth peer name vb; ip link set va up; ip link set vb multicast off;"
         "ip addr add 10.9.0.1/24 dev va; ip addr add 10.9.0.2/24 dev va label va:1;"
-        "ip link property add dev vb altname cap;"
+        "ip link property add dev vb altname cap altname feed-north-primary-0;"
     )
     code = """
 ready("va", carrier=False)  # that there is none, the kernel finds out a moment after it is up
 va, vb = find_interface("va"), find_interface("vb")
 print(json.dumps([va.addresses, va.is_up, va.is_multicast, va.has_carrier, vb.is_up, vb.is_multicast, len(interfaces()),
-    find_interface("va:1") == va, find_interface("10.9.0.2") == va, find_interface("cap") == vb,
+    find_interface("va:1") == va, find_interface("10.9.0.2") == va, find_interface("cap") == vb, find_interface("feed-north-primary-0") == vb,
     [i.name for i in multicast_interfaces()[0]]]))
 """
     assert in_namespace(setup, code) == [
-        ["10.9.0.1", "10.9.0.2"], True, True, False, False, False, 3, True, True, True, ["va"],
+        ["10.9.0.1", "10.9.0.2"], True, True, False, False, False, 3, True, True, True, True, ["va"],
     ]  # fmt: skip
 
 

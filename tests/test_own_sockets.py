@@ -119,6 +119,7 @@ def test_one_leaves_by_each_interface_that_the_group_is_on(two_interfaces):
         assert rx.send("239.1.1.3", b"joined nowhere") == 2
 
 
+@pytest.mark.needs("destination")
 def test_the_interface_of_the_receiver_goes_before_those_that_the_group_is_on(two_interfaces):
     port = free_port()
     texts = [f"239.1.1.1%{name}:{port}" for name in two_interfaces]

@@ -16,7 +16,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import aio, errors, files
-from mcast_fast._host import hardware_clock, igmp_version
+from mcast_fast._host import addresses, hardware_clock, igmp_version
 from mcast_fast._host import interfaces as listing
 from mcast_fast._membership import sockets
 from mcast_fast._systems import SYSTEM
@@ -109,14 +109,14 @@ def test_a_card_without_a_clock(backend, monkeypatch):
 
 def test_interfaces_that_are_equally_good(backend, monkeypatch):
     known = [mcast.Interface(name, 900 + number, ("192.0.2.1",), True, True, False) for number, name in enumerate("ab")]
-    monkeypatch.setattr(listing, "_route", lambda *_: listing.Route(0))
+    monkeypatch.setattr(listing, "find_route", lambda *_: listing.Route(0))
     with warned(mcast.MulticastWarning, "a and b are equally good; taking a"):
         listing.default_interface("239.9.2.1", known)
 
 
 def test_addresses_that_cannot_be_listed(backend, monkeypatch):
     monkeypatch.setitem(sys.modules, "ifaddr", None)
-    monkeypatch.setattr(listing, "SYSTEM", SYSTEM._replace(has_rtnetlink=False))
+    monkeypatch.setattr(addresses, "SYSTEM", SYSTEM._replace(has_rtnetlink=False))
     with warned(mcast.MulticastWarning, "the addresses of the interfaces are unknown"):
         mcast.interfaces()
 

@@ -19,7 +19,8 @@ class FlagCall(NamedTuple):
 class System(NamedTuple):
     """One operating system.
 
-    `key`: as the remedies of errors are sorted. `reuse`: the options by which several sockets share a port.
+    `key`: as the remedies of errors are sorted. `reuse`: the options by which several sockets share a port;
+    `reuse_when_taken`: those that share it with programs which set no other, where it is taken.
     `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than the
     requested SO_RCVBUF is reported; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME,
     `ethtool_request`: SIOCETHTOOL, 0 where there is none. `flag_call`: None where flags are guessed. `has_rtnetlink`:
@@ -31,6 +32,7 @@ class System(NamedTuple):
     name: str
     key: str
     reuse: tuple[str, ...] = ("SO_REUSEADDR", "SO_REUSEPORT")
+    reuse_when_taken: tuple[str, ...] = ()
     binds_groups: bool = True
     buffer_factor: int = 1
     buffer_remedy: str = "raise the system's limit of socket buffers"
@@ -55,12 +57,14 @@ def _missing(name: str) -> dict[str, str]:
     }
 
 
-# Where SO_REUSEPORT exists beside SO_REUSEADDR on Linux it would balance, not share (socket(7)). Linux doubles a buffer
-# for its own bookkeeping, and shows the double. Requests: netdevice(7).
+# Linux delivers a group's packets to each socket, with SO_REUSEPORT too, which balances unicast alone (socket(7)). But
+# of two that have it a hash of the flow decides which is asked about coalescing: it is set where nothing else helps.
+# Linux doubles a buffer for its own bookkeeping, and shows the double. Requests: netdevice(7).
 LINUX = System(
     name="Linux",
     key="linux",
     reuse=("SO_REUSEADDR",),
+    reuse_when_taken=("SO_REUSEPORT",),
     buffer_factor=2,
     buffer_remedy="raise it with `sysctl -w net.core.rmem_max={}`, or run with CAP_NET_ADMIN",
     name_request=0x8910,

@@ -179,7 +179,8 @@ REMEDIES: dict[tuple[str, str, str], str] = {
         "EADDRINUSE",
         "",
     ): "another socket holds the port without address reuse; open with reuse=True on both sides",
-    ("bind", "EADDRINUSE", "linux"): "another socket holds the port without address reuse; find it with `ss -ulpn`",
+    ("bind", "EADDRINUSE", "linux"): "another socket holds the port without address reuse, or shares it by "
+    "SO_REUSEPORT as another user; find it with `ss -ulpn`",
     ("bind", "EACCES", "linux"): "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; "
     "use a higher port",
     ("bind", "EADDRNOTAVAIL", ""): "the address must be one of this machine's; list them with `mcast-fast interfaces`",

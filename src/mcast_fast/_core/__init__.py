@@ -10,7 +10,7 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mcast_fast._core import layout
+from mcast_fast._core import layout, refusals
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import warn
 
@@ -70,11 +70,15 @@ def features() -> dict[str, layout.Feature]:
         A Feature by the name of each: whether it is available, and the reason where it is not.
     """
     found = {"fast": layout.Feature(backend == "fast", _not_fast)}
-    found |= layout.option_features(membership.OPTIONS, membership.SYSTEM, membership.MISSING)
+    missing = membership.missing()
+    found |= layout.option_features(membership.OPTIONS, membership.SYSTEM, missing)
     found |= {
         name: layout.Feature(name not in SYSTEM.missing, SYSTEM.missing.get(name, "")) for name in SYSTEM_FEATURES
     }
+    if refused := refusals.of_netlink():
+        missing = missing | {"watch": refused}
     found |= views.FEATURES | slots.FEATURES | send.FEATURES
+    found |= {name: layout.Feature(False, reason) for name, reason in missing.items()}
     unknown = layout.Feature(False, "this build does not know it yet: reinstall")
     return {name: found.get(name, unknown) for name in layout.FEATURES}
 

@@ -1,5 +1,6 @@
-"""Asks the kernel for a list over netlink, and reads the whole answer (netlink(7), "dump")."""
+"""Asks the kernel over netlink: one question, or a list whose whole answer is read (netlink(7), "dump")."""
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -9,6 +10,22 @@ from mcast_fast.errors import os_text
 SEQUENCE = 1  # any number: each socket asks once
 TIMEOUT = 1.0  # seconds; the kernel answers at once
 LARGEST_REPLY = 1 << 16
+
+
+@contextlib.contextmanager
+def asked(protocol: int, request: bytes) -> Iterator[socket.socket]:
+    """A netlink socket at which the answer of the kernel to `request` arrives, closed at the end.
+
+    Raises:
+        OSError: No netlink sockets here (also on systems without them), or a request that is refused.
+    """
+    if not hasattr(socket, "AF_NETLINK"):
+        raise OSError("this system has no netlink sockets")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as sock:
+        sock.settimeout(TIMEOUT)
+        sock.connect((0, 0))  # from now on only the kernel, port 0, can answer
+        sock.send(request)
+        yield sock
 
 
 def dump(protocol: int, kind: int, body: bytes) -> Iterator[tuple[int, memoryview]]:
@@ -25,13 +42,8 @@ def dump(protocol: int, kind: int, body: bytes) -> Iterator[tuple[int, memoryvie
     Raises:
         OSError: No netlink sockets here (also on systems without them), a request that is refused, or no answer.
     """
-    if not hasattr(socket, "AF_NETLINK"):
-        raise OSError("this system has no netlink sockets")
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol) as asked:
-        asked.settimeout(TIMEOUT)
-        asked.connect((0, 0))  # from now on only the kernel, port 0, can answer
-        asked.send(netlink.request(kind, SEQUENCE, body, netlink.NLM_F_DUMP))
-        while reply := asked.recv(LARGEST_REPLY):
+    with asked(protocol, netlink.request(kind, SEQUENCE, body, netlink.NLM_F_DUMP)) as sock:
+        while reply := sock.recv(LARGEST_REPLY):
             for answered, sequence, content in netlink.messages(memoryview(reply)):
                 if sequence != SEQUENCE:
                     continue

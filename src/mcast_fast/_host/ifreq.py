@@ -16,6 +16,9 @@ INDEX = struct.Struct("=16xi20x")
 FLAGS = struct.Struct("=16xH")
 LINK_TYPE = struct.Struct("=16xH")  # of SIOCGIFHWADDR: an ARPHRD_ number
 POINTER = struct.Struct("@16sP")
+SIZE = NAME_SIZE + struct.calcsize("@LLH3B0L")  # of Linux: a union whose largest member is struct ifmap
+LIST = struct.Struct("@iP")  # struct ifconf: bytes, and where; Linux fills in rows of SIZE
+SIOCGIFCONF = 0x8912
 
 
 def call(sock: socket.socket, request: int, interface: str, data: "array.array[int]") -> None:

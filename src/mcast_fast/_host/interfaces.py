@@ -8,18 +8,16 @@ import ipaddress
 import logging
 import os
 import socket
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from errno import EMFILE, ENFILE, ENOBUFS, ENODEV, ENOMEM, ENXIO
-from typing import TYPE_CHECKING, NamedTuple
+from errno import ENOBUFS, ENODEV, ENXIO
+from typing import NamedTuple
 
-from mcast_fast._host import ifreq, netlink, offloads
+from mcast_fast._core import refusals
+from mcast_fast._host import addresses, ifreq, offloads, unlisted
+from mcast_fast._host.routes import GroupAddress, Route, find_route
 from mcast_fast._systems import SYSTEM, FlagCall
 from mcast_fast.errors import GroupError, InterfaceError, os_text, socket_error, warn
-
-if TYPE_CHECKING:
-    import ifaddr
 
 logger = logging.getLogger("mcast_fast")
 
@@ -98,16 +96,16 @@ def interfaces() -> list[Interface]:
     """
     call = SYSTEM.flag_call
     try:
-        addresses = _addresses_by_index()
+        known = addresses.by_index()
         if call is None:
             # Not if_nameindex(): on Windows it lists dozens of filter drivers that are no interfaces to a user.
             return [
-                Interface(interface_name(index), index, addresses[index], *_guessed_flags(addresses[index], index))
-                for index in sorted(addresses)
+                Interface(interface_name(index), index, known[index], *_guessed_flags(known[index], index))
+                for index in sorted(known)
             ]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
             return [
-                Interface(name, index, addresses.get(index, ()), *flags)
+                Interface(name, index, known.get(index, ()), *flags)
                 for index, name in _names(asked)
                 if (flags := _flags(asked, name, call)) is not None
             ]
@@ -124,9 +122,13 @@ def _names(asked: socket.socket) -> list[tuple[int, str]]:
         return sorted(socket.if_nameindex())
     except (OSError, SystemError) as error:
         # musl answers ENOBUFS to whatever went wrong, and PyPy breaks. Mostly no descriptor is left: dup() shows it.
-        if getattr(error, "errno", ENOBUFS) == ENOBUFS:
+        number = getattr(error, "errno", ENOBUFS)
+        if number == ENOBUFS:
             asked.dup().close()
-        raise
+        if number in refusals.EXHAUSTED - {ENOBUFS} or not (known := unlisted.names() if SYSTEM.has_rtnetlink else []):
+            raise
+        logger.debug("interfaces: no answer over netlink: %s", error)
+        return known
 
 
 def interface_name(index: int) -> str:
@@ -178,50 +180,6 @@ def _can_bind(address: str, index: int) -> bool:
     return True
 
 
-def _addresses_by_index() -> dict[int, tuple[str, ...]]:
-    """The addresses of each interface, IPv4 first; an interface without one may be missing, or be there with none."""
-    found: dict[int, list[str]] = {}
-    for index, text in _addresses():
-        found.setdefault(index, []).append(text)
-    return {index: tuple(sorted(dict.fromkeys(texts), key=lambda text: ":" in text)) for index, texts in found.items()}
-
-
-def _addresses() -> list[tuple[int, str]]:
-    """Every address with the index of its interface; by netlink where there is one, for ifaddr runs ldconfig there."""
-    if SYSTEM.has_rtnetlink:
-        try:
-            return _addresses_by_netlink()
-        except OSError as error:  # a sandbox without netlink sockets
-            logger.debug("addresses of the interfaces: no answer over netlink: %s", error)
-    adapters = [adapter for adapter in _adapters() if adapter.index]  # None: it vanished meanwhile
-    return [(one.index, _address_text(ip.ip, one.index)) for one in adapters for ip in one.ips if one.index]
-
-
-def _adapters() -> Iterable["ifaddr.Adapter"]:
-    """Interfaces as ifaddr gives them: one a *label* (`eth0` and `eth0:1` are two, with one index)."""
-    try:
-        import ifaddr
-
-        return ifaddr.get_adapters(include_unconfigured=True)
-    except (ImportError, ValueError, AssertionError) as error:
-        # On Linux, which lists addresses by netlink, ifaddr is no dependency. ifaddr 0.2.0 asserts that every address
-        # has a netmask and that names are UTF-8; Linux promises neither.
-        message = f"the addresses of the interfaces are unknown: ifaddr fails: {error}; look them up by name or index"
-        warn(message)
-        return ()
-
-
-def _address_text(ip: str | tuple[str, int, int], index: int) -> str:
-    """ifaddr's address, text or (text, flow, scope), in the shortest form and without a zone."""
-    if isinstance(ip, str):
-        return ip
-    packed = ipaddress.IPv6Address(ip[0].partition("%")[0]).packed
-    if packed[:2] == b"\xfe\x80" and packed[2:4] == struct.pack("!H", index & 0xFFFF):
-        # The KAME stack of BSD and macOS keeps the zone in bytes 2 and 3, which RFC 4291, 2.5.6 has zero.
-        packed = packed[:2] + b"\0\0" + packed[4:]
-    return str(ipaddress.IPv6Address(packed))
-
-
 # Finding -------------------------------------------------------------------------------------------------------------
 
 SHOWN = 20  # a container host has hundreds of interfaces, and an error is one line
@@ -242,7 +200,7 @@ def find_interface(wanted: str | int, known: Sequence[Interface] | None = None) 
         or [interface for interface in listed if str(interface.index) == text]
         or _with_address(text, listed)
     )
-    if not found and known is None and (index := _index_of_other_name(text)):
+    if not found and known is None and (index := addresses.index_of_other_name(text)):
         found = [interface for interface in listed if interface.index == index]
     if not found:
         raise InterfaceError(_missing(wanted, listed))
@@ -295,21 +253,13 @@ def _with_address(text: str, listed: Sequence[Interface]) -> list[Interface]:
     ]
 
 
-def _index_of_other_name(text: str) -> int | None:
-    """The index of the interface that the OS knows by `text` too: a label, an alternative or a friendly name."""
-    for adapter in _adapters():
-        if text in {adapter.name, adapter.nice_name, *(ip.nice_name for ip in adapter.ips)}:
-            return adapter.index
-    if ":" in text:
-        return None  # Linux drops what follows a colon: `eth0:5000`, a slip of the pen, would be eth0
-    try:
-        return socket.if_nametoindex(text)
-    except (OSError, ValueError):  # ValueError: not a text that the OS can take
-        return None
-
-
 def _missing(wanted: str | int, listed: Sequence[Interface]) -> str:
-    """The message for an interface that is not there: what is, and what was probably meant."""
+    """The message for an interface that is not there: what is, what was probably meant, and what could not be read."""
+    refused = refusals.of_netlink()
+    return _missed(wanted, listed) + (f"; more may be there, for {refused}" if refused else "")
+
+
+def _missed(wanted: str | int, listed: Sequence[Interface]) -> str:
     text = str(wanted)
     if isinstance(wanted, int) or text.isdecimal():
         there = [f"{interface.index} ({interface.name})" for interface in listed]
@@ -344,22 +294,6 @@ def _enumerate(names: Sequence[str]) -> str:
 
 # The interface of a group --------------------------------------------------------------------------------------------
 
-GroupAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The OS's answer to "where would this go?": the index of an interface, or 0 and perhaps an error number.
-
-    `is_automatic`: the kernel gave every interface that route alike (IPv6: `ff00::/8`, metric 256, one an interface,
-    by addrconf_add_mroute() in net/ipv6/addrconf.c), so it says what the kernel happened to take and not what anyone
-    chose.
-    """
-
-    index: int
-    is_automatic: bool = False
-    errno: int = 0
-
 
 def default_interface(group: str, known: Sequence[Interface] | None = None) -> Interface:
     """The interface for a group when none is named: the one that the routing table names for it.
@@ -373,7 +307,7 @@ def default_interface(group: str, known: Sequence[Interface] | None = None) -> I
     listed = interfaces() if known is None else known
     if zone := getattr(address, "scope_id", None):
         return find_interface(zone, listed)
-    route = _route(address, listed)
+    route = find_route(address, listed)
     named = next((interface for interface in listed if interface.index == route.index), None)
     if named and not route.is_automatic:
         return named
@@ -395,7 +329,7 @@ def default_interface(group: str, known: Sequence[Interface] | None = None) -> I
 def routed_interface(address: GroupAddress) -> Interface | None:
     """The interface by which the routing table sends to a unicast address; None where it names none. rtnetlink(7)."""
     listed = interfaces()
-    index = _route(address, listed).index
+    index = find_route(address, listed).index
     return next((interface for interface in listed if interface.index == index), None)
 
 
@@ -430,121 +364,3 @@ def _no_interface(address: GroupAddress, route: Route, listed: Sequence[Interfac
         # Not for IPv6: sending over `lo` answers ENETUNREACH until root adds a multicast route.
         remedy += f"; for tests on this machine alone name loopback, {address}%{loopback}"
     return f"no interface for {address}: {answer}, and none is fit ({_shorten(reasons)}); {remedy}"
-
-
-def _route(address: GroupAddress, listed: Sequence[Interface]) -> Route:
-    """Where the OS would send to `address`, without sending."""
-    if SYSTEM.has_rtnetlink:
-        try:
-            return _route_by_netlink(address)
-        except OSError as error:  # a sandbox without netlink sockets
-            logger.debug("route for %s: no answer over netlink: %s", address, error)
-    return _route_by_connect(address, listed)
-
-
-DISCARD_PORT = 9  # RFC 863; nothing is sent to it
-EXHAUSTED = frozenset({EMFILE, ENFILE, ENOBUFS, ENOMEM})
-
-
-def _route_by_connect(address: GroupAddress, listed: Sequence[Interface]) -> Route:
-    """The interface whose address a UDP socket gets when it is connected to the group; connect(2) sends nothing.
-
-    Less exact than netlink: an interface without an address lends another's, and Linux wants a zone for link-local
-    groups (EINVAL).
-    """
-    is_ipv6 = address.version == 6
-    try:
-        with socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((str(address), DISCARD_PORT))
-            local = probe.getsockname()
-    except OSError as error:
-        if error.errno in EXHAUSTED:
-            raise socket_error("open", f"a socket to find the route for {address}", error) from error
-        return Route(0, errno=error.errno or 0)
-    if is_ipv6 and local[3]:
-        return Route(local[3], is_automatic=True)
-    owners = _with_address(local[0], listed)
-    return Route(owners[0].index if owners else 0, is_automatic=is_ipv6)
-
-
-# Routes and addresses over netlink, rtnetlink(7).
-
-NETLINK_SEQUENCE = 1  # any number: each socket sends one request
-NETLINK_TIMEOUT = 1.0  # seconds; the kernel answers within send(2), so this only guards against imitations of it
-NETLINK_REPLY = 65_536  # bytes
-ADDRESS_SIZES = (4, 16)  # of IPv4 and IPv6
-
-
-def _route_by_netlink(address: GroupAddress) -> Route:
-    """Query the kernel's routing tables and rules, as `ip route get` does; needs no privilege."""
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with _kernel_asked(_route_request(family, address.packed)) as asked:
-        return _parse_route(asked.recv(NETLINK_REPLY))
-
-
-def _addresses_by_netlink() -> list[tuple[int, str]]:
-    """Every address of the network namespace, as `ip address` lists them; needs no privilege."""
-    everything = netlink.IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    found: list[tuple[int, str]] = []
-    with _kernel_asked(netlink.request(netlink.RTM_GETADDR, NETLINK_SEQUENCE, everything, netlink.NLM_F_DUMP)) as asked:
-        is_whole = False
-        while not is_whole:
-            some, is_whole = _parse_addresses(asked.recv(NETLINK_REPLY))
-            found += some
-    return found
-
-
-def _kernel_asked(request: bytes) -> socket.socket:
-    """A netlink socket at which the answer to `request` arrives."""
-    asked = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    try:
-        asked.settimeout(NETLINK_TIMEOUT)
-        asked.connect((0, 0))  # from now on only the kernel, port 0, can answer
-        asked.send(request)
-    except BaseException:
-        asked.close()
-        raise
-    return asked
-
-
-def _parse_addresses(reply: bytes) -> tuple[list[tuple[int, str]], bool]:
-    """Interface and text of the addresses in one part of an answer, and whether it was the last part. Takes any bytes;
-    raises OSError where that is the answer."""
-    found: list[tuple[int, str]] = []
-    for kind, sequence, body in netlink.messages(memoryview(reply)):
-        if sequence != NETLINK_SEQUENCE:
-            continue
-        if kind == netlink.NLMSG_ERROR and len(body) >= netlink.NLMSGERR.size:
-            error = -netlink.NLMSGERR.unpack_from(body)[0] & 0x7FFF_FFFF
-            raise OSError(error, os_text(error))
-        if kind == netlink.NLMSG_DONE:
-            return found, True
-        if kind == netlink.RTM_NEWADDR and len(body) >= netlink.IFADDRMSG.size:
-            *_, index = netlink.IFADDRMSG.unpack_from(body)
-            values = dict(netlink.attributes(body[netlink.IFADDRMSG.size :]))
-            address = bytes(values.get(netlink.IFA_LOCAL) or values.get(netlink.IFA_ADDRESS) or b"")
-            if len(address) in ADDRESS_SIZES:
-                found.append((index, str(ipaddress.ip_address(address))))
-    return found, not reply
-
-
-def _route_request(family: int, destination: bytes) -> bytes:
-    body = netlink.RTMSG.pack(family, len(destination) * 8, 0, 0, 0, 0, 0, 0, 0)
-    body += netlink.RTATTR.pack(netlink.RTATTR.size + len(destination), netlink.RTA_DST) + destination
-    return netlink.request(netlink.RTM_GETROUTE, NETLINK_SEQUENCE, body)
-
-
-def _parse_route(reply: bytes) -> Route:
-    """The first answer in `reply`; Route(0) when there is none. Takes any bytes and never raises."""
-    for kind, sequence, body in netlink.messages(memoryview(reply)):
-        if sequence != NETLINK_SEQUENCE:
-            continue
-        if kind == netlink.NLMSG_ERROR and len(body) >= netlink.NLMSGERR.size:
-            (error,) = netlink.NLMSGERR.unpack_from(body)
-            return Route(0, errno=-error & 0x7FFF_FFFF)
-        if kind == netlink.RTM_NEWROUTE and len(body) >= netlink.RTMSG.size:
-            protocol = netlink.RTMSG.unpack_from(body)[5]
-            for attribute, value in netlink.attributes(body[netlink.RTMSG.size :]):
-                if attribute == netlink.RTA_OIF and len(value) == netlink.U32.size:
-                    return Route(netlink.U32.unpack(value)[0], is_automatic=protocol == netlink.RTPROT_KERNEL)
-    return Route(0)

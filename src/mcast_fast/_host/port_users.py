@@ -100,6 +100,12 @@ def others(group: str | bytes, port: int, interface: int, own_inodes: Collection
     return with_owners(found)
 
 
+def on_port(address: str, port: int) -> list[PortUser]:
+    """Every socket on the port that gets packets of the address's IP version, with its process; an empty list when they
+    cannot be listed."""
+    return with_owners(_list(port, _address(address)) or [])
+
+
 def with_owners(users: list[PortUser]) -> list[PortUser]:
     """The same sockets, with the processes that could be found for them."""
     known = _owners({user.inode for user in users}) if users else {}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from errno import EAGAIN
 from typing import TypeVar
 
-from mcast_fast._core import pairs, threads
+from mcast_fast._core import pairs, refusals, threads
 from mcast_fast._host import netlink
 from mcast_fast._host.ifreq import IFF_RUNNING, IFF_UP
 from mcast_fast._host.interfaces import interfaces
@@ -79,7 +79,7 @@ class Watch:
     FeatureError, with nothing left open."""
 
     def __init__(self, indexes: Callable[[], Collection[int]], report: Report) -> None:
-        if reason := SYSTEM.missing.get("watch"):
+        if reason := SYSTEM.missing.get("watch") or refusals.of_netlink():
             raise FeatureError(f"watch=True: {reason}; mcast_fast.features() lists what there is")
         self._opener = os.getpid()
         self._news: socket.socket | None = None

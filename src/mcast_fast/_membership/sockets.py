@@ -12,16 +12,17 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.coalescing import Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
 from mcast_fast._core.lifetime import close_all
-from mcast_fast._host import hardware_clock, ifreq, links, offloads
+from mcast_fast._host import hardware_clock, ifreq, links, offloads, port_users
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
-from mcast_fast.errors import FeatureError, socket_error, warn
+from mcast_fast.errors import FeatureError, SocketError, socket_error, warn
 
 Datagram = socket.socket  # a field has the module's name
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -49,6 +50,7 @@ _has_warned: list[bool] = []  # of the default buffer, in this process
 LARGEST_BUFFER = (1 << 30) - 1  # what Linux can double in the int it keeps
 MEMINFO = struct.Struct("=9I")
 MEMINFO_DROPS = 8
+SHOWN = 3  # sockets that an error names
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,16 +143,18 @@ def set_option(sock: socket.socket, name: str, value: int) -> bool:
 
 
 def open_datagram(version: int, reuse: bool) -> socket.socket:
-    """A UDP socket of one family that never waits; SocketError."""
-    try:
-        sock = socket.socket(FAMILIES[version], socket.SOCK_DGRAM, socket.IPPROTO_UDP)
-    except OSError as error:
-        raise socket_error("open", f"an IPv{version} UDP socket", error) from error
-    sock.setblocking(False)
-    if version == 6:
-        set_option(sock, "IPV6_V6ONLY", 1)
-    for name in SYSTEM.reuse if reuse else ():
-        sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), 1)
+    """A UDP socket of one family that never waits; SocketError, with nothing left open."""
+    with contextlib.ExitStack() as undo:
+        try:
+            sock = undo.enter_context(socket.socket(FAMILIES[version], socket.SOCK_DGRAM, socket.IPPROTO_UDP))
+            sock.setblocking(False)
+            if version == 6:
+                set_option(sock, "IPV6_V6ONLY", 1)
+            for name in SYSTEM.reuse if reuse else ():
+                sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), 1)
+        except OSError as error:
+            raise socket_error("open", f"an IPv{version} UDP socket", error) from error
+        undo.pop_all()
     return sock
 
 
@@ -251,6 +255,30 @@ def bind_address(group: bytes, endpoint: Endpoint) -> tuple[str, int] | tuple[st
     return (host, endpoint.port) if endpoint.version == 4 else (host, endpoint.port, 0, endpoint.interface)
 
 
+def bind(sock: socket.socket, subject: str, address: tuple[Any, ...], reuse: bool) -> None:
+    """Bind, and where another program shares the port by SO_REUSEPORT alone, with that too. SocketError, which names
+    the sockets on a port that is taken."""
+    try:
+        _bind_shared(sock, address, SYSTEM.reuse_when_taken if reuse else ())
+    except OSError as error:
+        refused = socket_error("bind", subject, error)
+        if error.errno == errno.EADDRINUSE and (holders := port_users.on_port(*address[:2])):
+            shown = ", ".join(port_users.describe(one) for one in holders[:SHOWN])
+            refused = SocketError(error.errno, f"{refused.strerror}; there is {shown}", "bind")
+        raise refused from error
+
+
+def _bind_shared(sock: socket.socket, address: tuple[Any, ...], when_taken: tuple[str, ...]) -> None:
+    try:
+        sock.bind(address)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or not when_taken:
+            raise
+        for name in when_taken:
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, name), 1)
+        sock.bind(address)
+
+
 def reports_destination() -> bool:
     """Whether the destination of each packet is reported; else a socket can hold one group only."""
     return any(name in _core.membership.OPTIONS for name in METADATA["destination"][4])
@@ -278,9 +306,9 @@ def open_socket(
             ask_metadata(sock, endpoint.version, options.metadata | (set() if implied else {"destination"}))
             set_buffer(sock, options.buffer_size)
             _ask_device(sock, names[endpoint.interface], options)
-            sock.bind(bind_address(group, endpoint))
         except OSError as error:
             raise socket_error("bind", subject, error) from error
+        bind(sock, subject, bind_address(group, endpoint), options.reuse)
         undo.pop_all()
     bound = group if SYSTEM.binds_groups or not reports_destination() else NOWHERE
     decider = _open_decider(endpoint, names[endpoint.interface], options) if decides else None

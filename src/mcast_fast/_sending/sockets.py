@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from mcast_fast import _core
 from mcast_fast._host import ifreq, qdiscs
 from mcast_fast._host.interfaces import Interface, find_interface
-from mcast_fast._membership.sockets import ask_metadata, open_datagram, set_option
+from mcast_fast._membership.sockets import ask_metadata, bind, open_datagram, set_option
 from mcast_fast._systems import SYSTEM
-from mcast_fast.errors import FeatureError, InterfaceError, os_text, socket_error
+from mcast_fast.errors import FeatureError, InterfaceError, SocketError, os_text, socket_error
 from mcast_fast.stats import TransmitTime
 
 # Options of multicast sending by IP version, ip(7) and ipv6(7).
@@ -95,13 +95,16 @@ def open_sending(version: int, source: str | None, interface: Interface, options
             if options.dscp is not None and not set_option(sock, TRAFFIC_CLASS[version], options.dscp << 2):
                 raise FeatureError(f"dscp={options.dscp}: {_core.membership.SYSTEM} has no {TRAFFIC_CLASS[version]}")
             ask_metadata(sock, version, REPLIES)
-            sock.bind(_local_address(version, source, interface, options.source_port or 0))
+            local = _local_address(version, source, interface, options.source_port or 0)
+            bind(sock, f"a sending socket {subject}", local, options.reuse)
             operation = "open"
             leave_by(sock, version, interface.index, source or interface.ipv4)
             if options.transmit_times:
                 set_option(sock, "SO_TIMESTAMPING", TRANSMIT_TIMES)
             if options.max_rate is not None:
                 sock.setsockopt(*_core.membership.OPTIONS["SO_MAX_PACING_RATE"], struct.pack("=Q", options.max_rate))
+        except SocketError:
+            raise
         except OSError as error:
             raise socket_error(operation, f"a sending socket {subject}", error) from error
         undo.pop_all()

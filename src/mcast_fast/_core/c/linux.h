@@ -57,14 +57,18 @@ static const mcast_option mcast_options[] = {
     {NULL, 0, 0},
 };
 
-static const mcast_missing mcast_missing_features[] = {{NULL, NULL}};
+static const mcast_missing mcast_missing_features[] = {
+    {"batched_receive", "a sandbox (seccomp) or an emulator refuses recvmmsg: one packet is received per system call"},
+    {"batched_send", "a sandbox (seccomp) or an emulator refuses sendmmsg: one packet is sent per system call"},
+    {NULL, NULL},
+};
 
-/* Whether a row of mcast_missing_features holds: here each does. */
+/* Whether a row of mcast_missing_features holds now: where the call is not refused, -1 is a bad descriptor. */
 static inline int
 mcast_is_missing(const mcast_missing *row)
 {
-    (void)row;
-    return 1;
+    int receives = row == &mcast_missing_features[0];
+    return (receives ? recvmmsg(-1, NULL, 0, 0, NULL) : sendmmsg(-1, NULL, 0, 0)) < 0 && errno != EBADF;
 }
 
 /* ---- what msghdr.h needs to know ---- */
@@ -79,19 +83,42 @@ mcast_set_length(struct sockaddr_storage *address, size_t size)
     (void)address, (void)size; /* Linux keeps no length in an address */
 }
 
+#include "single_messages.h"
+
+/* Whether a call for many messages failed because it is refused to this process, and not for what it was to do: to sendmmsg a firewall
+ * answers EPERM too. */
+static inline int
+mcast_is_refused(int error, const mcast_missing *row)
+{
+    return (error == ENOSYS || error == EPERM) && mcast_is_missing(row);
+}
+
 /* Never waits: recvmmsg's own timeout is only looked at after a packet (recvmmsg(2), BUGS). */
 static inline int
 mcast_receive_messages(int fd, mcast_message *messages, unsigned count)
 {
-    int received = recvmmsg(fd, messages, count, MSG_DONTWAIT | MSG_TRUNC, NULL);
-    return received >= 0 ? received : -errno;
+    static int refused; /* a filter of seccomp stays for good (seccomp(2)) */
+    const int flags = MSG_DONTWAIT | MSG_TRUNC;
+    if (__atomic_load_n(&refused, __ATOMIC_RELAXED))
+        return mcast_receive_singly(fd, messages, count, flags);
+    int received = recvmmsg(fd, messages, count, flags, NULL), error = received < 0 ? errno : 0;
+    if (received >= 0 || !mcast_is_refused(error, &mcast_missing_features[0]))
+        return received >= 0 ? received : -error;
+    __atomic_store_n(&refused, 1, __ATOMIC_RELAXED);
+    return mcast_receive_singly(fd, messages, count, flags);
 }
 
 static inline int
 mcast_send_messages(int fd, mcast_message *messages, unsigned count)
 {
-    int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT);
-    return sent >= 0 ? sent : -errno;
+    static int refused;
+    if (__atomic_load_n(&refused, __ATOMIC_RELAXED))
+        return mcast_send_singly(fd, messages, count);
+    int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT), error = sent < 0 ? errno : 0;
+    if (sent >= 0 || !mcast_is_refused(error, &mcast_missing_features[1]))
+        return sent >= 0 ? sent : -error;
+    __atomic_store_n(&refused, 1, __ATOMIC_RELAXED);
+    return mcast_send_singly(fd, messages, count);
 }
 
 #include "condition.h"

@@ -9,6 +9,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "single_messages.h"
+
 /* Private API of the kernel: it may go, or change, with any version. */
 ssize_t recvmsg_x(int fd, const mcast_message *messages, unsigned count, int flags) __attribute__((weak_import));
 ssize_t sendmsg_x(int fd, const mcast_message *messages, unsigned count, int flags) __attribute__((weak_import));
@@ -39,19 +41,6 @@ mcast_is_missing(const mcast_missing *row)
     return !(by_private_call && mcast_private_api());
 }
 
-/* Messages by one call each, until nothing more is there: how many, or -errno when not even one came. */
-static inline int
-mcast_receive_singly(int fd, mcast_message *messages, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++) {
-        ssize_t received = recvmsg(fd, &messages[i].msg_hdr, MSG_DONTWAIT);
-        if (received < 0)
-            return i ? (int)i : -errno;
-        messages[i].msg_len = (size_t)received;
-    }
-    return (int)count;
-}
-
 static inline int
 mcast_receive_x(int fd, mcast_message *messages, unsigned count)
 {
@@ -67,20 +56,7 @@ static inline int
 mcast_receive_messages(int fd, mcast_message *messages, unsigned count)
 {
     return mcast_private_api() && recvmsg_x ? mcast_receive_x(fd, messages, count)
-                                            : mcast_receive_singly(fd, messages, count);
-}
-
-/* Messages by one call each, until one does not go: how many, or -errno when not even one did. */
-static inline int
-mcast_send_singly(int fd, mcast_message *messages, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++) {
-        ssize_t sent = sendmsg(fd, &messages[i].msg_hdr, MSG_DONTWAIT);
-        if (sent < 0)
-            return i ? (int)i : -errno;
-        messages[i].msg_len = (size_t)sent;
-    }
-    return (int)count;
+                                            : mcast_receive_singly(fd, messages, count, MSG_DONTWAIT);
 }
 
 /* sendmsg_x reports how many left, not the length of each. */

@@ -53,8 +53,9 @@ OPTIONS = _options()
 SYSTEM = MCAST_SYSTEM.decode()
 
 
-cdef dict _missing():
-    found = {}
+def missing():
+    """Why features are off now, by name: on Linux a sandbox may come after the import."""
+    cdef dict found = {}
     cdef int row = 0
     while mcast_missing_features[row].feature != NULL:
         if mcast_is_missing(&mcast_missing_features[row]):
@@ -63,7 +64,7 @@ cdef dict _missing():
     return found
 
 
-MISSING = _missing()
+MISSING = missing()
 
 
 def features_of(*names):

@@ -1,7 +1,6 @@
 """What the compiled core has of memberships and socket options: membership.pxi."""
 
 from mcast_fast._core.fast.compiled import (
-    MISSING,
     OPTIONS,
     SYSTEM,
     block,
@@ -9,6 +8,7 @@ from mcast_fast._core.fast.compiled import (
     get_filter,
     join,
     leave,
+    missing,
     set_filter,
     set_option,
     set_send_interface,
@@ -16,7 +16,6 @@ from mcast_fast._core.fast.compiled import (
 )
 
 __all__ = [
-    "MISSING",
     "OPTIONS",
     "SYSTEM",
     "block",
@@ -24,6 +23,7 @@ __all__ = [
     "get_filter",
     "join",
     "leave",
+    "missing",
     "set_filter",
     "set_option",
     "set_send_interface",

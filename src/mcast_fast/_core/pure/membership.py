@@ -20,6 +20,11 @@ _SOCKADDR_SIZES = {4: 16, 16: 28}
 _LEVELS = {4: socket_module.IPPROTO_IP, 16: socket_module.IPPROTO_IPV6}
 
 
+def missing() -> dict[str, str]:
+    """Why features are off now, by name."""
+    return dict(MISSING)
+
+
 def set_option(socket: socket_module.socket, name: str, value: int) -> None:
     """Set an integer option of OPTIONS by name. Raises OSError as the system gave it."""
     socket.setsockopt(*OPTIONS[name], value)

@@ -17,6 +17,18 @@ from mcast_fast._core.pure.state import Call, State
 from mcast_fast.errors import os_error, socket_error
 
 HAS_DESCRIPTOR = hasattr(selectors.DefaultSelector, "fileno")
+_PATCHES = {"gevent.monkey": "gevent", "eventlet.patcher": "eventlet"}  # modules that take epoll and kqueue away
+
+
+def no_descriptor() -> str:
+    """Why there is none; empty where there is one."""
+    if HAS_DESCRIPTOR:
+        return ""
+    patched = next((name for module, name in _PATCHES.items() if module in sys.modules), None)
+    if patched is None:
+        return "this system has neither epoll nor kqueue"
+    return f"{patched} has taken epoll and kqueue out of the select module; the compiled backend has its own"
+
 
 _ONE_GO = 256  # packets of a socket that are read without looking at the clock
 _GO_BYTES = 3 << 18  # that are read in one go: so large a batch is worth handing over

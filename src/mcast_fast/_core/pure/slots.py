@@ -19,7 +19,7 @@ from mcast_fast._core.coalescing import CoalescingEvent, Mode
 from mcast_fast._core.layout import MAX_PACKET_SIZE, RECORD_SIZE, Feature
 from mcast_fast._core.lifetime import Lifetime
 from mcast_fast._core.pure.reading import REPORTS_DROPS, Buffers, Filter, Own, Row, Socket, discard
-from mcast_fast._core.pure.rounds import HAS_DESCRIPTOR, Rounds
+from mcast_fast._core.pure.rounds import HAS_DESCRIPTOR, Rounds, no_descriptor
 from mcast_fast._core.pure.sequence import Tracker
 from mcast_fast._core.pure.state import Call
 from mcast_fast._core.pure.tables import SYSTEM
@@ -35,7 +35,7 @@ FEATURES = {
         "" if SYSTEM.reports_wire_length else f"{SYSTEM.name} reports that a packet was truncated, not how long it was",
     ),
     "ring": Feature(False, "the pure backend has no mapped ring"),
-    "descriptor": Feature(HAS_DESCRIPTOR, "" if HAS_DESCRIPTOR else "this system has neither epoll nor kqueue"),
+    "descriptor": Feature(HAS_DESCRIPTOR, no_descriptor()),
 }
 
 _DISCARD_AT_MOST = 1_000_000  # packets; bounded, for the port of a socket that goes may be sent to

@@ -1,0 +1,124 @@
+"""Where a sandbox refuses something, the library does without it and says so; the suite's core holds there too."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import sandbox
+from tests.conftest import BACKENDS
+
+pytestmark = [pytest.mark.needs("system call filters")]
+
+CORE = ("tests/test_receiver.py", "tests/test_sender.py", "tests/test_gather.py")
+QUICK = "not (long or lab)"
+
+
+def run(*arguments: str, refused: tuple[str, ...], backend: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.sandbox", *refused, "--", sys.executable, *arguments],
+        env=os.environ | ({"MCAST_FAST_BACKEND": backend} if backend else {}),
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("refused", sandbox.REFUSALS)
+def test_the_core_holds(refused: str) -> None:
+    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", QUICK, *CORE, refused=(refused,))
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+EXCHANGE = """
+import json, sys
+import mcast_fast
+from tests import sandbox
+from tests.conftest import free_port
+
+if sys.argv[1] == "later":  # than the import
+    sandbox.refuse(sys.argv[2])
+group = f"239.7.7.10%lo:{free_port()}"
+with mcast_fast.Receiver(group, timeout=5) as rx, mcast_fast.Sender(group, ttl=0) as tx:
+    sent = tx.send_batch([b"one", b"two"])
+    got = [payload.decode() for payload in rx.collect(2).payloads()]
+features = mcast_fast.features()
+print(json.dumps([sent, got, features["batched_receive"].reason, features["batched_send"].reason]))
+"""
+
+
+@pytest.mark.parametrize("when", ["at first", "later"])
+@pytest.mark.parametrize("answer", ["ENOSYS", "EPERM"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_calls_for_many_messages_each_takes_a_call(backend: str, answer: str, when: str) -> None:
+    """And features() says why, also where the filter came after the import."""
+    refused = f"mmsg:{answer}"
+    given = () if when == "later" else (refused,)
+    done = run("-c", EXCHANGE, when, refused, refused=given, backend=backend)
+    assert done.returncode == 0, done.stderr
+    sent, got, receiving, sending = json.loads(done.stdout)
+    assert (sent, got) == (2, ["one", "two"])
+    if backend == "fast":
+        assert "refuses recvmmsg" in receiving
+        assert "refuses sendmmsg" in sending
+    else:
+        assert "pure backend" in receiving
+
+
+WATCH = """
+import mcast_fast
+for what, open_it in (
+    ("watch", lambda: mcast_fast.Receiver("239.7.7.10%lo:5910", watch=True)),
+    ("nowhere", lambda: mcast_fast.Receiver("239.7.7.10%nowhere:5910")),
+):
+    try:
+        open_it()
+    except mcast_fast.MulticastError as error:
+        print(f"{what}: {type(error).__name__}: {error}")
+print(mcast_fast.features()["watch"].reason)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_netlink_errors_name_the_setting(backend: str) -> None:
+    done = run("-c", WATCH, refused=("netlink",), backend=backend)
+    watch, nowhere, reason = done.stdout.splitlines() or [done.stderr, "", ""]
+    assert watch.startswith("watch: FeatureError: watch=True: netlink is refused here")
+    assert nowhere.startswith("nowhere: InterfaceError: interface 'nowhere' does not exist; this machine has: lo, ")
+    for text in (watch, nowhere, reason):
+        assert "RestrictAddressFamilies=" in text
+        assert os.strerror(errno.EAFNOSUPPORT) in text
+
+
+PATCHED = """
+import select, sys, types
+sys.modules["gevent.monkey"] = types.ModuleType("gevent.monkey")
+for name in ("epoll", "kqueue", "devpoll"):  # as gevent.monkey.patch_select() does
+    if hasattr(select, name):
+        delattr(select, name)
+import mcast_fast
+from tests.conftest import free_port
+
+group = f"239.7.7.10%lo:{free_port()}"
+with mcast_fast.Receiver(group, timeout=5, watch=True) as rx, mcast_fast.Sender(group, ttl=0) as tx:
+    tx.send(b"x")
+    print(len(rx.recv_batch()))
+    try:
+        print(rx.fileno() >= 0)
+    except mcast_fast.FeatureError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_where_epoll_is_patched_away_a_receiver_works_and_says_who_took_it(backend: str) -> None:
+    done = run("-c", PATCHED, refused=(), backend=backend)
+    received, descriptor = done.stdout.splitlines() or [done.stderr, ""]
+    assert received == "1"
+    assert descriptor == "True" if backend == "fast" else descriptor.startswith("fileno(): gevent has taken epoll")
