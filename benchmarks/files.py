@@ -1,8 +1,8 @@
 """CPU per packet of what is done with capture files at rest: read, summed up, converted, scanned, merged.
 
-The files are of 256-byte packets of ten groups, an hour long, in a tmpfs. Each way is a process of its own in each round,
-and the order turns. CPU is the user and system time of all threads: of Python ways of a second run in the process, of
-programs all of it. Slow ones get the first packets only (`--part`).
+The files are of 256-byte packets of ten groups, an hour long, in a tmpfs. Each way is a process of its own in each
+round, and the order is shuffled. CPU is the user and system time of all threads: of Python ways of a second run in the
+process, of programs all of it. Slow ones get the first packets only.
 """
 
 import argparse

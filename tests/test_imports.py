@@ -106,14 +106,14 @@ files       : _systems _version _units _iteration _core _membership groups stats
     _summary        : _reader
     _repair         : _streams _reader
     _convert        : _optional _streams _writer _reader
+    _limits         : _streams
+    _postrotate     :
     _index          : _streams _reader
     _frames         : _optional
     _scan           : _optional _reader _index _frames
     _blocks         :
     _merge          : _streams _pcapng _blocks _scan
-    _limits         : _streams
-    _postrotate     :
-    _recorder       : _guarded _streams _writer _limits _postrotate
+    _recorder       : _guarded _streams _writer _limits _postrotate _index
     _replay         : _streams _reader
     __init__        : _writer _reader _limits _recorder _replay _scan _merge
 aio         : _units _iteration _core _membership _sending groups stats sequence receiver sender

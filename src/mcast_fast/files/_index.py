@@ -9,9 +9,11 @@ end, and are not compressed.
 
 import contextlib
 import os
+import queue
 import secrets
 import stat
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING
 from mcast_fast import _core
 from mcast_fast._core import blocks
 from mcast_fast._core.layout import MOST_PACKETS
-from mcast_fast.errors import CaptureError, file_error, warn
+from mcast_fast._core.threads import start
+from mcast_fast.errors import CaptureError, FileError, file_error, warn
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._streams import open_private
 from mcast_fast.stats import ReaderStats
@@ -141,6 +144,8 @@ class _Watched:
 def build(path: str) -> Index | None:
     """The index of a file, which is read whole; None where it can have none: it is compressed, cannot be read to its
     end, or changed meanwhile. FileError."""
+    if Path(path).exists() and not Path(path).is_file():
+        return None  # a pipe would be waited for
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     except OSError as error:
@@ -267,6 +272,34 @@ def make(path: str) -> Index | None:
     return index
 
 
+class Indexer:
+    """Makes the indexes of files that are finished, one after the other, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._paths: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._done = threading.Event()
+        start(self._run, name="mcast-fast index")
+
+    def add(self, path: str) -> None:
+        """Make the index of this file when those before it are made."""
+        self._paths.put(path)
+
+    def finish(self) -> None:
+        """Wait until all of them are made."""
+        self._paths.put(None)
+        self._done.wait()
+
+    def _run(self) -> None:
+        try:
+            for path in iter(self._paths.get, None):
+                with contextlib.suppress(FileError):  # a ring has deleted it meanwhile
+                    make(path)
+                if not Path(path).exists():
+                    Path(path_of(path)).unlink(missing_ok=True)
+        finally:
+            self._done.set()
+
+
 def stored(path: str) -> Index | None:
     """The index beside a file, where it is that of this file; else None, with a warning of one that is not."""
     target = path_of(path)
@@ -278,8 +311,10 @@ def stored(path: str) -> Index | None:
     try:
         index = unpacked(data)
         reason = "" if index.print == print_of(descriptor) else "the file is another one, or has changed"
-    except (ValueError, struct.error) as wrong:
+    except ValueError as wrong:
         reason = str(wrong)
+    except struct.error:
+        reason = "it is damaged"
     finally:
         os.close(descriptor)
     if reason:
