@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from mcast_fast._core.blocks import CapturedOn
 from mcast_fast._core.fast.views import Batch
 
+Bytes = bytes | bytearray | memoryview
+
 class Decoder:
     def __init__(
         self,
@@ -40,16 +42,9 @@ class Encoder:
 
 class Run:
     def __init__(self) -> None: ...
-    def blocks(self, data: bytes | bytearray | memoryview, start: int, clocks: bytes) -> int: ...
+    def blocks(self, data: Bytes, start: int, clocks: bytes) -> int: ...
     def records(
-        self,
-        data: bytes | bytearray | memoryview,
-        start: int,
-        number: int,
-        swapped: bool,
-        lengths: int,
-        header: int,
-        units: int,
+        self, data: Bytes, start: int, number: int, swapped: bool, lengths: int, header: int, units: int
     ) -> int: ...
     def add(self, block: bytes, time: int) -> None: ...
     def sort(self, held: int) -> int: ...
