@@ -66,8 +66,8 @@ def text_field(text: str) -> bytes:
     """A text as a field of a row, in quotes where it needs them. All text of a file that is no address or number goes
     through here: what spreadsheets make of it is to be decided in this place."""
     row = io.StringIO(newline="")
-    csv.writer(row, lineterminator="").writerow([text])
-    return row.getvalue().encode(errors="surrogateescape") if text else b""
+    csv.writer(row, lineterminator="\r\n").writerow([text])  # both of which go into quotes
+    return row.getvalue()[:-2].encode(errors="surrogateescape") if text else b""
 
 
 def record_of(row: dict[str, str], offset: int, index: int) -> tuple[bytes, bytes]:
