@@ -477,6 +477,24 @@ def remove_stale() -> None:
                 run("ip", "netns", "del", path.name)
 
 
+@contextmanager
+def again_and_again(act: Callable[[], object], interval: float = 0.003) -> Iterator[None]:
+    """Do something in a thread, over and over, until the end of the block."""
+    stop = threading.Event()
+
+    def run_until_stopped() -> None:
+        while not stop.wait(interval):
+            act()
+
+    thread = threading.Thread(target=run_until_stopped)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def join(sock: socket.socket, group: str, interface: str, source: str | None = None) -> None:
     """Join a group on an interface by index, from one source only when it is given (RFC 3678, both families)."""
     addresses = [group] if source is None else [group, source]

@@ -121,7 +121,30 @@ aio         : _units _iteration _core _membership _sending groups stats sequence
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files
+doctor      : _systems _version _units _core _host _membership groups receiver
+    _finding        :
+    _frames         :
+    _rules          :
+    _readings       : _rules
+    _feeds          : _frames
+    _listening      : _frames _feeds
+    _context        : _finding _rules _readings _feeds _listening
+    _host           : _finding _context
+    _interface      : _finding _feeds _context
+    _membership     : _finding _readings _context
+    _routing        : _finding _readings _feeds _context
+    _firewall       : _finding _rules _feeds _context
+    _packets        : _finding _context
+    _buffers        : _finding _readings _context
+    _sender         : _finding _readings _feeds _context
+    _switch         : _finding _feeds _context
+    _clock          : _finding _context
+    _containers     : _finding _readings _context
+    _examination    : _finding _readings _feeds _context _host _interface _membership _routing _firewall _packets _buffers _sender _switch _clock _containers
+    _text           : _finding _examination
+    __main__        : _examination _text
+    __init__        : _finding _examination
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
     output          :
     flows           : output
     signals         :
@@ -136,10 +159,11 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     merge           : output
     repair          :
     interfaces      :
-    __init__        : output demo receive send record replay check info convert merge repair interfaces
+    doctor          : output signals
+    __init__        : output demo receive send record replay check info convert merge repair interfaces doctor
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -147,7 +171,20 @@ __init__    : _version _core _host _source _membership groups stats sequence rec
 UPWARDS_FOR_TYPES = {("_membership.joins", "_membership.rings")}
 
 # What users may import. Every other module has an underscore, or is in a wing that has one.
-PUBLIC = {"__init__", "__main__", "errors", "groups", "stats", "receiver", "sender", "files", "aio", "sequence", "cli"}
+PUBLIC = {
+    "__init__",
+    "__main__",
+    "errors",
+    "groups",
+    "stats",
+    "receiver",
+    "sender",
+    "files",
+    "aio",
+    "sequence",
+    "doctor",
+    "cli",
+}
 NO_API = {"cli"}  # the program
 
 

@@ -17,7 +17,7 @@ from typing import get_args
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import _core, aio, files, receiver, sender
+from mcast_fast import _core, aio, doctor, files, receiver, sender
 from mcast_fast._membership import arguments as receiver_arguments
 from mcast_fast._sending import arguments as sender_arguments
 from tests.conftest import free_port, loopback
@@ -177,6 +177,7 @@ MODULES = {
     for name in (
         "mcast_fast",
         "mcast_fast.aio",
+        "mcast_fast.doctor",
         "mcast_fast.errors",
         "mcast_fast.files",
         "mcast_fast.groups",
@@ -247,6 +248,8 @@ VALUES = [
     lambda: files.Rotation(packets=5),
     lambda: files.RecordedFile("a", 1, 2),
     lambda: mcast.features()["fast"],
+    lambda: doctor.Finding("packets.none", "problem", "nothing came"),
+    lambda: doctor.Report((), 1.0),
 ]
 
 
@@ -284,7 +287,7 @@ STUB = ROOT / "src" / "mcast_fast" / "_core" / "fast" / "views.pyi"
 VIEWS = ("Batch", "Packet")
 # Calls that raise nothing of ours, whatever they are given.
 NEVER_RAISE = {
-    *("features", "Batch.payloads", "Batch.borrow", "Packet.copy", "Group.expand"),
+    *("features", "Batch.payloads", "Batch.borrow", "Packet.copy", "Group.expand", "Report.as_dict"),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender")),
 }
 # Modules whose docstrings are not in this style yet: those of `files` are rewritten apart from this.

@@ -605,8 +605,10 @@ def test_a_filter_that_is_nearly_as_long_as_may_be_makes_way_for_the_next(ends, 
 
 
 def test_one_change_is_one_program(ends, monkeypatch):
-    attached, attach = [], rings._attach
-    monkeypatch.setattr(rings, "_attach", lambda sock, program: (attached.append(len(program)), attach(sock, program)))
+    attached, attach = [], rings.attach_program
+    monkeypatch.setattr(
+        rings, "attach_program", lambda sock, program: (attached.append(len(program)), attach(sock, program))
+    )
     a, b = ends
     with b.host.enter():
         rx = mcast.Receiver(f"239.2.0.0%{b.interface}:{PORT}+1000", ring="1MiB", timeout=5)
@@ -656,8 +658,10 @@ NEVER = "239.250.0.1"
 @pytest.fixture
 def attached(monkeypatch):
     """The lengths of the programs that are attached."""
-    lengths, attach = [], rings._attach
-    monkeypatch.setattr(rings, "_attach", lambda sock, program: (lengths.append(len(program)), attach(sock, program)))
+    lengths, attach = [], rings.attach_program
+    monkeypatch.setattr(
+        rings, "attach_program", lambda sock, program: (lengths.append(len(program)), attach(sock, program))
+    )
     return lengths
 
 
@@ -850,13 +854,13 @@ def test_a_filter_that_is_refused_at_a_receive_is_reported(ends, many, attached,
 def test_a_signal_in_the_middle_of_making_the_filter_exact_is_made_up_for(ends, many, attached, monkeypatch):
     a, b = ends
     many.join(at(b, LATER[0]))
-    attach = rings._attach
+    attach = rings.attach_program
 
     def interrupted(sock, program):
-        monkeypatch.setattr(rings, "_attach", attach)
+        monkeypatch.setattr(rings, "attach_program", attach)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rings, "_attach", interrupted)
+    monkeypatch.setattr(rings, "attach_program", interrupted)
     a.blast(LATER[0], PORT, count=5).finish()
     with pytest.raises(KeyboardInterrupt):
         many.recv_batch()

@@ -23,6 +23,7 @@ from mcast_fast.errors import (
 
 if TYPE_CHECKING:
     from mcast_fast import aio as aio
+    from mcast_fast import doctor as doctor
     from mcast_fast import files as files
     from mcast_fast import groups as groups
     from mcast_fast import receiver as receiver
@@ -77,7 +78,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("aio", "files", "groups", "receiver", "sender", "sequence", "stats")
+_MODULES = ("aio", "doctor", "files", "groups", "receiver", "sender", "sequence", "stats")
 _WHERE = {
     "Event": "stats",
     "Group": "groups",

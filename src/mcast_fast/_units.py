@@ -38,7 +38,7 @@ FASTEST = 10**12  # per second; 1 Tbit/s
 
 NANOSECONDS = 1_000_000_000
 TIME_UNITS = {"": NANOSECONDS, "ns": 1, "us": 10**3, "ms": 10**6, "s": NANOSECONDS, "min": 60 * NANOSECONDS}
-TIME_UNITS["h"] = 60 * TIME_UNITS["min"]
+TIME_UNITS |= {"m": TIME_UNITS["min"], "h": 60 * TIME_UNITS["min"]}
 _TIME = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(TIME_UNITS)})", re.ASCII)
 LONGEST_WAIT = 2**62  # ns, 146 years: what is longer waits forever
 

@@ -239,6 +239,16 @@ REMEDIES: dict[tuple[str, str, str], str] = {
 }
 
 
+# Answers whose cause `mcast-fast doctor` names, with what cures it: (operation, errno name).
+EXAMINED = frozenset(
+    {
+        *(("bind", name) for name in ("EADDRINUSE",)),
+        *(("join", name) for name in ("ENOBUFS", "ENOMEM", "ENODEV", "EADDRNOTAVAIL")),
+        *(("filter", name) for name in ("ENOBUFS",)),
+        *(("send", name) for name in ("ENETUNREACH", "ENETDOWN")),
+    }
+)
+DOCTOR = "run: mcast-fast doctor"
 WINSOCK = 10_000
 
 
@@ -250,6 +260,12 @@ def remedy(operation: str, errno: int, system: str = SYSTEM.key) -> str:
         (operation, code, system), (operation, name, system), (operation, name, ""), ("", name, system), ("", name, "")
     )  # fmt: skip
     return next((REMEDIES[key] for key in keys if key in REMEDIES), "")
+
+
+def _examined(operation: str, errno: int) -> str:
+    """Where the doctor can say more: how to run it."""
+    name = errno_module.errorcode.get(errno, "").removeprefix("WSA")
+    return DOCTOR if (operation, name) in EXAMINED else ""
 
 
 def os_words(errno: int) -> str:
@@ -279,10 +295,10 @@ def explain(operation: str, subject: str, errno: int) -> str:
 
     >>> explain("join", "239.1.1.1 on eth0", 19)
     'join 239.1.1.1 on eth0: No such device (19); the interface has gone or is down; list them with `mcast-fast
-    interfaces`'
+    interfaces`; run: mcast-fast doctor'
     """
-    advice = remedy(operation, errno)
-    return f"{operation} {subject}: {os_text(errno)}" + (f"; {advice}" if advice else "")
+    advice = filter(None, (remedy(operation, errno), _examined(operation, errno)))
+    return "; ".join((f"{operation} {subject}: {os_text(errno)}", *advice))
 
 
 def file_error(operation: str, subject: str, error: OSError) -> FileError:

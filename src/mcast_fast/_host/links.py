@@ -21,12 +21,17 @@ class Link:
     """One interface, as RTM_GETLINK describes it.
 
     `kind`: as `ip -d link` shows it, '' for hardware. `lower`: IFLA_LINK, 0 without one, None when it is in another
-    network namespace. `master`: the bridge or bond that it is part of, 0 without one.
+    network namespace. `master`: the bridge or bond that it is part of, 0 without one. `snooping`, `querier`: whether a
+    bridge forwards groups only to ports that reported them, and whether it sends queries; None for what is no bridge.
+    `xdp`: the id of the XDP program that gets its packets first, 0 without one.
     """
 
     kind: str
     lower: int | None
     master: int
+    snooping: bool | None = None
+    querier: bool | None = None
+    xdp: int = 0
 
 
 def lowest(index: int) -> list[int] | None:
@@ -75,12 +80,26 @@ def parse(body: memoryview) -> tuple[int, Link] | None:
         return None
     _, _, index, _, _ = netlink.IFINFOMSG.unpack_from(body)
     values = dict(netlink.attributes(body[netlink.IFINFOMSG.size :]))
-    info = dict(netlink.attributes(values.get(netlink.IFLA_LINKINFO, memoryview(b""))))
+    info = _nested(values, netlink.IFLA_LINKINFO)
+    data = _nested(info, netlink.IFLA_INFO_DATA)
+    kind = bytes(info.get(netlink.IFLA_INFO_KIND, b"")).rstrip(b"\0").decode(errors="replace")
+    is_bridge = kind == "bridge"
     return index, Link(
-        kind=bytes(info.get(netlink.IFLA_INFO_KIND, b"")).rstrip(b"\0").decode(errors="replace"),
+        kind=kind,
         lower=None if netlink.IFLA_LINK_NETNSID in values else _number(values.get(netlink.IFLA_LINK)),
         master=_number(values.get(netlink.IFLA_MASTER)),
+        snooping=_flag(data.get(netlink.IFLA_BR_MCAST_SNOOPING)) if is_bridge else None,
+        querier=_flag(data.get(netlink.IFLA_BR_MCAST_QUERIER)) if is_bridge else None,
+        xdp=_number(_nested(values, netlink.IFLA_XDP).get(netlink.IFLA_XDP_PROG_ID)),
     )
+
+
+def _nested(values: dict[int, memoryview], attribute: int) -> dict[int, memoryview]:
+    return dict(netlink.attributes(values.get(attribute, memoryview(b""))))
+
+
+def _flag(value: memoryview | None) -> bool | None:
+    return None if value is None or not len(value) else value[0] != 0
 
 
 def _number(value: memoryview | None) -> int:

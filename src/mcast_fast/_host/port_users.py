@@ -30,7 +30,8 @@ ALL_STATES = 0xFFFF_FFFF
 SOCKET_ID = "2s2s16s16sI8x"  # port here and there, address here and there, interface, cookie
 REQUEST = struct.Struct(f"=BBBxI{SOCKET_ID}")  # family, protocol, extensions, states
 MESSAGE = struct.Struct(f"=BBBx{SOCKET_ID}IIIII")  # family; id; expires, queues, uid, inode
-INET_DIAG_SKV6ONLY = 11
+INET_DIAG_SKMEMINFO, INET_DIAG_SKV6ONLY = 7, 11
+MEMORY = struct.Struct("=9I")  # SK_MEMINFO_…: how much is queued, and its limit, come first; drops last
 
 PROC = Path("/proc")
 TABLES: dict[int, str] = {socket.AF_INET: "udp", socket.AF_INET6: "udp6"}  # proc(5)
@@ -48,7 +49,9 @@ class PortUser:
 
     `address`: what it is bound to, as text. `interface`: the index of the device that it is bound to, 0 for none, None
     when that cannot be known. `uid`: of the user who opened it. `pid`, `program`: a process that has it, None when none
-    could be found: without privileges only a user's own processes can be looked into.
+    could be found: without privileges only a user's own processes can be looked into. `queued`, `buffer`: bytes that
+    wait in its receive buffer, and its size, None when it is not known. `drops`: packets that it lost since it was
+    opened, because the buffer was full.
     """
 
     address: str
@@ -58,6 +61,9 @@ class PortUser:
     uid: int
     pid: int | None = None
     program: str | None = None
+    queued: int = 0
+    buffer: int | None = None
+    drops: int = 0
 
 
 def found_by(group: str | bytes, port: int, interface: int) -> list[PortUser] | None:
@@ -156,7 +162,8 @@ def _list(port: int, address: Address) -> list[PortUser] | None:
 
 def _by_netlink(family: int, port: int, version: int) -> Iterator[PortUser]:
     """As `ss -uane` asks; the kernel looks for the port. Raises OSError."""
-    request = REQUEST.pack(family, IPPROTO_UDP, 0, ALL_STATES, port.to_bytes(2, "big"), b"", b"", b"", 0)
+    extensions = 1 << (INET_DIAG_SKMEMINFO - 1)
+    request = REQUEST.pack(family, IPPROTO_UDP, extensions, ALL_STATES, port.to_bytes(2, "big"), b"", b"", b"", 0)
     for kind, body in dumps.dump(netlink.NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, request):
         if kind == SOCK_DIAG_BY_FAMILY and (user := parse(body, version)) is not None:
             yield user
@@ -175,7 +182,12 @@ def parse(body: memoryview, version: int) -> PortUser | None:
     is_ipv6_only = version == 4 and bytes(values.get(INET_DIAG_SKV6ONLY, b"\0")) != b"\0"
     if peer_port != bytes(2) or is_ipv6_only:
         return None
-    return PortUser(_text(family, address), int.from_bytes(port, "big"), interface, inode, uid)
+    memory = values.get(INET_DIAG_SKMEMINFO, b"")
+    user = PortUser(_text(family, address), int.from_bytes(port, "big"), interface, inode, uid)
+    if len(memory) < MEMORY.size:
+        return user
+    queued, buffer, *_, drops = MEMORY.unpack_from(memory)
+    return replace(user, queued=queued, buffer=buffer, drops=drops)
 
 
 def _text(family: int, address: bytes) -> str:
@@ -203,7 +215,9 @@ def _parse_row(family: int, fields: list[str]) -> PortUser | None:
     if fields[2].split(":")[1].strip("0"):
         return None  # connected
     words = [int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8)]
-    return PortUser(_text(family, b"".join(words)), int(port, 16), None, int(fields[9]), int(fields[7]))
+    queued = int(fields[4].partition(":")[2], 16)
+    user, inode, drops = int(fields[7]), int(fields[9]), int(fields[12])
+    return PortUser(_text(family, b"".join(words)), int(port, 16), None, inode, user, queued=queued, drops=drops)
 
 
 # Their processes -----------------------------------------------------------------------------------------------------

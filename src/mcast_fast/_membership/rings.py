@@ -367,7 +367,7 @@ def start(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> N
     """Map the ring and bind it; nothing passes through it yet. OSError, InterfaceError."""
     _check_link(ring.socket, ring.interface)
     ring.socket.setblocking(False)
-    _attach(ring.socket, bpf.NOTHING)
+    attach_program(ring.socket, bpf.NOTHING)
     row = (
         ring.socket,
         interface,
@@ -440,12 +440,12 @@ def attach(sock: socket.socket, program: "bpf.Program[int]", delivers: int, grou
 def _attach_coarse(sock: socket.socket, program: "bpf.Program[int]") -> None:
     """Attach a short program, whatever the length of the one before."""
     try:
-        _attach(sock, program)
+        attach_program(sock, program)
     except OSError as error:
         if error.errno != errno.ENOMEM:
             raise
         _detach(sock)
-        _attach(sock, program)
+        attach_program(sock, program)
 
 
 def _detach(sock: socket.socket) -> None:
@@ -459,7 +459,7 @@ def _try(sock: socket.socket, program: "bpf.Program[int]") -> int:
     if len(program) > bpf.MOST_STEPS:
         return errno.EINVAL
     try:
-        _attach(sock, program)
+        attach_program(sock, program)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOMEM):
             raise
@@ -478,6 +478,7 @@ def _why_coarse(steps: int, groups: int, number: int) -> str:
     )
 
 
-def _attach(sock: socket.socket, program: "bpf.Program[int]") -> None:
+def attach_program(sock: socket.socket, program: "bpf.Program[int]") -> None:
+    """Let a packet socket have only what the program passes, packet(7). Raises OSError."""
     request = struct.pack("HP", len(program), program.buffer_info()[0])
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, request)

@@ -17,7 +17,20 @@ from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_li
 from mcast_fast.errors import MulticastError, os_text
 
 # Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
-VERBS = ("demo", "receive", "send", "record", "replay", "check", "info", "convert", "merge", "repair", "interfaces")
+VERBS = (
+    "demo",
+    "receive",
+    "send",
+    "record",
+    "replay",
+    "check",
+    "info",
+    "convert",
+    "merge",
+    "repair",
+    "interfaces",
+    "doctor",
+)
 
 
 class Program(click.Group):

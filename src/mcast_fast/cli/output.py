@@ -7,12 +7,14 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
-from typing import IO, TYPE_CHECKING, TextIO
+from dataclasses import replace
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
 
 from mcast_fast._units import NANOSECONDS
-from mcast_fast.errors import ArgumentError, GroupError, InterfaceError, MulticastWarning
+from mcast_fast.errors import DOCTOR, ArgumentError, GroupError, InterfaceError, MulticastWarning
+from mcast_fast.groups import Group
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
@@ -31,6 +33,13 @@ USAGE_ERRORS = (GroupError, InterfaceError, ArgumentError)
 def complain(message: str) -> None:
     """One line on standard error."""
     click.echo(f"mcast-fast: {message}", err=True)
+
+
+def nothing_came(seconds: float, groups: Iterable[str], **defaults: Any) -> None:
+    """Say that no packet came, and what finds the cause. `defaults`: port, interface, source where none is named."""
+    parsed = [Group.parse(one) for one in groups]
+    whole = (replace(one, **{name: getattr(one, name) or value for name, value in defaults.items()}) for one in parsed)
+    complain(f"nothing came within {seconds:g} s; {DOCTOR} {' '.join(map(str, whole))}")
 
 
 def one_line_warnings() -> None:

@@ -13,6 +13,7 @@ from mcast_fast.cli.output import (
     WHOLE_LEDGER,
     complain,
     ledger_text,
+    nothing_came,
     rendered,
     write_whole,
 )
@@ -88,7 +89,7 @@ def command(
             complain(ledger_text(ledger, WHOLE_LEDGER if stats else SUMMARY))
             complain_of(ledger.flows)
     if not came and not ended:
-        complain(f"nothing came within {timeout:g} s")
+        nothing_came(timeout or 0.0, groups, port=port, interface=interface, source=source)
         raise click.exceptions.Exit(NOTHING_CAME)
     if fail_on_loss and (ledger.dropped or ledger.lost or missing(ledger.flows)):
         raise click.exceptions.Exit(LOSS)

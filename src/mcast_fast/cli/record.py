@@ -12,7 +12,7 @@ from mcast_fast import _core
 from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
 from mcast_fast.cli.flows import LOSS, complain_of, flow_object, missing
-from mcast_fast.cli.output import NOTHING_CAME, complain
+from mcast_fast.cli.output import NOTHING_CAME, complain, nothing_came
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._index import Indexer
@@ -284,6 +284,7 @@ def _exit_code(result: Recording, options: dict[str, Any]) -> int:
         if any(drops) or result.stats.lost or missing(result.stats.flows):
             return LOSS
     if result.reason == "idle" and not result.stats.received:
-        complain(f"nothing came within {options['timeout']:g} s")
+        named = {name: options[name] for name in ("port", "interface", "source")}
+        nothing_came(options["timeout"], options["groups"], **named)
         return NOTHING_CAME
     return 0

@@ -1,0 +1,75 @@
+"""mcast-fast doctor: why packets do not arrive, and what cures it."""
+
+import shutil
+import threading
+
+import click
+
+from mcast_fast.cli.output import complain
+from mcast_fast.cli.signals import stop_signals_call
+from mcast_fast.doctor._examination import examined
+from mcast_fast.doctor._text import as_json, lines, write_bundle
+
+STYLES: dict[str, dict[str, object]] = {
+    "problem": {"fg": "red", "bold": True},
+    "warning": {"fg": "yellow", "bold": True},
+    "unknown": {"fg": "magenta"},
+    "ok": {"fg": "green"},
+    "remedy": {"bold": True},
+}
+
+
+@click.command("doctor", short_help="Why packets of a group do not arrive.")
+@click.argument("groups", metavar="[GROUP...]", nargs=-1)
+@click.option("--port", type=int, help="For groups that name none.")
+@click.option("--seconds", default="10s", show_default=True, help="Listen for this long at most.")
+@click.option("--for", "watch", metavar="TIME", help="Listen for this long (10min), and say when and why packets stop.")
+@click.option("--ring", is_flag=True, help="The program is to have a ring (CAP_NET_RAW).")
+@click.option("--no-spread", is_flag=True, help="The program has one socket for all groups, with its limits.")
+@click.option("--json", "as_object", is_flag=True, help="One JSON object instead of text.")
+@click.option("--bundle", metavar="FILE", help="Write everything that was read as a .tar.gz, for a bug report.")
+@click.option("--mask", is_flag=True, help="In the bundle, names in place of the addresses of hosts.")
+def command(
+    groups: tuple[str, ...],
+    port: int | None,
+    seconds: str,
+    watch: str | None,
+    ring: bool,
+    no_spread: bool,
+    as_object: bool,
+    bundle: str | None,
+    mask: bool,
+) -> None:
+    """Say why packets of groups do not arrive on this host, with the evidence, and what cures it.
+
+    With a GROUP it joins, and listens at the interfaces (which needs CAP_NET_RAW) and by sockets, until Ctrl-C at the
+    latest; without one it examines the host. It changes nothing. Findings are ranked: the first one is the cause to
+    remove first. Lines that begin with > are commands to run, or calls to write, as they are.
+
+    Exits 0; 1 when there is a problem, or the bundle cannot be written; 2 on a usage error.
+
+    \b
+      mcast-fast doctor 239.1.1.1%eth0:5000
+      mcast-fast doctor 239.1.1.1%eth0:5000 --for 10min
+    """
+    ended = threading.Event()
+    with stop_signals_call(ended.set):
+        report = examined(
+            groups,
+            ended.is_set,
+            port=port,
+            seconds=seconds if watch is None else watch,
+            watch=watch is not None,
+            ring=ring,
+            spread=not no_spread,
+        )
+    if bundle is not None:
+        write_bundle(report, bundle, masked=mask)
+        complain(f"wrote {bundle}")
+    if as_object:
+        click.echo(as_json(report))
+    else:
+        for style, line in lines(report, shutil.get_terminal_size().columns):
+            click.echo(click.style(line, **STYLES[style]) if style in STYLES else line)  # type: ignore[arg-type]
+    if report.problems:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,172 @@
+"""What the checks look at: all that was read and received, before any of it is judged."""
+
+import contextlib
+import ipaddress
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mcast_fast._host import links, port_users
+from mcast_fast._host.interfaces import Interface
+from mcast_fast._host.routes import Route, find_route
+from mcast_fast.doctor import _readings
+from mcast_fast.doctor._feeds import Feed, known_interfaces
+from mcast_fast.doctor._finding import Finding
+from mcast_fast.doctor._listening import Listening
+from mcast_fast.doctor._readings import Counters
+from mcast_fast.doctor._rules import Fields, Rule, Ruleset
+from mcast_fast.errors import MulticastError
+
+Users = Mapping[int, Mapping[int, port_users.PortUser]]
+"""By port: sockets by inode."""
+
+
+@dataclass(slots=True)
+class Moment:
+    """What was read at one moment."""
+
+    counters: Counters
+    users: Users
+    joined: Mapping[str, set[str]]
+    rules: Ruleset | None
+    rules_fault: str
+    rules_text: str
+    monotonic: float
+    clock: float
+
+    @classmethod
+    def read(cls, feeds: Sequence[Feed], *, is_last: bool) -> "Moment":
+        """Read it now; the text of the rules is needed once."""
+        ruleset, fault, text = _readings.rules(with_text=is_last)
+        now = time.monotonic(), time.time_ns() / 1e9
+        return cls(_readings.counters(), _users(feeds), _readings.joined(), ruleset, fault, text, *now)
+
+
+@dataclass(slots=True)
+class Context:
+    """Everything that a check may look at.
+
+    `before`, `after`: what was read before and after listening. `is_watch`: it listened for as long as it was told to,
+    and looks for a stop."""
+
+    feeds: Sequence[Feed]
+    interfaces: tuple[Interface, ...]
+    interfaces_fault: str
+    links: Mapping[int, links.Link]
+    before: Moment
+    after: Moment
+    listening: Listening
+    is_watch: bool
+    needs_ring: bool
+    spread: bool
+
+    @classmethod
+    def gathered(
+        cls,
+        feeds: Sequence[Feed],
+        seconds: float,
+        is_over: Callable[[], bool],
+        *,
+        is_watch: bool,
+        needs_ring: bool,
+        spread: bool,
+    ) -> "Context":
+        """Read, listen, and read again."""
+        known, fault = known_interfaces()
+        layers: dict[int, links.Link] = {}
+        with contextlib.suppress(OSError):
+            layers = links.read()
+        before = Moment.read(feeds, is_last=False)
+        listening = Listening(feeds, spread=spread)
+        if feeds:
+            listening.run(seconds, is_watch, is_over)
+        after = Moment.read(feeds, is_last=True)
+        return cls(feeds, known, fault, layers, before, after, listening, is_watch, needs_ring, spread)
+
+    def grown(self, counter: str) -> int:
+        """By how much a counter of the stack grew while it listened."""
+        return _readings.grown(counter, self.before.counters, self.after.counters)
+
+    @property
+    def has_wire(self) -> bool:
+        """Whether interfaces could be looked at."""
+        return not self.listening.wire_fault
+
+    def is_on_wire(self, feed: Feed) -> bool | None:
+        """Whether packets came to the interface where the group is joined; None when that is not known."""
+        return bool(feed.arrived()) if self.has_wire else None
+
+    def is_opened(self, feed: Feed) -> bool:
+        """Whether the group could be joined."""
+        return feed.fault is None and self.listening.refusal is None
+
+    def route(self, address: str) -> Route | None:
+        """Where the routing table sends to an address; None when it cannot be queried."""
+        with contextlib.suppress(MulticastError):
+            return find_route(ipaddress.ip_address(address), self.interfaces)
+        return None
+
+    def packet(self, feed: Feed, *, is_fragment: bool = False) -> Fields:
+        """A datagram of the group as rules of a firewall see it where it arrives."""
+        source = feed.group.source or next(iter(feed.sources), None)
+        ip = "ip" if feed.group.version == 4 else "ip6"
+        fields: dict[str, object] = self._outer(feed, 17) | {
+            f"{ip}.saddr": source,
+            f"{ip}.daddr": feed.group.address,
+            "meta.iifname": feed.name or None,
+            "meta.iif": feed.name or None,
+            "udp.dport": feed.port,
+            "th.dport": feed.port,
+            "is_fragment": is_fragment,
+            "ip.frag-off": 0x2000 | 185 if is_fragment else 0,
+        }
+        if is_fragment:
+            fields["headers"] = (ip,)
+        return fields
+
+    def report(self, feed: Feed) -> Fields:
+        """A report of the membership as rules see it where it leaves."""
+        ip = "ip" if feed.group.version == 4 else "ip6"
+        return self._outer(feed, 2 if ip == "ip" else 58) | {
+            f"{ip}.saddr": feed.interface.ipv4 if feed.interface and ip == "ip" else None,
+            f"{ip}.daddr": "224.0.0.22" if ip == "ip" else "ff02::16",
+            "meta.oifname": feed.name or None,
+            "meta.oif": feed.name or None,
+            "icmpv6.type": "mld2-listener-report",
+            "ip.frag-off": 0,
+        }
+
+    def _outer(self, feed: Feed, protocol: int) -> dict[str, object]:
+        ip = "ip" if feed.group.version == 4 else "ip6"
+        names = {17: ("udp", "th"), 2: ("igmp",), 58: ("icmpv6",)}[protocol]
+        return {
+            "version": feed.group.version,
+            "headers": (ip, *names),
+            f"{ip}.protocol": protocol,
+            f"{ip}.nexthdr": protocol,
+            f"{ip}.version": feed.group.version,
+            "meta.l4proto": protocol,
+            "meta.nfproto": "ipv4" if ip == "ip" else "ipv6",
+            "meta.protocol": ip,
+            "meta.pkttype": "multicast",
+        }
+
+    def grown_rule(self, rule: Rule) -> int | None:
+        """How often a rule with a counter matched while it listened."""
+        if self.before.rules is None or self.after.rules is None:
+            return None
+        first, last = (one.rules.counter(rule) if one.rules else None for one in (self.before, self.after))
+        return None if first is None or last is None else last - first
+
+
+Check = Callable[[Context], Iterator[Finding]]
+
+
+def _users(feeds: Sequence[Feed]) -> Users:
+    found: dict[int, dict[int, port_users.PortUser]] = {}
+    for feed in feeds:
+        known = found.setdefault(feed.port, {})
+        index = feed.interface.index if feed.interface else 0
+        for user in port_users.found_by(feed.group.address, feed.port, index) or ():
+            known[user.inode] = user
+    return found

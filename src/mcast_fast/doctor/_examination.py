@@ -1,0 +1,181 @@
+"""One examination: what is read and received, all checks over it, and their findings in order."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mcast_fast import _core
+from mcast_fast._units import Seconds, wait_in_ns
+from mcast_fast._version import __version__
+from mcast_fast.doctor import (
+    _buffers,
+    _clock,
+    _containers,
+    _firewall,
+    _host,
+    _interface,
+    _membership,
+    _packets,
+    _readings,
+    _routing,
+    _sender,
+    _switch,
+)
+from mcast_fast.doctor._context import Check, Context
+from mcast_fast.doctor._feeds import feeds_of, quiet
+from mcast_fast.doctor._finding import Finding, Report, ranked
+from mcast_fast.groups import Groups, listed
+
+CHECKS: tuple[Check, ...] = (
+    *_host.CHECKS,
+    *_interface.CHECKS,
+    *_membership.CHECKS,
+    *_routing.CHECKS,
+    *_firewall.CHECKS,
+    *_packets.CHECKS,
+    *_buffers.CHECKS,
+    *_sender.CHECKS,
+    *_switch.CHECKS,
+    *_clock.CHECKS,
+    *_containers.CHECKS,
+)
+
+# What is left out for a group where something else explains it: any problem but silence itself, or one of these.
+ANY = "any problem"
+EXPLAINED: Mapping[str, tuple[str, ...]] = {
+    "packets.none": (ANY,),
+    "packets.stopped": ("switch.querier-silent",),
+    "packets.fragments-lost": ("firewall.drops-fragments", "firewall.drops-udp"),
+    "switch.no-querier": ("switch.querier-silent",),
+    "containers.network": (ANY,),
+    "membership.refused": ("interface.missing",),
+}
+
+SECONDS = 10.0
+PROGRAM_SECONDS = 10.0
+PROGRAMS = (
+    ("ip", "-d", "address"),
+    ("ip", "route", "show", "table", "all"),
+    ("ip", "-6", "route", "show", "table", "all"),
+    ("ip", "rule"),
+    ("ip", "maddress"),
+    ("bridge", "-d", "mdb"),
+    ("ss", "-uanpe"),
+)
+
+
+def examine(
+    groups: Groups = (),
+    *,
+    port: int | None = None,
+    seconds: Seconds = SECONDS,
+    watch: bool = False,
+    ring: bool = False,
+    spread: bool = True,
+) -> Report:
+    """Examine why packets of groups do not arrive here, and say what cures it.
+
+    It reads the state of this host (interfaces, memberships, routes, firewall, sockets, counters) and, where groups are
+    given, joins them and listens: at the interfaces (packet(7), which needs CAP_NET_RAW), and by a receiver. Groups
+    that do not come by half of the time it joins on every interface too, from any source, to find where they arrive.
+    It changes nothing else, sends nothing but the reports of these memberships, and prints nothing. What may not be
+    looked at is a finding whose verdict is "unknown", with the reason.
+
+    Args:
+        groups: What does not arrive: a text in the grammar of `Group.parse`, a Group, or a sequence of them, 256 at
+            most; without any only the host is examined.
+        port: For groups that name none.
+        seconds: For how long it listens at most, or text such as "500ms". It ends earlier, after a second, when enough
+            has come to decide.
+        watch: Listen for the whole time, and say when and why the packets stopped, if they do.
+        ring: Whether the program is to have a ring (`Receiver(ring=…)`), which needs a privilege.
+        spread: Whether the program spreads groups over several sockets, as a Receiver does; False: one socket, whose
+            limits are faults then.
+
+    Returns:
+        A Report, with problems first.
+
+    Raises:
+        GroupError: A text is no multicast group.
+        ArgumentError: A group has no port; there are too many; or seconds is no time.
+    """
+    return examined(groups, lambda: False, port=port, seconds=seconds, watch=watch, ring=ring, spread=spread)
+
+
+examine.__module__ = "mcast_fast.doctor"
+
+
+def examined(
+    groups: Groups,
+    is_over: Callable[[], bool],
+    *,
+    port: int | None,
+    seconds: Seconds,
+    watch: bool,
+    ring: bool,
+    spread: bool,
+) -> Report:
+    """The same, ending early when `is_over` says so: a signal handler cannot return from within."""
+    wait = wait_in_ns(seconds, "seconds") / 1e9
+    with quiet():
+        wanted = listed((groups,))
+        feeds = feeds_of(wanted, port) if wanted else []
+        context = Context.gathered(feeds, wait, is_over, is_watch=watch, needs_ring=ring, spread=spread)
+        findings = ranked(_relevant([finding for check in CHECKS for finding in check(context)]))
+        report = Report(findings, context.listening.seconds)
+        return Report(findings, report.seconds, _readings_of(report, context))
+
+
+def _relevant(findings: list[Finding]) -> list[Finding]:
+    """Without those that others explain."""
+    return [one for one in findings if not any(_explains(other, one) for other in findings if other is not one)]
+
+
+def _explains(cause: Finding, effect: Finding) -> bool:
+    causes = EXPLAINED.get(effect.id, ())
+    concerns = cause.group in ("", effect.group) or not effect.group
+    is_cause = cause.id in causes or (ANY in causes and cause.verdict == "problem" and cause.id != "packets.none")
+    return concerns and is_cause
+
+
+def _readings_of(report: Report, context: Context) -> dict[str, str]:
+    """What a bundle holds."""
+    features = {name: str(one.reason or "on") for name, one in _core.features().items()}
+    about: dict[str, Any] = {
+        "version": __version__,
+        "backend": _core.backend,
+        "features": features,
+        "python": sys.version,
+        "platform": platform.platform(),
+        "interfaces": [repr(one) for one in context.interfaces],
+        "joined": [feed.text for feed in context.feeds],
+        "frames": {feed.text: {str(frame): count for frame, count in feed.frames.items()} for feed in context.feeds},
+        "queries and reports": [repr(one) for _, one in context.listening.controls[:100]],
+        "counters that grew": {name: count for name in context.after.counters if (count := context.grown(name))},
+    }
+    return {
+        "report.json": json.dumps(report.as_dict(), indent=2),
+        "about.json": json.dumps(about, indent=2),
+        "nft.txt": context.after.rules_text or context.after.rules_fault,
+        **_readings.files(),
+    }
+
+
+def programs() -> dict[str, str]:
+    """What the system's own programs print, for a bundle."""
+    found = {}
+    for argv in PROGRAMS:
+        if shutil.which(argv[0]) is None:
+            continue
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, text=True, errors="replace", timeout=PROGRAM_SECONDS, check=False
+            )
+            found[f"{'-'.join(argv).replace('--', '-')}.txt"] = done.stdout + done.stderr
+        except (OSError, subprocess.SubprocessError) as error:
+            found[f"{argv[0]}.txt"] = str(error)
+    return found

@@ -1,0 +1,135 @@
+"""The groups that a doctor looks for, and what came of each: at interfaces, by sockets, and by the program."""
+
+import contextlib
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from mcast_fast._host.interfaces import Interface, default_interface, find_interface, interfaces
+from mcast_fast.doctor._frames import Datagram
+from mcast_fast.errors import ArgumentError, InterfaceError, MulticastError
+from mcast_fast.groups import Group, Groups, at_least_one
+
+MOST_FEEDS = 256
+MOST_KINDS = 1000  # different frames that are counted for one group: a stranger may send from any address
+
+
+@dataclass(slots=True)
+class Feed:
+    """One group and port.
+
+    `interface`: where it is to be joined, None for "all" and where there is none. `fault`: why it could not be found.
+    `heard`: packets by source that a receiver delivered that was opened as the group says. `elsewhere`: by interface
+    and source, what a receiver of any source on every interface delivered. `frames`: what was seen at interfaces.
+    `last`: the time of the last packet where it is joined, by the monotonic clock; 0 when none came.
+    """
+
+    group: Group
+    interface: Interface | None = None
+    fault: MulticastError | None = None
+    heard: Counter[str] = field(default_factory=Counter)
+    elsewhere: Counter[tuple[str, str]] = field(default_factory=Counter)
+    frames: Counter[Datagram] = field(default_factory=Counter)
+    last: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """As the user wrote it, with its interface where one was found."""
+        return str(self.at(None))
+
+    @property
+    def port(self) -> int:
+        """The port."""
+        return self.group.port or 0
+
+    @property
+    def name(self) -> str:
+        """The name of the interface; empty for "all"."""
+        return self.interface.name if self.interface else ""
+
+    def at(self, interface: str | None, source: str | None = None, port: int | None = None) -> Group:
+        """The group corrected: on another interface, from another source, at another port."""
+        name = interface or self.name or self.group.interface
+        return replace(self.group, interface=name, source=source or self.group.source, port=port or self.port, count=1)
+
+    def call(self, group: Group | None = None, **options: object) -> str:
+        """The call that receives it."""
+        extra = "".join(f", {name}={value!r}" for name, value in options.items())
+        return f'mcast.Receiver("{group or self.text}"{extra})'
+
+    def see(self, frame: Datagram, now: float) -> None:
+        """Count a frame of this group."""
+        if frame in self.frames or len(self.frames) < MOST_KINDS:
+            self.frames[frame] += 1
+        if frame.port in (0, self.port) and not frame.is_outgoing and self.name in ("", frame.interface):
+            self.last = now
+
+    def arrived(self, *, here: bool = True) -> "list[tuple[Datagram, int]]":
+        """Frames for this group and port that came from the network without a tag, and how many; those at the
+        interface where it is joined, or those at others."""
+        return [
+            (frame, count)
+            for frame, count in self.frames.items()
+            if not frame.is_outgoing
+            and not frame.vlan
+            and frame.port in (0, self.port)
+            and (not self.name or frame.interface == self.name) is here
+        ]
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources that were seen where the group is joined, the busiest first."""
+        found: Counter[str] = Counter()
+        for frame, count in self.arrived():
+            found[frame.source] += count
+        for (name, source), count in self.elsewhere.items():
+            if name == self.name:
+                found[source] += count
+        return [source for source, _ in (found + self.heard).most_common()]
+
+
+def feeds_of(groups: Iterable[Groups], port: int | None) -> list[Feed]:
+    """A feed for each group, with the interface that a receiver would join it on. GroupError, ArgumentError."""
+    parsed = [Group.coerce(one) for one in at_least_one(groups)]
+    count = sum(one.count for one in parsed)
+    if count > MOST_FEEDS:
+        raise ArgumentError(f"{count:,} groups; a doctor looks at {MOST_FEEDS} at most: name some of them")
+    found = []
+    for one in (single for group in parsed for single in group.expand()):
+        wanted = one if one.port else replace(one, port=port)
+        if not wanted.port:
+            raise ArgumentError(f"{one} has no port; write it behind the group, as in {one}:5000")
+        found.append(_find(Feed(wanted)))
+    return found
+
+
+def _find(feed: Feed) -> Feed:
+    wanted = feed.group.interface
+    if wanted != "all":
+        try:
+            feed.interface = find_interface(wanted) if wanted else default_interface(feed.group.address)
+        except MulticastError as error:
+            feed.fault = error
+    return feed
+
+
+def known_interfaces() -> tuple[tuple[Interface, ...], str]:
+    """The interfaces of this machine, or none and why."""
+    try:
+        return tuple(interfaces()), ""
+    except MulticastError as error:
+        return (), str(error)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What the library would warn of is a finding."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def is_missing(feed: Feed) -> bool:
+    """Whether the interface that the group names does not exist."""
+    return isinstance(feed.fault, InterfaceError)

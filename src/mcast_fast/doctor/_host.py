@@ -1,0 +1,87 @@
+"""The host: its backend and what a sandbox refuses."""
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+
+from mcast_fast import _core
+from mcast_fast._systems import SYSTEM
+from mcast_fast.doctor._context import Context
+from mcast_fast.doctor._finding import Finding
+from mcast_fast.errors import os_text
+
+NETLINK_LINE = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"
+
+
+def netlink(_: Context) -> Iterator[Finding]:
+    """Whether netlink sockets may be opened: without them changes of interfaces are not seen, and little is known."""
+    if not SYSTEM.has_rtnetlink:
+        yield Finding(
+            "host.unsupported",
+            "unknown",
+            f"{SYSTEM.name} shows few of the states that are examined",
+            advice="Routes, memberships, firewalls and sockets of others are read on Linux only.",
+        )
+        return
+    try:
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0).close()
+    except OSError as error:
+        yield Finding(
+            "host.netlink-refused",
+            "warning",
+            "a sandbox refuses netlink sockets: watch=True fails, and what is read by them is not examined",
+            (f"socket(AF_NETLINK) answers: {os_text(error.errno or 0)}",),
+            NETLINK_LINE,
+            "In the [Service] section of the unit (`systemctl edit SERVICE`), then restart it; a container's seccomp "
+            "profile has to allow the family AF_NETLINK.",
+        )
+
+
+def ring(context: Context) -> Iterator[Finding]:
+    """Whether packet sockets may be opened, which a ring and looking at interfaces need."""
+    if not context.feeds or not (fault := context.listening.wire_fault):
+        return
+    program = os.path.realpath(sys.executable)
+    command = f"setcap cap_net_raw+ep {program}"
+    if context.needs_ring:
+        yield Finding(
+            "host.no-cap-net-raw",
+            "problem",
+            "a ring cannot be opened: packet sockets are refused",
+            (fault,),
+            command,
+            "As root; or run the program as root, or in a container with --cap-add NET_RAW.",
+        )
+    yield Finding(
+        "packets.unseen",
+        "unknown",
+        "whether packets reach the interface was not examined",
+        (fault,),
+        command if SYSTEM.has_rtnetlink else "",
+        "Then run the doctor again.",
+    )
+
+
+def backend(context: Context) -> Iterator[Finding]:
+    """Which backend runs."""
+    evidence: tuple[str, ...] = (
+        f"mcast_fast.backend is {_core.backend!r}",
+        f"{SYSTEM.name}, Python {sys.version.split()[0]}",
+    )
+    if _core.backend != "fast":
+        reason = _core.features()["fast"].reason
+        yield Finding(
+            "host.pure-backend",
+            "warning",
+            "the pure backend runs, which is several times slower",
+            (*evidence, *([reason] if reason else [])),
+            advice="Install a C compiler, and mcast-fast again; or let the library choose its backend.",
+        )
+    elif context.interfaces:
+        up = [one.name for one in context.interfaces if one.is_up]
+        evidence += (f"up: {', '.join(up)}",)
+        yield Finding("host.ready", "ok", "the backend and the interfaces are usable", evidence)
+
+
+CHECKS = (netlink, ring, backend)

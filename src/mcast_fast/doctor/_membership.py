@@ -1,0 +1,234 @@
+"""What was joined, against what arrives: interface, source, port; limits, versions, and who else has the port."""
+
+import errno
+import ipaddress
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from mcast_fast._host import igmp_version, port_users
+from mcast_fast.doctor._context import Context
+from mcast_fast.doctor._finding import Finding
+from mcast_fast.doctor._readings import setting
+from mcast_fast.errors import SocketError
+
+IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))
+COMMAND = re.compile(r"`(sysctl [^`]+)`")
+
+
+def refused(context: Context) -> Iterator[Finding]:
+    """Why the groups could not be joined."""
+    error = context.listening.refusal
+    if error is None:
+        return
+    number = error.errno if isinstance(error, SocketError) else 0
+    operation = error.operation if isinstance(error, SocketError) else ""
+    if operation == "bind" and number in IN_USE:
+        yield from _port_taken(context, str(error))
+    elif not (operation in ("join", "filter") and number == errno.ENOBUFS and _beyond(context)):
+        yield Finding("membership.refused", "problem", "the system refuses the membership", (str(error),))
+
+
+def _port_taken(context: Context, error: str) -> Iterator[Finding]:
+    """Who has the port without sharing it."""
+    for port, users in context.before.users.items():
+        known = port_users.with_owners(list(users.values()))
+        group = next(feed.text for feed in context.feeds if feed.port == port)
+        pids = sorted({user.pid for user in known if user.pid})
+        if not known and len(context.before.users) > 1:
+            continue
+        yield Finding(
+            "membership.port-taken",
+            "problem",
+            f"another socket holds port {port} without sharing it",
+            (*(port_users.describe(user) for user in known), error),
+            f"kill {pids[0]}" if len(pids) == 1 else f"ss -ulpn 'sport = :{port}'",
+            "It ends the program, or lists several. Or have it set SO_REUSEADDR before it binds, or use another port.",
+            group=group,
+        )
+
+
+def _beyond(context: Context) -> list[tuple[str, str, int, int, str]]:
+    """Limits that the groups are beyond: id, sysctl, how many, the limit, what."""
+    found: list[tuple[str, str, int, int, str]] = []
+    groups: dict[tuple[int, str, int], set[str]] = defaultdict(set)
+    sources: dict[tuple[str, str, int], set[str]] = defaultdict(set)
+    for feed in context.feeds:
+        groups[feed.group.version, feed.name, feed.port].add(feed.group.address)
+        if feed.group.source:
+            sources[feed.group.address, feed.name, feed.port].add(feed.group.source)
+    limit = setting("ipv4/igmp_max_memberships")
+    most = max((len(one) for (version, *_), one in groups.items() if version == 4), default=0)
+    if limit is not None and most > limit:
+        found.append(("membership.limit", "net.ipv4.igmp_max_memberships", most, limit, "groups"))
+    for version, name in ((4, "ipv4/igmp_max_msf"), (6, "ipv6/mld_max_msf")):
+        limit = setting(name)
+        most = max((len(one) for (group, *_), one in sources.items() if (":" in group) is (version == 6)), default=0)
+        if limit is not None and most > limit:
+            found.append(("membership.source-limit", f"net.{name.replace('/', '.')}", most, limit, "sources"))
+    return found
+
+
+def limits(context: Context) -> Iterator[Finding]:
+    """Whether there are more groups or sources than one socket may hold."""
+    for name, sysctl, count, limit, what in _beyond(context):
+        error = context.listening.refusal
+        yield Finding(
+            name,
+            "problem" if error is not None else "warning",
+            f"{count} {what} are more than one socket may hold",
+            (f"{sysctl} = {limit}", *([str(error)] if error is not None else [])),
+            f"sysctl -w {sysctl}={count}",
+            "Or let a Receiver spread them over several sockets, as it does by default (spread=True).",
+        )
+
+
+def old_version(context: Context) -> Iterator[Finding]:
+    """Whether a source-specific join reaches the network as an any-source one."""
+    done: set[tuple[int, str]] = set()
+    for feed in context.feeds:
+        key = (feed.group.version, feed.name)
+        if not (feed.group.source or feed.group.is_ssm) or not feed.name or key in done:
+            continue
+        done.add(key)
+        if reason := igmp_version.obstacle(*key):
+            command = COMMAND.search(reason)
+            yield Finding(
+                "membership.old-version",
+                "warning" if feed.heard else "problem",
+                "the network is asked for every source of the group, not for this one: IGMP or MLD is too old",
+                (reason,),
+                command[1] if command else "",
+                "" if command else "Set the querier, a router or a switch, to IGMPv3 (MLDv2 for IPv6).",
+                group=feed.text,
+            )
+
+
+def wrong_interface(context: Context) -> Iterator[Finding]:
+    """Whether the packets arrive at another interface than the one that was joined."""
+    for feed in context.feeds:
+        if feed.heard or not feed.name or not context.is_opened(feed) or feed.arrived():
+            continue
+        counts: dict[str, int] = defaultdict(int)
+        for (name, source), count in feed.elsewhere.items():
+            if name not in ("", feed.name) and feed.group.source in (None, source):
+                counts[name] += count
+        for frame, count in feed.arrived(here=False) if not counts else ():
+            if feed.group.source in (None, frame.source) and not _is_port(context, frame.interface):
+                counts[frame.interface] += count
+        for name, count in sorted(counts.items(), key=lambda one: -one[1])[:1]:
+            has_zone = feed.group.interface is not None
+            is_ipv6 = feed.group.version == 6
+            yield Finding(
+                "membership.no-zone" if is_ipv6 and not has_zone else "membership.wrong-interface",
+                "problem",
+                f"the packets arrive at {name}, and the group is joined on {feed.name}"
+                + ("" if has_zone else ", which the routing table names"),
+                (f"{count} packets at {name}, none at {feed.name}",),
+                feed.call(feed.at(name)),
+                group=feed.text,
+            )
+
+
+def _is_port(context: Context, name: str) -> bool:
+    """Whether an interface is part of a bridge or bond, where nothing is joined."""
+    return any(
+        one.name == name and (link := context.links.get(one.index)) is not None and bool(link.master)
+        for one in context.interfaces
+    )
+
+
+def wrong_source(context: Context) -> Iterator[Finding]:
+    """Whether only other sources send to the group."""
+    for feed in context.feeds:
+        wanted, sources = feed.group.source, feed.sources
+        if wanted is None or feed.heard or not sources or wanted in sources or not context.is_opened(feed):
+            continue
+        yield Finding(
+            "membership.wrong-source",
+            "problem",
+            f"the group is sent by {', '.join(sources[:3])}, not by {wanted}",
+            (f"packets at {feed.name} from {', '.join(sources[:10])}; none from {wanted}",),
+            feed.call(feed.at(None, source=sources[0])),
+            group=feed.text,
+        )
+
+
+def joined_elsewhere(context: Context) -> Iterator[Finding]:
+    """Whether the programs of this host that want the group joined it where its packets do not arrive."""
+    for feed in context.feeds:
+        names = context.before.joined.get(feed.group.address, set())
+        if not names or not feed.name or feed.name in names or not (feed.heard or feed.arrived()):
+            continue
+        users = port_users.with_owners(list(context.before.users.get(feed.port, {}).values()))
+        yield Finding(
+            "membership.joined-elsewhere",
+            "warning",
+            f"programs here joined the group on {', '.join(sorted(names))}, and its packets arrive at {feed.name}",
+            (
+                f"/proc/net/{'igmp' if feed.group.version == 4 else 'igmp6'}, before the doctor joined: "
+                f"{', '.join(sorted(names))}",
+                *(port_users.describe(user) for user in users[:10]),
+            ),
+            feed.call(),
+            f"Without this library: name {feed.name} in IP_ADD_MEMBERSHIP (ip_mreqn.imr_ifindex), not INADDR_ANY.",
+            group=feed.text,
+        )
+
+
+def bound_to_host(context: Context) -> Iterator[Finding]:
+    """Whether a program on the port is bound to an address of a host, where no group's packets go."""
+    done: set[tuple[int, int]] = set()
+    for feed in context.feeds:
+        if (key := (feed.group.version, feed.port)) in done:
+            continue
+        done.add(key)
+        everyone = port_users.on_port(feed.group.address, feed.port)
+        bound = [one for one in everyone if not _takes_groups(one.address)]
+        for user in bound[:1]:
+            yield Finding(
+                "membership.bound-to-host",
+                "warning",
+                f"{port_users.describe(user)} gets no packets of groups: it is bound to an address of this host",
+                (f"sockets on port {feed.port} that are bound so: {', '.join(one.address for one in bound[:10])}",),
+                f'sock.bind(("{feed.group.address}", {feed.port}))',
+                "In that program, if it is to receive the group; or bind no address at all.",
+                group=feed.text,
+            )
+
+
+def _takes_groups(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    return parsed.is_multicast or parsed.is_unspecified
+
+
+def wrong_port(context: Context) -> Iterator[Finding]:
+    """Whether the group is sent to another port."""
+    for feed in context.feeds:
+        if feed.heard or feed.arrived() or not context.is_opened(feed):
+            continue
+        ports: dict[int, int] = defaultdict(int)
+        for frame, count in feed.frames.items():
+            if not frame.is_outgoing and frame.interface == feed.name and frame.port and not frame.vlan:
+                ports[frame.port] += count
+        for port, count in sorted(ports.items(), key=lambda one: -one[1])[:1]:
+            yield Finding(
+                "membership.wrong-port",
+                "problem",
+                f"the group is sent to port {port}, not to {feed.port}",
+                (f"{count} packets to port {port} at {feed.name}, none to {feed.port}",),
+                feed.call(feed.at(None, port=port)),
+                group=feed.text,
+            )
+
+
+CHECKS = (
+    refused,
+    limits,
+    old_version,
+    wrong_interface,
+    wrong_source,
+    wrong_port,
+    joined_elsewhere,
+    bound_to_host,
+)

@@ -1,0 +1,533 @@
+"""What a doctor makes of what it reads: rules, frames, findings in order, text, bundles. No privilege is needed."""
+
+import json
+import random
+import re
+import socket
+import struct
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mcast_fast as mcast
+from mcast_fast import doctor
+from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6
+from mcast_fast._membership import bpf
+from mcast_fast.cli import program
+from mcast_fast.doctor import __main__ as without_click
+from mcast_fast.doctor import _examination, _feeds, _finding, _frames, _listening, _readings, _text
+from mcast_fast.doctor._finding import RANKING, VERDICTS, Finding, Report, ranked
+from mcast_fast.doctor._rules import INPUT, Rule, Ruleset
+from mcast_fast.errors import FileError
+from tests.conftest import free_port, loopback
+from tests.lab import again_and_again
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "src" / "mcast_fast" / "doctor").glob("*.py"))
+
+
+# ---- ids ----
+
+
+def test_every_id_has_a_rank_an_anchor_and_a_check():
+    text = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+    anchors = re.findall(r'^<a id="([\w.-]+)"></a>\n### `\1`$', text, re.MULTILINE)
+    made = {
+        name
+        for source in SOURCES
+        if source.stem != "_finding"
+        for name in re.findall(r'"([a-z]+\.[a-z0-9-]+)"', source.read_text(encoding="utf-8"))
+    }
+    subjects = {name.partition(".")[0] for name in RANKING}
+    assert sorted(anchors) == sorted(RANKING) == sorted(name for name in made if name.partition(".")[0] in subjects)
+    assert len(set(RANKING)) == len(RANKING)
+    for effect, causes in _examination.EXPLAINED.items():
+        assert effect in RANKING
+        assert set(causes) <= {*RANKING, _examination.ANY}
+
+
+def test_problems_come_first_and_causes_before_effects():
+    shuffled = [Finding(name, verdict, "") for name in RANKING for verdict in VERDICTS]
+    random.Random(1).shuffle(shuffled)
+    assert [(one.verdict, one.id) for one in ranked([*shuffled, *shuffled])] == [
+        (verdict, name) for verdict in VERDICTS for name in RANKING
+    ]
+
+
+def test_what_is_explained_is_left_out():
+    cause, effect = (
+        Finding("interface.down", "problem", "", group="a"),
+        Finding("packets.none", "problem", "", group="a"),
+    )
+    assert _examination._relevant([cause, effect]) == [cause]
+    other = Finding("packets.none", "problem", "", group="b")
+    assert _examination._relevant([cause, other]) == [cause, other]
+    assert _examination._relevant([effect]) == [effect]
+
+
+# ---- rules of nftables ----
+
+PACKET = {
+    "version": 4,
+    "headers": ("ip", "udp", "th"),
+    "ip.saddr": "10.0.0.5",
+    "ip.daddr": "239.1.1.1",
+    "ip.protocol": 17,
+    "ip.frag-off": 0,
+    "udp.dport": 5000,
+    "th.dport": 5000,
+    "meta.l4proto": 17,
+    "meta.iifname": "eth0",
+    "meta.nfproto": "ipv4",
+    "meta.pkttype": "multicast",
+}
+
+
+def match(left, right, op="=="):
+    return {"match": {"op": op, "left": left, "right": right}}
+
+
+def payload(protocol, field):
+    return {"payload": {"protocol": protocol, "field": field}}
+
+
+DADDR, DPORT = payload("ip", "daddr"), payload("udp", "dport")
+UNKNOWN = {"limit": {"rate": 1}}
+
+
+def ruleset(*rules, policy="accept", family="inet", hook="input", extra=(), **chain):
+    base = {"family": family, "table": "t", "name": "c", "type": "filter", "hook": hook, "prio": 0, "policy": policy}
+    rows = [
+        {"rule": {"family": family, "table": "t", "chain": "c", "handle": number, "expr": list(rule)}}
+        for number, rule in enumerate(rules, 1)
+    ]
+    return Ruleset.parse({"nftables": [{"metainfo": {}}, {"chain": base | chain}, *rows, *extra]})
+
+
+DROP, ACCEPT = {"drop": None}, {"accept": None}
+
+
+@pytest.mark.parametrize(
+    ("condition", "matches"),
+    [
+        ((), True),
+        ((match(DPORT, 5000),), True),
+        ((match(DPORT, 5001),), False),
+        ((match(DPORT, 5001, "!="),), True),
+        ((match(DPORT, 4999, ">"),), True),
+        ((match(DPORT, {"range": [4000, 6000]}),), True),
+        ((match(DPORT, {"range": [1, 9]}),), False),
+        ((match(DPORT, {"set": [1, 5000]}),), True),
+        ((match(DPORT, {"set": [1, {"range": [2, 9]}]}),), False),
+        ((match(DPORT, {"set": [{"elem": {"val": 5000, "timeout": 9}}]}),), True),
+        ((match(DADDR, "239.1.1.1"),), True),
+        ((match(DADDR, "239.1.1.2"),), False),
+        ((match(DADDR, {"prefix": {"addr": "224.0.0.0", "len": 4}}),), True),
+        ((match(DADDR, {"prefix": {"addr": "10.0.0.0", "len": 8}}),), False),
+        ((match(DADDR, {"range": ["239.0.0.0", "239.255.255.255"]}),), True),
+        ((match({"meta": {"key": "iifname"}}, "eth*"),), True),
+        ((match({"meta": {"key": "iifname"}}, "lo"),), False),
+        ((match({"meta": {"key": "iifname"}}, "lo", "!="),), True),
+        ((match({"meta": {"key": "l4proto"}}, "udp"),), True),
+        ((match({"meta": {"key": "l4proto"}}, {"set": ["tcp", "icmp"]}),), False),
+        ((match(payload("ip", "protocol"), "igmp"),), False),
+        ((match(payload("ip", "protocol"), {"set": ["igmp", "udp"]}),), True),
+        ((match(payload("tcp", "dport"), 5000),), False),
+        ((match(payload("tcp", "dport"), 5000, "!="),), False),
+        ((match(payload("ip6", "daddr"), "ff15::1"),), False),
+        ((match({"ct": {"key": "state"}}, ["established", "related"], "in"),), False),
+        ((match({"ct": {"key": "state"}}, "new", "in"),), True),
+        ((match({"&": [payload("ip", "frag-off"), 0x1FFF]}, 0, "!="),), False),
+        ((match({"fib": {"result": "type"}}, "multicast"),), None),
+        ((match(payload("ip", "saddr"), "@friends"),), None),
+        ((match(payload("ip", "length"), 100, ">"),), None),
+        ((UNKNOWN,), None),
+        ((match(DPORT, 5001), UNKNOWN), False),
+        (({"counter": {"packets": 3, "bytes": 9}},), True),
+        (({"log": None},), True),
+    ],
+)
+def test_whether_a_rule_matches(condition, matches):
+    found = ruleset((*condition, DROP)).drops(PACKET, INPUT)
+    assert [one.is_certain for one in found] == {True: [True], False: [], None: [False]}[matches]
+
+
+@pytest.mark.parametrize(
+    ("rules", "policy", "certain"),
+    [
+        ([(ACCEPT,), (DROP,)], "drop", None),
+        ([(match(DPORT, 1), ACCEPT), (DROP,)], "accept", True),
+        ([(UNKNOWN, ACCEPT), (DROP,)], "accept", False),
+        ([(UNKNOWN, DROP), (ACCEPT,)], "accept", False),
+        ([], "drop", True),
+        ([(UNKNOWN, ACCEPT)], "drop", False),
+        ([(match(DPORT, 5000), {"reject": {}})], "accept", True),
+        ([({"return": None},), (DROP,)], "accept", None),
+        ([({"jump": {"target": "deeper"}},)], "accept", True),
+        ([({"goto": {"target": "deeper"}},), (ACCEPT,)], "accept", True),
+        ([(UNKNOWN, {"jump": {"target": "deeper"}})], "accept", False),
+        ([({"jump": {"target": "none"}},), (DROP,)], "accept", True),
+        ([({"vmap": {"key": DPORT, "data": {"set": [[5000, DROP], [1, ACCEPT]]}}},)], "accept", False),
+        ([({"vmap": {"key": DPORT, "data": {"set": [[1, DROP]]}}},)], "accept", None),
+    ],
+)
+def test_a_chain_is_walked_as_the_kernel_does(rules, policy, certain):
+    deeper = {"rule": {"family": "inet", "table": "t", "chain": "deeper", "handle": 9, "expr": [DROP]}}
+    found = ruleset(*rules, policy=policy, extra=[deeper]).drops(PACKET, INPUT)
+    assert [one.is_certain for one in found[:1]] == ([] if certain is None else [certain])
+
+
+@pytest.mark.parametrize(
+    ("chain", "sees"),
+    [
+        ({}, True),
+        ({"family": "ip6"}, False),
+        ({"family": "bridge"}, False),
+        ({"hook": "forward"}, False),
+        ({"hook": "prerouting"}, True),
+        ({"family": "netdev", "hook": "ingress", "dev": "eth0"}, True),
+        ({"family": "netdev", "hook": "ingress", "dev": ["eth1", "eth0"]}, True),
+        ({"family": "netdev", "hook": "ingress", "dev": "eth1"}, False),
+    ],
+)
+def test_which_chains_see_the_packet(chain, sees):
+    assert bool(ruleset((DROP,), **chain).drops(PACKET, INPUT)) is sees
+
+
+def test_a_named_set_and_a_counter():
+    named = {"set": {"family": "inet", "table": "t", "name": "bad", "elem": ["239.1.1.1"]}}
+    rules = ruleset(({"counter": {"packets": 7, "bytes": 1}}, match(DADDR, "@bad"), DROP), extra=[named])
+    (found,) = rules.drops(PACKET, INPUT)
+    assert found == Rule("inet", "t", "c", 1, True, 7)
+    assert rules.counter(found) == 7
+
+
+WORDS = (
+    "match",
+    "left",
+    "right",
+    "op",
+    "payload",
+    "meta",
+    "&",
+    "set",
+    "prefix",
+    "range",
+    "elem",
+    "key",
+    "vmap",
+    "data",
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 99) | st.sampled_from(["", "==", "@x", "eth*", "239.1.1.1", "udp"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3),
+    max_leaves=12,
+)
+STATEMENTS = ("match", "vmap", "drop", "accept", "counter", "jump")
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(STATEMENTS), json_values, max_size=2),
+        max_size=3,
+    )
+)
+def test_rules_that_are_not_understood_raise_nothing(rule):
+    ruleset(rule).drops(PACKET, INPUT)
+
+
+def test_after_a_rule_that_is_not_understood_nothing_is_certain():
+    (found,) = ruleset(({"match": 5},), (DROP,)).drops(PACKET, INPUT)
+    assert not found.is_certain
+
+
+# ---- frames ----
+
+ETHER = {4: ETHER_IPV4, 6: ETHER_IPV6}
+HERE = _frames.Context("eth0", can_check=True)
+
+
+def datagram(group="239.1.1.1", ttl=4, checksum=None, fragment=0, payload=b"x"):
+    udp = struct.pack("!HHHH", 4000, 5000, 8 + len(payload), 0) + payload
+    if ":" in group:
+        pseudo = socket.inet_pton(socket.AF_INET6, "fd00::1") + socket.inet_pton(socket.AF_INET6, group)
+        summed = _frames._sum(pseudo + struct.pack("!II", len(udp), 17) + udp)
+        udp = udp[:6] + struct.pack("!H", 0xFFFF - summed if checksum is None else checksum) + udp[8:]
+        return struct.pack("!IHBB", 6 << 28, len(udp), 17, ttl) + pseudo + udp
+    pseudo = socket.inet_aton("10.0.0.5") + socket.inet_aton(group)
+    summed = _frames._sum(pseudo + struct.pack("!HH", 17, len(udp)) + udp)
+    udp = udp[:6] + struct.pack("!H", 0xFFFF - summed if checksum is None else checksum) + udp[8:]
+    return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, fragment, ttl, 17, 0) + pseudo + udp
+
+
+@pytest.mark.parametrize("group", ["239.1.1.1", "ff15::1"])
+def test_a_datagram(group):
+    protocol = ETHER[6 if ":" in group else 4]
+    good = _frames.parse(datagram(group), protocol, HERE)
+    assert (good.interface, good.group, good.port, good.ttl) == ("eth0", group, 5000, 4)
+    assert not good.bad_checksum
+    assert not good.is_fragment
+    assert _frames.parse(datagram(group, checksum=0xDEAD), protocol, HERE).bad_checksum
+    assert not _frames.parse(datagram(group, checksum=0xDEAD), protocol, HERE._replace(can_check=False)).bad_checksum
+    assert not _frames.parse(datagram(group, checksum=0xDEAD, payload=bytes(999))[:600], protocol, HERE).bad_checksum
+
+
+@pytest.mark.parametrize(("fragment", "port"), [(0x2000, 5000), (0x2005, 0), (0x0005, 0)])
+def test_fragments(fragment, port):
+    seen = _frames.parse(datagram(fragment=fragment, checksum=1), ETHER_IPV4, HERE)
+    assert (seen.port, seen.is_fragment, seen.bad_checksum) == (port, True, False)
+
+
+def igmp(kind, code=100, size=12):
+    header = (
+        struct.pack("!BBHHHBBH", 0x46, 0, 24 + size, 1, 0, 1, 2, 0) + bytes([10, 0, 0, 1, 224, 0, 0, 1]) + b"\x94\4\0\0"
+    )
+    return header + bytes([kind, code]).ljust(size, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("packet", "version", "is_query"),
+    [
+        (igmp(0x11), 3, True),
+        (igmp(0x11, size=8), 2, True),
+        (igmp(0x11, code=0, size=8), 1, True),
+        (igmp(0x12, size=8), 1, False),
+        (igmp(0x16, size=8), 2, False),
+        (igmp(0x22), 3, False),
+    ],
+)
+def test_queries_and_reports(packet, version, is_query):
+    assert _frames.parse(packet, ETHER_IPV4, HERE) == _frames.Control(
+        "eth0", version, is_query, "IGMP", "10.0.0.1", False
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "version", "is_query"),
+    [(130, 24, 1, True), (130, 28, 2, True), (131, 24, 1, False), (143, 28, 2, False)],
+)
+def test_queries_and_reports_of_mld(kind, size, version, is_query):
+    """Behind the hop-by-hop header that has the router alert."""
+    body = bytes([58, 0, 5, 2, 0, 0, 1, 0]) + bytes([kind]).ljust(size, b"\0")
+    addresses = socket.inet_pton(socket.AF_INET6, "fe80::1") + socket.inet_pton(socket.AF_INET6, "ff02::1")
+    packet = struct.pack("!IHBB", 6 << 28, len(body), 0, 1) + addresses + body
+    assert _frames.parse(packet, ETHER_IPV6, HERE) == _frames.Control(
+        "eth0", version, is_query, "MLD", "fe80::1", False
+    )
+
+
+@given(st.binary(max_size=120), st.sampled_from([ETHER_IPV4, ETHER_IPV6, 0]))
+def test_any_bytes_may_be_a_frame(data, protocol):
+    _frames.parse(data, protocol, HERE)
+
+
+@given(st.integers(0, 60), st.sampled_from([datagram(), datagram("ff15::1"), igmp(0x11), igmp(0x22)]))
+def test_a_frame_that_is_cut_short(length, packet):
+    for protocol in (ETHER_IPV4, ETHER_IPV6):
+        _frames.parse(packet[:length], protocol, HERE)
+
+
+def passes(instructions, data, protocol):
+    """What the kernel makes of a classic program, for what it uses."""
+    at = value = 0
+    while True:
+        one = instructions[at]
+        at += 1
+        if one.code == bpf.LOAD_WORD:
+            if one.value == _listening.PROTOCOL:
+                value = protocol
+            elif one.value + 4 > len(data):
+                return False
+            else:
+                value = int.from_bytes(data[one.value : one.value + 4])
+        elif one.code == bpf.AND:
+            value &= one.value
+        elif one.code in (bpf.IF_EQUAL, bpf.IF_AT_LEAST):
+            is_true = value == one.value if one.code == bpf.IF_EQUAL else value >= one.value
+            at += one.if_true if is_true else one.if_false
+        else:
+            assert one.code == bpf.RETURN
+            return one.value != 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 50, 60])
+def test_the_kernel_passes_the_groups_and_queries_alone(count):
+    groups = [f"239.1.1.{number}" for number in range(count)] + [f"ff15::{number:x}" for number in range(count)]
+    steps = bpf.instructions(_listening._program(groups))
+    for group in groups:
+        assert passes(steps, datagram(group), ETHER[6 if ":" in group else 4]), group
+    assert passes(steps, igmp(0x11), ETHER_IPV4)
+    assert not passes(steps, datagram(), 0x0806)
+    for other in ("239.2.0.1", "ff15::ffff"):
+        assert passes(steps, datagram(other), ETHER[6 if ":" in other else 4]) is (count > _listening.LISTED)
+
+
+# ---- arguments, text, bundles ----
+
+
+def test_groups_and_their_interfaces():
+    name = loopback()
+    first, second = _feeds.feeds_of([f"239.1.1.1%{name}+2"], 5000)
+    assert (first.text, second.text) == (f"239.1.1.1%{name}:5000", f"239.1.1.2%{name}:5000")
+    assert first.call(buffer_size="8MiB") == f"mcast.Receiver(\"239.1.1.1%{name}:5000\", buffer_size='8MiB')"
+    (missing,) = _feeds.feeds_of(["239.1.1.1%nowhere0:5000"], None)
+    assert "nowhere0" in str(missing.fault)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"groups": "239.1.1.1"}, "has no port"),
+        ({"groups": "239.1.1.1:5000+257"}, "256 at most"),
+        ({"groups": "10.0.0.1:5000"}, "multicast"),
+        ({"seconds": "soon"}, "seconds"),
+    ],
+)
+def test_wrong_arguments(arguments, error):
+    with pytest.raises(mcast.MulticastError, match=error):
+        doctor.examine(**arguments)
+
+
+def test_loopback_in_one_process(backend):
+    """What is sent while it listens arrives; nothing is a problem."""
+    group = f"239.9.1.1%{loopback()}:{free_port()}"
+    with mcast.Sender(group, ttl=0) as tx, again_and_again(lambda: tx.send(b"x")):
+        report = doctor.examine(group, seconds=10)
+    assert not report.problems, report
+    assert "packets.received" in [one.id for one in report.findings]
+    assert {"report.json", "about.json"} <= report.readings.keys()
+
+
+def test_an_interface_that_is_not_there(backend):
+    report = doctor.examine("239.1.1.1%nowhere0:5000", seconds=0)
+    assert report.findings[0].id == "interface.missing"
+    assert "nowhere0" in report.findings[0].evidence[0]
+
+
+def test_the_host_alone(backend):
+    report = doctor.examine()
+    assert report.seconds == 0
+    assert not report.problems
+    assert ("host.pure-backend" in [one.id for one in report.findings]) is (backend == "pure")
+
+
+LONG = Finding(
+    "routing.rp-filter",
+    "problem",
+    "reverse path filtering " + "drops " * 40,
+    ("evidence \x1b[31m " + "of it " * 40,),
+    "sysctl -w net.ipv4.conf.eth0.rp_filter=2 " + "x" * 100,
+    "or " * 60,
+    "239.1.1.1%eth0:5000",
+)
+
+
+@pytest.mark.parametrize("width", [1, 40, 80, 160])
+def test_text_is_folded_and_remedies_are_not(width):
+    lines = list(_text.lines(Report((LONG, Finding("host.ready", "ok", "all is well"))), width))
+    for style, line in lines:
+        assert style == "remedy" or len(line) <= max(width, 80), line
+        assert line.isprintable()
+    assert f"    > {LONG.remedy}" in [line for _, line in lines]
+    assert lines[0] == ("problem", "problem   routing.rp-filter  239.1.1.1%eth0:5000")
+    assert lines[-1][1].startswith("1 problem.")
+
+
+def test_findings_that_differ_by_their_group_alone_are_one():
+    names = ["239.1.1.1:5000", "239.1.1.2:5000", "239.1.1.3:5000"]
+    every = [Finding("packets.none", "problem", "nothing", group=name) for name in names]
+    lines = [line for _, line in _text.lines(Report((*every, Finding("host.ready", "ok", "well"))), 80)]
+    assert lines[0] == "problem   packets.none  239.1.1.1:5000 and 2 more"
+    assert lines[-1].startswith("3 problems.")
+    assert len([line for line in lines if "packets.none" in line]) == 1
+
+
+def test_both_programs_print_the_same(monkeypatch, capsys):
+    report = Report((LONG,), 1.5)
+    monkeypatch.setattr(without_click, "examined", lambda *_, **__: report)
+    monkeypatch.setattr("mcast_fast.cli.doctor.examined", lambda *_, **__: report)
+    monkeypatch.setenv("COLUMNS", "80")
+    for options in ([], ["--json"]):
+        assert without_click.main(["239.1.1.1%eth0:5000", *options]) == 1
+        printed = capsys.readouterr().out
+        result = CliRunner().invoke(program, ["doctor", "239.1.1.1%eth0:5000", *options])
+        assert (result.stdout, result.exit_code) == (printed, 1)
+    assert json.loads(printed)["findings"][0].keys() >= {"id", "verdict", "evidence", "remedy"}
+
+
+def test_wrong_groups_exit_2(capsys):
+    assert without_click.main(["239.1.1.1"]) == 2
+    assert "has no port" in capsys.readouterr().err
+    assert CliRunner().invoke(program, ["doctor", "239.1.1.1"]).exit_code == 2
+
+
+def test_it_runs_without_the_libraries_of_the_command_line():
+    code = "import sys\nsys.modules['click'] = sys.modules['rich'] = None\nimport runpy\nsys.argv[1:] = ['--json']\nrunpy.run_module('mcast_fast.doctor', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["findings"]
+
+
+SECRETS = (
+    "10.1.2.3 fe80::abcd%eth0 02:42:ac:11:00:02 2001:db8::7 and 239.1.1.1, ff15::1, 127.0.0.1, ::1, 0.0.0.0, 12:30:59"
+)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_bundle(tmp_path, monkeypatch, masked):
+    monkeypatch.setattr(_text, "programs", lambda: {"ip-address.txt": SECRETS})
+    path = tmp_path / "bundle.tar.gz"
+    report = Report((LONG,), 1.0, {"report.json": "{}", "proc/net/udp": "0100007F:1388"})
+    _text.write_bundle(report, str(path), masked=masked)
+    with tarfile.open(path) as archive:
+        held = {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
+    text = held["mcast-fast-doctor/ip-address.txt"]
+    assert ("mcast-fast-doctor/proc/net/udp" in held) is not masked
+    if not masked:
+        assert text == SECRETS
+        return
+    for secret in ("10.1.2.3", "abcd", "02:42", "2001"):
+        assert secret not in text
+    for kept in ("239.1.1.1", "ff15::1", "127.0.0.1", "0.0.0.0", "12:30:59"):
+        assert kept in text
+    with pytest.raises(FileError, match="bundle"):
+        _text.write_bundle(report, str(path))
+
+
+def test_without_a_privilege_rules_are_unknown(monkeypatch):
+    def refuse(*_, **__):
+        raise subprocess.CalledProcessError(1, "nft", stderr="Operation not permitted (you must be root)\n")
+
+    monkeypatch.setattr(_readings.shutil, "which", lambda *_, **__: "nft")
+    monkeypatch.setattr(_readings.subprocess, "run", refuse)
+    rules, reason, text = _readings.rules(with_text=True)
+    assert (rules, text) == (None, "")
+    assert reason == "`nft list ruleset` answers: Operation not permitted (you must be root)"
+
+
+def test_counters_that_cannot_be_read_are_not_there(monkeypatch, tmp_path):
+    monkeypatch.setattr(_readings, "NET", tmp_path)
+    assert _readings.counters() in ({}, {"softnet.dropped": 0})
+    (tmp_path / "snmp").write_text("Udp: InErrors InCsumErrors\nUdp: 3 x\nIp: A\n")
+    (tmp_path / "snmp6").write_text("Udp6InErrors  \t 5\nnonsense\n")
+    (tmp_path / "dev").write_text("a\nb\n eth0: 1 2 3 4 5 6 7 8 9\n bad: 1\n")
+    (tmp_path / "softnet_stat").write_text("00 0a 00\n00 01 00\n")
+    assert _readings.counters() == {
+        "Udp.InErrors": 3,
+        "Udp6InErrors": 5,
+        "dev.eth0.packets": 2,
+        "dev.eth0.dropped": 4,
+        "dev.eth0.multicast": 8,
+        "softnet.dropped": 11,
+    }
+
+
+def test_findings_are_data():
+    assert _finding.RANKS["interface.down"] < _finding.RANKS["firewall.drops-udp"] < _finding.RANKS["packets.none"]
+    assert Report((LONG,)).problems == (LONG,)
