@@ -148,6 +148,21 @@ def test_a_file_of_another_time_is_not_opened(several):
     assert (scan.stats.files, scan.stats.left_out) == (1, 2)
 
 
+def test_a_datagram_is_put_together_from_parts_of_the_file_that_hold_nothing_else(tmp_path, backend):
+    """The time of a datagram is that of its last piece; the first one is where nothing else is wanted."""
+    others = [made.packet(frame(number, "239.9.9.9"), ticks=START + number * MS) for number in range(300)]
+    others[10] += made.packet(frame(1, "239.1.1.1", 0), ticks=START + 10 * MS)
+    others[200] += made.packet(frame(1, "239.1.1.1", 1), ticks=START + 200 * MS)
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(made.section() + made.description(resolution=9) + b"".join(others))
+    for choice in ({"groups": "239.1.1.1"}, {"start": START + 200 * MS, "end": START + 201 * MS}):
+        expected = rows(files.scan(path, index=False, **choice))
+        assert any(row[1] == "239.1.1.1" for row in expected)
+        scan = files.scan(path, **choice)
+        assert rows(scan) == expected
+        assert scan.stats.bytes_read < scan.stats.bytes / 2
+
+
 # ---- indexes that are not to be used ----
 
 
