@@ -441,6 +441,7 @@ class Background:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mcast_fast", "receive", self.group, *options],
             env=environment(backend),
+            bufsize=0,  # communicate() reads the descriptor: what readline() had taken beyond its line would be lost
             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes,
         )
 

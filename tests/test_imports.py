@@ -121,7 +121,7 @@ aio         : _units _iteration _core _membership _sending groups stats sequence
     _receiver       : _waiting
     _sender         : _waiting
     __init__        : _receiver _sender
-doctor      : _systems _version _units _core _host _membership groups receiver
+doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :
     _frames         :
     _rules          :
@@ -143,7 +143,17 @@ doctor      : _systems _version _units _core _host _membership groups receiver
     _examination    : _finding _readings _feeds _context _host _interface _membership _routing _firewall _packets _buffers _sender _switch _clock _containers
     _text           : _finding _examination
     __main__        : _examination _text
-    __init__        : _finding _examination
+    _probe_counts   :
+    _probe_wire     : _probe_counts
+    _probe_peer     : _probe_counts _probe_wire
+    _probe_state    : _probe_peer _probe_wire
+    _probe_report   : _finding _probe_counts
+    _probe_faults   : _finding _probe_report
+    _probe_verdicts : _probe_report _probe_faults _probe_wire
+    _probe_matrix   : _probe_counts _probe_wire _probe_state _probe_report _probe_faults _probe_verdicts
+    _probe_ends     : _probe_peer _probe_state
+    _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
+    __init__        : _finding _examination _probe_counts _probe_report _probe
 cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
     output          :
     flows           : output
@@ -151,6 +161,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     demo            : output
     receive         : output signals flows
     check           : output signals flows
+    probe           : output signals
     send            : output
     record          : output signals flows
     replay          : output
@@ -160,7 +171,8 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     repair          :
     interfaces      :
     doctor          : output signals
-    __init__        : output demo receive send record replay check info convert merge repair interfaces doctor
+    probe           : output signals
+    __init__        : output demo receive send record replay check info convert merge repair interfaces doctor probe
 _pyinstaller :
 __main__    : _version _core cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
@@ -362,7 +374,9 @@ def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     assert set(values["_WHERE"]) <= set(values["__all__"])
 
 
-@pytest.mark.parametrize("module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence"])
+@pytest.mark.parametrize(
+    "module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence", "mcast_fast.doctor"]
+)
 def test_every_exported_name_is_there(module):
     """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""
     code = (

@@ -248,6 +248,10 @@ VALUES = [
     lambda: files.Rotation(packets=5),
     lambda: files.RecordedFile("a", 1, 2),
     lambda: mcast.features()["fast"],
+    lambda: doctor.ProbeCount(expected=5),
+    lambda: doctor.ProbeReport(
+        "239.1.1.1%lo:5000", 1.0, (doctor.ProbeHost("12", "a"),), (doctor.ProbeLink("12", "34"),)
+    ),
     lambda: doctor.Finding("packets.none", "problem", "nothing came"),
     lambda: doctor.Report((), 1.0),
 ]
@@ -287,7 +291,15 @@ STUB = ROOT / "src" / "mcast_fast" / "_core" / "fast" / "views.pyi"
 VIEWS = ("Batch", "Packet")
 # Calls that raise nothing of ours, whatever they are given.
 NEVER_RAISE = {
-    *("features", "Batch.payloads", "Batch.borrow", "Packet.copy", "Group.expand", "Report.as_dict"),
+    *(
+        "features",
+        "Batch.payloads",
+        "Batch.borrow",
+        "Packet.copy",
+        "Group.expand",
+        "Report.as_dict",
+        "ProbeReport.as_dict",
+    ),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender")),
 }
 # Modules whose docstrings are not in this style yet: those of `files` are rewritten apart from this.

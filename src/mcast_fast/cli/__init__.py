@@ -1,7 +1,7 @@
 """The command line: one file a verb, printing only.
 
-Exit codes: 0 ok · 1 runtime error, or a packet of the demo was lost · 2 usage · 3 loss, while recording or of a checked
-feed · 4 nothing came before the timeout.
+Exit codes: 0 ok · 1 runtime error, a packet of the demo was lost, or a probe found a problem · 2 usage · 3 loss, while
+recording or of a checked feed · 4 nothing came before the timeout.
 """
 
 import importlib
@@ -18,18 +18,8 @@ from mcast_fast.errors import MulticastError, os_text
 
 # Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
 VERBS = (
-    "demo",
-    "receive",
-    "send",
-    "record",
-    "replay",
-    "check",
-    "info",
-    "convert",
-    "merge",
-    "repair",
-    "interfaces",
-    "doctor",
+    *("demo", "receive", "send", "record", "replay", "check", "info", "convert", "merge", "repair", "interfaces"),
+    *("doctor", "probe"),
 )
 
 

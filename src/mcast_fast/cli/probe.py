@@ -1,0 +1,288 @@
+"""mcast-fast probe: two or more hosts, and who hears whom."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from mcast_fast.cli.output import NOTHING_CAME, complain
+from mcast_fast.cli.signals import stop_signals_call
+from mcast_fast.doctor._probe import probe
+from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
+from mcast_fast.doctor._probe_report import VERDICTS, ProbeFinding, ProbeHost, ProbeLink, ProbeReport
+from mcast_fast.doctor._probe_wire import BURSTS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+PROBLEM = 1  # exit code
+WIDE = 160  # columns where there is no terminal
+COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "problem": "bold red"}
+MOST_FINDINGS = 20  # that are printed: one host of many that hears nobody makes one with each other host
+LONGEST_LIST = 12  # hosts whose matrix is a table; of more, only what is wrong is listed
+UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "us"))
+
+
+@click.command("probe", short_help="Two or more hosts: who hears whom, and why not.")
+@click.argument("group", metavar="GROUP")
+@click.option("-i", "--interface", help="Name, index or address; by default as the routing table says.")
+@click.option("-p", "--port", type=int, help="UDP port, for a group that names none.")
+@click.option("--source", help="Send from this address of this machine.")
+@click.option("--peer", "peers", metavar="HOST", multiple=True, help="Address of another host, tried by unicast too.")
+@click.option("--for", "duration", default="10s", show_default=True, help="Measure for so long after the latest host.")
+@click.option("--wait", default="60s", show_default=True, help="Wait so long for the first other host.")
+@click.option("--rate", type=click.FloatRange(1, 1_000), default=20, show_default=True, help="Hellos per second.")
+@click.option(
+    "--burst", type=click.IntRange(0, BURSTS[-1]), default=1_000, show_default=True, help="Largest burst, in datagrams."
+)
+@click.option("--ttl", type=click.IntRange(0, 255), default=1, show_default=True, help="TTL; above 1 to pass routers.")
+@click.option("--dscp", type=click.IntRange(0, 63), default=0, show_default=True, help="DSCP of what is sent.")
+@click.option("--name", help="What this host calls itself; by default its host name.")
+@click.option("--json", "as_json", is_flag=True, help="An object instead of text.")
+def command(
+    group: str,
+    interface: str | None,
+    port: int | None,
+    source: str | None,
+    peers: tuple[str, ...],
+    duration: str,
+    wait: str,
+    rate: float,
+    burst: int,
+    ttl: int,
+    dscp: int,
+    name: str | None,
+    as_json: bool,
+) -> None:
+    """Run this on two or more hosts within --wait of one another: they find each other on GROUP, and each prints who
+    hears whom, why not, and what to do about it. No server, no configuration; use a group and port that are unused.
+
+    \b
+    mcast-fast probe 239.9.9.9:5009                  on each host
+    mcast-fast probe 239.9.9.9:5009 --peer 10.0.0.2  where no multicast passes
+    mcast-fast probe 239.9.9.9:5009 --ttl 8          across routers
+    mcast-fast probe 239.9.9.9:5009 --for 10min      does it stop after minutes?
+    mcast-fast probe '[ff15::99%eth0]:5009'          IPv6
+    mcast-fast probe 239.9.9.9:5009 --dscp 46        is the marking kept?
+
+    What it sends is bounded, and printed before it is sent. Ctrl-C ends it with the report so far. Exits 0 when all
+    hear all; 1 on a problem, or what is unknown; 2 on a usage error; 4 when no other host was heard.
+    """
+    stopped: list[bool] = []
+    with stop_signals_call(lambda: stopped.append(True)):
+        report = probe(
+            group,
+            port=port,
+            interface=interface,
+            source=source,
+            peers=peers,
+            duration=duration,
+            wait=wait,
+            rate=rate,
+            burst=burst,
+            ttl=ttl,
+            dscp=dscp,
+            name=name,
+            on_event=complain,
+            stop=lambda: bool(stopped),
+        )
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        _print(report)
+    if len(report.hosts) == 1:
+        raise click.exceptions.Exit(NOTHING_CAME)
+    if not report.ok:
+        raise click.exceptions.Exit(PROBLEM)
+
+
+# Text ----------------------------------------------------------------------------------------------------------------
+
+
+def _print(report: ProbeReport) -> None:
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    names = Names(report.hosts)
+    if len(report.hosts) > 1:
+        console.print(_hosts(report, names))
+        console.print()
+        if len(report.hosts) <= LONGEST_LIST:
+            console.print(_matrix(report, names))
+            console.print()
+            for table in _details(report, names):
+                console.print(table)
+                console.print()
+    _print_findings(console, report)
+    _print_end(console, report)
+
+
+class Names:
+    """Short names of the hosts for tables: without the domain, and with their identity where several have the same."""
+
+    def __init__(self, hosts: Iterable[ProbeHost]) -> None:
+        hosts = tuple(hosts)
+        self._names: dict[str, str] = {}
+        for length in (1, None):  # of the labels of a name
+            names = {one.identity: ".".join(one.name.split(".")[:length]) for one in hosts}
+            for identity, name in names.items():
+                if list(names.values()).count(name) == 1:
+                    self._names.setdefault(identity, name)
+        for one in hosts:
+            self._names.setdefault(one.identity, f"{one.name}#{one.identity[:4]}")
+
+    def __getitem__(self, identity: str) -> str:
+        return self._names[identity]
+
+
+def _table(*headings: str) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _hosts(report: ProbeReport, names: Names) -> "Table":
+    table = _table("host", "address", "TTL", "DSCP", "dropped")
+    for one in report.hosts:
+        address = "this host" if one.is_self else f"{one.address or '?'} port {one.port or '?'}"
+        heard = "" if one.was_heard else " (not heard here)"
+        table.add_row(names[one.identity], address + heard, _text(one.ttl), _text(one.dscp), _text(one.dropped))
+    return table
+
+
+def _text(value: object) -> str:
+    return "?" if value is None else str(value)
+
+
+def _matrix(report: ProbeReport, names: Names) -> "Table":
+    """Rows send, columns receive."""
+    from rich.text import Text
+
+    table = _table("hears multicast of", *(names[one.identity] for one in report.hosts))
+    cells = {(one.sender, one.receiver): one for one in report.links}
+    for sender in report.hosts:
+        row: list[Text] = [Text(names[sender.identity], style="bold")]
+        for receiver in report.hosts:
+            link = cells.get((sender.identity, receiver.identity))
+            row.append(Text("-") if link is None else Text(_cell(link), style=COLOURS[link.verdict]))
+        table.add_row(*row)
+    return table
+
+
+def _cell(link: ProbeLink) -> str:
+    """What of a sender's multicast arrives, in a word."""
+    multicast, unicast = link.multicast, link.unicast
+    if multicast is None or unicast is None:
+        return "unknown"
+    if not multicast.received:
+        return "unicast only" if unicast.received else "nothing"
+    if multicast.lost:
+        return f"{(multicast.received + multicast.startup) / multicast.expected:.1%}"
+    return f"yes, {link.findings[0].id.removeprefix('probe.')}" if link.findings else "yes"
+
+
+ARRIVALS = ("from > to", "multicast", "unicast", "startup", "dup", "reord", "hops")
+QUALITY = ("from > to", "largest", "burst", "delay", "spread", "round trip")
+
+
+def _details(report: ProbeReport, names: Names) -> tuple["Table", "Table"]:
+    """What arrived, and what else is known: each is 80 columns wide with names of usual lengths."""
+    arrivals, quality = _table(*ARRIVALS), _table(*QUALITY)
+    for link in report.links:
+        title = f"{names[link.sender]} > {names[link.receiver]}"
+        if link.multicast is not None and link.unicast is not None:
+            arrivals.add_row(title, *_arrivals(link, link.multicast, link.unicast))
+            quality.add_row(title, *_quality(link))
+    return arrivals, quality
+
+
+def _arrivals(link: ProbeLink, multicast: ProbeCount, unicast: ProbeCount) -> tuple[str, ...]:
+    counted = (multicast.startup, multicast.duplicates, multicast.reordered)
+    return _share(multicast), _share(unicast), *map(str, counted), _text(link.hops)
+
+
+def _quality(link: ProbeLink) -> tuple[str, ...]:
+    whole = max((sent for sent, came in link.bursts if came == sent), default=0)
+    return (
+        _text(link.largest),
+        str(whole) if link.bursts else "?",
+        _time(link.delay),
+        "?" if link.spread is None else _time_text(link.spread),
+        _time(link.round_trip),
+    )
+
+
+def _share(count: ProbeCount) -> str:
+    return f"{count.received}/{count.expected - count.startup}"
+
+
+def _time(times: ProbeTimes | None) -> str:
+    """The mean; ? where it is not known."""
+    return "?" if times is None else _time_text(times.mean)
+
+
+def _time_text(nanoseconds: int) -> str:
+    for size, unit in UNITS:
+        if abs(nanoseconds) >= size:
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds} ns"
+
+
+# Findings ------------------------------------------------------------------------------------------------------------
+
+
+def _all_findings(report: ProbeReport) -> Iterator[ProbeFinding]:
+    yield from report.findings
+    for link in report.links:
+        yield from link.findings
+
+
+def _print_findings(console: "Console", report: ProbeReport) -> None:
+    """The worst first; those that differ in the hosts alone together."""
+    from rich.table import Table
+    from rich.text import Text
+
+    alike: dict[tuple[str, tuple[str, ...], str], list[ProbeFinding]] = {}
+    for finding in sorted(_all_findings(report), key=lambda one: -VERDICTS.index(one.verdict)):
+        alike.setdefault((finding.id, finding.causes, finding.remedy), []).append(finding)
+    for (name, causes, remedy), findings in islice(alike.items(), MOST_FINDINGS):
+        grid = Table.grid(padding=(0, 2))
+        for one in findings:
+            style = COLOURS[one.verdict]
+            text = f"{one.text}  [{name}]" if one is findings[-1] else one.text
+            grid.add_row(Text(one.verdict, style=style), Text(text, style=style))
+        for number, cause in enumerate(causes):
+            grid.add_row("or" if number else "likely", Text(cause))
+        console.print(grid)
+        if remedy:
+            console.print(f"try      {remedy}", soft_wrap=True)  # a command is copied whole
+        console.print()
+    if len(alike) > MOST_FINDINGS:
+        console.print(f"and {len(alike) - MOST_FINDINGS} more like these: --json has all")
+
+
+def _print_end(console: "Console", report: ProbeReport) -> None:
+    """What else came, and the verdict."""
+    others = {
+        "foreign": "datagrams of other programs came to this group and port: use one that is unused",
+        "other_version": "datagrams came of another version of mcast-fast: use one version on all hosts",
+        "malformed": "datagrams were malformed",
+        "crowded": "datagrams came from hosts beyond the 64 that are followed",
+    }
+    for name, text in others.items():
+        if count := getattr(report, name):
+            console.print(f"{count} {text}")
+    if len(report.hosts) > 1:
+        heard = sum(bool(one.multicast and one.multicast.received) for one in report.links)
+        bad = sum(one.verdict not in ("ok", "warning") for one in report.links)
+        counted = f"{heard} of {len(report.links)} directions are heard, {bad} have a problem or are unknown"
+        all_hear = "all hear all" if report.ok else counted
+        console.print(f"{report.group}: {len(report.hosts)} hosts, {report.seconds:.0f} s: {all_hear}", style="bold")
