@@ -22,7 +22,7 @@ ROUNDS = 15
 COUNT = 200_000
 LIVE_COUNT = 3_000_000
 LIVE_ROUNDS = 5
-LIVE_NAMES = ("batches", "kept", "c")
+LIVE_NAMES = ("batches", "numbered", "kept", "c")
 SIZE = 256
 RING_BYTES = 256 << 20
 QUIET_MS = 1000
@@ -30,6 +30,8 @@ SEGMENTS = 64
 SOURCE = Path(__file__).with_name("reference_ring.c")
 BYTES_SOURCE = SOURCE.with_name("reference_bytes.pyx")
 LOST_LIVE = "batches: lost live"
+LOST_NUMBERED = "numbered: lost live"
+FOLLOWING = "numbered - batches"
 
 BARS = (
     Bar("cypcap", "columns", Direction.AT_LEAST, 4.0),
@@ -39,6 +41,8 @@ BARS = (
     Bar("payloads", "bytes", Direction.AT_MOST, 1.10),
     Bar("packets", "bytes", Direction.AT_MOST, 1.35),
     Bar(LOST_LIVE, None, Direction.AT_MOST, 0),
+    Bar(LOST_NUMBERED, None, Direction.AT_MOST, 0),
+    Bar(FOLLOWING, None, Direction.AT_MOST, 25),
     Bar("live batches", "live c", Direction.AT_MOST, 1.3),
 )
 
@@ -70,10 +74,14 @@ def run(options: argparse.Namespace) -> Report:
         followed = follow(receivers, sender, options) if options.live else {}
     report.series = {name: [sample["wall"] for sample in taken] for name, taken in report.samples.items()}
     report.tables.append(table(report))
+    if {"numbered", "batches"} <= report.series.keys():
+        report.counts[FOLLOWING] = report.measured["numbered"] - report.measured["batches"]
     if followed:
         report.samples |= followed
         report.series |= {name: [sample["cpu"] for sample in taken] for name, taken in followed.items()}
-        report.counts[LOST_LIVE] = sum(sample["lost"] for sample in followed.get("live batches", []))
+        for count, name in ((LOST_LIVE, "live batches"), (LOST_NUMBERED, "live numbered")):
+            if name in followed:
+                report.counts[count] = sum(sample["lost"] for sample in followed[name])
         report.tables.append(live_table(report, followed))
     return report
 

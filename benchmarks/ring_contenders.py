@@ -9,6 +9,7 @@ import socket
 import struct
 import sys
 from dataclasses import replace
+from typing import ClassVar
 
 from benchmarks import network, reference
 from benchmarks.contenders import Batches, Columns, Ours, Packets, Payloads, Received, Row, Setting
@@ -34,6 +35,7 @@ class OurRing(Ours):
             batch_size=self.batch_size,
             timeout=place.quiet_ms / 1000,
             ring=place.buffer_bytes,
+            **self.options,
         )
 
     def dropped(self) -> int:
@@ -42,6 +44,15 @@ class OurRing(Ours):
 
 class RingBatches(OurRing, Batches):
     pass
+
+
+class RingNumbered(RingBatches):
+    """Follows the numbers that each packet begins with, in the sender's byte order: they say what is missing."""
+
+    options: ClassVar = {"sequence": f"u64{sys.byteorder[0]}e@0"}
+
+    def dropped(self) -> int:
+        return super().dropped() + self._receiver.stats.lost
 
 
 class RingColumns(OurRing, Columns):
@@ -255,6 +266,7 @@ FAST = {"MCAST_FAST_BACKEND": "fast"}
 CONTENDERS = {
     "cypcap": Row("cypcap (libpcap)", Cypcap),
     "batches": Row("ours, batches", RingBatches, FAST),
+    "numbered": Row("ours, batches, with sequence=", RingNumbered, FAST),
     "columns": Row("ours, columns", RingColumns, FAST),
     "columns 256": Row("ours, columns, batches of 256", SmallColumns, FAST),
     "payloads": Row("ours, payloads()", RingPayloads, FAST),

@@ -334,6 +334,8 @@ TOOLS = {
     "files that grow": hasattr(select, "poll"),  # under wine what is appended is not seen; the cause is not known
     "cc": shutil.which("cc") is not None,
     "tshark": shutil.which("tshark") is not None,
+    "ffmpeg": shutil.which("ffmpeg") is not None,
+    "sockperf": shutil.which("sockperf") is not None,
     "process limits": importlib.util.find_spec("resource") is not None,
 }
 

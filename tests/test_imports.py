@@ -42,13 +42,17 @@ _core       : _systems _html
     arrow       : layout addresses
     restore     :
     columns     : layout addresses
-    fast        : restore columns blocks layout addresses lateness coalescing extraction
-    pure        : restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
+    rows        :
+    fast        : rows restore columns blocks layout addresses lateness coalescing extraction
+    pure        : rows restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
     __init__    : layout refusals fast pure
 sequence    : _units _core stats
     _format     :
     _tracker    : _format
-    __init__    : _format _tracker
+    _placement  : _format
+    _flow_frames    : _format
+    _assembler  : _format _placement _flow_frames
+    __init__    : _format _tracker _placement _flow_frames _assembler
 _host       : _systems _core stats
     __init__        :
     netlink         :

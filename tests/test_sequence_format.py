@@ -11,7 +11,19 @@ from mcast_fast._core.extraction import KEY_SIZE
 from mcast_fast.sequence import Field, Format, Kind
 from tests.test_pcapng import batch_of, each_backend, record
 
-PRESETS = ["rtp", "st2110", "moldudp64", "vdif:25000", "spead", "spead:1024", "lcm", "sockperf", "iperf2", "mcjoin"]
+PRESETS = [
+    "rtp",
+    "st2110",
+    "moldudp64",
+    "vdif:25000",
+    "spead",
+    "spead:1024",
+    "lcm",
+    "lcm:3",
+    "sockperf",
+    "iperf2",
+    "mcjoin",
+]
 PRESETS.append("mcast-fast")
 
 
@@ -199,26 +211,58 @@ def test_spead(backend, width):
     packets = spead(7, 2_000, width=width), spead(8, 0, width=width)
     named = key(struct.pack(">Q", 3_000))
     assert columns("spead", *packets) == [(Kind.DATA, 23_000, 1_000, named), (Kind.DATA, 24_000, 1_000, named)]
-    assert columns("spead:1024", *packets) == [(Kind.DATA, 22, 1, named), (Kind.DATA, 24, 1, named)]
+    assert columns("spead:1024", *packets) == [(Kind.DATA, 23, 1, named), (Kind.DATA, 24, 1, named)]
+
+
+def test_the_first_packet_of_a_spead_heap_may_have_less_than_the_others(backend):
+    """As spead2 sends them: it has more item pointers."""
+    packets = [spead(7, offset, size=4_096) for offset in (0, 1_048, 2_104, 3_160)]
+    assert [one[1] for one in columns("spead:1056", *packets)] == [28, 29, 30, 31]
 
 
 def test_what_is_no_part_of_a_spead_heap(backend):
     whole = spead(7, 0)
-    found = columns(
-        "spead", whole[:-1], whole[:7], b"\x52" + whole[1:], spead(7, 0, extra=[(6, 2)]), spead(7, 0, length=0)
-    )
-    assert [one[0] for one in found] == [Kind.SHORT, Kind.SHORT, Kind.OTHER, Kind.OTHER, Kind.OTHER]
+    found = columns("spead", whole[:-1], whole[:7], b"\x52" + whole[1:], spead(7, 0, length=0))
+    assert [one[0] for one in found] == [Kind.SHORT, Kind.SHORT, Kind.OTHER, Kind.OTHER]
     unaddressed = whole[:8] + struct.pack(">Q", 1 << 48) * 4
     assert columns("spead", unaddressed) == [(Kind.OTHER, *NONE)]
 
 
-def test_lcm_follows_messages_in_one_piece(backend):
-    assert columns("lcm", b"LC02" + struct.pack(">I", 9) + b"channel\0x", b"LC03" + bytes(16), b"LC02") == [
-        (Kind.DATA, 9, 1, key(b"")),
-        (Kind.OTHER, *NONE),
-        (Kind.SHORT, *NONE),
+def test_the_end_of_a_spead_stream(backend):
+    """As spead2 4.5.1 sends it; its number is that of its heap."""
+    end = struct.pack(">BBBBHH", 0x53, 4, 3, 5, 0, 6) + b"".join(
+        struct.pack(">Q", flag << 63 | item << 40 | value)
+        for flag, item, value in ((1, 1, 4), (1, 2, 1), (1, 3, 0), (1, 4, 1), (1, 6, 2), (0, 0, 0))
+    )
+    assert columns("spead", end + b"\0") == [(Kind.END, 4, 0, key(b""))]
+    assert columns("spead", spead(4, 0, size=1, extra=[(6, 1)])) == [(Kind.DATA, 4, 1_000, key(struct.pack(">Q", 1)))]
+
+
+def lcm_piece(number, place, pieces):
+    return b"LC03" + struct.pack(">IIIHH", number, 9_000, 0, place, pieces) + b"x"
+
+
+def test_lcm_counts_messages_by_their_first_piece(backend):
+    whole = b"LC02" + struct.pack(">I", 9) + b"channel\0x"
+    payloads = whole, lcm_piece(10, 0, 3), lcm_piece(10, 1, 3), lcm_piece(11, 0, 3)[:19], whole[:7], b"LC04" + whole[4:]
+    assert [one[:3] for one in columns("lcm", *payloads)] == [
+        (Kind.DATA, 9, 1),
+        (Kind.DATA, 10, 1),
+        (Kind.OTHER, 0, 0),
+        (Kind.SHORT, 0, 0),
+        (Kind.SHORT, 0, 0),
+        (Kind.OTHER, 0, 0),
     ]
     assert Format.parse("lcm").source_port
+    assert Format.parse("lcm").bits == 32
+
+
+def test_lcm_follows_every_piece_of_messages_that_all_have_as_many(backend):
+    whole = b"LC02" + struct.pack(">I", 9) + b"channel\0x" + bytes(9)
+    payloads = lcm_piece(10, 0, 3), lcm_piece(10, 2, 3), lcm_piece(11, 0, 3), lcm_piece(12, 0, 2), whole
+    found = columns("lcm:3", *payloads)
+    assert [one[:2] for one in found[:3]] == [(Kind.DATA, 30), (Kind.DATA, 32), (Kind.DATA, 33)]
+    assert [one[0] for one in found[3:]] == [Kind.OTHER, Kind.OTHER]
 
 
 def test_sockperf_leaves_warm_up_and_answers_out(backend):

@@ -1,5 +1,6 @@
 """What a firewall drops between two hosts is what the numbers miss, to the packet; beside programs that count by themselves."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,28 +75,29 @@ def test_what_a_firewall_drops_is_lost(ends: Ends, tmp_path: Path, n: int, more:
     )
 
 
-def test_send_numbers_show_the_last_ones_too(ends: Ends) -> None:
-    """`send --sequence` ends with how many there were."""
+IP_AND_UDP, STAMP, SIZE = 28, 32, 64  # bytes
+
+
+@pytest.mark.parametrize("singles", [True, False], ids=["single packets", "super-packets"])
+def test_send_numbers_show_the_last_ones_too(ends: Ends, singles: bool) -> None:
+    """`send --sequence` ends with how many there were. nft counts, and drops, a super-packet of UDP_SEGMENT as one packet, so
+    that only its bytes show how many numbers were in it. Of the three ends it drops some, too."""
     a, b = ends
+    if singles:
+        a.single_packets()
     dropped = b.drop_every(7, GROUP)  # on the way out our sender would be told, and try again
     with receiver(b, "mcast-fast") as rx:
-        send = [
-            "send",
-            f"{GROUP}%{a.interface}:{PORT}",
-            "--sequence",
-            "-c",
-            str(COUNT),
-            "--size",
-            "64",
-            "--rate",
-            "20k/s",
-        ]
+        send = ["send", f"{GROUP}%{a.interface}:{PORT}", "--sequence", "-c", str(COUNT)]
+        send += ["--size", str(SIZE), "--rate", "20k/s"]
         a.host.spawn([sys.executable, "-m", "mcast_fast", *send]).finish()
         follow(rx)
         (flow,) = rx.stats.flows
-    assert dropped.packets > 0
+    ends_lost = 3 - (flow.packets - flow.received)
+    numbers, rest = divmod(dropped.bytes - IP_AND_UDP * dropped.packets - STAMP * ends_lost, STAMP + SIZE)
+    assert rest == 0
+    assert numbers == dropped.packets - ends_lost if singles else numbers > dropped.packets > 0
     assert flow.expected == COUNT
-    assert flow.lost + flow.pending == COUNT - flow.received > 0
+    assert flow.lost + flow.pending == COUNT - flow.received == numbers
     assert flow.state == "ended"
 
 
@@ -113,3 +115,59 @@ def test_iperf_reports_the_same(ends: Ends) -> None:
     server.stop()
     assert dropped.packets == 100
     assert (flow.lost + flow.pending, flow.expected + 1) == (int(report[1]), int(report[2]))
+
+
+@pytest.mark.needs("sockperf")
+def test_sockperf_counts_the_same(ends: Ends) -> None:
+    """Its client says how many it sent, its server how many came; neither counts the two by which the client warms up."""
+    a, b = ends
+    target = ["-i", GROUP, "-p", str(PORT)]
+    server = b.host.spawn(["sockperf", "server", *target, "--mc-rx-if", b.ipv4, "--mc-tx-if", b.ipv4])
+    server.expect("to block on socket")
+    dropped = drop_every(a, 10)
+    with receiver(b, "sockperf") as rx:
+        client = ["sockperf", "throughput", *target, "--mc-tx-if", a.ipv4, "--mc-ttl", "4", "-m", "64"]
+        sent = int(a.host.spawn([*client, "--mps", "2000", "-t", "1"]).expect(r"Total of (\d+) messages sent")[1])
+        follow(rx)
+        (flow,) = rx.stats.flows
+        received = rx.stats.received
+    server.process.send_signal(signal.SIGINT)
+    handled = int(server.expect(r"Total (\d+) messages received")[1])
+    unseen = sent - flow.last  # dropped behind the last one that came
+    assert (flow.first, flow.expected) == (1, sent - unseen)
+    assert flow.lost + flow.pending + unseen == dropped.packets > 0
+    assert handled == flow.received == received - 2
+
+
+@pytest.mark.needs("ffmpeg")
+def test_ffmpeg_misses_the_same(ends: Ends, tmp_path: Path) -> None:
+    """Video as RTP from ffmpeg to ffmpeg, which says how many packets it missed at each gap."""
+    a, b = ends
+    for end in ends:
+        end.host.run("ip", "route", "add", f"{GROUP}/32", "dev", end.interface)
+    sent = a.count(GROUP, PORT)
+    dropped = a.host.add_table(
+        a.interface, "egress", 0, f"ip daddr {GROUP} udp dport {PORT} numgen inc mod 10 8 counter name hits drop"
+    )
+    description = tmp_path / "stream.sdp"
+    description.write_text(
+        f"v=0\no=- 0 0 IN IP4 {a.ipv4}\ns=x\nc=IN IP4 {GROUP}/4\nt=0 0\nm=video {PORT} RTP/AVP 96\n"
+        "a=rtpmap:96 MP4V-ES/90000\n"
+    )
+    quiet = ["ffmpeg", "-hide_banner", "-nostdin", "-loglevel"]
+    source = ["-protocol_whitelist", "file,udp,rtp", "-localaddr", b.ipv4, "-i", str(description)]
+    player = b.host.spawn([*quiet, "debug", *source, "-c", "copy", "-f", "null", "-"])
+    player.expect("Before avformat_find_stream_info")
+    with receiver(b, "rtp") as rx:
+        camera = ["-re", "-f", "lavfi", "-i", "testsrc=size=640x480:rate=50:duration=1", "-c:v", "mpeg4", "-b:v", "8M"]
+        target = f"rtp://{GROUP}:{PORT}?localaddr={a.ipv4}&ttl=4&pkt_size=300"
+        a.host.spawn([*quiet, "error", *camera, "-f", "rtp", target]).finish()
+        follow(rx)
+        (flow,) = rx.stats.flows
+    unseen = sent.packets - flow.expected  # dropped behind the last one that came
+    assert flow.lost + flow.pending + unseen == dropped.packets > 0
+    missed = 0
+    while missed < dropped.packets - unseen:
+        missed += int(player.expect(r"RTP: missed (\d+) packets")[1])
+    assert missed == flow.lost + flow.pending
+    player.process.kill()

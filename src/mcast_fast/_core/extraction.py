@@ -48,6 +48,25 @@ class Layout(IntEnum):
     SPEAD = 1
     IPERF2 = 2
     MCJOIN = 3
+    LCM = 4
+
+
+class BodyStart(IntEnum):
+    """Where the body of a payload begins, before its offset is added; the order is that of c/placement.h."""
+
+    PAYLOAD = 0
+    BEHIND_RTP = 1
+    BEHIND_SPEAD = 2
+    BEHIND_VDIF = 3
+
+
+class Reason(IntEnum):
+    """Why filling frames stopped at a packet; the order is that of c/placement.h."""
+
+    TIME = 1  # it arrived too late
+    OUTSIDE = 2  # it belongs to none of the frames
+    WHOLE = 3  # it was the last that its frame missed
+    MARKED = 4  # it says that it is the last one of its frame
 
 
 class Place(NamedTuple):
@@ -81,6 +100,38 @@ class Plan(NamedTuple):
     tests: tuple[tuple[Place, int], ...] = ()
     layout: Layout = Layout.FIELDS
     parameter: int = 0
+
+
+class FramePlan(NamedTuple):
+    """What of each payload is a row, what names its frame beside its number, and which packet is a frame's last."""
+
+    body: BodyStart = BodyStart.PAYLOAD
+    body_offset: int = 0
+    by_source_port: bool = False
+    id: Place | None = None
+    marker: Place | None = None
+    marked: int = 0
+
+
+class FlowName(NamedTuple):
+    """What names a flow: packed addresses, and the key with zeros behind it."""
+
+    source: bytes
+    source_port: int
+    group: bytes
+    port: int
+    key: bytes
+
+
+class Stop(NamedTuple):
+    """Why filling frames stopped, at which packet it goes on, in which of the frames, with which packet."""
+
+    reason: Reason
+    at: int
+    frame: int
+    number: int
+    id: int
+    flow: FlowName
 
 
 class Columns:

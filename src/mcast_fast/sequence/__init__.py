@@ -1,18 +1,37 @@
 """Sequences: what the kernel cannot know was lost. A Format says where a packet's number is, a Tracker what became
-of the numbers."""
+of the numbers; `place` and an Assembler put payloads where their numbers say."""
 
 from typing import TYPE_CHECKING
 
 from mcast_fast import _core
 from mcast_fast._core.extraction import Columns, Kind, What
+from mcast_fast.sequence._assembler import Assembler
+from mcast_fast.sequence._flow_frames import Frame
 from mcast_fast.sequence._format import Field, Format, stamp
+from mcast_fast.sequence._placement import Placement, place
 from mcast_fast.sequence._tracker import Change, Tracker
 from mcast_fast.stats import Flow, FlowState
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
-__all__ = ["Change", "Columns", "Field", "Flow", "FlowState", "Format", "Kind", "Tracker", "What", "numbers", "stamp"]
+__all__ = [
+    "Assembler",
+    "Change",
+    "Columns",
+    "Field",
+    "Flow",
+    "FlowState",
+    "Format",
+    "Frame",
+    "Kind",
+    "Placement",
+    "Tracker",
+    "What",
+    "numbers",
+    "place",
+    "stamp",
+]
 
 
 def numbers(batch: "Batch", format: str | Format) -> Columns:

@@ -187,7 +187,8 @@ class Format:
 
     @property
     def _layout(self) -> Layout:
-        return _LAYOUTS.get(self.preset.partition(":")[0], Layout.FIELDS)
+        name, _, parameter = self.preset.partition(":")
+        return Layout.FIELDS if parameter and name in _BODIES else _LAYOUTS.get(name, Layout.FIELDS)
 
     @property
     def plan(self) -> Plan:
@@ -307,8 +308,8 @@ _PRESETS = {
     # MoldUDP64 1.00: session, number of the first message, count of messages; 0 = heartbeat, 0xFFFF = end of session.
     "moldudp64": "u64be@10+u16be@18/b10@0,heartbeat=0,end=65535",
     "spead": "u64be@8/b8@0",
-    # lcm/udpm_util.h: "LC02" is a message in one piece. Fragments ("LC03") of a message share its number: not followed.
-    "lcm": "u32be@4/source_port,u32be@0=0x4c433032",
+    # lcm/udpm_util.h: pieces ("LC03") of a message share its number; the first one counts.
+    "lcm": "u32be@4/source_port",
     # sockperf, src/message.h: number, flags (client 1, warm-up 4), length.
     "sockperf": "u64be@0/source_port,u16be@8&0x5=1",
     "iperf2": "u32be@0/source_port",
@@ -316,12 +317,15 @@ _PRESETS = {
     "mcast-fast": f"u64be@16+u16be@4/u64be@8,heartbeat=0,end=65535,u32be@0={MCAST_FAST_MAGIC:#x}",
 }
 # Presets with a parameter: what it is.
-_PARAMETERS = {"vdif": "FRAMES_PER_SECOND", "spead": "PAYLOAD_BYTES"}
+_PARAMETERS = {"vdif": "FRAMES_PER_SECOND", "spead": "PAYLOAD_BYTES", "lcm": "PIECES"}
 # VDIF 1.1.1, words 0, 1 and 3: seconds and frame number, reference epoch, thread and station.
 _VDIF = "u32le@0&0x3fffffff*{}:u32le@4&0xffffff/u32le@4&0x3f000000/u32le@12&0x3ffffff"
-_LAYOUTS = {"spead": Layout.SPEAD, "iperf2": Layout.IPERF2, "mcjoin": Layout.MCJOIN}
-_OTHER_LAYOUTS = {Layout.SPEAD: 64, Layout.IPERF2: 32, Layout.MCJOIN: 64}  # width of the number, bits
-_LARGEST_PARAMETER = {"vdif": 1 << 24, "spead": 65_535}
+# Every piece of messages that all have as many: its place from 0 on, and their number.
+_LCM_PIECES = "u32be@4*{0}:u16be@16/source_port,u32be@0=0x4c433033,u16be@18={0}"
+_BODIES = {"vdif": _VDIF, "lcm": _LCM_PIECES}  # of presets with a parameter that is a part of their fields
+_LAYOUTS = {"spead": Layout.SPEAD, "iperf2": Layout.IPERF2, "mcjoin": Layout.MCJOIN, "lcm": Layout.LCM}
+_OTHER_LAYOUTS = {Layout.LCM: 32, Layout.SPEAD: 64, Layout.IPERF2: 32, Layout.MCJOIN: 64}  # width of the number, bits
+_LARGEST_PARAMETER = {"vdif": 1 << 24, "spead": 65_535, "lcm": 65_535}
 
 
 @cache
@@ -336,7 +340,7 @@ def _preset(name: str, parameter: str, text: str) -> Format:
         if not 1 <= value <= _LARGEST_PARAMETER[name]:
             raise ArgumentError(f"format {text!r}: {what} is out of range; use 1 to {_LARGEST_PARAMETER[name]:,}")
         parameter = f":{value}"
-    body = _VDIF.format(parameter[1:]) if name == "vdif" else _PRESETS[name]
+    body = _BODIES[name].format(parameter[1:]) if parameter and name in _BODIES else _PRESETS[name]
     return replace(_parsed(body), preset=name + parameter)
 
 

@@ -3,7 +3,6 @@
 
 enum { FASTEST_NS = 5 }; /* per packet, 200 million per second: what is farther ahead than that was not sent since */
 static const int64_t LATEST_CLOCK = INT64_MAX / 4;
-static const int64_t NOTABLE_SILENCE = 1 << 17; /* ns */
 
 static int
 is_before(uint64_t position, uint64_t other)
@@ -303,24 +302,13 @@ is_plausible(int64_t ahead, uint32_t count, int64_t step, int64_t window)
     return packets > (uint64_t)INT64_MAX / count || (uint64_t)ahead <= packets * count;
 }
 
-/* Whether the silence was so long that, at the rate before it, the number may have come half around: it no longer shows how much is missing. */
-static int
-is_ambiguous(const mcast_tracked *flow, const mcast_format *format, int64_t step)
-{
-    int64_t spent = flow->clock - step - flow->low_clock;
-    if (format->bits >= 64 || step < NOTABLE_SILENCE || spent <= 0)
-        return 0;
-    double half = (double)(1ull << (format->bits - 1));
-    return (double)step * (double)(flow->next - flow->low) >= half * (double)spent;
-}
-
 /* All before `position` was sent. */
 static void
 advance(mcast_tracked *flow, const mcast_sight *sight, uint64_t position, int64_t step)
 {
     if (flow->candidate.count)
         flow->candidate.count = flow->candidate.strays = 0;
-    if (is_ambiguous(flow, sight->format, step))
+    if (mcast_is_ambiguous(flow, sight->format, step))
         flow->ambiguous++;
     if (position != flow->next) {
         add_gap(flow, sight, flow->next, position);
@@ -442,6 +430,19 @@ pass_time(mcast_tracked *flow, int64_t time)
     return (int64_t)step;
 }
 
+/* Until when a packet that follows changes nothing but what `mcast_flow_follow` counts. */
+static int64_t
+due_of(const mcast_tracked *flow, int64_t window)
+{
+    if (flow->ended || flow->candidate.count || flow->last_time == 0)
+        return INT64_MIN;
+    int64_t due = flow->mark_clock < LATEST_CLOCK - window ? flow->mark_clock + window : LATEST_CLOCK;
+    if (flow->gaps.charged == flow->gaps.count)
+        return due;
+    int64_t since = gap_at(&flow->gaps, flow->gaps.charged)->since;
+    return since + window < due ? since + window : due;
+}
+
 void
 mcast_flow_see(mcast_tracked *flow, const mcast_numbered *packet, const mcast_sight *sight)
 {
@@ -467,6 +468,7 @@ mcast_flow_see(mcast_tracked *flow, const mcast_numbered *packet, const mcast_si
         flow->mark = flow->next;
         flow->mark_clock = flow->clock;
     }
+    flow->due = due_of(flow, sight->window);
 }
 
 void

@@ -12,6 +12,38 @@ typedef struct mcast_sight {
     int64_t time; /* of arrival */
 } mcast_sight;
 
+enum { MCAST_NOTABLE_SILENCE = 1 << 17 }; /* ns */
+
+/* Whether the silence was so long that, at the rate before it, the number may have come half around: it no longer shows how much is missing. */
+static inline int
+mcast_is_ambiguous(const mcast_tracked *flow, const mcast_format *format, int64_t step)
+{
+    int64_t spent = flow->clock - step - flow->low_clock;
+    if (format->bits >= 64 || step < MCAST_NOTABLE_SILENCE || spent <= 0)
+        return 0;
+    double half = (double)(1ull << (format->bits - 1));
+    return (double)step * (double)(flow->next - flow->low) >= half * (double)spent;
+}
+
+/* A packet came that may be just the next one, within what nothing else happens in: whether it was, and is counted. */
+static inline int
+mcast_flow_follow(mcast_tracked *flow, const mcast_numbered *packet, const mcast_format *format, int64_t time)
+{
+    const uint64_t forward = (uint64_t)time - (uint64_t)flow->last_time;
+    if ((packet->number ^ flow->next) << (64u - format->bits) != 0 || packet->kind != MCAST_DATA || time == 0 ||
+        forward > (uint64_t)INT64_MAX / 2 || flow->clock + (int64_t)forward >= flow->due)
+        return 0;
+    const int64_t step = (int64_t)forward;
+    flow->clock += step;
+    flow->ambiguous += (uint64_t)mcast_is_ambiguous(flow, format, step);
+    flow->gained = flow->clock;
+    flow->last_time = time;
+    flow->packets++;
+    flow->received += packet->count;
+    flow->next += packet->count;
+    return 1;
+}
+
 /* A packet of this flow came. */
 void mcast_flow_see(mcast_tracked *flow, const mcast_numbered *packet, const mcast_sight *sight);
 

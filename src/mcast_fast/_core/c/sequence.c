@@ -1,4 +1,4 @@
-#include "sequence.h"
+#include "quick.h"
 
 enum { RTP_HEADER = 12, SPEAD_HEADER = 8, SPEAD_ITEM = 8 };
 enum { SPEAD_COUNTER = 1, SPEAD_SIZE = 2, SPEAD_OFFSET = 3, SPEAD_LENGTH = 4, SPEAD_CONTROL = 6, SPEAD_STOP = 2 };
@@ -68,9 +68,8 @@ place_of(const mcast_field *field, const uint8_t *payload, size_t length, size_t
 
 static const size_t CUT_OFF = SIZE_MAX / 2;
 
-/* Bytes of the RTP header with its contributing sources and its extension (RFC 3550, 5.1 and 5.3.1); beyond any payload where it is cut off. */
-static size_t
-rtp_size(const uint8_t *payload, size_t length)
+size_t
+mcast_rtp_size(const uint8_t *payload, size_t length)
 {
     if (length < RTP_HEADER)
         return CUT_OFF;
@@ -115,7 +114,7 @@ check_tests(const mcast_format *format, const uint8_t *payload, size_t length, s
 static int
 read_fields(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered, uint8_t *key)
 {
-    size_t behind_rtp = format->after_rtp ? rtp_size(payload, length) : 0;
+    size_t behind_rtp = format->after_rtp ? mcast_rtp_size(payload, length) : 0;
     int kind = check_tests(format, payload, length, behind_rtp);
     if (kind != MCAST_DATA)
         return kind;
@@ -147,77 +146,20 @@ read_fields(const mcast_format *format, const uint8_t *payload, size_t length, m
     return MCAST_DATA;
 }
 
-/* ---- payloads that are long enough: no field is looked for an end, and each is one load ---- */
-
-static inline uint64_t
-read_8(const uint8_t *at)
+int
+mcast_field_read(const mcast_field *field, const uint8_t *payload, size_t length, uint64_t *value)
 {
-    return (uint64_t)at[0] << 56 | (uint64_t)at[1] << 48 | (uint64_t)at[2] << 40 | (uint64_t)at[3] << 32 |
-           (uint64_t)at[4] << 24 | (uint64_t)at[5] << 16 | (uint64_t)at[6] << 8 | at[7];
+    const uint8_t *at = place_of(field, payload, length, field->after_rtp ? mcast_rtp_size(payload, length) : 0);
+    if (at)
+        *value = value_of(field, at);
+    return at != NULL;
 }
 
-static inline uint64_t
-read_8_little(const uint8_t *at)
+static mcast_quick
+quick_of(const mcast_field *field)
 {
-    return (uint64_t)at[7] << 56 | (uint64_t)at[6] << 48 | (uint64_t)at[5] << 40 | (uint64_t)at[4] << 32 |
-           (uint64_t)at[3] << 24 | (uint64_t)at[2] << 16 | (uint64_t)at[1] << 8 | at[0];
-}
-
-static inline uint64_t
-quick_value(const mcast_field *field, const uint8_t *payload)
-{
-    const uint8_t *at = payload + field->offset;
-    uint64_t integer = field->little ? read_8_little(at) : read_8(at) >> (64 - 8 * field->width);
-    return (integer & field->mask) >> field->shift;
-}
-
-/* The key as one large integer, into which fields are shifted from below. */
-static void
-quick_key(const mcast_format *format, const uint8_t *payload, uint64_t key[2])
-{
-    uint64_t high = 0, low = 0;
-    uint32_t size = 0;
-    for (uint32_t i = 0; i < format->key_count; i++) {
-        const mcast_field *field = &format->keys[i];
-        uint32_t width = field->width;
-        uint64_t value = quick_value(field, payload);
-        high = width == 8 ? low : high << 8 * width | low >> (64 - 8 * width);
-        low = width == 8 ? value : low << 8 * width | value;
-        size += width;
-    }
-    uint32_t unused = 8 * (MCAST_KEY_SIZE - size);
-    if (unused >= 64) {
-        high = unused == 128 ? 0 : low << (unused - 64);
-        low = 0;
-    } else if (unused > 0) {
-        high = high << unused | low >> (64 - unused);
-        low <<= unused;
-    }
-    key[0] = high;
-    key[1] = low;
-}
-
-static int
-quick_fields(const mcast_format *format, const uint8_t *payload, mcast_numbered *numbered)
-{
-    uint64_t count = 1;
-    for (uint32_t i = 0; i < format->test_count; i++)
-        if (quick_value(&format->tests[i], payload) != format->wanted[i])
-            return MCAST_OTHER;
-    numbered->number = quick_value(&format->number, payload);
-    if (format->has_high)
-        numbered->number += quick_value(&format->high, payload) * format->scale;
-    if (format->key_count)
-        quick_key(format, payload, numbered->key);
-    if (format->has_count) {
-        count = quick_value(&format->count, payload);
-        if (count == format->end)
-            return MCAST_END;
-        if (count == 0 || count == format->heartbeat)
-            return MCAST_HEARTBEAT;
-    }
-    numbered->count = (uint32_t)count;
-    return MCAST_DATA;
+    uint8_t unread = field->little || field->width == 0 ? 0 : (uint8_t)(64 - 8 * field->width);
+    return (mcast_quick){field->mask >> field->shift, field->offset, (uint8_t)(unread + field->shift), field->little};
 }
 
 void
@@ -236,6 +178,13 @@ mcast_format_prepare(mcast_format *format)
             format->enough = 0;
     }
     format->enough = format->enough ? last + 8 : 0;
+    format->quick_number = quick_of(&format->number);
+    format->quick_high = quick_of(&format->high);
+    format->quick_count = quick_of(&format->count);
+    for (uint32_t i = 0; i < format->key_count; i++)
+        format->quick_keys[i] = quick_of(&format->keys[i]);
+    for (uint32_t i = 0; i < format->test_count; i++)
+        format->quick_tests[i] = quick_of(&format->tests[i]);
 }
 
 /* ---- other layouts ---- */
@@ -274,14 +223,17 @@ read_spead(const mcast_format *format, const uint8_t *payload, size_t length, mc
         if (item >> 63) /* an immediate value */
             note_item(&items, item << 1 >> 1 >> address_bits, item & ((1ull << address_bits) - 1));
     }
-    if (items.found >> SPEAD_CONTROL & 1 && items.control == SPEAD_STOP)
-        return MCAST_OTHER; /* it has a heap of its own, and no place among the packets of others */
+    if (items.found >> SPEAD_CONTROL & 1 && items.control == SPEAD_STOP) {
+        numbered->number = items.counter; /* of a heap of its own: the flows that end are those of the sender */
+        return MCAST_END;
+    }
     if ((items.found & needed) != needed || items.length == 0)
         return MCAST_OTHER;
     write_big(key, items.size, 8);
     if (format->parameter) {
         uint64_t per_heap = items.size / format->parameter + (items.size % format->parameter != 0);
-        numbered->number = items.counter * per_heap + items.offset / format->parameter;
+        uint64_t place = items.offset / format->parameter + (items.offset % format->parameter != 0);
+        numbered->number = items.counter * per_heap + place;
         numbered->count = 1;
     } else {
         numbered->number = items.counter * items.size + items.offset;
@@ -302,6 +254,21 @@ read_iperf2(const uint8_t *payload, size_t length, mcast_numbered *numbered)
         return MCAST_END;
     }
     numbered->number = low;
+    numbered->count = 1;
+    return MCAST_DATA;
+}
+
+/* LCM (udpm_util.h): "LC02" is a message, "LC03" a piece of one, with its place from 0 on at 16. The first piece has the message's number. */
+static int
+read_lcm(const uint8_t *payload, size_t length, mcast_numbered *numbered)
+{
+    enum { HEADER = 8, PIECE_HEADER = 20, WHOLE = 0x4c433032, PIECE = 0x4c433033 };
+    uint64_t magic = length < HEADER ? 0 : read_big(payload, 4);
+    if (length < HEADER || (magic == PIECE && length < PIECE_HEADER))
+        return MCAST_SHORT;
+    if (magic != WHOLE && (magic != PIECE || read_big(payload + 16, 2) != 0))
+        return MCAST_OTHER;
+    numbered->number = read_big(payload + 4, 4);
     numbered->count = 1;
     return MCAST_DATA;
 }
@@ -347,15 +314,10 @@ read_mcjoin(const uint8_t *payload, size_t length, mcast_numbered *numbered, uin
 }
 
 void
-mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered)
+mcast_sequence_read_any(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered)
 {
     int kind;
     memset(numbered, 0, sizeof *numbered);
-    if (format->enough && length >= format->enough) {
-        kind = quick_fields(format, payload, numbered);
-        numbered->kind = (uint8_t)kind;
-        return;
-    }
     uint8_t key[MCAST_KEY_SIZE] = {0};
     switch (format->layout) {
     case MCAST_BY_SPEAD:
@@ -363,6 +325,9 @@ mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t l
         break;
     case MCAST_BY_IPERF2:
         kind = read_iperf2(payload, length, numbered);
+        break;
+    case MCAST_BY_LCM:
+        kind = read_lcm(payload, length, numbered);
         break;
     case MCAST_BY_MCJOIN:
         kind = read_mcjoin(payload, length, numbered, key);
@@ -373,8 +338,8 @@ mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t l
     if (kind == MCAST_SHORT || kind == MCAST_OTHER) {
         memset(numbered, 0, sizeof *numbered);
     } else {
-        numbered->key[0] = read_8(key);
-        numbered->key[1] = read_8(key + 8);
+        numbered->key[0] = mcast_load_big(key);
+        numbered->key[1] = mcast_load_big(key + 8);
     }
     numbered->kind = (uint8_t)kind;
 }

@@ -7,8 +7,8 @@
 #include <stddef.h>
 
 enum { MCAST_KEY_SIZE = 16, MCAST_MOST_KEYS = 4, MCAST_MOST_TESTS = 4 };
-enum { MCAST_DATA, MCAST_HEARTBEAT, MCAST_END, MCAST_SHORT, MCAST_OTHER };  /* kinds of packets */
-enum { MCAST_BY_FIELDS, MCAST_BY_SPEAD, MCAST_BY_IPERF2, MCAST_BY_MCJOIN }; /* layouts */
+enum { MCAST_DATA, MCAST_HEARTBEAT, MCAST_END, MCAST_SHORT, MCAST_OTHER };                /* kinds of packets */
+enum { MCAST_BY_FIELDS, MCAST_BY_SPEAD, MCAST_BY_IPERF2, MCAST_BY_MCJOIN, MCAST_BY_LCM }; /* layouts */
 
 /* A field: `width` bytes at `offset`, from the payload's start or from behind its RTP header. `mask` 0: bytes, no integer. */
 typedef struct mcast_field {
@@ -19,6 +19,13 @@ typedef struct mcast_field {
     uint8_t little;
     uint8_t after_rtp;
 } mcast_field;
+
+/* A field as one load of eight bytes gives it: shifted down, and masked. */
+typedef struct mcast_quick {
+    uint64_t mask;
+    uint32_t offset;
+    uint8_t down, little;
+} mcast_quick;
 
 typedef struct mcast_format {
     mcast_field number, high, count;
@@ -33,6 +40,7 @@ typedef struct mcast_format {
     uint8_t bits;                           /* of the number, 1 to 64: it wraps after them */
     uint8_t layout;
     uint32_t enough; /* bytes of payload from which on every field may be read by loads of eight; 0: never */
+    mcast_quick quick_number, quick_high, quick_count, quick_keys[MCAST_MOST_KEYS], quick_tests[MCAST_MOST_TESTS];
 } mcast_format;
 
 typedef struct mcast_numbered {
@@ -45,8 +53,15 @@ typedef struct mcast_numbered {
 /* To be called once the rest is filled in. */
 void mcast_format_prepare(mcast_format *format);
 
-/* What a packet is to a sequence. `numbered` is whole in any case: zeros where nothing could be read. */
-void mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered);
+/* What a packet is to a sequence; quick.h has the way in. */
+void mcast_sequence_read_any(const mcast_format *format, const uint8_t *payload, size_t length,
+                             mcast_numbered *numbered);
+
+/* An integer of a payload; 0 where that ends before the field does. */
+int mcast_field_read(const mcast_field *field, const uint8_t *payload, size_t length, uint64_t *value);
+
+/* Bytes of the RTP header with its contributing sources and its extension (RFC 3550, 5.1 and 5.3.1); beyond any payload where it is cut off. */
+size_t mcast_rtp_size(const uint8_t *payload, size_t length);
 
 /* The bytes of a key. */
 void mcast_sequence_write_key(const uint64_t key[2], uint8_t bytes[MCAST_KEY_SIZE]);

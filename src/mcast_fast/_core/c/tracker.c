@@ -1,8 +1,9 @@
 #include "tracker.h"
 #include "flow.h"
+#include "quick.h"
 #include <stdlib.h>
 
-enum { FIRST_FLOWS = 16 };
+enum { FIRST_FLOWS = 16, SLOTS = 4 };
 
 /* ---- flows by their key ---- */
 
@@ -18,21 +19,13 @@ hash_of(uint64_t seed, const mcast_flow_key *key)
     return (uint32_t)(hash >> 32);
 }
 
-static inline int
-is_same_key(const mcast_flow_key *left, const mcast_flow_key *right)
-{
-    return ((left->source[0] ^ right->source[0]) | (left->source[1] ^ right->source[1]) |
-            (left->group[0] ^ right->group[0]) | (left->group[1] ^ right->group[1]) | (left->key[0] ^ right->key[0]) |
-            (left->key[1] ^ right->key[1]) | (left->ports ^ right->ports)) == 0;
-}
-
 static void
 put_in_table(mcast_tracker *tracker, uint32_t at)
 {
-    uint32_t slot = hash_of(tracker->seed, &tracker->flows[at].key) & tracker->table_mask;
-    while (tracker->table[slot])
+    uint32_t hash = hash_of(tracker->seed, &tracker->flows[at].key), slot = hash & tracker->table_mask;
+    while (tracker->table[slot].place)
         slot = (slot + 1) & tracker->table_mask;
-    tracker->table[slot] = at + 1;
+    tracker->table[slot] = (mcast_flow_slot){hash, at + 1};
 }
 
 /* The slot of a flow that is there. */
@@ -40,7 +33,7 @@ static uint32_t
 slot_of(const mcast_tracker *tracker, uint32_t at)
 {
     uint32_t slot = hash_of(tracker->seed, &tracker->flows[at].key) & tracker->table_mask;
-    while (tracker->table[slot] != at + 1)
+    while (tracker->table[slot].place != at + 1)
         slot = (slot + 1) & tracker->table_mask;
     return slot;
 }
@@ -50,32 +43,35 @@ static void
 take_out_of_table(mcast_tracker *tracker, uint32_t at)
 {
     uint32_t free_slot = slot_of(tracker, at), mask = tracker->table_mask;
-    for (uint32_t slot = (free_slot + 1) & mask; tracker->table[slot]; slot = (slot + 1) & mask) {
-        uint32_t wanted = hash_of(tracker->seed, &tracker->flows[tracker->table[slot] - 1].key) & mask;
+    for (uint32_t slot = (free_slot + 1) & mask; tracker->table[slot].place; slot = (slot + 1) & mask) {
+        uint32_t wanted = tracker->table[slot].hash & mask;
         if (((slot - wanted) & mask) >= ((slot - free_slot) & mask)) {
             tracker->table[free_slot] = tracker->table[slot];
             free_slot = slot;
         }
     }
-    tracker->table[free_slot] = 0;
+    tracker->table[free_slot].place = 0;
 }
 
-/* Twice as many flows, and a table of twice as many slots as flows; -1 without memory, with everything as it was. */
+/* Twice as many flows, and a table of four slots for each, so that most are where they are looked for first; -1 without memory, with everything as it was. */
 static int
 grow(mcast_tracker *tracker)
 {
     uint32_t capacity = tracker->capacity ? 2 * tracker->capacity : FIRST_FLOWS;
-    uint32_t *table = calloc(2 * (size_t)capacity, sizeof *table);
-    mcast_tracked *flows = table ? realloc(tracker->flows, capacity * sizeof *flows) : NULL;
+    mcast_flow_slot *table = calloc(SLOTS * (size_t)capacity, sizeof *table);
+    mcast_tracked *flows = table ? mcast_aligned_allocate(capacity * sizeof *flows) : NULL;
     if (!flows) {
         free(table);
         return -1;
     }
+    if (tracker->count > 0)
+        memcpy(flows, tracker->flows, tracker->count * sizeof *flows);
+    mcast_aligned_free(tracker->flows);
     free(tracker->table);
     tracker->flows = flows;
     tracker->capacity = capacity;
     tracker->table = table;
-    tracker->table_mask = 2 * capacity - 1;
+    tracker->table_mask = SLOTS * capacity - 1;
     for (uint32_t i = 0; i < tracker->count; i++)
         put_in_table(tracker, i);
     return 0;
@@ -123,57 +119,101 @@ new_flow(mcast_tracker *tracker, const mcast_flow_key *key)
 enum { TOGETHER = 16 }; /* GROUP is a type of the Windows headers */
 
 typedef struct waiting {
-    mcast_flow_key key;
     mcast_numbered packet;
-    uint32_t hash;
+    uint64_t ports; /* as in a key */
+    uint32_t hash;  /* where it was wanted: is_hashed */
+    int is_hashed;
 } waiting;
 
-static mcast_tracked *
-find_flow(mcast_tracker *tracker, const waiting *one)
+static inline mcast_flow_key
+key_of(const mcast_record *record, const waiting *one)
 {
-    if (tracker->last < tracker->count && is_same_key(&tracker->flows[tracker->last].key, &one->key))
-        return &tracker->flows[tracker->last];
-    if (tracker->count > 0)
-        for (uint32_t slot = one->hash & tracker->table_mask; tracker->table[slot];
-             slot = (slot + 1) & tracker->table_mask) {
-            uint32_t at = tracker->table[slot] - 1;
-            if (is_same_key(&tracker->flows[at].key, &one->key)) {
+    mcast_flow_key key;
+    for (size_t i = 0; i < 2; i++) { /* words: copies of sixteen bytes would be stored, and loaded again */
+        memcpy(&key.source[i], record->source + 8 * i, sizeof key.source[i]);
+        memcpy(&key.group[i], record->group + 8 * i, sizeof key.group[i]);
+        key.key[i] = one->packet.key[i];
+    }
+    key.ports = one->ports;
+    return key;
+}
+
+static inline int
+is_last_flow(const mcast_tracker *tracker, const mcast_record *record, const waiting *one)
+{
+    const mcast_flow_key key = key_of(record, one);
+    return tracker->last < tracker->count && mcast_is_same_flow(&tracker->flows[tracker->last].key, &key);
+}
+
+static mcast_tracked *
+find_flow(mcast_tracker *tracker, const mcast_record *record, const waiting *one)
+{
+    const mcast_flow_key key = key_of(record, one);
+    if (tracker->count > 0) {
+        uint32_t hash = one->is_hashed ? one->hash : hash_of(tracker->seed, &key);
+        const mcast_flow_slot *table = tracker->table;
+        for (uint32_t slot = hash & tracker->table_mask; table[slot].place; slot = (slot + 1) & tracker->table_mask) {
+            uint32_t at = table[slot].place - 1;
+            if (table[slot].hash == hash && mcast_is_same_flow(&tracker->flows[at].key, &key)) {
                 tracker->last = at;
                 return &tracker->flows[at];
             }
         }
-    return new_flow(tracker, &one->key);
+    }
+    return new_flow(tracker, &key);
 }
 
 /* ---- packets ---- */
 
-/* What names the flow of a packet; its hash is that of the packet before where this is of the same flow. */
-static void
-prepare(const mcast_tracker *tracker, const mcast_record *record, waiting *one, const waiting *before)
+static inline void
+read_group(const mcast_tracker *tracker, const mcast_record *records, size_t start, size_t size, size_t count,
+           const uint8_t *arena, waiting *group)
 {
-    memcpy(&one->key.source, record->source, sizeof one->key.source);
-    memcpy(&one->key.group, record->group, sizeof one->key.group);
-    one->key.key[0] = one->packet.key[0];
-    one->key.key[1] = one->packet.key[1];
-    one->key.ports = record->port | (tracker->by_source_port ? (uint64_t)record->source_port << 16 : 0);
-    one->hash = before && is_same_key(&one->key, &before->key) ? before->hash : hash_of(tracker->seed, &one->key);
+    for (size_t i = 0; i < size; i++) {
+        const mcast_record *record = &records[start + i];
+        mcast_sequence_look_ahead(&tracker->format, records, start + i, count, arena);
+        mcast_sequence_read(&tracker->format, arena + record->offset, record->length, &group[i].packet);
+        group[i].is_hashed = 0;
+        group[i].ports = record->port | (tracker->by_source_port ? (uint64_t)record->source_port << 16 : 0);
+    }
 }
 
+/* Where there are several flows: the hashes of a group, and its flows on their way into the cache. */
 static void
-fetch(const mcast_tracker *tracker, const waiting *group, size_t count)
+look_up(const mcast_tracker *tracker, const mcast_record *records, size_t size, waiting *group)
 {
-    if (tracker->count < 2)
-        return;
-    for (size_t i = 0; i < count; i++) {
-        uint32_t at = tracker->table[group[i].hash & tracker->table_mask];
+    for (size_t i = 0; i < size; i++) {
+        const mcast_flow_key key = key_of(&records[i], &group[i]);
+        group[i].hash = hash_of(tracker->seed, &key);
+        group[i].is_hashed = 1;
+    }
+    for (size_t i = 0; i < size; i++) {
+        uint32_t at = tracker->table[group[i].hash & tracker->table_mask].place;
         const uint8_t *flow = (const uint8_t *)&tracker->flows[at ? at - 1 : 0];
-        for (size_t line = 0; line < 4 * MCAST_CACHE_LINE; line += MCAST_CACHE_LINE)
-            MCAST_PREFETCH(flow + line);
+        MCAST_PREFETCH(flow);
+        MCAST_PREFETCH(flow + MCAST_CACHE_LINE);
+        MCAST_PREFETCH(flow + 2 * MCAST_CACHE_LINE);
+    }
+}
+
+/* A sender says that all of its flows to this group have ended: of those that are known. */
+static void
+end_flows(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcast_sight *sight)
+{
+    mcast_flow_key key = key_of(record, one);
+    for (uint32_t i = 0; i < tracker->count; i++) {
+        mcast_tracked *flow = &tracker->flows[i];
+        memcpy(key.key, flow->key.key, sizeof key.key);
+        if (!mcast_is_same_flow(&flow->key, &key))
+            continue;
+        const mcast_numbered end = {.number = flow->next, .kind = MCAST_END};
+        sight->time = record->timestamp;
+        mcast_flow_see(flow, &end, sight);
     }
 }
 
 static void
-see(mcast_tracker *tracker, const waiting *one, const mcast_sight *sight)
+see(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcast_sight *sight)
 {
     if (one->packet.kind == MCAST_SHORT) {
         tracker->short_packets++;
@@ -183,10 +223,18 @@ see(mcast_tracker *tracker, const waiting *one, const mcast_sight *sight)
         tracker->other_packets++;
         return;
     }
-    mcast_tracked *flow = find_flow(tracker, one);
+    if (one->packet.kind == MCAST_END && tracker->format.layout == MCAST_BY_SPEAD) {
+        end_flows(tracker, record, one, sight);
+        return;
+    }
+    mcast_tracked *flow = one->is_hashed || !is_last_flow(tracker, record, one) ? find_flow(tracker, record, one)
+                                                                                : &tracker->flows[tracker->last];
     if (!flow)
         return;
     flow->used = 1;
+    if (mcast_flow_follow(flow, &one->packet, &tracker->format, record->timestamp))
+        return;
+    sight->time = record->timestamp;
     mcast_flow_see(flow, &one->packet, sight);
 }
 
@@ -199,19 +247,12 @@ mcast_tracker_update(mcast_tracker *tracker, const mcast_record *records, size_t
     mcast_lock(&tracker->lock);
     for (size_t start = 0; start < count; start += TOGETHER) {
         size_t size = count - start < TOGETHER ? count - start : TOGETHER;
-        for (size_t i = 0; i < size; i++) {
-            const mcast_record *record = &records[start + i];
-            mcast_sequence_look_ahead(&tracker->format, records, start + i, count, arena);
-            mcast_sequence_read(&tracker->format, arena + record->offset, record->length, &group[i].packet);
-        }
-        for (size_t i = 0; i < size;
-             i++) /* not at once: a key would be loaded before its bytes have arrived in the cache */
-            prepare(tracker, &records[start + i], &group[i], i > 0 ? &group[i - 1] : NULL);
-        fetch(tracker, group, size);
-        for (size_t i = 0; i < size; i++) {
-            sight.time = records[start + i].timestamp;
-            see(tracker, &group[i], &sight);
-        }
+        read_group(tracker, records, start, size, count, arena, group);
+        /* Not at once: a key would be loaded before its bytes have arrived in the cache. */
+        if (tracker->count > 1)
+            look_up(tracker, &records[start], size, group);
+        for (size_t i = 0; i < size; i++)
+            see(tracker, &records[start + i], &group[i], &sight);
     }
     mcast_unlock(&tracker->lock);
 }
@@ -276,7 +317,7 @@ mcast_tracker_release(mcast_tracker *tracker)
     for (uint32_t i = 0; i < tracker->count; i++)
         mcast_flow_free(&tracker->flows[i]);
     mcast_mutex_close(&tracker->lock);
-    free(tracker->flows);
+    mcast_aligned_free(tracker->flows);
     free(tracker->table);
     free(tracker);
 }

@@ -26,6 +26,25 @@ typedef struct mcast_flow_key {
         ports; /* of the group and, 16 bits higher, of the sender, 0 where it names no flow: one store, for one load follows */
 } mcast_flow_key;
 
+static inline int
+mcast_is_same_flow(const mcast_flow_key *left, const mcast_flow_key *right)
+{
+    return ((left->source[0] ^ right->source[0]) | (left->source[1] ^ right->source[1]) |
+            (left->group[0] ^ right->group[0]) | (left->group[1] ^ right->group[1]) | (left->key[0] ^ right->key[0]) |
+            (left->key[1] ^ right->key[1]) | (left->ports ^ right->ports)) == 0;
+}
+
+/* What names the flow of a packet. */
+static inline void
+mcast_flow_key_of(const mcast_record *record, const uint64_t key[2], int by_source_port, mcast_flow_key *to)
+{
+    memcpy(&to->source, record->source, sizeof to->source);
+    memcpy(&to->group, record->group, sizeof to->group);
+    to->key[0] = key[0];
+    to->key[1] = key[1];
+    to->ports = record->port | (by_source_port ? (uint64_t)record->source_port << 16 : 0);
+}
+
 typedef struct mcast_gap {
     uint64_t first, end; /* positions; end is the one after the last */
     int64_t since;       /* of the flow's clock */
@@ -45,30 +64,35 @@ typedef struct mcast_candidate {
     uint32_t strays;                  /* packets with this number that were strays */
 } mcast_candidate;
 
-/* What every packet touches comes first: three cache lines. */
+/* What a packet that follows the one before touches is in the first three cache lines. */
 typedef struct mcast_tracked {
     mcast_flow_key key;
-    uint8_t known; /* whether there is a run: a number was seen */
-    uint8_t ended;
-    uint8_t used; /* since the hand of the eviction passed */
     uint64_t next;
     int64_t clock;     /* ns, by the times of arrival */
     int64_t last_time; /* of arrival; 0: none yet */
-    int64_t gained;    /* when the clock last saw a number that was new */
-    int64_t mark_clock;
+    int64_t
+        due; /* by the clock: until then nothing ages, and a packet that follows only counts; INT64_MIN: it may not */
+    int64_t gained; /* when the clock last saw a number that was new */
     uint64_t packets, received;
+    uint64_t mark, low; /* `next` at the start of this window and of the one before: what is below is old */
+    int64_t mark_clock, low_clock;
+    uint64_t ambiguous;
+    uint8_t used;  /* since the hand of the eviction passed */
+    uint8_t known; /* whether there is a run: a number was seen */
+    uint8_t ended;
     int64_t first_time; /* of arrival */
+    uint64_t first;     /* position of this run */
     mcast_gaps gaps;
     mcast_candidate candidate;
-    uint64_t first; /* position of this run */
-    int64_t low_clock;
-    uint64_t mark, low; /* `next` at the start of this window and of the one before: what is below is old */
-    uint64_t duplicates, lost, pending, reordered, depth, late, burst, strays, restarts, ambiguous;
+    uint64_t duplicates, lost, pending, reordered, depth, late, burst, strays, restarts;
     uint64_t earlier;     /* numbers expected of the runs before */
     int64_t run_clock;    /* when this run began */
     int64_t restarted_at; /* by the clock; -1: never */
     int64_t silent;       /* of a copy: ns since the last packet */
+    uint64_t unused[5];   /* whole cache lines */
 } mcast_tracked;
+
+_Static_assert(sizeof(mcast_tracked) % 64 == 0, "flows begin at cache lines");
 
 /* Kinds of changes; extraction.py has their names. */
 enum {
@@ -95,6 +119,11 @@ typedef struct mcast_changes {
     int failed; /* no memory: some are missing */
 } mcast_changes;
 
+typedef struct mcast_flow_slot {
+    uint32_t hash;
+    uint32_t place; /* of the flow, from 1; 0: free */
+} mcast_flow_slot;
+
 typedef struct mcast_tracker {
     mcast_mutex lock; /* taken last of all; nothing waits under it */
     mcast_refcount references;
@@ -104,7 +133,7 @@ typedef struct mcast_tracker {
     uint32_t limit; /* flows */
     mcast_tracked *flows;
     uint32_t count, capacity;
-    uint32_t *table; /* flow + 1 by hash; 0: free */
+    mcast_flow_slot *table; /* by hash */
     uint32_t table_mask;
     uint32_t hand; /* of the eviction */
     uint32_t last; /* the flow of the last packet */

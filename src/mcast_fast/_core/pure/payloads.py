@@ -48,7 +48,7 @@ def _value_at(place: Place, payload: memoryview, behind_rtp: int) -> int:
     return (integer & place.mask) >> place.shift
 
 
-def _rtp_size(payload: memoryview) -> int:
+def rtp_size(payload: memoryview) -> int:
     """Bytes of the RTP header with its contributing sources and its extension (RFC 3550, 5.1 and 5.3.1)."""
     if len(payload) < _RTP_HEADER:
         return _CUT_OFF
@@ -60,8 +60,16 @@ def _rtp_size(payload: memoryview) -> int:
     return size + 4 + 4 * int.from_bytes(payload[size + 2 : size + 4], "big")
 
 
+def value_of(place: Place, payload: memoryview) -> int | None:
+    """The integer at a place; None where the payload ends before it does."""
+    try:
+        return _value_at(place, payload, rtp_size(payload) if place.after_rtp else 0)
+    except _ShortError:
+        return None
+
+
 def _read_fields(plan: Plan, payload: memoryview) -> Numbered:
-    behind = _rtp_size(payload)
+    behind = rtp_size(payload)
     for place, wanted in plan.tests:
         if _value_at(place, payload, behind) != wanted:
             return _OTHER
@@ -98,15 +106,17 @@ def _read_spead(plan: Plan, payload: memoryview) -> Numbered:
     if len(payload) < 8:
         raise _ShortError
     items = _spead_items(payload)
-    if items is None or items.get(_SPEAD_CONTROL) == _SPEAD_STOP:
+    if items is None:
         return _OTHER
+    if items.get(_SPEAD_CONTROL) == _SPEAD_STOP:  # a heap of its own: the flows that end are those of the sender
+        return Numbered(items.get(_SPEAD_COUNTER, 0), 0, bytes(KEY_SIZE), Kind.END)
     needed = [items.get(item) for item in (_SPEAD_COUNTER, _SPEAD_SIZE, _SPEAD_OFFSET, _SPEAD_LENGTH)]
     counter, size, offset, length = (value or 0 for value in needed)
     if None in needed or not length:
         return _OTHER
     key = size.to_bytes(8, "big").ljust(KEY_SIZE, b"\0")
     if plan.parameter:
-        number = counter * -(-size // plan.parameter) + offset // plan.parameter
+        number = counter * -(-size // plan.parameter) + -(-offset // plan.parameter)
         return Numbered(number & _U64, 1, key, Kind.DATA)
     return Numbered((counter * size + offset) & _U64, min(length, 0xFFFFFFFF), key, Kind.DATA)
 
@@ -119,6 +129,17 @@ def _read_iperf2(plan: Plan, payload: memoryview) -> Numbered:
     if high == 0xFFFFFFFF and low:
         return Numbered((1 << 32) - low, 0, bytes(KEY_SIZE), Kind.END)
     return Numbered(low, 1, bytes(KEY_SIZE), Kind.DATA)
+
+
+def _read_lcm(plan: Plan, payload: memoryview) -> Numbered:
+    """LCM (udpm_util.h): "LC02" is a message, "LC03" a piece of one, with its place from 0 on at 16. The first piece
+    has the message's number."""
+    magic = bytes(payload[:4])
+    if len(payload) < 8 or (magic == b"LC03" and len(payload) < 20):
+        raise _ShortError
+    if magic != b"LC02" and (magic != b"LC03" or any(payload[16:18])):
+        return _OTHER
+    return Numbered(int.from_bytes(payload[4:8], "big"), 1, bytes(KEY_SIZE), Kind.DATA)
 
 
 def _read_mcjoin(plan: Plan, payload: memoryview) -> Numbered:
@@ -138,6 +159,7 @@ _READ: dict[Layout, Callable[[Plan, memoryview], Numbered]] = {
     Layout.SPEAD: _read_spead,
     Layout.IPERF2: _read_iperf2,
     Layout.MCJOIN: _read_mcjoin,
+    Layout.LCM: _read_lcm,
 }
 
 

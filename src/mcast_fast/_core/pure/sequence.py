@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 from mcast_fast._core import process
-from mcast_fast._core.extraction import ChangeRow, Columns, FlowRow, Kind, Plan, Totals, What, as_columns
+from mcast_fast._core.extraction import ChangeRow, Columns, FlowRow, Kind, Layout, Plan, Totals, What, as_columns
 from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE
 from mcast_fast._core.pure.flow import LATEST_CLOCK, Flow, ignore
 from mcast_fast._core.pure.payloads import Numbered, read
@@ -125,15 +125,30 @@ class Tracker:
         else:
             source, source_port, group, port = _WHERE(row)
             key = source, source_port if self._by_source_port else 0, group, port, packet.key
+            if packet.kind == Kind.END and self._plan.layout is Layout.SPEAD:
+                self._end_flows(state, key, row, changes)
+                return
+            self._see(state, key, packet, row, changes)
 
-            def report(what: What, first: int, end: int) -> None:
-                numbers = first & self._mask, (end - 1) & self._mask
-                changes.append(ChangeRow(_PLACES[what], *key, *numbers, row[_TIME]))
+    def _end_flows(self, state: _State, key: FlowKey, row: tuple[Any, ...], changes: list[ChangeRow]) -> None:
+        """A sender says that all of its flows to this group have ended: of those that are known."""
+        for name, flow in list(state.flows):
+            if name[:4] == key[:4]:
+                used = state.used[state.places[name]]
+                self._see(state, name, Numbered(flow.next, 0, name[4], Kind.END), row, changes)
+                state.used[state.places[name]] = used
 
-            flow = self._flow(state, key)
-            flow.report = report
-            flow.see(packet, row[_TIME])
-            flow.report = ignore
+    def _see(
+        self, state: _State, key: FlowKey, packet: Numbered, row: tuple[Any, ...], changes: list[ChangeRow]
+    ) -> None:
+        def report(what: What, first: int, end: int) -> None:
+            numbers = first & self._mask, (end - 1) & self._mask
+            changes.append(ChangeRow(_PLACES[what], *key, *numbers, row[_TIME]))
+
+        flow = self._flow(state, key)
+        flow.report = report
+        flow.see(packet, row[_TIME])
+        flow.report = ignore
 
     def _flow(self, state: _State, key: FlowKey) -> Flow:
         """The flow of this key, which is the state's own."""

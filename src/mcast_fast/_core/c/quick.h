@@ -1,0 +1,87 @@
+/* Numbers of payloads that are long enough for their format: no field is looked for an end, and each is one load. */
+#ifndef MCAST_QUICK_H
+#define MCAST_QUICK_H
+
+#include "sequence.h"
+
+static inline uint64_t
+mcast_load_big(const uint8_t *at)
+{
+    return (uint64_t)at[0] << 56 | (uint64_t)at[1] << 48 | (uint64_t)at[2] << 40 | (uint64_t)at[3] << 32 |
+           (uint64_t)at[4] << 24 | (uint64_t)at[5] << 16 | (uint64_t)at[6] << 8 | at[7];
+}
+
+static inline uint64_t
+mcast_load_little(const uint8_t *at)
+{
+    return (uint64_t)at[7] << 56 | (uint64_t)at[6] << 48 | (uint64_t)at[5] << 40 | (uint64_t)at[4] << 32 |
+           (uint64_t)at[3] << 24 | (uint64_t)at[2] << 16 | (uint64_t)at[1] << 8 | at[0];
+}
+
+static inline uint64_t
+mcast_quick_value(const mcast_quick *field, const uint8_t *payload)
+{
+    const uint8_t *at = payload + field->offset;
+    return (field->little ? mcast_load_little(at) : mcast_load_big(at)) >> field->down & field->mask;
+}
+
+/* The key as one large integer, into which fields are shifted from below. */
+static inline void
+mcast_quick_key(const mcast_format *format, const uint8_t *payload, uint64_t key[2])
+{
+    uint64_t high = 0, low = 0;
+    uint32_t size = 0;
+    for (uint32_t i = 0; i < format->key_count; i++) {
+        uint32_t width = format->keys[i].width;
+        uint64_t value = mcast_quick_value(&format->quick_keys[i], payload);
+        high = width == 8 ? low : high << 8 * width | low >> (64 - 8 * width);
+        low = width == 8 ? value : low << 8 * width | value;
+        size += width;
+    }
+    uint32_t unused = 8 * (MCAST_KEY_SIZE - size);
+    if (unused >= 64) {
+        high = unused == 128 ? 0 : low << (unused - 64);
+        low = 0;
+    } else if (unused > 0) {
+        high = high << unused | low >> (64 - unused);
+        low <<= unused;
+    }
+    key[0] = high;
+    key[1] = low;
+}
+
+static inline void
+mcast_quick_read(const mcast_format *format, const uint8_t *payload, mcast_numbered *numbered)
+{
+    uint64_t count = 1;
+    *numbered = (mcast_numbered){.kind = MCAST_OTHER};
+    for (uint32_t i = 0; i < format->test_count; i++)
+        if (mcast_quick_value(&format->quick_tests[i], payload) != format->wanted[i])
+            return;
+    numbered->kind = MCAST_DATA;
+    numbered->number = mcast_quick_value(&format->quick_number, payload);
+    if (format->has_high)
+        numbered->number += mcast_quick_value(&format->quick_high, payload) * format->scale;
+    if (format->key_count)
+        mcast_quick_key(format, payload, numbered->key);
+    if (format->has_count) {
+        count = mcast_quick_value(&format->quick_count, payload);
+        if (count == format->end || count == 0 || count == format->heartbeat) {
+            numbered->kind = count == format->end ? MCAST_END : MCAST_HEARTBEAT;
+            return;
+        }
+    }
+    numbered->count = (uint32_t)count;
+}
+
+/* What a packet is to a sequence. `numbered` is whole in any case: zeros where nothing could be read. */
+static inline void
+mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered)
+{
+    if (format->enough && length >= format->enough)
+        mcast_quick_read(format, payload, numbered);
+    else
+        mcast_sequence_read_any(format, payload, length, numbered);
+}
+
+#endif
