@@ -5,12 +5,13 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import coalescing_burst, coalescing_times, everything, memory, plot, record, replay
+from benchmarks import coalescing_burst, coalescing_times, everything, files, memory, plot, record, replay
 from benchmarks.process import BenchmarkError
 
 BENCHMARKS = everything.BENCHMARKS | {
     "coalescing-burst": coalescing_burst,
     "coalescing-times": coalescing_times,
+    "files": files,
     "memory": memory,
     "record": record,
     "replay": replay,

@@ -1,11 +1,13 @@
 """Contents of a file, files made readable, and batches in other forms: CSV, Arrow, Parquet."""
 
+import csv
 import io
 import stat
 
 import pytest
 
 import mcast_fast as mcast
+from mcast_fast._core.layout import RECORD
 from mcast_fast.files._convert import COLUMNS, convert, convert_file, form_of, open_batches
 from mcast_fast.files._repair import Repaired, repair
 from mcast_fast.files._summary import summarise
@@ -129,6 +131,24 @@ def test_csv_reads_back_equal(mixed):
         (*row[:3], row[3] or len(payload), *row[4:]) for row, payload in zip(rows(mixed), mixed.payloads(), strict=True)
     ]
     assert [(*row[:-2], row[-2] if row[-3] & 2 else 7, row[-1] if row[-3] & 4 else 184) for row in rows(back)] == known
+
+
+def test_csv_is_what_each_packet_says(mixed):
+    """With names that need quotes, times before 1970, and everything unknown."""
+    names = {1: "eth0", 2: 'a "b", c', 3: "d\ne"}
+    odd = [RECORD.pack(time, 0, index, 7, 3, wire, bytes(16), b"\xff" * 16, 1, 65_535, flags, 9, 8)
+           for time, index, wire, flags in [(-5, 1, 0, 0), (0, 2, 3, 2), (2**63 - 1, 3, 0, 1), (1, 0, 65_535, 6)]]  # fmt: skip
+    for batch in (mixed, mixed[1:3], type(mixed).from_bytes(b"".join(odd), b"\x00\xff\n", names)):
+        text = io.StringIO(newline="")
+        rows_of_packets = csv.writer(text, lineterminator="\n")
+        rows_of_packets.writerow(COLUMNS)
+        for one in batch:
+            addresses = one.source.partition("%")[0], one.source_port, one.group, one.port
+            known = one.ttl, one.tos, one.dropped, one.wire_length, one.data.hex()
+            rows_of_packets.writerow([one.timestamp, one.interface, *addresses, *known])
+        file = io.BytesIO()
+        convert([batch], file, "csv")
+        assert file.getvalue() == text.getvalue().encode()
 
 
 @pytest.mark.parametrize(

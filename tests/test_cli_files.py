@@ -339,3 +339,28 @@ def test_what_is_not_converted_is_reported_by_name(backend, tmp_path):
             "skipped_kinds": {"802.3 with LLC": 2},
         },
     )
+
+
+def test_merge_says_what_was_merged(feed, tmp_path):
+    target = tmp_path / "out.pcapng"
+    result = invoke("merge", feed, feed, "-w", target)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "mcast-fast: merged 22 blocks of 2 files and 2 interfaces\n"
+    assert len(read(target.read_bytes())) == 22
+    result = invoke("merge", feed, feed, "-w", target, "--json")
+    assert json.loads(result.stderr)["blocks"] == 22
+    assert invoke("merge", feed, "-w", feed).exit_code == 2
+    feed.write_bytes(feed.read_bytes()[:-2])
+    result = invoke("merge", feed, "-w", target)
+    assert result.exit_code == 1
+    assert "mcast-fast repair" in result.stderr
+
+
+def test_merge_reports_what_is_left_out(backend, tmp_path):
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(cf.section() + cf.block("<", 0x40000BAD, b"none"))
+    result = invoke("merge", path, "-w", tmp_path / "out.pcapng", "--fail-on-loss")
+    assert (result.exit_code, result.stderr) == (
+        3,
+        "mcast-fast: merged 0 blocks of 1 files and 0 interfaces; left out 1\n",
+    )

@@ -17,6 +17,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast.errors import CaptureError
+from mcast_fast.files import _index
 from tests import lab
 from tests.conftest import Place, free_port, loopback
 from tests.test_cli import environment, invoke, program_backend  # noqa: F401
@@ -301,6 +302,19 @@ def test_loss_is_exit_3_when_asked(record, tmp_path, group):
 
 @pytest.mark.needs("large buffers")
 @pytest.mark.long
+def test_finished_files_get_an_index(record, tx, tmp_path):
+    program = record("-w", tmp_path / "feed.pcapng", "-b", "packets:100", "-b", "files:2", "-c", 500, "--index")
+    tx.send_batch(numbered(500))
+    ended(program)
+    paths = sorted(tmp_path.glob("*.pcapng"))
+    assert len(paths) == 2
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, *(Path(f"{path}.mcast-index") for path in paths)])
+    for path in paths:
+        assert _index.stored(str(path)).chunks[-1].end == path.stat().st_size
+
+
+@pytest.mark.needs("large buffers")
+@pytest.mark.long
 def test_tcpdump_s_names_of_rotation(record, tx, tmp_path):
     names = tmp_path / "names"
     program = record("-w", tmp_path / "feed.pcap", "-C", "50kB", "-W", "2", "-b", f"printname:{names}", "-c", "1000")
@@ -327,6 +341,7 @@ def test_tcpdump_s_names_of_rotation(record, tx, tmp_path):
         (["--reserve", "1000"], "give a number and a unit"),
         (["-Z", "nobody-of-that-name"], "no user"),
         (["-z", "'"], "is not one"),
+        (["--index", "-w", "feed.pcapng.gz"], "can have no index"),
     ],
 )
 def test_a_wrong_usage_is_exit_2(backend, tmp_path, arguments, told):

@@ -104,6 +104,7 @@ _receiving  : _units _iteration _core
 receiver    : _units _receiving _core _host _membership _sending groups stats sequence
 sender      : _units _core _membership _sending groups stats
 files       : _systems _version _units _core _guarded _delivery _membership _sending groups stats sequence receiver sender
+    _optional       :
     _unpacking      :
     _streams        : _unpacking
     _pcapng         :
@@ -113,13 +114,18 @@ files       : _systems _version _units _core _guarded _delivery _membership _sen
     _reader         : _unpacking _input _streams _skipped
     _summary        : _reader
     _repair         : _streams _reader _unpacking
-    _convert        : _streams _writer _reader
+    _convert        : _optional _streams _writer _reader
     _limits         : _streams
     _postrotate     :
-    _recorder       : _streams _writer _limits _postrotate
+    _index          : _streams _reader
+    _frames         : _optional
+    _scan           : _optional _reader _index _frames
+    _blocks         :
+    _merge          : _streams _pcapng _blocks _scan
+    _recorder       : _streams _writer _limits _postrotate _index
     _spacing        :
     _replay         : _streams _reader _spacing
-    __init__        : _writer _reader _limits _recorder _replay
+    __init__        : _writer _reader _limits _recorder _replay _scan _merge
 aio         : _units _iteration _source _core _membership _sending groups stats sequence receiver sender
     _waiting        :
     _receiver       : _waiting
@@ -173,11 +179,12 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     replay          : output
     info            : output flows
     convert         : output
+    merge           : output
     repair          :
     interfaces      :
     doctor          : output signals
     probe           : output signals
-    __init__        : output demo receive send record replay check arbitrate info convert repair interfaces doctor probe
+    __init__        : output demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe
 _pyinstaller :
 __main__    : _version _core cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor

@@ -16,8 +16,10 @@ from mcast_fast.cli.output import NOTHING_CAME, complain, nothing_came
 from mcast_fast.cli.progress import Progress
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
+from mcast_fast.files._index import Indexer
 from mcast_fast.files._limits import Autostop, Rotation
 from mcast_fast.files._recorder import AT_ONCE, AT_ONCE_OF_RING, RecordedFile, Recorder, Recording
+from mcast_fast.files._streams import is_compressed
 from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 
@@ -66,6 +68,7 @@ NO_BACKGROUND = "none"
     show_default=True,
     help="Headers around what sockets receive: raw is IP alone.",
 )
+@click.option("--index", "index", is_flag=True, help="Leave an index beside each finished file, for files.scan.")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress line, which a terminal gets each second.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as an object on standard output.")
@@ -98,6 +101,7 @@ def command(path: str, **options: Any) -> None:
     nothing came before --timeout.
     """
     rotation, stop, printname = _limits(options)
+    indexer = _indexer(path) if options["index"] else None
     with _receiver(options) as receiver:
         if options["user"]:
             become(options["user"])
@@ -109,7 +113,7 @@ def command(path: str, **options: Any) -> None:
             flush_interval=0 if options["unbuffered"] else options["flush_interval"],
             reserve=options["reserve"],
             command=options["command"],
-            on_file=_printer(printname),
+            on_file=_on_file(printname, indexer),
             link=options["link"],
             filter_text=" ".join(options["groups"]),
         )
@@ -129,6 +133,8 @@ def command(path: str, **options: Any) -> None:
             complain(str(error))
             raise click.exceptions.Exit(1) from error
         finally:
+            if indexer is not None:
+                indexer.finish()
             _summarise(recorder.result, options["as_json"], path)
     code = _exit_code(recorder.result, options)
     if code:
@@ -198,6 +204,27 @@ def _receiver(options: dict[str, Any]) -> Receiver:
 def _output(path: str) -> str | IO[bytes]:
     """The path; or standard output without Python's buffer, which would be a second one."""
     return getattr(sys.stdout.buffer, "raw", sys.stdout.buffer) if path == "-" else path
+
+
+def _indexer(path: str) -> Indexer:
+    """What makes indexes of finished files; ArgumentError where a file will have none."""
+    if path == "-" or is_compressed(path):
+        raise ArgumentError(f"--index: {path} can have no index; it is of files that are not compressed")
+    return Indexer()
+
+
+def _on_file(name: str | None, indexer: Indexer | None) -> Callable[[RecordedFile], None] | None:
+    """What is called with each finished file."""
+    printer = _printer(name)
+    if indexer is None:
+        return printer
+
+    def both(file: RecordedFile) -> None:
+        if printer is not None:
+            printer(file)
+        indexer.add(file.path)
+
+    return both
 
 
 def _printer(name: str | None) -> Callable[[RecordedFile], None] | None:

@@ -1,4 +1,4 @@
-"""Capture files: read, written, recorded and replayed.
+"""Capture files: read, written, recorded, replayed, scanned and merged.
 
 What is listed here is public. Each class is imported when it is first used, so that reading a file needs neither
 receiver nor sender.
@@ -11,14 +11,17 @@ from mcast_fast.stats import ReaderStats, WriterStats
 
 if TYPE_CHECKING:
     from mcast_fast.files._limits import Autostop, Rotation
+    from mcast_fast.files._merge import Merged, merge
     from mcast_fast.files._reader import Reader
     from mcast_fast.files._reader import open_capture as open
     from mcast_fast.files._recorder import RecordedFile, Recorder, Recording
     from mcast_fast.files._replay import Replay, Replayed
+    from mcast_fast.files._scan import Scan, Scanned, scan
     from mcast_fast.files._writer import Writer
 
 __all__ = [
     "Autostop",
+    "Merged",
     "Reader",
     "ReaderStats",
     "RecordedFile",
@@ -27,13 +30,18 @@ __all__ = [
     "Replay",
     "Replayed",
     "Rotation",
+    "Scan",
+    "Scanned",
     "Writer",
     "WriterStats",
+    "merge",
     "open",
+    "scan",
 ]
 
 _WHERE = {
     "Autostop": "_limits",
+    "Merged": "_merge",
     "Reader": "_reader",
     "RecordedFile": "_recorder",
     "Recorder": "_recorder",
@@ -41,8 +49,12 @@ _WHERE = {
     "Replay": "_replay",
     "Replayed": "_replay",
     "Rotation": "_limits",
+    "Scan": "_scan",
+    "Scanned": "_scan",
     "Writer": "_writer",
+    "merge": "_merge",
     "open": "_reader",
+    "scan": "_scan",
 }
 _CALLED = {"open": "open_capture"}  # there
 

@@ -5,20 +5,19 @@ Rules of this module: it prints nothing. A form is what the suffix of a file say
 
 import contextlib
 import csv
-import importlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from mcast_fast import _core
-from mcast_fast._core.addresses import map_address
+from mcast_fast._core.addresses import interface_text, map_address
 from mcast_fast._core.layout import RECORD, Flag
-from mcast_fast.errors import ArgumentError, CaptureError, FeatureError, FileError, file_error
+from mcast_fast.errors import ArgumentError, CaptureError, FileError, file_error
+from mcast_fast.files._optional import module
 from mcast_fast.files._reader import Reader
-from mcast_fast.files._streams import PathOrFile, open_input, open_output, plain_suffix, subject_of
+from mcast_fast.files._streams import PathOrFile, is_same_file, open_input, open_output, plain_suffix, subject_of
 from mcast_fast.files._writer import Writer
 
 if TYPE_CHECKING:
@@ -75,21 +74,12 @@ def unguarded(text: str) -> str:
     return text[1:] if text.startswith("'") and text[1:].startswith(FORMULA) else text
 
 
-def csv_row(packet: Any) -> list[object]:
-    """A packet as a row of `COLUMNS`; what is not known is empty, and the payload is hexadecimal."""
-    return [
-        packet.timestamp,
-        guarded(packet.interface or ""),
-        packet.source.partition("%")[0],
-        packet.source_port,
-        packet.group,
-        packet.port,
-        packet.ttl,
-        packet.tos,
-        packet.dropped,
-        packet.wire_length,
-        packet.data.hex(),
-    ]
+def text_field(text: str) -> bytes:
+    """A text as a field of a row, guarded, and in quotes where it needs them. All text of a file that is no address or
+    number goes through here."""
+    row = io.StringIO(newline="")
+    csv.writer(row, lineterminator="\r\n").writerow([guarded(text)])  # both of which go into quotes
+    return row.getvalue()[:-2].encode(errors="surrogateescape") if text else b""
 
 
 def record_of(row: dict[str, str], offset: int, index: int) -> tuple[bytes, bytes]:
@@ -156,30 +146,24 @@ class CsvReader:
 
 
 class CsvWriter:
-    """Batches as CSV."""
+    """Batches as CSV: the header, and a row for each packet, made by the core."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._text = io.StringIO(newline="")
-        self._rows = csv.writer(self._text, lineterminator="\n")
-        self._rows.writerow(COLUMNS)
+        self._write(",".join(COLUMNS).encode() + b"\n")
 
     def write(self, batch: "Batch") -> None:
         """Write the packets of a batch; OSError."""
-        self._rows.writerows(map(csv_row, batch))
-        self.flush()
+        names = batch.names
+        self._write(_core.views.csv_rows(batch, lambda index: text_field(interface_text(index, names))))
 
-    def flush(self) -> None:
-        """Write what is there; OSError."""
-        rest = memoryview(self._text.getvalue().encode())
+    def _write(self, data: bytes | bytearray) -> None:
+        rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
-        self._text.seek(0)
-        self._text.truncate()
 
     def close(self) -> None:
-        """Write the rest; OSError."""
-        self.flush()
+        """Nothing is left to write."""
 
 
 # Parquet -------------------------------------------------------------------------------------------------------------
@@ -187,14 +171,7 @@ class CsvWriter:
 
 def arrow_modules() -> tuple[Any, Any]:
     """pyarrow and its Parquet; FeatureError says whether they are missing, or cannot be imported, and why."""
-    try:
-        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
-    except ModuleNotFoundError as error:
-        if error.name not in ("pyarrow", "pyarrow.parquet"):
-            raise FeatureError(f"Parquet needs pyarrow, and importing it failed: {error}") from error
-        raise FeatureError("Parquet needs pyarrow; install it with: pip install 'mcast-fast[arrow]'") from None
-    except ImportError as error:
-        raise FeatureError(f"Parquet needs pyarrow, and importing it failed: {error}") from error
+    return module("pyarrow", "Parquet", "arrow"), module("pyarrow.parquet", "Parquet", "arrow")
 
 
 class ParquetWriter:
@@ -281,16 +258,6 @@ def open_batches(source: PathOrFile, groups: Iterable[str], multicast_only: bool
     return CsvReader(open_input(source) if isinstance(source, str | os.PathLike) else source, subject_of(source))
 
 
-def _is_same(source: PathOrFile, target: PathOrFile) -> bool:
-    """Whether both name one file."""
-    if not isinstance(source, str | os.PathLike) or not isinstance(target, str | os.PathLike):
-        return False
-    try:
-        return Path(source).samefile(target)
-    except (OSError, ValueError):
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What was converted: `packets`; and what the source holds beside them: `fragments`, datagrams of which not all
@@ -314,7 +281,7 @@ def convert_file(
     source: PathOrFile, target: PathOrFile, form: str, groups: Iterable[str] = (), multicast_only: bool = True
 ) -> Converted:
     """`convert` what a file holds of these groups (none: of all). Errors as there, and GroupError."""
-    if _is_same(source, target):
+    if is_same_file(source, target):
         raise ArgumentError(f"{subject_of(source)} is its own target; write to another file")
     with contextlib.closing(open_batches(source, groups, multicast_only)) as batches:
         packets = convert(batches, target, form)

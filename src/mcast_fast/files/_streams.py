@@ -34,6 +34,16 @@ def subject_of(file: PathOrFile, *methods: str) -> str:
     return str(getattr(file, "name", "the file"))
 
 
+def is_same_file(one: PathOrFile, other: PathOrFile) -> bool:
+    """Whether both are paths, of one file."""
+    if not isinstance(one, str | os.PathLike) or not isinstance(other, str | os.PathLike):
+        return False
+    try:
+        return Path(one).samefile(other)
+    except (OSError, ValueError):
+        return False
+
+
 def plain_suffix(path: str) -> str:
     """The suffix of a path in front of that of its compression, lower case: '.pcap' of 'feed.PCAP.gz'."""
     name = Path(path.lower())

@@ -308,15 +308,23 @@ mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t
     return 0;
 }
 
-/* Reserves memory for a packet's record and payload; called before anything is counted, so that a block for which there is no memory can
- * be read once more. */
+/* Where the next record will be: a record is made in its place, for copying what was just written in small parts waits for all of
+ * them. NULL without memory. */
+static inline mcast_record *
+mcast_decoder_next(mcast_decoder *decoder)
+{
+    if (mcast_memory_reserve(decoder->pool, &decoder->records, sizeof(mcast_record)) != 0)
+        return NULL;
+    return (mcast_record *)(void *)(decoder->records.bytes + decoder->records.used);
+}
+
+/* Reserves memory for a payload; called before anything is counted, so that a block for which there is no memory can be read once
+ * more. */
 static inline int
 mcast_decoder_reserve(mcast_decoder *decoder, size_t size)
 {
-    if (decoder->summary)
-        return 0;
-    return mcast_memory_reserve(decoder->pool, &decoder->records, sizeof(mcast_record)) != 0 ||
-           mcast_memory_reserve(decoder->pool, &decoder->data, size < UINT16_MAX ? size : UINT16_MAX) != 0;
+    return decoder->summary ? 0
+                            : mcast_memory_reserve(decoder->pool, &decoder->data, size < UINT16_MAX ? size : UINT16_MAX);
 }
 
 static inline void
@@ -325,8 +333,10 @@ mcast_decoder_deliver(mcast_decoder *decoder, mcast_record *record, const unsign
     if (decoder->summary) {
         mcast_summary_add(decoder->summary, record);
     } else {
+        void *place = decoder->records.bytes + decoder->records.used;
         record->offset = (uint32_t)decoder->data.used;
-        memcpy(decoder->records.bytes + decoder->records.used, record, sizeof *record);
+        if (record != place)
+            memcpy(place, record, sizeof *record);
         memcpy(decoder->data.bytes + decoder->data.used, payload, record->length);
         decoder->records.used += sizeof *record;
         decoder->data.used += record->length;
@@ -417,10 +427,12 @@ static inline int
 mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
 {
     mcast_interface *device = &decoder->interfaces[captured->interface_at];
-    mcast_record record;
+    mcast_record *record = mcast_decoder_next(decoder);
+    if (!record)
+        return MCAST_DECODE_MEMORY;
     const unsigned char *payload = captured->frame;
     mcast_fragment fragment = {0};
-    int kind = mcast_frame_read_piece(captured->frame, captured->size, captured->wire, (int)device->link_type, &record,
+    int kind = mcast_frame_read_piece(captured->frame, captured->size, captured->wire, (int)device->link_type, record,
                                       &payload, &fragment);
     int is_piece = kind == MCAST_FRAME_FRAGMENT || kind == MCAST_FRAME_LATER;
     if (mcast_decoder_reserve(decoder, is_piece ? UINT16_MAX : captured->size) != 0)
@@ -437,11 +449,11 @@ mcast_decoder_take(mcast_decoder *decoder, const mcast_captured *captured)
     }
     decoder->counters.broken += kind == MCAST_FRAME_BROKEN;
     if (is_piece)
-        return mcast_decoder_piece(decoder, captured, &record, payload, &fragment);
+        return mcast_decoder_piece(decoder, captured, record, payload, &fragment);
     if (kind != MCAST_FRAME_UDP)
         return MCAST_DECODE_MORE;
-    if (mcast_decoder_is_inside(decoder, captured) && mcast_decoder_wants(decoder, &record, device->name))
-        mcast_decoder_pass(decoder, captured, &record, payload);
+    if (mcast_decoder_is_inside(decoder, captured) && mcast_decoder_wants(decoder, record, device->name))
+        mcast_decoder_pass(decoder, captured, record, payload);
     else
         decoder->counters.filtered++;
     return MCAST_DECODE_MORE;

@@ -128,3 +128,20 @@ def by_time(Batch batch not None):
     found.count = batch.count
     found.records_memory.used = size
     return found
+
+
+def extent(Batch batch not None):
+    """(the earliest time, the latest one, the groups) of a batch that is not empty; an unknown time is 0."""
+    cdef int64_t earliest = INT64_MAX, latest = INT64_MIN
+    cdef const mcast_record *record
+    cdef const mcast_record *before = NULL
+    cdef set groups = set()
+    cdef Py_ssize_t i
+    for i in range(batch.count):
+        record = &batch.first[i]
+        earliest = min(earliest, record.timestamp)
+        latest = max(latest, record.timestamp)
+        if before == NULL or memcmp(record.group, before.group, 16) != 0:
+            groups.add(PyBytes_FromStringAndSize(<const char *>record.group, 16))
+        before = record
+    return earliest, latest, frozenset(groups)

@@ -11,6 +11,8 @@ from mcast_fast._core.fast.compiled import (
     Records,
     arrow_stream,
     by_time,
+    csv_rows,
+    extent,
 )
 from mcast_fast._core.fast.compiled import VIEWS_FEATURES as FEATURES
 
@@ -26,4 +28,6 @@ __all__ = [
     "Records",
     "arrow_stream",
     "by_time",
+    "csv_rows",
+    "extent",
 ]

@@ -1,6 +1,6 @@
 """The contract of the views: what both backends offer over records and arena."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime as datetime_type
 from typing import Any, overload
@@ -162,6 +162,8 @@ class Batch:
     def __hash__(self) -> int: ...
 
 def by_time(batch: Batch) -> Batch: ...
+def csv_rows(batch: Batch, texts: Callable[[int], bytes]) -> bytearray: ...
+def extent(batch: Batch) -> tuple[int, int, frozenset[bytes]]: ...
 def arrow_stream(batches: Iterable[Batch], requested_schema: Any = None) -> Any: ...
 
 class Packet:

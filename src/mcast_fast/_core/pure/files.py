@@ -12,6 +12,8 @@ from mcast_fast._core.layout import ARENA_LIMIT, MAX_PACKET_SIZE, RECORD, RECORD
 from mcast_fast._core.pure.encoding import GATHERS as GATHERS  # noqa: PLC0414 - the codecs of one backend are one module
 from mcast_fast._core.pure.encoding import Encoder as Encoder  # noqa: PLC0414
 from mcast_fast._core.pure.frames import Framed, Kind, Rest, read_frame, read_udp, skipped_kind
+from mcast_fast._core.pure.merge import Run as Run  # noqa: PLC0414
+from mcast_fast._core.pure.merge import merge_by_time as merge_by_time  # noqa: PLC0414
 from mcast_fast._core.pure.reassembly import Reassembly
 from mcast_fast._core.pure.summary import Summary as Summary  # noqa: PLC0414 - as above
 from mcast_fast._core.pure.views import Batch, take_over

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from mcast_fast._core import arrow, columns, layout, restore
 from mcast_fast._core.addresses import address_text, endpoint, interface_text
 from mcast_fast._core.layout import Feature, Flag
+from mcast_fast._core.pure.csv import csv_rows as csv_rows  # noqa: PLC0414 - the views of one backend are one module
 
 if TYPE_CHECKING:
     from datetime import datetime as datetime_type
@@ -252,6 +253,16 @@ def make_part(whole: Batch, start: int, stop: int) -> Batch:
     part._count = stop - start
     part.names = whole.names
     return part
+
+
+def extent(batch: Batch) -> tuple[int, int, frozenset[bytes]]:
+    """(the earliest time, the latest one, the groups) of a batch that is not empty; an unknown time is 0."""
+    size, group = layout.RECORD_SIZE, layout.offsets()["group"]
+    records = bytes(batch._records[batch._first * size : (batch._first + batch._count) * size])
+    starts = range(0, len(records), size)
+    times = [int.from_bytes(records[start : start + 8], sys.byteorder, signed=True) for start in starts]
+    groups = frozenset(records[start + group : start + group + 16] for start in starts)
+    return min(times), max(times), groups
 
 
 def by_time(batch: Batch) -> Batch:
