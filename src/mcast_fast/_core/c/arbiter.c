@@ -334,7 +334,7 @@ mcast_arbiter_due(mcast_arbiter *arbiter)
     mcast_lock(&arbiter->lock);
     for (uint32_t i = 0; i < arbiter->count; i++)
         for (int which = 0; which < 2; which++) {
-            const mcast_run *run = &arbiter->feeds[i]->runs[which];
+            const mcast_feed_run *run = &arbiter->feeds[i]->runs[which];
             if (!run->generation || (run->floor == run->next && !run->starting))
                 continue;
             int64_t from = run->floor == run->next ? run->start : mcast_slot_at(run, run->floor)->time;

@@ -39,7 +39,7 @@ typedef struct mcast_slot {
 
 /* The numbers from a sender's start to its restart. first <= tail <= floor <= head <= next, where numbers are compared by signed differences
  * (RFC 1982). */
-typedef struct mcast_run {
+typedef struct mcast_feed_run {
     mcast_slot *slots;
     uint64_t mask;        /* slots - 1 */
     uint64_t first, next; /* positions: numbers unwrapped */
@@ -55,7 +55,7 @@ typedef struct mcast_run {
     uint8_t members;     /* legs that brought one of its numbers */
     uint8_t starting;    /* what comes may lie before the first number */
     uint8_t wide;        /* what is not charged is more than half of what the width can tell */
-} mcast_run;
+} mcast_feed_run;
 
 /* A packet that may be the first after a restart: it waits for another one near it. */
 typedef struct mcast_stash {
@@ -87,7 +87,7 @@ typedef struct mcast_feed_key {
 
 typedef struct mcast_feed {
     mcast_feed_key key;
-    mcast_run runs[2];
+    mcast_feed_run runs[2];
     uint8_t current; /* the run that began last */
     uint8_t used;    /* since the hand of the eviction passed */
     uint32_t generation;

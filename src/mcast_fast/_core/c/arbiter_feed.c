@@ -18,14 +18,14 @@ unwrap(const mcast_arbiter *arbiter, uint64_t number, uint64_t beside)
     return beside + (uint64_t)((int64_t)((number - beside) << unused) >> unused);
 }
 
-static inline mcast_run *
+static inline mcast_feed_run *
 current_of(mcast_feed *feed)
 {
     return &feed->runs[feed->current];
 }
 
 /* The run that a leg is in, or NULL. */
-static inline mcast_run *
+static inline mcast_feed_run *
 run_of(mcast_feed *feed, const mcast_leg_flow *leg)
 {
     if (!leg->generation)
@@ -46,7 +46,7 @@ is_plausible(const mcast_arbiter *arbiter, uint64_t ahead, uint32_t count, int64
 
 /* Whether a number is among those that a run remembers, or near its end. */
 static int
-is_within(const mcast_arbiter *arbiter, const mcast_run *run, uint64_t number, uint32_t count)
+is_within(const mcast_arbiter *arbiter, const mcast_feed_run *run, uint64_t number, uint32_t count)
 {
     uint64_t position = unwrap(arbiter, number, run->next);
     return !mcast_is_before(position, run->tail) &&
@@ -55,7 +55,7 @@ is_within(const mcast_arbiter *arbiter, const mcast_run *run, uint64_t number, u
 
 /* Whether the leg has brought this number, as far as it is remembered. */
 static int
-has_brought(const mcast_run *run, uint32_t leg, uint64_t position)
+has_brought(const mcast_feed_run *run, uint32_t leg, uint64_t position)
 {
     return !mcast_is_before(position, run->tail) && mcast_is_before(position, run->next) &&
            (mcast_slot_at(run, position)->legs >> leg & 1);
@@ -64,7 +64,7 @@ has_brought(const mcast_run *run, uint32_t leg, uint64_t position)
 /* The position of a number in the run of its leg: beside the leg's last one, unless it was silent while others went on by so much that
  * only theirs can say. */
 static uint64_t
-position_in_own(const mcast_arbiter *arbiter, const mcast_run *run, const mcast_leg_flow *leg, uint64_t number)
+position_in_own(const mcast_arbiter *arbiter, const mcast_feed_run *run, const mcast_leg_flow *leg, uint64_t number)
 {
     uint64_t half = 1ull << (arbiter->format.bits - 1);
     int is_near = !mcast_is_before(leg->next, run->next - (half - 1)) || arbiter->format.bits == 64;
@@ -72,7 +72,7 @@ position_in_own(const mcast_arbiter *arbiter, const mcast_run *run, const mcast_
 }
 
 static void
-join(mcast_feed *feed, mcast_run *run, uint32_t leg, uint64_t position, int64_t clock)
+join(mcast_feed *feed, mcast_feed_run *run, uint32_t leg, uint64_t position, int64_t clock)
 {
     mcast_leg_flow *of = &feed->legs[leg];
     of->next = of->low = of->mark = position;
@@ -156,8 +156,8 @@ suspect(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, c
 
 /* Whether a packet in the run of its leg has nothing new from that leg, and is so old that the sender may have begun anew. */
 static int
-steps_back(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *run, uint32_t leg, uint64_t position,
-           uint64_t end)
+steps_back(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, uint32_t leg,
+           uint64_t position, uint64_t end)
 {
     const mcast_leg_flow *of = &feed->legs[leg];
     if (mcast_is_before(run->next, end))
@@ -171,7 +171,8 @@ steps_back(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run
 }
 
 static void
-go_on(const mcast_arbiter *arbiter, mcast_run *run, mcast_leg_flow *of, uint32_t leg, uint64_t position, uint64_t end)
+go_on(const mcast_arbiter *arbiter, mcast_feed_run *run, mcast_leg_flow *of, uint32_t leg, uint64_t position,
+      uint64_t end)
 {
     int was_silent = of->behind != MCAST_SILENT && arbiter->clock - of->behind >= arbiter->silence;
     of->clock = arbiter->clock;
@@ -201,7 +202,7 @@ reserve(mcast_arbiter *arbiter, size_t length)
 
 /* A packet of a leg in a run. `is_own`: it is the run that the leg is in. */
 static int
-take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arrival *packet,
+take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet,
      const mcast_numbered *numbered, uint64_t position, int is_own)
 {
     mcast_leg_flow *of = &feed->legs[packet->leg];
@@ -227,7 +228,7 @@ take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arriv
 
 /* What was stashed belongs to this run, for the packet that is near it does; 0, or -1 without memory. */
 static int
-take_stashed(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint32_t leg, const mcast_numbered *beside)
+take_stashed(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint32_t leg, const mcast_numbered *beside)
 {
     mcast_stash *stash = &feed->legs[leg].stash;
     if (!is_near_stash(arbiter, stash, beside))
@@ -259,7 +260,7 @@ restart(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, const mcast_numb
 
 /* A packet by which its leg comes into a run. */
 static int
-move(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arrival *packet,
+move(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet,
      const mcast_numbered *numbered)
 {
     if (take_stashed(arbiter, feed, run, packet->leg, numbered) != 0)
@@ -275,7 +276,7 @@ static int
 take_in(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered)
 {
     mcast_leg_flow *of = &feed->legs[packet->leg];
-    mcast_run *run = current_of(feed);
+    mcast_feed_run *run = current_of(feed);
     if (!run->generation) {
         if (mcast_run_begin(arbiter, feed, numbered->number) != 0)
             return -1;
@@ -296,12 +297,13 @@ take_in(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, c
 }
 
 /* A packet while two runs are there, of a leg that is in `own`: the run that it belongs to. */
-static mcast_run *
-choose(const mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *own, uint32_t leg, const mcast_numbered *numbered)
+static mcast_feed_run *
+choose(const mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *own, uint32_t leg,
+       const mcast_numbered *numbered)
 {
     const mcast_leg_flow *of = &feed->legs[leg];
-    mcast_run *current = current_of(feed), *old = &feed->runs[!feed->current];
-    mcast_run *other = own == current ? old : current;
+    mcast_feed_run *current = current_of(feed), *old = &feed->runs[!feed->current];
+    mcast_feed_run *other = own == current ? old : current;
     uint64_t here = position_in_own(arbiter, own, of, numbered->number);
     uint64_t there = unwrap(arbiter, numbered->number, other->next);
     if (!other->generation || !is_within(arbiter, other, numbered->number, numbered->count))
@@ -315,10 +317,10 @@ static int
 take_numbers(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered)
 {
     mcast_leg_flow *of = &feed->legs[packet->leg];
-    mcast_run *own = run_of(feed, of);
+    mcast_feed_run *own = run_of(feed, of);
     if (!own)
         return take_in(arbiter, feed, packet, numbered);
-    mcast_run *run = choose(arbiter, feed, own, packet->leg, numbered);
+    mcast_feed_run *run = choose(arbiter, feed, own, packet->leg, numbered);
     if (run == own)
         return take(arbiter, feed, own, packet, numbered, position_in_own(arbiter, own, of, numbered->number), 1);
     if (run == current_of(feed))
@@ -330,7 +332,7 @@ take_numbers(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *pack
 static int
 take_heartbeat(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, uint64_t number)
 {
-    mcast_run *run = run_of(feed, &feed->legs[leg]);
+    mcast_feed_run *run = run_of(feed, &feed->legs[leg]);
     if (!run || run != current_of(feed))
         return 0;
     uint64_t position = position_in_own(arbiter, run, &feed->legs[leg], number);
@@ -343,7 +345,7 @@ take_heartbeat(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, uint64_t 
 
 /* Whether a packet is its leg's next number in the only run, which has come so far, or goes on by this one: most are. */
 static inline int
-goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *run, const mcast_leg_flow *of,
+goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, const mcast_leg_flow *of,
         const mcast_numbered *numbered)
 {
     uint32_t unused = 64 - arbiter->format.bits;
@@ -353,7 +355,7 @@ goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *r
 }
 
 static int
-take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_arrival *packet)
+take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet)
 {
     mcast_leg_flow *of = &feed->legs[packet->leg];
     uint64_t position = of->next;
@@ -368,7 +370,7 @@ take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, const mcast_
 int
 mcast_feed_take(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered)
 {
-    mcast_run *run = current_of(feed);
+    mcast_feed_run *run = current_of(feed);
     mcast_feed_pass(arbiter, feed);
     if (numbered->kind == MCAST_DATA && goes_on(arbiter, feed, run, &feed->legs[packet->leg], numbered) &&
         !has_brought(run, packet->leg, feed->legs[packet->leg].next))
@@ -385,7 +387,7 @@ mcast_feed_take(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *p
 void
 mcast_feed_settle(mcast_arbiter *arbiter, mcast_feed *feed)
 {
-    mcast_run *run = current_of(feed), *old = &feed->runs[!feed->current];
+    mcast_feed_run *run = current_of(feed), *old = &feed->runs[!feed->current];
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++)
         release(arbiter, feed, leg);
     if (old->generation)

@@ -6,7 +6,7 @@ static const int64_t NOTABLE_SILENCE = 1 << 17; /* ns */
 
 /* How many numbers of this run may be remembered. */
 static uint64_t
-limit_of(const mcast_arbiter *arbiter, const mcast_run *run)
+limit_of(const mcast_arbiter *arbiter, const mcast_feed_run *run)
 {
     uint64_t others = arbiter->positions - (run->next - run->tail);
     uint64_t left = others < MCAST_ALL_POSITIONS ? MCAST_ALL_POSITIONS - others : 0;
@@ -17,7 +17,7 @@ limit_of(const mcast_arbiter *arbiter, const mcast_run *run)
 
 /* Space for the numbers [tail, end), of which those from the run's own tail on are there; 0, or -1 without memory. */
 static int
-reserve(mcast_run *run, uint64_t tail, uint64_t end)
+reserve(mcast_feed_run *run, uint64_t tail, uint64_t end)
 {
     uint64_t needed = end - tail, size = run->slots ? run->mask + 1 : 64;
     if (run->slots && needed <= size)
@@ -58,7 +58,7 @@ emit(mcast_arbiter *arbiter, const mcast_record *record, const unsigned char *pa
 
 /* What comes next in order. */
 static void
-deliver(mcast_arbiter *arbiter, mcast_run *run)
+deliver(mcast_arbiter *arbiter, mcast_feed_run *run)
 {
     for (; run->head != run->next; run->head++) {
         mcast_slot *slot = mcast_slot_at(run, run->head);
@@ -79,7 +79,7 @@ deliver(mcast_arbiter *arbiter, mcast_run *run)
 
 /* The number at the head is given up. It may be there where no memory was left to deliver it. */
 static void
-skip(mcast_arbiter *arbiter, mcast_run *run)
+skip(mcast_arbiter *arbiter, mcast_feed_run *run)
 {
     mcast_slot *slot = mcast_slot_at(run, run->head++);
     if (slot->legs) {
@@ -98,8 +98,8 @@ skip(mcast_arbiter *arbiter, mcast_run *run)
 
 /* Whether a leg was not there for a number: it has not begun, or was silent when the number was due. */
 static int
-was_absent(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *run, uint32_t leg, uint64_t position,
-           int64_t due)
+was_absent(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, uint32_t leg,
+           uint64_t position, int64_t due)
 {
     const mcast_leg_flow *of = &feed->legs[leg];
     if (!(run->members >> leg & 1) || mcast_is_before(position, run->first_of[leg]))
@@ -108,7 +108,7 @@ was_absent(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run
 }
 
 static void
-charge(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *run, uint64_t position)
+charge(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, uint64_t position)
 {
     mcast_slot *slot = mcast_slot_at(run, position);
     if (!slot->legs && !arbiter->in_order) {
@@ -147,7 +147,7 @@ take_back(mcast_arbiter *arbiter, mcast_slot *slot, uint32_t leg)
 }
 
 void
-mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint64_t end)
+mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint64_t end)
 {
     run->starting = 0;
     if (arbiter->in_order)
@@ -158,14 +158,14 @@ mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint6
 }
 
 static void
-forget(mcast_arbiter *arbiter, mcast_run *run, uint64_t tail)
+forget(mcast_arbiter *arbiter, mcast_feed_run *run, uint64_t tail)
 {
     arbiter->positions -= tail - run->tail;
     run->tail = tail;
 }
 
 static void
-pass(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_run *run)
+pass(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_feed_run *run)
 {
     if (run->starting && arbiter->clock - run->start >= arbiter->hold) {
         run->starting = 0;
@@ -194,7 +194,7 @@ pass(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_run *run)
 void
 mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed)
 {
-    mcast_run *run = &feed->runs[feed->current], *old = &feed->runs[!feed->current];
+    mcast_feed_run *run = &feed->runs[feed->current], *old = &feed->runs[!feed->current];
     if (old->generation) {
         if (arbiter->clock - run->start >= arbiter->hold)
             mcast_run_end(arbiter, feed, old);
@@ -210,7 +210,7 @@ mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed)
 int
 mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number)
 {
-    mcast_run *run = &feed->runs[!feed->current];
+    mcast_feed_run *run = &feed->runs[!feed->current];
     if (run->generation)
         mcast_run_end(arbiter, feed, run);
     memset(run, 0, sizeof *run);
@@ -225,7 +225,7 @@ mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number)
 }
 
 void
-mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run)
+mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run)
 {
     mcast_run_settle(arbiter, feed, run, run->next);
     forget(arbiter, run, run->next);
@@ -235,7 +235,7 @@ mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run)
 
 /* Numbers that are too many to be remembered, and missing on all legs. */
 static void
-charge_all(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *run, uint64_t first, uint64_t count)
+charge_all(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, uint64_t first, uint64_t count)
 {
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++) {
         mcast_leg_ledger *ledger = &arbiter->legs[leg].ledger;
@@ -250,7 +250,7 @@ charge_all(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_run *run,
 
 /* Whether the silence was so long that, at the rate before it, the number may have come half around; as in flow.c. */
 static int
-is_ambiguous(const mcast_arbiter *arbiter, const mcast_run *run)
+is_ambiguous(const mcast_arbiter *arbiter, const mcast_feed_run *run)
 {
     uint32_t bits = arbiter->format.bits;
     int64_t step = arbiter->clock - run->advanced, spent = run->advanced - run->low_clock;
@@ -261,7 +261,7 @@ is_ambiguous(const mcast_arbiter *arbiter, const mcast_run *run)
 
 /* Others bring what these legs do not. */
 static void
-leave_behind(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_run *run, uint32_t ahead)
+leave_behind(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_feed_run *run, uint32_t ahead)
 {
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++) {
         mcast_leg_flow *of = &feed->legs[leg];
@@ -271,7 +271,7 @@ leave_behind(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_run *run, uin
 }
 
 static void
-look_at_width(mcast_arbiter *arbiter, mcast_run *run)
+look_at_width(mcast_arbiter *arbiter, mcast_feed_run *run)
 {
     if (arbiter->format.bits >= 64)
         return;
@@ -281,7 +281,7 @@ look_at_width(mcast_arbiter *arbiter, mcast_run *run)
 }
 
 int
-mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint32_t leg, uint64_t end)
+mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint32_t leg, uint64_t end)
 {
     uint64_t limit = limit_of(arbiter, run), tail = run->tail;
     if (end - tail > limit)
@@ -321,7 +321,7 @@ mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint
 }
 
 int
-mcast_run_extend(mcast_arbiter *arbiter, mcast_run *run, uint64_t position)
+mcast_run_extend(mcast_arbiter *arbiter, mcast_feed_run *run, uint64_t position)
 {
     uint64_t count = run->first - position;
     if (!run->starting || run->tail != run->first || run->floor != run->first ||
@@ -382,7 +382,7 @@ come_late(mcast_arbiter *arbiter, mcast_slot *slot, uint32_t leg)
 
 /* One number of a packet; whether the packet is the one to be delivered for it. */
 static int
-admit_number(mcast_arbiter *arbiter, mcast_run *run, uint32_t leg, uint64_t position)
+admit_number(mcast_arbiter *arbiter, mcast_feed_run *run, uint32_t leg, uint64_t position)
 {
     mcast_leg_ledger *ledger = &arbiter->legs[leg].ledger;
     mcast_slot *slot = mcast_slot_at(run, position);
@@ -422,7 +422,7 @@ admit_number(mcast_arbiter *arbiter, mcast_run *run, uint32_t leg, uint64_t posi
 
 /* Packets that wait have too much memory: what they wait for is given up. */
 static void
-overflow(mcast_arbiter *arbiter, mcast_run *run)
+overflow(mcast_arbiter *arbiter, mcast_feed_run *run)
 {
     arbiter->overflows++;
     run->starting = 0;
@@ -439,7 +439,8 @@ emit_arrival(mcast_arbiter *arbiter, const mcast_arrival *packet)
 }
 
 void
-mcast_run_admit(mcast_arbiter *arbiter, mcast_run *run, const mcast_arrival *packet, uint64_t position, uint64_t end)
+mcast_run_admit(mcast_arbiter *arbiter, mcast_feed_run *run, const mcast_arrival *packet, uint64_t position,
+                uint64_t end)
 {
     mcast_leg_ledger *ledger = &arbiter->legs[packet->leg].ledger;
     uint64_t first_new = end;

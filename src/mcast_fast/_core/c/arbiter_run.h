@@ -13,7 +13,7 @@ mcast_is_before(uint64_t position, uint64_t other)
 }
 
 static inline mcast_slot *
-mcast_slot_at(const mcast_run *run, uint64_t position)
+mcast_slot_at(const mcast_feed_run *run, uint64_t position)
 {
     return &run->slots[position & run->mask];
 }
@@ -29,22 +29,22 @@ typedef struct mcast_arrival {
 int mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number);
 
 /* Numbers up to `end` were sent; 0, or -1 without memory. */
-int mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint32_t leg, uint64_t end);
+int mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint32_t leg, uint64_t end);
 
 /* The run begins at an earlier number; 0, or -1 without memory, and where it may not. */
-int mcast_run_extend(mcast_arbiter *arbiter, mcast_run *run, uint64_t position);
+int mcast_run_extend(mcast_arbiter *arbiter, mcast_feed_run *run, uint64_t position);
 
 /* A packet brought the numbers [position, end), which are below `next`. */
-void mcast_run_admit(mcast_arbiter *arbiter, mcast_run *run, const mcast_arrival *packet, uint64_t position,
+void mcast_run_admit(mcast_arbiter *arbiter, mcast_feed_run *run, const mcast_arrival *packet, uint64_t position,
                      uint64_t end);
 
 /* What is due by the clock. */
 void mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed);
 
 /* Everything of the run is delivered and charged. */
-void mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run, uint64_t end);
+void mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint64_t end);
 
-void mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_run *run);
+void mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run);
 
 /* Space for a packet that waits; 0, or -1 without memory. */
 int mcast_kept_reserve(mcast_arbiter *arbiter, size_t length);
