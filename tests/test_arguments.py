@@ -10,6 +10,8 @@ import gc
 import inspect
 import io
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +43,7 @@ WRONG = {
 }
 # Only asked whether they are true.
 TRUTHS = {
-    "exclusive", "fastest", "follow", "follow_links", "frames", "gro", "loopback", "multicast_only", "own_packets", "recv_tos", "recv_ttl", "reuse", "segmentation",
+    "exclusive", "fastest", "follow", "index", "follow_links", "frames", "gro", "loopback", "multicast_only", "own_packets", "recv_tos", "recv_ttl", "reuse", "segmentation",
     "spread", "transmit_times", "vlan", "watch",
 }  # fmt: skip
 # An unused default: the group says it itself, so that the name or index is not looked up.
@@ -52,8 +54,8 @@ NO_BUFFER = {"payload", "payloads", "records", "data"}
 NO_BATCH = {"Receiver.give_back", "Receiver.reply", "aio.Receiver.reply", "Batch.concatenate", "Batch.from_bytes"}
 # What the library makes; and a number and a tuple of the standard library's.
 RESULTS = {
-    "Event", "Flag", "Interface", "Membership", "Packet", "ReaderStats", "RecordedFile", "Recording", "Replayed", "Scope", "SenderStats",
-    "Source", "Stats", "WriterStats",
+    "Event", "Flag", "Interface", "Membership", "Merged", "Packet", "ReaderStats", "RecordedFile", "Recording", "Replayed", "Scan", "Scanned", "Scope",
+    "SenderStats", "Source", "Stats", "WriterStats",
 }  # fmt: skip
 
 
@@ -93,6 +95,25 @@ def replay(**options):
     mcast.files.Replay(**{"file": a_file(), "to": a_group(), "ttl": 0, **options}).run()
 
 
+@contextlib.contextmanager
+def in_a_directory():
+    """The path of a capture file in a directory of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "a.pcapng")
+        path.write_bytes(a_file().getvalue())
+        yield path
+
+
+def scan(**options):
+    with in_a_directory() as path:
+        list(mcast.files.scan(**{"files": path, **options}))
+
+
+def merge(**options):
+    with in_a_directory() as path:
+        mcast.files.merge(**{"files": [path], "target": path.with_name("b.pcapng"), **options})
+
+
 # How each is made for its methods; and how to try an option of its constructor.
 OBJECTS = {
     "Receiver": lambda: mcast.Receiver(a_group(), timeout=0),
@@ -120,6 +141,8 @@ CONSTRUCTORS = {
     "aio.Receiver": lambda **options: aio.Receiver(a_group(), **options).close(),
     "aio.Sender": lambda **options: aio.Sender(a_group(), **options).close(),
     "open": lambda **options: mcast.open(**{"file": a_file(), **options}).close(),
+    "scan": scan,
+    "merge": merge,
     "addresses": mcast.addresses,
     "is_multicast": mcast.is_multicast,
     "pack_addresses": mcast.pack_addresses,
@@ -253,7 +276,7 @@ def test_every_public_call_with_parameters_is_tried():
     assert len(ALL) > 150
     assert {name for name, _ in tried} == {
         "Autostop", "Batch", "Group", "Reader", "Receiver", "Recorder", "Replay", "Rotation", "Schedule", "Sender", "Writer",
-        "addresses", "aio.Receiver", "aio.Sender", "is_multicast", "open", "pack_addresses",
+        "addresses", "aio.Receiver", "aio.Sender", "is_multicast", "merge", "open", "pack_addresses", "scan",
     }  # fmt: skip
 
 

@@ -335,7 +335,7 @@ def test_tcpdump_s_names_of_rotation(record, tx, tmp_path):
         (["-C", "100"], "give a number and a unit"),
         (["-b", "size:1MiB"], "is not one of: duration:"),
         (["-a", "packets:many"], "not a whole number"),
-        (["-b", "files:3"], "needs duration, filesize or packets"),
+        (["-b", "files:3"], "needs duration, interval, filesize or packets"),
         (["-W", "3"], "-W needs -C or -G"),
         (["--flush-interval", "soon"], "is not a time"),
         (["--reserve", "1000"], "give a number and a unit"),

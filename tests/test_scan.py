@@ -24,7 +24,7 @@ MS = 1_000_000
 def small_chunks(monkeypatch):
     """Files of tests are small: an index is made of them all the same, and of many chunks."""
     monkeypatch.setattr(_scan, "SMALLEST", 0)
-    monkeypatch.setattr("mcast_fast.files._reader.CHUNK", 4096)
+    monkeypatch.setattr("mcast_fast.files._input.CHUNK", 4096)
 
 
 def frame(number, group, fragment=None):

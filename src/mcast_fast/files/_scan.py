@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mcast_fast import _core
 from mcast_fast._core.layout import MOST_PACKETS
 from mcast_fast._units import EARLIEST, LATEST, Moment, checked, iterated, moment_in_ns, whole_number
-from mcast_fast.errors import FileError, explain, file_error
+from mcast_fast.errors import ArgumentError, FileError, explain, file_error
 from mcast_fast.files import _index
 from mcast_fast.files._frames import as_frames
 from mcast_fast.files._optional import module
@@ -106,6 +106,8 @@ def listed_files(files: Any) -> tuple[str, ...]:
     found: list[str] = []
     for one in several:
         text = os.fsdecode(checked(one, str | os.PathLike, "files", "paths or patterns"))
+        if "\0" in text:
+            raise ArgumentError(f"files: {text!r} is the name of no file")
         if not glob.has_magic(text) or Path(text).exists():
             found.append(text)
             continue

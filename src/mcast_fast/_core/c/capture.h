@@ -323,8 +323,9 @@ mcast_decoder_next(mcast_decoder *decoder)
 static inline int
 mcast_decoder_reserve(mcast_decoder *decoder, size_t size)
 {
-    return decoder->summary ? 0
-                            : mcast_memory_reserve(decoder->pool, &decoder->data, size < UINT16_MAX ? size : UINT16_MAX);
+    return decoder->summary
+               ? 0
+               : mcast_memory_reserve(decoder->pool, &decoder->data, size < UINT16_MAX ? size : UINT16_MAX);
 }
 
 static inline void
