@@ -401,7 +401,9 @@ def test_readers_pair_their_groups_by_position(backend, tmp_path):
         {"legs": [Played([]) for _ in range(9)]},
         {"batch_size": 0},
     ],
-    ids=str,
+    ids=lambda wrong: next(
+        f"{name}-{len(value)}" if name == "legs" else f"{name}-{value}" for name, value in wrong.items()
+    ),
 )
 def test_wrong_arguments_are_refused(backend, wrong):
     with pytest.raises(errors.ArgumentError):

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import _core
+from mcast_fast import _core, _delivery
 from mcast_fast._core.layout import RECORD, V4_MAPPED
-from mcast_fast.files import _pcapng, _reader
+from mcast_fast.files import _input, _pcapng
 from tests.conftest import descriptors
 
 ADDRESSES = V4_MAPPED + bytes([10, 0, 0, 1]), V4_MAPPED + bytes([239, 1, 1, 1])
@@ -130,7 +130,7 @@ class Plain:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised where Python itself ignores it
 @pytest.mark.long
 def test_reading_goes_on_after_an_exception_of_a_signal_handler(backend, tmp_path, monkeypatch, kind, how):
-    monkeypatch.setattr(_reader, "CHUNK", 20_000)
+    monkeypatch.setattr(_input, "CHUNK", 20_000)
     count = 4000 if backend == "fast" else 1500
     path = a_file(tmp_path / ("feed.pcapng" if kind == "python" else f"feed.{kind}"), count)
     came, interrupted = [], 0
@@ -484,7 +484,7 @@ import sys
 from mcast_fast.files import _streams as streams
 
 raw = open(sys.argv[1], "wb", buffering=0)
-stream = streams.Compressed(raw, *streams._gzip_writer())
+stream = streams.packed(raw, "gzip")
 stream.write(bytes(1000))
 raw.close()
 del stream
@@ -515,7 +515,7 @@ def test_collect_gives_all_that_is_left(backend, tmp_path, first):
 
 
 def test_what_would_not_fit_a_batch_is_left_for_the_next(backend, tmp_path, monkeypatch):
-    monkeypatch.setattr(_reader, "ARENA_LIMIT", 500 * SIZE)  # in the place of 4 GiB
+    monkeypatch.setattr(_delivery, "ARENA_LIMIT", 500 * SIZE)  # in the place of 4 GiB
     with mcast.open(a_file(tmp_path / "feed.pcapng", 1000), batch_size=300) as reader:
         assert int.from_bytes(reader.recv().data, "big") == 0
         parts = [reader.collect(1_000_000) for _ in range(3)]

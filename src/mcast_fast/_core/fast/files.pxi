@@ -372,7 +372,8 @@ cdef class Encoder:
     """Batches as the packets of a capture file. Threads may share an encoder, but for `write` and what belongs to it.
 
     `rest`: (bytes, how many of them are written, packets) at which the latest `write` ended because the system did not
-    take all; whoever goes on with them sets it to None.
+    take all; whoever goes on with them sets it to None. `written_packets`, `written_bytes`: what `write` has written,
+    without `rest`.
 
     Args:
         form: 'pcapng', or 'pcap' (with ns).
