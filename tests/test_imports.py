@@ -122,10 +122,11 @@ files       : _systems _version _units _core _guarded _delivery _membership _sen
     _scan           : _optional _reader _index _frames
     _blocks         :
     _merge          : _streams _pcapng _blocks _scan
-    _recorder       : _streams _writer _limits _postrotate _index
+    _recorded       :
+    _recorder       : _streams _writer _limits _postrotate _index _recorded
     _spacing        :
     _replay         : _streams _reader _spacing
-    __init__        : _writer _reader _limits _recorder _replay _scan _merge
+    __init__        : _writer _reader _limits _recorded _recorder _replay _scan _merge
 aio         : _units _iteration _source _core _membership _sending groups stats sequence receiver sender
     _waiting        :
     _receiver       : _waiting

@@ -18,7 +18,8 @@ from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
 from mcast_fast.files._index import Indexer
 from mcast_fast.files._limits import Autostop, Rotation
-from mcast_fast.files._recorder import AT_ONCE, AT_ONCE_OF_RING, RecordedFile, Recorder, Recording
+from mcast_fast.files._recorded import RecordedFile, Recording
+from mcast_fast.files._recorder import AT_ONCE, AT_ONCE_OF_RING, Recorder
 from mcast_fast.files._streams import is_compressed
 from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mcast_fast.files._merge import Merged, merge
     from mcast_fast.files._reader import Reader
     from mcast_fast.files._reader import open_capture as open
-    from mcast_fast.files._recorder import RecordedFile, Recorder, Recording
+    from mcast_fast.files._recorded import RecordedFile, Recording
+    from mcast_fast.files._recorder import Recorder
     from mcast_fast.files._replay import Replay, Replayed
     from mcast_fast.files._scan import Scan, Scanned, scan
     from mcast_fast.files._writer import Writer
@@ -43,9 +44,9 @@ _WHERE = {
     "Autostop": "_limits",
     "Merged": "_merge",
     "Reader": "_reader",
-    "RecordedFile": "_recorder",
+    "RecordedFile": "_recorded",
     "Recorder": "_recorder",
-    "Recording": "_recorder",
+    "Recording": "_recorded",
     "Replay": "_replay",
     "Replayed": "_replay",
     "Rotation": "_limits",

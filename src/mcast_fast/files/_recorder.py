@@ -13,7 +13,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, 
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error, warn
 from mcast_fast.files._index import path_of
 from mcast_fast.files._limits import Autostop, Intervals, Limits, Names, Rotation
+from mcast_fast.files._recorded import RecordedFile, Recording
 from mcast_fast.files._streams import PathOrFile, is_compressed, subject_of
 from mcast_fast.files._writer import Form, Link, Writer
 from mcast_fast.receiver import Receiver
@@ -47,47 +48,6 @@ QUIET_NS, DRAIN_NS = 20_000_000, NANOSECONDS  # a recording that ends takes what
 PACKET_OVERHEAD = 113  # bytes that a packet has around its payload in a file at most, as MCAST_PACKET_OVERHEAD
 ASIDE = 512  # bytes that a file needs beside its packets: an interface's description, the last statistics
 NO_LIMITS = Limits(0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedFile:
-    """A finished file.
-
-    Attributes:
-        path: Its path.
-        packets: Packets in it.
-        bytes: Its bytes, before compression.
-    """
-
-    __module__ = "mcast_fast.files"
-
-    path: str
-    packets: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """What became of a recording: the receiver's ledger, and the contents of the files.
-
-    Attributes:
-        stats: The receiver's ledger.
-        written: Packets that are in the files.
-        bytes: Of all files together, before compression; also of those that a ring of files has deleted.
-        files: Files that were begun.
-        path: Of the last one.
-        reason: Why it ended: "asked", "closed", "duration", "filesize", "packets", "files", "idle", "ended" (the
-            legs of an Arbiter have), or "error"; '' while it runs.
-    """
-
-    __module__ = "mcast_fast.files"
-
-    stats: Stats
-    written: int
-    bytes: int
-    files: int
-    path: str
-    reason: str
 
 
 class Recorder(Guarded):
