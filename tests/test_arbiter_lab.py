@@ -1,5 +1,8 @@
 """Two legs between two hosts, a firewall that drops at random on either: the ledger is what the senders and the firewall counted."""
 
+import contextlib
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -37,9 +40,66 @@ class Kept:
         return batch
 
 
+@contextlib.contextmanager
+def forwarded(left: lab.End, right: lab.End, group: str, delay: float) -> Iterator[None]:
+    """A host between two links that holds the packets of a group back for `delay` seconds, and sends each alone."""
+
+    def forward() -> None:
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                batch = rx.recv_batch(timeout=0.05)
+                due = batch[-1].timestamp + int(delay * 1e9)
+                time.sleep(max(0.0, (due - time.time_ns()) / 1e9))
+                tx.send_batch(batch.payloads())
+
+    over = threading.Event()
+    with left.host.enter():
+        rx = mcast.Receiver(f"{group}%{left.interface}:{PORT}", buffer_size="32MiB", gro=False)
+        tx = mcast.Sender(f"{group}%{right.interface}:{PORT}", segmentation=False)
+    with rx, tx:
+        thread = threading.Thread(target=forward)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        assert rx.stats.dropped == 0
+
+
 def figures(stats: ArbiterStats) -> tuple[object, ...]:
     legs = [(one.received, one.lost, one.absent, one.covered, one.first, one.late) for one in stats.legs]
     return (*(getattr(stats, name) for name in FIGURES), legs)
+
+
+def drop_at_random(end: lab.End, group: str, n: int, at: int = 0) -> lab.Counter:
+    return end.host.add_table(
+        end.interface, "egress", at, f"ip daddr {group} numgen random mod {n} 0 counter name hits drop"
+    )
+
+
+def arbitrated(
+    sending: tuple[lab.End, lab.End], receiving: tuple[lab.End, lab.End], paths: list[str], more: dict[str, bool]
+) -> tuple[list[int], ArbiterStats, list[int]]:
+    """COUNT numbers by each leg: those delivered, the ledger, and what each leg's receiver dropped; the legs' files."""
+    with receiving[0].host.enter():
+        receivers = [
+            mcast.Receiver(f"{group}%{end.interface}:{PORT}", buffer_size="16MiB", **more)
+            for group, end in zip(GROUPS, receiving, strict=True)
+        ]
+    with receivers[0], receivers[1], files.Writer(paths[0]) as first, files.Writer(paths[1]) as second:
+        legs = [Kept(one, writer) for one, writer in zip(receivers, (first, second), strict=True)]
+        with Arbiter(legs, "u64be@0", hold="5s", timeout=1) as feed:
+            senders = [
+                end.blast(group, PORT, count=COUNT, rate=RATE) for group, end in zip(GROUPS, sending, strict=True)
+            ]
+            got = numbers(feed.batches())
+            for one in senders:
+                one.finish()
+            got += numbers(feed.batches())
+            feed.flush()
+            got += numbers(feed.batches(timeout=0))
+            return got, feed.stats, [one.stats.dropped or 0 for one in receivers]
 
 
 @pytest.mark.parametrize("more", [{}, {"background": True}, {"ring": True}], ids=["plain", "background", "ring"])
@@ -47,27 +107,27 @@ def test_what_a_firewall_drops_on_either_leg(
     ends: tuple[lab.End, lab.End], tmp_path: object, more: dict[str, bool]
 ) -> None:
     a, b = ends
-    dropped = [
-        a.host.add_table(a.interface, "egress", at, f"ip daddr {group} numgen random mod {n} 0 counter name hits drop")
-        for at, (group, n) in enumerate(zip(GROUPS, (7, 11), strict=True))
-    ]
+    dropped = [drop_at_random(a, group, n, at) for at, (group, n) in enumerate(zip(GROUPS, (7, 11), strict=True))]
     paths = [f"{tmp_path}/{name}.pcapng" for name in "ab"]
-    with b.host.enter():
-        receivers = [mcast.Receiver(f"{group}%{b.interface}:{PORT}", buffer_size="16MiB", **more) for group in GROUPS]
-    with receivers[0], receivers[1], files.Writer(paths[0]) as first, files.Writer(paths[1]) as second:
-        legs = [Kept(one, writer) for one, writer in zip(receivers, (first, second), strict=True)]
-        with Arbiter(legs, "u64be@0", hold="5s", timeout=1) as feed:
-            senders = [a.blast(group, PORT, count=COUNT, rate=RATE) for group in GROUPS]
-            got = numbers(feed.batches())
-            for one in senders:
-                one.finish()
-            got += numbers(feed.batches())
-            feed.flush()
-            got += numbers(feed.batches(timeout=0))
-            live = feed.stats
-        dropped_here = [one.stats.dropped or 0 for one in receivers]
+    got, live, dropped_here = arbitrated((a, a), (b, b), paths, more)
+    hold_to_account(got, live, [one.packets + here for one, here in zip(dropped, dropped_here, strict=True)], paths)
+
+
+@pytest.mark.parametrize("delay", [0.033, 0.45])
+def test_what_a_firewall_drops_where_one_leg_is_late(tmp_path: object, delay: float) -> None:
+    with lab.Lab() as made:
+        (a, b), (to_middle, middle), (beyond, late) = made.link("a", "b"), made.link("a", "m"), made.link("m", "b")
+        dropped = [drop_at_random(a, GROUPS[0], 7), drop_at_random(beyond, GROUPS[1], 11)]
+        paths = [f"{tmp_path}/{name}.pcapng" for name in "ab"]
+        with forwarded(middle, beyond, GROUPS[1], delay):
+            got, live, dropped_here = arbitrated((a, to_middle), (b, late), paths, {})
+        hold_to_account(got, live, [one.packets + here for one, here in zip(dropped, dropped_here, strict=True)], paths)
+    assert live.skew.max >= int(delay * 1e9)
+
+
+def hold_to_account(got: list[int], live: ArbiterStats, lost: list[int], paths: list[str]) -> None:
+    """The ledger is what the firewall counted, and the files of the same run give the same."""
     check(live)
-    lost = [one.packets + here for one, here in zip(dropped, dropped_here, strict=True)]
     assert min(lost) > 0
     assert got == sorted(set(got))
     assert [leg.received for leg in live.legs] == [COUNT - one for one in lost]

@@ -46,7 +46,7 @@ class Moment:
 class Context:
     """Everything that a check may look at.
 
-    `before`, `after`: what was read before and after listening. `is_watch`: it listened for as long as it was told to,
+    `before`, `after`: what was read before and after listening. `is_watch`: it listened for the whole requested time,
     and looks for a stop."""
 
     feeds: Sequence[Feed]

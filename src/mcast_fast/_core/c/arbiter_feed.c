@@ -36,7 +36,7 @@ run_of(mcast_feed *feed, const mcast_leg_flow *leg)
     return NULL;
 }
 
-/* Whether a sender may have sent so many numbers in this time. */
+/* Whether a sender can have sent that number of packets in this time. */
 static int
 is_plausible(const mcast_arbiter *arbiter, uint64_t ahead, uint32_t count, int64_t step)
 {

@@ -47,7 +47,7 @@ class Feed:
         return near + ((number - near + half) & ((1 << self.state.bits) - 1)) - half
 
     def _is_plausible(self, ahead: int, count: int, step: int) -> bool:
-        """Whether a sender may have sent so many numbers in this time."""
+        """Whether a sender can have sent that number of packets in this time."""
         packets = NEAR + (step + self.state.hold) // _FASTEST_NS
         return packets > _MOST_AHEAD // count or ahead <= packets * count
 
