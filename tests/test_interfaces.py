@@ -521,10 +521,12 @@ ADDRESS = (
 )
 
 
+@pytest.mark.needs("answers of Linux")
 def test_an_address_with_its_label() -> None:
     assert addresses.parse(memoryview(ADDRESS)) == (7, "10.0.0.2", os.fsdecode(b"eth0:\xff"))
 
 
+@pytest.mark.needs("answers of Linux")
 @given(st.binary() | st.builds(spoiled, st.just(ADDRESS), st.integers(0, 200), st.integers(0, 255)))
 def test_any_bytes_are_an_answer_about_addresses(body: bytes) -> None:
     if (found := addresses.parse(memoryview(body))) is not None:

@@ -267,7 +267,7 @@ def test_the_limit_of_groups_when_they_are_not_spread(ends):
     assert str(refused.value) == (
         f"join 239.3.0.20 on {receiving.interface}: No buffer space available (105); a membership limit is reached; raise "
         "net.ipv4.igmp_max_memberships or igmp_max_msf (sources; IPv6: net.ipv6.mld_max_msf), and net.core.optmem_max "
-        "beyond 2,000 groups; or let spread=True use more sockets"
+        "beyond 2,000 groups; or let spread=True use more sockets; run: mcast-fast doctor"
     )
     assert descriptors() == before
 
@@ -283,7 +283,7 @@ def test_the_limit_of_sources_when_they_are_not_spread(ends):
             rx.set_sources("232.1.1.1", include=eleven)
         assert str(refused.value) == (
             f"filter 232.1.1.1 on {receiving.interface}: No buffer space available (105); too many sources; raise "
-            "net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf), or let spread=True use more sockets"
+            "net.ipv4.igmp_max_msf (IPv6: net.ipv6.mld_max_msf), or let spread=True use more sockets; run: mcast-fast doctor"
         )
         assert rx.memberships == was
     assert descriptors() == before

@@ -1087,7 +1087,7 @@ def test_closing_detaches_every_batch_and_unmaps(ends):
     a, b = ends
     gc.collect()
     before = mappings()
-    rx = receiver(b, batch_size=16)
+    rx = receiver(b, batch_size=16, ring_latency=PATIENT)
     a.blast(V4, PORT, count=200).finish()
     kept = [rx.recv_batch() for _ in range(8)]
     part, packet = kept[3][2:5], kept[4][1]

@@ -45,10 +45,12 @@ def test_it_is_the_same_file(tmp_path, in_place, form, link):
     path = tmp_path / "feed"
     with mcast.files.Writer(path, form=form, link=link) as writer:
         assert writer.write(batch) == 2500
-        assert (writer.accepted, writer.stats.packets, writer.stats.gathered) == (2500, 2500, 0)
+        assert writer.accepted == writer.stats.packets + writer.stats.gathered == 2500
+        assert writer.stats.gathered == 0 or not _core.files.GATHERS
         writer.write(some(3))
         writer.write(batch)
-        assert (writer.accepted, writer.stats.batches) == (5003, 3)
+        assert writer.accepted == 5003
+    assert writer.stats.batches == 3
     assert path.read_bytes() == written(batch, some(3), batch, form=form, link=link)
     assert writer.size == writer.stats.bytes == path.stat().st_size
 

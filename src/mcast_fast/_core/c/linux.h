@@ -64,12 +64,31 @@ static const mcast_missing mcast_missing_features[] = {
     {NULL, NULL},
 };
 
-/* Whether a row of mcast_missing_features holds now: where the call is not refused, -1 is a bad descriptor. */
+/* Whether recvmmsg and sendmmsg are refused to this process: once refused, for good (seccomp(2)). One pair of words for all files. */
+enum { MCAST_CALL_UNKNOWN, MCAST_CALL_WORKS, MCAST_CALL_REFUSED };
+__attribute__((weak)) int mcast_calls[2] = {MCAST_CALL_UNKNOWN, MCAST_CALL_UNKNOWN};
+
+/* Whether an error of a call is that it is refused, and not of what it was to do: -1 is a bad descriptor to a call that works. To sendmmsg
+ * a firewall answers EPERM too. */
+static inline int
+mcast_call_is_refused(int error, int sends)
+{
+    if (error != ENOSYS && error != EPERM)
+        return 0;
+    int answer = sends ? sendmmsg(-1, NULL, 0, 0) : recvmmsg(-1, NULL, 0, 0, NULL);
+    int refused = answer < 0 && (errno == ENOSYS || errno == EPERM);
+    __atomic_store_n(&mcast_calls[sends], refused ? MCAST_CALL_REFUSED : MCAST_CALL_WORKS, __ATOMIC_RELAXED);
+    return refused;
+}
+
+/* Whether a row of mcast_missing_features holds: asked for once, and then as calls find it. */
 static inline int
 mcast_is_missing(const mcast_missing *row)
 {
-    int receives = row == &mcast_missing_features[0];
-    return (receives ? recvmmsg(-1, NULL, 0, 0, NULL) : sendmmsg(-1, NULL, 0, 0)) < 0 && errno != EBADF;
+    int sends = row != &mcast_missing_features[0];
+    if (__atomic_load_n(&mcast_calls[sends], __ATOMIC_RELAXED) == MCAST_CALL_UNKNOWN)
+        return mcast_call_is_refused(ENOSYS, sends);
+    return __atomic_load_n(&mcast_calls[sends], __ATOMIC_RELAXED) == MCAST_CALL_REFUSED;
 }
 
 /* ---- what msghdr.h needs to know ---- */
@@ -86,39 +105,27 @@ mcast_set_length(struct sockaddr_storage *address, size_t size)
 
 #include "single_messages.h"
 
-/* Whether a call for many messages failed because it is refused to this process, and not for what it was to do: to sendmmsg a firewall
- * answers EPERM too. */
-static inline int
-mcast_is_refused(int error, const mcast_missing *row)
-{
-    return (error == ENOSYS || error == EPERM) && mcast_is_missing(row);
-}
-
 /* Never waits: recvmmsg's own timeout is only looked at after a packet (recvmmsg(2), BUGS). */
 static inline int
 mcast_receive_messages(int fd, mcast_message *messages, unsigned count)
 {
-    static int refused; /* a filter of seccomp stays for good (seccomp(2)) */
     const int flags = MSG_DONTWAIT | MSG_TRUNC;
-    if (__atomic_load_n(&refused, __ATOMIC_RELAXED))
+    if (__atomic_load_n(&mcast_calls[0], __ATOMIC_RELAXED) == MCAST_CALL_REFUSED)
         return mcast_receive_singly(fd, messages, count, flags);
     int received = recvmmsg(fd, messages, count, flags, NULL), error = received < 0 ? errno : 0;
-    if (received >= 0 || !mcast_is_refused(error, &mcast_missing_features[0]))
+    if (received >= 0 || !mcast_call_is_refused(error, 0))
         return received >= 0 ? received : -error;
-    __atomic_store_n(&refused, 1, __ATOMIC_RELAXED);
     return mcast_receive_singly(fd, messages, count, flags);
 }
 
 static inline int
 mcast_send_messages(int fd, mcast_message *messages, unsigned count)
 {
-    static int refused;
-    if (__atomic_load_n(&refused, __ATOMIC_RELAXED))
+    if (__atomic_load_n(&mcast_calls[1], __ATOMIC_RELAXED) == MCAST_CALL_REFUSED)
         return mcast_send_singly(fd, messages, count);
     int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT), error = sent < 0 ? errno : 0;
-    if (sent >= 0 || !mcast_is_refused(error, &mcast_missing_features[1]))
+    if (sent >= 0 || !mcast_call_is_refused(error, 1))
         return sent >= 0 ? sent : -error;
-    __atomic_store_n(&refused, 1, __ATOMIC_RELAXED);
     return mcast_send_singly(fd, messages, count);
 }
 
