@@ -115,9 +115,9 @@ def test_what_a_firewall_drops_on_either_leg(
 
 @pytest.mark.parametrize("delay", [0.033, 0.45])
 def test_what_a_firewall_drops_where_one_leg_is_late(tmp_path: object, delay: float) -> None:
-    with lab.Lab() as made:
+    with lab.Lab(("a", "m", "b")) as made:
         (a, b), (to_middle, middle), (beyond, late) = made.link("a", "b"), made.link("a", "m"), made.link("m", "b")
-        dropped = [drop_at_random(a, GROUPS[0], 7), drop_at_random(beyond, GROUPS[1], 11)]
+        dropped = [drop_at_random(a, GROUPS[0], 7), drop_at_random(to_middle, GROUPS[1], 11)]
         paths = [f"{tmp_path}/{name}.pcapng" for name in "ab"]
         with forwarded(middle, beyond, GROUPS[1], delay):
             got, live, dropped_here = arbitrated((a, to_middle), (b, late), paths, {})
