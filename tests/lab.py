@@ -137,14 +137,14 @@ class Program:
             raise LabError(f"{self._what}: no line like {pattern!r} in {timeout} s, but: {self.output}")
         return found
 
-    def finish(self, timeout: float = 30.0) -> str:
-        """Wait until it ends by itself, and well; return what it printed."""
+    def finish(self, timeout: float = 30.0, expected: Sequence[int] = (0,)) -> str:
+        """Wait until it ends by itself, with one of these exit codes; return what it printed."""
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired as error:
             raise LabError(f"{self._what}: not done after {timeout} s: {self.stop()}") from error
         self._reader.join(timeout)
-        if self.process.returncode != 0:
+        if self.process.returncode not in expected:
             raise LabError(f"{self._what}: exit {self.process.returncode}: {self.output}")
         return self.output
 
