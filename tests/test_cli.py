@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -356,7 +357,10 @@ def test_receive_exits_4_when_nothing_came(backend, place, no_leak):
     result = invoke("receive", group, "-t", 0.05)
     assert (result.exit_code, result.stdout) == (4, "")
     assert summary(result.stderr) == (0, 0, 0, 0, 0)
-    assert result.stderr.splitlines()[-1] == f"mcast-fast: nothing came within 0.05 s; run: mcast-fast doctor {group}"
+    assert (
+        result.stderr.splitlines()[-1]
+        == f"mcast-fast: nothing came within 0.05 s; run: mcast-fast doctor {shlex.quote(group)}"
+    )
 
 
 def test_what_to_run_when_nothing_came_has_the_options_of_the_groups(backend, place):
@@ -364,7 +368,7 @@ def test_what_to_run_when_nothing_came_has_the_options_of_the_groups(backend, pl
     result = invoke("receive", address, "-i", interface, "-p", port, "-t", 0.05)
     zoned = f"{address}%{interface}"
     whole = f"[{zoned}]:{port}" if ":" in address else f"{zoned}:{port}"
-    assert result.stderr.splitlines()[-1].endswith(f"run: mcast-fast doctor {whole}")
+    assert result.stderr.splitlines()[-1].endswith(f"run: mcast-fast doctor {shlex.quote(whole)}")
 
 
 def test_receive_takes_port_interface_and_source_as_options(backend, when_joined):

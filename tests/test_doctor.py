@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -21,7 +23,7 @@ from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6
 from mcast_fast._membership import bpf
 from mcast_fast.cli import program
 from mcast_fast.doctor import __main__ as without_click
-from mcast_fast.doctor import _examination, _feeds, _finding, _frames, _listening, _readings, _text
+from mcast_fast.doctor import _examination, _feeds, _finding, _frames, _listening, _packets, _readings, _sender, _text
 from mcast_fast.doctor._finding import RANKING, VERDICTS, Finding, Report, ranked
 from mcast_fast.doctor._rules import INPUT, Rule, Ruleset
 from mcast_fast.errors import FileError
@@ -175,6 +177,7 @@ def test_whether_a_rule_matches(condition, matches):
         ([({"jump": {"target": "none"}},), (DROP,)], "accept", True),
         ([({"vmap": {"key": DPORT, "data": {"set": [[5000, DROP], [1, ACCEPT]]}}},)], "accept", False),
         ([({"vmap": {"key": DPORT, "data": {"set": [[1, DROP]]}}},)], "accept", None),
+        ([({"vmap": {"key": DPORT, "data": {"set": [[5000, {"jump": {"target": "deeper"}}]]}}},)], "accept", False),
     ],
 )
 def test_a_chain_is_walked_as_the_kernel_does(rules, policy, certain):
@@ -243,8 +246,9 @@ def test_rules_that_are_not_understood_raise_nothing(rule):
 
 
 def test_after_a_rule_that_is_not_understood_nothing_is_certain():
-    (found,) = ruleset(({"match": 5},), (DROP,)).drops(PACKET, INPUT)
-    assert not found.is_certain
+    for unknown in ({"match": 5}, match({"&": []}, 1), match(DPORT, {"range": []})):
+        (found,) = ruleset((unknown,), (DROP,)).drops(PACKET, INPUT)
+        assert not found.is_certain
 
 
 # ---- frames ----
@@ -380,6 +384,47 @@ def test_groups_and_their_interfaces():
     assert "nowhere0" in str(missing.fault)
 
 
+def datagram_from(source, **more):
+    seen = _frames.Datagram("eth0", "239.1.1.1", 5000, source, 4, 0, False, False, False)
+    return seen._replace(**more)
+
+
+def test_what_a_stranger_sends_is_bounded():
+    """It may send from any address, and any number of queries and reports."""
+    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None)
+    listening = _listening.Listening([feed], spread=True)
+    for number in range(2 * _feeds.MOST_KINDS):
+        source = f"10.0.{number // 256}.{number % 256}"
+        listening._take(datagram_from(source))
+        listening._take(_frames.Control("eth0", 3, bool(number % 2), "IGMP", source, False))
+        for counted in (feed.heard, feed.elsewhere):
+            _feeds.add_one(counted, source)
+    assert len(feed.frames) == len(feed.heard) == len(feed.elsewhere) == _feeds.MOST_KINDS
+    _feeds.add_one(feed.heard, "10.0.0.0")
+    assert feed.heard["10.0.0.0"] == 2
+    assert len(listening.controls) == _listening.MOST_CONTROLS
+    assert listening.queries.keys() == {("eth0", "IGMP")}
+
+
+def test_every_group_whose_ttl_is_1_is_reported(monkeypatch):
+    """A router has several."""
+    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000+2"], None)
+    for feed in feeds:
+        feed.see(datagram_from("10.0.0.5", ttl=1), 1.0)
+    monkeypatch.setattr(_sender, "_forwarded", lambda: {"239.1.1.1", "239.1.1.2"})
+    found = list(_sender.short_ttl(SimpleNamespace(feeds=feeds)))
+    assert [(one.verdict, one.group) for one in found] == [("problem", feed.text) for feed in feeds]
+
+
+@pytest.mark.parametrize(("interface", "name"), [("eth0", "eth0.4000"), ("enp129s0f0np0", "vlan4000")])
+def test_a_vlan_has_a_name_that_linux_takes(interface, name):
+    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None)
+    feed.interface = replace(feed.interface, name=interface)
+    feed.see(datagram_from("10.0.0.5", interface=interface, vlan=4000), 1.0)
+    (found,) = _packets.vlan(SimpleNamespace(feeds=[feed], is_opened=lambda _: True))
+    assert f"ip link add link {interface} name {name} type vlan id 4000 && " in found.remedy
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
@@ -439,6 +484,13 @@ def test_text_is_folded_and_remedies_are_not(width):
     assert lines[-1][1].startswith("1 problem.")
 
 
+def test_a_name_does_nothing_to_a_terminal():
+    """Wherever it is printed."""
+    shown = list(_text.lines(Report((Finding("interface.down", "problem", *["\x1b[31m"] * 2, *["\x9b1m"] * 3),)), 80))
+    assert len(shown) > 5
+    assert all(line.isprintable() for _, line in shown)
+
+
 def test_findings_that_differ_by_their_group_alone_are_one():
     names = ["239.1.1.1:5000", "239.1.1.2:5000", "239.1.1.3:5000"]
     every = [Finding("packets.none", "problem", "nothing", group=name) for name in names]
@@ -461,6 +513,19 @@ def test_both_programs_print_the_same(monkeypatch, capsys):
     assert json.loads(printed)["findings"][0].keys() >= {"id", "verdict", "evidence", "remedy"}
 
 
+def test_a_report_is_not_lost_with_its_bundle(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(without_click, "examined", lambda *_, **__: Report((LONG,)))
+    monkeypatch.setattr("mcast_fast.cli.doctor.examined", lambda *_, **__: Report((LONG,)))
+    nowhere = str(tmp_path / "none" / "bundle.tar.gz")
+    assert without_click.main(["--bundle", nowhere]) == 1
+    result = CliRunner().invoke(program, ["doctor", "--bundle", nowhere])
+    assert result.exit_code == 1
+    printed = capsys.readouterr()
+    for text, fault in ((printed.out, printed.err), (result.stdout, result.stderr)):
+        assert LONG.remedy in text
+        assert "bundle.tar.gz" in fault
+
+
 def test_wrong_groups_exit_2(capsys):
     assert without_click.main(["239.1.1.1"]) == 2
     assert "has no port" in capsys.readouterr().err
@@ -474,9 +539,7 @@ def test_it_runs_without_the_libraries_of_the_command_line():
     assert json.loads(done.stdout)["findings"]
 
 
-SECRETS = (
-    "10.1.2.3 fe80::abcd%eth0 02:42:ac:11:00:02 2001:db8::7 and 239.1.1.1, ff15::1, 127.0.0.1, ::1, 0.0.0.0, 12:30:59"
-)
+SECRETS = "10.1.2.3 fe80::abcd%eth0 02:42:ac:11:00:02 80:00:02:08:fe:80:00:00:00:00:00:00:e4:1d:2d:03:00:5a:f0:11 2001:db8::7 and 239.1.1.1, ff15::1, 127.0.0.1, ::1, 0.0.0.0, 12:30:59"
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -492,7 +555,7 @@ def test_a_bundle(tmp_path, monkeypatch, masked):
     if not masked:
         assert text == SECRETS
         return
-    for secret in ("10.1.2.3", "abcd", "02:42", "2001"):
+    for secret in ("10.1.2.3", "abcd", "02:42", "5a:f0", "2001"):
         assert secret not in text
     for kept in ("239.1.1.1", "ff15::1", "127.0.0.1", "0.0.0.0", "12:30:59"):
         assert kept in text
@@ -513,7 +576,7 @@ def test_without_a_privilege_rules_are_unknown(monkeypatch):
 
 def test_counters_that_cannot_be_read_are_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr(_readings, "NET", tmp_path)
-    assert _readings.counters() in ({}, {"softnet.dropped": 0})
+    assert _readings.counters() == {}
     (tmp_path / "snmp").write_text("Udp: InErrors InCsumErrors\nUdp: 3 x\nIp: A\n")
     (tmp_path / "snmp6").write_text("Udp6InErrors  \t 5\nnonsense\n")
     (tmp_path / "dev").write_text("a\nb\n eth0: 1 2 3 4 5 6 7 8 9\n bad: 1\n")

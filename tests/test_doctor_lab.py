@@ -17,7 +17,9 @@ import mcast_fast as mcast
 from mcast_fast import doctor
 from mcast_fast.doctor import _listening, _switch
 from mcast_fast.doctor._feeds import quiet
+from mcast_fast.doctor._text import lines
 from tests import lab
+from tests.multicast_router import routed
 
 pytestmark = pytest.mark.lab
 
@@ -122,6 +124,18 @@ def test_interface_down(two):
     two.stream()
     two.b.host.run("ip", "link", "set", two.b.interface, "down")
     two.cures(two.finds("interface.down", two.text(), seconds=0.3), two.text())
+
+
+@pytest.mark.parametrize("name", ["a;b$(x)'\"`q", "e[f]", "\x1b[31m"])
+def test_an_interface_whose_name_is_no_word_of_a_shell(two, name):
+    """A remedy is run as it is printed; where a terminal would obey the name, it is shown, and does nothing."""
+    two.stream()
+    wanted = f"{GROUP}%{two.b.index}:{PORT}"
+    two.b.host.run("ip", "link", "set", two.b.interface, "down")
+    two.b.host.run("ip", "link", "set", two.b.interface, "name", name)
+    finding = two.finds("interface.down", wanted, odd=lambda: None, seconds=0.3)
+    assert all(line.isprintable() for _, line in lines(doctor.Report((finding,)), 80))
+    two.cures(finding, wanted)
 
 
 def test_no_multicast_flag(two):
@@ -381,15 +395,15 @@ def test_ttl_1_at_the_sender(two):
 
 
 def test_ttl_1_at_a_router():
-    """The router takes the packets in, and may not pass them on: ip(7), IP_ADD_MFC of <linux/mroute.h>."""
+    """The router takes the packets in, and may not pass them on."""
     with lab.Lab(("a", "b", "c")) as made:
         a, inside = made.link("a", "b")
         outside, c = made.link("b", "c")
-        with router(inside, outside):
-            routed = Two.__new__(Two)
-            routed.lab, routed.a, routed.b = made, a, inside
-            stream = routed.stream(ttl=1)
-            finding = routed.finds("sender.ttl-1", routed.text(), odd=lambda: None)
+        with routed(GROUP, inside, outside, (a.ipv4, inside)):
+            two = Two.__new__(Two)
+            two.lab, two.a, two.b = made, a, inside
+            stream = two.stream(ttl=1)
+            finding = two.finds("sender.ttl-1", two.text(), odd=lambda: None)
             stream.stop()
             with c.host.enter(), quiet():
                 rx = mcast.Receiver(f"{GROUP}%{c.interface}:{PORT}", timeout=30)
@@ -397,23 +411,6 @@ def test_ttl_1_at_a_router():
                 tx = eval(finding.remedy.replace(inside.interface, a.interface), {"mcast": mcast})
                 with tx, lab.again_and_again(lambda: tx.send(b"x")):
                     assert rx.recv().source == a.ipv4
-
-
-@contextmanager
-def router(inside: lab.End, outside: lab.End) -> Iterator[None]:
-    """Forward the group from one interface to another, as smcroute has the kernel do, until the end of the block."""
-    init, add_vif, add_mfc = 200, 202, 204
-    with inside.host.enter():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, 2)
-    inside.host.sysctl("net.ipv4.ip_forward", 1)
-    with sock:
-        sock.setsockopt(socket.IPPROTO_IP, init, struct.pack("=i", 1))
-        for number, end in enumerate((inside, outside)):
-            sock.setsockopt(socket.IPPROTO_IP, add_vif, struct.pack("=HBBIi4s", number, 8, 1, 0, end.index, bytes(4)))
-        addresses = socket.inet_aton("10.77.0.1") + socket.inet_aton(GROUP)
-        ttls = bytes([0, 1]).ljust(32, b"\0")
-        sock.setsockopt(socket.IPPROTO_IP, add_mfc, addresses + struct.pack("=H32s2xIIIi", 0, ttls, 0, 0, 0, 0))
-        yield
 
 
 def udp_frame(*, vlan: int = 0, bad: bool = False) -> bytes:
@@ -519,9 +516,7 @@ REFUSED = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
 
 def findings_of(two: Two, *argv: str, wrap: list[str]) -> list[dict[str, object]]:
     program = two.b.host.spawn([*wrap, sys.executable, "-m", "mcast_fast.doctor", *argv, "--json"], cwd=ROOT)
-    program.process.wait(60)
-    program._reader.join(10)
-    return json.loads(program.output)["findings"]
+    return json.loads(program.finish(60, expected=(0, 1)))["findings"]
 
 
 def test_without_cap_net_raw(two):

@@ -175,7 +175,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     check           : output signals flows
     arbitrate       : output signals
     send            : output
-    progress        : output
+    progress        :
     record          : output signals flows progress
     replay          : output
     info            : output flows

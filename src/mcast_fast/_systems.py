@@ -24,9 +24,10 @@ class System(NamedTuple):
     `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than the
     requested SO_RCVBUF is reported; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME,
     `ethtool_request`: SIOCETHTOOL, 0 where there is none. `flag_call`: None where flags are guessed. `has_rtnetlink`:
-    whether routes are queried by rtnetlink(7). `escape`: what takes a letter's meaning away in a command. `own_group`:
-    arguments of subprocess.Popen, so that Ctrl-C is not for the program it starts. `selects_files`: whether select()
-    takes descriptors of files and pipes. `missing`: feature -> why it is off here.
+    whether routes are queried by rtnetlink(7). `has_packet_sockets`: whether there is packet(7). `escape`: what takes a
+    letter's meaning away in a command. `own_group`: arguments of subprocess.Popen, so that Ctrl-C is not for the
+    program it starts. `selects_files`: whether select() takes descriptors of files and pipes. `missing`: feature -> why
+    it is off here.
     """
 
     name: str
@@ -40,6 +41,7 @@ class System(NamedTuple):
     ethtool_request: int = 0
     flag_call: FlagCall | None = None
     has_rtnetlink: bool = False
+    has_packet_sockets: bool = False
     escape: str = "\\"
     own_group: Mapping[str, Any] = {"process_group": 0}
     selects_files: bool = True
@@ -71,6 +73,7 @@ LINUX = System(
     ethtool_request=0x8946,
     flag_call=FlagCall(0x8913, 0x1000),
     has_rtnetlink=True,
+    has_packet_sockets=True,
 )
 DARWIN = System(
     name="macOS",

@@ -243,9 +243,9 @@ REMEDIES: dict[tuple[str, str, str], str] = {
 # Answers whose cause `mcast-fast doctor` names, with what cures it: (operation, errno name).
 EXAMINED = frozenset(
     {
-        *(("bind", name) for name in ("EADDRINUSE",)),
+        ("bind", "EADDRINUSE"),
         *(("join", name) for name in ("ENOBUFS", "ENOMEM", "ENODEV", "EADDRNOTAVAIL")),
-        *(("filter", name) for name in ("ENOBUFS",)),
+        ("filter", "ENOBUFS"),
         *(("send", name) for name in ("ENETUNREACH", "ENETDOWN")),
     }
 )
@@ -300,6 +300,12 @@ def explain(operation: str, subject: str, errno: int) -> str:
     """
     advice = filter(None, (remedy(operation, errno), _examined(operation, errno)))
     return "; ".join((f"{operation} {subject}: {os_text(errno)}", *advice))
+
+
+def escaped(text: str) -> str:
+    """Text of a file, of the network or of another program for a terminal, which it must not control: with Python's
+    escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def file_error(operation: str, subject: str, error: OSError) -> FileError:

@@ -6,6 +6,7 @@ holds on this machine only. Linux reports both a version that was forced and, fo
 MLDv1 querier shows nowhere.
 """
 
+import shlex
 from pathlib import Path
 
 SETTINGS = Path("/proc/sys/net")
@@ -23,8 +24,8 @@ def obstacle(version: int, interface: str) -> str:
         number = _forced(SETTINGS / setting.format(scope))
         if 0 < number <= newest:
             # sysctl(8): a dot in an interface's name is written as a slash
-            sysctl = "net." + setting.replace("/", ".").format(scope.replace(".", "/"))
-            return f"{name.format(number)} is forced; `sysctl -w {sysctl}=0` lifts that"
+            sysctl = "net." + setting.replace("/", ".").format(scope.replace(".", "/")) + "=0"
+            return f"{name.format(number)} is forced; `sysctl -w {shlex.quote(sysctl)}` lifts that"
     if version == 4 and (heard := _querier(interface)) in ("V1", "V2"):
         return f"the querier on {interface} uses IGMP{heard.lower()}; it must use IGMPv3"
     return ""
@@ -40,7 +41,7 @@ def _forced(path: Path) -> int:
 def _querier(interface: str) -> str:
     """The version in the table of memberships: 'Idx Device : Count Querier', and rows of groups below each."""
     try:
-        lines = MEMBERSHIPS.read_text().splitlines()[1:]
+        lines = MEMBERSHIPS.read_text(errors="surrogateescape").splitlines()[1:]
     except OSError:
         return ""
     devices = (line.replace(":", " ").split() for line in lines if not line.startswith("\t"))

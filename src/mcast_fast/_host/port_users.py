@@ -107,9 +107,9 @@ def others(group: str | bytes, port: int, interface: int, own_inodes: Collection
 
 
 def on_port(address: str, port: int) -> list[PortUser]:
-    """Every socket on the port that gets packets of the address's IP version, with its process; an empty list when they
-    cannot be listed."""
-    return with_owners(_list(port, _address(address)) or [])
+    """Every socket on the port that gets packets of the address's IP version; an empty list when they cannot be
+    listed."""
+    return _list(port, _address(address)) or []
 
 
 def with_owners(users: list[PortUser]) -> list[PortUser]:
@@ -216,8 +216,8 @@ def _parse_row(family: int, fields: list[str]) -> PortUser | None:
         return None  # connected
     words = [int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8)]
     queued = int(fields[4].partition(":")[2], 16)
-    user, inode, drops = int(fields[7]), int(fields[9]), int(fields[12])
-    return PortUser(_text(family, b"".join(words)), int(port, 16), None, inode, user, queued=queued, drops=drops)
+    uid, inode, drops = int(fields[7]), int(fields[9]), int(fields[12])
+    return PortUser(_text(family, b"".join(words)), int(port, 16), None, inode, uid, queued=queued, drops=drops)
 
 
 # Their processes -----------------------------------------------------------------------------------------------------

@@ -263,7 +263,7 @@ def bind(sock: socket.socket, subject: str, address: tuple[Any, ...], reuse: boo
     except OSError as error:
         refused = socket_error("bind", subject, error)
         if error.errno == errno.EADDRINUSE and (holders := port_users.on_port(*address[:2])):
-            shown = ", ".join(port_users.describe(one) for one in holders[:SHOWN])
+            shown = ", ".join(port_users.describe(one) for one in port_users.with_owners(holders[:SHOWN]))
             refused = SocketError(error.errno, f"{refused.strerror}; there is {shown}", "bind")
         raise refused from error
 

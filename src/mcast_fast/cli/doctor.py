@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from typing import Any
 
 import click
 
@@ -10,7 +11,7 @@ from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._examination import examined
 from mcast_fast.doctor._text import as_json, lines, write_bundle
 
-STYLES: dict[str, dict[str, object]] = {
+STYLES: dict[str, dict[str, Any]] = {
     "problem": {"fg": "red", "bold": True},
     "warning": {"fg": "yellow", "bold": True},
     "unknown": {"fg": "magenta"},
@@ -63,13 +64,13 @@ def command(
             ring=ring,
             spread=not no_spread,
         )
-    if bundle is not None:
-        write_bundle(report, bundle, masked=mask)
-        complain(f"wrote {bundle}")
     if as_object:
         click.echo(as_json(report))
     else:
         for style, line in lines(report, shutil.get_terminal_size().columns):
-            click.echo(click.style(line, **STYLES[style]) if style in STYLES else line)  # type: ignore[arg-type]
+            click.echo(click.style(line, **STYLES[style]) if style in STYLES else line)
+    if bundle is not None:  # last: where it cannot be written the report is not lost
+        write_bundle(report, bundle, masked=mask)
+        complain(f"wrote {bundle}")
     if report.problems:
         raise click.exceptions.Exit(1)

@@ -10,7 +10,8 @@ import click
 
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.flows import flow_object, print_flows
-from mcast_fast.cli.output import complain, endpoint_text, escaped, standard_input, time_text
+from mcast_fast.cli.output import complain, endpoint_text, standard_input, time_text
+from mcast_fast.errors import escaped
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._skipped import left_out_text
 from mcast_fast.files._summary import OTHERS, Flow, Summary, summarise

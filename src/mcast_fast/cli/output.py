@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -39,7 +40,7 @@ def nothing_came(seconds: float, groups: Iterable[str], **defaults: Any) -> None
     """Say that no packet came, and what finds the cause. `defaults`: port, interface, source where none is named."""
     parsed = [Group.parse(one) for one in groups]
     whole = (replace(one, **{name: getattr(one, name) or value for name, value in defaults.items()}) for one in parsed)
-    complain(f"nothing came within {seconds:g} s; {DOCTOR} {' '.join(map(str, whole))}")
+    complain(f"nothing came within {seconds:g} s; {DOCTOR} {shlex.join(map(str, whole))}")
 
 
 def one_line_warnings() -> None:
@@ -119,11 +120,6 @@ def time_text(timestamp: int | None) -> str:
 def endpoint_text(address: str, port: int) -> str:
     """Address and port, IPv6 in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def escaped(text: str) -> str:
-    """Text of a file or of the network for a terminal, which it must not control: with Python's escapes."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def printable(payload: bytes) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import click
 
 from mcast_fast._units import NANOSECONDS
-from mcast_fast.cli.output import escaped
+from mcast_fast.errors import escaped
 from mcast_fast.files._recorder import Recorder
 
 SECONDS = 1.0

@@ -26,16 +26,16 @@ def main(arguments: list[str] | None = None) -> int:
                 ring=options.ring,
                 spread=not options.no_spread,
             )
-        if options.bundle:
+        if options.json:
+            print(as_json(report))
+        else:
+            for _, line in lines(report, shutil.get_terminal_size().columns):
+                print(line)
+        if options.bundle:  # last: where it cannot be written the report is not lost
             write_bundle(report, options.bundle, masked=options.mask)
     except MulticastError as error:
         sys.stderr.write(f"mcast-fast: {error}\n")
         return 1 if isinstance(error, FileError) else 2
-    if options.json:
-        print(as_json(report))
-    else:
-        for _, line in lines(report, shutil.get_terminal_size().columns):
-            print(line)
     return 1 if report.problems else 0
 
 
@@ -48,7 +48,7 @@ def _until_interrupted() -> Iterator[Callable[[], bool]]:
         signal.signal(number, signal.SIG_DFL)
         ended.append(number)
 
-    before = signal.signal(signal.SIGINT, handle)
+    before = signal.signal(signal.SIGINT, handle) or signal.SIG_DFL  # None: one that was not set from Python
     try:
         yield lambda: bool(ended)
     finally:
@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("groups", metavar="GROUP", nargs="*", help="[SOURCE@]GROUP[%%INTERFACE]:PORT; none: the host")
     parser.add_argument("--port", type=int, help="for groups that name none")
-    parser.add_argument("--seconds", default=SECONDS, help="listen for so long at most (10)")
-    parser.add_argument("--for", dest="watch", help="listen for so long (10min), and say when and why packets stop")
+    parser.add_argument("--seconds", default=SECONDS, help="listen for this long at most (10)")
+    parser.add_argument("--for", dest="watch", help="listen for this long (10min), and say when and why packets stop")
     parser.add_argument("--ring", action="store_true", help="the program is to have a ring")
     parser.add_argument("--no-spread", action="store_true", help="the program has one socket for all groups")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")

@@ -1,6 +1,7 @@
 """Buffers: of the sockets that have the group's port, of the stack, of the interface."""
 
 from collections.abc import Iterator
+from shlex import quote
 
 from mcast_fast._host import port_users
 from mcast_fast.doctor._context import Context
@@ -18,7 +19,7 @@ def overflow(context: Context) -> Iterator[Finding]:
         before, after = context.before.users.get(feed.port, {}), context.after.users.get(feed.port, {})
         lost = {inode: after[inode].drops - one.drops for inode, one in before.items() if inode in after}
         users = [after[inode] for inode in lost if lost[inode] > 0 or after[inode].drops]
-        for user in port_users.with_owners(sorted(users, key=lambda one: -lost[one.inode])):
+        for user in context.owned(sorted(users, key=lambda one: -lost[one.inode])):
             now = lost[user.inode]
             size = -(-max(DEFAULT, LARGER * (user.buffer or 0) // 2) // MIB)
             call = feed.call(buffer_size=f"{size}MiB")
@@ -62,8 +63,8 @@ def interface(context: Context) -> Iterator[Finding]:
                 "warning",
                 f"{name} dropped packets before any socket",
                 (f"{dropped} drops while the doctor listened (/proc/net/dev)",),
-                f"ethtool -G {name} rx 4096",
-                "Packets of protocols that nobody takes count too; `ethtool -S` says more.",
+                f"ethtool -G {quote(name)} rx 4096",
+                "Packets of protocols that no program uses count too; `ethtool -S` says more.",
             )
 
 

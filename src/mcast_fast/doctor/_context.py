@@ -3,8 +3,8 @@
 import contextlib
 import ipaddress
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mcast_fast._host import links, port_users
 from mcast_fast._host.interfaces import Interface
@@ -59,6 +59,7 @@ class Context:
     is_watch: bool
     needs_ring: bool
     spread: bool
+    _owners: dict[int, tuple[int | None, str | None]] = field(default_factory=dict)  # by inode
 
     @classmethod
     def gathered(
@@ -86,6 +87,19 @@ class Context:
     def grown(self, counter: str) -> int:
         """By how much a counter of the stack grew while it listened."""
         return _readings.grown(counter, self.before.counters, self.after.counters)
+
+    def owned(self, users: Iterable[port_users.PortUser]) -> list[port_users.PortUser]:
+        """Sockets that were on the ports, with their processes: these are looked for once, for it takes long."""
+        if not self._owners:
+            every = {
+                inode: user
+                for moment in (self.before, self.after)
+                for known in moment.users.values()
+                for inode, user in known.items()
+            }
+            for one in port_users.with_owners(list(every.values())):
+                self._owners[one.inode] = one.pid, one.program
+        return [replace(one, pid=pid, program=name) for one in users for pid, name in (self._owners[one.inode],)]
 
     @property
     def has_wire(self) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from mcast_fast import _core
@@ -127,7 +128,7 @@ def examined(
         context = Context.gathered(feeds, wait, is_over, is_watch=watch, needs_ring=ring, spread=spread)
         findings = ranked(_relevant([finding for check in CHECKS for finding in check(context)]))
         report = Report(findings, context.listening.seconds)
-        return Report(findings, report.seconds, _readings_of(report, context))
+        return replace(report, readings=_readings_of(report, context))
 
 
 def _relevant(findings: list[Finding]) -> list[Finding]:
@@ -154,7 +155,7 @@ def _readings_of(report: Report, context: Context) -> dict[str, str]:
         "interfaces": [repr(one) for one in context.interfaces],
         "joined": [feed.text for feed in context.feeds],
         "frames": {feed.text: {str(frame): count for frame, count in feed.frames.items()} for feed in context.feeds},
-        "queries and reports": [repr(one) for _, one in context.listening.controls[:100]],
+        "queries and reports": [repr(one) for one in context.listening.controls],
         "counters that grew": {name: count for name in context.after.counters if (count := context.grown(name))},
     }
     return {

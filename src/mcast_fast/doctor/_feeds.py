@@ -1,18 +1,23 @@
 """The groups that a doctor looks for, and what came of each: at interfaces, by sockets, and by the program."""
 
 import contextlib
+import json
+import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from mcast_fast._host.interfaces import Interface, default_interface, find_interface, interfaces
 from mcast_fast.doctor._frames import Datagram
-from mcast_fast.errors import ArgumentError, InterfaceError, MulticastError
-from mcast_fast.groups import Group, Groups, at_least_one
+from mcast_fast.errors import ArgumentError, GroupError, InterfaceError, MulticastError
+from mcast_fast.groups import Group, Groups, at_least_one, check_interface
 
 MOST_FEEDS = 256
-MOST_KINDS = 1000  # different frames that are counted for one group: a stranger may send from any address
+MOST_KINDS = 1000  # different frames, and sources, that are counted for one group: a stranger may send from any address
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(slots=True)
@@ -50,18 +55,17 @@ class Feed:
 
     def at(self, interface: str | None, source: str | None = None, port: int | None = None) -> Group:
         """The group corrected: on another interface, from another source, at another port."""
-        name = interface or self.name or self.group.interface
+        name = _zone(interface or self.name) or self.group.interface
         return replace(self.group, interface=name, source=source or self.group.source, port=port or self.port, count=1)
 
     def call(self, group: Group | None = None, **options: object) -> str:
         """The call that receives it."""
         extra = "".join(f", {name}={value!r}" for name, value in options.items())
-        return f'mcast.Receiver("{group or self.text}"{extra})'
+        return f"mcast.Receiver({literal(group or self.at(None))}{extra})"
 
     def see(self, frame: Datagram, now: float) -> None:
         """Count a frame of this group."""
-        if frame in self.frames or len(self.frames) < MOST_KINDS:
-            self.frames[frame] += 1
+        add_one(self.frames, frame)
         if frame.port in (0, self.port) and not frame.is_outgoing and self.name in ("", frame.interface):
             self.last = now
 
@@ -87,6 +91,29 @@ class Feed:
             if name == self.name:
                 found[source] += count
         return [source for source, _ in (found + self.heard).most_common()]
+
+
+def add_one(counted: Counter[Kind], one: Kind) -> None:
+    """Count one more, unless it is another kind than the MOST_KINDS that are there."""
+    if one in counted or len(counted) < MOST_KINDS:
+        counted[one] += 1
+
+
+def literal(group: Group) -> str:
+    """A group as it is written in a program; an interface's name may hold quotes."""
+    return json.dumps(str(group), ensure_ascii=False)
+
+
+def _zone(name: str) -> str:
+    """The name of an interface; its index where a group cannot have the name: Linux takes almost any bytes."""
+    with contextlib.suppress(GroupError):
+        if name:
+            check_interface(name)
+        return name
+    try:
+        return str(socket.if_nametoindex(name))
+    except OSError:  # it has gone
+        return ""
 
 
 def feeds_of(groups: Iterable[Groups], port: int | None) -> list[Feed]:

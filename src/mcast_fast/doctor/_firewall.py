@@ -78,12 +78,11 @@ def drops_igmp(context: Context) -> Iterator[Finding]:
             what = (
                 f"reports of {protocol}: switches do not learn" if found else f"queries of {protocol}: switches forget"
             )
-            reports = sum(one.is_outgoing and not one.is_query for _, one in context.listening.controls)
             yield Finding(
                 "firewall.drops-igmp",
                 "problem" if found and not feed.heard else "warning",
                 f"a rule of the firewall drops {what} that this host wants the group",
-                (*_evidence(context, rule), f"{reports} reports left this host while it was joined"),
+                (*_evidence(context, rule), f"{context.listening.reports} reports left this host while it was joined"),
                 _remedy(rule, "ip protocol igmp" if version == 4 else f"icmpv6 type {MLD_TYPES}"),
                 "Then join again, or wait for the next query.",
                 group=feed.text,

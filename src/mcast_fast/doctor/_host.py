@@ -1,6 +1,7 @@
 """The host: its backend and what a sandbox refuses."""
 
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -42,8 +43,7 @@ def ring(context: Context) -> Iterator[Finding]:
     """Whether packet sockets may be opened, which a ring and looking at interfaces need."""
     if not context.feeds or not (fault := context.listening.wire_fault):
         return
-    program = os.path.realpath(sys.executable)
-    command = f"setcap cap_net_raw+ep {program}"
+    command = f"setcap cap_net_raw+ep {shlex.quote(os.path.realpath(sys.executable))}"
     if context.needs_ring:
         yield Finding(
             "host.no-cap-net-raw",

@@ -1,6 +1,7 @@
 """The interface that a group is joined on."""
 
 from collections.abc import Iterator
+from shlex import quote
 
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._feeds import Feed, is_missing
@@ -21,21 +22,21 @@ def usable(context: Context) -> Iterator[Finding]:
             yield _flagless(one.name, feed)
         elif not one.has_carrier and not feed.heard:
             advice = "Check the cable, the other end, and the port of the switch."
-            evidence = (f"`ip link show {one.name}`: NO-CARRIER",)
+            evidence = (f"`ip link show {quote(one.name)}`: NO-CARRIER",)
             summary = f"{one.name} has no carrier"
             yield Finding("interface.no-carrier", "problem", summary, evidence, advice=advice, group=feed.text)
 
 
 def _down(name: str, feed: Feed) -> Finding:
-    evidence = str(feed.fault) if feed.fault else f"`ip link show {name}`: no UP flag"
-    command = f"ip link set dev {name} up"
+    evidence = str(feed.fault) if feed.fault else f"`ip link show {quote(name)}`: no UP flag"
+    command = f"ip link set dev {quote(name)} up"
     return Finding("interface.down", "problem", f"{name} is down", (evidence,), command, group=feed.text)
 
 
 def _flagless(name: str, feed: Feed) -> Finding:
-    evidence = str(feed.fault) if feed.fault else f"`ip link show {name}`: no MULTICAST flag"
+    evidence = str(feed.fault) if feed.fault else f"`ip link show {quote(name)}`: no MULTICAST flag"
     verdict: Verdict = "warning" if feed.heard else "problem"
-    command, summary = f"ip link set dev {name} multicast on", f"{name} has no MULTICAST flag"
+    command, summary = f"ip link set dev {quote(name)} multicast on", f"{name} has no MULTICAST flag"
     return Finding("interface.no-multicast-flag", verdict, summary, (evidence,), command, group=feed.text)
 
 
@@ -62,7 +63,7 @@ def xdp(context: Context) -> Iterator[Finding]:
         link = context.links.get(feed.interface.index) if feed.interface else None
         if link is None or not link.xdp or feed.heard or not context.is_opened(feed):
             continue
-        name = feed.name
+        name, quoted = feed.name, quote(feed.name)
         seen = context.is_on_wire(feed)
         if seen:
             continue
@@ -72,8 +73,8 @@ def xdp(context: Context) -> Iterator[Finding]:
             "interface.xdp",
             "problem",
             f"an XDP program on {name} gets packets before the stack, and nothing of the group comes behind it",
-            (f"`ip link show {name}`: prog/xdp id {link.xdp}", f"{received} packets arrived meanwhile; {looked}"),
-            f"ip link set dev {name} xdp off; ip link set dev {name} xdpgeneric off",
+            (f"`ip link show {quoted}`: prog/xdp id {link.xdp}", f"{received} packets arrived meanwhile; {looked}"),
+            f"ip link set dev {quoted} xdp off; ip link set dev {quoted} xdpgeneric off",
             f"Or let the program pass the group (XDP_PASS). Find out whose it is: `bpftool prog show id {link.xdp}`.",
             group=feed.text,
         )

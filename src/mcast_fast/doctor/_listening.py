@@ -17,15 +17,16 @@ from mcast_fast import _core
 from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6
 from mcast_fast._membership import bpf
 from mcast_fast._membership.rings import attach_program
-from mcast_fast.doctor._feeds import Feed
+from mcast_fast._systems import SYSTEM
+from mcast_fast.doctor._feeds import Feed, add_one
 from mcast_fast.doctor._frames import Context, Control, Datagram, parse
 from mcast_fast.errors import MulticastError, os_text
 from mcast_fast.groups import Group
 from mcast_fast.receiver import Receiver
 
 ENOUGH = 50  # packets of a group that decide
-SHORTEST = 1.0  # seconds: so long it listens for drops and other senders, where it may
-MOST_CONTROLS = 10_000
+SHORTEST = 1.0  # seconds that it listens at least, for drops and other senders
+MOST_CONTROLS = 100  # queries and reports that are kept for a bundle
 FRAME = 2048  # bytes of a frame that are looked at
 AT_ONCE = 200  # frames that are read in one turn
 SAMPLED = 100  # packets of a batch that are looked at, and counted
@@ -47,7 +48,9 @@ class Listening:
         self.feeds = feeds
         self.refusal: MulticastError | None = None
         self.wire_fault = ""
-        self.controls: list[tuple[float, Control]] = []
+        self.controls: list[Control] = []
+        self.queries: dict[tuple[str, str], float] = {}  # the time of the last one, by interface and protocol
+        self.reports = 0  # that left this host
         self.began = self.ended = 0.0
         self.has_joined_everywhere = False
         self._spread = spread
@@ -114,7 +117,7 @@ class Listening:
         self._open(opened, waiting, sorted(texts), "everywhere")
 
     def _open_wire(self, opened: ExitStack, waiting: selectors.BaseSelector) -> None:
-        if not hasattr(socket, "AF_PACKET"):
+        if not SYSTEM.has_packet_sockets:
             self.wire_fault = "this system has no packet sockets"
             return
         try:
@@ -142,8 +145,12 @@ class Listening:
         if isinstance(seen, Datagram):
             for feed in self._by_address.get(seen.group, ()):
                 feed.see(seen, now)
-        elif seen is not None and len(self.controls) < MOST_CONTROLS:
-            self.controls.append((now, seen))
+        elif seen is not None:
+            if seen.is_query:
+                self.queries[seen.interface, seen.protocol] = now
+            self.reports += seen.is_outgoing and not seen.is_query
+            if len(self.controls) < MOST_CONTROLS:
+                self.controls.append(seen)
 
     def _receive(self, receiver: Receiver, kind: str, timeout: float) -> None:
         try:
@@ -158,9 +165,9 @@ class Listening:
                 if feed.port != packet.port:
                     continue
                 if kind == "everywhere":
-                    feed.elsewhere[packet.interface or "", packet.source] += 1
+                    add_one(feed.elsewhere, (packet.interface or "", packet.source))
                 elif feed.name in ("", packet.interface) and feed.group.source in (None, packet.source):
-                    feed.heard[packet.source] += 1
+                    add_one(feed.heard, packet.source)
                     feed.last = now
 
 
@@ -171,6 +178,8 @@ def _frames(wire: socket.socket) -> Iterator[tuple[Context, bytes, int]]:
             data, ancillary, _, address = wire.recvmsg(FRAME, socket.CMSG_SPACE(AUXDATA.size))
         except OSError:
             return
+        except UnicodeDecodeError:  # CPython reads the name of an interface as UTF-8, and Linux takes any bytes
+            continue
         name, protocol, kind, *_ = address
         status, tag = CHECKSUM_NOT_READY, 0
         for level, option, value in ancillary:

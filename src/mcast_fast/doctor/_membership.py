@@ -2,6 +2,7 @@
 
 import errno
 import ipaddress
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def refused(context: Context) -> Iterator[Finding]:
 def _port_taken(context: Context, error: str) -> Iterator[Finding]:
     """Who has the port without sharing it."""
     for port, users in context.before.users.items():
-        known = port_users.with_owners(list(users.values()))
+        known = context.owned(users.values())
         group = next(feed.text for feed in context.feeds if feed.port == port)
         pids = sorted({user.pid for user in known if user.pid})
         if not known and len(context.before.users) > 1:
@@ -42,7 +43,7 @@ def _port_taken(context: Context, error: str) -> Iterator[Finding]:
             "problem",
             f"another socket holds port {port} without sharing it",
             (*(port_users.describe(user) for user in known), error),
-            f"kill {pids[0]}" if len(pids) == 1 else f"ss -ulpn 'sport = :{port}'",
+            f"kill {pids[0]}" if len(pids) == 1 and pids != [os.getpid()] else f"ss -ulpn 'sport = :{port}'",
             "It ends the program, or lists several. Or have it set SO_REUSEADDR before it binds, or use another port.",
             group=group,
         )
@@ -160,7 +161,7 @@ def joined_elsewhere(context: Context) -> Iterator[Finding]:
         names = context.before.joined.get(feed.group.address, set())
         if not names or not feed.name or feed.name in names or not (feed.heard or feed.arrived()):
             continue
-        users = port_users.with_owners(list(context.before.users.get(feed.port, {}).values()))
+        users = context.owned(context.before.users.get(feed.port, {}).values())
         yield Finding(
             "membership.joined-elsewhere",
             "warning",
@@ -183,9 +184,8 @@ def bound_to_host(context: Context) -> Iterator[Finding]:
         if (key := (feed.group.version, feed.port)) in done:
             continue
         done.add(key)
-        everyone = port_users.on_port(feed.group.address, feed.port)
-        bound = [one for one in everyone if not _takes_groups(one.address)]
-        for user in bound[:1]:
+        bound = [one for one in port_users.on_port(feed.group.address, feed.port) if not _takes_groups(one.address)]
+        for user in port_users.with_owners(bound[:1]):
             yield Finding(
                 "membership.bound-to-host",
                 "warning",

@@ -1,9 +1,13 @@
 """The packets themselves: whether they come, and what is wrong with those that no socket gets."""
 
+import os
 from collections.abc import Iterator
+from shlex import quote
 
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._finding import Finding
+
+LONGEST_NAME = 15  # bytes of an interface's name: IFNAMSIZ, netdevice(7)
 
 
 def received(context: Context) -> Iterator[Finding]:
@@ -91,13 +95,16 @@ def vlan(context: Context) -> Iterator[Finding]:
             continue
         frame = here[0][0]
         name = f"{frame.interface}.{frame.vlan}"
+        if len(os.fsencode(name)) > LONGEST_NAME:
+            name = f"vlan{frame.vlan}"
+        lower, upper = quote(frame.interface), quote(name)
         yield Finding(
             "packets.vlan-tagged",
             "problem",
             f"the packets come with the tag of VLAN {frame.vlan}, and {frame.interface} takes untagged ones",
             (f"{sum(count for _, count in here)} tagged packets of the group were seen at {frame.interface}",),
-            f"ip link add link {frame.interface} name {name} type vlan id {frame.vlan} && ip link set dev {name} up",
-            f"Then join on it: {feed.at(name)}; or receive with ring=True, vlan=True; or have the port untagged.",
+            f"ip link add link {lower} name {upper} type vlan id {frame.vlan} && ip link set dev {upper} up",
+            f"Then join on {name}; or receive with ring=True, vlan=True; or have the port untagged.",
             group=feed.text,
         )
 

@@ -6,7 +6,6 @@ Of the calling thread's network namespace. Nothing is raised; what cannot be rea
 import contextlib
 import ipaddress
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -50,7 +49,8 @@ def counters() -> Counters:
             _put(found, f"dev.{name.strip()}.multicast", values[7])
     rows = [line.split() for line in text(NET / "softnet_stat").splitlines()]
     with contextlib.suppress(ValueError, IndexError):
-        found["softnet.dropped"] = sum(int(row[1], 16) for row in rows)
+        if rows:
+            found["softnet.dropped"] = sum(int(row[1], 16) for row in rows)
     return found
 
 
@@ -102,7 +102,7 @@ def grown(name: str, before: Counters, after: Counters) -> int:
 def text(path: Path) -> str:
     """The contents of a file; empty when it cannot be read."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(errors="surrogateescape")  # as os.fsdecode() reads the names of interfaces
     except OSError:
         return ""
 
@@ -159,4 +159,4 @@ def can_administer() -> bool:
     for line in text(Path("/proc/thread-self/status")).splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 12 & 1)
-    return hasattr(os, "geteuid") and os.geteuid() == 0
+    return False

@@ -1,6 +1,7 @@
 """Routes: that of a sender, and those that reverse path filtering looks for."""
 
 from collections.abc import Iterator
+from shlex import quote
 
 from mcast_fast._host.interfaces import interface_name
 from mcast_fast.doctor._context import Context
@@ -36,13 +37,14 @@ def rp_filter(context: Context) -> Iterator[Finding]:
 def _dropped(context: Context, feed: Feed, mode: int, source: str, evidence: tuple[str, ...]) -> Finding:
     route = context.route(source) if source else None
     # sysctl(8): a dot in an interface's name is written as a slash
-    loosened = f"sysctl -w net.ipv4.conf.{feed.name.replace('.', '/')}.rp_filter={LOOSE}"
+    value = f"net.ipv4.conf.{feed.name.replace('.', '/')}.rp_filter={LOOSE}"
+    loosened = f"sysctl -w {quote(value)}"
     remedy = loosened
     if route is not None and route.index:
         evidence += (f"the route to {source} is by {interface_name(route.index)}, the packets come by {feed.name}",)
     elif route is not None:
         evidence += (f"there is no route to {source}: {os_text(route.errno) if route.errno else 'none is named'}",)
-        remedy = f"ip route add {source}/32 dev {feed.name}"
+        remedy = f"ip route add {source}/32 dev {quote(feed.name)}"
     return Finding(
         "routing.rp-filter",
         "problem",
@@ -71,7 +73,7 @@ def no_route(context: Context) -> Iterator[Finding]:
             "warning" if feed.heard else "problem",
             "no route names an interface for the group: programs that name none can neither send to it nor join it",
             (f"`ip route get {feed.group.address}`: {os_text(route.errno) if route.errno else 'no interface'}",),
-            f"ip route add 224.0.0.0/4 dev {name}" if name else "",
+            f"ip route add 224.0.0.0/4 dev {quote(name)}" if name else "",
             f"Or name the interface in the program: {feed.at(name)}." if name else "",
             group=feed.text,
         )

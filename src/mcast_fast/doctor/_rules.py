@@ -113,7 +113,7 @@ class _Walk:
         for rule in self._ruleset.rules.get(key, ()):
             try:
                 ends = self._rule(rule, key, depth)
-            except (KeyError, TypeError, ValueError, AttributeError):  # not as any nft known here writes it
+            except (LookupError, TypeError, ValueError, AttributeError):  # not as any nft known here writes it
                 self.is_certain, ends = False, False
             if ends or self.is_over:
                 return
@@ -131,8 +131,8 @@ class _Walk:
                     return False
                 if name == "vmap":
                     matches = _both(matches, None)
-                    for verdict in _verdicts(value, self._fields, self._elements(key)):
-                        self._verdict(verdict, None, matches, rule, key, depth)
+                    for verdict, target in _verdicts(value, self._fields, self._elements(key)):
+                        self._verdict(verdict, target, matches, rule, key, depth)
                 elif self._verdict(name, value, matches, rule, key, depth):
                     return True
         return False
@@ -181,15 +181,15 @@ def _count(rule: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _verdicts(vmap: Mapping[str, Any], fields: Fields, sets: Mapping[str, list[Any]]) -> Iterator[str]:
-    """The verdicts of a map that a packet may get."""
+def _verdicts(vmap: Mapping[str, Any], fields: Fields, sets: Mapping[str, list[Any]]) -> Iterator[tuple[str, Any]]:
+    """The verdicts of a map that a packet may get, with the targets of jumps."""
     known, value = _value(vmap.get("key"), fields)
     data = vmap.get("data")
     elements = data.get("set", []) if isinstance(data, dict) else sets.get(str(data).removeprefix("@"), [])
     for element in elements:
         is_pair = isinstance(element, list) and len(element) == 2 and isinstance(element[1], dict)
         if is_pair and not (known and _equals(value, element[0], sets) is False):
-            yield from element[1]
+            yield from element[1].items()
 
 
 def _match(match: Mapping[str, Any], fields: Fields, sets: Mapping[str, list[Any]]) -> bool | None:
@@ -233,7 +233,7 @@ def _meta(detail: Any, fields: Fields) -> tuple[bool, Any]:
 
 
 def _tracked(detail: Any, _: Fields) -> tuple[bool, Any]:
-    """Connection tracking: nobody answers a group, so its flow stays new."""
+    """Connection tracking: a group does not answer, so its flow stays new."""
     return detail.get("key") == "state", "new"
 
 

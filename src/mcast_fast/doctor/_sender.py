@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from mcast_fast.doctor import _readings
 from mcast_fast.doctor._context import Context
-from mcast_fast.doctor._feeds import Feed
-from mcast_fast.doctor._finding import Finding
+from mcast_fast.doctor._feeds import Feed, literal
+from mcast_fast.doctor._finding import Finding, Verdict
 
 ROUTED_TTL = 16
 
@@ -31,26 +31,26 @@ def several(context: Context) -> Iterator[Finding]:
 
 def short_ttl(context: Context) -> Iterator[Finding]:
     """Whether the packets cannot pass a router: those that leave this host, and those that it is to forward."""
+    forwarded = _forwarded()
     for feed in context.feeds:
         if not feed.group.scope.forwarded:
             continue
         frames = [frame for frame in feed.frames if frame.ttl == 1 and frame.port in (0, feed.port)]
-        routed = feed.group.address in _forwarded()
-        for frame in [one for one in frames if routed and not one.is_outgoing][:1]:
-            yield _finding(feed, frame.source, "problem", "this host is to forward the group and cannot")
-            return
-        for frame in [one for one in frames if one.is_outgoing][:1]:
-            yield _finding(feed, frame.source, "warning", "no router forwards the packets that leave this host")
+        incoming = [one.source for one in frames if not one.is_outgoing and feed.group.address in forwarded]
+        outgoing = [one.source for one in frames if one.is_outgoing]
+        if incoming:
+            yield _finding(feed, incoming[0], "problem", "this host is to forward the group and cannot")
+        elif outgoing:
+            yield _finding(feed, outgoing[0], "warning", "no router forwards the packets that leave this host")
 
 
-def _finding(feed: Feed, source: str, verdict: str, what: str) -> Finding:
-    group = feed.at(feed.name or None)
+def _finding(feed: Feed, source: str, verdict: Verdict, what: str) -> Finding:
     return Finding(
         "sender.ttl-1",
-        "problem" if verdict == "problem" else "warning",
+        verdict,
         f"{what}: they have TTL 1",
         (f"packets from {source} at {feed.name} have TTL 1",),
-        f'mcast.Sender("{group}", ttl={ROUTED_TTL})',
+        f"mcast.Sender({literal(feed.at(None))}, ttl={ROUTED_TTL})",
         f"In the program that sends, on {source}. TTL 1 is the default of every system, and right where no router is "
         "to pass the packets on.",
         group=feed.text,

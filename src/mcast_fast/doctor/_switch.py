@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from shlex import quote
 
 from mcast_fast._host.links import Link
 from mcast_fast.doctor._context import Context
@@ -52,7 +53,7 @@ def stopped(context: Context) -> Iterator[Finding]:
 
 
 def no_querier(context: Context) -> Iterator[Finding]:
-    """Whether nobody sends queries, so that a switch that snoops will forget this host."""
+    """Whether no queries come, so that a switch that snoops will forget this host."""
     done: set[tuple[int, str]] = set()
     for feed in context.feeds:
         key = (feed.group.version, feed.name)
@@ -77,12 +78,7 @@ def no_querier(context: Context) -> Iterator[Finding]:
 
 def _last_query(context: Context, feed: Feed) -> float | None:
     protocol = "IGMP" if feed.group.version == 4 else "MLD"
-    times = [
-        when
-        for when, one in context.listening.controls
-        if one.is_query and one.protocol == protocol and one.interface == feed.name
-    ]
-    return max(times, default=None)
+    return context.listening.queries.get((feed.name, protocol))
 
 
 def _silence(context: Context, feed: Feed) -> float | None:
@@ -111,13 +107,13 @@ def _bridge_evidence(bridge: tuple[str, Link] | None) -> tuple[str, ...]:
     if bridge is None:
         return ()
     name, link = bridge
-    return (f"`ip -d link show {name}`: mcast_snooping {link.snooping:d} mcast_querier {bool(link.querier):d}",)
+    return (f"`ip -d link show {quote(name)}`: mcast_snooping {link.snooping:d} mcast_querier {bool(link.querier):d}",)
 
 
 def _cure(bridge: tuple[str, Link] | None) -> tuple[str, str]:
     """Remedy and advice."""
     if bridge is not None and _is_without_querier(bridge[1]):
-        return f"ip link set dev {bridge[0]} type bridge mcast_querier 1", "Or have another querier in this network."
+        return f"ip link set dev {quote(bridge[0])} type bridge mcast_querier 1", "Or have another querier here."
     return "", "Switch a querier on, in a switch or router of this network; or switch IGMP snooping off."
 
 

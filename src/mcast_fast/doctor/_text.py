@@ -15,7 +15,7 @@ from typing import Literal
 
 from mcast_fast.doctor._examination import programs
 from mcast_fast.doctor._finding import VERDICTS, Finding, Report
-from mcast_fast.errors import file_error
+from mcast_fast.errors import escaped, file_error
 
 Style = Literal["problem", "warning", "unknown", "ok", "remedy", "plain"]
 
@@ -29,7 +29,7 @@ PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 UNMASKABLE = ("udp", "udp6", "mcfilter", "mcfilter6", "igmp6", "ip_mr_cache", "ip_mr_vif")
 IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
 IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-MAC = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])")
+MAC = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5,19}[0-9A-Fa-f]{2}(?![\w:])")  # of InfiniBand: 20 bytes
 
 
 def lines(report: Report, width: int) -> Iterator[tuple[Style, str]]:
@@ -53,22 +53,21 @@ def _alike(findings: Iterable[Finding]) -> list[tuple[Finding, int]]:
 
 
 def _finding(finding: Finding, others: int, width: int) -> Iterator[tuple[Style, str]]:
-    where = f"  {finding.group}" if finding.group else ""
+    where = f"  {escaped(finding.group)}" if finding.group else ""
     where += f" and {others} more" if others else ""
     yield finding.verdict, f"{finding.verdict:<{LABEL}}{finding.id}{where}"
     yield from _folded("plain", f"{finding.summary[:1].upper()}{finding.summary[1:]}.", "", width)
     for line in finding.evidence:
         yield from _folded("plain", line, "- ", width)
     if finding.remedy:
-        yield "remedy", f"{INDENT}> {finding.remedy}"
+        yield "remedy", f"{INDENT}> {escaped(finding.remedy)}"
     if finding.advice:
         yield from _folded("plain", finding.advice, "", width)
 
 
 def _folded(style: Style, text: str, mark: str, width: int) -> Iterator[tuple[Style, str]]:
-    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
     folded = textwrap.wrap(
-        shown,
+        escaped(text),
         width,
         initial_indent=INDENT + mark,
         subsequent_indent=INDENT + " " * len(mark),
