@@ -644,6 +644,17 @@ def test_every_fault_has_a_section_in_the_documents():
     assert set(sections) == set(FAULTS)
 
 
+def test_a_name_is_no_part_of_a_command():
+    """A stranger chooses it, and a remedy is copied."""
+    net = Network(cut(("a", "`reboot`;x")))
+    net.add("a")
+    net.add("`reboot`;x")
+    net.run()
+    found = net.report("a").link("a", "`reboot`;x").findings[0]
+    assert found.remedy.startswith("on '`reboot`;x': `mcast-fast doctor 239.9.9.9:5009` ")
+    assert found.text.startswith("'`reboot`;x' hears a's unicast")
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_fault_fills_its_texts(name):
     """Where a value is missing, as in no test that makes it, nothing would say so before a user sees it."""

@@ -1,6 +1,5 @@
 """The probe over sockets: hosts of one machine on the loopback, and the program."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -8,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -25,7 +25,8 @@ def together(*names, group, **options):
 
     def one(name):
         try:
-            reports[name] = doctor.probe(group, name=name, **{"duration": "500ms", "wait": None, "ttl": 0} | options)
+            defaults = {"duration": "500ms", "wait": None, "ttl": 0}
+            reports[name] = doctor.probe(group, name=name, stop=lambda: bool(failures), **defaults | options)
         except BaseException as error:
             failures.append(error)
 
@@ -178,6 +179,18 @@ def test_many_hosts_are_a_list_of_what_is_wrong(capsys):
     assert many.splitlines()[-1].endswith("841 of 870 directions are heard, 29 have a problem or are unknown")
 
 
+def test_findings_that_are_alike_are_counted_too(capsys):
+    """A host that reports nothing makes one with each other host, with the same cause and remedy."""
+    made = many_hosts(4)
+    fault = doctor.ProbeFinding("probe.old-report", "unknown", "silent")
+    faults = [doctor.ProbeFinding("probe.no-report", "unknown", f"of {number}", ("x",)) for number in range(30)]
+    links = [replace(made.links[0], findings=(fault, one)) for one in faults]
+    text = shown(replace(made, links=tuple(links)), capsys)
+    assert text.count("unknown  of") + text.count("unknown  silent") == 20
+    assert text.count("silent") == 1
+    assert "and 11 more like these: --json has all" in text
+
+
 def invoke(*arguments):
     return CliRunner().invoke(program, ["probe", *map(str, arguments)])
 
@@ -185,7 +198,7 @@ def invoke(*arguments):
 def test_the_program_alone(backend):
     result = invoke(f"239.9.9.9%{loopback()}:{free_port()}", "--wait", "10ms", "--ttl", 0)
     assert result.exit_code == 4
-    assert "problem  nobody else was heard on 239.9.9.9" in result.stdout
+    assert "problem  no other host was heard on 239.9.9.9" in result.stdout
     assert "--peer" in result.stdout
     assert result.stderr.startswith("mcast-fast: ")
     assert "TTL 0" in result.stderr
@@ -212,8 +225,7 @@ def test_the_program_twice(backend, form):
     options = ["probe", group, "--ttl", "0", "--for", "500ms", "--rate", "100", "--burst", "10"]
     command = [sys.executable, "-m", "mcast_fast", *options, "--name", "\x1b[31mred", "--json"]
     environment = os.environ | {"MCAST_FAST_BACKEND": mcast.backend}
-    other = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    with contextlib.closing(other.stdout):
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as other:
         result = invoke(*options[1:], "--name", "plain", *(["--json"] if form == "json" else []))
         theirs = json.loads(other.stdout.read())
         assert other.wait() == 0

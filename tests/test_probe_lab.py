@@ -1,10 +1,7 @@
 """The probe between hosts: behind a bridge, and across a router that decrements TTLs."""
 
-import contextlib
 import os
 import re
-import socket
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,14 +10,12 @@ import pytest
 
 from mcast_fast import doctor
 from tests import lab
+from tests.multicast_router import routed
 
 pytestmark = [pytest.mark.lab]
 
 GROUP, PORT = "239.9.9.9", 5009
 NETWORK = "10.88.0"
-# linux/mroute.h
-MRT_INIT, MRT_ADD_VIF, MRT_ADD_MFC = 200, 202, 204
-VIFF_USE_IFINDEX = 8
 
 
 class Bridge:
@@ -51,19 +46,24 @@ def bridge() -> Iterator[Bridge]:
 def probe(ends: dict[str, lab.End], **options: object) -> dict[str, doctor.ProbeReport]:
     """The reports of hosts that probe at the same time; an option that is a dict is by host."""
     reports: dict[str, doctor.ProbeReport] = {}
+    failures: list[BaseException] = []
 
     def one(name: str, end: lab.End) -> None:
         own = {key: value[name] if isinstance(value, dict) else value for key, value in options.items()}
         defaults = {"duration": "1s", "rate": 50, "wait": None, "burst": 100, "name": name}
-        with end.host.enter():
-            reports[name] = doctor.probe(f"{GROUP}%{end.interface}:{PORT}", **defaults | own)
+        try:
+            with end.host.enter():
+                group = f"{GROUP}%{end.interface}:{PORT}"
+                reports[name] = doctor.probe(group, stop=lambda: bool(failures), **defaults | own)
+        except BaseException as error:
+            failures.append(error)
 
     threads = [threading.Thread(target=one, args=item) for item in ends.items()]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert reports.keys() == ends.keys()
+    assert not failures
     return reports
 
 
@@ -107,35 +107,13 @@ def test_one_direction_is_cut_and_one_mtu_is_small(backend, bridge):
         assert (report.link("c", "a").largest, report.link("c", "b").largest) == (65_507, 65_507)
 
 
-@contextlib.contextmanager
-def routed(inside: lab.End, outside: lab.End, *sources: tuple[str, lab.End]) -> Iterator[None]:
-    """The kernel routes the group between two interfaces of one host, from each source by where it arrives."""
-    with (
-        inside.host.enter(),
-        contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_IGMP)) as sock,
-    ):
-        sock.setsockopt(socket.IPPROTO_IP, MRT_INIT, 1)
-        numbers = {end.interface: number for number, end in enumerate((inside, outside))}
-        for end in (inside, outside):
-            vif = struct.pack("=HBBIi4s", numbers[end.interface], VIFF_USE_IFINDEX, 1, 0, end.index, bytes(4))
-            sock.setsockopt(socket.IPPROTO_IP, MRT_ADD_VIF, vif)
-        for address, end in sources:
-            ttls = bytes(int(number != numbers[end.interface]) for number in range(2)).ljust(32, b"\0")
-            route = (
-                socket.inet_aton(address) + socket.inet_aton(GROUP) + struct.pack("=H", numbers[end.interface]) + ttls
-            )
-            sock.setsockopt(socket.IPPROTO_IP, MRT_ADD_MFC, route.ljust(60, b"\0"))
-        yield
-
-
 def test_a_ttl_of_1_does_not_pass_a_router(backend):
     with lab.Lab("arb") as made:
         a, inside = made.link("a", "r")
         outside, b = made.link("r", "b")
-        made.hosts["r"].sysctl("net.ipv4.ip_forward", 1)
         a.host.run("ip", "route", "add", "default", "via", inside.ipv4)
         b.host.run("ip", "route", "add", "default", "via", outside.ipv4)
-        with routed(inside, outside, (a.ipv4, inside), (b.ipv4, outside)):
+        with routed(GROUP, inside, outside, (a.ipv4, inside), (b.ipv4, outside)):
             ends = {"a": a, "b": b}
             for report in probe(ends, ttl={"a": 1, "b": 4}).values():
                 assert ids(report) == {"a > b": ["probe.ttl-too-small"]}
@@ -145,6 +123,17 @@ def test_a_ttl_of_1_does_not_pass_a_router(backend):
             for report in probe(ends, ttl=2).values():  # the remedy
                 assert report.verdict == "ok", ids(report)
                 assert [link.hops for link in report.links] == [1, 1]
+
+
+def test_an_interface_that_a_group_cannot_name(backend, bridge):
+    """It is named by its index."""
+    end = bridge.ends["a"]
+    with end.host.enter():
+        index = end.index
+        end.host.run("ip", "link", "set", end.interface, "name", "e[f]")
+        report = doctor.probe(f"{GROUP}:{PORT}", interface=index, wait=0)
+    assert report.group == f"{GROUP}%e[f]:{PORT}"
+    assert [one.id for one in report.findings] == ["probe.nobody-heard"]
 
 
 @pytest.mark.parametrize("columns", [80, 160])

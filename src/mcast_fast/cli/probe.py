@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import click
@@ -32,8 +31,8 @@ UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "us"))
 @click.option("-p", "--port", type=int, help="UDP port, for a group that names none.")
 @click.option("--source", help="Send from this address of this machine.")
 @click.option("--peer", "peers", metavar="HOST", multiple=True, help="Address of another host, tried by unicast too.")
-@click.option("--for", "duration", default="10s", show_default=True, help="Measure for so long after the latest host.")
-@click.option("--wait", default="60s", show_default=True, help="Wait so long for the first other host.")
+@click.option("--for", "duration", default="10s", show_default=True, help="Measure this long after the latest host.")
+@click.option("--wait", default="60s", show_default=True, help="Wait this long for the first other host.")
 @click.option("--rate", type=click.FloatRange(1, 1_000), default=20, show_default=True, help="Hellos per second.")
 @click.option(
     "--burst", type=click.IntRange(0, BURSTS[-1]), default=1_000, show_default=True, help="Largest burst, in datagrams."
@@ -250,10 +249,11 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    found = sorted(dict.fromkeys(_all_findings(report)), key=lambda one: -VERDICTS.index(one.verdict))
     alike: dict[tuple[str, tuple[str, ...], str], list[ProbeFinding]] = {}
-    for finding in sorted(_all_findings(report), key=lambda one: -VERDICTS.index(one.verdict)):
+    for finding in found[:MOST_FINDINGS]:
         alike.setdefault((finding.id, finding.causes, finding.remedy), []).append(finding)
-    for (name, causes, remedy), findings in islice(alike.items(), MOST_FINDINGS):
+    for (name, causes, remedy), findings in alike.items():
         grid = Table.grid(padding=(0, 2))
         for one in findings:
             style = COLOURS[one.verdict]
@@ -265,8 +265,8 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
         if remedy:
             console.print(f"try      {remedy}", soft_wrap=True)  # a command is copied whole
         console.print()
-    if len(alike) > MOST_FINDINGS:
-        console.print(f"and {len(alike) - MOST_FINDINGS} more like these: --json has all")
+    if len(found) > MOST_FINDINGS:
+        console.print(f"and {len(found) - MOST_FINDINGS} more like these: --json has all")
 
 
 def _print_end(console: "Console", report: ProbeReport) -> None:

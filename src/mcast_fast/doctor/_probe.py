@@ -23,7 +23,7 @@ from mcast_fast.doctor._probe_peer import Address
 from mcast_fast.doctor._probe_report import ProbeReport
 from mcast_fast.doctor._probe_state import COPIES, Phase, Settings, State
 from mcast_fast.doctor._probe_wire import BURST_SIZE, BURSTS, LARGEST_HELLO, LONGEST_NAME, SIZES
-from mcast_fast.errors import ArgumentError
+from mcast_fast.errors import ArgumentError, escaped
 from mcast_fast.groups import Group
 
 LARGEST_RATE = 1_000  # hellos per second
@@ -74,7 +74,7 @@ def probe(
         dscp: The DSCP of all datagrams, 0 to 63.
         name: What this host calls itself, 32 bytes at most; left out: its host name.
         on_event: Called with a line of text for what happens: what will be sent, and each host that is heard.
-        stop: Called between two steps; once it returns True the probe ends, with the last words to the others.
+        stop: Called between two steps; once it returns True the probe says that it leaves, and ends.
 
     Returns:
         A ProbeReport. Its `ok` is whether all hosts hear all others.
@@ -87,13 +87,34 @@ def probe(
         SocketError: The system refuses a socket or the join.
     """
     target = _single(group, port)
-    assert target.port is not None
     hosts = _addresses(peers, target)
-    sources = tuple(text for text, _ in hosts) if target.is_ssm else ()
-    if target.is_ssm and not sources:
-        raise ArgumentError(f"{target.address} is source-specific; name the hosts that send to it with peers=")
-    settings = Settings(
-        version=target.version,
+    sources = _sources(target, hosts)
+    addresses = tuple(address for _, address in hosts)
+    settings = _settings(target.version, addresses, duration, wait, rate, burst, ttl, dscp, name)
+    with Ends(target, sources, interface, source, ttl, dscp) as ends:
+        return _probed(settings, target, ends, on_event or (lambda _: None), stop or (lambda: False))
+
+
+probe.__module__ = "mcast_fast.doctor"
+
+
+# Arguments -----------------------------------------------------------------------------------------------------------
+
+
+def _settings(
+    version: int,
+    hosts: tuple[Address, ...],
+    duration: Seconds,
+    wait: Seconds | None,
+    rate: float,
+    burst: int,
+    ttl: int,
+    dscp: int,
+    name: str | None,
+) -> Settings:
+    """The arguments, checked, and what is chosen at random."""
+    return Settings(
+        version=version,
         identity=os.urandom(8),
         name=_name(name),
         ttl=whole_number(ttl, "ttl", 0, 255),
@@ -103,22 +124,8 @@ def probe(
         wait=wait_in_ns(wait, "wait"),
         bursts=sum(one <= whole_number(burst, "burst", 0, BURSTS[-1]) for one in BURSTS),
         phase=random.random(),  # hosts that found one another at once do not burst at once
-        hosts=tuple(address for _, address in hosts),
+        hosts=hosts,
     )
-    say = on_event or (lambda _: None)
-    with Ends(target, sources, interface, source, ttl, dscp) as ends:
-        say(_plan(settings, target, ends))
-        state = State(settings, time.monotonic_ns())
-        _run(state, ends, say, stop or (lambda: False))
-        refusals = tuple(finding("send-refused", {"answer": text}) for text in ends.refusals)
-        now, clock = time.monotonic_ns(), time.time_ns()
-        return report(state, target.address, target.port, ends.interface, now, clock, refusals)
-
-
-probe.__module__ = "mcast_fast.doctor"
-
-
-# Arguments -----------------------------------------------------------------------------------------------------------
 
 
 def _single(group: str | Group, port: int | None) -> Group:
@@ -145,6 +152,13 @@ def _addresses(peers: Iterable[str], group: Group) -> list[tuple[str, Address]]:
     return found
 
 
+def _sources(group: Group, hosts: list[tuple[str, Address]]) -> tuple[str, ...]:
+    """Whom a source-specific group is received from; none for others."""
+    if group.is_ssm and not hosts:
+        raise ArgumentError(f"{group.address} is source-specific; name the hosts that send to it with peers=")
+    return tuple(text for text, _ in hosts) if group.is_ssm else ()
+
+
 def _name(name: str | None) -> bytes:
     text = socket.gethostname() if name is None else checked_text(name, "name")
     return text.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore").encode()
@@ -166,14 +180,27 @@ def _plan(settings: Settings, group: Group, ends: Ends) -> str:
     series = COPIES * sum(sizes) + BURST_SIZE * sum(bursts)
     burst = f" and bursts of up to {bursts[-1]:,}" if bursts else ""
     return (
-        f"{printable(settings.name)} probes {group.address} port {group.port} on {ends.interface}, unicast on port "
-        f"{ends.port}, TTL {settings.ttl} ({how_far}): {NANOSECONDS / settings.interval:g} hellos per second of at "
-        f"most {LARGEST_HELLO:,} bytes to the group, as many by unicast; for newcomers sizes up to "
-        f"{max(sizes):,} bytes{burst}, {series / 1e6:.1f} MB together"
+        f"{printable(settings.name)} probes {group.address} port {group.port} on {escaped(ends.interface)}, unicast "
+        f"on port {ends.port}, TTL {settings.ttl} ({how_far}): "
+        f"{NANOSECONDS / settings.interval:g} hellos per second of at most {LARGEST_HELLO:,} bytes to the group, as "
+        f"many by unicast; for newcomers sizes up to {max(sizes):,} bytes{burst}, {series / 1e6:.1f} MB together"
     )
 
 
 # The loop ------------------------------------------------------------------------------------------------------------
+
+
+def _probed(
+    settings: Settings, group: Group, ends: Ends, say: Callable[[str], None], stop: Callable[[], bool]
+) -> ProbeReport:
+    """Say what will be sent, probe, and report."""
+    assert group.port is not None
+    say(_plan(settings, group, ends))
+    state = State(settings, time.monotonic_ns())
+    _run(state, ends, say, stop)
+    refusals = tuple(finding("send-refused", {"answer": text}) for text in ends.refusals)
+    now, clock = time.monotonic_ns(), time.time_ns()
+    return report(state, group.address, group.port, ends.interface, now, clock, refusals)
 
 
 def _run(state: State, ends: Ends, say: Callable[[str], None], stop: Callable[[], bool]) -> None:

@@ -64,7 +64,7 @@ class Arrivals:
         """This number has arrived; whether it is new."""
         behind = self._highest - number
         if behind >= WINDOW:
-            return False  # nobody knows whether it came before
+            return False  # whether it came before is not known
         if behind >= 0 and self._seen >> behind & 1:
             self._duplicates += 1
             return False

@@ -21,7 +21,7 @@ from mcast_fast.sender import Sender
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Packet
 
-MOST_BATCHES = 16  # that are taken in a row: what a stranger sends keeps nobody from sending
+MOST_BATCHES = 16  # that are taken in a row, so that a flood does not keep this host from sending
 MOST_ANSWERS = 512
 MOST_REFUSALS = 4  # texts that are kept
 
@@ -65,12 +65,12 @@ class Ends:
     def _sender(self, group: Group, source: str | None, ttl: int, dscp: int) -> Sender:
         """By the interface that the group was joined on, from the port behind the group's where that is free."""
         assert group.port is not None
-        text = f"[{group.address}%{self.interface}]" if group.version == 6 else f"{group.address}%{self.interface}"
 
         def opened(port: int | None) -> Sender:
             # A burst of segments that the kernel cuts would be no burst of packets.
             return Sender(
-                f"{text}:{group.port}",
+                Group(group.address, group.port),
+                interface=self._index,
                 source=source,
                 source_port=port,
                 ttl=ttl,

@@ -5,6 +5,7 @@ port too. docs/probe.md has a section for each fault.
 """
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import NamedTuple
 
 from mcast_fast.doctor._finding import Verdict
@@ -31,7 +32,7 @@ BOTH_FIREWALLS = "firewalls on both hosts that drop the group"
 FAULTS = {
     "nobody-heard": Fault(
         "problem",
-        "nobody else was heard on {group} within {seconds:.0f} s",
+        "no other host was heard on {group} within {seconds:.0f} s",
         (
             "no other host runs `mcast-fast probe` on this group now",
             "multicast passes in neither direction: name the other hosts with --peer, for unicast shows the difference",
@@ -195,6 +196,8 @@ def finding(
 ) -> ProbeFinding:
     """The finding of a fault; `more`: causes that are likelier than those of the table, but the first one."""
     fault = FAULTS[name]
+    # A stranger chooses its name, which is not to be taken for a part of the text or of a command.
+    values = {**values, **{key: quote(str(values[key])) for key in ("to", "by") if key in values}}
     causes = (*fault.causes[:1], *more, *fault.causes[1:])
     return ProbeFinding(
         f"probe.{name}",

@@ -14,14 +14,14 @@ from mcast_fast.doctor._probe_report import ProbeFinding, ProbeHost, ProbeLink, 
 from mcast_fast.doctor._probe_state import State
 from mcast_fast.doctor._probe_verdicts import VANISHED, Seen, bursts, findings, largest
 from mcast_fast.doctor._probe_wire import Entry
+from mcast_fast.errors import escaped
 
 View = Mapping[bytes, Entry]
 
 
 def printable(name: bytes) -> str:
     """A name that a stranger gave itself, without what a terminal would obey."""
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text) or "?"
+    return escaped(name.decode("utf-8", "backslashreplace")) or "?"
 
 
 class Matrix:
@@ -161,7 +161,8 @@ def report(
     matrix = Matrix(state, group, port, now, clock)
     found = list(refusals)
     seconds = (now - (state.first_contact or state.began)) / 1e9
-    name = f"[{group}%{interface}]:{port}" if ":" in group else f"{group}%{interface}:{port}"
+    zoned = f"{group}%{escaped(interface)}"
+    name = f"[{zoned}]:{port}" if ":" in group else f"{zoned}:{port}"
     if not state.peers:
         found.append(finding("nobody-heard", {"group": name, "seconds": seconds}))
     return ProbeReport(

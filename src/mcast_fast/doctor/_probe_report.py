@@ -122,7 +122,7 @@ class ProbeReport:
         seconds: How long was measured, since the first other host was found.
         hosts: This process first, the others by their names.
         links: One for each ordered pair of hosts.
-        findings: What is wrong beside the links: nobody was heard, or the system refuses to send.
+        findings: What is wrong beside the links: no host was heard, or the system refuses to send.
         sent: Datagrams that this process sent.
         foreign: Datagrams to the group and port that are no probe's.
         other_version: Datagrams of probes of another version of mcast-fast.

@@ -32,7 +32,7 @@ MOST_TURNS = 5  # how many times `duration` newcomers can make of it
 MOST_SERIES = 5
 COPIES = 2  # of a datagram of each size: one may be lost by chance
 UNANSWERED = 30  # hellos to a host that does not report that they reach it
-WAITING_INTERVAL = 200_000_000  # ns between hellos while nobody was found
+WAITING_INTERVAL = 200_000_000  # ns between hellos while no host was found
 LONGEST_PAUSE = 50_000_000  # ns between two steps of a series
 PATIENCE = 10_000_000_000  # ns more for hosts that are slow
 LAST_WORDS = 1_500_000_000  # ns for which a host that leaves waits for the others' reports
@@ -115,11 +115,10 @@ class State:
         identity = message.header.identity
         if identity == self.settings.identity:
             return None
-        is_new = identity not in self.peers
         peer = self.peers.get(identity) or self._find(identity, message.header.name, now)
         if peer is None:
             return None
-        is_new = is_new or not peer.was_heard
+        is_new = not peer.was_heard
         if is_new:
             peer.unicast_sent = max(peer.unicast_sent, self._named.pop(arrival.source, 0))
         peer.hear(message, arrival, now)
@@ -236,8 +235,7 @@ class State:
 
     def _is_answered(self) -> bool:
         """Whether every host that was heard has reported that it heard the last words."""
-        heard = (one for one in self.peers.values() if one.was_heard)
-        return self._last_words >= LAST_HELLOS and all(one.echoed > self._left_at for one in heard)
+        return self._last_words >= LAST_HELLOS and all(one.echoed > self._left_at for one in self._heard)
 
     def _hellos(self, now: int, clock: int) -> Iterator[Sending]:
         """One to the group, and one to a host, each in its turn."""

@@ -4,6 +4,7 @@ Rules of this module: no I/O; the texts are in `_probe_faults`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from shlex import quote
 from typing import NamedTuple
 
 from mcast_fast.doctor._probe_faults import finding
@@ -14,7 +15,7 @@ ENOUGH = 3  # datagrams that were expected before "none arrives" is said
 SOME_LOSS = 0.01  # of all: above it loss is a problem
 STOPPED = 2_000  # ms of silence, with HELLOS_MISSED, after which a stream has stopped
 HELLOS_MISSED = 10
-SHORTEST = 300_000_000  # ns: for so long the lack of all is no finding
+SHORTEST = 300_000_000  # ns within which it is no finding that nothing came
 VANISHED = 5_000_000_000  # ns without a word
 WAYS = ("multicast", "unicast")
 
@@ -42,9 +43,9 @@ class Seen(NamedTuple):
 
     @property
     def names(self) -> dict[str, str]:
-        """Of both hosts and of the group, as the texts have them."""
+        """Of both hosts and of the group, as the texts have them: the group in commands alone."""
         group = f"[{self.group}]" if self.version == 6 else self.group
-        return {"to": self.receiver.name, "by": self.sender.name, "group": f"{group}:{self.port}"}
+        return {"to": self.receiver.name, "by": self.sender.name, "group": quote(f"{group}:{self.port}")}
 
 
 def findings(seen: Seen) -> tuple[ProbeFinding, ...]:
