@@ -169,6 +169,7 @@ def test_two_flows_are_decided_apart(backend):
 # ---- what MTL had wrong (shared/facts.md) ----
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", [True, False])
 def test_a_leg_that_is_late_by_many_packets_is_no_restart(backend, order):
     """MTL#1285: a window of five packets took a leg's late packets for new ones: 33 ms between legs, and no picture."""
@@ -231,6 +232,7 @@ def test_a_loss_is_credited_to_the_leg_that_had_it(backend):
     assert of(stats, "recovered", "unrecovered") == (4, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", [True, False])
 @pytest.mark.parametrize("skew", [0, 33])
 def test_a_number_that_steps_back_is_a_restart_and_no_freeze(backend, order, skew):
@@ -259,6 +261,7 @@ def test_a_new_session_is_a_new_flow(backend):
 # ---- silence ----
 
 
+@pytest.mark.long
 def test_a_silent_leg_is_a_state_and_not_the_loss_of_everything(backend):
     """What was sent while it was silent counts as absent; it comes back, and goes on."""
     silent = set(range(2000, 7000))

@@ -300,6 +300,7 @@ def test_arguments(backend):
     assert repr(camera()) == "<Assembler of rtp, frames of 6 rows of 1 bytes>"
 
 
+@pytest.mark.long
 @each_backend
 @given(order=st.permutations(range(24)), lost=st.sets(st.integers(0, 23)), start=st.sampled_from([0, 65_528, 96]))
 def test_any_order_within_the_window_gives_the_same_frames(backend, order, lost, start):
@@ -332,6 +333,7 @@ WILD = st.lists(
 CASES = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.booleans())
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=120)
 @given(steps=WILD, case=CASES)
 def test_both_backends_agree_on_everything_and_lose_no_packet(steps, case):

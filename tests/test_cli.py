@@ -183,6 +183,7 @@ def test_demo_as_a_program(program_backend):
 UNPRIVILEGED = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 
 
+@pytest.mark.long
 def test_demo_needs_no_privilege(program_backend):
     if shutil.which("setpriv") is None or os.geteuid() != 0:
         pytest.skip("feature setpriv: only root can become another user, and by that program")
@@ -584,6 +585,7 @@ def test_send_standard_input(listener):
     assert listener.recv().data == b"\x00\xff\n"
 
 
+@pytest.mark.long
 @pytest.mark.needs("large buffers")
 def test_send_many(listener):
     assert invoke("send", listener.text, "--size", 300, "--count", 600).stdout == "sent 600\n"

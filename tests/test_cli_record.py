@@ -256,6 +256,7 @@ def test_a_full_tmpfs_leaves_a_readable_file(record, tx, tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.needs("users")
 def test_root_is_dropped(record, tx, tmp_path):
     if os.geteuid() != 0:

@@ -439,6 +439,7 @@ def test_wrong_arguments(arguments, error):
         doctor.examine(**arguments)
 
 
+@pytest.mark.long
 def test_loopback_in_one_process(backend):
     """What is sent while it listens arrives; nothing is a problem."""
     group = f"239.9.1.1%{loopback()}:{free_port()}"

@@ -297,6 +297,7 @@ def test_a_host_of_the_other_family_gets_a_socket_of_its_own(tx, place):
         assert len(tx.local_addresses) == 2
 
 
+@pytest.mark.long
 @pytest.mark.needs("answers of Linux")
 def test_that_nobody_listens_is_no_error_of_what_is_sent_and_received_later(tx, rx, place):
     """An ICMP answer would be the error of the next datagram, which would not leave, or of the next receive."""
@@ -317,6 +318,7 @@ def test_that_nobody_listens_is_no_error_of_what_is_sent_and_received_later(tx, 
     assert time.process_time() - spent < (time.monotonic() - started) / 2, "it waits, and does not spin"
 
 
+@pytest.mark.long
 @pytest.mark.needs("answers of Linux")
 def test_that_nobody_listens_is_no_error_in_asyncio(backend, group, place):
     async def main():

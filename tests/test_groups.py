@@ -336,6 +336,7 @@ def test_a_group_cannot_change_and_can_be_copied_and_pickled():
     assert pickle.loads(pickle.dumps(group)) == copy.deepcopy(group) == group
 
 
+@pytest.mark.long
 @given(groups())
 def test_expand_yields_count_consecutive_groups_and_is_lazy(group):
     first = ipaddress.ip_address(group.address)

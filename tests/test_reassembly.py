@@ -143,6 +143,7 @@ def test_both_backends_agree_on_any_fragments(seed, count):
     assert outcome("fast", frames) == outcome("pure", frames)
 
 
+@pytest.mark.long
 @pytest.mark.needs("tshark")
 def test_tshark_puts_the_same_together(backend, tmp_path):
     path = tmp_path / "fragments.pcap"

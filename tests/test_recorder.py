@@ -90,6 +90,7 @@ def until(condition, seconds=10.0):
         time.sleep(0.002)
 
 
+@pytest.mark.long
 @pytest.mark.needs("large buffers")
 def test_everything_that_came_stands_in_the_file(rx, tx, tmp_path):
     path = tmp_path / "feed.pcapng"
@@ -142,6 +143,7 @@ def test_rotation_by_packets_is_exact(rx, tx, tmp_path, name):
         assert result.bytes == sum(Path(file.path).stat().st_size for file in running.files)
 
 
+@pytest.mark.long
 @pytest.mark.needs("large buffers")
 def test_rotation_by_size_never_makes_a_larger_file(rx, tx, tmp_path):
     tx.send_batch(numbered(1000))
@@ -283,6 +285,7 @@ def test_the_full_intervals_of_a_clock():
     ]
 
 
+@pytest.mark.long
 def test_rotation_at_full_intervals(rx, tx, tmp_path, monkeypatch):
     """The clock is set to the next hour: whatever was written before is in the first file."""
     true, hours = time.time_ns, [0]

@@ -199,6 +199,7 @@ def test_a_pause_between_two_turns_can_be_given(rx, group, tmp_path, pause):
     assert_lasted(told, 0.06)
 
 
+@pytest.mark.long
 def test_a_lone_packet_is_repeated_once_a_second(rx, group, tmp_path):
     path = tmp_path / "feed.pcapng"
     path.write_bytes(packets((0, b"a", 1)).getvalue())

@@ -53,6 +53,7 @@ print(json.dumps([sent, got, features["batched_receive"].reason, features["batch
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("when", ["at first", "later"])
 @pytest.mark.parametrize("answer", ["ENOSYS", "EPERM"])
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -85,6 +86,7 @@ print(mcast_fast.features()["watch"].reason)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_without_netlink_errors_name_the_setting(backend: str) -> None:
     done = run("-c", WATCH, refused=("netlink",), backend=backend)
@@ -116,6 +118,7 @@ with mcast_fast.Receiver(group, timeout=5, watch=True) as rx, mcast_fast.Sender(
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_where_epoll_is_patched_away_a_receiver_works_and_says_who_took_it(backend: str) -> None:
     done = run("-c", PATCHED, refused=(), backend=backend)

@@ -94,6 +94,7 @@ WANTED = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
 def test_an_index_changes_nothing_of_what_is_delivered(several, wanted):
     whole = files.scan(several / "feed-*.pcapng", index=False, **wanted)
@@ -128,6 +129,7 @@ def write(path, packets, step=MS):
     path.write_bytes(made.section() + made.description(name="eth0", resolution=9) + body)
 
 
+@pytest.mark.long
 def test_a_choice_of_a_group_and_a_minute_reads_less_than_a_twentieth(tmp_path, backend):
     write(tmp_path / "hour.pcapng", 7200, 500 * MS)
     choice = {"groups": "239.1.1.2:5000", "start": START + 1800_000 * MS, "end": START + 1860_000 * MS}

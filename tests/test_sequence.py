@@ -296,6 +296,7 @@ def test_packets_without_a_number_are_counted(backend):
     assert (tracker.unnumbered, tracker.flows) == (2, ())
 
 
+@pytest.mark.long
 def test_gaps_beyond_those_remembered_are_charged(backend):
     count = _core.extraction.MOST_GAPS + 10
     tracker = Tracker("u64be@0")
@@ -374,6 +375,7 @@ class Model:
 STEPS = st.lists(st.tuples(st.integers(-6, 8), st.integers(0, 30)), min_size=1, max_size=80)
 
 
+@pytest.mark.long
 @each_backend
 @given(start=st.integers(0, 2**64 - 1), width=st.integers(1, 8), steps=STEPS, cut=st.integers(0, 80))
 def test_any_order_loss_and_repetition_counts_as_the_model_counts(backend, start, width, steps, cut):
@@ -406,6 +408,7 @@ def runs(draw):
     return found or [[0, 1]]
 
 
+@pytest.mark.long
 @each_backend
 @given(runs=runs(), width=st.integers(2, 8))
 def test_restarts_count_as_the_runs_by_themselves(backend, runs, width):
@@ -437,6 +440,7 @@ WILD = st.lists(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(
     steps=WILD,

@@ -80,6 +80,7 @@ def test_of_a_torn_file_all_that_decompresses_is_delivered(backend, kind, share)
     assert there or kind == "zstd"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 @pytest.mark.parametrize("size", [10, COUNT])
 def test_a_wrong_checksum_is_an_error_behind_all_packets(backend, kind, size):
@@ -116,6 +117,7 @@ def test_the_contents_say_how_a_file_is_compressed_and_not_its_name(backend, tmp
         assert len(reader.collect(10_000)) == COUNT
 
 
+@pytest.mark.long
 def test_zeros_that_decompress_without_end_take_no_memory_for_it(backend):
     """A hundred MiB of a block of zeros is refused at its start."""
     made = zlib.compressobj(9, zlib.DEFLATED, 31)

@@ -38,6 +38,7 @@ def mixed(count, frames=False):
     return batch_of(*packets)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["pcapng", "pcap"])
 @pytest.mark.parametrize("link", ["ethernet", "raw"])
 def test_it_is_the_same_file(tmp_path, in_place, form, link):

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.needs("ring")]
 
 @pytest.mark.hang_timeout(600)
 @pytest.mark.parametrize(
-    "size", ["1MiB", pytest.param("64MiB", marks=pytest.mark.long), pytest.param("256MiB", marks=pytest.mark.long)]
+    "size", ["1MiB", pytest.param("64MiB", marks=pytest.mark.long), pytest.param("256MiB", marks=pytest.mark.weekly)]
 )
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_ring_goes_on(backend: str, scenario: str, size: str) -> None:

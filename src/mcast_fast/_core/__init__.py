@@ -64,19 +64,29 @@ def remedy() -> str:
 
 
 def features() -> dict[str, layout.Feature]:
-    """Return what this system and backend can do.
+    """Return what this system and backend can do, as a sandbox lets it now.
 
     Returns:
         A Feature by the name of each: whether it is available, and the reason where it is not.
     """
+    found = _known_features()
+    if refused := refusals.of_netlink():
+        found["watch"] = layout.Feature(False, refused)
+    return found
+
+
+def feature(name: str) -> layout.Feature:
+    """One of features(); nothing is asked of the system for it, as an opening should not."""
+    return _known_features()[name]
+
+
+def _known_features() -> dict[str, layout.Feature]:
     found = {"fast": layout.Feature(backend == "fast", _not_fast)}
     missing = membership.missing()
     found |= layout.option_features(membership.OPTIONS, membership.SYSTEM, missing)
     found |= {
         name: layout.Feature(name not in SYSTEM.missing, SYSTEM.missing.get(name, "")) for name in SYSTEM_FEATURES
     }
-    if refused := refusals.of_netlink():
-        missing = missing | {"watch": refused}
     found |= views.FEATURES | slots.FEATURES | send.FEATURES
     found |= {name: layout.Feature(False, reason) for name, reason in missing.items()}
     unknown = layout.Feature(False, "this build does not know it yet: reinstall")

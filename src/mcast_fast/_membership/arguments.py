@@ -82,10 +82,9 @@ def _coalescing(gro: bool | None, timestamps: str | None) -> Mode:
     """When packets may come coalesced: at once where no time is lost by it."""
     if gro is not None:
         return Mode.ALWAYS if gro else Mode.NEVER
-    features = _core.features()
-    if timestamps is None and features["receive_coalescing"]:
+    if timestamps is None and _core.feature("receive_coalescing"):
         return Mode.ALWAYS
-    under_pressure = timestamps == "kernel" and features["coalescing_under_pressure"]
+    under_pressure = timestamps == "kernel" and bool(_core.feature("coalescing_under_pressure"))
     return Mode.UNDER_PRESSURE if under_pressure else Mode.NEVER
 
 

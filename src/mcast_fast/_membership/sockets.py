@@ -10,14 +10,14 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.coalescing import Mode
-from mcast_fast._core.layout import MAX_PACKET_SIZE, Feature
+from mcast_fast._core.layout import MAX_PACKET_SIZE
 from mcast_fast._core.lifetime import close_all
 from mcast_fast._host import hardware_clock, ifreq, links, offloads, port_users
 from mcast_fast._membership.desired import Endpoint
@@ -223,7 +223,7 @@ def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
 
 def _open_decider(endpoint: Endpoint, name: str, options: Options) -> socket.socket | None:
     """A socket that is no member of anything, and is not bound yet; None where it is not needed, or cannot be had."""
-    if options.coalescing == Mode.NEVER or not _core.features()["coalescing_under_pressure"]:
+    if options.coalescing == Mode.NEVER or not _core.feature("coalescing_under_pressure"):
         return None
     with contextlib.suppress(OSError), contextlib.ExitStack() as undo:
         decider = undo.enter_context(open_datagram(endpoint.version, options.reuse))
@@ -331,8 +331,8 @@ class SocketOwner:
             raise
 
 
-def require(name: str, asked: str, features: Callable[[], dict[str, Feature]] = _core.features) -> None:
+def require(name: str, asked: str) -> None:
     """FeatureError when a requested feature is off."""
-    feature = features()[name]
+    feature = _core.feature(name)
     if not feature:
         raise FeatureError(f"{asked}: {feature.reason}; mcast_fast.features() lists what there is")

@@ -189,7 +189,7 @@ def leave_by(sock: socket.socket, version: int, interface: int, address: str | N
 
 def no_segmentation(sock: socket.socket, interface: Interface, options: Options) -> str:
     """Why the kernel is not to segment; '' when it may."""
-    feature = _core.features()["send_segmentation"]
+    feature = _core.feature("send_segmentation")
     if not feature:
         return feature.reason
     if not options.segmentation:
