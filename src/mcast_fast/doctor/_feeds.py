@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -105,14 +104,15 @@ def literal(group: Group) -> str:
 
 
 def _zone(name: str) -> str:
-    """The name of an interface; its index where a group cannot have the name: Linux takes almost any bytes."""
+    """The name of an interface; its index where a group cannot have the name: Linux takes almost any bytes, Windows
+    spaces."""
     with contextlib.suppress(GroupError):
         if name:
             check_interface(name)
         return name
     try:
-        return str(socket.if_nametoindex(name))
-    except OSError:  # it has gone
+        return str(find_interface(name).index)
+    except MulticastError:  # it has gone
         return ""
 
 
