@@ -461,12 +461,16 @@ def test_differences_of_the_ledger(backend):
 # ---- against a model, and of both backends ----
 
 
+def first_of(events):
+    """The feed's first number: the lowest that comes within the hold from the start."""
+    return min(number for when, _, number in events if when - events[0][0] < HOLD)
+
+
 class Model:
     """What becomes of one run that lasts less than a second. Events: (ms, leg, number), in their order, at no time two."""
 
     def __init__(self, events, legs):
-        start, _, initial = events[0]
-        first = min(number for when, _, number in events if when - start < HOLD)
+        first, initial = first_of(events), events[0][2]
         last, due = max(number for _, _, number in events), 0
         came = {}
         for when, by, number in events:
@@ -487,7 +491,8 @@ class Model:
                 self.delivered.append(number)
             for by, when in enumerate(times):
                 if when is None:
-                    before = [n for at, leg, n in events if leg == by and at < due]
+                    own = [n for at, leg, n in events if leg == by and at < due]
+                    before = own[:1] + [n for n in own[1:] if n >= first]  # a leg begins with what it brings first
                     self.absent[by] += not before or number < min(before)
                     self.lost[by] += bool(before) and number >= min(before)
                     self.covered[by] += bool(before) and number >= min(before) and is_there
@@ -495,15 +500,15 @@ class Model:
 
 
 def looks_begun_anew(events):
-    """Whether a leg goes back after it brought nothing new for the hold: so does a sender that began anew, and the model
-    knows one run."""
-    latest = {}
-    for when, by, number in events:
-        most, gained = latest.get(by, (-1, when))
-        if number > most:
-            latest[by] = number, when
-        elif when - gained > HOLD:
+    """Whether a leg twice in a row brings what it brought before, or what is before the feed's first number: so does a
+    sender that began anew, and the model knows one run."""
+    first, brought, suspects = first_of(events), set(), set()
+    for _, by, number in events:
+        is_old = number < first or (by, number) in brought
+        if is_old and by in suspects:
             return True
+        (suspects.add if is_old else suspects.discard)(by)
+        brought.add((by, number))
     return False
 
 

@@ -44,12 +44,12 @@ _core       : _systems _html
     columns     : layout addresses
     rows        :
     fast        : rows restore columns blocks layout addresses lateness coalescing extraction
-    pure        : rows restore columns arrow blocks layout protocols addresses lateness lifetime pairs threads coalescing extraction process
+    pure        : rows restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
     __init__    : layout refusals fast pure
 _guarded    : _core
 _delivery   : _units _iteration _core _guarded
 _source     : _units stats
-sequence    : _html _units _core _delivery _source groups stats
+sequence    : _html _units _core _delivery _guarded _source groups stats
     _format     :
     _tracker    : _format
     _ledger     :

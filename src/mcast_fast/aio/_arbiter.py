@@ -18,14 +18,12 @@ from mcast_fast.aio._receiver import Receiver
 from mcast_fast.errors import ClosedError, FeatureError
 from mcast_fast.sequence import Arbiter as Plain
 from mcast_fast.sequence import ArbiterStats, Format
-from mcast_fast.sequence._arbiter import HOLD, MOST_FLOWS, Pairs
+from mcast_fast.sequence._arbiter import GLANCE_NS, HOLD, MOST_FLOWS, TICK_NS, Pairs
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 T = TypeVar("T")
-TICK = 0.05  # seconds: a task that waits sees a close() within it
-GLANCE = 0.001  # seconds between two looks at legs that the loop cannot watch
 
 
 class Arbiter:
@@ -141,18 +139,15 @@ class Arbiter:
             while True:
                 with contextlib.suppress(TimeoutError):
                     return receive()
-                left = TICK
-                if deadline is not None:
-                    left = min(TICK, (deadline - time.monotonic_ns()) / NANOSECONDS)
-                    if left <= 0:
-                        await asyncio.sleep(0)
-                        return receive()
+                left = TICK_NS if deadline is None else min(TICK_NS, deadline - time.monotonic_ns())
+                if left <= 0:
+                    await asyncio.sleep(0)
+                    return receive()
                 await self._leg_has_something(left)
 
-    async def _leg_has_something(self, most: float) -> None:
+    async def _leg_has_something(self, most_ns: int) -> None:
         """Wait until a leg has something, something is due, or the time is over."""
-        due = self._arbiter.next_due
-        left = max(0.0, most if due is None else min(most, due))
+        left = self._arbiter._due_within(most_ns)
         loop, ready, watched = asyncio.get_running_loop(), asyncio.Event(), []
         try:
             for leg in self._arbiter.waiting:
@@ -160,9 +155,9 @@ class Arbiter:
                 loop.add_reader(number, ready.set)
                 watched.append(number)
         except (AttributeError, NotImplementedError, FeatureError, ClosedError, OSError):
-            left = min(left, GLANCE)
+            left = min(left, GLANCE_NS)
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(left / NANOSECONDS):
                 await ready.wait()
         except TimeoutError:
             pass

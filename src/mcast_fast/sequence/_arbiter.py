@@ -13,8 +13,18 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import plain_text
 from mcast_fast._core.extraction import MOST_LEGS, Turn
 from mcast_fast._delivery import Delivery
+from mcast_fast._guarded import guarded
 from mcast_fast._source import Source
-from mcast_fast._units import NANOSECONDS, Seconds, iterated, size_in_bytes, wait_in_ns, whole_number
+from mcast_fast._units import (
+    NANOSECONDS,
+    UNSET,
+    Seconds,
+    Unset,
+    iterated,
+    size_in_bytes,
+    wait_in_ns,
+    whole_number,
+)
 from mcast_fast.errors import ArgumentError, CaptureError, ClosedError, FeatureError, FileError
 from mcast_fast.groups import Group
 from mcast_fast.sequence._format import Format
@@ -29,9 +39,9 @@ MOST_FLOWS = 256
 _LIMIT = 4096  # flows
 _LONGEST_HOLD = 60 * NANOSECONDS
 _SHORTEST_SILENCE = NANOSECONDS  # ns without a packet until a leg is silent, where twice `hold` is shorter
-_TICK_NS = 50_000_000  # a call that waits sees a close() within it
+TICK_NS = 50_000_000  # a call that waits sees a close() within it
 _LATE_TURNS = 64  # of a receive whose time is over, as long as the legs bring something
-_GLANCE_NS = 1_000_000  # between two looks at legs that cannot be waited for together
+GLANCE_NS = 1_000_000  # between two looks at legs that cannot be waited for together
 _RING_LAG_NS = 20_000_000  # a ring's packets come in blocks: so late are they seen
 _LARGEST_MEMORY = 1 << 30
 _OTHER_CLOCK = NANOSECONDS  # ns: a leg whose times are so far from this machine's has a clock of its own
@@ -49,15 +59,20 @@ class _Leg:
         self.ended = False
         self.names: dict[int, str] = {}  # of its interfaces, as they are known to the arbiter
         self.renamed: dict[int, int] = {}
-        self.ahead: int | None = None  # ns of its clock before this machine's; None: unknown
+        # ns of its clock before this machine's; None: unknown. A receiver's are the same until others come.
+        self.ahead: int | None = 0 if hasattr(source, "memberships") else None
+        self.empty_at = 0  # by this machine's clock, ns: when it was last found to have nothing
         self.lag = _RING_LAG_NS if in_order and getattr(source.stats, "dropped_ring", None) is not None else 0
 
     def came(self, batch: "Batch", now: int) -> None:
-        """Packets came at this time of the machine's clock."""
+        """Packets came at this time of the machine's clock. Those that may have waited for long in a buffer do not show
+        that the clock is behind."""
         last = batch[-1].timestamp
-        if last is not None:
-            ahead = last - now
-            self.ahead = ahead if abs(ahead) >= _OTHER_CLOCK else 0
+        if last is None:
+            return
+        ahead = last - now if abs(last - now) >= _OTHER_CLOCK else 0
+        if self.ahead is None or ahead > self.ahead or now - self.empty_at < _OTHER_CLOCK:
+            self.ahead = ahead
 
 
 class Arbiter(Delivery):
@@ -157,35 +172,38 @@ class Arbiter(Delivery):
     # ---- packets ----
 
     def _fill(self, at_once: int, wait: int) -> None:
-        if not self._gather(1, wait):
-            raise TimeoutError(f"no leg brought a packet within {wait / NANOSECONDS:g} s")
+        came = self._gather(1, wait)
         self._check_open()
+        if not came:
+            raise TimeoutError(f"no leg brought a packet within {wait / NANOSECONDS:g} s")
 
     def _fill_up(self, more: int, wait: int) -> None:
         with contextlib.suppress(EOFError):
-            self._gather(more + sum(map(len, self._unread)), wait)
+            self._gather(more, wait)
 
-    def _gather(self, wanted: int, wait: int) -> bool:
-        """Have this many packets in `_unread`; False when the time is over, or the arbiter closed. EOFError."""
+    def _gather(self, more: int, wait: int) -> bool:
+        """Add this many packets to `_unread`; False when the time is over, or the arbiter closed. EOFError."""
         deadline = None if wait < 0 else time.monotonic_ns() + wait
         late = 0  # turns behind the deadline: what the legs have is taken, as long as that is not without end
-        while sum(map(len, self._unread)) < wanted:
+        while not self._closed:
+            before = len(self._unread)
             brought = self._round()
-            if sum(map(len, self._unread)) >= wanted:
-                break
-            if all(leg.ended for leg in self._legs):
+            have_ended = all(leg.ended for leg in self._legs)
+            if have_ended:
                 self._end()
+            more -= sum(map(len, self._unread[before:]))
+            if more <= 0:
+                return True
+            if have_ended:
                 continue
-            left = _TICK_NS if deadline is None else min(_TICK_NS, deadline - time.monotonic_ns())
+            left = TICK_NS if deadline is None else min(TICK_NS, deadline - time.monotonic_ns())
             if left <= 0:
                 late += 1
                 if not brought or late > _LATE_TURNS:
                     return False
             elif not brought:
                 self._sleep(left)
-            if self._closed:
-                return False
-        return True
+        return False
 
     def _end(self) -> None:
         """All legs have ended: what is held is delivered; then what a file could not be read for, and EOFError."""
@@ -204,22 +222,11 @@ class Arbiter(Delivery):
         for at, leg in enumerate(self._legs):
             if not leg.ended and self._core.wants(at):
                 brought |= self._poll(at, leg)
-        if all(leg.ended for leg in self._legs):
-            self._finish_turns()
-        else:
-            self._turn()
-        return brought
-
-    def _turn(self) -> int:
         status = self._core.turn()
         self._take()
         if status >= Turn.UNPAIRED:
             self._refuse_second_group(status - Turn.UNPAIRED)
-        return status
-
-    def _finish_turns(self) -> None:
-        while not self._unread and self._turn() != Turn.WAITS:
-            pass
+        return brought
 
     def _take(self) -> None:
         if self._core.count:
@@ -232,13 +239,16 @@ class Arbiter(Delivery):
         try:
             self._came.extend(zip((at,), map(leg.source.recv_batch, (None,), (0,)), strict=True))
         except TimeoutError:
+            leg.empty_at = now
             self._core.quiet(at, self._seen(leg, now) - leg.lag)
             return False
         except (EOFError, ClosedError, CaptureError, FileError) as error:
-            leg.ended = True
+            if isinstance(error, ClosedError) and not leg.source.closed:
+                raise  # another process opened it
             if not isinstance(error, EOFError | ClosedError):
                 self._failure = error
             self._core.quiet(at, None)
+            leg.ended = True  # last: what a signal comes before is done again, for the leg says the same again
             return False
         leg.came(self._came[-1][1], now)
         self._feed()
@@ -281,41 +291,48 @@ class Arbiter(Delivery):
 
     # ---- waiting ----
 
+    def _due_within(self, most_ns: int) -> int:
+        """ns until something is due without a further packet, at most this many."""
+        if any(not self._core.wants(at) for at in range(len(self._legs))):
+            most_ns = min(most_ns, GLANCE_NS)  # a packet is there, and waits for the time of another leg
+        due = self._core.due()
+        return most_ns if due < 0 else min(most_ns, due)
+
     def _sleep(self, most_ns: int) -> None:
         """Wait until a leg has something, something is due, or the time is over."""
-        due = self._core.due()
-        left = most_ns if due < 0 else min(most_ns, due)
-        waiting = self.waiting
-        if len(waiting) < sum(not leg.ended for leg in self._legs):
-            left = min(left, _GLANCE_NS)  # a packet is there, and waits for the time of another leg
+        left, waiting = self._due_within(most_ns), self.waiting
         if not waiting or left <= 0:
             return
         poll = _poll_of(waiting)
         if poll is not None:
             poll.poll(max(1, left // 1_000_000))
         else:
-            time.sleep(min(left, _GLANCE_NS) / NANOSECONDS)
+            time.sleep(min(left, GLANCE_NS) / NANOSECONDS)
 
-    def wait(self, timeout: Seconds | None = None) -> bool:
+    @guarded
+    def wait(self, timeout: Seconds | Unset | None = UNSET) -> bool:
         """Wait until there is something to receive, and take nothing.
 
         Args:
-            timeout: Seconds, or text such as "100ms"; None: no limit, 0: no wait.
+            timeout: Seconds, or text such as "100ms"; left out: the arbiter's own, None: no limit, 0: no wait.
 
         Returns:
-            False when nothing came in time.
+            False when nothing came in time; True when all legs have ended, too.
 
         Raises:
+            CaptureError, FileError: As for `recv_batch`.
             ClosedError: The arbiter is closed, or another process made it.
         """
         try:
-            self._requeue(self.recv_batch(timeout=timeout))
+            if not self._unread:
+                self._fill(1, self._wait(timeout))
         except TimeoutError:
             return False
         except EOFError:
             return True
         return True
 
+    @guarded
     def give_back(self, batches: "Iterable[Batch]") -> None:
         """Requeue batches: they are delivered once more, before anything else.
 
@@ -326,23 +343,20 @@ class Arbiter(Delivery):
             ClosedError: The arbiter is closed, or another process made it.
             TypeError: Something is no Batch.
         """
-        self._check_open()
         given = list(batches)
         if not all(isinstance(one, _core.views.Batch) for one in given):
             raise TypeError("only batches can be given back")
         self._unread[:0] = [one for one in given if len(one)]
 
+    @guarded
     def flush(self) -> None:
         """Charge and deliver now what is pending: what is held comes with the next receive.
 
         Raises:
             ClosedError: The arbiter is closed, or another process made it.
         """
-        self._check_open()
-        with self._lock:
-            self._check_entry()
-            self._core.flush()
-            self._take()
+        self._core.flush()
+        self._take()
 
     # ---- state ----
 

@@ -5,8 +5,7 @@
 enum { RECORDS_AHEAD = 48 };                            /* are fetched before the payloads that they name */
 enum { TURN_BYTES = 16 << 20, TURN_PACKETS = 1 << 16 }; /* of a batch, and of packets looked at under the lock */
 static const int64_t CLOCK_STEP = 1000000000;           /* ns: what goes back by more is a clock that was set */
-static const int64_t LATEST_CLOCK = INT64_MAX / 4;
-static const int64_t SHORTEST_SILENCE = 1000000000; /* ns */
+static const int64_t SHORTEST_SILENCE = 1000000000;     /* ns */
 
 /* ---- flows by their key ---- */
 
@@ -25,23 +24,44 @@ is_same(const mcast_feed_key *left, const mcast_feed_key *right)
     return ((left->channel ^ right->channel) | (left->key[0] ^ right->key[0]) | (left->key[1] ^ right->key[1])) == 0;
 }
 
-static void
-fill_table(mcast_arbiter *arbiter)
+/* The slot where a flow is looked for first. */
+static uint32_t
+wanted_slot(const mcast_arbiter *arbiter, uint32_t at)
 {
-    memset(arbiter->table, 0, (arbiter->table_mask + (size_t)1) * sizeof *arbiter->table);
-    for (uint32_t i = 0; i < arbiter->count; i++) {
-        uint32_t slot = hash_of(arbiter, &arbiter->feeds[i]->key) & arbiter->table_mask;
-        while (arbiter->table[slot])
-            slot = (slot + 1) & arbiter->table_mask;
-        arbiter->table[slot] = i + 1;
+    return hash_of(arbiter, &arbiter->feeds[at]->key) & arbiter->table_mask;
+}
+
+static void
+put_in_table(mcast_arbiter *arbiter, uint32_t at)
+{
+    uint32_t slot = wanted_slot(arbiter, at);
+    while (arbiter->table[slot])
+        slot = (slot + 1) & arbiter->table_mask;
+    arbiter->table[slot] = at + 1;
+}
+
+/* Takes a flow out of the table; those behind it that it kept from their place move up. */
+static void
+take_out_of_table(mcast_arbiter *arbiter, uint32_t at)
+{
+    uint32_t free_slot = wanted_slot(arbiter, at), mask = arbiter->table_mask;
+    while (arbiter->table[free_slot] != at + 1)
+        free_slot = (free_slot + 1) & mask;
+    for (uint32_t slot = (free_slot + 1) & mask; arbiter->table[slot]; slot = (slot + 1) & mask) {
+        uint32_t wanted = wanted_slot(arbiter, arbiter->table[slot] - 1);
+        if (((slot - wanted) & mask) >= ((slot - free_slot) & mask)) {
+            arbiter->table[free_slot] = arbiter->table[slot];
+            free_slot = slot;
+        }
     }
+    arbiter->table[free_slot] = 0;
 }
 
 static int
 grow(mcast_arbiter *arbiter)
 {
     uint32_t capacity = arbiter->capacity ? 2 * arbiter->capacity : 4;
-    uint32_t *table = malloc(2 * (size_t)capacity * sizeof *table);
+    uint32_t *table = calloc(2 * (size_t)capacity, sizeof *table);
     mcast_feed **feeds = table ? realloc(arbiter->feeds, capacity * sizeof *feeds) : NULL;
     if (!feeds) {
         free(table);
@@ -52,7 +72,8 @@ grow(mcast_arbiter *arbiter)
     arbiter->capacity = capacity;
     arbiter->table = table;
     arbiter->table_mask = 2 * capacity - 1;
-    fill_table(arbiter);
+    for (uint32_t i = 0; i < arbiter->count; i++)
+        put_in_table(arbiter, i);
     return 0;
 }
 
@@ -65,6 +86,7 @@ evict(mcast_arbiter *arbiter)
         arbiter->hand = (arbiter->hand + 1) % arbiter->count;
     }
     uint32_t at = arbiter->hand;
+    take_out_of_table(arbiter, at);
     mcast_feed_settle(arbiter, arbiter->feeds[at]);
     mcast_feed_free(arbiter, arbiter->feeds[at]);
     arbiter->evicted++;
@@ -85,7 +107,7 @@ new_feed(mcast_arbiter *arbiter, const mcast_feed_key *key)
         feed->legs[leg].behind = MCAST_SILENT;
     uint32_t at = arbiter->count == arbiter->limit ? evict(arbiter) : arbiter->count++;
     arbiter->feeds[at] = feed;
-    fill_table(arbiter);
+    put_in_table(arbiter, at);
     arbiter->last = at;
     return feed;
 }
@@ -167,8 +189,8 @@ pass_time(mcast_arbiter *arbiter, int64_t time)
     if (time == 0 || time == INT64_MAX)
         return;
     int64_t step = arbiter->last_time == 0 ? 0 : time - arbiter->last_time;
-    if (step > 0 && step > LATEST_CLOCK - arbiter->clock)
-        step = LATEST_CLOCK - arbiter->clock;
+    if (step > 0 && step > MCAST_LATEST_CLOCK - arbiter->clock)
+        step = MCAST_LATEST_CLOCK - arbiter->clock;
     if (step > 0)
         arbiter->clock += step;
     if (arbiter->last_time == 0 || step > 0 || step < -CLOCK_STEP)

@@ -1,8 +1,6 @@
 /* Which run a packet of a leg belongs to, and when a sender began anew. */
 #include "arbiter_feed.h"
 
-enum { FASTEST_NS = 5 }; /* per packet, 200 million per second: what is farther ahead than that was not sent since */
-
 static inline uint64_t
 distance(uint64_t left, uint64_t right)
 {
@@ -40,7 +38,7 @@ run_of(mcast_feed *feed, const mcast_leg_flow *leg)
 static int
 is_plausible(const mcast_arbiter *arbiter, uint64_t ahead, uint32_t count, int64_t step)
 {
-    uint64_t packets = MCAST_NEAR + (uint64_t)(step + arbiter->hold) / FASTEST_NS;
+    uint64_t packets = MCAST_NEAR + (uint64_t)(step + arbiter->hold) / MCAST_FASTEST_NS;
     return packets > INT64_MAX / count || ahead <= packets * count;
 }
 

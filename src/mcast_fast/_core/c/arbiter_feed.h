@@ -3,7 +3,7 @@
 #define MCAST_ARBITER_FEED_H
 
 #include "arbiter_run.h"
-#include "tracker.h"
+#include "flow.h"
 
 /* A packet of this flow came; 0, or -1 without memory: it may be tried again. */
 int mcast_feed_take(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet,

@@ -1,6 +1,5 @@
 #include "arbiter_run.h"
-
-static const int64_t NOTABLE_SILENCE = 1 << 17; /* ns */
+#include "flow.h"
 
 /* ---- memory ---- */
 
@@ -254,7 +253,7 @@ is_ambiguous(const mcast_arbiter *arbiter, const mcast_feed_run *run)
 {
     uint32_t bits = arbiter->format.bits;
     int64_t step = arbiter->clock - run->advanced, spent = run->advanced - run->low_clock;
-    if (bits >= 64 || step < NOTABLE_SILENCE || spent <= 0)
+    if (bits >= 64 || step < MCAST_NOTABLE_SILENCE || spent <= 0)
         return 0;
     return (double)step * (double)(run->next - run->low) >= (double)(1ull << (bits - 1)) * (double)spent;
 }

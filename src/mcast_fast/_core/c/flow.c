@@ -1,9 +1,6 @@
 #include "flow.h"
 #include <stdlib.h>
 
-enum { FASTEST_NS = 5 }; /* per packet, 200 million per second: what is farther ahead than that was not sent since */
-static const int64_t LATEST_CLOCK = INT64_MAX / 4;
-
 static int
 is_before(uint64_t position, uint64_t other)
 {
@@ -298,7 +295,7 @@ is_plausible(int64_t ahead, uint32_t count, int64_t step, int64_t window)
 {
     if (ahead <= MCAST_NEAR)
         return 1;
-    uint64_t packets = MCAST_NEAR + ((uint64_t)step + (uint64_t)window) / FASTEST_NS;
+    uint64_t packets = MCAST_NEAR + ((uint64_t)step + (uint64_t)window) / MCAST_FASTEST_NS;
     return packets > (uint64_t)INT64_MAX / count || (uint64_t)ahead <= packets * count;
 }
 
@@ -422,8 +419,8 @@ pass_time(mcast_tracked *flow, int64_t time)
     if (time == 0)
         return 0;
     uint64_t step = flow->last_time == 0 || time <= flow->last_time ? 0 : (uint64_t)time - (uint64_t)flow->last_time;
-    if (step > (uint64_t)(LATEST_CLOCK - flow->clock))
-        step = (uint64_t)(LATEST_CLOCK - flow->clock);
+    if (step > (uint64_t)(MCAST_LATEST_CLOCK - flow->clock))
+        step = (uint64_t)(MCAST_LATEST_CLOCK - flow->clock);
     flow->first_time = flow->first_time == 0 ? time : flow->first_time;
     flow->last_time = time;
     flow->clock += (int64_t)step;
@@ -436,7 +433,7 @@ due_of(const mcast_tracked *flow, int64_t window)
 {
     if (flow->ended || flow->candidate.count || flow->last_time == 0)
         return INT64_MIN;
-    int64_t due = flow->mark_clock < LATEST_CLOCK - window ? flow->mark_clock + window : LATEST_CLOCK;
+    int64_t due = flow->mark_clock < MCAST_LATEST_CLOCK - window ? flow->mark_clock + window : MCAST_LATEST_CLOCK;
     if (flow->gaps.charged == flow->gaps.count)
         return due;
     int64_t since = gap_at(&flow->gaps, flow->gaps.charged)->since;

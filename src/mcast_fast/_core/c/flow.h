@@ -12,7 +12,11 @@ typedef struct mcast_sight {
     int64_t time; /* of arrival */
 } mcast_sight;
 
-enum { MCAST_NOTABLE_SILENCE = 1 << 17 }; /* ns */
+enum {
+    MCAST_NOTABLE_SILENCE = 1 << 17, /* ns */
+    MCAST_FASTEST_NS = 5, /* per packet, 200 million per second: what is farther ahead than that was not sent since */
+};
+static const int64_t MCAST_LATEST_CLOCK = INT64_MAX / 4; /* ns */
 
 /* Whether the silence was so long that, at the rate before it, the number may have come half around: it no longer shows how much is missing. */
 static inline int

@@ -121,7 +121,7 @@ cdef class Arbiter:
             raise MemoryError("no memory for an arbiter")
 
     def __dealloc__(self):
-        if self.arbiter != NULL:
+        if self.arbiter != NULL and self.process == mcast_process_number:  # a fork may come in the middle of a turn
             mcast_arbiter_free(self.arbiter)
 
     def pair(self, uint32_t leg, rows):
@@ -229,14 +229,18 @@ cdef class Arbiter:
 
     def due(self):
         """ns until something is due by the clock, when no packet comes; -1: nothing is."""
-        return mcast_arbiter_due(self.arbiter)
+        cdef int64_t due
+        with nogil:
+            due = mcast_arbiter_due(self.arbiter)
+        return due
 
     def counters(self):
         """The ledger of the feed, those of the legs, and the skew in the buckets of lateness.py."""
         self._check_process()
         cdef bytes memory = bytes(sizeof(mcast_arbiter))
         cdef mcast_arbiter *one = <mcast_arbiter *><char *>memory
-        mcast_arbiter_counters(self.arbiter, one)
+        with nogil:
+            mcast_arbiter_counters(self.arbiter, one)
         feed = extraction.FeedRow(
             one.packets, one.bytes, one.truncated, one.expected, one.delivered, one.unrecovered, one.pending, one.held,
             one.duplicates, one.late, one.restarts, one.ambiguous, one.overflows, one.evicted, one.skew_max, one.count,

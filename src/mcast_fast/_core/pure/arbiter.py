@@ -1,11 +1,11 @@
 """Several legs of one feed become one, on the standard library: the twin of fast/arbiter.pxi and c/arbiter.c."""
 
-import queue
+import _thread
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from mcast_fast._core import process, threads
+from mcast_fast._core import process
 from mcast_fast._core.extraction import FeedRow, Kind, LegRow, Plan, Turn
 from mcast_fast._core.layout import FIELDS, RECORD
 from mcast_fast._core.pure.arbiter_feed import Feed
@@ -71,6 +71,7 @@ class Arbiter:
         self._used: list[bool] = []
         self._hand = 0
         self._last_time = 0
+        self._made: dict[int, Batch] = {}  # of what is decided; 0: the one that is not taken yet
         self._process = process.number
         self._lock = threading.RLock()
 
@@ -123,25 +124,33 @@ class Arbiter:
         if threading.current_thread() is not threading.main_thread():
             with self._lock:
                 return call()
-        answer: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
+        started: list[int] = []  # noted in the call that starts it: no signal comes between
+        ended = _thread.allocate_lock()
+        outcome: list[int | BaseException] = []
+        ended.acquire()
 
         def run() -> None:
             try:
                 with self._lock:
-                    answer.put(call())
+                    outcome.append(call())
             except BaseException as error:
-                answer.put(error)
+                outcome.append(error)
+            finally:
+                ended.release()
 
-        threads.start(run, name="mcast-fast arbiter")
         interrupted: BaseException | None = None
-        while True:
+        while not outcome:
             try:
-                result = answer.get()
-                break
+                if not started:
+                    started.extend(map(_thread.start_new_thread, (run,), ((),)))
+                ended.acquire()
             except BaseException as error:
+                if not started:
+                    raise
                 interrupted = error
         if interrupted is not None:
             raise interrupted
+        (result,) = outcome
         if isinstance(result, BaseException):
             raise result
         return result
@@ -253,21 +262,25 @@ class Arbiter:
     @property
     def count(self) -> int:
         """Packets that are decided, and not taken."""
-        return len(self._state.out)
+        return len(self._state.out) + sum(map(len, self._made.values()))
 
     def take(self, names: dict[int, str], into: list[Batch]) -> None:
         """Move what is decided to a list, as a batch."""
-        self._undisturbed(lambda: self._take_out(names, into))
+        self._check_process()
+        with self._lock:
+            if not self._made:
+                batch = self._batch(names)
+                # Nothing is called in between, so that no signal handler comes.
+                self._made, self._state.out, self._state.out_bytes = {0: batch}, [], 0
+            into.extend(map(self._made.pop, (0,)))
 
-    def _take_out(self, names: dict[int, str], into: list[Batch]) -> int:
+    def _batch(self, names: dict[int, str]) -> Batch:
         records, data = bytearray(), bytearray()
         for packet in self._state.out:
             row = packet.row
             records += RECORD.pack(*row[:_OFFSET], len(data), *row[_OFFSET + 1 :])
             data += packet.payload
-        into.append(take_over(records, data, names))
-        self._state.out, self._state.out_bytes = [], 0
-        return Turn.WAITS
+        return take_over(records, data, names)
 
     def due(self) -> int:
         """ns until something is due by the clock, when no packet comes; -1: nothing is."""

@@ -2,10 +2,8 @@
 
 from mcast_fast._core.extraction import MOST_COVERED, NEAR, Kind
 from mcast_fast._core.pure.arbiter_run import SILENT, Arrival, LegFlow, Run, Stash, State
+from mcast_fast._core.pure.flow import FASTEST_NS, MOST_AHEAD
 from mcast_fast._core.pure.payloads import Numbered
-
-_FASTEST_NS = 5  # per packet, 200 million per second: what is farther ahead than that was not sent since
-_MOST_AHEAD = 2**63 - 1
 
 
 class Feed:
@@ -48,8 +46,8 @@ class Feed:
 
     def _is_plausible(self, ahead: int, count: int, step: int) -> bool:
         """Whether a sender can have sent that number of packets in this time."""
-        packets = NEAR + (step + self.state.hold) // _FASTEST_NS
-        return packets > _MOST_AHEAD // count or ahead <= packets * count
+        packets = NEAR + (step + self.state.hold) // FASTEST_NS
+        return packets > MOST_AHEAD // count or ahead <= packets * count
 
     def _is_within(self, run: Run, number: int, count: int) -> bool:
         """Whether a number is among those that a run remembers, or near its end."""

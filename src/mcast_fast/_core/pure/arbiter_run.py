@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from mcast_fast._core import lateness
 from mcast_fast._core.extraction import ALL_POSITIONS, LEAST_POSITIONS, MOST_LEGS, MOST_POSITIONS, FeedRow, LegRow
 from mcast_fast._core.layout import FIELDS, RECORD_SIZE, Flag
+from mcast_fast._core.pure.flow import NOTABLE_SILENCE
 
-_NOTABLE_SILENCE = 1 << 17  # ns
 SILENT = -1  # no moment
 _FLAGS = [one.name for one in FIELDS].index("flags")
 
@@ -266,7 +266,7 @@ class Run:
     def _is_ambiguous(self) -> bool:
         """Whether the silence was so long that, at the rate before it, the number may have come half around."""
         step, spent = self.state.clock - self.advanced, self.advanced - self.low_clock
-        if self.state.bits >= 64 or step < _NOTABLE_SILENCE or spent <= 0:
+        if self.state.bits >= 64 or step < NOTABLE_SILENCE or spent <= 0:
             return False
         return float(step) * float(self.next - self.low) >= float(1 << (self.state.bits - 1)) * float(spent)
 

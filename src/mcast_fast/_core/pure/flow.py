@@ -12,10 +12,10 @@ from typing import NamedTuple
 from mcast_fast._core.extraction import MOST_GAPS, NEAR, Kind, What
 from mcast_fast._core.pure.payloads import Numbered
 
-_FASTEST_NS = 5  # per packet, 200 million per second: what is farther ahead than that was not sent since
+FASTEST_NS = 5  # per packet, 200 million per second: what is farther ahead than that was not sent since
 LATEST_CLOCK = (2**63 - 1) // 4
-_NOTABLE_SILENCE = 1 << 17  # ns
-_MOST_AHEAD = 2**63 - 1
+NOTABLE_SILENCE = 1 << 17  # ns
+MOST_AHEAD = 2**63 - 1
 
 Report = Callable[[What, int, int], None]  # what, first, end
 
@@ -215,13 +215,13 @@ class Flow:
 
     def _is_plausible(self, ahead: int, count: int, step: int) -> bool:
         """Whether a sender may have come so far since the last packet."""
-        packets = NEAR + (step + self.window) // _FASTEST_NS
-        return packets > _MOST_AHEAD // count or ahead <= packets * count
+        packets = NEAR + (step + self.window) // FASTEST_NS
+        return packets > MOST_AHEAD // count or ahead <= packets * count
 
     def _is_ambiguous(self, step: int) -> bool:
         """Whether the silence was so long that, at the rate before it, the number may have come half around."""
         spent = self.clock - step - self.low_clock
-        if self.bits >= 64 or step < _NOTABLE_SILENCE or spent <= 0:
+        if self.bits >= 64 or step < NOTABLE_SILENCE or spent <= 0:
             return False
         return float(step) * float(self.next - self.low) >= float(1 << (self.bits - 1)) * float(spent)
 
