@@ -1,7 +1,7 @@
 """The loop that a task runs in: asyncio's own, or trio's behind the same few calls.
 
-Rules of this module: trio is used where a task of trio calls, and imported nowhere else. anyio needs nothing of its own: its tasks
-are those of asyncio or of trio.
+Rules of this module: trio is used where a task of trio calls, and imported nowhere else. anyio needs nothing of its
+own: its tasks are those of asyncio or of trio.
 """
 
 import asyncio

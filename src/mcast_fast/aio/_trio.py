@@ -1,6 +1,7 @@
 """trio's loop, behind the calls of asyncio's that this package makes. Imported where a task of trio awaits.
 
-Rules of this module: what asyncio's loop calls back, a system task of trio calls, which ends with the run; no exception leaves one.
+Rules of this module: what asyncio's loop calls back, a system task of trio calls, which ends with the run; no exception
+leaves one.
 """
 
 from collections.abc import Awaitable, Callable, Generator
@@ -14,12 +15,11 @@ Call = Callable[..., object]
 
 def current() -> "Loop":
     """The loop of this run of trio."""
-    try:
-        return _LOOP.get()
-    except LookupError:
+    loop: Loop | None = _LOOP.get()
+    if loop is None:
         loop = Loop()
         _LOOP.set(loop)
-        return loop
+    return loop
 
 
 class Future:
@@ -81,7 +81,8 @@ class Loop:
             self._closed = True
 
     def time(self) -> float:
-        return trio.current_time()
+        now: float = trio.current_time()
+        return now
 
     def is_running(self) -> bool:
         return not self._closed
@@ -121,11 +122,11 @@ class Loop:
 
 
 async def _watch(ready: Callable[[Any], Awaitable[None]], fd: Any, callback: Call, args: tuple[Any, ...]) -> None:
-    """Calls again and again while the descriptor is ready, as asyncio does."""
+    """Calls again and again while the descriptor is ready, as asyncio does; now and then where it cannot be watched."""
     while True:
         try:
             await ready(fd)
-        except (OSError, trio.BusyResourceError, trio.ClosedResourceError):  # no kind that is watched, or watched already
+        except (OSError, trio.BusyResourceError, trio.ClosedResourceError):
             await trio.sleep(GLANCE)
         callback(*args)
 
@@ -137,4 +138,4 @@ def _cancel(tasks: dict[Any, Task], fd: Any) -> bool:
     return task is not None
 
 
-_LOOP: trio.lowlevel.RunVar[Loop] = trio.lowlevel.RunVar("mcast_fast.aio")
+_LOOP: trio.lowlevel.RunVar[Loop | None] = trio.lowlevel.RunVar("mcast_fast.aio", default=None)

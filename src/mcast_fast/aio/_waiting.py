@@ -207,7 +207,7 @@ class Line:
         if self._closed:  # since it was last looked at, and woke nobody
             wake(future)
         try:
-            notified = await future
+            notified: bool = await future
         except BaseException:
             self._withdraw(future)
             if not future.cancelled():  # notified already: the next one looks instead
