@@ -77,7 +77,7 @@ def run(request, monkeypatch):
     asyncio."""
     # For every callback debug mode looks whether the files of all its callers have changed: 20 ms of wine's time.
     monkeypatch.setattr(linecache, "checkcache", lambda filename=None: None)
-    for module in {"uvloop": ["uvloop"], "anyio": ["anyio"], "trio": ["anyio", "trio"]}.get(request.param, []):
+    for module in {"uvloop": ["uvloop"], "anyio": ["anyio"], "trio": ["trio", "anyio"]}.get(request.param, []):
         try:
             importlib.import_module(module)
         except ImportError:
