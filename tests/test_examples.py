@@ -120,7 +120,7 @@ PACKETS: dict[str, list[tuple[bytes, str]]] = {
     ],
     "ssdp": [(ANSWER, "'HTTP/1.1 200 OK' ST 'upnp:rootdevice', USN 'uuid:1::upnp:rootdevice', LOCATION 'http://10")],
     "mdns": [(mdns(), "12 '_http._tcp.local.' 'print._http._tcp.local.'; 1 'printer.local.' '10.0.0.9'")],
-    "dis": [
+    "dis_pdus": [
         (
             entity_state(b"TANK \x1b") + struct.pack(">BBBBIHH", 7, 1, 2, 2, 0, 96, 0),
             "entity state, version 7: 17:23:42 b'TANK \\x1b', force 1, at 4429530.0 3094568.5 3320580.2; "
@@ -362,7 +362,7 @@ def test_a_pdu_of_opendis(backend) -> None:
     pdu.serialize(importlib.import_module("opendis.DataOutputStream").DataOutputStream(memory))
     group = f"239.1.1.1%{loopback()}:{free_port()}"
     with mcast.Sender(group, ttl=0) as tx:
-        (line,) = Run("dis", group, 1, opened=partial(tx.send, memory.getvalue())).lines
+        (line,) = Run("dis_pdus", group, 1, opened=partial(tx.send, memory.getvalue())).lines
     assert "exercise 5, entity state, version 7" in line
     assert ": 17:23:42 b'Igor3d', force 0, at 4429530.0 3094568.5 3320580.2" in line
 
@@ -430,3 +430,8 @@ def test_a_script_is_short(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert len(text.splitlines()) < 40
     assert f"python examples/{name}.py " in text
+
+
+def test_no_script_hides_a_module_of_python():
+    """Its folder is the first place that Python looks in when one of them runs: as dis.py, a script would be in place of `dis`."""
+    assert not {path.stem for path in EXAMPLES.glob("*.py")} & sys.stdlib_module_names
