@@ -149,13 +149,12 @@ def test_a_close_from_another_thread_ends_a_call_that_waits(backend, name):
 
 
 def test_a_leg_that_is_closed_meanwhile_has_ended(backend):
-    with NoticedReceiver(Place(4, loopback()).group()) as leg_a:
-        with Arbiter([leg_a], FORMAT) as feed:
-            closing = threading.Thread(target=lambda: leg_a.empty.wait() and leg_a.close())
-            closing.start()
-            assert list(feed) == []
-            closing.join()
-            assert feed.stats.legs[0].state is LegState.ENDED
+    with NoticedReceiver(Place(4, loopback()).group()) as leg_a, Arbiter([leg_a], FORMAT) as feed:
+        closing = threading.Thread(target=lambda: leg_a.empty.wait() and leg_a.close())
+        closing.start()
+        assert list(feed) == []
+        closing.join()
+        assert feed.stats.legs[0].state is LegState.ENDED
 
 
 def test_the_last_packets_of_a_leg_that_came_late_hold_nothing_up(backend):
