@@ -414,7 +414,7 @@ def test_wrong_arguments_are_refused(backend, wrong):
 
 
 def test_a_leg_is_a_source(backend):
-    with pytest.raises(TypeError, match="a leg is a Receiver, a Reader or another Source, not int"):
+    with pytest.raises(errors.ArgumentError, match="a leg is a Receiver, a Reader or another Source, not int"):
         Arbiter([7], FORMAT)
 
 

@@ -101,20 +101,26 @@ def test_a_close_at_any_moment_ends_the_call(backend):
 
 
 class Noticed:
-    """A leg that says when it was found empty."""
+    """Mixed into a leg: says when it was found empty."""
 
-    def __init__(self, source):
-        self._source, self.empty = source, threading.Event()
-
-    def __getattr__(self, name):
-        return getattr(self._source, name)
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.empty = threading.Event()
 
     def recv_batch(self, *arguments):
         try:
-            return self._source.recv_batch(*arguments)
+            return super().recv_batch(*arguments)
         except TimeoutError:
             self.empty.set()
             raise
+
+
+class NoticedPlayed(Noticed, Played):
+    pass
+
+
+class NoticedReceiver(Noticed, mcast.Receiver):
+    pass
 
 
 CLOSED_WHILE = {
@@ -129,7 +135,7 @@ CLOSED_WHILE = {
 
 @pytest.mark.parametrize("name", CLOSED_WHILE)
 def test_a_close_from_another_thread_ends_a_call_that_waits(backend, name):
-    leg_a = Noticed(Played([], live=True))
+    leg_a = NoticedPlayed([], live=True)
     with mcast.Receiver(Place(4, loopback()).group()) as leg_b, Arbiter([leg_a, leg_b], FORMAT) as feed:
         closing = threading.Thread(target=lambda: leg_a.empty.wait() and feed.close())
         closing.start()
@@ -143,14 +149,12 @@ def test_a_close_from_another_thread_ends_a_call_that_waits(backend, name):
 
 
 def test_a_leg_that_is_closed_meanwhile_has_ended(backend):
-    with mcast.Receiver(Place(4, loopback()).group()) as one:
-        leg_a = Noticed(one)
-        with Arbiter([leg_a], FORMAT) as feed:
-            closing = threading.Thread(target=lambda: leg_a.empty.wait() and one.close())
-            closing.start()
-            assert list(feed) == []
-            closing.join()
-            assert feed.stats.legs[0].state is LegState.ENDED
+    with NoticedReceiver(Place(4, loopback()).group()) as leg_a, Arbiter([leg_a], FORMAT) as feed:
+        closing = threading.Thread(target=lambda: leg_a.empty.wait() and leg_a.close())
+        closing.start()
+        assert list(feed) == []
+        closing.join()
+        assert feed.stats.legs[0].state is LegState.ENDED
 
 
 def test_the_last_packets_of_a_leg_that_came_late_hold_nothing_up(backend):
@@ -202,9 +206,9 @@ import threading
 import mcast_fast as mcast
 from mcast_fast.sequence import Arbiter
 from tests.legs import Played
-from tests.test_arbiter_life import FORMAT, Noticed
+from tests.test_arbiter_life import FORMAT, NoticedReceiver
 
-leg = Noticed(mcast.Receiver(sys.argv[1]))
+leg = NoticedReceiver(sys.argv[1])
 feed = Arbiter([leg, Played([], live=True)], FORMAT)
 threading.Thread(target=feed.recv_batch, daemon=True).start()
 leg.empty.wait()

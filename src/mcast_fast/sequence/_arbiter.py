@@ -115,8 +115,8 @@ class Arbiter(Delivery):
             they wait for is given up (`overflows`).
 
     Raises:
-        ArgumentError: An argument is out of range, no format, or legs have unlike numbers of groups and no `pairs`.
-        TypeError: A leg is no Source.
+        ArgumentError: An argument is out of range, no format, a leg is no Source, or legs have unlike numbers of
+            groups and no `pairs`.
     """
 
     __module__ = "mcast_fast.sequence"
@@ -142,7 +142,7 @@ class Arbiter(Delivery):
             raise ArgumentError(f"{len(sources)} legs are out of range; use 1 to {MOST_LEGS}")
         for one in sources:
             if not isinstance(one, Source):
-                raise TypeError(f"a leg is a Receiver, a Reader or another Source, not {type(one).__name__}")
+                raise ArgumentError(f"a leg is a Receiver, a Reader or another Source, not {type(one).__name__}")
         if len({id(one) for one in sources}) != len(sources):
             raise ArgumentError("a source is given as two legs: each leg needs a source of its own")
         self.format: Format = Format.parse(format)
