@@ -51,6 +51,7 @@ PACKAGES = {
     "pd": "pandas",
     "plt": "matplotlib",
 }
+LOOPS = ("trio", "anyio", "uvloop")
 # RTP headers alone: 12 bytes, which README reads as two columns.
 PAYLOADS = [struct.pack(">BBHII", 0x80, 33, number, 90 * number, 1) for number in range(8)]
 # The first words of commands that are not ours.
@@ -131,9 +132,23 @@ def world(monkeypatch, tmp_path) -> Iterator[dict[str, Any]]:
     with mcast.Sender(group, ttl=0) as tx:
         ours = {"mcast": mcast, "mcast_fast": mcast, "aio": aio, "files": files, "sequence": sequence}
         given = {"select": select, "time": time, "rx": rx, "tx": tx, "batch": spare.recv_batch(), "port": port}
-        yield {**ours, **given, "buffer": bytes(1316 * 3), "question": b"?", "second": 0, "show": len_of}
+        yield {
+            **ours,
+            **given,
+            "buffer": bytes(1316 * 3),
+            "question": b"?",
+            "second": 0,
+            "show": len_of,
+            "main": awaited,
+        }
     for one in Feed.opened:
         one.close()
+
+
+async def awaited() -> None:
+    """The `main` of an earlier block."""
+    async with aio.Receiver(f"239.1.1.1%{loopback()}:{free_port()}") as rx:
+        assert not await rx.collect(1, timeout=0.01)
 
 
 def len_of(*values: Any) -> int:
@@ -151,6 +166,9 @@ def test_a_block_of_python_runs(block, world):
                 world[name] = importlib.import_module(package)
             except ImportError as error:
                 pytest.skip(f"feature {package}: {error}")
+    for package in LOOPS:
+        if re.search(rf"^import {package}$", text, re.MULTILINE):
+            pytest.importorskip(package)
     for pattern, instead in HERE:
         text = re.sub(pattern, instead, text)
     text = re.sub(r":50\d\d\b", f":{world['port']}", text)

@@ -3,8 +3,10 @@
 import contextlib
 import importlib
 import io
+import json
 import runpy
 import struct
+import subprocess
 import sys
 import threading
 import zlib
@@ -430,6 +432,41 @@ def test_a_script_is_short(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert len(text.splitlines()) < 40
     assert f"python examples/{name}.py " in text
+
+
+# ---- the notebook ----
+
+NOTEBOOK = EXAMPLES / "capture_to_plot.ipynb"
+
+
+def test_the_notebook_plots_what_it_captured(monkeypatch, tmp_path, capsys):
+    """Its cells as a program; the kernel is started weekly."""
+    pytest.importorskip("matplotlib").use("Agg")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    for cell in cells:
+        exec(compile("".join(cell["source"]).replace(":5000", f":{free_port()}"), NOTEBOOK.name, "exec"), names)
+    assert capsys.readouterr().out == "".join(cells[0]["outputs"][0]["text"]) == "200 received, 0 dropped\n"
+    assert len(names["times"]) == 200
+    names["plt"].close("all")
+
+
+@pytest.mark.weekly
+@pytest.mark.long
+def test_the_notebook_runs_in_a_kernel(tmp_path):
+    """As Jupyter runs it, in a process of its own."""
+    pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    code = (
+        "import sys, nbclient, nbformat; book = nbformat.read(sys.argv[1], 4); nbclient.NotebookClient(book).execute(); "
+        "nbformat.write(book, sys.argv[2])"
+    )
+    done = tmp_path / "done.ipynb"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, NOTEBOOK, done], check=True, cwd=tmp_path)
+    executed = [cell for cell in nbformat.read(done, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in executed] == [1, 2]
+    assert any("image/png" in output.get("data", {}) for output in executed[1].outputs)
 
 
 def test_no_script_hides_a_module_of_python():
