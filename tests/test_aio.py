@@ -581,7 +581,10 @@ def test_a_loop_that_is_closed_first_leaves_no_descriptor(run, tx, group, no_lea
 
     async def receive(rx):
         tx.send(b"x")
-        return (await rx.recv()).data
+        data = (await rx.recv()).data
+        with pytest.raises(TimeoutError):
+            await rx.recv(timeout=0.001)  # waits in this loop: the one before is known to be closed
+        return data
 
     rx = aio.Receiver(group, timeout=5)
     assert run(receive(rx)) == b"x"
