@@ -82,6 +82,8 @@ def run(request, monkeypatch):
             importlib.import_module(module)
         except ImportError:
             pytest.skip(f"feature {module}: not installed")
+    if request.param == "uvloop":
+        uvloop_loop().close()  # the first one of a process leaves two descriptors open
     if request.param in BY_ANYIO:
 
         def run(main):
