@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -144,15 +145,12 @@ def test_drops_of_before_are_not_those_of_packets_that_waited(backend: str, plac
 @pytest.mark.needs("answers of Linux")
 def test_a_socket_that_is_bound_to_a_group_receives_no_other(backend: str) -> None:
     name = loopback()
-    with bound(4, "239.1.1.1") as sock:
-        with mcast.Receiver(f"239.1.1.1%{name}", fd=sock, timeout=5) as rx:
-            send(Place(4, name), 1, sock, [b"x"])
-            assert rx.recv().group == "239.1.1.1"
-            with pytest.raises(
-                mcast.ArgumentError, match=r"is bound to 239\.1\.1\.1, and gets nothing of 239\.1\.1\.2"
-            ):
-                rx.join(f"239.1.1.2%{name}")
-            assert len(rx.memberships) == 1
+    with bound(4, "239.1.1.1") as sock, mcast.Receiver(f"239.1.1.1%{name}", fd=sock, timeout=5) as rx:
+        send(Place(4, name), 1, sock, [b"x"])
+        assert rx.recv().group == "239.1.1.1"
+        with pytest.raises(mcast.ArgumentError, match=r"is bound to 239\.1\.1\.1, and gets nothing of 239\.1\.1\.2"):
+            rx.join(f"239.1.1.2%{name}")
+        assert len(rx.memberships) == 1
 
 
 def test_what_a_socket_cannot_receive_is_an_argument_error(backend: str) -> None:
@@ -203,7 +201,7 @@ def closed() -> socket.socket:
 
 
 WRONG = {
-    "a file": (lambda: open(os.devnull, "rb"), "is no open socket: "),
+    "a file": (Path(os.devnull).open, "is no open socket: "),
     "closed": (closed, "fd=-1 is closed; pass a UDP socket"),
     "TCP": (socket.socket, "is no UDP socket \\(family AF_INET, type SOCK_STREAM"),
     "not bound": (lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "is not bound to a port"),
