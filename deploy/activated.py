@@ -1,9 +1,9 @@
-"""A service that systemd gives its socket: prints how many packets came each second, and ends by SIGTERM.
+"""A service that systemd gives its socket: prints how many packets each batch has, and ends by SIGTERM.
 
     systemd-socket-activate --datagram --listen=0.0.0.0:5000 --fdname=feed python activated.py 239.1.1.1%eth0
 
-With mcast-fast.service and mcast-fast.socket the manager keeps the socket open: what comes while the service is restarted
-waits in it.
+With mcast-fast-activated.service and .socket the manager keeps the socket open: what comes while the service is
+restarted waits in it.
 """
 
 import os
@@ -25,6 +25,7 @@ def listening() -> dict[str, int]:
 
 
 def main() -> None:
+    """Receive the groups of the command line by the socket that is named feed."""
     descriptor = listening().get("feed")
     if descriptor is None:
         sys.exit("no socket named feed was given: start this by systemd, or by systemd-socket-activate --fdname=feed")

@@ -243,8 +243,8 @@ class HostCounters(_Counters):
     Attributes:
         checksum_errors: UDP datagrams with a wrong checksum (InCsumErrors in /proc/net/snmp, Udp6InCsumErrors in
             /proc/net/snmp6).
-        reassembly_failures: Datagrams, or parts of them, that fragmentation lost: one was missing when the time was over
-            (30 s; IPv6: 60 s), or memory was short (ReasmFails, Ip6ReasmFails; ip(7)).
+        reassembly_failures: Failures to put fragments together: one was missing when the time was over (30 s; IPv6:
+            60 s), or memory was short (ReasmFails, Ip6ReasmFails; ip(7)).
         backlog_drops: Packets dropped because a processor's queue of received packets was full
             (/proc/net/softnet_stat, second column; net.core.netdev_max_backlog). Of all network namespaces.
         nic_drops: Packets that interfaces, or their drivers, dropped or missed for want of buffers, and those of

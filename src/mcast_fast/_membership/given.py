@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Protocol, SupportsIndex
+from typing import Protocol, SupportsIndex
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, plain_text
@@ -183,11 +183,12 @@ def _group(text: str, host: str) -> bytes:
 
 def _device(sock: socket.socket) -> str:
     """The interface that it is bound to, by SO_BINDTODEVICE (socket(7)); empty without one."""
-    option: Any = _core.membership.OPTIONS.get("SO_BINDTODEVICE")
+    option = _core.membership.OPTIONS.get("SO_BINDTODEVICE")
     if option is None:
         return ""
+    level, number = option
     try:
-        return os.fsdecode(sock.getsockopt(*option, DEVICE_SIZE).partition(b"\0")[0])
+        return os.fsdecode(sock.getsockopt(level, number, DEVICE_SIZE).partition(b"\0")[0])
     except OSError:
         return ""
 
