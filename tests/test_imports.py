@@ -133,6 +133,10 @@ aio         : _units _iteration _source _core _membership _sending groups stats 
     _sender         : _waiting
     _arbiter        : _receiver
     __init__        : _receiver _sender _arbiter
+monitor     : _units _core receiver sequence stats
+    _stream         :
+    _monitor        : _stream
+    __init__        : _stream _monitor
 doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :
     _frames         :
@@ -188,7 +192,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     __init__        : output demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor monitor
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -207,6 +211,7 @@ PUBLIC = {
     "files",
     "aio",
     "sequence",
+    "monitor",
     "doctor",
     "cli",
 }
