@@ -302,6 +302,7 @@ NEVER_RAISE = {
         "Report.as_dict",
         "ProbeReport.as_dict",
         "Monitor.reset",
+        "drops",
     ),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender", "aio.Arbiter")),
 }
