@@ -3,6 +3,7 @@
 Rules of this module: no I/O; packets are counted in `_core`.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +12,7 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import address_text, interface_text, plain_text
 from mcast_fast._core.extraction import FlowRow, StreamRow
 from mcast_fast._units import NANOSECONDS, Seconds, checked, checked_call, duration_in_ns, whole_number
-from mcast_fast.errors import ArgumentError
+from mcast_fast.errors import ArgumentError, ClosedError
 from mcast_fast.monitor._stream import OTHER, Stream, StreamState
 from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._format import Format
@@ -132,7 +133,7 @@ class Monitor:
             the table was too small, the row OTHER.
 
         Raises:
-            ClosedError: Another process made the monitor, or the receiver is closed while its memberships are read.
+            ClosedError: Another process made the monitor.
         """
         now = self._clock()
         rows, others = self._table.rows(now)
@@ -246,11 +247,12 @@ class Monitor:
             return self._wanted
         if self._wanted_at is None or now - self._wanted_at >= _MEMBERSHIPS_FOR:
             self._wanted_at = now
-            self._wanted = tuple(
-                _Wanted(one.group, one.port, source, one.interface)
-                for one in receiver.memberships
-                for source in ((one.mode == "include" and one.sources) or (None,))
-            )
+            with contextlib.suppress(ClosedError):  # meanwhile
+                self._wanted = tuple(
+                    _Wanted(one.group, one.port, source, one.interface)
+                    for one in receiver.memberships
+                    for source in ((one.mode == "include" and one.sources) or (None,))
+                )
         return self._wanted
 
     def __repr__(self) -> str:
