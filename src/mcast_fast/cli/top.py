@@ -32,7 +32,9 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 @click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
 @click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
 @click.option("--source", help="Take packets of this source only, for groups that name none.")
-@click.option("-f", "--format", "form", default=AUTO, show_default=True, help="Of numbers: auto is RTP; none reads none.")
+@click.option(
+    "-f", "--format", "form", default=AUTO, show_default=True, help="Of numbers: auto is RTP; none reads none."
+)
 @click.option("--interval", default="1s", show_default=True, help="Between lines, where there is no terminal.")
 @click.option("--stalled-after", default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
 @click.option("--streams", "most", default=MOST_STREAMS, show_default=True, help="Rows at most; others are added up.")
@@ -200,7 +202,7 @@ class Screen(Lines):
             while not self.ended.is_set():
                 if not settings.is_paused:
                     self.shown = self.look()
-                live.update(screen(self.shown, settings, self.watch.history, console.height), refresh=True)
+                live.update(screen(self.shown, settings, self.watch.history, *console.size), refresh=True)
                 for key in typed(REFRESH):
                     self.press(settings, key)
 

@@ -2,17 +2,25 @@
 
 import contextlib
 import os
+import re
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 VIEWS = ("rates", "integrity", "timing", "drops", "memberships")
 SORTS = ("name", "rate", "bits", "lost", "gap", "silent")
 SEQUENCES = {
-    **{b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"},
-    **{b"\x1b[5~": "page up", b"\x1b[6~": "page down", b"\x1b": "escape"},
+    b"\x1b[A": "up",
+    b"\x1b[B": "down",
+    b"\x1bOA": "up",
+    b"\x1bOB": "down",
+    b"\x1b[5~": "page up",
+    b"\x1b[6~": "page down",
+    b"\x1b": "escape",
 }
+_TYPED = re.compile(rb"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])?|[^\x1b]+")
 NAMES = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\b": "backspace", "k": "up", "j": "down"}
 PAGE = 10  # rows
 LONGEST_FILTER = 60
@@ -83,9 +91,14 @@ _ACTIONS: dict[str, Callable[[Settings], None]] = {
 
 def split(data: bytes) -> list[str]:
     """What was typed as keys; sequences of a terminal that have no name are left out."""
-    if data in SEQUENCES:
-        return [SEQUENCES[data]]
-    return [] if data.startswith(b"\x1b") else list(data.decode(errors="ignore"))
+    found: list[str] = []
+    for match in _TYPED.finditer(data):
+        piece = match[0]
+        if piece.startswith(b"\x1b"):
+            found += [SEQUENCES[piece]] if piece in SEQUENCES else []
+        else:
+            found += piece.decode(errors="ignore")
+    return found
 
 
 @contextlib.contextmanager
@@ -119,7 +132,5 @@ def keys() -> Iterator[Callable[[float], list[str]]]:
 
 
 def _none_typed(seconds: float) -> list[str]:
-    import time
-
     time.sleep(seconds)
     return []

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mcast_fast._core.extraction import HISTORY
 from mcast_fast._membership.memberships import Membership
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.output import endpoint_text
@@ -20,6 +21,8 @@ NAMED = 3  # streams that a line names
 STYLES = {StreamState.STALLED: "bold red", StreamState.RESTARTED: "yellow", StreamState.WAITING: "dim"}
 AROUND = 4  # lines of the screen that are no rows: totals, headings, keys, and one that stays free
 DETAILS = 9  # lines of an expanded stream
+WITHOUT_BARS = 85  # columns of a table of IPv4 without sparklines
+FEWEST_BARS = 5
 UNITS = ((NANOSECONDS, "s"), (1_000_000, "ms"), (1000, "µs"), (1, "ns"))
 
 History = Callable[[Stream], Sequence[tuple[int, int]]]
@@ -155,9 +158,9 @@ def as_object(shown: Shown, now: int, final: bool = False) -> dict[str, Any]:
 
 
 def stream_table(
-    streams: Sequence[Stream], view: str, history: History | None = None, selected: int = -1
+    streams: Sequence[Stream], view: str, history: History | None = None, seconds: int = 0, selected: int = -1
 ) -> "RenderableType":
-    """Streams as a table of rich; `history`: of each a sparkline."""
+    """Streams as a table of rich; `history`: of each a sparkline of that many seconds."""
     from rich.table import Table
     from rich.text import Text
 
@@ -168,11 +171,11 @@ def stream_table(
     for heading, _ in columns:
         table.add_column(heading, no_wrap=True, justify="right")
     if history is not None:
-        table.add_column("30 s", no_wrap=True, overflow="crop")
+        table.add_column(f"{seconds} s", no_wrap=True, overflow="crop")
     for at, stream in enumerate(streams):
         cells = [*name_of(stream), str(stream.state), *(text(stream) for _, text in columns)]
         if history is not None:
-            cells.append(sparkline(packets for packets, _ in history(stream)))
+            cells.append(sparkline(packets for packets, _ in history(stream)[-seconds:]))
         style = "reverse" if at == selected else STYLES.get(stream.state, "")
         table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
@@ -232,7 +235,7 @@ def details(stream: Stream, history: History) -> "RenderableType":
     return pairs_table(("", ""), texts)
 
 
-def screen(shown: Shown, settings: Settings, history: History, height: int) -> "RenderableType":
+def screen(shown: Shown, settings: Settings, history: History, width: int, height: int) -> "RenderableType":
     """The whole screen; the selected row is always on it."""
     from rich.console import Group
     from rich.text import Text
@@ -251,8 +254,9 @@ def screen(shown: Shown, settings: Settings, history: History, height: int) -> "
         parts.append(memberships_table(shown, rows))
     else:
         seen = streams[first : first + rows]
-        bars = history if settings.view == "rates" else None
-        parts.append(stream_table(seen, settings.view, bars, settings.selected - first))
+        seconds = min(HISTORY, width - WITHOUT_BARS)
+        bars = history if settings.view == "rates" and seconds >= FEWEST_BARS else None
+        parts.append(stream_table(seen, settings.view, bars, seconds, settings.selected - first))
         if settings.is_expanded and streams:
             parts.append(details(streams[settings.selected], history))
     parts.append(Text(f"{state}   {HELP}", style="dim", no_wrap=True, overflow="ellipsis"))

@@ -21,7 +21,7 @@ from mcast_fast.sequence._tracker import WINDOW, Tracker
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
-STALLED_AFTER = "1.5s"
+STALLED_AFTER = "1s"
 MOST_STREAMS = 4096
 AUTO = "auto"
 _LIMIT = 1 << 20  # streams
@@ -67,7 +67,7 @@ class Monitor:
         receiver: A Receiver, whose memberships are shown as `waiting` as long as nothing comes for them.
         sequence: The Format by which numbers in the packets show loss, or its text. "auto" recognises RTP: a stream
             has numbers once 16 of its packets follow each other as RTP's do. None: no numbers.
-        stalled_after: Seconds, or text ("1.5s"), up to an hour, after which a stream is `stalled`.
+        stalled_after: Seconds, or text ("1s"), up to an hour, after which a stream is `stalled`.
         max_streams: Streams that are shown at most.
         clock: What the time is, as a call that gives ns, which do not decrease, from 0 to 2^62. A capture file's
             times may take its place.
