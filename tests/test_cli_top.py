@@ -70,7 +70,7 @@ def test_the_views_of_a_screen():
     settings.press("t")
     assert re.search(r"receiving +< 1.05 ms +5 ms +3 ms", on_screen(settings, FIRST))
     settings.press("t")
-    assert re.search(r"socket +5\n *ring +-", on_screen(settings, FIRST))
+    assert re.search(r"socket +5 *\nring +-", on_screen(settings, FIRST))
     settings.press("t")
     assert settings.view == "memberships"
     assert settings.press("t") == ""

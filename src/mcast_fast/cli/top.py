@@ -23,7 +23,7 @@ from mcast_fast.receiver import Receiver
 if TYPE_CHECKING:
     from rich.console import Console
 
-REFRESH = 0.5  # seconds, of a screen: with STALLED_AFTER no more than 2 s until a stream shows to have stopped
+REFRESH = 0.8  # seconds, of a screen: with STALLED_AFTER less than 2 s until a stream shows to have stopped
 WIDE = 250  # columns where there is no terminal: nothing is folded, so that grep finds whole lines
 
 

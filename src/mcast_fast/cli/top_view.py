@@ -122,8 +122,9 @@ BY: dict[str, Callable[[Stream], Any]] = {
 def chosen(streams: Iterable[Stream], settings: Settings) -> list[Stream]:
     """The streams that the filter names, sorted."""
     words = settings.filter.lower().split()
-    found = [one for one in streams if all(word in " ".join((*name_of(one), one.state)).lower() for word in words)]
-    return sorted(found, key=BY[settings.sort], reverse=settings.is_reversed)
+    if words:
+        streams = [one for one in streams if all(word in " ".join((*name_of(one), one.state)).lower() for word in words)]
+    return sorted(streams, key=BY[settings.sort], reverse=settings.is_reversed)
 
 
 def totals(shown: Shown) -> str:
