@@ -186,7 +186,7 @@ class Lines:
             console.width = WIDE
         console.print(totals(shown))
         for view in COLUMNS:
-            console.print(stream_table(shown.streams, view))
+            console.print(stream_table(shown.streams, view, console.width))
         console.print(drops_table(shown))
 
 
