@@ -137,6 +137,10 @@ aio         : _units _iteration _source _core _membership _sending groups stats 
     _sender         : _loops _waiting
     _arbiter        : _loops _waiting _receiver
     __init__        : _receiver _sender _arbiter
+monitor     : _units _core receiver sequence stats
+    _stream         :
+    _monitor        : _stream
+    __init__        : _stream _monitor
 doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :
     _frames         :
@@ -170,7 +174,7 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _probe_ends     : _probe_peer _probe_state
     _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
     __init__        : _finding _examination _probe_counts _probe_report _probe
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor
     output          :
     flows           : output
     signals         :
@@ -189,10 +193,13 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     interfaces      :
     doctor          : output signals
     probe           : output signals
-    __init__        : output demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe
+    top_keys        :
+    top_view        : output top_keys
+    top             : output signals top_keys top_view
+    __init__        : output demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe top
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor monitor
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -211,6 +218,7 @@ PUBLIC = {
     "files",
     "aio",
     "sequence",
+    "monitor",
     "doctor",
     "cli",
 }
