@@ -13,7 +13,6 @@ from mcast_fast.stats import Flow
 if TYPE_CHECKING:
     from rich.table import Table
 
-LOSS = 3  # exit code
 COUNTERS = (
     *("received", "expected", "lost", "pending", "duplicates", "reordered", "late", "burst", "restarts", "ambiguous"),
     *("strays", "first", "last"),

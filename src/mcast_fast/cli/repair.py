@@ -5,13 +5,14 @@ import json
 
 import click
 
+from mcast_fast.cli.options import shared
 from mcast_fast.files._repair import Repaired, repair
 
 
 @click.command("repair", short_help="Make a truncated capture file readable.")
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="OUT", help="Copy what can be read to OUT, and leave FILE as it is.")
-@click.option("--json", "as_json", is_flag=True, help="An object instead of a line.")
+@shared(json="An object instead of a line.")
 def command(file: str, output: str | None, as_json: bool) -> None:
     """Cut a capture file where it cannot be read any further, and say what was cut.
 
@@ -24,8 +25,8 @@ def command(file: str, output: str | None, as_json: bool) -> None:
 
 
 def _line(done: Repaired) -> str:
-    kept = f"{done.output}: {done.kept} bytes with {done.frames} packets"
+    kept = f"{done.output}: {done.kept:,} bytes with {done.frames:,} packets"
     if not done.cut:
         return f"{kept} can be read to the end; nothing was cut"
     where = f" and kept in {done.remains}" if done.remains else ""
-    return f"{kept} were kept; {done.cut} bytes were cut{where}: {done.reason}"
+    return f"{kept} were kept; {done.cut:,} bytes were cut{where}: {done.reason}"
