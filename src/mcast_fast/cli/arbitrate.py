@@ -11,7 +11,7 @@ import click
 
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
-from mcast_fast.cli.output import complain, counted, standard_input
+from mcast_fast.cli.output import complain, counted, standard_input, wrapped
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ArgumentError, CaptureError, FileError
 from mcast_fast.files._limits import Autostop
@@ -86,7 +86,7 @@ def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json
         click.echo(_json(stats), err=path == "-")
     else:
         for line in _lines(stats):
-            click.echo(line, err=path == "-")
+            click.echo(wrapped(line, sys.stderr if path == "-" else sys.stdout), err=path == "-")
     _exit(stats, error, options["fail_on_loss"])
 
 

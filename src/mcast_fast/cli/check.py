@@ -42,7 +42,9 @@ def command(
     late        came after it was lost              burst       most lost in a row
     ambiguous   how often the numbers could not tell how much is missing
 
-    On a terminal the table is live. Exits 0; 1 on an error; 2 on a usage error; 3 when numbers are missing; 4 when no
+    On a terminal the table is live, and has the columns that fit.
+
+    Exits 0; 1 on an error; 2 on a usage error; 3 when numbers are missing; 4 when no
     packet came.
     """
     tracker = Tracker(form, window)
@@ -102,7 +104,7 @@ def _live_table(flows: Callable[[], tuple[Flow, ...]], shown: bool) -> contextli
     if not shown or not console.is_terminal:
         return contextlib.nullcontext()
     show = partial(Live, console=console, refresh_per_second=REFRESHES, transient=True)
-    return show(get_renderable=lambda: table_of(flows()))
+    return show(get_renderable=lambda: table_of(flows(), console.width))
 
 
 def _exit(tracker: Tracker, errors: list[str], missed: int) -> None:

@@ -4,7 +4,9 @@ import functools
 import json
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -51,6 +53,20 @@ def complain(message: str) -> None:
     """One line on standard error."""
     own_line()
     click.echo(f"mcast-fast: {message}", err=True)
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """A summary in lines that fit the terminal; as it is where the stream is none, so that grep finds all of it."""
+    if not stream.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def summarise(text: str) -> None:
+    """A summary on standard error, in lines that fit the terminal."""
+    own_line()
+    click.echo(wrapped(f"mcast-fast: {text}", sys.stderr), err=True)
 
 
 def nothing_came(seconds: float, groups: Iterable[str], **defaults: Any) -> None:

@@ -25,6 +25,7 @@ from mcast_fast.cli.output import (
     own_line,
     pace_text,
     rendered,
+    summarise,
     write_whole,
 )
 from mcast_fast.cli.progress import Progress
@@ -137,5 +138,5 @@ def _summarise(ledger: Stats, seconds: float, whole: bool, as_json: bool, form: 
         click.echo(json.dumps(summary), err=form != "none")
         return
     text = ledger_text(ledger, WHOLE_LEDGER if whole else SUMMARY)
-    complain(f"{text}, {pace_text(seconds, ledger.received, ledger.bytes)}")
+    summarise(f"{text}, {pace_text(seconds, ledger.received, ledger.bytes)}")
     complain_of(ledger.flows)

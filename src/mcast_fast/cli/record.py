@@ -15,7 +15,7 @@ from mcast_fast._units import whole_number
 from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
 from mcast_fast.cli.options import SIZE, TIME, groups_alone, receiving, shared
-from mcast_fast.cli.output import complain, counted, ledger_object, nothing_came, own_line, pace_text
+from mcast_fast.cli.output import complain, counted, ledger_object, nothing_came, own_line, pace_text, summarise
 from mcast_fast.cli.progress import Progress
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.errors import ArgumentError, FileError, file_error, warn
@@ -111,7 +111,7 @@ def command(path: str, **options: Any) -> None:
         )
         started = time.monotonic()
         progress = Progress(_read(recorder), recorder.soon, wanted=not options["quiet"])
-        counters = progress.around(lambda: complain(_text(recorder.result, time.monotonic() - started)))
+        counters = progress.around(lambda: summarise(_text(recorder.result, time.monotonic() - started)))
         signals: dict[str, Callable[[], None]] = {
             "SIGUSR1": lambda: recorder.soon(counters),
             "SIGUSR2": recorder.flush,
@@ -278,7 +278,7 @@ def _summarise(result: Recording, seconds: float, as_json: bool, path: str) -> N
     """One line on standard error, or an object on standard output, where that is not the recording's."""
     flows = result.stats.flows
     if not as_json:
-        complain(_text(result, seconds))
+        summarise(_text(result, seconds))
         complain_of(flows)
     else:
         own_line()

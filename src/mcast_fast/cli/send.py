@@ -187,7 +187,7 @@ def _is_group(text: str) -> bool:
     return True
 
 
-def _rate(rate: str | None, interval: float | None) -> float | str | None:
+def _rate(rate: float | str | None, interval: float | None) -> float | str | None:
     if rate is not None and interval is not None:
         raise click.UsageError("--rate and --interval exclude each other")
     return rate if interval is None else 1 / interval
