@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -186,8 +187,27 @@ def shown(screen: Screen, port: int) -> list[str]:
             terminal.process.send_signal(signal.SIGINT)
         code = terminal.end()
         lines = lines_shown(text or terminal.text)
-    lines = [_masked(line.replace(f":{port}", ":5000")) for line in lines]
+    lines = [_masked(line.replace(f":{port}", ":5000")) for line in _unwrapped(lines)]
+    if screen.columns:
+        lines = [part for line in lines for part in _wrapped(line, screen.columns)]
     return [f"$ {screen.command}", *lines, *([f"(exit {code})"] if code else [])]
+
+
+def _unwrapped(lines: list[str]) -> list[str]:
+    """Summaries as one line each: where they are folded depends on figures that are masked."""
+    found: list[str] = []
+    for line in lines:
+        if line.startswith("  ") and found and found[-1].startswith("mcast-fast: received"):
+            found[-1] += f" {line.strip()}"
+        else:
+            found.append(line)
+    return found
+
+
+def _wrapped(line: str, columns: int) -> list[str]:
+    if not line.startswith("mcast-fast: received"):
+        return [line]
+    return textwrap.wrap(line, columns, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _masked(line: str) -> str:

@@ -187,7 +187,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     info            : codes output options flows contents
     convert         : codes output options
     merge           : codes output options
-    repair          : options
+    repair          : options output
     interfaces      : options
     doctor          : output options signals
     probe           : codes output options signals

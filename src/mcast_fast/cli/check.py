@@ -40,7 +40,7 @@ def command(
     lost        missing for longer than --window    pending     missing for less
     duplicates  came again                          reordered   came behind a later one
     late        came after it was lost              burst       most lost in a row
-    ambiguous   how often the numbers could not tell how much is missing
+    ambiguous   the numbers do not say how much is missing
 
     On a terminal the table is live, and has the columns that fit.
 

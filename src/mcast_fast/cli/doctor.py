@@ -27,7 +27,12 @@ STYLES: dict[str, dict[str, Any]] = {
 @shared("port")
 @click.option("--seconds", type=TIME, default="10s", show_default=True, help="Listen for this long at most.")
 @click.option(
-    "--for", "--duration", "watch", type=LONGER, help="Listen for this long (10min), and say when and why packets stop."
+    "-d",
+    "--for",
+    "--duration",
+    "watch",
+    type=LONGER,
+    help="Listen for this long (10min), and say when and why packets stop.",
 )
 @click.option("--ring", is_flag=True, help="The program is to have a ring (CAP_NET_RAW).")
 @click.option("--no-spread", is_flag=True, help="The program has one socket for all groups, with its limits.")

@@ -116,4 +116,5 @@ def _dedented(text: str) -> str:
 def _text(text: str) -> str:
     """Text that troff prints as it is."""
     safe = text.replace("\\", "\\e").replace("-", "\\-")
+    safe = "".join(one if one.isascii() else f"\\[u{ord(one):04X}]" for one in safe)
     return f"\\&{safe}" if safe.startswith((".", "'")) else safe

@@ -31,6 +31,7 @@ LONGEST_LIST = 12  # hosts whose matrix is a table; of more, only what is wrong 
 @shared("port", "sending_source")
 @click.option("--peer", "peers", metavar="HOST", multiple=True, help="Address of another host, tried by unicast too.")
 @click.option(
+    "-d",
     "--for",
     "--duration",
     "duration",

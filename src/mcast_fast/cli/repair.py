@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import sys
 
 import click
 
 from mcast_fast.cli.options import shared
+from mcast_fast.cli.output import wrapped
 from mcast_fast.files._repair import Repaired, repair
 
 
@@ -21,7 +23,7 @@ def command(file: str, output: str | None, as_json: bool) -> None:
     Exits 0, also when there was nothing to repair; 1 when nothing of FILE can be read; 2 on a usage error.
     """
     done = repair(file, output)
-    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else _line(done))
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else wrapped(_line(done), sys.stdout))
 
 
 def _line(done: Repaired) -> str:
