@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcast_fast import _core
-from mcast_fast._units import NANOSECONDS, duration_in_ns
-from mcast_fast.cli.output import LOSS, NOTHING_CAME, complain, nothing_came
+from mcast_fast.cli.codes import LOSS, NOTHING_CAME
+from mcast_fast.cli.options import LONGER, TIME, groups_alone, receiving, shared
+from mcast_fast.cli.output import complain, nothing_came
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.cli.top_keys import Settings, keys
 from mcast_fast.cli.top_view import COLUMNS, Shown, as_object, drops_table, line, screen, stream_table, totals
-from mcast_fast.errors import ArgumentError, ClosedError
+from mcast_fast.errors import ClosedError
 from mcast_fast.monitor._monitor import AUTO, MOST_STREAMS, STALLED_AFTER, Monitor
 from mcast_fast.monitor._stream import drops
 from mcast_fast.receiver import Receiver
@@ -28,23 +28,19 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 
 
 @click.command("top", short_help="What each stream does now: rates, gaps, loss, states.")
-@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
-@click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
-@click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
-@click.option("--source", help="Take packets of this source only, for groups that name none.")
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
+@shared("interface", "port", "source")
 @click.option(
     "-f", "--format", "form", default=AUTO, show_default=True, help="Of numbers: auto is RTP; none reads none."
 )
-@click.option("--interval", default="1s", show_default=True, help="Between lines, where there is no terminal.")
-@click.option("--stalled-after", default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
+@click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
+@click.option("--stalled-after", type=TIME, default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
 @click.option("--streams", "most", default=MOST_STREAMS, show_default=True, help="Rows at most; others are added up.")
-@click.option("--buffer-size", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
-@click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
-@click.option("-t", "--timeout", help="End when nothing arrives for this long (seconds, or 100ms).")
-@click.option("-d", "--duration", help="End after this long (seconds, or 5min).")
-@click.option("--json", "as_json", is_flag=True, help="An object per interval, and one at the end.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped, or a number is missing.")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared(
+    json="An object per interval, and one at the end.",
+    fail_on_loss="Exit 3 when a packet was dropped, or a number is missing.",
+)
 def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show what each stream does now, until q or Ctrl-C; a report at the end.
 
@@ -67,23 +63,16 @@ def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Without a terminal it prints a line per --interval; rates are those of the last second, of payload.
 
     Exits 0; 1 on an error; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when nothing came before --timeout.
-
-    \b
-      mcast-fast top 239.1.1.1%eth0:5000+100
-      mcast-fast top 239.1.1.1:5000 --json --duration 10s | jq .streams
     """
-    interval = duration_in_ns(options["interval"], "--interval")
-    if interval <= 0:
-        raise ArgumentError(f"--interval {options['interval']!r} is out of range; use more than 0")
-    limits = {name: _number(options[name]) for name in ("timeout", "duration")} | {"count": options["count"]}
-    with _receiver(groups, options) as receiver:
+    limits = {name: options[name] for name in ("timeout", "duration", "count")}
+    with Receiver(*groups, **receiving(options, in_background=True)) as receiver:  # drawing takes long
         watch = Monitor(
             receiver,
             sequence=None if options["form"] == "none" else options["form"],
             stalled_after=options["stalled_after"],
             max_streams=options["most"],
         )
-        display = _display(receiver, watch, interval / NANOSECONDS, as_json)
+        display = _display(receiver, watch, options["interval"], as_json)
         with stop_signals_call(receiver.close), display.running():
             for batch in receiver.batches(**limits):
                 watch.add(batch)
@@ -93,31 +82,13 @@ def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
         raise click.exceptions.Exit(code)
 
 
-def _number(text: str | None) -> float | str | None:
-    """Seconds without a unit are a number."""
-    with contextlib.suppress(TypeError, ValueError):
-        return float(text or "")
-    return text
-
-
-def _receiver(groups: tuple[str, ...], options: dict[str, Any]) -> Receiver:
-    """Receives without Python where it can: drawing takes longer than a socket's buffer lasts."""
-    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size")}
-    if options["ring"]:
-        named["ring"] = True
-    elif _core.features()["background"]:
-        named["background"] = True
-    return Receiver(*groups, **named)
-
-
 def _exit_code(shown: Shown, options: dict[str, Any], ended: bool, groups: tuple[str, ...]) -> int:
     dropped = sum(value or 0 for cause, value in shown.drops.items() if cause != "nic")
     if options["fail_on_loss"] and (dropped or any(one.lost for one in shown.streams)):
         return LOSS
     came = any(one.packets for one in shown.streams)
     if not came and not ended and options["timeout"] is not None:
-        seconds = duration_in_ns(options["timeout"], "--timeout") / NANOSECONDS
-        nothing_came(seconds, groups, **{name: options[name] for name in ("port", "interface", "source")})
+        nothing_came(options["timeout"], groups, **{name: options[name] for name in ("port", "interface", "source")})
         return NOTHING_CAME
     return 0
 
