@@ -102,11 +102,11 @@ class Lines:
     def __init__(self, receiver: Receiver, watch: Monitor, interval: float, as_json: bool) -> None:
         self.receiver = receiver
         self.watch = watch
-        self.interval = interval
+        self.interval: float = interval
         self.as_json = as_json
-        self.ended = threading.Event()
-        self.began = time.monotonic()
-        self.shown = Shown((), {}, (), 0.0)
+        self.ended: threading.Event = threading.Event()
+        self.began: float = time.monotonic()
+        self.shown: Shown = Shown((), {}, (), 0.0)
         self.shown = self.look()
 
     @contextlib.contextmanager
