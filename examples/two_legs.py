@@ -15,7 +15,11 @@ from mcast_fast import sequence
 form, *texts = sys.argv[1:]
 
 with contextlib.ExitStack() as stack:
-    legs = [stack.enter_context(mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)) for text in texts]
+    legs: list[mcast.Source] = []
+    for text in texts:
+        source = mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)
+        stack.callback(source.close)
+        legs.append(source)
     feed = stack.enter_context(sequence.Arbiter(legs, form, hold="50ms"))
     with contextlib.suppress(KeyboardInterrupt):
         shown = 0

@@ -327,6 +327,7 @@ TOOLS = {
     "setsourcefilter": has_setsourcefilter(),
     "large buffers": has_large_buffers(),
     "ring": can_open_rings(),  # beside the feature of that name
+    "raw sockets": SYSTEM is LINUX and can_open_rings(),
     "system call filters": sandbox.NUMBERS is not None,
     "named pipes": hasattr(os, "mkfifo"),
     "pipes that do not block": hasattr(os, "set_blocking"),
@@ -335,6 +336,8 @@ TOOLS = {
     "tshark": shutil.which("tshark") is not None,
     "ffmpeg": shutil.which("ffmpeg") is not None,
     "sockperf": shutil.which("sockperf") is not None,
+    "ptp4l": shutil.which("ptp4l") is not None,
+    **{name: importlib.util.find_spec(name) is not None for name in ("lcm", "opendis", "zeroconf")},
     "capinfos": shutil.which("capinfos") is not None,
     "writev": hasattr(os, "writev"),
     "pseudo terminals": importlib.util.find_spec("termios") is not None,

@@ -68,6 +68,7 @@ _host       : _systems _core stats
     dumps           : netlink
     qdiscs          : netlink dumps
     nic_drops       : netlink
+    stack_counters  :
     offloads        : ifreq
     unlisted        : ifreq
     addresses       : netlink dumps unlisted
@@ -83,8 +84,9 @@ _membership : _systems _html _units _core _host groups stats
     sockets         : desired
     bpf             :
     rings           : bpf sockets
-    plan            : desired sockets
-    joins           : desired sockets plan
+    given           : desired sockets
+    plan            : desired sockets given
+    joins           : desired sockets given plan
     coalescing      : sockets joins
     memberships     :
     arguments       : rings sockets
@@ -128,11 +130,17 @@ files       : _systems _version _units _core _guarded _delivery _membership _sen
     _replay         : _streams _reader _spacing
     __init__        : _writer _reader _limits _recorded _recorder _replay _scan _merge
 aio         : _units _iteration _source _core _membership _sending groups stats sequence receiver sender
-    _waiting        :
-    _receiver       : _waiting
-    _sender         : _waiting
-    _arbiter        : _receiver
+    _trio           :
+    _loops          : _trio
+    _waiting        : _loops
+    _receiver       : _loops _waiting
+    _sender         : _loops _waiting
+    _arbiter        : _loops _waiting _receiver
     __init__        : _receiver _sender _arbiter
+monitor     : _units _core receiver sequence stats
+    _stream         :
+    _monitor        : _stream
+    __init__        : _stream _monitor
 doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :
     _frames         :
@@ -151,7 +159,7 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _sender         : _finding _readings _feeds _context
     _switch         : _finding _feeds _context
     _clock          : _finding _context
-    _containers     : _finding _readings _context
+    _containers     : _finding _context
     _examination    : _finding _readings _feeds _context _host _interface _membership _routing _firewall _packets _buffers _sender _switch _clock _containers
     _text           : _finding _examination
     __main__        : _examination _text
@@ -166,7 +174,7 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _probe_ends     : _probe_peer _probe_state
     _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
     __init__        : _finding _examination _probe_counts _probe_report _probe
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor
     codes           :
     words           :
     examples        :
@@ -191,14 +199,17 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     interfaces      : options
     doctor          : output options signals
     probe           : codes output options signals
+    top_keys        :
+    top_view        : output top_keys
+    top             : codes output options signals top_keys top_view
     help            :
     version         : options
     completion      :
     man             : codes examples options
-    __init__        : codes examples output words demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe help version completion man
+    __init__        : codes examples output words demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe top help version completion man
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor monitor
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -217,6 +228,7 @@ PUBLIC = {
     "files",
     "aio",
     "sequence",
+    "monitor",
     "doctor",
     "cli",
 }
