@@ -60,7 +60,7 @@ def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     \b
     Keys of the table:
-      q          quit                      /          filter by words; Escape ends it
+      q          quit                      /          filter by words (Escape)
       t          next view: rates, integrity, timing, drops, memberships
       s  r       next order; reversed      Up Down    select a stream
       p          pause                     Enter      expand it
