@@ -50,8 +50,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "doctor": (("mcast-fast doctor 239.1.1.1%eth0:5000", "Why does nothing arrive?"),),
     "probe": (("mcast-fast probe 239.9.9.9:5009", "On each host: who hears whom?"),),
     "top": (
-        ("mcast-fast top 239.1.1.1%eth0:5000+100", "A table of a hundred groups."),
-        ("mcast-fast top 239.1.1.1:5000 --json --duration 10s | jq .streams", "For other programs."),
+        ("mcast-fast top 239.1.1.1%eth0:5000+100", "Which of 100 streams come, at which rates."),
+        ("mcast-fast top 239.1.1.1:5000 --json -d 10s | jq .streams", "For programs."),
     ),
     "help": (("mcast-fast help receive", "As `mcast-fast receive --help`."),),
     "version": (("mcast-fast version --json", "Version, backend and features."),),

@@ -39,14 +39,14 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
     show_default=True,
     help="Of numbers: auto is RTP; none reads none.",
 )
-@click.option(
-    "--interval", type=LONGER, default="1s", show_default=True, help="Between lines, where there is no terminal."
-)
+@click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
 @click.option("--stalled-after", type=TIME, default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
 @click.option("--streams", "most", default=MOST_STREAMS, show_default=True, help="Rows at most; others are added up.")
-@shared("buffer_size", "background", "ring", "watch", "count", "timeout", "duration")
-@shared(json="An object per interval, and one at the end.")
-@shared(fail_on_loss="Exit 3 when a packet was dropped, or a number is missing.")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared(
+    json="An object per interval, and one at the end.",
+    fail_on_loss="Exit 3 when a packet was dropped, or a number is missing.",
+)
 def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show what each stream does now, until q or Ctrl-C; a report at the end.
 
@@ -71,7 +71,7 @@ def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Exits 0; 1 on an error; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when nothing came before --timeout.
     """
     limits = {name: options[name] for name in ("timeout", "duration", "count")}
-    with Receiver(*groups, **receiving(options, in_background=True)) as receiver:
+    with Receiver(*groups, **receiving(options, in_background=True)) as receiver:  # drawing takes long
         watch = Monitor(
             receiver,
             sequence=None if options["form"] == "none" else options["form"],
