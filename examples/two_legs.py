@@ -10,12 +10,18 @@ import sys
 from pathlib import Path
 
 import mcast_fast as mcast
-from mcast_fast import sequence
+from mcast_fast import files, sequence
 
 form, *texts = sys.argv[1:]
 
+
+def opened(text: str) -> mcast.Receiver | files.Reader:
+    """A leg: a group, or a file where there is one of this name."""
+    return mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)
+
+
 with contextlib.ExitStack() as stack:
-    legs = [stack.enter_context(mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)) for text in texts]
+    legs: list[mcast.Receiver | files.Reader] = [stack.enter_context(opened(text)) for text in texts]
     feed = stack.enter_context(sequence.Arbiter(legs, form, hold="50ms"))
     with contextlib.suppress(KeyboardInterrupt):
         shown = 0

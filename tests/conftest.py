@@ -335,6 +335,8 @@ TOOLS = {
     "tshark": shutil.which("tshark") is not None,
     "ffmpeg": shutil.which("ffmpeg") is not None,
     "sockperf": shutil.which("sockperf") is not None,
+    "ptp4l": shutil.which("ptp4l") is not None,
+    **{name: importlib.util.find_spec(name) is not None for name in ("lcm", "opendis", "zeroconf")},
     "capinfos": shutil.which("capinfos") is not None,
     "writev": hasattr(os, "writev"),
     "pseudo terminals": importlib.util.find_spec("termios") is not None,

@@ -128,10 +128,12 @@ files       : _systems _version _units _core _guarded _delivery _membership _sen
     _replay         : _streams _reader _spacing
     __init__        : _writer _reader _limits _recorded _recorder _replay _scan _merge
 aio         : _units _iteration _source _core _membership _sending groups stats sequence receiver sender
-    _waiting        :
-    _receiver       : _waiting
-    _sender         : _waiting
-    _arbiter        : _receiver
+    _trio           :
+    _loops          : _trio
+    _waiting        : _loops
+    _receiver       : _loops _waiting
+    _sender         : _loops _waiting
+    _arbiter        : _loops _waiting _receiver
     __init__        : _receiver _sender _arbiter
 doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :

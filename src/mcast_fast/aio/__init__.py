@@ -1,4 +1,4 @@
-"""asyncio over Receiver and Sender: the same calls, awaited.
+"""asyncio, trio and anyio over Receiver and Sender: the same calls, awaited.
 
 The package root imports this package when it is first used, so that `import mcast_fast` needs no asyncio.
 """

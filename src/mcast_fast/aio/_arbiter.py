@@ -1,9 +1,8 @@
-"""Arbiter for asyncio: the same calls, awaited.
+"""Arbiter for asyncio and trio: the same calls, awaited.
 
 Rules of this module: the arbiter takes what is there without waiting; here its legs are waited for.
 """
 
-import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from mcast_fast._iteration import Limits
 from mcast_fast._source import Source
 from mcast_fast._units import NANOSECONDS, UNSET, Seconds, Unset, in_seconds, wait_in_ns
+from mcast_fast.aio._loops import Order, running, sleep
 from mcast_fast.aio._receiver import Receiver
+from mcast_fast.aio._waiting import wake
 from mcast_fast.errors import ClosedError, FeatureError
 from mcast_fast.sequence import Arbiter as Plain
 from mcast_fast.sequence import ArbiterStats, Format
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 class Arbiter:
-    """A `mcast_fast.sequence.Arbiter` for asyncio: calls that wait are awaited, all others are the same.
+    """A `mcast_fast.sequence.Arbiter` for asyncio and trio: calls that wait are awaited, all others are the same.
 
         async with aio.Arbiter([leg_a, leg_b], "rtp") as feed:
             async for batch in feed:
@@ -58,7 +59,7 @@ class Arbiter:
         )
         self.timeout: float | None = in_seconds(timeout, "timeout")
         wait_in_ns(timeout)
-        self._turn = asyncio.Lock()
+        self._turn = Order()
 
     async def recv_batch(self, max_packets: int | None = None, timeout: Seconds | Unset | None = UNSET) -> "Batch":
         """Receive the packets that are decided, at least one; wait for the first one only.
@@ -135,33 +136,33 @@ class Arbiter:
     async def _take(self, receive: Callable[[], T], wait_ns: int) -> T:
         """What `receive` gives as soon as it does not raise TimeoutError; TimeoutError when the time is over."""
         deadline = None if wait_ns < 0 else time.monotonic_ns() + wait_ns
-        async with self._turn:
+        async with self._turn():
             while True:
                 with contextlib.suppress(TimeoutError):
                     return receive()
                 left = TICK_NS if deadline is None else min(TICK_NS, deadline - time.monotonic_ns())
                 if left <= 0:
-                    await asyncio.sleep(0)
+                    await sleep(0)
                     return receive()
                 await self._leg_has_something(left)
 
     async def _leg_has_something(self, most_ns: int) -> None:
         """Wait until a leg has something, something is due, or the time is over."""
         left = self._arbiter._due_within(most_ns)
-        loop, ready, watched = asyncio.get_running_loop(), asyncio.Event(), []
+        loop, watched = running(), []
+        ready = loop.create_future()
         try:
             for leg in self._arbiter.waiting:
                 number = leg.fileno()  # type: ignore[attr-defined]
-                loop.add_reader(number, ready.set)
+                loop.add_reader(number, wake, ready)
                 watched.append(number)
         except (AttributeError, NotImplementedError, FeatureError, ClosedError, OSError):
             left = min(left, GLANCE_NS)
+        timer = loop.call_later(left / NANOSECONDS, wake, ready)
         try:
-            async with asyncio.timeout(left / NANOSECONDS):
-                await ready.wait()
-        except TimeoutError:
-            pass
+            await ready
         finally:
+            timer.cancel()
             for number in watched:
                 loop.remove_reader(number)
 

@@ -1,10 +1,9 @@
-"""Receiver for asyncio: the calls of `mcast_fast.Receiver`, awaited.
+"""Receiver for asyncio and trio: the calls of `mcast_fast.Receiver`, awaited.
 
 Rules of this module: the blocking class receives, without waiting; `_waiting` waits for it. A task takes its
 packets itself, in the step in which it goes on: what is cancelled before has taken nothing.
 """
 
-import asyncio
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
@@ -27,6 +26,7 @@ from mcast_fast._units import (
     wait_in_ns,
     whole_number,
 )
+from mcast_fast.aio._loops import running
 from mcast_fast.aio._waiting import Line
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class Receiver:
-    """A `mcast_fast.Receiver` for asyncio: calls that wait are awaited, all others are the same.
+    """A `mcast_fast.Receiver` for asyncio and trio: calls that wait are awaited, all others are the same.
 
     Any number of tasks may wait; packets go to them in the order in which they began to wait. A task that is cancelled
     has taken nothing. The receiver belongs to the event loop in which it is first awaited.
@@ -176,7 +176,7 @@ class Receiver:
             SocketError, ArgumentError, RuntimeError: As for `recv_batch`.
         """
         limit = _checked(max_packets)
-        clock = asyncio.get_running_loop().time
+        clock = running().time
         timeout_ns = self._wait(timeout)
         end = clock() + timeout_ns / NANOSECONDS
         batches: list[Batch] = []

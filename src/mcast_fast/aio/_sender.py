@@ -1,13 +1,13 @@
-"""Sender for asyncio: the calls of `mcast_fast.Sender`, awaited.
+"""Sender for asyncio and trio: the calls of `mcast_fast.Sender`, awaited.
 
 Rules of this module: the blocking class sends, without waiting; `_waiting` waits for space in send buffers, and has
 the thread that paced calls run in.
 """
 
-import asyncio
 import errno
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +17,8 @@ from mcast_fast._sending.arguments import Pacing
 from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Outgoing, Payload, outgoing, outgoing_list
 from mcast_fast._units import UNSET, Seconds, Unset, wait_in_ns
-from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker
+from mcast_fast.aio._loops import sleep
+from mcast_fast.aio._waiting import ONE_TURN, Line, Space, Worker, ended
 from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups
 from mcast_fast.stats import SenderStats, TransmitTime
@@ -30,7 +31,7 @@ PAUSE_LAST = 0.005  # but no longer than this
 
 
 class Sender:
-    """A `mcast_fast.Sender` for asyncio: calls that wait are awaited, all others are the same.
+    """A `mcast_fast.Sender` for asyncio and trio: calls that wait are awaited, all others are the same.
 
     Arguments and errors are those of `mcast_fast.Sender`. The event loop is never blocked: datagrams are sent without
     waiting, about a millisecond of them at a time, and the loop watches the socket while its send buffer is full. With
@@ -78,8 +79,8 @@ class Sender:
         self._line = Line(self._sender, 0)
         self._space = Space()
         self._worker: Worker | None = None
-        self._handed: set[asyncio.Future[int]] = set()
-        self._abandoned: BaseException | None = None
+        self._handed: set[Future[int]] = set()  # the thread makes these calls, or will
+        self._abandoned: list[Future[int]] = []  # their tasks were cancelled, drain() raises their errors
         self._queued = 0  # tasks that send in steps, or wait for those
         self._turn = 0  # datagrams since others had their turn
 
@@ -144,11 +145,11 @@ class Sender:
         Raises:
             SendError, ClosedError: The call of a cancelled task failed; raised once.
         """
-        while self._handed:
-            await asyncio.wait(self._handed)
-        failure, self._abandoned = self._abandoned, None
-        if failure is not None:
-            raise failure
+        while handed := list(self._handed):
+            await ended(handed[0])
+        abandoned, self._abandoned = self._abandoned, []
+        for call in reversed(abandoned):
+            call.result()
         return self._sender.stats.datagrams
 
     async def _send(self, job: Outgoing) -> int:
@@ -174,13 +175,13 @@ class Sender:
         """The rest of a call, whenever the loop has time and the system has space."""
         if self._turn >= ONE_TURN:
             self._turn = 0
-            await asyncio.sleep(0)
+            await sleep(0)
         before = -1
         while code := self._step(job):
             if code == errno.ENOBUFS:
-                await asyncio.sleep(min(PAUSE_FIRST * 2 ** min(job.retries, 8), PAUSE_LAST))
+                await sleep(min(PAUSE_FIRST * 2 ** min(job.retries, 8), PAUSE_LAST))
             elif job.sent != before:
-                await asyncio.sleep(0)
+                await sleep(0)
             elif not await self._space.wait(self._sender._duplicate(job)):
                 return await self._in_thread(job)
             before = job.sent
@@ -194,20 +195,17 @@ class Sender:
             self._worker = Worker("mcast_fast.aio")
             if self._sender.closed:  # since it was last looked at, and close() saw no worker
                 self._worker.close()
-        begun = self._worker.submit(partial(self._sender._go_on, job, job.sent, 0))
-        future = asyncio.wrap_future(begun)
-        self._handed.add(future)
-        future.add_done_callback(self._handed.discard)
+        call = self._worker.submit(partial(self._sender._go_on, job, job.sent, 0))
+        self._handed.add(call)
+        call.add_done_callback(self._handed.discard)
         try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if not begun.cancel():  # it runs: drain() raises what becomes of it
-                future.add_done_callback(self._abandon)
+            await ended(call)
+        except BaseException:
+            if not call.cancel():  # it runs, or has ended: those before it have
+                failed = [one for one in self._abandoned if one.exception()]
+                self._abandoned = [*failed[-1:], call]
             raise
-
-    def _abandon(self, future: asyncio.Future[int]) -> None:
-        if not future.cancelled():
-            self._abandoned = future.exception() or self._abandoned
+        return call.result()
 
     # ---- answers ----
 

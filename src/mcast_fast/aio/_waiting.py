@@ -1,10 +1,9 @@
-"""Waiting in an event loop: for what a receiver or sender receives, and for space to send.
+"""Waiting in an event loop of asyncio or trio: for what a receiver or sender receives, and for space to send.
 
 Rules of this module: tasks are notified that packets are there, and take them themselves. Nothing stays in the loop
 when nobody waits. A forked child closes its descriptors only: loop, poll set and wake-up pipe are the parent's too.
 """
 
-import asyncio
 import contextlib
 import os
 import queue
@@ -12,11 +11,12 @@ import socket
 import weakref
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent import futures
 from typing import Any, Protocol, TypeVar
 
 from mcast_fast._core import process, threads
 from mcast_fast._units import NANOSECONDS
+from mcast_fast.aio._loops import Future, Loop, Order, Timer, running, sleep
 from mcast_fast.errors import ClosedError, FeatureError
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class _Watch(Protocol):
 class _ReaderWatch:
     """The loop's own add_reader. On a duplicate: the number must not go to somebody else while the loop knows it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, call: Call) -> None:
+    def __init__(self, loop: Loop, descriptor: int, call: Call) -> None:
         self._loop = loop
         self._call = call
         self._started = False
@@ -82,7 +82,7 @@ class _ThreadWatch:
     """A thread that waits, for a loop without add_reader or a system without a descriptor. Packets are taken in the
     loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, waited: _Waited, call: Call) -> None:
+    def __init__(self, loop: Loop, waited: _Waited, call: Call) -> None:
         self._call = call
         self._started = False
         self._looking = False
@@ -152,10 +152,10 @@ class Line:
         self.ready = False
         self._waited = waited
         self._linger = linger
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Loop | None = None
         self._watch: _Watch | None = None
-        self._timer: asyncio.TimerHandle | None = None  # while packets are gathered
-        self._queue: deque[asyncio.Future[bool]] = deque()
+        self._timer: Timer | None = None  # while packets are gathered
+        self._queue: deque[Future] = deque()
         self._turn = 0  # packets taken since the loop last had its turn
         self._gathered = 0  # packets taken since
         self._since = 0.0  # by the loop's clock
@@ -171,14 +171,14 @@ class Line:
         """What `receive` gives as soon as it does not raise TimeoutError; TimeoutError when the time is over."""
         if self._turn >= ONE_TURN:
             self._turn = 0
-            await asyncio.sleep(0)
+            await sleep(0)
         if (self.ready or timeout_ns == 0) and not self._queue:
             try:
                 return receive()
             except TimeoutError:
                 self.ready = False
         if timeout_ns == 0:
-            await asyncio.sleep(0)
+            await sleep(0)
             return receive()
         try:
             loop = self._attach()
@@ -195,9 +195,9 @@ class Line:
             first = True  # somebody else took them: it is still this task's turn
         raise TimeoutError(f"no packet came within {timeout_ns / NANOSECONDS:g} s")
 
-    async def _wait(self, loop: asyncio.AbstractEventLoop, deadline: float | None, first: bool) -> bool:
+    async def _wait(self, loop: Loop, deadline: float | None, first: bool) -> bool:
         """In line until packets are there, or the close (True), or until the deadline (False)."""
-        future: asyncio.Future[bool] = loop.create_future()
+        future: Future = loop.create_future()
         if first:
             self._queue.appendleft(future)
         else:
@@ -205,9 +205,9 @@ class Line:
         timer = None if deadline is None else loop.call_at(deadline, self._expire, future)
         self._listen(loop)
         if self._closed:  # since it was last looked at, and woke nobody
-            _wake(future)
+            wake(future)
         try:
-            notified = await future
+            notified: bool = await future
         except BaseException:
             self._withdraw(future)
             if not future.cancelled():  # notified already: the next one looks instead
@@ -221,7 +221,7 @@ class Line:
         self._turn = 0
         return notified
 
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _listen(self, loop: Loop) -> None:
         """Have the loop report when packets are there; or, when they come densely, look for them in a while."""
         if self._timer is not None or self._watch is None:
             return
@@ -258,11 +258,11 @@ class Line:
                 future.set_result(True)
                 return
 
-    def _expire(self, future: asyncio.Future[bool]) -> None:
+    def _expire(self, future: Future) -> None:
         if not future.done():
             future.set_result(False)
 
-    def _withdraw(self, future: asyncio.Future[bool]) -> None:
+    def _withdraw(self, future: Future) -> None:
         """Somebody waits no more; the last one leaves nothing in the loop."""
         with contextlib.suppress(ValueError):
             self._queue.remove(future)
@@ -277,9 +277,9 @@ class Line:
             self._timer.cancel()
             self._timer = None
 
-    def _attach(self) -> asyncio.AbstractEventLoop:
+    def _attach(self) -> Loop:
         """The running loop, which is the one for good unless it is closed."""
-        loop = asyncio.get_running_loop()
+        loop = running()
         if loop is not self._loop:
             if self._loop is not None and not self._loop.is_closed():
                 raise RuntimeError(f"{self._loop!r} is open and receives here; one loop at a time")
@@ -288,7 +288,7 @@ class Line:
             self._loop, self._watch = loop, watch
         return loop
 
-    def _new_watch(self, loop: asyncio.AbstractEventLoop) -> _Watch:
+    def _new_watch(self, loop: Loop) -> _Watch:
         """add_reader where the loop has it (the proactor of Windows has not) and there is a descriptor."""
         news = weakref.WeakMethod(self._readable)
 
@@ -338,27 +338,20 @@ class Space:
     """Tasks that wait until they may send: for their turn, and for space in the send buffer of a socket."""
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._order = asyncio.Lock()
-        self._waiting: set[asyncio.Future[bool]] = set()
+        self.order = Order()  # what a task holds from its first wait to its last datagram
+        self._loop: Loop | None = None
+        self._waiting: set[Future] = set()
         self._process = process.number
         self._closed = False
-
-    def order(self) -> asyncio.Lock:
-        """What a task holds from its first wait to its last datagram; one for each loop."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop, self._order = loop, asyncio.Lock()
-        return self._order
 
     async def wait(self, sock: socket.socket) -> bool:
         """Until a socket has space, or the close; False when the loop cannot watch sockets. Closes the socket, which is
         a duplicate: the number must not go to somebody else while the loop knows it."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bool] = loop.create_future()
+        loop = self._loop = running()
+        future: Future = loop.create_future()
         with sock:
             try:
-                loop.add_writer(sock, _wake, future)
+                loop.add_writer(sock, wake, future)
             except NotImplementedError:
                 return False
             self._waiting.add(future)
@@ -382,10 +375,24 @@ class Space:
 
     def _wake_all(self) -> None:
         for future in self._waiting:
-            _wake(future)
+            wake(future)
 
 
-def _wake(future: asyncio.Future[bool]) -> None:
+async def ended(call: "futures.Future[int]") -> None:
+    """Wait until a thread has made a call, or it was cancelled. The call goes on when the wait is cancelled."""
+    loop = running()
+    future: Future = loop.create_future()
+
+    def notify(_: "futures.Future[int]") -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(wake, future)
+
+    call.add_done_callback(notify)
+    await future
+
+
+def wake(future: Future) -> None:
+    """Have the task that awaits it go on; nothing where it does already."""
     if not future.done():
         future.set_result(True)
 
@@ -395,13 +402,13 @@ class Worker:
     one of concurrent.futures."""
 
     def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[futures.Future[int], Callable[[], int]] | None] = queue.SimpleQueue()
         self._closed = False
         threads.start(_work, self._calls, name=name)
 
-    def submit(self, call: Callable[[], int]) -> "Future[int]":
+    def submit(self, call: Callable[[], int]) -> "futures.Future[int]":
         """The result of a call, once it has been made. ClosedError when it never will be."""
-        future: Future[int] = Future()
+        future: futures.Future[int] = futures.Future()
         self._calls.put((future, call))
         # Looked at after the put: either close() came later, and the call is before its None, or it is seen here.
         if self._closed and future.cancel():
@@ -418,7 +425,7 @@ class Worker:
             self.close()
 
 
-def _work(calls: "queue.SimpleQueue[tuple[Future[int], Callable[[], int]] | None]") -> None:
+def _work(calls: "queue.SimpleQueue[tuple[futures.Future[int], Callable[[], int]] | None]") -> None:
     while (item := calls.get()) is not None:
         future, call = item
         if not future.set_running_or_notify_cancel():
