@@ -54,7 +54,9 @@ def _anchors_as_targets(_app: Sphinx, _page: str, source: list[str]) -> None:
     source[0] = re.sub(r'^(<a id="([\w.-]+)"></a>)\n(?=#)', r"\1\n\n(\2)=\n", source[0], flags=re.MULTILINE)
 
 
-def _as_restructured_text(_app: Sphinx, _what: str, _name: str, _thing: object, _options: object, lines: list[str]) -> None:
+def _as_restructured_text(
+    _app: Sphinx, _what: str, _name: str, _thing: object, _options: object, lines: list[str]
+) -> None:
     """Docstrings are plain text with `names` and indented examples: mark these as reStructuredText does."""
     marked: list[str] = []
     before = ""  # the last line that was not empty

@@ -1,4 +1,4 @@
-"""Print what the extras of pyproject.toml require, one line each: `extra_requirements.py EXTRA…`, without this package."""
+"""Print what extras of pyproject.toml require, without this package itself: `extra_requirements.py EXTRA…`."""
 
 import sys
 import tomllib

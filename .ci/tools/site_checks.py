@@ -1,4 +1,4 @@
-"""Check a built site: `site_checks.py DIRECTORY`. Links inside it lead to a page and an anchor; it describes every public name and finding."""
+"""Check a built site: `site_checks.py DIRECTORY`: links lead to pages and anchors; names and findings are described."""
 
 import importlib
 import posixpath
@@ -7,8 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mcast_fast.doctor._finding import RANKING
 from sphinx.util.inventory import InventoryFile
+
+from mcast_fast.doctor._finding import RANKING
 
 MODULES = ("", ".aio", ".doctor", ".errors", ".files", ".groups", ".receiver", ".sender", ".sequence", ".stats")
 
@@ -40,7 +41,9 @@ def broken_links(site: Path) -> list[str]:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
-            target = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path))) if parts.path else name
+            target = (
+                posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path))) if parts.path else name
+            )
             anchor = unquote(parts.fragment)
             if target in pages:
                 if anchor and anchor not in pages[target].anchors:

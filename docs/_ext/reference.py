@@ -1,11 +1,14 @@
-"""Directives of the reference: what a module exports, so that no page holds a list of names that could be incomplete."""
+"""Directives of the reference: what a module exports, and the record, so that no page has a list that is incomplete."""
 
 import importlib
 import inspect
+import struct
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from mcast_fast._core.layout import FIELDS, offsets
 
 ROOT = "mcast_fast"
 
@@ -36,7 +39,24 @@ class PublicNames(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(["```{eval-rst}", *lines, "```"]))
 
 
+class RecordTable(SphinxDirective):
+    """The fields of the record: offset, type in NumPy's letters, meaning."""
+
+    def run(self) -> list[nodes.Node]:
+        """A table of them."""
+        rows = ["| field | offset | type | meaning |", "|---|---|---|---|"]
+        starts = offsets()
+        for field in FIELDS:
+            size = struct.calcsize(f"={field.letter}")
+            kind = f"{'i' if field.letter.islower() else 'u'}{size}" + (
+                f", {field.size} of them" if field.size > 1 else ""
+            )
+            rows.append(f"| `{field.name}` | {starts[field.name]} | {kind} | {field.meaning} |")
+        return self.parse_text_to_nodes("\n".join(rows))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("public-names", PublicNames)
+    app.add_directive("record-table", RecordTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
