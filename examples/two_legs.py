@@ -10,18 +10,16 @@ import sys
 from pathlib import Path
 
 import mcast_fast as mcast
-from mcast_fast import files, sequence
+from mcast_fast import sequence
 
 form, *texts = sys.argv[1:]
 
-
-def opened(text: str) -> mcast.Receiver | files.Reader:
-    """A leg: a group, or a file where there is one of this name."""
-    return mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)
-
-
 with contextlib.ExitStack() as stack:
-    legs: list[mcast.Receiver | files.Reader] = [stack.enter_context(opened(text)) for text in texts]
+    legs: list[mcast.Source] = []
+    for text in texts:
+        source = mcast.open(text) if Path(text).is_file() else mcast.Receiver(text)
+        stack.callback(source.close)
+        legs.append(source)
     feed = stack.enter_context(sequence.Arbiter(legs, form, hold="50ms"))
     with contextlib.suppress(KeyboardInterrupt):
         shown = 0

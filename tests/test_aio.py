@@ -77,11 +77,13 @@ def run(request, monkeypatch):
     asyncio."""
     # For every callback debug mode looks whether the files of all its callers have changed: 20 ms of wine's time.
     monkeypatch.setattr(linecache, "checkcache", lambda filename=None: None)
-    for module in {"uvloop": ["uvloop"], "anyio": ["anyio"], "trio": ["anyio", "trio"]}.get(request.param, []):
+    for module in {"uvloop": ["uvloop"], "anyio": ["anyio"], "trio": ["trio", "anyio"]}.get(request.param, []):
         try:
             importlib.import_module(module)
         except ImportError:
             pytest.skip(f"feature {module}: not installed")
+    if request.param == "uvloop":
+        uvloop_loop().close()  # the first one of a process leaves two descriptors open
     if request.param in BY_ANYIO:
 
         def run(main):
@@ -581,7 +583,10 @@ def test_a_loop_that_is_closed_first_leaves_no_descriptor(run, tx, group, no_lea
 
     async def receive(rx):
         tx.send(b"x")
-        return (await rx.recv()).data
+        data = (await rx.recv()).data
+        with pytest.raises(TimeoutError):
+            await rx.recv(timeout=0.001)  # waits in this loop: the one before is known to be closed
+        return data
 
     rx = aio.Receiver(group, timeout=5)
     assert run(receive(rx)) == b"x"
@@ -654,6 +659,73 @@ def test_sources_are_those_of_the_receiver(run, backend, group, place):
 def test_the_package_does_not_import_asyncio():
     code = "import sys, mcast_fast; assert 'asyncio' not in sys.modules; from mcast_fast import aio"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_who_awaits_in_asyncio_imports_no_other_loop():
+    code = """if True:
+        import asyncio, contextlib, sys
+        from mcast_fast import aio
+
+        async def main():
+            async with aio.Receiver("239.1.1.1%127.0.0.1:5000") as rx:
+                with contextlib.suppress(TimeoutError):
+                    await rx.recv(timeout=0.001)
+
+        asyncio.run(main())
+        assert not {"trio", "anyio", "sniffio"} & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_tasks_of_trio_and_of_asyncio_in_one_thread(backend):
+    """trio as a guest of asyncio's loop: each task waits in the loop that it runs in."""
+    trio = pytest.importorskip("trio")
+    place = place_of(4)
+    groups = [place.group(number) for number in (1, 2)]
+
+    async def receive(group):
+        async with aio.Receiver(group, timeout=20) as rx:
+            with mcast.Sender(group, ttl=0) as tx:
+                waiting = rx.recv()
+                tx.send(b"x")
+                packet = await waiting
+            await rx.collect(1, timeout=0.01)
+            return packet.data, type(rx._line._loop).__module__.partition(".")[0]
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            receive, groups[0], run_sync_soon_threadsafe=loop.call_soon_threadsafe, done_callback=done.set_result
+        )
+        beside = await receive(groups[1])
+        return beside, (await done).unwrap()
+
+    assert asyncio.run(main()) == ((b"x", "asyncio"), (b"x", "mcast_fast"))
+
+
+def test_an_arbiter_of_two_legs(run, backend):
+    """In the order of numbers, and its legs are waited for together."""
+    place = place_of(4)
+    groups = [place.group(number) for number in (1, 2)]
+
+    async def main():
+        legs = [aio.Receiver(group) for group in groups]
+        async with legs[0], legs[1], aio.Arbiter(legs, "u32be@0", hold=0.02, timeout=20) as feed:
+            task = spawn(feed.recv())
+            await loops.sleep(0)
+            with mcast.Sender(*groups, ttl=0) as tx:
+                tx.send_batch(numbered(5))
+                received = [(await task).data]
+                while len(received) < 5:
+                    received += (await feed.recv_batch()).payloads()
+            with pytest.raises(TimeoutError):
+                await feed.recv(timeout=0.01)
+            assert [batch async for batch in feed.batches(timeout=0.01)] == []
+            assert (feed.stats.delivered, feed.stats.unrecovered) == (5, 0)
+        return received
+
+    assert run(main()) == numbered(5)
 
 
 # ---- sending ----

@@ -1,6 +1,6 @@
 """DIS (IEEE 1278.1): the PDUs of a simulation, and of entities their name and place.
 
-python examples/dis.py 239.1.2.3%eth0:3000 [PACKETS]
+python examples/dis_pdus.py 239.1.2.3%eth0:3000 [PACKETS]
 """
 
 import contextlib
