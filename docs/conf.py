@@ -49,9 +49,15 @@ nitpicky = False
 highlight_language = "none"
 
 
-def _anchors_as_targets(_app: Sphinx, _page: str, source: list[str]) -> None:
-    """Make `<a id="x"></a>` before a heading, which GitHub and the tests read, a target that pages can refer to."""
+def _as_site(_app: Sphinx, page: str, source: list[str]) -> None:
+    """Make of what GitHub and the tests read what the site needs.
+
+    `<a id="x"></a>` before a heading becomes a target that pages can refer to. A link to a file of the repository that is
+    no page becomes its text.
+    """
     source[0] = re.sub(r'^(<a id="([\w.-]+)"></a>)\n(?=#)', r"\1\n\n(\2)=\n", source[0], flags=re.MULTILINE)
+    if "/" not in page:
+        source[0] = re.sub(r"\[([^\]\n]+)\]\(\.\./[^)\n]*\)", r"\1", source[0])
 
 
 def _as_restructured_text(
@@ -79,6 +85,6 @@ def _readable_defaults(
 
 def setup(app: Sphinx) -> None:
     """Register what is done to the sources."""
-    app.connect("source-read", _anchors_as_targets)
+    app.connect("source-read", _as_site)
     app.connect("autodoc-process-docstring", _as_restructured_text, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", _readable_defaults)

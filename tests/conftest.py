@@ -327,6 +327,7 @@ TOOLS = {
     "setsourcefilter": has_setsourcefilter(),
     "large buffers": has_large_buffers(),
     "ring": can_open_rings(),  # beside the feature of that name
+    "raw sockets": SYSTEM is LINUX and can_open_rings(),
     "system call filters": sandbox.NUMBERS is not None,
     "named pipes": hasattr(os, "mkfifo"),
     "pipes that do not block": hasattr(os, "set_blocking"),

@@ -1,6 +1,7 @@
-"""Has the kernel refuse system calls to this process for good, as a container's or a unit's filter does (seccomp(2)).
+"""Takes from this process for good what containers and units take: system calls (seccomp(2)), /proc, /sys, a root that can be
+written, capabilities.
 
-As a program it runs another under the filter: python -m tests.sandbox netlink mmsg:ENOSYS -- python -m pytest …
+As a program it runs another one so: python -m tests.sandbox netlink mmsg:ENOSYS -- python -m pytest …
 """
 
 import ctypes
@@ -9,6 +10,7 @@ import os
 import platform
 import struct
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
@@ -61,9 +63,56 @@ def refuse(*names: str) -> None:
             raise OSError(ctypes.get_errno(), f"prctl: {os.strerror(ctypes.get_errno())}")
 
 
+CLONE_NEWNS = 0x20000
+MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 0x1, 0x20, 0x1000, 0x4000, 0x40000
+PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
+
+
+def _call(name: str, *arguments: object) -> int:
+    """A function of the C library; OSError."""
+    library = ctypes.CDLL(None, use_errno=True)
+    result: int = getattr(library, name)(*arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def _mount(source: bytes, target: bytes, kind: bytes, flags: int) -> None:
+    """In a mount namespace of this process's own."""
+    _call("unshare", CLONE_NEWNS)
+    _call("mount", b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
+    _call("mount", source, target, kind, ctypes.c_ulong(flags), None)
+
+
+def _drop_capabilities() -> None:
+    """What is executed next has none, also as root: capabilities(7), "bounding set"."""
+    for number in range(64):
+        try:
+            _call("prctl", PR_CAPBSET_READ, number, 0, 0, 0)
+        except OSError:
+            return
+        _call("prctl", PR_CAPBSET_DROP, number, 0, 0, 0)
+
+
+ABSENT: dict[str, Callable[[], None]] = {
+    "proc": lambda: _mount(b"none", b"/proc", b"tmpfs", 0),
+    "sys": lambda: _mount(b"none", b"/sys", b"tmpfs", 0),
+    "writing": lambda: _mount(b"none", b"/", b"", MS_REMOUNT | MS_BIND | MS_RDONLY),
+    "capabilities": _drop_capabilities,
+}
+CANNOT = 77  # exit code: this process may not
+
+
 def main() -> None:
     at = sys.argv.index("--")
-    refuse(*sys.argv[1:at])
+    try:
+        for name in sys.argv[1:at]:
+            if name in ABSENT:
+                ABSENT[name]()
+    except OSError as error:
+        print(error, file=sys.stderr)
+        sys.exit(CANNOT)
+    refuse(*(name for name in sys.argv[1:at] if name in REFUSALS))
     os.execvp(sys.argv[at + 1], sys.argv[at + 1 :])
 
 

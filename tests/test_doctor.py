@@ -575,23 +575,6 @@ def test_without_a_privilege_rules_are_unknown(monkeypatch):
     assert reason == "`nft list ruleset` answers: Operation not permitted (you must be root)"
 
 
-def test_counters_that_cannot_be_read_are_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(_readings, "NET", tmp_path)
-    assert _readings.counters() == {}
-    (tmp_path / "snmp").write_text("Udp: InErrors InCsumErrors\nUdp: 3 x\nIp: A\n")
-    (tmp_path / "snmp6").write_text("Udp6InErrors  \t 5\nnonsense\n")
-    (tmp_path / "dev").write_text("a\nb\n eth0: 1 2 3 4 5 6 7 8 9\n bad: 1\n")
-    (tmp_path / "softnet_stat").write_text("00 0a 00\n00 01 00\n")
-    assert _readings.counters() == {
-        "Udp.InErrors": 3,
-        "Udp6InErrors": 5,
-        "dev.eth0.packets": 2,
-        "dev.eth0.dropped": 4,
-        "dev.eth0.multicast": 8,
-        "softnet.dropped": 11,
-    }
-
-
 def test_findings_are_data():
     assert _finding.RANKS["interface.down"] < _finding.RANKS["firewall.drops-udp"] < _finding.RANKS["packets.none"]
     assert Report((LONG,)).problems == (LONG,)

@@ -68,6 +68,7 @@ _host       : _systems _core stats
     dumps           : netlink
     qdiscs          : netlink dumps
     nic_drops       : netlink
+    stack_counters  :
     offloads        : ifreq
     unlisted        : ifreq
     addresses       : netlink dumps unlisted
@@ -83,8 +84,9 @@ _membership : _systems _html _units _core _host groups stats
     sockets         : desired
     bpf             :
     rings           : bpf sockets
-    plan            : desired sockets
-    joins           : desired sockets plan
+    given           : desired sockets
+    plan            : desired sockets given
+    joins           : desired sockets given plan
     coalescing      : sockets joins
     memberships     :
     arguments       : rings sockets
@@ -153,7 +155,7 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _sender         : _finding _readings _feeds _context
     _switch         : _finding _feeds _context
     _clock          : _finding _context
-    _containers     : _finding _readings _context
+    _containers     : _finding _context
     _examination    : _finding _readings _feeds _context _host _interface _membership _routing _firewall _packets _buffers _sender _switch _clock _containers
     _text           : _finding _examination
     __main__        : _examination _text

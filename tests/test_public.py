@@ -293,6 +293,7 @@ VIEWS = ("Batch", "Packet")
 NEVER_RAISE = {
     *(
         "features",
+        "host_counters",
         "Batch.payloads",
         "Batch.borrow",
         "Packet.copy",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import sandbox
-from tests.conftest import BACKENDS
+from tests.conftest import BACKENDS, IN_CI, free_port
 
 pytestmark = [pytest.mark.needs("system call filters")]
 
@@ -21,7 +21,7 @@ QUICK = "not (long or lab)"
 def run(*arguments: str, refused: tuple[str, ...], backend: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tests.sandbox", *refused, "--", sys.executable, *arguments],
-        env=os.environ | ({"MCAST_FAST_BACKEND": backend} if backend else {}),
+        env=os.environ | {"TMPDIR": "/dev/shm"} | ({"MCAST_FAST_BACKEND": backend} if backend else {}),
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
@@ -29,11 +29,61 @@ def run(*arguments: str, refused: tuple[str, ...], backend: str | None = None) -
     )
 
 
+def under(*arguments: str, absent: str, backend: str | None = None) -> str:
+    """What a program writes where something is absent."""
+    done = run(*arguments, refused=(absent,), backend=backend)
+    if done.returncode == sandbox.CANNOT and not IN_CI:
+        pytest.skip(f"feature mount namespaces: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+# A run of the core takes 10 s and more: without what few programs lack, once per week.
 @pytest.mark.long
-@pytest.mark.parametrize("refused", sandbox.REFUSALS)
+@pytest.mark.parametrize(
+    "refused", [*sandbox.REFUSALS, *(pytest.param(one, marks=pytest.mark.weekly) for one in sandbox.ABSENT)]
+)
 def test_the_core_holds(refused: str) -> None:
-    done = run("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", QUICK, *CORE, refused=(refused,))
-    assert done.returncode == 0, done.stdout[-3000:]
+    under("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", QUICK, *CORE, absent=refused)
+
+
+ABSENCE = """
+import os, json, pathlib, sys
+import mcast_fast
+
+def is_read_only():
+    try:
+        with open("/mcast-fast-writes", "x"):
+            os.unlink("/mcast-fast-writes")
+    except OSError:
+        return True
+    return False
+
+status = pathlib.Path("/proc/self/status")
+capabilities = [line.split()[1] for line in status.read_text().splitlines() if "CapEff" in line] if status.exists() else []
+absent = {
+    "proc": not os.path.exists("/proc/self"),
+    "sys": not os.path.exists("/sys/class"),
+    "writing": is_read_only(),
+    "capabilities": capabilities == ["0" * 16],
+}
+group = f"127.0.0.1@239.7.7.10%lo:{sys.argv[2]}"
+with mcast_fast.Receiver(group, timeout=5) as rx, mcast_fast.Sender(group.partition("@")[2], ttl=0) as tx:
+    sent = tx.send_batch([b"one", b"two"])
+    got = [payload.decode() for payload in rx.collect(2).payloads()]
+    dropped = rx.stats.dropped_socket
+counted = mcast_fast.host_counters().checksum_errors
+names = [one.name for one in mcast_fast.interfaces()]
+print(json.dumps([absent[sys.argv[1]], sent, got, dropped, "lo" in names, counted is not None, len(mcast_fast.features()) > 0]))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("absent", sandbox.ABSENT)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_absent_is_not_needed(backend: str, absent: str) -> None:
+    said = json.loads(under("-c", ABSENCE, absent, str(free_port()), absent=absent, backend=backend))
+    assert said == [True, 2, ["one", "two"], 0, True, absent != "proc", True]
 
 
 EXCHANGE = """

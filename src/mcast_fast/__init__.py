@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from mcast_fast._core.columns import addresses, pack_addresses
     from mcast_fast._core.fast.views import Batch, Packet
     from mcast_fast._host.interfaces import Interface, interfaces
+    from mcast_fast._host.stack_counters import host_counters
     from mcast_fast._membership.memberships import Membership
     from mcast_fast._source import Source
     from mcast_fast.files import open
     from mcast_fast.groups import Group, Scope, is_multicast
     from mcast_fast.receiver import Receiver
     from mcast_fast.sender import Sender
-    from mcast_fast.stats import Event, SenderStats, Stats
+    from mcast_fast.stats import Event, HostCounters, SenderStats, Stats
 else:
     Batch = _core.views.Batch
     Packet = _core.views.Packet
@@ -53,6 +54,7 @@ __all__ = [
     "Flag",
     "Group",
     "GroupError",
+    "HostCounters",
     "Interface",
     "InterfaceError",
     "Membership",
@@ -71,6 +73,7 @@ __all__ = [
     "addresses",
     "backend",
     "features",
+    "host_counters",
     "interfaces",
     "is_multicast",
     "open",
@@ -82,6 +85,7 @@ _MODULES = ("aio", "doctor", "files", "groups", "receiver", "sender", "sequence"
 _WHERE = {
     "Event": "stats",
     "Group": "groups",
+    "HostCounters": "stats",
     "Interface": "_host.interfaces",
     "Membership": "_membership.memberships",
     "Receiver": "receiver",
@@ -91,6 +95,7 @@ _WHERE = {
     "Source": "_source",
     "Stats": "stats",
     "addresses": "_core.columns",
+    "host_counters": "_host.stack_counters",
     "interfaces": "_host.interfaces",
     "is_multicast": "groups",
     "open": "files",

@@ -15,12 +15,14 @@ from mcast_fast._host.watch import Watch
 from mcast_fast._membership.arguments import (
     Timestamps,
     background_bytes,
+    check_given_alone,
     check_ring_alone,
     ring_arguments,
     socket_options,
 )
 from mcast_fast._membership.coalescing import Coalescing
 from mcast_fast._membership.desired import Defaults
+from mcast_fast._membership.given import HasFileno, take
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.memberships import Membership
 from mcast_fast._membership.own_addresses import OwnAddresses
@@ -134,6 +136,13 @@ class Receiver(Receiving):
             sends (IP_MULTICAST_LOOP).
         sequence: Follow the numbers in the packets, so that `stats.flows` has what the network lost: the format as text
             ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own. It needs `timestamps`.
+        fd: A UDP socket that is open and bound already, or its descriptor (of Windows a handle), to receive by instead
+            of sockets of the receiver's own: of systemd's socket activation, or opened with privileges that are
+            dropped since. It stays the caller's, who may close it at once; the receiver holds a duplicate (dup(2)). It
+            is set not to block, reports what the receiver wants of each packet, and keeps its buffer unless
+            `buffer_size` is given. Groups of its IP version, on one interface, are joined there, and left by close().
+            A group's port may be left out. What waits in it is delivered, as far as it is wanted. It does not go with
+            `ring` and `watch`; `reuse` and `spread` have no effect.
 
     Raises:
         GroupError: A text is no multicast group, or lacks its port.
@@ -172,6 +181,7 @@ class Receiver(Receiving):
         ttl: int = 1,
         loopback: bool = True,
         sequence: str | Format | Tracker | None = None,
+        fd: HasFileno | int | None = None,
     ) -> None:
         wanted = at_least_one(groups)
         wait_in_ns(timeout)
@@ -184,6 +194,9 @@ class Receiver(Receiving):
         if ring_asked is not None:
             check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
             options = replace(options, only_holds=True, coalescing=Mode.NEVER)
+        if fd is not None:
+            check_given_alone(ring=ring, watch=watch)
+            options = replace(options, coalescing=Mode.ALWAYS if options.coalescing == Mode.ALWAYS else Mode.NEVER)
         self._tracker = tracker_of(sequence)
         if self._tracker is not None and timestamps is None:
             raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
@@ -192,8 +205,11 @@ class Receiver(Receiving):
         names: dict[int, str] = {}
         super().__init__(_slots(batch_size, max_packet_size, names, options.coalescing, ring_asked is not None))
         self.timeout = timeout
+        given = None if fd is None else take(fd)
+        if given is not None and port is None:
+            defaults = replace(defaults, port=given.port)
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
-        self._joins = Joins(self._rings or self._slots, names, options, spread)
+        self._joins = Joins(self._rings or self._slots, names, options, spread, given)
         self._coalescing = Coalescing(self._slots, self._joins)
         self._subscriptions = Subscriptions(self._joins, defaults, watch)
         self._own_sockets = OwnSockets(self._joins, self._subscriptions.known, self._rings, defaults, ttl, loopback)
@@ -482,6 +498,7 @@ class Receiver(Receiving):
         if not self._slots.foreign:
             self._closed_at = self._closed_at or self._clock()
             self._nic.total(self._subscriptions.indexes())  # the last reading
+            self._joins.leave_given()
         self._subscriptions.close()
         if self._watch is not None:
             self._watch.close()

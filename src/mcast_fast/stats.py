@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from mcast_fast import _html
 
-__all__ = ["Event", "SenderStats", "Stats", "TransmitTime", "What"]
+__all__ = ["Event", "HostCounters", "SenderStats", "Stats", "TransmitTime", "What"]
 
 
 class What(StrEnum):
@@ -232,6 +232,30 @@ class Stats(_Counters):
         if self.dropped_socket is None:
             return None
         return self.dropped_socket + (self.dropped_ring or 0) + self.dropped_background
+
+
+@dataclass(frozen=True, slots=True)
+class HostCounters(_Counters):
+    """What a host lost of received packets before any socket: of every program and protocol (`host_counters()`).
+
+    `later - earlier` is what was lost in between, None where either is None.
+
+    Attributes:
+        checksum_errors: UDP datagrams with a wrong checksum (InCsumErrors in /proc/net/snmp, Udp6InCsumErrors in
+            /proc/net/snmp6).
+        reassembly_failures: Failures to put fragments together: one was missing when the time was over (30 s; IPv6:
+            60 s), or memory was short (ReasmFails, Ip6ReasmFails; ip(7)).
+        backlog_drops: Packets dropped because a processor's queue of received packets was full
+            (/proc/net/softnet_stat, second column; net.core.netdev_max_backlog). Of all network namespaces.
+        nic_drops: Packets that interfaces, or their drivers, dropped or missed for want of buffers, and those of
+            protocols that no program uses (the column "drop" of /proc/net/dev). `Stats.dropped_nic` is the same of a
+            receiver's interfaces alone.
+    """
+
+    checksum_errors: int | None = None
+    reassembly_failures: int | None = None
+    backlog_drops: int | None = None
+    nic_drops: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,13 @@ def check_ring_alone(**others: object) -> None:
             raise ArgumentError(f"{name}={value!r} is of sockets, and does not go with ring=: leave one of them out")
 
 
+def check_given_alone(**others: object) -> None:
+    """A socket of the caller's is the only one: no ring beside it, and none is opened when an interface comes back."""
+    for name, value in others.items():
+        if value:
+            raise ArgumentError(f"{name}={value!r} opens sockets, and does not go with fd=: leave one of them out")
+
+
 def ring_arguments(
     ring: bool | int | str | None,
     latency: Seconds,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from mcast_fast import _core
 from mcast_fast._core.addresses import native, plain_text
 from mcast_fast._membership.desired import Changes, Endpoint, GroupEndpoint, SourceFilter, Wanted, group_endpoint_text
+from mcast_fast._membership.given import Given
 from mcast_fast._membership.plan import GroupFilter, MemberSocket, Plan, Table
 from mcast_fast._membership.sockets import OpenSocket, Options, SocketOwner, open_socket
 from mcast_fast.errors import SocketError, socket_error
@@ -49,13 +50,21 @@ class Journal:
 class Joins(SocketOwner):
     """The sockets of a receiver, and what each holds."""
 
-    def __init__(self, slots: "Slots | Rings", names: dict[int, str], options: Options, spread: bool) -> None:
+    def __init__(
+        self,
+        slots: "Slots | Rings",
+        names: dict[int, str],
+        options: Options,
+        spread: bool,
+        given: Given | None = None,
+    ) -> None:
         self.table = Table()
         self.closed_drops = 0  # of sockets that are closed already
         self._names = names
         self._slots = slots
         self._options = options
-        self._spread = spread
+        self._spread = spread and given is None
+        self._given = given
         self._journal: Journal | None = None
         self._broken: dict[MemberSocket, None] = {}  # that have refused groups
         self._deciders: dict[tuple[Endpoint, bytes], MemberSocket] = {}  # by what they are bound to
@@ -103,11 +112,13 @@ class Joins(SocketOwner):
         changes = {one: after for one, after in changes.items() if wanted.get(one) != after}
         if not changes:
             return False
+        if self._given is not None:
+            self._given.check(changes, self.table.endpoints, self._names)
         self._carry_out(self._written(changes, changes))
         return True
 
     def _written(self, planned: Changes, wanted: Changes) -> Journal:
-        plan = Plan(self.table, planned, self._spread)
+        plan = Plan(self.table, planned, self._spread, self._given)
         filters = plan.touched()
         most = {version: plan.limits(version).groups for version in {member.endpoint.version for member, _ in filters}}
         return Journal(wanted, filters, plan.added, most)
@@ -184,12 +195,18 @@ class Joins(SocketOwner):
 
     def _open(self, member: MemberSocket) -> None:
         endpoint = member.endpoint
-        member.opened = one = open_socket(
+        member.opened = one = self._opened_given(member) or open_socket(
             endpoint, member.bound, self._names, self._options, decides=self._is_decider(member)
         )
         row = (one.socket, endpoint.port, one.group, one.interface, one.decider)
         # In one call: no signal handler can run between the adding and the note of its key.
         one.keys.extend(map(self._slots.add, *zip(row)))
+
+    def _opened_given(self, member: MemberSocket) -> OpenSocket | None:
+        """The caller's socket, where there is one."""
+        if self._given is None:
+            return None
+        return self._given.open(member.endpoint, member.bound, self._names, self._options)
 
     def _is_decider(self, member: MemberSocket) -> bool:
         """Whether this socket is to decide about coalescing for all that are bound alike: the first of them does."""
@@ -236,6 +253,7 @@ class Joins(SocketOwner):
         drops = 0 if one.is_counted else one.read_drops() or 0
         self.closed_drops += drops
         one.is_counted = True
+        leave_given(one)
         if one.keys:
             self._slots.remove(one.key)
         for each in one.both():
@@ -245,7 +263,13 @@ class Joins(SocketOwner):
         added = self._journal.added if self._journal is not None else []
         opened = [member.opened for member in added]
         everyone = [*self.sockets(), *(one for one in opened if one is not None)]
-        return [each for one in everyone for each in one.both()]
+        kept = [] if self._given is None else [self._given.socket]
+        return [each for one in everyone for each in one.both()] + kept
+
+    def leave_given(self) -> None:
+        """Leave what was joined at a socket of the caller's, which closing ours does not leave; not in a child."""
+        for one in self.sockets():
+            leave_given(one)
 
     # ---- kernel memberships that are not as they should be ----
 
@@ -369,7 +393,9 @@ class Step:
         assert one is not None
         self.is_begun = True
         try:
-            if self.group in self.member.refused:
+            # A socket of the caller's may hold it already, left by a program that was killed.
+            is_given = one.given is not None and self.before is None
+            if self.group in self.member.refused or is_given:
                 _force(one, self.group, self.after)
             elif self.after is None:
                 _leave(one, self.group)
@@ -408,6 +434,7 @@ def _call(call: Callable[..., None], one: OpenSocket, group: bytes, *arguments: 
 
 def _join(one: OpenSocket, group: bytes, after: SourceFilter) -> None:
     """Source-specific from the first moment on: an any-source join before it would let every source in."""
+    _note_given(one, group)
     sources = sorted(after.sources)
     if after.exclude:
         _call(_core.membership.join, one, group)
@@ -422,6 +449,19 @@ def _join(one: OpenSocket, group: bytes, after: SourceFilter) -> None:
             raise
 
 
+def _note_given(one: OpenSocket, group: bytes) -> None:
+    """Before the call: what an exception of a signal handler interrupts may be joined."""
+    if one.given is not None:
+        one.given[group] = None
+
+
+def leave_given(one: OpenSocket) -> None:
+    """Leave every group that was joined at a socket of the caller's; again does nothing."""
+    for group in list(one.given or ()):
+        with contextlib.suppress(OSError):
+            _leave(one, group)
+
+
 def _leave(one: OpenSocket, group: bytes) -> None:
     try:
         _call(_core.membership.leave, one, group)
@@ -429,6 +469,8 @@ def _leave(one: OpenSocket, group: bytes) -> None:
         # The interface has gone, and the membership with it; or it is left already.
         if error.errno not in (errno.EADDRNOTAVAIL, errno.ENODEV):
             raise
+    if one.given is not None:
+        one.given.pop(group, None)
 
 
 def _has_full_state() -> bool:
@@ -467,6 +509,7 @@ def _change_by_calls(one: OpenSocket, group: bytes, before: SourceFilter, after:
 def _force(one: OpenSocket, group: bytes, wanted: SourceFilter | None) -> None:
     """Make a socket hold this of a group, whatever it holds now: one call where it holds the group already."""
     if wanted is not None and _has_full_state():
+        _note_given(one, group)
         with contextlib.suppress(OSError):  # EINVAL, EADDRNOTAVAIL: it does not hold the group
             _set_filter(one, group, wanted)
             return

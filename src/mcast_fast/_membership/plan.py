@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mcast_fast._membership.desired import Changes, Endpoint, GroupEndpoint, SourceFilter, Wanted
+from mcast_fast._membership.given import Given
 from mcast_fast._membership.sockets import NOWHERE, OpenSocket, reports_destination
 
 
@@ -185,10 +186,11 @@ def _discard(sets: "dict[object, dict[object, None]] | object", key: object, val
 class Plan:
     """What each socket is to hold after some changes. Nothing is done yet."""
 
-    def __init__(self, table: Table, changes: Changes, spread: bool) -> None:
+    def __init__(self, table: Table, changes: Changes, spread: bool, given: Given | None = None) -> None:
         self.added: list[MemberSocket] = []  # sockets to be opened
         self._table = table
         self._spread = spread
+        self._given = given
         self._filters: dict[MemberSocket, dict[bytes, GroupFilter | None]] = {}
         self._counts: dict[MemberSocket, int] = {}
         self._limits: dict[int, Limits] = {}
@@ -286,7 +288,8 @@ class Plan:
                 if self._can_take(member, group):
                     return member
         only = self._groups.get(endpoint) == 1 or not reports_destination()
-        made = MemberSocket(endpoint, group if only else NOWHERE)
+        bound = group if only else NOWHERE
+        made = MemberSocket(endpoint, bound if self._given is None else self._given.bound(group))
         self.added.append(made)
         if not only:
             seen[made] = None

@@ -70,7 +70,8 @@ class OpenSocket:
     """A socket, what its binding implies (zeros: each packet says it), and its key in the slots once it has one.
 
     `decider`: a second one that the slots may bind alike, to decide whether packets are coalesced
-    (_core/c/coalescing.h); None where another one does."""
+    (_core/c/coalescing.h); None where another one does. `given`: the groups joined at a socket of the caller's, which
+    closing does not leave; None of our own."""
 
     socket: socket.socket
     endpoint: Endpoint
@@ -80,6 +81,7 @@ class OpenSocket:
     keys: list[int] = field(default_factory=list)
     drops: int = 0
     is_counted: bool = False  # its drops, among those of closed sockets
+    given: dict[bytes, None] | None = None
 
     @property
     def place(self) -> Endpoint:
@@ -208,7 +210,7 @@ def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> No
             set_option(sock, name, HARDWARE_TIMES if one == "hardware" else 1)
 
 
-def _ask_device(sock: socket.socket, interface: str, options: Options) -> None:
+def ask_device(sock: socket.socket, interface: str, options: Options) -> None:
     """Options of the path from the device: coalescing, polling, the card's clock."""
     for name, value in COALESCING.items() if options.coalescing == Mode.ALWAYS else ():
         set_option(sock, name, value)
@@ -305,7 +307,7 @@ def open_socket(
             implied = on_device and group != NOWHERE
             ask_metadata(sock, endpoint.version, options.metadata | (set() if implied else {"destination"}))
             set_buffer(sock, options.buffer_size)
-            _ask_device(sock, names[endpoint.interface], options)
+            ask_device(sock, names[endpoint.interface], options)
         except OSError as error:
             raise socket_error("bind", subject, error) from error
         bind(sock, subject, bind_address(group, endpoint), options.reuse)

@@ -13,6 +13,7 @@ from mcast_fast import _core, receiver
 from mcast_fast._core.layout import MAX_PACKET_SIZE, MOST_PACKETS
 from mcast_fast._iteration import Limits
 from mcast_fast._membership.arguments import Timestamps
+from mcast_fast._membership.given import HasFileno
 from mcast_fast._membership.memberships import Membership
 from mcast_fast._sending.destinations import Target
 from mcast_fast._sending.outgoing import Payload
@@ -91,6 +92,7 @@ class Receiver:
         ttl: int = 1,
         loopback: bool = True,
         sequence: str | Format | Tracker | None = None,
+        fd: HasFileno | int | None = None,
         linger: Seconds = LINGER,
     ) -> None:
         self.timeout = timeout
@@ -123,6 +125,7 @@ class Receiver:
             ttl=ttl,
             loopback=loopback,
             sequence=sequence,
+            fd=fd,
         )
         self._line = Line(self._receiver, linger)
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from mcast_fast._host.stack_counters import text
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._finding import Finding
-from mcast_fast.doctor._readings import text
 
 MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))  # Docker, Podman
 RELEASE = Path("/proc/sys/kernel/osrelease")

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mcast_fast._host import links, port_users
+from mcast_fast._host import links, port_users, stack_counters
 from mcast_fast._host.interfaces import Interface
 from mcast_fast._host.routes import Route, find_route
 from mcast_fast.doctor import _readings
 from mcast_fast.doctor._feeds import Feed, known_interfaces
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.doctor._listening import Listening
-from mcast_fast.doctor._readings import Counters
 from mcast_fast.doctor._rules import Fields, Rule, Ruleset
 from mcast_fast.errors import MulticastError
 
@@ -25,7 +24,7 @@ Users = Mapping[int, Mapping[int, port_users.PortUser]]
 class Moment:
     """What was read at one moment."""
 
-    counters: Counters
+    counters: stack_counters.Counters
     users: Users
     joined: Mapping[str, set[str]]
     rules: Ruleset | None
@@ -39,7 +38,7 @@ class Moment:
         """Read it now; the text of the rules is needed once."""
         ruleset, fault, text = _readings.rules(with_text=is_last)
         now = time.monotonic(), time.time_ns() / 1e9
-        return cls(_readings.counters(), _users(feeds), _readings.joined(), ruleset, fault, text, *now)
+        return cls(stack_counters.read(), _users(feeds), _readings.joined(), ruleset, fault, text, *now)
 
 
 @dataclass(slots=True)

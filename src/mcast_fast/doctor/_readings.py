@@ -1,4 +1,4 @@
-"""What a doctor reads of this machine beside `_host`: counters of the network stack, settings, the rules of a firewall.
+"""What a doctor reads of this machine beside `_host`: memberships, settings, the rules of a firewall.
 
 Of the calling thread's network namespace. Nothing is raised; what cannot be read is left out, or None with the reason.
 """
@@ -9,14 +9,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from mcast_fast._host.stack_counters import NET, Counters, text
 from mcast_fast.doctor._rules import Ruleset
 
-NET = Path("/proc/thread-self/net")  # /proc/net is of the process, whose threads may be in several namespaces
 SETTINGS = Path("/proc/sys/net")
-TABLES = ("snmp", "netstat")  # pairs of lines: names, and values
 LISTED = (
     *("igmp", "igmp6", "mcfilter", "mcfilter6", "ip_mr_cache", "ip_mr_vif"),
     *("udp", "udp6", "dev", "snmp", "snmp6", "netstat", "softnet_stat"),
@@ -28,45 +26,6 @@ LIMITS = (
 )
 NFT_SECONDS = 10
 LEGACY = "ip_tables_names"
-
-Counters = Mapping[str, int]
-
-
-def counters() -> Counters:
-    """The stack's counters by name: "Udp.InCsumErrors", "Udp6InErrors", "dev.eth0.packets", "softnet.dropped"."""
-    found: dict[str, int] = {}
-    for table in TABLES:
-        found |= _pairs(text(NET / table))
-    for line in text(NET / "snmp6").splitlines():
-        name, _, value = line.partition(" ")
-        _put(found, name, value)
-    for line in text(NET / "dev").splitlines()[2:]:
-        name, _, rest = line.partition(":")
-        values = rest.split()
-        if len(values) > 7:
-            _put(found, f"dev.{name.strip()}.packets", values[1])
-            _put(found, f"dev.{name.strip()}.dropped", values[3])
-            _put(found, f"dev.{name.strip()}.multicast", values[7])
-    rows = [line.split() for line in text(NET / "softnet_stat").splitlines()]
-    with contextlib.suppress(ValueError, IndexError):
-        if rows:
-            found["softnet.dropped"] = sum(int(row[1], 16) for row in rows)
-    return found
-
-
-def _pairs(content: str) -> dict[str, int]:
-    found: dict[str, int] = {}
-    lines = content.splitlines()
-    for names, values in zip(lines[::2], lines[1::2], strict=False):
-        group = names.partition(":")[0]
-        for name, value in zip(names.split()[1:], values.split()[1:], strict=False):
-            _put(found, f"{group}.{name}", value)
-    return found
-
-
-def _put(found: dict[str, int], name: str, value: str) -> None:
-    with contextlib.suppress(ValueError):
-        found[name] = int(value)
 
 
 def joined() -> dict[str, set[str]]:
@@ -97,14 +56,6 @@ def address_in_memory(digits: str) -> str:
 def grown(name: str, before: Counters, after: Counters) -> int:
     """By how much a counter grew; 0 where there is none."""
     return after.get(name, 0) - before.get(name, 0)
-
-
-def text(path: Path) -> str:
-    """The contents of a file; empty when it cannot be read."""
-    try:
-        return path.read_text(errors="surrogateescape")  # as os.fsdecode() reads the names of interfaces
-    except OSError:
-        return ""
 
 
 def setting(name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from mcast_fast._host.stack_counters import NET, text
 from mcast_fast.doctor import _readings
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._feeds import Feed, literal
@@ -60,7 +61,7 @@ def _finding(feed: Feed, source: str, verdict: Verdict, what: str) -> Finding:
 def _forwarded() -> set[str]:
     """The groups that the kernel has routes for, as a router of multicast does (/proc/net/ip_mr_cache)."""
     found = set()
-    for line in _readings.text(_readings.NET / "ip_mr_cache").splitlines()[1:]:
+    for line in text(NET / "ip_mr_cache").splitlines()[1:]:
         words = line.split()
         if words:
             found.add(_readings.address_in_memory(words[0]))

@@ -108,8 +108,11 @@ describe(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, un
     mcast_ancillary info = {socket->overflow, 0};
     *record = socket->implied;
     const unsigned char *payload = mcast_scratch_read(&receiver->scratch, i, record, &info);
-    record->dropped = info.overflow - socket->overflow + socket->pending_drops; /* modulo 2^32, as the kernel counts */
-    socket->overflow = info.overflow;
+    uint32_t more = info.overflow - socket->overflow; /* modulo 2^32, as the kernel counts */
+    if (more > INT32_MAX)                             /* queued before the socket was added, and what was dropped since then */
+        more = 0;
+    record->dropped = more + socket->pending_drops;
+    socket->overflow += more;
     *segment = info.segment && info.segment < record->length ? info.segment : 0;
     if (!mcast_filter_allows(&receiver->members[socket->key]->filter, record) ||
         mcast_is_own(mcast_receiver_own(receiver), record)) {
@@ -423,6 +426,9 @@ mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd
         socket->coalescing.descriptor = socket->descriptor;
         socket->coalescing.decider = decider;
         socket->coalescing.key = key;
+        uint32_t drops; /* of a socket that was open before */
+        if (mcast_read_drops(socket->descriptor, &drops) == 0)
+            socket->overflow = socket->coalescing.reported_drops = socket->coalescing.meminfo_drops = drops;
         status = mcast_coalescing_add(&receiver->coalescing, &socket->coalescing, implied->port);
         if (status != 0)
             mcast_poller_remove(&receiver->poller, socket->descriptor);

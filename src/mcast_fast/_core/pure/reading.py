@@ -25,6 +25,7 @@ Row = tuple[bytes, int, bool, Iterable[bytes]]
 _CONTROL_SIZE = 256
 _MEMINFO = struct.Struct("=9I")  # the last one: buffers dropped at the socket (sock_diag(7), SK_MEMINFO_DROPS)
 _UINT32 = 2**32 - 1  # the kernel counts drops modulo 2^32
+_INT32_MAX = 0x7FFF_FFFF
 # Plain integers: arithmetic with enum members costs a sixth of the time per packet here.
 _TRUNCATED, _COALESCED = int(Flag.TRUNCATED), int(Flag.COALESCED)
 _MSG_TRUNC = int(socket_module.MSG_TRUNC)
@@ -87,6 +88,12 @@ class Socket:
     inexact_drops: int = 0  # of them, those of buffers that may have held several packets
     coalesces: bool = False  # packets may come coalesced
     discarded: list[Any] = dataclasses.field(default_factory=list)  # what was queued when it was removed, as received
+
+    def begin(self) -> None:
+        """Count the drops from now on: the socket may have been open before."""
+        self.read_memory()
+        self.drops = self.inexact_drops = 0
+        self.overflow = self.meminfo_drops
 
     def read_memory(self) -> tuple[int, int] | None:
         """How full the buffer is: bytes of backlog and at the most (SO_MEMINFO). Counts the drops so far.
@@ -211,8 +218,12 @@ class Packing:
             read = READERS.get((level, kind))
             if read is not None:
                 read(ancillary, value)
-        dropped = ancillary.overflow - self.overflow + self.pending_drops & _UINT32
-        self.overflow = ancillary.overflow
+        dropped = self.pending_drops
+        if ancillary.overflow != self.overflow:
+            more = ancillary.overflow - self.overflow & _UINT32  # modulo 2^32, as the kernel counts
+            if more <= _INT32_MAX:  # else queued before the socket was added, and what was dropped since then
+                dropped = dropped + more & _UINT32
+                self.overflow = ancillary.overflow
         source = _packed_source(one.family, name[0])
         segment = ancillary.segment if 0 < ancillary.segment < length else 0
         if not self._filter.allows(ancillary.group, ancillary.interface, source) or (

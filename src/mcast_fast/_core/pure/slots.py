@@ -204,6 +204,7 @@ class Slots(Rounds):
             key = self._next_key
             self._next_key = key + 1
             one = Socket(socket, key, port, group, interface, int(socket.family), decider)
+            one.begin()
             try:
                 self._register(one)
             except OSError as error:
