@@ -95,7 +95,10 @@ def test_it_is_shown_and_leaves_its_line_to_what_follows(terminal, tx):  # noqa:
     shown = lines_shown(program.end())
     assert "packets/s" in program.text
     assert shown[0].startswith("mcast-fast: recording ")
-    assert [re.sub(r"\d+", "N", row.split(",")[0]) for row in shown[1:]] == ["mcast-fast: received N"] * 2 + [""]
+    assert [re.sub(r"\d+", "N", row.split(",")[0]) for row in shown[1:] if not row.startswith("  ")] == [
+        *["mcast-fast: received N"] * 2,
+        "",
+    ]
 
 
 @pytest.mark.needs("signals to processes", "pseudo terminals")

@@ -60,7 +60,8 @@ def ended(program, code=0):
 def summary(output):
     """The last summary in an output, as a dictionary of texts."""
     line = next(line for line in reversed(output.splitlines()) if "written " in line)
-    return dict(pair.split(" ", 1) for pair in line.partition(": ")[2].split(", "))
+    pairs = (pair.split(" ", 1) for pair in line.partition(": ")[2].split(", "))
+    return {name: value.replace(",", "") for name, value in pairs}
 
 
 @pytest.mark.needs("signals to processes")

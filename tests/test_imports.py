@@ -137,6 +137,10 @@ aio         : _units _iteration _source _core _membership _sending groups stats 
     _sender         : _loops _waiting
     _arbiter        : _loops _waiting _receiver
     __init__        : _receiver _sender _arbiter
+monitor     : _units _core receiver sequence stats
+    _stream         :
+    _monitor        : _stream
+    __init__        : _stream _monitor
 doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :
     _frames         :
@@ -170,29 +174,42 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _probe_ends     : _probe_peer _probe_state
     _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
     __init__        : _finding _examination _probe_counts _probe_report _probe
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor
-    output          :
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor
+    codes           :
+    words           :
+    examples        :
+    rtp             :
+    options         :
+    output          : words
     flows           : output
-    signals         :
-    demo            : output
-    receive         : output signals flows
-    check           : output signals flows
-    arbitrate       : output signals
-    send            : output
-    progress        :
-    record          : output signals flows progress
-    replay          : output
-    info            : output flows
-    convert         : output
-    merge           : output
-    repair          :
-    interfaces      :
-    doctor          : output signals
-    probe           : output signals
-    __init__        : output demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe
+    signals         : output
+    contents        : output
+    progress        : output
+    demo            : output options
+    receive         : codes output options signals flows progress rtp
+    check           : codes output options signals flows
+    arbitrate       : codes output options signals
+    send            : codes output options rtp
+    record          : codes output options signals flows progress
+    replay          : codes output options contents
+    info            : codes output options flows contents
+    convert         : codes output options
+    merge           : codes output options
+    repair          : options output
+    interfaces      : options
+    doctor          : output options signals
+    probe           : codes output options signals
+    top_keys        :
+    top_view        : output top_keys
+    top             : codes output options signals top_keys top_view
+    help            :
+    version         : options
+    completion      :
+    man             : codes examples options
+    __init__        : codes examples output words demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe top help version completion man
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor monitor
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -211,6 +228,7 @@ PUBLIC = {
     "files",
     "aio",
     "sequence",
+    "monitor",
     "doctor",
     "cli",
 }

@@ -17,7 +17,7 @@ from typing import get_args
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import _core, aio, doctor, files, receiver, sender
+from mcast_fast import _core, aio, doctor, files, monitor, receiver, sender
 from mcast_fast._membership import arguments as receiver_arguments
 from mcast_fast._sending import arguments as sender_arguments
 from tests.conftest import free_port, loopback
@@ -181,6 +181,7 @@ MODULES = {
         "mcast_fast.errors",
         "mcast_fast.files",
         "mcast_fast.groups",
+        "mcast_fast.monitor",
         "mcast_fast.receiver",
         "mcast_fast.sender",
         "mcast_fast.sequence",
@@ -254,6 +255,7 @@ VALUES = [
     ),
     lambda: doctor.Finding("packets.none", "problem", "nothing came"),
     lambda: doctor.Report((), 1.0),
+    lambda: monitor.Stream("239.1.1.1", 5000, None, "lo", monitor.StreamState.WAITING),
 ]
 
 
@@ -300,6 +302,8 @@ NEVER_RAISE = {
         "Group.expand",
         "Report.as_dict",
         "ProbeReport.as_dict",
+        "Monitor.reset",
+        "drops",
     ),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender", "aio.Arbiter")),
 }

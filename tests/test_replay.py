@@ -561,9 +561,9 @@ def test_the_report_as_text_and_json(rx, group, feed):
     [
         (["--map", "239.1.1.1"], 2, "is not OLD=NEW"),
         (["--speed", "2", "--max"], 2, "exclude each other"),
-        (["--to", "239.1.1.1", "--rate", "100"], 2, "number and a unit"),
+        (["--to", "239.1.1.1", "--rate", "100x"], 2, "number and a unit"),
         (["--to", "239.1.1.1", "--keep", "hops"], 2, "'hops' is not one of: ttl, tos"),
-        (["--as-recorded", "-g", "239.9.9.9"], 1, "holds no packet to a group"),
+        (["--as-recorded", "-g", "239.9.9.9"], 1, "holds no packet to 239.9.9.9; it has 239."),
     ],
 )
 def test_wrong_usage_and_nothing_to_send(backend, feed, arguments, code, told):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mcast_fast import doctor as doctor
     from mcast_fast import files as files
     from mcast_fast import groups as groups
+    from mcast_fast import monitor as monitor
     from mcast_fast import receiver as receiver
     from mcast_fast import sender as sender
     from mcast_fast import sequence as sequence
@@ -81,7 +82,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("aio", "doctor", "files", "groups", "receiver", "sender", "sequence", "stats")
+_MODULES = ("aio", "doctor", "files", "groups", "monitor", "receiver", "sender", "sequence", "stats")
 _WHERE = {
     "Event": "stats",
     "Group": "groups",

@@ -33,7 +33,14 @@ RATE_UNITS = {
     "Mbit/s": (10**6, True),
     "Gbit/s": (10**9, True),
 }
-_RATE = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(RATE_UNITS)})", re.ASCII)
+# As other tools write them: 50k, 50kpps, 10Mbps.
+RATE_ALIASES = {
+    **{name.removesuffix("/s"): unit for name, unit in RATE_UNITS.items() if not unit[1] and name != "/s"},
+    **{name.replace("/s", "pps"): unit for name, unit in RATE_UNITS.items() if not unit[1]},
+    **{name.replace("bit/s", "bps"): unit for name, unit in RATE_UNITS.items() if unit[1]},
+}
+_RATE_FACTORS = RATE_UNITS | RATE_ALIASES
+_RATE = re.compile(rf"([0-9]{{1,30}}(?:\.[0-9]{{1,30}})?)\s*({'|'.join(_RATE_FACTORS)})", re.ASCII)
 FASTEST = 10**12  # per second; 1 Tbit/s
 
 NANOSECONDS = 1_000_000_000
@@ -155,7 +162,7 @@ def _rate_of_text(text: str, what: str) -> Rate:
     match = _RATE.fullmatch(text.strip())
     if match is None:
         raise ArgumentError(f"{what} {text!r} is not a rate; give a number and a unit: {', '.join(RATE_UNITS)}")
-    factor, by_bits = RATE_UNITS[match[2]]
+    factor, by_bits = _RATE_FACTORS[match[2]]
     return Rate(float(Fraction(match[1]) * factor), by_bits)
 
 

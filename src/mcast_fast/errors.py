@@ -230,7 +230,7 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("write", "EDQUOT", ""): "the quota is used up; free some of it, or write elsewhere",
     ("write", "EFBIG", ""): "the file reached the limit of its size; raise `ulimit -f`, or rotate",
     ("write", "EPIPE", ""): "the reader of the pipe is gone",
-    ("open", "ENOENT", ""): "there is no such file or directory; check the path",
+    ("open", "ENOENT", ""): "check the path",
     ("open", "EISDIR", ""): "name a file in it",
     ("ring", "ENOMEM", ""): "the system has no memory for a ring of this size; pass a smaller ring=",
     ("ring", "EINVAL", "linux"): "a fanout group has one interface and one kind of member; or the ring is too large",

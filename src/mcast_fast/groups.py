@@ -194,7 +194,9 @@ class Group:
         try:
             return parsed(require_text("group", text))
         except GroupError as error:
-            raise GroupError(f"group {text!r}: {error}") from None
+            said = str(error)
+            named = said.startswith(f"group {text!r} ")  # already
+            raise GroupError(said if named else f"group {text!r}: {said}") from None
 
     @classmethod
     def coerce(cls, value: "str | Group") -> "Group":
@@ -473,6 +475,9 @@ def split_port(target: str) -> tuple[str, str | None]:
         return target, None
     if not target.startswith("["):
         host, colon, port = target.partition(":")
+        number, percent, interface = port.partition("%")
+        if percent and interface and "%" not in host:
+            raise GroupError(f"the interface goes before the port: {host}%{interface}:{number}")
         return host, port if colon else None
     inside, closing, tail = target[1:].partition("]")
     zone, colon, port = tail.partition(":")

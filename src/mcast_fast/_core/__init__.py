@@ -14,7 +14,7 @@ from mcast_fast._core import layout, refusals
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import warn
 
-MODULES = ("views", "slots", "membership", "send", "files", "sequence", "placement", "arbiter")
+MODULES = ("views", "slots", "membership", "send", "files", "sequence", "placement", "arbiter", "monitor")
 SYSTEM_FEATURES = ("watch", "igmp_version")  # what packages above the core do, where the system lets them
 BACKENDS = ("fast", "pure")
 REBUILD = (  # without the cache: pip keeps the wheel that was built before
@@ -53,9 +53,9 @@ backend: str
 backend, _modules, _not_fast = _choose(os.environ.get("MCAST_FAST_BACKEND", ""))
 
 if TYPE_CHECKING:
-    from mcast_fast._core.fast import arbiter, files, membership, placement, send, sequence, slots, views
+    from mcast_fast._core.fast import arbiter, files, membership, monitor, placement, send, sequence, slots, views
 else:
-    views, slots, membership, send, files, sequence, placement, arbiter = (_modules[name] for name in MODULES)
+    views, slots, membership, send, files, sequence, placement, arbiter, monitor = (_modules[name] for name in MODULES)
 
 
 def remedy() -> str:

@@ -18,6 +18,10 @@ ALL_POSITIONS = 1 << 22  # of all flows together
 LEAST_POSITIONS = 1 << 13  # of each flow in any case
 MOST_COVERED = 1 << 12  # numbers that one packet may cover
 HIGHEST_OFFSET = 65_000
+# Of a monitor; see c/arrivals.h.
+GAP_BUCKETS = 40  # by the number of bits of a gap in ns
+TICK_NS = 250_000_000
+HISTORY = 30  # seconds
 
 
 class Kind(IntEnum):
@@ -206,6 +210,32 @@ class Totals(NamedTuple):
     evicted: int
     evicted_expected: int
     evicted_lost: int
+
+
+class StreamRow(NamedTuple):
+    """A stream as a monitor's table has it; `begun`, `seen` and `resumed` by the clock of counting, and `rate_packets`
+    and `rate_bytes` those of the last second."""
+
+    group: bytes
+    port: int
+    source: bytes
+    interface: int
+    packets: int
+    bytes: int
+    smallest: int
+    largest: int
+    truncated: int
+    first_time: int | None
+    last_time: int | None
+    largest_gap: int
+    largest_gap_at: int
+    gaps: tuple[int, ...]
+    begun: int
+    seen: int
+    resumed: int
+    silences: int
+    rate_packets: int
+    rate_bytes: int
 
 
 class Turn(IntEnum):

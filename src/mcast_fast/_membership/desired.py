@@ -18,7 +18,7 @@ from mcast_fast._core.addresses import map_address, plain_text
 from mcast_fast._host.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
 from mcast_fast._units import checked
 from mcast_fast.errors import GroupError, InterfaceError
-from mcast_fast.groups import Group, check_port
+from mcast_fast.groups import Group, check_port, is_multicast
 
 T = TypeVar("T")
 
@@ -140,6 +140,13 @@ def bounded(value: str | Group) -> Group:
     return group
 
 
+def _is_group(address: str) -> bool:
+    try:
+        return is_multicast(address)
+    except GroupError:
+        return False
+
+
 def complete(value: str | Group, defaults: Defaults) -> Group:
     """The group with the defaults filled in; GroupError when it has no port then."""
     group = bounded(value)
@@ -151,7 +158,10 @@ def complete(value: str | Group, defaults: Defaults) -> Group:
         group = replace(group, interface=ALL_INTERFACES)
     if group.port is None:
         brackets = f"[{group.address}]" if group.version == 6 else group.address
-        raise GroupError(f"group {str(value)!r} has no port; write {brackets}:5000, or pass port=5000")
+        first, _, last = group.address.rpartition(":")
+        is_port = last.isdigit() and ":" in first and _is_group(first)
+        perhaps = f", or, if {last} is the port, [{first}]:{last}" if is_port else ""
+        raise GroupError(f"group {str(value)!r} has no port; write {brackets}:5000, or pass port=5000{perhaps}")
     return group
 
 

@@ -1,11 +1,8 @@
-"""The command line: one file a verb, printing only.
-
-Exit codes: 0 ok · 1 runtime error, a packet of the demo was lost, or a probe found a problem · 2 usage · 3 loss, while
-recording or of a checked feed · 4 nothing came before the timeout.
-"""
+"""The command line: one file a verb, printing only; `options` has what verbs share, `codes` the exit codes."""
 
 import importlib
 import io
+import os
 import sys
 import warnings
 from typing import Any
@@ -14,14 +11,28 @@ import click
 
 from mcast_fast import _core
 from mcast_fast._version import version_text
+from mcast_fast.cli.codes import ERROR, EXIT_CODES, OK, USAGE
+from mcast_fast.cli.examples import EXAMPLES
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
+from mcast_fast.cli.words import in_options, nearest, options_of
 from mcast_fast.errors import MulticastError, os_text
 
 # Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
 VERBS = (
     *("demo", "receive", "send", "record", "replay", "check", "arbitrate", "info", "convert", "merge", "repair"),
-    *("interfaces", "doctor", "probe"),
+    *("interfaces", "doctor", "probe", "top", "help", "version", "completion", "man"),
 )
+
+
+def examples_text(verb: str) -> str:
+    """The examples of a verb, for the end of its help."""
+    lines = (f"  {command}\n      {meaning}" for command, meaning in EXAMPLES.get(verb, ()))
+    return "\b\nExamples:\n" + "\n".join(lines)
+
+
+def codes_text() -> str:
+    """The table of exit codes, for the end of the program's help."""
+    return "\b\nExit codes:\n" + "\n".join(f"  {code:<3}  {meaning}" for code, meaning in EXIT_CODES.items())
 
 
 class Program(click.Group):
@@ -36,7 +47,18 @@ class Program(click.Group):
         if name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"mcast_fast.cli.{name}").command
+        if command.epilog is None and name in EXAMPLES:
+            command.epilog = examples_text(name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the arguments begin with; a usage error says which one is near."""
+        name = args[0]
+        if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"there is no verb {name!r}{nearest(name, VERBS)}", ctx)
+        return super().resolve_command(ctx, args)
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """Run the program; what a verb raises decides the exit code."""
@@ -45,17 +67,42 @@ class Program(click.Group):
         with warnings.catch_warnings():
             one_line_warnings()
             try:
-                return super().main(*arguments, **named)
-            except USAGE_ERRORS as error:
-                complain(str(error))
-                sys.exit(2)
-            except MulticastError as error:
-                complain(str(error))
-                sys.exit(1)
+                sys.exit(super().main(*arguments, **named | {"standalone_mode": False}) or OK)
+            except click.ClickException as error:
+                _complain_of_usage(error)
+                sys.exit(error.exit_code)
+            except click.Abort:
+                complain("aborted")
+                sys.exit(ERROR)
             except OSError as error:  # of writing: the library makes its own of all others. Click handles EPIPE alone.
                 discard_output()
                 complain(f"standard output: {os_text(error.errno)}" if error.errno else str(error))
-                sys.exit(1)
+                sys.exit(ERROR)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; what the library raises is one line in the words of the verb's options."""
+        try:
+            return super().invoke(ctx)
+        except MulticastError as error:
+            verb = self.get_command(ctx, ctx.invoked_subcommand or "") or self
+            complain(in_options(str(error), options_of(verb)))
+            raise click.exceptions.Exit(USAGE if isinstance(error, USAGE_ERRORS) else ERROR) from error
+
+
+def _complain_of_usage(error: click.ClickException) -> None:
+    """One line, as all errors are: what is wrong, and where the help is."""
+    message = error.format_message()
+    if "\n" in message:  # no verb was given: the message is the help
+        click.echo(message, err=True)
+        return
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.message:
+        message = f"{max(error.param.opts, key=len)}: {error.message}"
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        known = [name for one in error.ctx.command.params for name in one.opts if name.startswith("--")]
+        message = f"there is no option {error.option_name}{nearest(error.option_name, known)}"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    where = f"; see `{context.command_path} --help`" if context is not None else ""
+    complain(message.rstrip(".") + where)
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -64,11 +111,12 @@ def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -
         ctx.exit()
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]}, epilog=codes_text())
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Version and backend."
 )
-def program() -> None:
+@click.pass_context
+def program(ctx: click.Context) -> None:
     """Multicast packets as fast as the kernel hands them over, with every lost packet accounted for.
 
     \b
@@ -77,4 +125,10 @@ def program() -> None:
       10.0.0.5@232.1.1.1%eth0:5000    one source, on eth0
       [ff15::1%eth0]:5000             IPv6, in brackets when a port follows
       239.1.1.1%all:5000+16           16 consecutive groups on every interface
+
+    \b
+    Times are seconds, or have a unit: 2, 100ms, 5min. Rates are datagrams per
+    second, or have one: 50k, 50kpps, 10Mbps, 800Mbit/s. Sizes have one: 64MiB.
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org
+        ctx.color = False

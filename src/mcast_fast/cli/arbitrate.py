@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
-from mcast_fast.cli.output import LOSS, NOTHING_CAME, complain, standard_input
+from mcast_fast.cli.codes import LOSS, NOTHING_CAME
+from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
+from mcast_fast.cli.output import complain, counted, standard_input, wrapped
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ArgumentError, CaptureError, FileError
 from mcast_fast.files._limits import Autostop
@@ -29,30 +31,30 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
 
 
 @click.command("arbitrate", short_help="Several legs of one feed as one, each number once.")
-@click.argument("legs", metavar="LEG...", nargs=-1, required=True)
-@click.option("-f", "--format", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8.")
-@click.option("--hold", default=HOLD, show_default=True, help="How much later another leg may bring a number.")
+@click.argument("legs", metavar="LEG...", nargs=-1, required=True, callback=groups_alone)
+@click.option(
+    "-f", "--format", "--sequence", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8."
+)
+@click.option(
+    "--hold", type=TIME, default=HOLD, show_default=True, help="How much later another leg may bring a number."
+)
 @click.option(
     "--order/--no-order", default=True, help="In the order of numbers (default), or what comes first at once."
 )
 @click.option("--pair", "pairs", multiple=True, metavar="A=B", help="Groups that belong together; A=B=C of three legs.")
 @click.option("-w", "--write", "path", metavar="FILE", help="Record the feed: pcapng, or .pcap; - is standard output.")
 @click.option("--to", "target", metavar="GROUP", help="Send the feed to this group as it comes.")
-@click.option("--ttl", type=click.IntRange(0, 255), default=1, show_default=True, help="TTL or hop limit, with --to.")
-@click.option("-i", "--interface", help="Name, index or address, or 'all'; for legs that name none.")
-@click.option("-p", "--port", type=int, help="UDP port, for legs that name none.")
-@click.option("--source", help="Take packets of this source only, for legs that name none.")
-@click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
-@click.option(
-    "-t",
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    help="End when nothing comes for this long (seconds).",
+@shared(
+    "interface",
+    "port",
+    "source",
+    ttl="TTL or hop limit, with --to.",
+    interface="Name, index or address, or 'all'; for legs that name none.",
+    port="UDP port, for legs that name none.",
+    source="Take packets of this source only, for legs that name none.",
 )
-@click.option("-d", "--duration", help="End after this long (seconds, or 5min).")
-@click.option("--json", "as_json", is_flag=True, help="The ledger as an object on standard output.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when no leg brought a number.")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared(json="The ledger as an object on standard output.", fail_on_loss="Exit 3 when no leg brought a number.")
 def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json: bool, **options: Any) -> None:
     """Make one feed of several legs (A and B) until Ctrl-C, or until their files end. A LEG is a group or a file.
 
@@ -64,7 +66,7 @@ def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json
 
     Without -w and --to the legs are compared. Files of the legs give the same figures as the live stream.
 
-    Exits 0; 1 on an error; 2 on a wrong usage; 3 when a number is missing on all legs, with --fail-on-loss; 4 when no
+    Exits 0; 1 on an error; 2 on a usage error; 3 when a number is missing on all legs, with --fail-on-loss; 4 when no
     packet came.
     """
     if path and target:
@@ -84,7 +86,7 @@ def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json
         click.echo(_json(stats), err=path == "-")
     else:
         for line in _lines(stats):
-            click.echo(line, err=path == "-")
+            click.echo(wrapped(line, sys.stderr if path == "-" else sys.stdout), err=path == "-")
     _exit(stats, error, options["fail_on_loss"])
 
 
@@ -92,7 +94,7 @@ def _leg(text: str, options: dict[str, Any], opened: contextlib.ExitStack) -> Re
     named = {name: options[name] for name in ("port", "interface", "source")}
     if text == "-" or Path(text).is_file():
         return opened.enter_context(Reader(standard_input(text), batch_size=4096, **named))
-    return opened.enter_context(Receiver(text, ring=options["ring"] or None, **named))
+    return opened.enter_context(Receiver(text, **receiving(options)))
 
 
 def _pair(text: str) -> tuple[str, list[str | Group]]:
@@ -104,7 +106,7 @@ def _pair(text: str) -> tuple[str, list[str | Group]]:
 
 def _run(arbiter: Arbiter, path: str | None, target: str | None, options: dict[str, Any]) -> str:
     """Take all that comes to where it goes; why it ended early, or nothing."""
-    count, duration = options["count"], _seconds(options["duration"])
+    count, duration = options["count"], options["duration"]
     try:
         if path is not None:
             stop = Autostop(duration=duration, packets=count, idle=options["timeout"])
@@ -124,13 +126,6 @@ def _run(arbiter: Arbiter, path: str | None, target: str | None, options: dict[s
     return ""
 
 
-def _seconds(text: str | None) -> float | str | None:
-    """Seconds without a unit are a number."""
-    with contextlib.suppress(ValueError):
-        return None if text is None else float(text)
-    return text
-
-
 def _json(stats: ArbiterStats) -> str:
     legs = [dataclasses.asdict(leg) for leg in stats.legs]
     skew = {name: getattr(stats.skew, name) for name in ("p50", "p99", "max")} | {"histogram": stats.skew.histogram}
@@ -139,7 +134,7 @@ def _json(stats: ArbiterStats) -> str:
 
 
 def _lines(stats: ArbiterStats) -> list[str]:
-    lines = [", ".join(f"{name} {getattr(stats, name)}" for name in FEED)]
+    lines = [", ".join(f"{name} {counted(getattr(stats, name))}" for name in FEED)]
     skew = stats.skew
     if skew.max is not None:
         parts = (("p50", skew.p50), ("p99", skew.p99), ("max", skew.max))
@@ -148,14 +143,18 @@ def _lines(stats: ArbiterStats) -> list[str]:
 
 
 def _leg_text(leg: LegStats) -> str:
-    return ", ".join((str(leg.state), *(f"{name} {getattr(leg, name)}" for name in LEG)))
+    return ", ".join((str(leg.state), *(f"{name} {_cell(getattr(leg, name))}" for name in LEG)))
+
+
+def _cell(value: object) -> str:
+    return counted(value) if isinstance(value, int) else str(value)
 
 
 def _exit(stats: ArbiterStats, error: str, fail_on_loss: bool) -> None:
     if error:
         complain(error)
     if unnumbered := sum(leg.unnumbered for leg in stats.legs):
-        complain(f"{unnumbered} packets have no number by this format")
+        complain(f"{unnumbered:,} packets have no number by this format")
     code = 1 if error else LOSS if fail_on_loss and stats.unrecovered else 0
     if not stats.delivered and not code:
         complain("no packet with a number came")

@@ -5,7 +5,9 @@ import json
 
 import click
 
-from mcast_fast.cli.output import LOSS, complain, standard_input, standard_output
+from mcast_fast.cli.codes import LOSS
+from mcast_fast.cli.options import shared
+from mcast_fast.cli.output import complain, standard_input, standard_output
 from mcast_fast.files._convert import FORMS, convert_file, form_of
 from mcast_fast.files._skipped import left_out_text
 
@@ -13,11 +15,13 @@ from mcast_fast.files._skipped import left_out_text
 @click.command("convert", short_help="Convert a capture file: pcapng, pcap, CSV, Parquet.")
 @click.argument("source", metavar="IN")
 @click.argument("target", metavar="OUT")
-@click.option("-g", "--group", "groups", multiple=True, help="Only this group; can be given several times.")
+@shared("only")
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
 @click.option("--to", "form", type=click.Choice(FORMS), help="Format of OUT, when its suffix does not show it.")
-@click.option("--json", "as_json", is_flag=True, help="The report as an object, on standard error.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when something of IN could not be converted.")
+@shared(
+    json="The report as an object, on standard error.",
+    fail_on_loss="Exit 3 when something of IN could not be converted.",
+)
 def command(
     source: str,
     target: str,
@@ -46,6 +50,6 @@ def command(
         click.echo(json.dumps(dataclasses.asdict(done)), err=True)
     else:
         left_out = left_out_text(done)
-        complain(f"converted {done.packets} packets to {form}" + (f"; not converted: {left_out}" if left_out else ""))
+        complain(f"converted {done.packets:,} packets to {form}" + (f"; not converted: {left_out}" if left_out else ""))
     if fail_on_loss and done.lost:
         raise click.exceptions.Exit(LOSS)

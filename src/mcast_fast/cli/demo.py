@@ -13,6 +13,7 @@ from mcast_fast._host.interfaces import Interface, interfaces, multicast_interfa
 from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._units import NANOSECONDS
 from mcast_fast._version import __version__
+from mcast_fast.cli.options import shared
 from mcast_fast.cli.output import complain, endpoint_text
 from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
@@ -153,7 +154,7 @@ def places() -> tuple[dict[int, Interface], dict[int, str]]:
     show_default=True,
     help="Bytes of payload.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines.")
+@shared(json="One JSON object instead of lines.")
 def command(count: int, size: int, as_json: bool) -> None:
     """Send packets to this machine itself and receive them: IPv4 on the loopback, IPv6 where an interface can.
 

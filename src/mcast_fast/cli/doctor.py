@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from mcast_fast.cli.options import LONGER, TIME, groups_alone, shared
 from mcast_fast.cli.output import complain
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._examination import examined
-from mcast_fast.doctor._text import as_json, lines, write_bundle
+from mcast_fast.doctor._text import as_json as json_text
+from mcast_fast.doctor._text import lines, write_bundle
 
 STYLES: dict[str, dict[str, Any]] = {
     "problem": {"fg": "red", "bold": True},
@@ -21,23 +23,30 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 @click.command("doctor", short_help="Why packets of a group do not arrive.")
-@click.argument("groups", metavar="[GROUP...]", nargs=-1)
-@click.option("--port", type=int, help="For groups that name none.")
-@click.option("--seconds", default="10s", show_default=True, help="Listen for this long at most.")
-@click.option("--for", "watch", metavar="TIME", help="Listen for this long (10min), and say when and why packets stop.")
+@click.argument("groups", metavar="[GROUP...]", nargs=-1, callback=groups_alone)
+@shared("port")
+@click.option("--seconds", type=TIME, default="10s", show_default=True, help="Listen for this long at most.")
+@click.option(
+    "-d",
+    "--for",
+    "--duration",
+    "watch",
+    type=LONGER,
+    help="Listen for this long (10min), and say when and why packets stop.",
+)
 @click.option("--ring", is_flag=True, help="The program is to have a ring (CAP_NET_RAW).")
 @click.option("--no-spread", is_flag=True, help="The program has one socket for all groups, with its limits.")
-@click.option("--json", "as_object", is_flag=True, help="One JSON object instead of text.")
+@shared(json="One JSON object instead of text.")
 @click.option("--bundle", metavar="FILE", help="Write everything that was read as a .tar.gz, for a bug report.")
 @click.option("--mask", is_flag=True, help="In the bundle, names in place of the addresses of hosts.")
 def command(
     groups: tuple[str, ...],
     port: int | None,
-    seconds: str,
-    watch: str | None,
+    seconds: float,
+    watch: float | None,
     ring: bool,
     no_spread: bool,
-    as_object: bool,
+    as_json: bool,
     bundle: str | None,
     mask: bool,
 ) -> None:
@@ -64,8 +73,8 @@ def command(
             ring=ring,
             spread=not no_spread,
         )
-    if as_object:
-        click.echo(as_json(report))
+    if as_json:
+        click.echo(json_text(report))
     else:
         for style, line in lines(report, shutil.get_terminal_size().columns):
             click.echo(click.style(line, **STYLES[style]) if style in STYLES else line)

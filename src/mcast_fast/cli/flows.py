@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,13 +14,13 @@ from mcast_fast.stats import Flow
 if TYPE_CHECKING:
     from rich.table import Table
 
-LOSS = 3  # exit code
 COUNTERS = (
     *("received", "expected", "lost", "pending", "duplicates", "reordered", "late", "burst", "restarts", "ambiguous"),
     *("strays", "first", "last"),
 )
 HEADINGS = ("group", "source", "key", "state", *COUNTERS)
 NAMES = 4  # columns that are no numbers
+NARROW = ("group", "source", "state", "received", "lost", "pending", "duplicates", "late")  # where lines are short
 WIDE = 250  # columns where there is no terminal: nothing is folded, so that grep finds whole lines
 
 
@@ -45,15 +46,18 @@ def cells(flow: Flow) -> tuple[str, ...]:
     return (*names, *(str(getattr(flow, name)) for name in COUNTERS))
 
 
-def table_of(flows: Iterable[Flow]) -> "Table":
-    """The flows as a table of rich."""
+def table_of(flows: Iterable[Flow], columns: int) -> "Table":
+    """The flows as a table of rich: all of it, or NARROW where that has more columns."""
     from rich.table import Table
 
+    rows = [cells(flow) for flow in flows]
+    widths = [max(map(len, column)) + 1 for column in zip(HEADINGS, *rows, strict=True)]
+    shown = [name in NARROW or sum(widths) - 1 <= columns for name in HEADINGS]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, overflow="fold", justify="left" if number < NAMES else "right")
-    for flow in flows:
-        table.add_row(*cells(flow))
+    for heading in compress(HEADINGS, shown):
+        table.add_column(heading, overflow="fold", justify="left" if heading in HEADINGS[:NAMES] else "right")
+    for row in rows:
+        table.add_row(*compress(row, shown))
     return table
 
 
@@ -68,7 +72,7 @@ def print_flows(flows: Iterable[Flow]) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
-    console.print(table_of(flows))
+    console.print(table_of(flows, console.width))
 
 
 def complain_of(flows: Iterable[Flow]) -> None:

@@ -9,7 +9,10 @@ import textwrap
 import click
 
 from mcast_fast._units import NANOSECONDS
+from mcast_fast.cli.codes import ERROR, NOTHING_CAME
+from mcast_fast.cli.contents import nothing_of
 from mcast_fast.cli.flows import flow_object, print_flows
+from mcast_fast.cli.options import shared
 from mcast_fast.cli.output import complain, endpoint_text, standard_input, time_text
 from mcast_fast.errors import escaped
 from mcast_fast.files._reader import Reader
@@ -26,7 +29,7 @@ LISTED = 8  # interfaces by name
 @click.argument("groups", metavar="[GROUP]...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers too: rtp, or u64be@10/u32be@8.")
-@click.option("--json", "as_json", is_flag=True, help="An object instead of a table.")
+@shared(json="An object instead of a table.")
 def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str | None, as_json: bool) -> None:
     """Count the packets of a capture file by group and source: pcapng or pcap, also .gz and .zst; - is standard input.
 
@@ -34,12 +37,16 @@ def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str 
     payload; the longest gap; drops that the file reports. Of more than 10,000 flows those with the most packets are
     listed, and the others together. What is left out of them is named in the last line.
 
-    Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a usage error.
+    Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a usage error;
+    4 when it holds no packet of the GROUPs.
     """
     with Reader(
         standard_input(file), *groups, multicast_only=not everything, batch_size=4096, sequence=sequence
     ) as reader:
         summary = summarise(file, reader)
+    if summary.error and not summary.total.packets and not as_json:
+        complain(summary.error)
+        raise click.exceptions.Exit(ERROR)
     if as_json:
         click.echo(json.dumps(_object(summary), indent=2))
     else:
@@ -50,7 +57,10 @@ def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str 
             print_flows(summary.stats.flows)
     if summary.error:
         complain(summary.error)
-        raise click.exceptions.Exit(1)
+        raise click.exceptions.Exit(ERROR)
+    if groups and not summary.total.packets:
+        complain(nothing_of(file, groups))
+        raise click.exceptions.Exit(NOTHING_CAME)
 
 
 def _flow_object(flow: Flow) -> dict[str, object]:

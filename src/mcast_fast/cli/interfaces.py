@@ -6,6 +6,7 @@ import json
 import click
 
 from mcast_fast._host.interfaces import Interface, default_interface, interfaces
+from mcast_fast.cli.options import shared
 from mcast_fast.errors import InterfaceError
 
 # A group without a meaning in any standard, to look up in the routing table.
@@ -16,7 +17,7 @@ WIDE = 200  # columns where there is no terminal: nothing is folded, so that gre
 
 
 @click.command("interfaces", short_help="List the network interfaces.")
-@click.option("--json", "as_json", is_flag=True, help="An array of objects instead of a table.")
+@shared(json="An array of objects instead of a table.")
 def command(as_json: bool) -> None:
     """List the network interfaces, and which one a group is joined on when none is named (column 'default for').
 

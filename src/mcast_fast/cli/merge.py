@@ -5,15 +5,16 @@ import json
 
 import click
 
-from mcast_fast.cli.output import LOSS, complain, standard_output
+from mcast_fast.cli.codes import LOSS
+from mcast_fast.cli.options import shared
+from mcast_fast.cli.output import complain, standard_output
 from mcast_fast.files._merge import merge
 
 
 @click.command("merge", short_help="Merge capture files into one, ordered by time.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("-w", "--write", "target", metavar="OUT", required=True, help="The result; - is standard output.")
-@click.option("--json", "as_json", is_flag=True, help="The report as an object, on standard error.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when blocks were left out.")
+@shared(json="The report as an object, on standard error.", fail_on_loss="Exit 3 when blocks were left out.")
 def command(files: tuple[str, ...], target: str, as_json: bool, fail_on_loss: bool) -> None:
     """Merge FILEs, pcapng or pcap, into the pcapng file OUT, ordered by time; memory does not grow with their size.
 
@@ -29,7 +30,7 @@ def command(files: tuple[str, ...], target: str, as_json: bool, fail_on_loss: bo
         click.echo(json.dumps(dataclasses.asdict(done)), err=True)
     else:
         counted = {"late": done.late, "left out": done.left_out}
-        notes = "".join(f"; {name} {count}" for name, count in counted.items() if count)
-        complain(f"merged {done.blocks} blocks of {done.files} files and {done.interfaces} interfaces{notes}")
+        notes = "".join(f"; {name} {count:,}" for name, count in counted.items() if count)
+        complain(f"merged {done.blocks:,} blocks of {done.files} files and {done.interfaces} interfaces{notes}")
     if fail_on_loss and done.left_out:
         raise click.exceptions.Exit(LOSS)

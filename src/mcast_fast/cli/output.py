@@ -4,16 +4,19 @@ import functools
 import json
 import os
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
 
 from mcast_fast._units import NANOSECONDS
+from mcast_fast.cli.words import in_options, options_of
 from mcast_fast.errors import DOCTOR, ArgumentError, GroupError, InterfaceError, MulticastWarning
 from mcast_fast.groups import Group
 from mcast_fast.stats import Stats
@@ -21,19 +24,49 @@ from mcast_fast.stats import Stats
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
-# Exit codes beyond 0, 1 and 2.
-LOSS = 3
-NOTHING_CAME = 4
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
-
 USAGE_ERRORS = (GroupError, InterfaceError, ArgumentError)
 
 # Standard error ------------------------------------------------------------------------------------------------------
 
 
+_interrupted: list[bool] = []  # by Ctrl-C, which the terminal showed as ^C
+
+
+def interrupted() -> None:
+    """Note that a signal came: what is printed next begins on a line of its own."""
+    _interrupted[:] = [True]
+
+
+def on_own_line() -> None:
+    """Note that the cursor is at the start of an empty line."""
+    _interrupted.clear()
+
+
+def own_line() -> None:
+    """On a terminal that shows ^C go to the next line, once."""
+    if _interrupted and sys.stderr.isatty():
+        click.echo(err=True)
+    _interrupted.clear()
+
+
 def complain(message: str) -> None:
     """One line on standard error."""
+    own_line()
     click.echo(f"mcast-fast: {message}", err=True)
+
+
+def wrapped(text: str, stream: TextIO) -> str:
+    """A summary in lines that fit the terminal; as it is where the stream is none, so that grep finds all of it."""
+    if not stream.isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    return textwrap.fill(text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def summarise(text: str) -> None:
+    """A summary on standard error, in lines that fit the terminal."""
+    own_line()
+    click.echo(wrapped(f"mcast-fast: {text}", sys.stderr), err=True)
 
 
 def nothing_came(seconds: float, groups: Iterable[str], **defaults: Any) -> None:
@@ -56,7 +89,9 @@ def one_line_warnings() -> None:
         line: str | None = None,
     ) -> None:
         if issubclass(category, MulticastWarning):
-            complain(f"warning: {message}")
+            context = click.get_current_context(silent=True)
+            words = {} if context is None else options_of(context.command)
+            complain(f"warning: {in_options(str(message), words)}")
         else:
             show_others(message, category, filename, lineno, file, line)
 
@@ -88,14 +123,43 @@ def standard_output(path: str) -> str | IO[bytes]:
 # The ledger ----------------------------------------------------------------------------------------------------------
 
 SUMMARY = ("received", "bytes", "filtered", "dropped_socket", "truncated")
-WHOLE_LEDGER = (*SUMMARY, "dropped_background", "batches", "largest_batch", "wakeups")
+
+
+WHOLE_LEDGER = (
+    *("received", "bytes", "filtered", "dropped_socket", "dropped_ring", "dropped_background", "dropped_nic"),
+    *("truncated", "fragments", "coalesced", "batches", "largest_batch", "wakeups"),
+)
+
+
+def counted(value: int | None) -> str:
+    """A number with its thousands separated; n/a where the system does not report it."""
+    return "n/a" if value is None else f"{value:,}"
 
 
 def ledger_text(stats: Stats, names: Iterable[str] = SUMMARY) -> str:
-    """'received 10, bytes 2560, …'; what the system does not report is n/a."""
-    values = ((name, getattr(stats, name)) for name in names)
-    return ", ".join(f"{name} {'n/a' if value is None else value}" for name, value in values)
+    """'received 10, bytes 2,560, …'; what the system does not report is n/a."""
+    return ", ".join(f"{name} {counted(getattr(stats, name))}" for name in names if hasattr(stats, name))
 
+
+def pace_text(seconds: float, packets: int, size: int) -> str:
+    """'in 2.50 s, 4 packets/s, 0.0 Mbit/s': how long it took, and the rates over that time."""
+    if not packets or seconds <= 0:
+        return f"in {seconds:,.2f} s"
+    rates = f"{packets / seconds:,.0f} packets/s, {size * 8 / seconds / 1e6:,.1f} Mbit/s"
+    return f"in {seconds:,.2f} s, {rates}"
+
+
+def ledger_object(stats: Stats, seconds: float, names: Iterable[str] = WHOLE_LEDGER) -> dict[str, Any]:
+    """The ledger, the time it took and the rates, for JSON."""
+    counts = {name: getattr(stats, name) for name in names if hasattr(stats, name)}
+    rates = {"packets_per_second": 0.0, "bits_per_second": 0.0}
+    if seconds > 0:
+        rates = {"packets_per_second": stats.received / seconds, "bits_per_second": stats.bytes * 8 / seconds}
+    return counts | {"seconds": seconds} | rates
+
+
+TIME_UNITS_SHOWN = ((10**9, "s"), (10**6, "ms"), (10**3, "us"))
+TIMES = ("utc", "local", "relative", "delta")
 
 # Packets -------------------------------------------------------------------------------------------------------------
 
@@ -117,9 +181,61 @@ def time_text(timestamp: int | None) -> str:
     return f"{_second_text(second)}.{fraction:09}Z"
 
 
+@functools.lru_cache(maxsize=4)
+def _local_second(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
+
+
+class Clock:
+    """The times of packets as text, in one of TIMES.
+
+    Args:
+        form: "utc": date and time, ISO 8601 with nanoseconds; "local": the time of day here, to the microsecond;
+            "relative": seconds since the first packet; "delta": seconds since the one before.
+    """
+
+    def __init__(self, form: str) -> None:
+        self.text: Callable[[int | None], str] = getattr(self, f"_{form}")
+        self._before: int | None = None
+
+    @staticmethod
+    def _utc(timestamp: int | None) -> str:
+        return time_text(timestamp)
+
+    @staticmethod
+    def _local(timestamp: int | None) -> str:
+        if not timestamp:
+            return "-"
+        second, fraction = divmod(timestamp, NANOSECONDS)
+        return f"{_local_second(second)}.{fraction // 1000:06}"
+
+    def _relative(self, timestamp: int | None) -> str:
+        if not timestamp:
+            return "-"
+        if self._before is None:
+            self._before = timestamp
+        return f"{(timestamp - self._before) / NANOSECONDS:.6f}"
+
+    def _delta(self, timestamp: int | None) -> str:
+        text = self._relative(timestamp)
+        self._before = timestamp or self._before
+        return text
+
+
+def brief_time(nanoseconds: int) -> str:
+    """A time to three digits, with its unit: '2.1 ms'."""
+    for size, unit in TIME_UNITS_SHOWN:
+        if abs(nanoseconds) >= size:
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds} ns"
+
+
 def endpoint_text(address: str, port: int) -> str:
     """Address and port, IPv6 in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+UTC = Clock("utc")
 
 
 def printable(payload: bytes) -> str:
@@ -127,10 +243,10 @@ def printable(payload: bytes) -> str:
     return payload.translate(PRINTABLE).decode("ascii")
 
 
-def heading(packet: "Packet") -> str:
+def heading(packet: "Packet", clock: Clock = UTC) -> str:
     """All but the payload on one line."""
     parts = [
-        time_text(packet.timestamp),
+        clock.text(packet.timestamp),
         endpoint_text(packet.source, packet.source_port),
         ">",
         endpoint_text(packet.group, packet.port),
@@ -146,22 +262,24 @@ def heading(packet: "Packet") -> str:
     return " ".join(parts)
 
 
-def text_line(packet: "Packet") -> str:
-    """One line: heading and the start of the payload."""
-    return f"{heading(packet)}: {printable(packet.data[:SHOWN])}"
+def text_line(packet: "Packet", clock: Clock = UTC, columns: int | None = None) -> str:
+    """One line: heading and the start of the payload, as much as there are columns for; the heading is never cut."""
+    head = heading(packet, clock)
+    shown = SHOWN if columns is None else min(SHOWN, columns - len(head) - 2)
+    return f"{head}: {printable(packet.data[:shown])}" if shown > 0 else head
 
 
-def hex_lines(packet: "Packet") -> str:
+def hex_lines(packet: "Packet", clock: Clock = UTC, _columns: int | None = None) -> str:
     """The heading, and the whole payload as a hex dump."""
     data = packet.data
     rows = (
         f"  {at:04x}  {data[at : at + HEX_ROW].hex(' '):<{HEX_ROW * 3}} {printable(data[at : at + HEX_ROW])}"
         for at in range(0, len(data), HEX_ROW)
     )
-    return "\n".join((heading(packet), *rows))
+    return "\n".join((heading(packet, clock), *rows))
 
 
-def json_line(packet: "Packet") -> str:
+def json_line(packet: "Packet", _clock: Clock = UTC, _columns: int | None = None) -> str:
     """One JSON object; the payload in hexadecimal, the timestamp in ns since the epoch."""
     fields = {
         "time": time_text(packet.timestamp) if packet.timestamp else None,
@@ -184,14 +302,14 @@ def json_line(packet: "Packet") -> str:
 LINES = {"text": text_line, "hex": hex_lines, "json": json_line}
 
 
-def rendered(batch: "Batch", form: str) -> bytes:
+def rendered(batch: "Batch", form: str, clock: Clock = UTC, columns: int | None = None) -> bytes:
     """A batch as the bytes to write, all at once: a key of LINES, or 'raw' (payloads only) or 'none'."""
     if form == "none":
         return b""
     if form == "raw":
         return b"".join(batch.payloads())
     line = LINES[form]
-    return "".join([f"{line(packet)}\n" for packet in batch]).encode()
+    return "".join([f"{line(packet, clock, columns)}\n" for packet in batch]).encode()
 
 
 def write_whole(text: bytes) -> None:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mcast_fast.cli.output import NOTHING_CAME, complain
+from mcast_fast.cli.codes import ERROR, NOTHING_CAME
+from mcast_fast.cli.options import LONGER, TIME, shared
+from mcast_fast.cli.output import brief_time, complain
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe import probe
 from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
@@ -17,42 +19,47 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-PROBLEM = 1  # exit code
 WIDE = 160  # columns where there is no terminal
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "problem": "bold red"}
 MOST_FINDINGS = 20  # that are printed: one host of many that hears nobody makes one with each other host
 LONGEST_LIST = 12  # hosts whose matrix is a table; of more, only what is wrong is listed
-UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "us"))
 
 
 @click.command("probe", short_help="Two or more hosts: who hears whom, and why not.")
 @click.argument("group", metavar="GROUP")
 @click.option("-i", "--interface", help="Name, index or address; by default as the routing table says.")
-@click.option("-p", "--port", type=int, help="UDP port, for a group that names none.")
-@click.option("--source", help="Send from this address of this machine.")
+@shared("port", "sending_source")
 @click.option("--peer", "peers", metavar="HOST", multiple=True, help="Address of another host, tried by unicast too.")
-@click.option("--for", "duration", default="10s", show_default=True, help="Measure this long after the latest host.")
-@click.option("--wait", default="60s", show_default=True, help="Wait this long for the first other host.")
+@click.option(
+    "-d",
+    "--for",
+    "--duration",
+    "duration",
+    type=LONGER,
+    default="10s",
+    show_default=True,
+    help="Measure this long after the latest host.",
+)
+@click.option("--wait", type=TIME, default="60s", show_default=True, help="Wait this long for the first other host.")
 @click.option("--rate", type=click.FloatRange(1, 1_000), default=20, show_default=True, help="Hellos per second.")
 @click.option(
     "--burst", type=click.IntRange(0, BURSTS[-1]), default=1_000, show_default=True, help="Largest burst, in datagrams."
 )
-@click.option("--ttl", type=click.IntRange(0, 255), default=1, show_default=True, help="TTL; above 1 to pass routers.")
-@click.option("--dscp", type=click.IntRange(0, 63), default=0, show_default=True, help="DSCP of what is sent.")
+@shared("dscp", ttl="TTL; above 1 to pass routers.")
 @click.option("--name", help="What this host calls itself; by default its host name.")
-@click.option("--json", "as_json", is_flag=True, help="An object instead of text.")
+@shared(json="An object instead of text.")
 def command(
     group: str,
     interface: str | None,
     port: int | None,
     source: str | None,
     peers: tuple[str, ...],
-    duration: str,
-    wait: str,
+    duration: float,
+    wait: float,
     rate: float,
     burst: int,
     ttl: int,
-    dscp: int,
+    dscp: int | None,
     name: str | None,
     as_json: bool,
 ) -> None:
@@ -65,7 +72,7 @@ def command(
     mcast-fast probe 239.9.9.9:5009 --ttl 8          across routers
     mcast-fast probe 239.9.9.9:5009 --for 10min      does it stop after minutes?
     mcast-fast probe '[ff15::99%eth0]:5009'          IPv6
-    mcast-fast probe 239.9.9.9:5009 --dscp 46        is the marking kept?
+    mcast-fast probe 239.9.9.9:5009 --dscp EF        is the marking kept?
 
     What it sends is bounded, and printed before it is sent. Ctrl-C ends it with the report so far. Exits 0 when all
     hear all; 1 on a problem, or what is unknown; 2 on a usage error; 4 when no other host was heard.
@@ -83,7 +90,7 @@ def command(
             rate=rate,
             burst=burst,
             ttl=ttl,
-            dscp=dscp,
+            dscp=dscp or 0,
             name=name,
             on_event=complain,
             stop=lambda: bool(stopped),
@@ -95,7 +102,7 @@ def command(
     if len(report.hosts) == 1:
         raise click.exceptions.Exit(NOTHING_CAME)
     if not report.ok:
-        raise click.exceptions.Exit(PROBLEM)
+        raise click.exceptions.Exit(ERROR)
 
 
 # Text ----------------------------------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ def _quality(link: ProbeLink) -> tuple[str, ...]:
         _text(link.largest),
         str(whole) if link.bursts else "?",
         _time(link.delay),
-        "?" if link.spread is None else _time_text(link.spread),
+        "?" if link.spread is None else brief_time(link.spread),
         _time(link.round_trip),
     )
 
@@ -225,14 +232,7 @@ def _share(count: ProbeCount) -> str:
 
 def _time(times: ProbeTimes | None) -> str:
     """The mean; ? where it is not known."""
-    return "?" if times is None else _time_text(times.mean)
-
-
-def _time_text(nanoseconds: int) -> str:
-    for size, unit in UNITS:
-        if abs(nanoseconds) >= size:
-            return f"{nanoseconds / size:.3g} {unit}"
-    return f"{nanoseconds} ns"
+    return "?" if times is None else brief_time(times.mean)
 
 
 # Findings ------------------------------------------------------------------------------------------------------------

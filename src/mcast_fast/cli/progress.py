@@ -1,4 +1,4 @@
-"""The line that a recording shows on a terminal, once a second, in place of the one before."""
+"""The line that a recording or a silent receiver shows on a terminal, once a second, in place of the one before."""
 
 import shutil
 import sys
@@ -10,12 +10,14 @@ from typing import NamedTuple
 import click
 
 from mcast_fast._units import NANOSECONDS
+from mcast_fast.cli.output import on_own_line
 from mcast_fast.errors import escaped
-from mcast_fast.files._recorder import Recorder
+from mcast_fast.stats import Stats
 
 SECONDS = 1.0
 WIDEST = 80  # columns, the last of which stays free: a terminal may go on to the next line there
 MEGABIT = 1e6 / 8  # bytes
+CTRL_C = "^C"  # what the terminal shows of it, behind the line
 
 
 class Moment(NamedTuple):
@@ -42,17 +44,20 @@ def end_of(text: str, width: int) -> str:
 
 
 class Progress:
-    """Shows how a recording goes on, from its own thread; `with` it: the line is removed at the end.
+    """Shows how it goes on, from its own thread; `with` it: the line is removed at the end.
 
     Nothing is shown where standard error is no terminal.
 
     Args:
-        recorder: The recording.
+        read: Returns the ledger, and what the line ends with.
+        soon: Calls what shows the line; a recorder does so between two batches.
         wanted: False: nothing is shown.
     """
 
-    def __init__(self, recorder: Recorder, wanted: bool = True) -> None:
-        self._recorder = recorder
+    def __init__(
+        self, read: Callable[[], tuple[Stats, str]], soon: Callable[[Callable[[], None]], None], wanted: bool = True
+    ) -> None:
+        self._read, self._soon = read, soon
         self._ended = threading.Event()
         self._before = self._moment()
         self._shown = 0  # columns of the line that is there
@@ -74,8 +79,9 @@ class Progress:
     def remove(self) -> None:
         """Have the cursor at the start of an empty line."""
         if self._shown:
-            self._print("\r" + " " * self._shown + "\r")
+            self._print("\r" + " " * (self._shown + len(CTRL_C)) + "\r")
             self._shown = 0
+            on_own_line()
 
     def around(self, action: Callable[[], None]) -> Callable[[], None]:
         """The action with the line removed before: what it prints is on a line of its own."""
@@ -88,16 +94,16 @@ class Progress:
 
     def _run(self) -> None:
         while not self._ended.wait(SECONDS):
-            self._recorder.soon(self._show)
+            self._soon(self._show)
 
     def _moment(self) -> Moment:
-        stats = self._recorder.result.stats
+        stats, _ = self._read()
         return Moment(time.monotonic_ns(), stats.received, stats.bytes)
 
     def _show(self) -> None:
-        result, now = self._recorder.result, self._moment()
+        (stats, subject), now = self._read(), self._moment()
         columns = shutil.get_terminal_size().columns
-        text = line(result.path, self._before, now, result.stats.dropped, columns)
+        text = line(subject, self._before, now, stats.dropped, columns)
         self._print("\r" + text.ljust(self._shown))
         self._before, self._shown = now, len(text)
 

@@ -1,107 +1,142 @@
 """mcast-fast receive: packets as lines."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import contextlib
+import json
+import shutil
+import sys
+import time
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcast_fast.cli.flows import LOSS, complain_of, missing
+from mcast_fast.cli.codes import LOSS, NOTHING_CAME
+from mcast_fast.cli.flows import complain_of, flow_object, missing
+from mcast_fast.cli.options import groups_alone, receiving, shared
 from mcast_fast.cli.output import (
     LINES,
-    NOTHING_CAME,
     SUMMARY,
+    TIMES,
     WHOLE_LEDGER,
+    Clock,
     complain,
+    ledger_object,
     ledger_text,
     nothing_came,
+    own_line,
+    pace_text,
     rendered,
+    summarise,
     write_whole,
 )
+from mcast_fast.cli.progress import Progress
+from mcast_fast.cli.rtp import stripped
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ClosedError
 from mcast_fast.receiver import Receiver
+from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 FORMS = (*LINES, "raw", "none")
+LISTED = 64  # groups whose interfaces are named
 
 
 @click.command("receive", short_help="Print the packets of groups.")
-@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
-@click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
-@click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
-@click.option("--source", help="Take packets of this source only, for groups that name none.")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
-@click.option("-t", "--timeout", type=float, help="End when nothing arrives for this many seconds.")
-@click.option("-o", "--output", type=click.Choice(FORMS), default="text", show_default=True, help="How to print.")
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
+@shared("interface", "port", "source", "count", "timeout", "duration")
+@click.option("-o", "--output", type=click.Choice(FORMS), help="How to print: text, or json with --json.")
+@click.option("--time", "clock", type=click.Choice(TIMES), help="Times of text and hex: utc; on a terminal local.")
+@click.option("--strip", type=click.Choice(("rtp",)), help="With -o raw: the payloads without their RTP headers.")
 @click.option("--ttl", is_flag=True, help="Show the TTL or hop limit of each packet.")
-@click.option("--buffer-size", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
-@click.option("--check", "form", metavar="FORMAT", help="Follow the packets' numbers; end with what is missing.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --check, is missing.")
+@shared("buffer_size", "background", "ring", "watch")
+@click.option("--sequence", "--check", metavar="FORMAT", help="Follow the packets' numbers; end with what is missing.")
+@shared(fail_on_loss="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 @click.option("--stats", is_flag=True, help="Print full statistics at the end instead of a summary.")
+@shared("quiet", json="Packets as -o json, and the summary as an object.")
 def command(
     groups: tuple[str, ...],
-    interface: str | None,
-    port: int | None,
-    source: str | None,
-    count: int | None,
-    timeout: float | None,
-    output: str,
-    ttl: bool,
-    buffer_size: str | None,
-    form: str | None,
+    output: str | None,
+    clock: str | None,
+    strip: str | None,
     fail_on_loss: bool,
     stats: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Join groups and print their packets until Ctrl-C; a summary goes to standard error.
 
     \b
-    --output  text  time (UTC), source > group, interface, length, start of the payload
+    --output  text  time, source > group, interface, length, start of the payload
               hex   the same with the whole payload as a hex dump
               json  one object per line, payload in hexadecimal, timestamp in ns
               raw   the payloads alone, one after the other
-              none  nothing but the summary
+              none  nothing but the summary; a terminal gets a line each second
+    --time    utc       date and time, to the nanosecond (default of pipes)
+              local     the time of day here (default of a terminal)
+              relative  seconds since the first packet
+              delta     seconds since the packet before
+
+    On a terminal lines of text have its width. With --json the summary is an object on standard error, with -o none on
+    standard output.
 
     Exits 0, also after Ctrl-C; 1 on an error; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when nothing came
-    before --timeout.
+    before --timeout or --duration was over.
     """
+    form = output or ("json" if as_json else "text")
+    if strip and form != "raw":
+        raise click.UsageError("--strip is of -o raw")
+    on_terminal = sys.stdout.isatty()
+    times = Clock(clock or ("local" if on_terminal else "utc"))
+    columns = shutil.get_terminal_size().columns if on_terminal else None
+    limits = {name: options.pop(name) for name in ("count", "timeout", "duration")}
     receiver = Receiver(
-        *groups,
-        port=port,
-        interface=interface,
-        source=source,
-        timeout=timeout,
-        buffer_size=buffer_size,
-        recv_ttl=ttl,
-        sequence=form,
+        *groups, timeout=limits["timeout"], recv_ttl=options["ttl"], sequence=options["sequence"], **receiving(options)
     )
-    came = 0
+    came, started = 0, time.monotonic()
     with stop_signals_call(receiver.close):
         try:
-            for batch in _batches(receiver, count):
-                came += len(batch)
-                write_whole(rendered(batch, output))
+            complain(_listening(receiver, groups))
+            wanted = form == "none" and not quiet
+            with Progress(lambda: (receiver.stats, " ".join(groups)), lambda show: show(), wanted):
+                for batch in receiver.batches(**limits):
+                    came += len(batch)
+                    write_whole(_without_rtp(batch) if strip else rendered(batch, form, times, columns))
         finally:
             ended = receiver.closed  # by a signal
             receiver.close()
             ledger = receiver.stats
-            complain(ledger_text(ledger, WHOLE_LEDGER if stats else SUMMARY))
-            complain_of(ledger.flows)
+            _summarise(ledger, time.monotonic() - started, stats, as_json, form)
     if not came and not ended:
-        nothing_came(timeout or 0.0, groups, port=port, interface=interface, source=source)
+        waited = min(filter(None, (limits["timeout"], limits["duration"])), default=0.0)
+        nothing_came(waited, groups, **{name: options[name] for name in ("port", "interface", "source")})
         raise click.exceptions.Exit(NOTHING_CAME)
     if fail_on_loss and (ledger.dropped or ledger.lost or missing(ledger.flows)):
         raise click.exceptions.Exit(LOSS)
 
 
-def _batches(receiver: Receiver, count: int | None) -> Iterator["Batch"]:
-    """Batches of `count` packets together, or until the receiver times out or is closed."""
-    left = count
-    while left is None or left > 0:
-        try:
-            batch = receiver.recv_batch(None if left is None else min(left, receiver.batch_size))
-        except (TimeoutError, ClosedError):
-            return
-        yield batch
-        left = None if left is None else left - len(batch)
+def _listening(receiver: Receiver, groups: tuple[str, ...]) -> str:
+    """What is joined, and on which interfaces: those are the routing table's where none is named."""
+    names: list[str] = []
+    if len(groups) <= LISTED and not all(
+        "%" in one for one in groups
+    ):  # of many the system is not asked: that is a call for each
+        with contextlib.suppress(ClosedError):  # by a signal
+            names = list(dict.fromkeys(one.interface for one in receiver.memberships if one.interface))
+    return f"listening to {' '.join(groups)}" + (f" on {', '.join(names)}" if names else "")
+
+
+def _without_rtp(batch: "Batch") -> bytes:
+    return b"".join(map(stripped, batch.payloads()))
+
+
+def _summarise(ledger: Stats, seconds: float, whole: bool, as_json: bool, form: str) -> None:
+    if as_json:
+        own_line()
+        summary = ledger_object(ledger, seconds) | {"flows": [flow_object(one) for one in ledger.flows]}
+        click.echo(json.dumps(summary), err=form != "none")
+        return
+    text = ledger_text(ledger, WHOLE_LEDGER if whole else SUMMARY)
+    summarise(f"{text}, {pace_text(seconds, ledger.received, ledger.bytes)}")
+    complain_of(ledger.flows)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -11,39 +12,32 @@ import click
 from mcast_fast import _core
 from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
-from mcast_fast.cli.flows import LOSS, complain_of, flow_object, missing
-from mcast_fast.cli.output import NOTHING_CAME, complain, nothing_came
+from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
+from mcast_fast.cli.flows import complain_of, flow_object, missing
+from mcast_fast.cli.options import SIZE, TIME, groups_alone, receiving, shared
+from mcast_fast.cli.output import complain, counted, ledger_object, nothing_came, own_line, pace_text, summarise
 from mcast_fast.cli.progress import Progress
 from mcast_fast.cli.signals import signals_call, stop_signals_call
-from mcast_fast.errors import ArgumentError, FeatureError, FileError, file_error, warn
+from mcast_fast.errors import ArgumentError, FileError, file_error, warn
 from mcast_fast.files._index import Indexer
 from mcast_fast.files._limits import Autostop, Rotation
 from mcast_fast.files._recorded import RecordedFile, Recording
 from mcast_fast.files._recorder import AT_ONCE, AT_ONCE_OF_RING, Recorder
-from mcast_fast.files._streams import is_compressed
+from mcast_fast.files._streams import is_compressed, plain_suffix
 from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
+from mcast_fast.stats import Stats
 
 LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated", "coalesced")
 ROTATION_KEYS = ("duration", "interval", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")
 COUNTED = ("files", "packets")  # keys whose value is a whole number
-NO_BACKGROUND = "none"
 
 
 @click.command("record", short_help="Record the packets of groups into capture files.")
-@click.argument("groups", metavar="GROUP...", nargs=-1, required=True)
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
 @click.option("-w", "--write", "path", metavar="FILE", required=True, help="pcapng, or .pcap; - is standard output.")
-@click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
-@click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
-@click.option("--source", help="Take packets of this source only, for groups that name none.")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
-@click.option(
-    "-t",
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    help="End when nothing arrives for this long (seconds).",
-)
+@shared("interface", "port", "source", "count", "timeout", "duration")
 @click.option("-a", "--autostop", multiple=True, metavar="KEY:VALUE", help=f"End at: {', '.join(STOP_KEYS)}.")
 @click.option("-b", "--rotate", multiple=True, metavar="KEY:VALUE", help=f"Next file at: {', '.join(ROTATION_KEYS)}.")
 @click.option("-C", "rotate_size", metavar="SIZE", help="As -b filesize:SIZE.")
@@ -54,14 +48,12 @@ NO_BACKGROUND = "none"
 @click.option("-U", "unbuffered", is_flag=True, help="Flush every batch.")
 @click.option(
     "--flush-interval",
-    metavar="TIME",
+    type=TIME,
     help="Longest time until a packet can be read from the file (100ms; 1s for .gz and .zst).",
 )
-@click.option("--reserve", metavar="SIZE", help="End before the file system has less free.")
-@click.option("--buffer-size", "--buffer", metavar="SIZE", help="Kernel buffer per socket, such as 4MiB.")
-@click.option("--background", metavar="SIZE", help=f"Memory that bridges a stalled disk (256MiB), or {NO_BACKGROUND}.")
-@click.option("--ring", is_flag=True, help="Receive by the kernel's mapped ring (CAP_NET_RAW).")
-@click.option("--watch", is_flag=True, help="Join again when an interface comes back (Linux).")
+@click.option("--reserve", type=SIZE, help="End before the file system has less free.")
+@shared("buffer_size", background="Memory that bridges a stalled disk (256MiB), or none.")
+@shared("ring", "watch")
 @click.option(
     "--link",
     type=click.Choice(LINKS),
@@ -71,14 +63,12 @@ NO_BACKGROUND = "none"
 )
 @click.option("--index", "index", is_flag=True, help="Leave an index beside each finished file, for files.scan.")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress line, which a terminal gets each second.")
-@click.option("--json", "as_json", is_flag=True, help="The summary as an object on standard output.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when a packet was dropped or, with --sequence, is missing.")
+@shared("quiet", json="The summary as an object on standard output.")
+@shared(fail_on_loss="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 def command(path: str, **options: Any) -> None:
     """Join groups and record their packets until Ctrl-C; a summary goes to standard error.
 
     \b
-    Sizes have a unit (64MiB); times are seconds, or have one (100ms, 5min).
     Rotating, feed.pcapng becomes feed_00001_20261123015511.pcapng, and so on;
     a name with % is a pattern of strftime.
       -b duration:60 -b files:24   a file a minute, the newest 24 are kept
@@ -103,6 +93,7 @@ def command(path: str, **options: Any) -> None:
     """
     rotation, stop, printname = _limits(options)
     indexer = _indexer(path) if options["index"] else None
+    there = Path(path).is_file()
     with _receiver(options) as receiver:
         if options["user"]:
             become(options["user"])
@@ -118,8 +109,9 @@ def command(path: str, **options: Any) -> None:
             link=options["link"],
             filter_text=" ".join(options["groups"]),
         )
-        progress = Progress(recorder, wanted=not options["quiet"])
-        counters = progress.around(lambda: complain(_text(recorder.result)))
+        started = time.monotonic()
+        progress = Progress(_read(recorder), recorder.soon, wanted=not options["quiet"])
+        counters = progress.around(lambda: summarise(_text(recorder.result, time.monotonic() - started)))
         signals: dict[str, Callable[[], None]] = {
             "SIGUSR1": lambda: recorder.soon(counters),
             "SIGUSR2": recorder.flush,
@@ -127,16 +119,16 @@ def command(path: str, **options: Any) -> None:
         }
         try:
             with signals_call(signals), stop_signals_call(recorder.stop):
-                complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}")
+                complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}{_form(path, there)}")
                 with progress:
                     recorder.run()
         except FileError as error:  # here, for click would say nothing of a closed pipe
             complain(str(error))
-            raise click.exceptions.Exit(1) from error
+            raise click.exceptions.Exit(ERROR) from error
         finally:
             if indexer is not None:
                 indexer.finish()
-            _summarise(recorder.result, options["as_json"], path)
+            _summarise(recorder.result, time.monotonic() - started, options["as_json"], path)
     code = _exit_code(recorder.result, options)
     if code:
         raise click.exceptions.Exit(code)
@@ -177,25 +169,22 @@ def _limits(options: dict[str, Any]) -> tuple[Rotation | None, Autostop, str | N
         (turn if "filesize" in turn else end)["files"] = _whole("-W", options["most_files"])
     if options["count"] is not None:
         end["packets"] = min(options["count"], end.get("packets", options["count"]))
+    if options["duration"] is not None:
+        if "duration" in end:
+            raise ArgumentError("-a duration: and --duration exclude each other")
+        end["duration"] = options["duration"]
     if options["timeout"] is not None:
         end["idle"] = options["timeout"]
     return Rotation(**turn) if turn else None, Autostop(**end), printname
 
 
 def _receiver(options: dict[str, Any]) -> Receiver:
-    named = {name: options[name] for name in ("port", "interface", "source", "buffer_size", "watch", "sequence")}
-    at_once = AT_ONCE
-    background, features = options["background"], _core.features()
-    if background is None:
-        named["background"] = bool(features["background"]) and not options["ring"]
-    elif background != NO_BACKGROUND:
-        named["background"] = background
+    named = receiving(options, in_background=True) | {"sequence": options["sequence"]}
+    at_once, features = AT_ONCE, _core.features()
     if options["ring"]:
-        if not (ring := features["ring"]):
-            raise FeatureError(f"--ring: {ring.reason}")
         if options["link"] == "raw":
             raise ArgumentError("--link raw is of sockets: a ring records the frames as they came")
-        named["ring"] = named["frames"] = True
+        named["frames"] = True
         at_once = AT_ONCE_OF_RING
     else:
         named["recv_ttl"], named["recv_tos"] = bool(features["receive_ttl"]), bool(features["receive_tos"])
@@ -205,6 +194,14 @@ def _receiver(options: dict[str, Any]) -> Receiver:
 def _output(path: str) -> str | IO[bytes]:
     """The path; or standard output without Python's buffer, which would be a second one."""
     return getattr(sys.stdout.buffer, "raw", sys.stdout.buffer) if path == "-" else path
+
+
+def _form(path: str, there: bool) -> str:
+    """The form that the suffix gives, and whether a file of that name is written over."""
+    if path == "-":
+        return ""
+    form = "pcap" if plain_suffix(path) == ".pcap" else "pcapng"
+    return f" ({form}, over the file that was there)" if there else f" ({form})"
 
 
 def _indexer(path: str) -> Indexer:
@@ -262,19 +259,32 @@ def _counters(result: Recording) -> dict[str, int | None]:
     return {"received": result.stats.received, "written": result.written, **ledger, "bytes": result.bytes}
 
 
-def _text(result: Recording) -> str:
-    return ", ".join(f"{name} {'n/a' if value is None else value}" for name, value in _counters(result).items())
+def _read(recorder: Recorder) -> Callable[[], tuple[Stats, str]]:
+    """What the progress line shows."""
+
+    def read() -> tuple[Stats, str]:
+        result = recorder.result
+        return result.stats, result.path
+
+    return read
 
 
-def _summarise(result: Recording, as_json: bool, path: str) -> None:
+def _text(result: Recording, seconds: float) -> str:
+    counts = ", ".join(f"{name} {counted(value)}" for name, value in _counters(result).items())
+    return f"{counts}, {pace_text(seconds, result.stats.received, result.stats.bytes)}"
+
+
+def _summarise(result: Recording, seconds: float, as_json: bool, path: str) -> None:
     """One line on standard error, or an object on standard output, where that is not the recording's."""
     flows = result.stats.flows
     if not as_json:
-        complain(_text(result))
+        summarise(_text(result, seconds))
         complain_of(flows)
     else:
+        own_line()
         fields: dict[str, Any] = {
             **_counters(result),
+            **ledger_object(result.stats, seconds, ()),
             "files": result.files,
             "last_file": result.path,
             "reason": result.reason,
@@ -284,7 +294,7 @@ def _summarise(result: Recording, as_json: bool, path: str) -> None:
         click.echo(json.dumps(fields), err=path == "-")
     unwritten = result.stats.received - result.written
     if result.reason == "error" and unwritten > 0:
-        complain(f"{unwritten} packets were received and not written")
+        complain(f"{unwritten:,} packets were received and not written")
 
 
 def _exit_code(result: Recording, options: dict[str, Any]) -> int:

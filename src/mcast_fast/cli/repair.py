@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import sys
 
 import click
 
+from mcast_fast.cli.options import shared
+from mcast_fast.cli.output import wrapped
 from mcast_fast.files._repair import Repaired, repair
 
 
 @click.command("repair", short_help="Make a truncated capture file readable.")
 @click.argument("file", metavar="FILE")
 @click.option("-o", "--output", metavar="OUT", help="Copy what can be read to OUT, and leave FILE as it is.")
-@click.option("--json", "as_json", is_flag=True, help="An object instead of a line.")
+@shared(json="An object instead of a line.")
 def command(file: str, output: str | None, as_json: bool) -> None:
     """Cut a capture file where it cannot be read any further, and say what was cut.
 
@@ -20,12 +23,12 @@ def command(file: str, output: str | None, as_json: bool) -> None:
     Exits 0, also when there was nothing to repair; 1 when nothing of FILE can be read; 2 on a usage error.
     """
     done = repair(file, output)
-    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else _line(done))
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else wrapped(_line(done), sys.stdout))
 
 
 def _line(done: Repaired) -> str:
-    kept = f"{done.output}: {done.kept} bytes with {done.frames} packets"
+    kept = f"{done.output}: {done.kept:,} bytes with {done.frames:,} packets"
     if not done.cut:
         return f"{kept} can be read to the end; nothing was cut"
     where = f" and kept in {done.remains}" if done.remains else ""
-    return f"{kept} were kept; {done.cut} bytes were cut{where}: {done.reason}"
+    return f"{kept} were kept; {done.cut:,} bytes were cut{where}: {done.reason}"

@@ -11,7 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from mcast_fast.cli.output import INTERRUPTED, LOSS, complain, standard_input
+from mcast_fast.cli.codes import ERROR, INTERRUPTED, LOSS
+from mcast_fast.cli.contents import nothing_of
+from mcast_fast.cli.options import LONGER, SPEED, TIME, shared
+from mcast_fast.cli.output import brief_time, complain, interrupted, own_line, standard_input
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
 from mcast_fast.files._skipped import left_out_text
@@ -29,25 +32,22 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 @click.option(
     "--map", "mapped", multiple=True, metavar="OLD=NEW", help="Replace one group; can be given several times."
 )
-@click.option("-g", "--group", "groups", multiple=True, help="Only this group; can be given several times.")
-@click.option("-i", "--interface", help="Name, index or address, for groups that name none.")
-@click.option("--source", help="Send from this address of this machine.")
-@click.option("--source-port", type=int, help="Send from this UDP port.")
-@click.option("--speed", type=float, help="Playback speed factor.")
-@click.option("--rate", help="Instead of the recorded times: '50k/s' datagrams, or '800Mbit/s' of payload.")
+@shared("only", "interface", "sending_source", "source_port")
+@click.option("--speed", type=SPEED, help="Playback speed factor (2x, 0.5).")
+@shared(rate="Instead of the recorded times: datagrams per second (50k), or payload (800Mbit/s).")
 @click.option("--max", "fastest", is_flag=True, help="Instead of the recorded times: as fast as possible.")
 @click.option(
     "--loop", "loops", type=click.IntRange(min=0), default=1, show_default=True, help="Repeat N times; 0: forever."
 )
-@click.option("--max-gap", metavar="TIME", help="The longest time between two packets, such as 1s.")
-@click.option("--pause", metavar="TIME", help="From the end of the file to the next --loop.")
-@click.option("--fail-on-loss", is_flag=True, help="Exit 3 when something of FILE could not be sent.")
-@click.option("-c", "--count", type=click.IntRange(min=1), help="End after this many packets.")
-@click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
+@click.option("--max-gap", type=LONGER, help="The longest time between two packets, such as 1s.")
+@click.option("--pause", type=TIME, help="From the end of the file to the next --loop.")
+@shared("count", "ttl", fail_on_loss="Exit 3 when something of FILE could not be sent.")
 @click.option("--keep", default="", metavar="ttl,tos", help="Send with the recorded TTL, TOS, or both.")
-@click.option("--no-loopback", is_flag=True, help="Do not deliver to receivers on this machine.")
-@click.option("--progress", is_flag=True, help="A line per second on standard error; a terminal shows a bar.")
-@click.option("--json", "as_json", is_flag=True, help="The report as an object.")
+@shared(
+    "no_loopback",
+    progress="A line per second on standard error; a terminal shows a bar.",
+    json="The report as an object.",
+)
 def command(
     file: str,
     mapped: tuple[str, ...],
@@ -63,7 +63,7 @@ def command(
     had, and print how late they were. Where to has to be said: --to, or --as-recorded.
 
     Late is how long after its moment a packet was handed to the system: half of them were not later than p50, 99 in
-    100 not later than p99. Ports that GROUP and NEW leave out are the recorded ones.
+    100 not later than p99 (known to 3 %). Ports that GROUP and NEW leave out are the recorded ones.
 
     Not sent is what FILE holds beside datagrams: those of which not all fragments are there, skipped frames (no UDP,
     or of a link or a tunnel that cannot be read), broken ones. Filtered is UDP to hosts, and to groups but those of -g.
@@ -80,21 +80,28 @@ def command(
         **options,
     )
     ended = threading.Event()
+    shown: threading.Thread | None = None
     if progress or sys.stderr.isatty():
         show = _show_lines if progress else _show_bar
-        threading.Thread(target=show, args=(replay, ended, _size(file)), daemon=True).start()
+        shown = threading.Thread(target=show, args=(replay, ended, _size(file)), daemon=True)
+        shown.start()
     try:
         replay.run()
     except KeyboardInterrupt:
+        interrupted()
         raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
         ended.set()
-        click.echo(_json(replay.result) if as_json else _text(replay.result))
+        if shown is not None:
+            shown.join()
+        own_line()
+        if replay.result.packets or isinstance(sys.exception(), click.exceptions.Exit | None):
+            click.echo(_json(replay.result) if as_json else _text(replay.result))
     if fail_on_loss and replay.result.unsent:
         raise click.exceptions.Exit(LOSS)
     if not replay.result.packets:
-        complain(f"{file} holds no packet to a group; look at `mcast-fast info`")
-        raise click.exceptions.Exit(1)
+        complain(nothing_of(file, groups))
+        raise click.exceptions.Exit(ERROR)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -112,7 +119,7 @@ def _size(file: str) -> int | None:
 def _show_lines(replay: Replay, ended: threading.Event, _size: int | None) -> None:
     while not ended.wait(PROGRESS_SECONDS):
         result = replay.result
-        complain(f"sent {result.packets}, turn {result.loops}")
+        complain(f"sent {result.packets:,}, turn {result.loops}")
 
 
 def _show_bar(replay: Replay, ended: threading.Event, size: int | None) -> None:
@@ -131,17 +138,17 @@ def _json(result: Replayed) -> str:
 
 
 def _text(result: Replayed) -> str:
-    rate = "" if result.rate is None else f", {result.rate:.1f} per second"
-    parts = [f"sent {result.packets}, bytes {result.bytes}, in {result.seconds:.3f} s{rate}"]
+    rate = "" if result.rate is None else f", {result.rate:,.1f} per second"
+    parts = [f"sent {result.packets:,}, bytes {result.bytes:,}, in {result.seconds:,.3f} s{rate}"]
     if result.late_max is not None:
         late = (("p50", result.late_p50), ("p99", result.late_p99), ("max", result.late_max))
-        parts.append("late " + ", ".join(f"{name} {(value or 0) / 1000:.1f} us" for name, value in late))
+        parts.append("late " + ", ".join(f"{name} {brief_time(value or 0)}" for name, value in late))
     if result.rate_error is not None:
         parts.append(f"rate error {result.rate_error:+.3%}")
     if result.truncated:
-        parts.append(f"truncated {result.truncated}")
+        parts.append(f"truncated {result.truncated:,}")
     if left_out := left_out_text(result):
         parts.append(f"not sent: {left_out}")
     if result.filtered:
-        parts.append(f"filtered {result.filtered}")
+        parts.append(f"filtered {result.filtered:,}")
     return "; ".join(parts)

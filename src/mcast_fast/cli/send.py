@@ -1,23 +1,30 @@
 """mcast-fast send: datagrams to groups, and the answers."""
 
+import dataclasses
+import itertools
+import json
 import os
 import secrets
 import sys
 import time
 from collections.abc import Iterator
-from itertools import islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
 from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._units import NANOSECONDS, rate_of
-from mcast_fast.cli.output import INTERRUPTED, NOTHING_CAME, complain, text_line
+from mcast_fast.cli.codes import INTERRUPTED, NOTHING_CAME
+from mcast_fast.cli.options import LONGER, TIME, shared
+from mcast_fast.cli.output import complain, interrupted, json_line, own_line, pace_text, text_line
+from mcast_fast.cli.rtp import Headers
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
 from mcast_fast.sender import Sender
 from mcast_fast.sequence._format import END, stamp
 
+FOREVER = sys.maxsize
+PATTERNS = {"counter": bytes(range(256)), "zeros": b"\0", "random": b""}
 AT_ONCE = 256  # payloads handed over together
 ENDS = 3  # times that the end of numbered datagrams is sent, for one may be lost
 PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
@@ -25,71 +32,74 @@ PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 
 @click.command("send", short_help="Send datagrams to groups.")
 @click.argument("arguments", metavar="GROUP... [PAYLOAD]", nargs=-1, required=True)
-@click.option("-i", "--interface", help="Name, index or address, or 'all'; for groups that name none.")
-@click.option("-p", "--port", type=int, help="UDP port, for groups that name none.")
-@click.option("--source", help="Send from this address of this machine.")
-@click.option("--source-port", type=int, help="Send from this UDP port.")
-@click.option("-c", "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many times.")
-@click.option("--size", type=click.IntRange(0, LARGEST_PAYLOAD[6]), help="Send this many bytes instead of a PAYLOAD.")
+@shared("interface", "port", "sending_source", "source_port")
+@click.option(
+    "-c", "--count", type=click.IntRange(min=1), metavar="N", help="How many times; 1, with --duration no limit."
+)
+@shared(duration="Send for this long (10s, 5min).")
+@click.option(
+    "--size", type=click.IntRange(0, LARGEST_PAYLOAD[6]), metavar="BYTES", help="Send this many bytes, not a PAYLOAD."
+)
+@click.option(
+    "--pattern", metavar="HEX|NAME", help=f"What --size is filled with: hex digits, or {', '.join(PATTERNS)}."
+)
 @click.option("--file", type=click.File("rb"), help="Send a file's bytes instead, in datagrams of --size (1316).")
 @click.option("--stdin-lines", is_flag=True, help="Send each line of standard input instead, without its end.")
+@click.option("--rtp", is_flag=True, help="Put RTP headers before them, as of MPEG-TS (payload type 33).")
 @click.option(
     "--sequence", is_flag=True, help="Number the datagrams (format mcast-fast), and send how many there were."
 )
-@click.option("--rate", help="Per second: '50k/s' datagrams, or '800Mbit/s' of payload, over all groups.")
-@click.option("--interval", type=click.FloatRange(min=0, min_open=True), help="Seconds from one datagram to the next.")
-@click.option("--ttl", type=int, default=1, show_default=True, help="TTL or hop limit; 0 stays on this machine.")
-@click.option("--dscp", type=int, help="DSCP, 0 to 63.")
-@click.option("--no-loopback", is_flag=True, help="Do not deliver to receivers on this machine.")
+@shared(rate="Per second, over all groups: datagrams (50k), or payload (800Mbit/s).")
+@click.option("--interval", type=LONGER, help="From one datagram to the next (100ms).")
+@shared("ttl", "dscp", "no_loopback")
 @click.option("--no-segmentation", is_flag=True, help="Have the kernel segment nothing (UDP GSO).")
-@click.option("--wait", type=click.FloatRange(min=0), help="Print the answers that arrive within this many seconds.")
-@click.option("--progress", is_flag=True, help="A line per second on standard error, also when that is no terminal.")
+@click.option("--wait", type=TIME, help="Print the answers that arrive within this time (2s).")
+@shared("progress", json="The report as an object.")
 def command(
     arguments: tuple[str, ...],
-    interface: str | None,
-    port: int | None,
-    source: str | None,
-    source_port: int | None,
-    count: int,
-    size: int | None,
-    file: BinaryIO | None,
-    stdin_lines: bool,
+    count: int | None,
+    duration: float | None,
+    rtp: bool,
     sequence: bool,
-    rate: str | None,
+    rate: float | str | None,
     interval: float | None,
-    ttl: int,
-    dscp: int | None,
     no_loopback: bool,
     no_segmentation: bool,
     wait: float | None,
     progress: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Send PAYLOAD (a text; - reads it from standard input) to every GROUP, and print how many datagrams left.
 
+    \b
+    --pattern  counter  00 01 02 … ff 00 … (the default)
+               zeros    zeros
+               random   other bytes in each datagram
+               c0ffee   these bytes, repeated
+
+    A --file is sent as it is: a transport stream (.ts) in datagrams of 7 packets, with --rtp behind RTP headers. Its
+    times are not read: give --rate.
+
     Exits 0; 1 on an error; 2 on a usage error; 4 when no answer came within --wait; 130 on Ctrl-C, after the count.
     """
-    groups, payloads = _what_to_send(arguments, size, file, stdin_lines, count)
+    times = count if count is not None else 1 if duration is None else FOREVER
+    groups, payloads = _what_to_send(arguments, times, options)
     wanted_rate = _rate(rate, interval)
-    at_once = _at_once(wanted_rate, stdin_lines)
+    named = {name: options[name] for name in ("port", "interface", "source", "source_port", "ttl", "dscp")}
     with Sender(
-        *groups,
-        port=port,
-        interface=interface,
-        source=source,
-        source_port=source_port,
-        ttl=ttl,
-        dscp=dscp,
-        loopback=not no_loopback,
-        rate=wanted_rate,
-        segmentation=not no_segmentation,
+        *groups, loopback=not no_loopback, rate=wanted_rate, segmentation=not no_segmentation, **named
     ) as sender:
+        if rtp:
+            payloads = map(Headers(secrets.randbits(32), secrets.randbits(16)).put, payloads)
         numbers = Numbers() if sequence else None
         numbered = payloads if numbers is None else map(numbers.number, payloads)
-        _send(sender, numbered, at_once, progress or sys.stderr.isatty())
+        at_once = _at_once(wanted_rate, options["stdin_lines"])
+        _send(sender, _until(numbered, duration), at_once, progress or sys.stderr.isatty(), as_json)
         if numbers is not None:
             for _ in range(ENDS):
                 sender.send(numbers.end())
-        if wait is not None and not _print_answers(sender, wait):
+        if wait is not None and not _print_answers(sender, wait, as_json):
             complain(f"no answer came within {wait:g} s")
             raise click.exceptions.Exit(NOTHING_CAME)
 
@@ -113,29 +123,51 @@ class Numbers:
 
 
 def _what_to_send(
-    arguments: tuple[str, ...], size: int | None, file: BinaryIO | None, stdin_lines: bool, count: int
+    arguments: tuple[str, ...], count: int, options: dict[str, Any]
 ) -> tuple[tuple[str, ...], Iterator[bytes]]:
     """The groups, and the payloads `count` times: by the options, or the last argument."""
-    if file is not None and stdin_lines:
+    file, size, pattern = options["file"], options["size"], options["pattern"]
+    if file is not None and options["stdin_lines"]:
         raise click.UsageError("--file and --stdin-lines exclude each other")
+    if pattern is not None and (size is None or file is not None):
+        raise click.UsageError("--pattern fills --size bytes; give --size, and no --file")
     if file is not None:
         return arguments, _pieces(file, size or 1316, count)
-    if stdin_lines:
+    if options["stdin_lines"]:
         if count != 1 or size is not None:
-            raise click.UsageError("--stdin-lines sends each line once; leave --count and --size out")
+            raise click.UsageError("--stdin-lines sends each line once; leave --count, --duration and --size out")
         return arguments, (line.rstrip(b"\r\n") for line in sys.stdin.buffer)
     if size is not None:
-        return arguments, _times((bytes(range(256)) * (size // 256 + 1))[:size], count)
+        return arguments, _filled(pattern or "counter", size, count)
     *groups, text = arguments
     if not groups or _is_group(text):
         raise click.UsageError(f"no payload after {text}; give a text, - for standard input, or --size")
     # One byte more than fits is enough for the system to refuse it.
     payload = sys.stdin.buffer.read(LARGEST_PAYLOAD[6] + 1) if text == "-" else os.fsencode(text)
-    return tuple(groups), _times(payload, count)
+    return tuple(groups), itertools.repeat(payload, count)
 
 
-def _times(payload: bytes, count: int) -> Iterator[bytes]:
-    return (payload for _ in range(count))
+def _filled(pattern: str, size: int, count: int) -> Iterator[bytes]:
+    """Payloads of `size` bytes, of one of PATTERNS or of hex digits."""
+    if pattern == "random":
+        return (os.urandom(size) for _ in range(count))
+    try:
+        unit = PATTERNS[pattern] if pattern in PATTERNS else bytes.fromhex(pattern)
+    except ValueError:
+        unit = b""
+    if not unit:
+        raise click.UsageError(
+            f"--pattern {pattern!r} is neither hex digits, such as c0ffee, nor {', '.join(PATTERNS)}"
+        )
+    return itertools.repeat((unit * (size // len(unit) + 1))[:size], count)
+
+
+def _until(payloads: Iterator[bytes], duration: float | None) -> Iterator[bytes]:
+    """The payloads that begin before the time is over."""
+    if duration is None:
+        return payloads
+    end = time.monotonic() + duration
+    return itertools.takewhile(lambda _: time.monotonic() < end, payloads)
 
 
 def _pieces(file: BinaryIO, size: int, count: int) -> Iterator[bytes]:
@@ -155,7 +187,7 @@ def _is_group(text: str) -> bool:
     return True
 
 
-def _rate(rate: str | None, interval: float | None) -> float | str | None:
+def _rate(rate: float | str | None, interval: float | None) -> float | str | None:
     if rate is not None and interval is not None:
         raise click.UsageError("--rate and --interval exclude each other")
     return rate if interval is None else 1 / interval
@@ -172,28 +204,45 @@ def _at_once(rate: float | str | None, stdin_lines: bool) -> int:
     return max(1, min(AT_ONCE, int(a_second / 10)))
 
 
-def _send(sender: Sender, payloads: Iterator[bytes], at_once: int, progress: bool) -> None:
-    """Send them all; how many left is printed whatever happens."""
-    shown = time.monotonic_ns()
+def _send(sender: Sender, payloads: Iterator[bytes], at_once: int, progress: bool, as_json: bool) -> None:
+    """Send them all; how many left is printed whatever happens, but for an error before the first."""
+    started = shown = time.monotonic_ns()
     try:
-        while batch := list(islice(payloads, at_once)):
+        while batch := list(itertools.islice(payloads, at_once)):
             sender.send_batch(batch)
             if progress and time.monotonic_ns() - shown >= PROGRESS_NS:
                 shown = time.monotonic_ns()
-                complain(f"sent {sender.stats.datagrams}")
+                complain(f"sent {sender.stats.datagrams:,}")
     except KeyboardInterrupt:
+        interrupted()
         raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
-        click.echo(f"sent {sender.stats.datagrams}")
+        if sender.stats.datagrams or sys.exception() is None or isinstance(sys.exception(), click.exceptions.Exit):
+            own_line()
+            click.echo(_report(sender, (time.monotonic_ns() - started) / NANOSECONDS, as_json))
 
 
-def _print_answers(sender: Sender, wait: float) -> int:
+def _report(sender: Sender, seconds: float, as_json: bool) -> str:
+    stats = sender.stats
+    if as_json:
+        rates = {
+            "packets_per_second": stats.datagrams / seconds if seconds else 0.0,
+            "bits_per_second": stats.bytes * 8 / seconds if seconds else 0.0,
+        }
+        return json.dumps(dataclasses.asdict(stats) | {"seconds": seconds} | rates)
+    if stats.datagrams <= 1:
+        return f"sent {stats.datagrams}"
+    return f"sent {stats.datagrams:,}, bytes {stats.bytes:,}, {pace_text(seconds, stats.datagrams, stats.bytes)}"
+
+
+def _print_answers(sender: Sender, wait: float, as_json: bool) -> int:
     """Print what comes back within `wait` seconds; how many answers that were."""
     came = 0
     end = time.monotonic() + wait
+    show = json_line if as_json else text_line
     while (left := end - time.monotonic()) > 0:
         try:
-            click.echo(text_line(sender.recv(timeout=left)))
+            click.echo(show(sender.recv(timeout=left)))
         except TimeoutError:
             break
         came += 1

@@ -5,6 +5,8 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
+from mcast_fast.cli.output import interrupted
+
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last: Ctrl-Break on Windows, and its window was closed
 STOP: list[int] = [getattr(signal, name) for name in STOP_NAMES if hasattr(signal, name)]
 
@@ -20,6 +22,7 @@ def stop_signals_call(stop: Callable[[], None]) -> Iterator[None]:
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         restore()
+        interrupted()
         stop()
 
     for number in before:

@@ -16,7 +16,9 @@ mcast_summary_free(mcast_summary *summary)
 {
     free(summary->flows);
     free(summary->table);
+    free(summary->arrivals);
     summary->flows = NULL;
+    summary->arrivals = NULL;
     summary->table = NULL;
     summary->count = summary->capacity = 0;
 }
@@ -31,9 +33,12 @@ word_at(const uint8_t *bytes)
 
 /* A sum of products: processors make them side by side. */
 static uint32_t
-hash_of(uint64_t seed, const uint8_t source[16], const uint8_t group[16], uint16_t port, uint32_t interface_index)
+hash_of(const mcast_summary *summary, const uint8_t source[16], const uint8_t group[16], uint16_t port,
+        uint32_t interface_index)
 {
-    uint64_t rest = (uint64_t)(mcast_is_link_local(source) ? interface_index : 0) << 16 | port;
+    const uint64_t seed = summary->seed;
+    int is_part = summary->by_interface || mcast_is_link_local(source);
+    uint64_t rest = (uint64_t)(is_part ? interface_index : 0) << 16 | port;
     uint64_t hash = (word_at(source) ^ seed) * 0xff51afd7ed558ccdu +
                     (word_at(source + 8) ^ seed) * 0xc4ceb9fe1a85ec53u + (word_at(group) ^ seed) * 0x9e3779b97f4a7c15u +
                     (word_at(group + 8) ^ seed) * 0xbf58476d1ce4e5b9u;
@@ -45,7 +50,7 @@ static void
 put_in_table(mcast_summary *summary, size_t at)
 {
     const mcast_counted *flow = &summary->flows[at];
-    uint32_t slot = hash_of(summary->seed, flow->source, flow->group, flow->port, flow->interface_index);
+    uint32_t slot = hash_of(summary, flow->source, flow->group, flow->port, flow->interface_index);
     for (slot &= summary->table_mask; summary->table[slot]; slot = (slot + 1) & summary->table_mask)
         continue;
     summary->table[slot] = (uint32_t)at + 1;
@@ -64,6 +69,12 @@ static int
 grow(mcast_summary *summary)
 {
     size_t capacity = summary->capacity ? 2 * summary->capacity : FIRST_FLOWS;
+    if (summary->by_interface) {
+        mcast_arrivals *arrivals = realloc(summary->arrivals, capacity * sizeof *arrivals);
+        if (!arrivals)
+            return -1;
+        summary->arrivals = arrivals; /* larger than is needed, where the rest fails */
+    }
     uint32_t *table = malloc(2 * capacity * sizeof *table);
     mcast_counted *flows = table ? realloc(summary->flows, capacity * sizeof *flows) : NULL;
     if (!flows) {
@@ -101,6 +112,29 @@ merge(mcast_counted *others, const mcast_counted *flow)
     others->truncated += flow->truncated;
 }
 
+/* The same with the times of its arrivals. */
+static void
+merge_arrivals(mcast_arrivals *into, const mcast_arrivals *flow)
+{
+    int64_t latest = into->tick > flow->tick ? into->tick : flow->tick;
+    if (into->seen == 0 || flow->begun < into->begun)
+        into->begun = flow->begun;
+    into->seen = into->seen > flow->seen ? into->seen : flow->seen;
+    into->resumed = into->resumed > flow->resumed ? into->resumed : flow->resumed;
+    into->silences += flow->silences;
+    for (size_t i = 0; i < MCAST_GAP_BUCKETS; i++)
+        into->gaps[i] += flow->gaps[i];
+    mcast_arrivals_turn(into, latest);
+    for (int64_t tick = flow->tick; tick > flow->tick - MCAST_TICKS && tick >= 0; tick--) {
+        if (tick <= latest - MCAST_TICKS)
+            break;
+        size_t at = (size_t)(tick % MCAST_TICKS);
+        uint32_t *bytes = &into->bytes[at];
+        into->packets[at] += flow->packets[at];
+        *bytes = *bytes > UINT32_MAX - flow->bytes[at] ? UINT32_MAX : *bytes + flow->bytes[at];
+    }
+}
+
 typedef struct ranked {
     uint64_t packets;
     size_t at;
@@ -134,11 +168,17 @@ mcast_summary_fit(mcast_summary *summary)
     for (size_t i = 0; i < summary->count; i++)
         order[i] = (ranked){summary->flows[i].packets, i};
     qsort(order, summary->count, sizeof *order, compare_ranked);
-    for (size_t i = summary->most; i < summary->count; i++)
+    for (size_t i = summary->most; i < summary->count; i++) {
         merge(&summary->others, &summary->flows[order[i].at]);
+        if (summary->arrivals)
+            merge_arrivals(&summary->other_arrivals, &summary->arrivals[order[i].at]);
+    }
     qsort(order, summary->most, sizeof *order, compare_places);
-    for (size_t i = 0; i < summary->most; i++)
+    for (size_t i = 0; i < summary->most; i++) {
         summary->flows[i] = summary->flows[order[i].at];
+        if (summary->arrivals && order[i].at != i)
+            summary->arrivals[i] = summary->arrivals[order[i].at];
+    }
     free(order);
     summary->count = summary->last = summary->most;
     fill_table(summary);
@@ -163,17 +203,25 @@ begin(mcast_summary *summary, const mcast_record *record)
 }
 
 mcast_counted *
-mcast_summary_find(mcast_summary *summary, const mcast_record *record)
+mcast_summary_known(const mcast_summary *summary, const mcast_record *record)
 {
     if (summary->count == 0)
-        return begin(summary, record);
-    uint32_t slot = hash_of(summary->seed, record->source, record->group, record->port, record->interface_index);
+        return NULL;
+    uint32_t slot = hash_of(summary, record->source, record->group, record->port, record->interface_index);
     for (slot &= summary->table_mask; summary->table[slot]; slot = (slot + 1) & summary->table_mask) {
-        size_t at = summary->table[slot] - 1;
-        if (mcast_is_counted_by(&summary->flows[at], record)) {
-            summary->last = at;
-            return &summary->flows[at];
-        }
+        mcast_counted *flow = &summary->flows[summary->table[slot] - 1];
+        if (mcast_is_counted_by(flow, record, summary->by_interface))
+            return flow;
     }
-    return begin(summary, record);
+    return NULL;
+}
+
+mcast_counted *
+mcast_summary_find(mcast_summary *summary, const mcast_record *record)
+{
+    mcast_counted *flow = mcast_summary_known(summary, record);
+    if (!flow)
+        return begin(summary, record);
+    summary->last = (size_t)(flow - summary->flows);
+    return flow;
 }

@@ -5,6 +5,7 @@
 #ifndef MCAST_SUMMARY_H
 #define MCAST_SUMMARY_H
 
+#include "arrivals.h"
 #include "record.h"
 #include <stddef.h>
 
@@ -37,10 +38,16 @@ typedef struct mcast_summary {
     size_t last; /* the flow of the latest packet */
     uint64_t seed;
     mcast_counted others;
+    int by_interface;         /* flows of a monitor: the interface is a part of each */
+    mcast_arrivals *arrivals; /* theirs, at the same places; else NULL */
+    mcast_arrivals other_arrivals;
 } mcast_summary;
 
 /* `seed`: a number that who wrote the file cannot know, or flows could be made that fill one place of the table. */
 void mcast_summary_open(mcast_summary *summary, size_t most, uint64_t seed);
+
+/* The flow of a record where there is one, else NULL. */
+mcast_counted *mcast_summary_known(const mcast_summary *summary, const mcast_record *record);
 
 /* The flow of a record; one that begins where there is none yet. Without memory for it, the others. */
 mcast_counted *mcast_summary_find(mcast_summary *summary, const mcast_record *record);
@@ -58,11 +65,11 @@ mcast_is_link_local(const uint8_t address[16])
 }
 
 static inline int
-mcast_is_counted_by(const mcast_counted *flow, const mcast_record *record)
+mcast_is_counted_by(const mcast_counted *flow, const mcast_record *record, int by_interface)
 {
     return mcast_same_address(flow->source, record->source) && mcast_same_address(flow->group, record->group) &&
            flow->port == record->port &&
-           (flow->interface_index == record->interface_index || !mcast_is_link_local(record->source));
+           (flow->interface_index == record->interface_index || !(by_interface || mcast_is_link_local(record->source)));
 }
 
 static inline void
@@ -84,14 +91,32 @@ mcast_counted_time(mcast_counted *flow, int64_t time)
     }
 }
 
-/* Counts a packet. */
-static inline void
-mcast_summary_add(mcast_summary *summary, const mcast_record *record)
+static inline mcast_counted *
+mcast_summary_flow(mcast_summary *summary, const mcast_record *record)
 {
     mcast_counted *flow = summary->last < summary->count ? &summary->flows[summary->last] : NULL;
-    if (!flow || !mcast_is_counted_by(flow, record))
-        flow = mcast_summary_find(summary, record);
-    uint16_t size = record->wire_length > record->length ? record->wire_length : record->length;
+    return flow && mcast_is_counted_by(flow, record, summary->by_interface) ? flow
+                                                                            : mcast_summary_find(summary, record);
+}
+
+/* Of a monitor's flow. */
+static inline mcast_arrivals *
+mcast_summary_arrivals(mcast_summary *summary, const mcast_counted *flow)
+{
+    return flow == &summary->others ? &summary->other_arrivals : &summary->arrivals[flow - summary->flows];
+}
+
+/* Bytes of payload that were sent, also of a packet that was captured in part. */
+static inline uint16_t
+mcast_wire_size(const mcast_record *record)
+{
+    return record->wire_length > record->length ? record->wire_length : record->length;
+}
+
+static inline void
+mcast_counted_add(mcast_counted *flow, const mcast_record *record)
+{
+    uint16_t size = mcast_wire_size(record);
     if (record->timestamp)
         mcast_counted_time(flow, record->timestamp);
     flow->smallest = flow->packets == 0 || size < flow->smallest ? size : flow->smallest;
@@ -101,6 +126,13 @@ mcast_summary_add(mcast_summary *summary, const mcast_record *record)
     flow->wire_bytes += size;
     flow->dropped += record->dropped;
     flow->truncated += record->flags & MCAST_TRUNCATED;
+}
+
+/* Counts a packet. */
+static inline void
+mcast_summary_add(mcast_summary *summary, const mcast_record *record)
+{
+    mcast_counted_add(mcast_summary_flow(summary, record), record);
 }
 
 #endif

@@ -35,7 +35,8 @@ cdef extern from *:
     int mcast_export(type one, const char *name, object module) except -1
 
 # They are made by calling them, with arguments that they check.
-OPEN = ("Slots", "Transmitter", "Decoder", "Encoder", "Run", "Tracker", "Summary", "Placer", "Frame", "Arbiter")
+OPEN = ("Slots", "Transmitter", "Decoder", "Encoder", "Run", "Tracker", "Summary", "Placer", "Frame", "Arbiter",
+        "StreamTable")
 
 
 def _seal():

@@ -27,6 +27,7 @@ cdef extern from "summary.h":
         mcast_counted *flows
         size_t count
         mcast_counted others
+        int by_interface
     void mcast_summary_open(mcast_summary *summary, size_t most, uint64_t seed) nogil
     void mcast_summary_add(mcast_summary *summary, const mcast_record *record) nogil
     void mcast_summary_fit(mcast_summary *summary) nogil

@@ -1,7 +1,8 @@
 """Flows of a capture file, counted: the twin of fast/summary.pxi and c/summary.c."""
 
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from mcast_fast._core.addresses import is_link_local
 from mcast_fast._core.layout import FIELDS, RECORD, Flag
@@ -25,7 +26,7 @@ _TIME, _INTERFACE, _DROPPED, _LENGTH, _WIRE, _SOURCE, _GROUP, _PORT, _FLAGS = (
 _TRUNCATED = int(Flag.TRUNCATED)
 
 
-class _Counted:
+class Counted:
     """A flow; see `blocks.Counted`."""
 
     __slots__ = (
@@ -71,7 +72,7 @@ class _Counted:
         elif time < self.first:
             self.first = time
 
-    def merge(self, flow: "_Counted") -> None:
+    def merge(self, flow: "Counted") -> None:
         """Add another flow."""
         if flow.first is not None and flow.last is not None:
             self.first = flow.first if self.first is None else min(self.first, flow.first)
@@ -89,6 +90,44 @@ class _Counted:
         return group, port, source, interface, *counts, self.dropped, self.truncated, self.smallest, self.largest
 
 
+C = TypeVar("C", bound=Counted)
+
+
+class Flows(Generic[C]):
+    """The flows of packets: `most` of them, those with the most packets, and the others together; for use under `lock`.
+
+    Where more than twice as many are known, those with the fewest packets are added to the others. `by_interface`:
+    whether the interface is a part of what a flow is; of one from a link-local source it always is."""
+
+    def __init__(self, most: int, new: Callable[[], C], by_interface: bool) -> None:
+        self.lock = threading.RLock()  # a signal handler may come in between
+        self.known: dict[tuple[bytes, int, bytes, int], tuple[int, C]] = {}
+        self.others = new()
+        self._most = most
+        self._new = new
+        self._by_interface = by_interface
+
+    def flow(self, row: tuple[Any, ...]) -> C:
+        """The flow of a record."""
+        source = row[_SOURCE]
+        is_part = self._by_interface or is_link_local(source)
+        key = row[_GROUP], row[_PORT], source, row[_INTERFACE] if is_part else 0
+        found = self.known.get(key)
+        if found is None:
+            if len(self.known) >= 2 * self._most:
+                self.fit()
+            found = self.known[key] = row[_INTERFACE], self._new()
+        return found[1]
+
+    def fit(self) -> None:
+        """Leaves the flows with the most packets, and of several with as many those that began first."""
+        if len(self.known) <= self._most:
+            return
+        ranked = sorted(self.known, key=lambda key: -self.known[key][1].packets)  # stable: in the order they began
+        for key in ranked[self._most :]:
+            self.others.merge(self.known.pop(key)[1])
+
+
 class Summary:
     """The flows of packets: `most` of them, those with the most packets, and the others together. Threads may share it.
 
@@ -97,40 +136,23 @@ class Summary:
     def __init__(self, most: int) -> None:
         if not 1 <= most <= 1 << 24:
             raise ValueError("a summary is of 1 to 2**24 flows")
-        self._lock = threading.RLock()  # a signal handler may come in between
-        self._most = most
-        self._flows: dict[tuple[bytes, int, bytes, int], tuple[int, _Counted]] = {}
-        self._others = _Counted()
+        self._flows = Flows(most, Counted, by_interface=False)
 
     def add(self, batch: Batch) -> None:
         """Counts the packets of a batch."""
-        with self._lock:
+        with self._flows.lock:
             for row in RECORD.iter_unpack(bytes(batch.records)):
-                self.add_row(row)
+                self._flows.flow(row).add(row)
 
     def add_row(self, row: tuple[Any, ...]) -> None:
         """Counts a record, unpacked."""
-        source = row[_SOURCE]
-        key = row[_GROUP], row[_PORT], source, row[_INTERFACE] if is_link_local(source) else 0
-        with self._lock:
-            found = self._flows.get(key)
-            if found is None:
-                if len(self._flows) >= 2 * self._most:
-                    self._fit()
-                found = self._flows[key] = row[_INTERFACE], _Counted()
-            found[1].add(row)
-
-    def _fit(self) -> None:
-        """Leaves the flows with the most packets, and of several with as many those that began first."""
-        if len(self._flows) <= self._most:
-            return
-        ranked = sorted(self._flows, key=lambda key: -self._flows[key][1].packets)  # stable: in the order they began
-        for key in ranked[self._most :]:
-            self._others.merge(self._flows.pop(key)[1])
+        with self._flows.lock:
+            self._flows.flow(row).add(row)
 
     def flows(self) -> tuple[list[tuple[Any, ...]], tuple[Any, ...] | None]:
         """(the flows in the order they began, as rows of `blocks.Counted`; the row of the others, or None)."""
-        with self._lock:
-            self._fit()
-            rows = [flow.row(*key[:3], interface) for key, (interface, flow) in self._flows.items()]
-            return rows, self._others.row(bytes(16), 0, bytes(16), 0) if self._others.packets else None
+        with self._flows.lock:
+            self._flows.fit()
+            rows = [flow.row(*key[:3], interface) for key, (interface, flow) in self._flows.known.items()]
+            others = self._flows.others
+            return rows, others.row(bytes(16), 0, bytes(16), 0) if others.packets else None

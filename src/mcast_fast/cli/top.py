@@ -1,0 +1,200 @@
+"""mcast-fast top: what each stream does now."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mcast_fast.cli.codes import LOSS, NOTHING_CAME
+from mcast_fast.cli.options import LONGER, TIME, groups_alone, receiving, shared
+from mcast_fast.cli.output import complain, nothing_came
+from mcast_fast.cli.signals import stop_signals_call
+from mcast_fast.cli.top_keys import Settings, keys
+from mcast_fast.cli.top_view import COLUMNS, Shown, as_object, drops_table, line, screen, stream_table, totals
+from mcast_fast.errors import ClosedError
+from mcast_fast.monitor._monitor import AUTO, MOST_STREAMS, STALLED_AFTER, Monitor
+from mcast_fast.monitor._stream import drops
+from mcast_fast.receiver import Receiver
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REFRESH = 0.8  # seconds, of a screen: with STALLED_AFTER less than 2 s until a stream shows to have stopped
+WIDE = 250  # columns where there is no terminal: nothing is folded, so that grep finds whole lines
+
+
+@click.command("top", short_help="What each stream does now: rates, gaps, loss, states.")
+@click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
+@shared("interface", "port", "source")
+@click.option(
+    "-f", "--format", "form", default=AUTO, show_default=True, help="Of numbers: auto is RTP; none reads none."
+)
+@click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
+@click.option("--stalled-after", type=TIME, default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
+@click.option("--streams", "most", default=MOST_STREAMS, show_default=True, help="Rows at most; others are added up.")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared(
+    json="An object per interval, and one at the end.",
+    fail_on_loss="Exit 3 when a packet was dropped, or a number is missing.",
+)
+def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Show what each stream does now, until q or Ctrl-C; a report at the end.
+
+    A stream is what comes from one source to one group and port on one interface.
+
+    \b
+    waiting     joined, and nothing has come yet
+    receiving
+    stalled     nothing came for --stalled-after; its rates are 0
+    restarted   a few seconds ago it came again, or its numbers began anew
+
+    \b
+    Keys of the table:
+      q          quit                      /          filter by words; Escape ends it
+      t          next view: rates, integrity, timing, drops, memberships
+      s  r       next order; reversed      Up Down    select a stream
+      p          pause                     Enter      expand it
+      x          count anew
+
+    Without a terminal it prints a line per --interval; rates are those of the last second, of payload.
+
+    Exits 0; 1 on an error; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when nothing came before --timeout.
+    """
+    limits = {name: options[name] for name in ("timeout", "duration", "count")}
+    with Receiver(*groups, **receiving(options, in_background=True)) as receiver:  # drawing takes long
+        watch = Monitor(
+            receiver,
+            sequence=None if options["form"] == "none" else options["form"],
+            stalled_after=options["stalled_after"],
+            max_streams=options["most"],
+        )
+        display = _display(receiver, watch, options["interval"], as_json)
+        with stop_signals_call(receiver.close), display.running():
+            for batch in receiver.batches(**limits):
+                watch.add(batch)
+        ended = receiver.closed  # by a key or a signal
+        display.report()
+    if code := _exit_code(display.shown, options, ended, groups):
+        raise click.exceptions.Exit(code)
+
+
+def _exit_code(shown: Shown, options: dict[str, Any], ended: bool, groups: tuple[str, ...]) -> int:
+    dropped = sum(value or 0 for cause, value in shown.drops.items() if cause != "nic")
+    if options["fail_on_loss"] and (dropped or any(one.lost for one in shown.streams)):
+        return LOSS
+    came = any(one.packets for one in shown.streams)
+    if not came and not ended and options["timeout"] is not None:
+        nothing_came(options["timeout"], groups, **{name: options[name] for name in ("port", "interface", "source")})
+        return NOTHING_CAME
+    return 0
+
+
+# ---- displays ----
+
+
+class Lines:
+    """A line, or an object, per interval."""
+
+    def __init__(self, receiver: Receiver, watch: Monitor, interval: float, as_json: bool) -> None:
+        self.receiver = receiver
+        self.watch = watch
+        self.interval = interval
+        self.as_json = as_json
+        self.ended = threading.Event()
+        self.began = time.monotonic()
+        self.shown = Shown((), {}, (), 0.0)
+        self.shown = self.look()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Shows, in a thread of its own, what comes meanwhile."""
+        thread = threading.Thread(target=self._run_safely, name="top", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            thread.join()
+            self.shown = self.look()
+
+    def look(self) -> Shown:
+        """What there is now."""
+        memberships = self.shown.memberships  # of a receiver that was closed, as they were
+        with contextlib.suppress(ClosedError):
+            memberships = self.receiver.memberships
+        seconds = time.monotonic() - self.began
+        return Shown(self.watch.streams(), drops(self.receiver.stats), memberships, seconds)
+
+    def _run_safely(self) -> None:
+        """What cannot be shown ends the program."""
+        try:
+            self.run()
+        except OSError as error:  # of writing
+            complain(f"standard output: {error.strerror}")
+            self.receiver.close()
+
+    def run(self) -> None:
+        """Until `ended`."""
+        while not self.ended.wait(self.interval):
+            shown = self.look()
+            if self.as_json:
+                click.echo(json.dumps(as_object(shown, time.time_ns())))
+            else:
+                click.echo(line(shown, time.time()))
+
+    def report(self) -> None:
+        """All streams at the end."""
+        shown = self.shown
+        if self.as_json:
+            click.echo(json.dumps(as_object(shown, time.time_ns(), final=True)))
+            return
+        console = new_console()
+        if not console.is_terminal:
+            console.width = WIDE
+        console.print(totals(shown))
+        for view in COLUMNS:
+            console.print(stream_table(shown.streams, view, console.width))
+        console.print(drops_table(shown))
+
+
+class Screen(Lines):
+    """A table on a terminal, and keys."""
+
+    def run(self) -> None:
+        """Until `ended`, or a key says so."""
+        from rich.live import Live
+
+        console, settings = new_console(), Settings()
+        with keys() as typed, Live(console=console, screen=True, auto_refresh=False) as live:
+            while not self.ended.is_set():
+                if not settings.is_paused:
+                    self.shown = self.look()
+                live.update(screen(self.shown, settings, self.watch.history, *console.size), refresh=True)
+                for key in typed(REFRESH):
+                    self.press(settings, key)
+
+    def press(self, settings: Settings, key: str) -> None:
+        """Do what a key says."""
+        wanted = settings.press(key)
+        if wanted == "quit":
+            self.ended.set()
+            self.receiver.close()
+        elif wanted == "reset":
+            self.watch.reset()
+
+
+def new_console() -> "Console":
+    """Rich's, to which no text is markup."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def _display(receiver: Receiver, watch: Monitor, interval: float, as_json: bool) -> Lines:
+    if as_json or not new_console().is_terminal:
+        return Lines(receiver, watch, interval, as_json)
+    return Screen(receiver, watch, interval, as_json)

@@ -1,0 +1,238 @@
+"""The screens of docs/command-line.md: programs run in a terminal of so many columns, and what is on it in the end.
+
+`python -m tests.screens` writes them into the page anew; tests/test_screens.py compares.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import mcast_fast as mcast
+from tests.capture_files import RAW, ipv4, udp
+
+PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
+SOURCE = str(Path(mcast.__file__).parent.parent)
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+START = 1_795_870_800_000_000_000
+PAYLOAD = b"price 101.25, size 400, time 14:00:00.000001, venue A, sequence 17"
+
+# What differs from run to run, and what is shown instead.
+MASKS = (
+    (r"\d\d:\d\d:\d\d\.\d{6}\b", "14:00:00.123456"),
+    (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", "2026-11-28T13:00:00.123456789Z"),
+    (r"127\.0\.0\.1:\d{5}\b", "127.0.0.1:40000"),
+    (r"in [\d.]+ s, [\d,]+ packets/s, [\d,.]+ Mbit/s", "in 1.00 s, 3 packets/s, 0.0 Mbit/s"),
+    (r'"seconds": [\d.]+', '"seconds": 0.1'),
+    (r"in [\d.]+ s$", "in 0.10 s"),
+    (r"^[\d,]+ packets/s, [\d,.]+ Mbit/s", "3 packets/s, 0.0 Mbit/s"),
+)
+
+
+class Screen(NamedTuple):
+    """A command, the columns of its terminal (0: a pipe), and how it is driven.
+
+    `sends`: payloads that are sent when it listens. `shot`: what is on the screen when this is there, before the end.
+    """
+
+    command: str
+    columns: int = 80
+    sends: int = 0
+    shot: str = ""
+    stop: bool = False
+
+
+SCREENS = {
+    "receive-80": Screen("mcast-fast receive 239.1.1.1%lo:5000 -c 3", sends=3),
+    "receive-160": Screen("mcast-fast receive 239.1.1.1%lo:5000 -c 3", 160, sends=3),
+    "receive-piped": Screen("mcast-fast receive 239.1.1.1%lo:5000 -c 1 2>&1 | cat", 0, sends=1),
+    "receive-running": Screen("mcast-fast receive 239.1.1.1%lo:5000 -o none", sends=3, shot=r"dropped, 239"),
+    "receive-ctrl-c": Screen("mcast-fast receive 239.1.1.1%lo:5000", sends=1, stop=True),
+    "receive-nothing": Screen("mcast-fast receive 239.1.1.1%lo:5000 -t 100ms"),
+    "receive-json": Screen("mcast-fast receive 239.1.1.1%lo:5000 -o none --time utc -t 100ms --json"),
+    "send-80": Screen("mcast-fast send 239.1.1.1%lo:5000 --size 64 -c 3 --rate 1k"),
+    "record-80": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcapng -c 3", sends=3),
+    "info-80": Screen("mcast-fast info feed.pcap"),
+    "info-160": Screen("mcast-fast info feed.pcap", 160),
+    "info-none": Screen("mcast-fast info feed.pcap 239.7.7.7"),
+    "check-80": Screen("mcast-fast check feed.pcap -f u64be@0"),
+    "check-160": Screen("mcast-fast check feed.pcap -f u64be@0", 160),
+    "arbitrate-80": Screen("mcast-fast arbitrate feed.pcap feed.pcap -f u64be@0"),
+    "convert": Screen("mcast-fast convert feed.pcap feed.csv"),
+    "merge": Screen("mcast-fast merge feed.pcap feed.pcap -w both.pcapng"),
+    "repair": Screen("mcast-fast repair feed.pcap -o whole.pcap"),
+    "replay-none": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 -g 239.7.7.7"),
+    "error-verb": Screen("mcast-fast recieve 239.1.1.1:5000"),
+    "error-option": Screen("mcast-fast receive 239.1.1.1:5000 --timout 1s"),
+    "error-port": Screen("mcast-fast receive 239.1.1.1"),
+    "error-two": Screen("mcast-fast receive 239.1.1.1 5000"),
+    "error-order": Screen("mcast-fast receive 239.1.1.1:5000%lo"),
+    "error-rate": Screen("mcast-fast send 239.1.1.1%lo:5000 x --rate 10x"),
+}
+
+
+def free_ports(count: int) -> list[int]:
+    """Free ports of four digits, as wide as the page's."""
+    found = []
+    for port in range(5001, 9999):
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+            probe.bind(("::", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("too few ports are free")
+
+
+def _feed(path: Path) -> None:
+    """Two sources to one group as a classic pcap file, of which the second one misses the numbers 3 and 4."""
+    sources = {"10.0.0.5": range(200), "10.0.0.6": [one for one in range(100) if one not in (3, 4)]}
+    packets = sorted(
+        (START + number * 10_000_000, ipv4(udp(struct.pack(">Q", number) + bytes(92)), source))
+        for source, numbers in sources.items()
+        for number in numbers
+    )
+    blocks = [struct.pack("<IHHiIII", 0xA1B23C4D, 2, 4, 0, 0, 65_535, RAW)]
+    for time, packet in packets:
+        blocks.append(struct.pack("<IIII", *divmod(time, 10**9), len(packet), len(packet)) + packet)
+    path.write_bytes(b"".join(blocks))
+
+
+def lines_shown(text: str) -> list[str]:
+    """What is on the lines of a terminal: behind a carriage return, what follows overwrites."""
+    shown = []
+    for printed in text.replace("\r\n", "\n").split("\n"):
+        row = ""
+        for piece in printed.split("\r"):
+            row = piece + row[len(piece) :]
+        shown.append(row.rstrip())
+    while shown and not shown[-1]:
+        shown.pop()
+    return shown
+
+
+class _Terminal:
+    """A shell command whose standard output and error are one pseudo terminal, or one pipe."""
+
+    def __init__(self, command: str, columns: int, where: Path) -> None:
+        import fcntl
+        import pty
+        import termios
+
+        self.text = ""
+        self._ours, theirs = pty.openpty() if columns else os.pipe()
+        if columns:
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        unset = ("NO_COLOR", "COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE")
+        environment = {name: value for name, value in os.environ.items() if name not in unset}
+        self.process = subprocess.Popen(
+            ["sh", "-c", f"exec {command}"] if "|" not in command else ["sh", "-c", command],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=where,
+            env=environment
+            | {"TERM": "xterm", "LC_ALL": "C.UTF-8", "TZ": "UTC", "NO_COLOR": "1", "PYTHONPATH": SOURCE},
+        )
+        os.close(theirs)
+
+    def read_until(self, pattern: str) -> None:
+        """Read until this has come, or it ends."""
+        while not re.search(pattern, self.text) and (piece := self._read()):
+            self.text += piece
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        while piece := self._read():
+            self.text += piece
+        os.close(self._ours)
+        return self.process.wait()
+
+    def _read(self) -> str:
+        try:
+            return os.read(self._ours, 4096).decode()
+        except OSError:  # EIO: nobody has the other end any more
+            return ""
+
+
+def shown(screen: Screen, port: int) -> list[str]:
+    """The lines that the command leaves on its screen, with what differs from run to run masked."""
+    with tempfile.TemporaryDirectory() as where:
+        _feed(Path(where, "feed.pcap"))
+        program = f"{shlex.quote(sys.executable)} -m mcast_fast"
+        command = screen.command.replace("mcast-fast", program, 1).replace(":5000", f":{port}")
+        terminal = _Terminal(command, screen.columns, Path(where))
+        if screen.sends:
+            terminal.read_until("listening|recording")
+            with mcast.Sender(f"239.1.1.1%lo:{port}", ttl=0) as sender:
+                for _ in range(screen.sends):
+                    sender.send(PAYLOAD)
+        text = ""
+        if screen.shot:
+            terminal.read_until(screen.shot)
+            text = terminal.text
+        if screen.stop:
+            terminal.read_until("length")
+        if screen.shot or screen.stop:
+            terminal.text += "^C" if screen.stop else ""  # as a terminal shows the key
+            terminal.process.send_signal(signal.SIGINT)
+        code = terminal.end()
+        lines = lines_shown(text or terminal.text)
+    lines = [_masked(line.replace(f":{port}", ":5000")) for line in _unwrapped(lines)]
+    if screen.columns:
+        lines = [part for line in lines for part in _wrapped(line, screen.columns)]
+    return [f"$ {screen.command}", *lines, *([f"(exit {code})"] if code else [])]
+
+
+def _unwrapped(lines: list[str]) -> list[str]:
+    """Summaries as one line each: where they are folded depends on figures that are masked."""
+    found: list[str] = []
+    for line in lines:
+        if line.startswith("  ") and found and found[-1].startswith("mcast-fast: received"):
+            found[-1] += f" {line.strip()}"
+        else:
+            found.append(line)
+    return found
+
+
+def _wrapped(line: str, columns: int) -> list[str]:
+    if not line.startswith("mcast-fast: received"):
+        return [line]
+    return textwrap.wrap(line, columns, subsequent_indent="  ", break_on_hyphens=False)
+
+
+def _masked(line: str) -> str:
+    line = SGR.sub("", line)
+    for pattern, instead in MASKS:
+        line = re.sub(pattern, instead, line)
+    return line
+
+
+def all_shown() -> dict[str, list[str]]:
+    """Every screen, by its name: one port for each, for they run beside one another."""
+    ports = free_ports(len(SCREENS))
+    with ThreadPoolExecutor(4) as pool:
+        return dict(zip(SCREENS, pool.map(shown, SCREENS.values(), ports), strict=True))
+
+
+def block(name: str, lines: list[str]) -> str:
+    """A screen as it is in the page."""
+    return "\n".join((f"<!-- screen {name} -->", "```text", *lines, "```"))
+
+
+BLOCK = re.compile(r"<!-- screen (\S+) -->\n```text\n.*?\n```", re.DOTALL)
+
+if __name__ == "__main__":
+    made = all_shown()
+    PAGE.write_text(
+        BLOCK.sub(lambda match: block(match[1], made[match[1]]), PAGE.read_text(encoding="utf-8")), encoding="utf-8"
+    )
