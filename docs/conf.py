@@ -52,8 +52,8 @@ highlight_language = "none"
 def _as_site(_app: Sphinx, page: str, source: list[str]) -> None:
     """Make of what GitHub and the tests read what the site needs.
 
-    `<a id="x"></a>` before a heading becomes a target that pages can refer to. A link to a file of the repository that is
-    no page becomes its text.
+    `<a id="x"></a>` before a heading becomes a target that pages can refer to. A link to a file of the repository
+    that is no page becomes its text.
     """
     source[0] = re.sub(r'^(<a id="([\w.-]+)"></a>)\n(?=#)', r"\1\n\n(\2)=\n", source[0], flags=re.MULTILINE)
     if "/" not in page:
