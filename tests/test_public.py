@@ -189,7 +189,7 @@ MODULES = {
     )
 }
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
 NAMES = [(module, name) for module, thing in MODULES.items() for name in thing.__all__]
 CLASSES = [(module, name) for module, name in NAMES if inspect.isclass(getattr(MODULES[module], name))]
 
