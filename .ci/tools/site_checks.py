@@ -11,7 +11,9 @@ from sphinx.util.inventory import InventoryFile
 
 from mcast_fast.doctor._finding import RANKING
 
-MODULES = ("", ".aio", ".doctor", ".errors", ".files", ".groups", ".monitor", ".receiver", ".sender", ".sequence", ".stats")
+MODULES = (
+    *("", ".aio", ".doctor", ".errors", ".files", ".groups", ".monitor", ".receiver", ".sender", ".sequence", ".stats"),
+)
 
 
 class Page(HTMLParser):
