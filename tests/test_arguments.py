@@ -54,7 +54,7 @@ NO_BUFFER = {"payload", "payloads", "records", "data"}
 NO_BATCH = {"Receiver.give_back", "Receiver.reply", "aio.Receiver.reply", "Batch.concatenate", "Batch.from_bytes"}
 # What the library makes; and a number and a tuple of the standard library's.
 RESULTS = {
-    "Event", "Flag", "Interface", "Membership", "Merged", "Packet", "ReaderStats", "RecordedFile", "Recording", "Replayed", "Scan", "Scanned", "Scope",
+    "Event", "Flag", "HostCounters", "Interface", "Membership", "Merged", "Packet", "ReaderStats", "RecordedFile", "Recording", "Replayed", "Scan", "Scanned", "Scope",
     "SenderStats", "Source", "Stats", "WriterStats",
 }  # fmt: skip
 

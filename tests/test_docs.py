@@ -5,6 +5,7 @@ beside it, is run by tests/test_public.py on both backends, and its two commands
 """
 
 import importlib
+import itertools
 import re
 import select
 import shlex
@@ -56,6 +57,7 @@ LOOPS = ("trio", "anyio", "uvloop")
 PAYLOADS = [struct.pack(">BBHII", 0x80, 33, number, 90 * number, 1) for number in range(8)]
 # The first words of commands that are not ours.
 OTHERS = {
+    "echo",
     "python",
     "python3",
     "pip",
@@ -214,6 +216,7 @@ def commands() -> list[tuple[str, list[str]]]:
 
 def ours(words: list[str]) -> list[str] | None:
     """The arguments of the program `mcast-fast`, however it is started."""
+    words = list(itertools.takewhile(lambda word: word not in ("|", ">"), words))
     if words[0].endswith("mcast-fast"):
         return words[1:]
     return words[3:] if words[1:3] == ["-m", "mcast_fast"] else None

@@ -36,7 +36,7 @@ WRONG = {
     "source_port": (("239.1.1.1%lo:5000",), {"source_port": 0}, ArgumentError, ["source_port", "1 to 65535"]),
     "dscp": (("239.1.1.1%lo:5000",), {"dscp": 64}, ArgumentError, ["dscp", "0 to 63"]),
     "rate of nothing": (("239.1.1.1%lo:5000",), {"rate": 0}, ArgumentError, ["rate", "more than 0"]),
-    "rate without a unit": (("239.1.1.1%lo:5000",), {"rate": "50k"}, ArgumentError, ["rate", "'50k'", "Mbit/s"]),
+    "rate without a unit": (("239.1.1.1%lo:5000",), {"rate": "50"}, ArgumentError, ["rate", "'50'", "Mbit/s"]),
     "burst": (("239.1.1.1%lo:5000",), {"rate": 10, "burst": 0}, ArgumentError, ["burst"]),
     "pacing": (("239.1.1.1%lo:5000",), {"pacing": "fast"}, ArgumentError, ["'fast'", "sender, kernel"]),
     "kernel pacing in datagrams": (("239.1.1.1%lo:5000",), {"pacing": "kernel", "rate": "1k/s"}, ArgumentError, ["bits"]),

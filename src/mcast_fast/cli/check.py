@@ -37,9 +37,12 @@ def command(
     """Follow the numbers of every flow: of groups until Ctrl-C, or of capture files (- is standard input).
 
     \b
-    lost        missing for longer than --window    pending     missing for less
-    duplicates  came again                          reordered   came behind a later one
-    late        came after it was lost              burst       most lost in a row
+    lost        missing for longer than --window
+    pending     missing for less
+    duplicates  came again
+    reordered   came behind a later one
+    late        came after it was lost
+    burst       most lost in a row
     ambiguous   the numbers do not say how much is missing
 
     On a terminal the table is live, and has the columns that fit.

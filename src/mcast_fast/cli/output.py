@@ -299,7 +299,7 @@ def json_line(packet: "Packet", _clock: Clock = UTC, _columns: int | None = None
     return json.dumps(fields)
 
 
-LINES = {"text": text_line, "hex": hex_lines, "json": json_line}
+LINES: dict[str, Callable[..., str]] = {"text": text_line, "hex": hex_lines, "json": json_line}
 
 
 def rendered(batch: "Batch", form: str, clock: Clock = UTC, columns: int | None = None) -> bytes:

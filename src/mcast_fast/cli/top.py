@@ -31,7 +31,13 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 @click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
 @shared("interface", "port", "source")
 @click.option(
-    "-f", "--format", "form", default=AUTO, show_default=True, help="Of numbers: auto is RTP; none reads none."
+    "-f",
+    "--format",
+    "--sequence",
+    "form",
+    default=AUTO,
+    show_default=True,
+    help="Of numbers: auto is RTP; none reads none.",
 )
 @click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
 @click.option("--stalled-after", type=TIME, default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
@@ -54,7 +60,7 @@ def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
 
     \b
     Keys of the table:
-      q          quit                      /          filter by words; Escape ends it
+      q          quit                      /          filter by words (Escape)
       t          next view: rates, integrity, timing, drops, memberships
       s  r       next order; reversed      Up Down    select a stream
       p          pause                     Enter      expand it
@@ -102,11 +108,11 @@ class Lines:
     def __init__(self, receiver: Receiver, watch: Monitor, interval: float, as_json: bool) -> None:
         self.receiver = receiver
         self.watch = watch
-        self.interval = interval
+        self.interval: float = interval
         self.as_json = as_json
-        self.ended = threading.Event()
-        self.began = time.monotonic()
-        self.shown = Shown((), {}, (), 0.0)
+        self.ended: threading.Event = threading.Event()
+        self.began: float = time.monotonic()
+        self.shown: Shown = Shown((), {}, (), 0.0)
         self.shown = self.look()
 
     @contextlib.contextmanager
