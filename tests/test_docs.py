@@ -71,7 +71,6 @@ OTHERS = {
     "ip",
     "git",
     "ethtool",
-    "echo",
     ".",  # the shell's own
     "tshark",
     "editcap",
