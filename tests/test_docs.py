@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import aio, files, sequence
+from mcast_fast import aio, files, monitor, sequence
 from tests.conftest import free_port, loopback
 from tests.test_pcapng import batch_of, record
 
@@ -40,7 +40,7 @@ HERE = [
     (r"seconds=5\b", "seconds=0.05"),
     (r"timeout=2\b", "timeout=0.05"),
     (r'timeout="500ms"', 'timeout="50ms"'),
-    (r"duration=2\b", "duration=0.05"),
+    (r"duration=(2|60)\b", "duration=0.05"),
     (r'duration="10s", wait="30s"', 'duration="500ms", wait="100ms"'),
 ]
 # Packages of extras, by what blocks call them.
@@ -137,7 +137,14 @@ def world(monkeypatch, tmp_path) -> Iterator[dict[str, Any]]:
     group = f"239.1.1.1%{loopback()}:{port}"
     rx, spare = Feed(group, timeout=1), Feed(group, timeout=1)
     with mcast.Sender(group, ttl=0) as tx:
-        ours = {"mcast": mcast, "mcast_fast": mcast, "aio": aio, "files": files, "sequence": sequence}
+        ours = {
+            "mcast": mcast,
+            "mcast_fast": mcast,
+            "aio": aio,
+            "files": files,
+            "monitor": monitor,
+            "sequence": sequence,
+        }
         given = {"select": select, "time": time, "rx": rx, "tx": tx, "batch": spare.recv_batch(), "port": port}
         yield {
             **ours,
@@ -201,6 +208,7 @@ def commands() -> list[tuple[str, list[str]]]:
         lines = block.text.replace("\\\n", " ").splitlines()
         for number, line in enumerate(lines, block.line + 1):
             parts = [shlex.split(part, comments=True) for part in line.removeprefix("$ ").split("&&")]
+            parts = [words[: words.index(">")] if ">" in words else words for words in parts]
             found += [(f"{block.page}:{number}", words) for words in parts if words]
     return found
 

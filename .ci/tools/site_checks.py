@@ -11,9 +11,8 @@ from sphinx.util.inventory import InventoryFile
 
 from mcast_fast.doctor._finding import RANKING
 
-MODULES = (
-    *("", ".aio", ".doctor", ".errors", ".files", ".groups", ".monitor", ".receiver", ".sender", ".sequence", ".stats"),
-)
+NAMES = "aio doctor errors files groups monitor receiver sender sequence stats"
+MODULES = ("", *(f".{name}" for name in NAMES.split()))
 
 
 class Page(HTMLParser):
