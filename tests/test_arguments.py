@@ -11,13 +11,14 @@ import inspect
 import io
 import math
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 import mcast_fast as mcast
 from mcast_fast import aio
-from tests.conftest import descriptors, free_port, loopback, take_out_of_the_collector
+from tests.conftest import descriptors, free_port, loopback, take_out_of_the_collector, until
 from tests.test_pcapng import NOW, batch_of, record
 
 pytestmark = [
@@ -239,6 +240,11 @@ def use(name, method, parameter, several, value):
             one.send_recorded(a_batch(), answer)
 
 
+def watches_have_ended():
+    """A closed receiver has the thread of its watch close its descriptors, and waits for that a tenth of a second at most."""
+    assert until(lambda: all(one.name != "mcast-fast watch" for one in threading.enumerate()))
+
+
 ALL = list(cases())
 
 
@@ -256,6 +262,7 @@ def test_a_wrong_argument_is_an_error_of_ours(backend, name, method, parameter, 
         allowed += (TimeoutError, EOFError)  # a right one among them would be waited for
     with contextlib.suppress(*allowed):  # what is opened once for all
         use(name, method, parameter, several, math.nan)
+    watches_have_ended()
     before = descriptors()
     for kind, value in WRONG.items():
         if (parameter, kind) in TAKEN or (parameter == "destination" and kind == "a function"):
@@ -268,6 +275,7 @@ def test_a_wrong_argument_is_an_error_of_ours(backend, name, method, parameter, 
                 use(name, method, parameter, several, value)
                 pytest.fail(f"{kind} is taken")
     gc.collect()
+    watches_have_ended()
     assert descriptors() == before
 
 

@@ -125,7 +125,11 @@ class Lines:
         finally:
             self.ended.set()
             thread.join()
-            self.shown = self.look()
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Have what is shown be what there is now."""
+        self.shown = self.look()
 
     def look(self) -> Shown:
         """What there is now."""
@@ -178,7 +182,7 @@ class Screen(Lines):
         with keys() as typed, Live(console=console, screen=True, auto_refresh=False) as live:
             while not self.ended.is_set():
                 if not settings.is_paused:
-                    self.shown = self.look()
+                    self.refresh()
                 live.update(screen(self.shown, settings, self.watch.history, *console.size), refresh=True)
                 for key in typed(REFRESH):
                     self.press(settings, key)
