@@ -41,7 +41,12 @@ def under(*arguments: str, absent: str, backend: str | None = None) -> str:
 # A run of the core takes 10 s and more: without what few programs lack, once per week.
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "refused", [*sandbox.REFUSALS, *(pytest.param(one, marks=pytest.mark.weekly) for one in sandbox.ABSENT)]
+    "refused",
+    [
+        "netlink",
+        "mmsg:ENOSYS",
+        *(pytest.param(one, marks=pytest.mark.weekly) for one in ("mmsg:EPERM", *sandbox.ABSENT)),
+    ],
 )
 def test_the_core_holds(refused: str) -> None:
     under("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", QUICK, *CORE, absent=refused)

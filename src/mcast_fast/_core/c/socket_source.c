@@ -109,7 +109,7 @@ describe(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, un
     *record = socket->implied;
     const unsigned char *payload = mcast_scratch_read(&receiver->scratch, i, record, &info);
     uint32_t more = info.overflow - socket->overflow; /* modulo 2^32, as the kernel counts */
-    if (more > INT32_MAX)                             /* queued before the socket was added, and what was dropped since then */
+    if (more > INT32_MAX) /* queued before the socket was added, and what was dropped since then */
         more = 0;
     record->dropped = more + socket->pending_drops;
     socket->overflow += more;
