@@ -99,11 +99,11 @@ from tests.conftest import free_port
 
 if sys.argv[1] == "later":  # than the import
     sandbox.refuse(sys.argv[2])
+features = mcast_fast.features()
 group = f"239.7.7.10%lo:{free_port()}"
 with mcast_fast.Receiver(group, timeout=5) as rx, mcast_fast.Sender(group, ttl=0) as tx:
     sent = tx.send_batch([b"one", b"two"])
     got = [payload.decode() for payload in rx.collect(2).payloads()]
-features = mcast_fast.features()
 print(json.dumps([sent, got, features["batched_receive"].reason, features["batched_send"].reason]))
 """
 

@@ -69,20 +69,19 @@ def features() -> dict[str, layout.Feature]:
     Returns:
         A Feature by the name of each: whether it is available, and the reason where it is not.
     """
-    found = _known_features()
+    found = _known_features(membership.missing())
     if refused := refusals.of_netlink():
         found["watch"] = layout.Feature(False, refused)
     return found
 
 
 def feature(name: str) -> layout.Feature:
-    """One of features(); nothing is asked of the system for it, as an opening should not."""
-    return _known_features()[name]
+    """One of features(), as at the import; nothing is asked of the system for it, as an opening should not."""
+    return _known_features(membership.MISSING)[name]
 
 
-def _known_features() -> dict[str, layout.Feature]:
+def _known_features(missing: dict[str, str]) -> dict[str, layout.Feature]:
     found = {"fast": layout.Feature(backend == "fast", _not_fast)}
-    missing = membership.missing()
     found |= layout.option_features(membership.OPTIONS, membership.SYSTEM, missing)
     found |= {
         name: layout.Feature(name not in SYSTEM.missing, SYSTEM.missing.get(name, "")) for name in SYSTEM_FEATURES

@@ -64,9 +64,8 @@ static const mcast_missing mcast_missing_features[] = {
     {NULL, NULL},
 };
 
-/* Whether recvmmsg and sendmmsg are refused to this process: once refused, for good (seccomp(2)). One pair of words for all files. */
-enum { MCAST_CALL_UNKNOWN, MCAST_CALL_WORKS, MCAST_CALL_REFUSED };
-__attribute__((weak)) int mcast_calls[2] = {MCAST_CALL_UNKNOWN, MCAST_CALL_UNKNOWN};
+/* Whether recvmmsg and sendmmsg were refused to this process: then for good (seccomp(2)). One pair of words for all files. */
+__attribute__((weak)) int mcast_refused[2];
 
 /* Whether an error of a call is that it is refused, and not of what it was to do: -1 is a bad descriptor to a call that works. To sendmmsg
  * a firewall answers EPERM too. */
@@ -76,19 +75,18 @@ mcast_call_is_refused(int error, int sends)
     if (error != ENOSYS && error != EPERM)
         return 0;
     int answer = sends ? sendmmsg(-1, NULL, 0, 0) : recvmmsg(-1, NULL, 0, 0, NULL);
-    int refused = answer < 0 && (errno == ENOSYS || errno == EPERM);
-    __atomic_store_n(&mcast_calls[sends], refused ? MCAST_CALL_REFUSED : MCAST_CALL_WORKS, __ATOMIC_RELAXED);
-    return refused;
+    if (answer >= 0 || (errno != ENOSYS && errno != EPERM))
+        return 0;
+    __atomic_store_n(&mcast_refused[sends], 1, __ATOMIC_RELAXED);
+    return 1;
 }
 
-/* Whether a row of mcast_missing_features holds: asked for once, and then as calls find it. */
+/* Whether a row of mcast_missing_features holds now: a filter may come at any time, and stays. */
 static inline int
 mcast_is_missing(const mcast_missing *row)
 {
     int sends = row != &mcast_missing_features[0];
-    if (__atomic_load_n(&mcast_calls[sends], __ATOMIC_RELAXED) == MCAST_CALL_UNKNOWN)
-        return mcast_call_is_refused(ENOSYS, sends);
-    return __atomic_load_n(&mcast_calls[sends], __ATOMIC_RELAXED) == MCAST_CALL_REFUSED;
+    return __atomic_load_n(&mcast_refused[sends], __ATOMIC_RELAXED) || mcast_call_is_refused(ENOSYS, sends);
 }
 
 /* ---- what msghdr.h needs to know ---- */
@@ -110,7 +108,7 @@ static inline int
 mcast_receive_messages(int fd, mcast_message *messages, unsigned count)
 {
     const int flags = MSG_DONTWAIT | MSG_TRUNC;
-    if (__atomic_load_n(&mcast_calls[0], __ATOMIC_RELAXED) == MCAST_CALL_REFUSED)
+    if (__atomic_load_n(&mcast_refused[0], __ATOMIC_RELAXED))
         return mcast_receive_singly(fd, messages, count, flags);
     int received = recvmmsg(fd, messages, count, flags, NULL), error = received < 0 ? errno : 0;
     if (received >= 0 || !mcast_call_is_refused(error, 0))
@@ -121,7 +119,7 @@ mcast_receive_messages(int fd, mcast_message *messages, unsigned count)
 static inline int
 mcast_send_messages(int fd, mcast_message *messages, unsigned count)
 {
-    if (__atomic_load_n(&mcast_calls[1], __ATOMIC_RELAXED) == MCAST_CALL_REFUSED)
+    if (__atomic_load_n(&mcast_refused[1], __ATOMIC_RELAXED))
         return mcast_send_singly(fd, messages, count);
     int sent = sendmmsg(fd, messages, count, MSG_DONTWAIT), error = sent < 0 ? errno : 0;
     if (sent >= 0 || !mcast_call_is_refused(error, 1))

@@ -1,6 +1,7 @@
 """What the compiled core has of memberships and socket options: membership.pxi."""
 
 from mcast_fast._core.fast.compiled import (
+    MISSING,
     OPTIONS,
     SYSTEM,
     block,
@@ -16,6 +17,7 @@ from mcast_fast._core.fast.compiled import (
 )
 
 __all__ = [
+    "MISSING",
     "OPTIONS",
     "SYSTEM",
     "block",

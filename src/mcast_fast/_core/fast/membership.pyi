@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 OPTIONS: dict[str, tuple[int, int]]
 SYSTEM: str
+MISSING: dict[str, str]  # as missing() was at the import
 
 def missing() -> dict[str, str]: ...
 def set_option(socket: socket_module.socket, name: str, value: int) -> None: ...
