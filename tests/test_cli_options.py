@@ -163,6 +163,7 @@ def test_words_are_completed(words, found):
     assert sorted(line.split(",")[1] for line in result.stdout.splitlines()) == sorted(found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", [None, *VERBS])
 def test_man_pages(verb):
     text = page(program, verb)

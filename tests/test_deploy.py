@@ -37,6 +37,7 @@ def unit(name: str) -> configparser.ConfigParser:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_activated_service_receives_by_the_socket_that_it_is_given(backend: str) -> None:

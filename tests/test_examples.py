@@ -392,6 +392,7 @@ def described_by(name: str) -> Callable[[bytes], str]:
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))["describe"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PACKETS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(data=None, at=0, bits=0)

@@ -93,6 +93,7 @@ def test_an_opening_that_fails_leaves_the_socket_as_it_was(backend: str, place: 
 KILLED = "import os, sys, mcast_fast; rx = mcast_fast.Receiver(sys.argv[1], fd=int(sys.argv[2])); os._exit(0)"
 
 
+@pytest.mark.long
 @pytest.mark.needs("signals to processes")
 def test_what_came_while_no_program_ran_is_delivered(backend: str, place: Place) -> None:
     """A service that is killed leaves its memberships at the socket, which its manager keeps open."""
