@@ -79,7 +79,9 @@ def send(group, *payloads, **options):
 def sent(stdout):
     """How many datagrams the report of `send` says have left."""
     return int(
-        re.match(r"sent ([\d,]+)(, bytes [\d,]+, in [\d.]+ s, .* packets/s, .* Mbit/s)?\n", stdout)[1].replace(",", "")
+        re.match(r"sent ([\d,]+)(, bytes [\d,]+, in [\d.]+ s(, .* packets/s, .* Mbit/s)?)?\n", stdout)[1].replace(
+            ",", ""
+        )
     )
 
 

@@ -105,7 +105,7 @@ def test_units_are_what_systemd_takes(name: str, tmp_path: Path) -> None:
     if program is None:
         pytest.skip("feature systemd-analyze: this system has none")
     for one in UNITS:  # with programs that are there
-        text = (DEPLOY / one).read_text()
+        text = (DEPLOY / one).read_text("utf-8")
         (tmp_path / one).write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", text, flags=re.MULTILINE))
     done = subprocess.run(
         [program, "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True, check=False
@@ -117,7 +117,7 @@ def test_units_are_what_systemd_takes(name: str, tmp_path: Path) -> None:
 
 def test_the_manifest_is_yaml_and_its_command_one_that_there_is() -> None:
     yaml = pytest.importorskip("yaml", reason="feature yaml: PyYAML is not installed")
-    (daemon,) = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    (daemon,) = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text("utf-8"))
     pod = daemon["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["hostNetwork"] is True

@@ -430,7 +430,7 @@ def test_a_compressed_announcement_has_a_bound():
 
 @pytest.mark.parametrize("name", PACKETS)
 def test_a_script_is_short(name):
-    text = (EXAMPLES / f"{name}.py").read_text()
+    text = (EXAMPLES / f"{name}.py").read_text("utf-8")
     assert len(text.splitlines()) < 40
     assert f"python examples/{name}.py " in text
 

@@ -39,6 +39,7 @@ def send(place: Place, number: int, sock: socket.socket, payloads: list[bytes]) 
         assert tx.send_batch(payloads) == len(payloads)
 
 
+@pytest.mark.needs("destination")
 @pytest.mark.parametrize("given", [lambda sock: sock, socket.socket.fileno], ids=["socket", "descriptor"])
 def test_an_open_socket_receives_and_stays_its_owners(
     backend: str, place: Place, given: Callable[[socket.socket], object]
@@ -204,7 +205,7 @@ def closed() -> socket.socket:
 WRONG = {
     "a file": (Path(os.devnull).open, "is no open socket: "),
     "closed": (closed, "fd=-1 is closed; pass a UDP socket"),
-    "TCP": (socket.socket, "is no UDP socket \\(family AF_INET, type SOCK_STREAM"),
+    "TCP": (lambda: socket.create_server(("127.0.0.1", 0)), "is no UDP socket \\(family AF_INET, type SOCK_STREAM"),
     "not bound": (lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "is not bound to a port"),
     "text": (lambda: "3", "fd='3' is neither a descriptor nor an object with fileno"),
     "a truth value": (lambda: True, "fd=True is neither"),

@@ -319,7 +319,7 @@ def imports_of_cython(text):
 
 @functools.cache
 def imports_of(path):
-    text = path.read_text()
+    text = path.read_text("utf-8")
     return set(imports_of_cython(text) if path.suffix in (".pyx", ".pxi") else imports_of_python(ast.parse(text)))
 
 
@@ -391,7 +391,7 @@ def test_what_is_not_public_has_an_underscore():
 @pytest.mark.parametrize("wing", ["", "files"])
 def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     """The table of names, `__all__`, and the imports for the type checker say the same."""
-    tree = ast.parse((SOURCE / wing / "__init__.py").read_text())
+    tree = ast.parse((SOURCE / wing / "__init__.py").read_text("utf-8"))
     values = {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in tree.body
@@ -472,7 +472,9 @@ def test_the_backends_do_not_know_each_other(other):
 
 
 def test_only_the_core_reads_the_choice_of_backend():
-    naming = {path.relative_to(SOURCE).as_posix() for path in SOURCES if "MCAST_FAST_BACKEND" in path.read_text()}
+    naming = {
+        path.relative_to(SOURCE).as_posix() for path in SOURCES if "MCAST_FAST_BACKEND" in path.read_text("utf-8")
+    }
     assert naming == {"_core/__init__.py"}
 
 
@@ -488,7 +490,7 @@ def test_only_the_core_asks_which_backend_runs():
 def test_numpy_and_ifaddr_are_imported_when_first_needed():
     """NumPy is never required, and ifaddr only to list interfaces: no file imports them at its top."""
     for path in files(".py"):
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.Import):
                 names = {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -500,6 +502,8 @@ def test_numpy_and_ifaddr_are_imported_when_first_needed():
 
 def test_only_the_table_of_systems_asks_which_one_this_is():
     asking = {
-        path.relative_to(SOURCE).as_posix() for path in SOURCES if re.search(r"sys\.platform\b(?!`)", path.read_text())
+        path.relative_to(SOURCE).as_posix()
+        for path in SOURCES
+        if re.search(r"sys\.platform\b(?!`)", path.read_text("utf-8"))
     }
     assert asking == {"_systems.py"}

@@ -215,6 +215,7 @@ def test_numbers_that_begin_anew_are_a_restart(backend):
 # ---- receivers ----
 
 
+@pytest.mark.needs("source_filters")
 def test_a_membership_without_packets_is_waiting(backend):
     name, port = loopback(), free_port()
     groups = [f"239.9.1.{number}%{name}:{port}" for number in (1, 2)] + [f"192.0.2.1@232.9.1.1%{name}:{port}"]

@@ -203,7 +203,7 @@ def test_the_root_has_few_names():
 @pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda one: one)
 def test_an_exported_name_is_documented(module, name):
     """In the list of docs/api.md, and by a docstring of its own."""
-    listed_there = (ROOT / "docs" / "api.md").read_text().partition(f"## `{module}`\n")[2].partition("\n## ")[0]
+    listed_there = (ROOT / "docs" / "api.md").read_text("utf-8").partition(f"## `{module}`\n")[2].partition("\n## ")[0]
     assert f"`{name}`" in listed_there
     thing = getattr(MODULES[module], name)
     if inspect.isclass(thing) or inspect.isroutine(thing):
@@ -211,7 +211,7 @@ def test_an_exported_name_is_documented(module, name):
 
 
 def test_the_list_of_names_has_no_other_ones():
-    text = (ROOT / "docs" / "api.md").read_text()
+    text = (ROOT / "docs" / "api.md").read_text("utf-8")
     sections = re.findall(r"^## `([\w.]+)`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert [module for module, _ in sections] == list(MODULES)
     for module, section in sections:
@@ -222,7 +222,7 @@ def test_the_list_of_names_has_no_other_ones():
 @pytest.mark.filterwarnings("error::DeprecationWarning")
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_name_in_the_documents_exists(path):
-    for dotted in re.findall(r"\b(?:mcast|mcast_fast)\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", path.read_text()):
+    for dotted in re.findall(r"\b(?:mcast|mcast_fast)\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", path.read_text("utf-8")):
         thing = mcast
         for part in dotted.split("."):
             thing = getattr(thing, part)
@@ -350,7 +350,7 @@ def described(call):
 
 def of_the_stub():
     """The same of the methods of Batch and Packet, as their stub has them."""
-    for kind in ast.parse(STUB.read_text()).body:
+    for kind in ast.parse(STUB.read_text("utf-8")).body:
         if isinstance(kind, ast.ClassDef) and kind.name in VIEWS:
             for member in kind.body:
                 if isinstance(member, ast.FunctionDef) and ast.get_docstring(member) and not is_property(member):
@@ -391,7 +391,7 @@ def test_a_call_is_documented(name, names, returns, text):
 
 
 def members_of_the_stub(name):
-    kind = next(one for one in ast.parse(STUB.read_text()).body if getattr(one, "name", None) == name)
+    kind = next(one for one in ast.parse(STUB.read_text("utf-8")).body if getattr(one, "name", None) == name)
     return ast.get_docstring(kind), {
         one.name: ast.get_docstring(one)
         for one in kind.body
@@ -446,5 +446,5 @@ def test_the_type_checker_takes_both_for_sources(tmp_path):
     assert not complaint
     wrong = {int(line.split(":")[1]) for line in said.splitlines() if ": error:" in line}
     assert wrong == {
-        number for number, line in enumerate(program.read_text().splitlines(), 1) if line.endswith("# wrong")
+        number for number, line in enumerate(program.read_text("utf-8").splitlines(), 1) if line.endswith("# wrong")
     }, said

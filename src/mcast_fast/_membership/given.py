@@ -157,6 +157,8 @@ def _duplicate(number: int, text: str) -> socket.socket:
         code = getattr(error, "errno", None) or errno.EBADF
         if code in EXHAUSTED:
             raise socket_error("open", f"a duplicate of {text}", OSError(code, "")) from error
+        if code == errno.EINVAL:  # Windows has no address of a socket that is not bound
+            raise ArgumentError(f"{text} is not bound to a port; {REMEDY}") from error
         raise ArgumentError(f"{text} is no open socket: {os_text(code)}; {REMEDY}") from error
 
 
