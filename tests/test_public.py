@@ -8,6 +8,7 @@ import importlib
 import inspect
 import io
 import pickle
+import pkgutil
 import re
 import subprocess
 import sys
@@ -223,9 +224,7 @@ def test_the_list_of_names_has_no_other_ones():
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_a_name_in_the_documents_exists(path):
     for dotted in re.findall(r"\b(?:mcast|mcast_fast)\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", path.read_text("utf-8")):
-        thing = mcast
-        for part in dotted.split("."):
-            thing = getattr(thing, part)
+        pkgutil.resolve_name(f"mcast_fast.{dotted}")
 
 
 @pytest.mark.parametrize(("module", "name"), CLASSES, ids=lambda one: one)
