@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from mcast_fast.cli.progress import Moment, line
+from tests.screens import lines_shown
 from tests.test_cli import environment, program_backend  # noqa: F401
 from tests.test_cli_record import tx  # noqa: F401
 
@@ -70,17 +71,6 @@ def terminal(program_backend, group, tmp_path):  # noqa: F811
     return lambda *options: Terminal([*argv, *options], program_backend)
 
 
-def lines_shown(text):
-    """What stands on the lines of a terminal in the end: behind a carriage return, what follows overwrites."""
-    shown = []
-    for printed in text.replace("\r\n", "\n").split("\n"):
-        row = ""
-        for piece in printed.split("\r"):
-            row = piece + row[len(piece) :]
-        shown.append(row.rstrip())
-    return shown
-
-
 @pytest.mark.needs("signals to processes", "pseudo terminals")
 @pytest.mark.long
 def test_it_is_shown_and_leaves_its_line_to_what_follows(terminal, tx):  # noqa: F811
@@ -96,9 +86,8 @@ def test_it_is_shown_and_leaves_its_line_to_what_follows(terminal, tx):  # noqa:
     assert "packets/s" in program.text
     assert shown[0].startswith("mcast-fast: recording ")
     assert [re.sub(r"\d+", "N", row.split(",")[0]) for row in shown[1:] if not row.startswith("  ")] == [
-        *["mcast-fast: received N"] * 2,
-        "",
-    ]
+        "mcast-fast: received N"
+    ] * 2
 
 
 @pytest.mark.needs("signals to processes", "pseudo terminals")

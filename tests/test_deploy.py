@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -90,9 +89,10 @@ def test_the_recorder_s_command_records_and_ends_with_0(tmp_path: Path) -> None:
         ) as recorder,
         mcast.Sender(group, ttl=0) as tx,
     ):
-        while recorder.poll() is None:  # it says nothing when it has joined
-            tx.send(b"x")
-            time.sleep(0.01)
+        assert recorder.stderr is not None
+        assert any("recording " in line for line in recorder.stderr)  # it has joined
+        assert tx.send_batch([b"x"] * 2) == 2
+        recorder.stderr.read()
     assert recorder.returncode == 0
     (file,) = tmp_path.glob("feed-*.pcapng")
     with mcast.open(file) as reader:

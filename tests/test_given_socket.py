@@ -13,6 +13,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import aio
+from mcast_fast._membership import given as given_module
 from tests.conftest import Place, descriptors, loopback
 
 ANY = {4: "0.0.0.0", 6: "::"}
@@ -247,3 +248,20 @@ def test_a_forked_child_leaves_nothing(backend: str, place: Place) -> None:
         assert os.waitpid(child, 0)[1] == 0
         send(place, 1, sock, [b"x"])
         assert rx.recv().data == b"x"
+
+
+def test_several_groups_need_packets_that_say_which_they_were_sent_to(
+    backend: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given_module, "reports_destination", lambda: False)
+    with bound(place.version) as sock:
+        before = descriptors()
+        with pytest.raises(mcast.ArgumentError, match="several groups need a receiver each"):
+            mcast.Receiver(at(place, 1), at(place, 2), fd=sock)
+        assert descriptors() == before
+        with mcast.Receiver(at(place, 1), fd=sock) as rx:
+            with pytest.raises(mcast.ArgumentError, match="several groups need a receiver each"):
+                rx.join(at(place, 2))
+            rx.leave(at(place, 1))
+            rx.join(at(place, 2))
+            assert len(rx.memberships) == 1

@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from mcast_fast import _core
@@ -15,8 +14,10 @@ from mcast_fast._host.watch import Watch
 from mcast_fast._membership.arguments import (
     Timestamps,
     background_bytes,
-    check_given_alone,
-    check_ring_alone,
+    check_numbers,
+    check_times,
+    for_given,
+    for_ring,
     ring_arguments,
     socket_options,
 )
@@ -35,10 +36,9 @@ from mcast_fast._sending.outgoing import Payload
 from mcast_fast._sending.own_sockets import OwnSockets
 from mcast_fast._units import (
     Seconds,
-    wait_in_ns,
     whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError, warn
+from mcast_fast.errors import ClosedError, warn
 from mcast_fast.groups import Group, Groups, at_least_one
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
@@ -184,30 +184,23 @@ class Receiver(Receiving):
         fd: HasFileno | int | None = None,
     ) -> None:
         wanted = at_least_one(groups)
-        wait_in_ns(timeout)
+        check_numbers(timeout, ttl, max_packet_size)
         defaults = Defaults(port, interface, source)
-        whole_number(ttl, "ttl", 0, 255)
-        whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
         self._background = memory = background_bytes(background, background_cpu)
         options = socket_options(buffer_size, timestamps, gro, busy_poll, recv_ttl, recv_tos, reuse)
         ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan, frames)
         if ring_asked is not None:
-            check_ring_alone(background=background, gro=gro, busy_poll=busy_poll)
-            options = replace(options, only_holds=True, coalescing=Mode.NEVER)
-        if fd is not None:
-            check_given_alone(ring=ring, watch=watch)
-            options = replace(options, coalescing=Mode.ALWAYS if options.coalescing == Mode.ALWAYS else Mode.NEVER)
+            options = for_ring(options, background=background, gro=gro, busy_poll=busy_poll)
+        options = options if fd is None else for_given(options, ring=ring, watch=watch)
         self._tracker = tracker_of(sequence)
-        if self._tracker is not None and timestamps is None:
-            raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
+        check_times(self._tracker, timestamps)
         # A network card's clock is not that of the system: there only packets move the time on.
         self._clock: Callable[[], int] = (lambda: 0) if timestamps == "hardware" else time.time_ns
         names: dict[int, str] = {}
         super().__init__(_slots(batch_size, max_packet_size, names, options.coalescing, ring_asked is not None))
         self.timeout = timeout
         given = None if fd is None else take(fd)
-        if given is not None and port is None:
-            defaults = replace(defaults, port=given.port)
+        defaults = defaults if given is None else given.filled(defaults)
         self._rings = None if ring_asked is None else Rings(self._slots, names, ring_asked)
         self._joins = Joins(self._rings or self._slots, names, options, spread, given)
         self._coalescing = Coalescing(self._slots, self._joins)

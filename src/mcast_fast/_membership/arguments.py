@@ -1,14 +1,15 @@
 """A receiver's arguments about sockets, rings and the background thread, checked; no I/O."""
 
 import os
+from dataclasses import replace
 from typing import Literal, get_args
 
 from mcast_fast import _core
 from mcast_fast._core.coalescing import Mode
-from mcast_fast._core.layout import FRAMES, TAGGED, UNTAGGED
+from mcast_fast._core.layout import FRAMES, MAX_PACKET_SIZE, TAGGED, UNTAGGED
 from mcast_fast._membership.rings import RingOptions, ring_options
 from mcast_fast._membership.sockets import Options, require
-from mcast_fast._units import Seconds, checked_number, in_seconds, size_in_bytes, whole_number
+from mcast_fast._units import Seconds, checked_number, in_seconds, size_in_bytes, wait_in_ns, whole_number
 from mcast_fast.errors import ArgumentError
 
 Timestamps = Literal["kernel", "hardware"]
@@ -88,18 +89,35 @@ def _coalescing(gro: bool | None, timestamps: str | None) -> Mode:
     return Mode.UNDER_PRESSURE if under_pressure else Mode.NEVER
 
 
-def check_ring_alone(**others: object) -> None:
-    """A ring takes packets before sockets, and is a background of its own."""
+def for_ring(options: Options, **others: object) -> Options:
+    """The options of sockets that hold the groups of rings. A ring takes packets before sockets, and is a background of
+    its own: ArgumentError where one of `others` is given, too."""
     for name, value in others.items():
         if value:
             raise ArgumentError(f"{name}={value!r} is of sockets, and does not go with ring=: leave one of them out")
+    return replace(options, only_holds=True, coalescing=Mode.NEVER)
 
 
-def check_given_alone(**others: object) -> None:
-    """A socket of the caller's is the only one: no ring beside it, and none is opened when an interface comes back."""
+def for_given(options: Options, **others: object) -> Options:
+    """The options of a socket of the caller's. It is the only one: no ring beside it, none that decides about
+    coalescing, and none is opened when an interface comes back. ArgumentError where one of `others` is given, too."""
     for name, value in others.items():
         if value:
             raise ArgumentError(f"{name}={value!r} opens sockets, and does not go with fd=: leave one of them out")
+    return replace(options, coalescing=Mode.ALWAYS if options.coalescing == Mode.ALWAYS else Mode.NEVER)
+
+
+def check_numbers(timeout: Seconds | None, ttl: int, max_packet_size: int) -> None:
+    """ArgumentError where one of them is out of range."""
+    wait_in_ns(timeout)
+    whole_number(ttl, "ttl", 0, 255)
+    whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
+
+
+def check_times(sequence: object, timestamps: object) -> None:
+    """ArgumentError where numbers are to be followed without the times of arrival."""
+    if sequence is not None and timestamps is None:
+        raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
 
 
 def ring_arguments(

@@ -8,14 +8,14 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Protocol, SupportsIndex
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import map_address, plain_text
-from mcast_fast._membership.desired import Changes, Endpoint, GroupEndpoint
+from mcast_fast._membership.desired import Changes, Defaults, Endpoint, GroupEndpoint, Wanted
 from mcast_fast._membership.sockets import (
     FAMILIES,
     MULTICAST_ALL,
@@ -57,12 +57,22 @@ class Given:
     group: bytes
     device: str
 
-    def check(self, changes: Changes, held: Iterable[Endpoint], names: Mapping[int, str]) -> None:
-        """ArgumentError where this socket cannot receive a group, beside what it holds at these endpoints."""
+    def filled(self, defaults: Defaults) -> Defaults:
+        """The defaults with the port of this socket, where they have none."""
+        return replace(defaults, port=self.port) if defaults.port is None else defaults
+
+    def check(self, changes: Changes, held: Wanted, names: Mapping[int, str]) -> None:
+        """ArgumentError where this socket cannot receive a group, beside those that it holds."""
         wanted = [one for one, sources in changes.items() if sources is not None]
         for one in wanted:
             self._check(one, names)
-        if len(used := {one.interface for one in held} | {one.endpoint.interface for one in wanted}) > 1:
+        left = {one for one in held if one not in changes}
+        if not reports_destination() and len(left | set(wanted)) > 1:
+            raise ArgumentError(
+                f"{self.text} is one socket, of which this system does not say which group a packet was sent to; "
+                "several groups need a receiver each, with a socket of its own"
+            )
+        if len(used := {one.endpoint.interface for one in left.union(wanted)}) > 1:
             shown = " and ".join(sorted(names.get(index, str(index)) for index in used))
             raise ArgumentError(
                 f"{self.text} is one socket, for groups on one interface; groups on {shown} need a receiver each"

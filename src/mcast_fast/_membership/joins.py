@@ -113,7 +113,7 @@ class Joins(SocketOwner):
         if not changes:
             return False
         if self._given is not None:
-            self._given.check(changes, self.table.endpoints, self._names)
+            self._given.check(changes, wanted, self._names)
         self._carry_out(self._written(changes, changes))
         return True
 

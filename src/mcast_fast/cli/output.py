@@ -149,13 +149,16 @@ def pace_text(seconds: float, packets: int, size: int) -> str:
     return f"in {seconds:,.2f} s, {rates}"
 
 
+def pace_object(seconds: float, packets: int, size: int) -> dict[str, float]:
+    """The same for JSON."""
+    per_second = (packets / seconds, size * 8 / seconds) if seconds > 0 else (0.0, 0.0)
+    return dict(zip(("seconds", "packets_per_second", "bits_per_second"), (seconds, *per_second), strict=True))
+
+
 def ledger_object(stats: Stats, seconds: float, names: Iterable[str] = WHOLE_LEDGER) -> dict[str, Any]:
     """The ledger, the time it took and the rates, for JSON."""
     counts = {name: getattr(stats, name) for name in names if hasattr(stats, name)}
-    rates = {"packets_per_second": 0.0, "bits_per_second": 0.0}
-    if seconds > 0:
-        rates = {"packets_per_second": stats.received / seconds, "bits_per_second": stats.bytes * 8 / seconds}
-    return counts | {"seconds": seconds} | rates
+    return counts | pace_object(seconds, stats.received, stats.bytes)
 
 
 TIME_UNITS_SHOWN = ((10**9, "s"), (10**6, "ms"), (10**3, "us"))
@@ -223,10 +226,11 @@ class Clock:
 
 
 def brief_time(nanoseconds: int) -> str:
-    """A time to three digits, with its unit: '2.1 ms'."""
+    """A time to three digits, or whole units, with its unit: '2.1 ms', '1,200 s'."""
     for size, unit in TIME_UNITS_SHOWN:
         if abs(nanoseconds) >= size:
-            return f"{nanoseconds / size:.3g} {unit}"
+            value = nanoseconds / size
+            return f"{value:,.0f} {unit}" if abs(value) >= 100 else f"{value:.3g} {unit}"
     return f"{nanoseconds} ns"
 
 

@@ -119,9 +119,8 @@ def command(
 def _listening(receiver: Receiver, groups: tuple[str, ...]) -> str:
     """What is joined, and on which interfaces: those are the routing table's where none is named."""
     names: list[str] = []
-    if len(groups) <= LISTED and not all(
-        "%" in one for one in groups
-    ):  # of many the system is not asked: that is a call for each
+    # Of many the system is not asked: that is a call for each.
+    if len(groups) <= LISTED and not all("%" in one for one in groups):
         with contextlib.suppress(ClosedError):  # by a signal
             names = list(dict.fromkeys(one.interface for one in receiver.memberships if one.interface))
     return f"listening to {' '.join(groups)}" + (f" on {', '.join(names)}" if names else "")

@@ -112,13 +112,8 @@ def command(path: str, **options: Any) -> None:
         started = time.monotonic()
         progress = Progress(_read(recorder), recorder.soon, wanted=not options["quiet"])
         counters = progress.around(lambda: summarise(_text(recorder.result, time.monotonic() - started)))
-        signals: dict[str, Callable[[], None]] = {
-            "SIGUSR1": lambda: recorder.soon(counters),
-            "SIGUSR2": recorder.flush,
-            "SIGHUP": recorder.rotate,
-        }
         try:
-            with signals_call(signals), stop_signals_call(recorder.stop):
+            with signals_call(_signals(recorder, counters)), stop_signals_call(recorder.stop):
                 complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}{_form(path, there)}")
                 with progress:
                     recorder.run()
@@ -129,8 +124,7 @@ def command(path: str, **options: Any) -> None:
             if indexer is not None:
                 indexer.finish()
             _summarise(recorder.result, time.monotonic() - started, options["as_json"], path)
-    code = _exit_code(recorder.result, options)
-    if code:
+    if code := _exit_code(recorder.result, options):
         raise click.exceptions.Exit(code)
 
 
@@ -257,6 +251,11 @@ def _counters(result: Recording) -> dict[str, int | None]:
     if lost is not None:
         ledger["lost"] = lost
     return {"received": result.stats.received, "written": result.written, **ledger, "bytes": result.bytes}
+
+
+def _signals(recorder: Recorder, counters: Callable[[], None]) -> dict[str, Callable[[], None]]:
+    """What signals do."""
+    return {"SIGUSR1": lambda: recorder.soon(counters), "SIGUSR2": recorder.flush, "SIGHUP": recorder.rotate}
 
 
 def _read(recorder: Recorder) -> Callable[[], tuple[Stats, str]]:

@@ -16,7 +16,7 @@ from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._units import NANOSECONDS, rate_of
 from mcast_fast.cli.codes import INTERRUPTED, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
-from mcast_fast.cli.output import complain, interrupted, json_line, own_line, pace_text, text_line
+from mcast_fast.cli.output import complain, interrupted, json_line, own_line, pace_object, pace_text, text_line
 from mcast_fast.cli.rtp import Headers
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
@@ -225,11 +225,7 @@ def _send(sender: Sender, payloads: Iterator[bytes], at_once: int, progress: boo
 def _report(sender: Sender, seconds: float, as_json: bool) -> str:
     stats = sender.stats
     if as_json:
-        rates = {
-            "packets_per_second": stats.datagrams / seconds if seconds else 0.0,
-            "bits_per_second": stats.bytes * 8 / seconds if seconds else 0.0,
-        }
-        return json.dumps(dataclasses.asdict(stats) | {"seconds": seconds} | rates)
+        return json.dumps(dataclasses.asdict(stats) | pace_object(seconds, stats.datagrams, stats.bytes))
     if stats.datagrams <= 1:
         return f"sent {stats.datagrams}"
     return f"sent {stats.datagrams:,}, bytes {stats.bytes:,}, {pace_text(seconds, stats.datagrams, stats.bytes)}"

@@ -127,15 +127,16 @@ class Lines:
             thread.join()
             self.refresh()
 
-    def refresh(self) -> None:
+    def refresh(self, with_memberships: bool = False) -> None:
         """Have what is shown be what there is now."""
-        self.shown = self.look()
+        self.shown = self.look(with_memberships)
 
-    def look(self) -> Shown:
-        """What there is now."""
+    def look(self, with_memberships: bool = False) -> Shown:
+        """What there is now. The system is asked for each membership: only where they are shown."""
         memberships = self.shown.memberships  # of a receiver that was closed, as they were
-        with contextlib.suppress(ClosedError):
-            memberships = self.receiver.memberships
+        if with_memberships:
+            with contextlib.suppress(ClosedError):
+                memberships = self.receiver.memberships
         seconds = time.monotonic() - self.began
         return Shown(self.watch.streams(), drops(self.receiver.stats), memberships, seconds)
 
@@ -182,7 +183,7 @@ class Screen(Lines):
         with keys() as typed, Live(console=console, screen=True, auto_refresh=False) as live:
             while not self.ended.is_set():
                 if not settings.is_paused:
-                    self.refresh()
+                    self.refresh(settings.view == "memberships")
                 live.update(screen(self.shown, settings, self.watch.history, *console.size), refresh=True)
                 for key in typed(REFRESH):
                     self.press(settings, key)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcast_fast._core.extraction import HISTORY
 from mcast_fast._membership.memberships import Membership
-from mcast_fast._units import NANOSECONDS
-from mcast_fast.cli.output import endpoint_text
+from mcast_fast.cli.output import brief_time, endpoint_text
 from mcast_fast.cli.top_keys import HELP, Settings
 from mcast_fast.errors import escaped
 from mcast_fast.monitor._stream import OTHER, Stream, StreamState, gap_bound
@@ -25,7 +24,6 @@ WITHOUT_BARS = 85  # columns of a table of IPv4 without sparklines
 FEWEST_BARS = 5
 NAMES = 4  # columns that are no numbers
 LEAST_NAME = 8  # columns of the terminal
-UNITS = ((NANOSECONDS, "s"), (1_000_000, "ms"), (1000, "µs"), (1, "ns"))
 
 History = Callable[[Stream], Sequence[tuple[int, int]]]
 
@@ -49,14 +47,8 @@ def name_of(stream: Stream) -> tuple[str, str, str]:
 
 
 def duration_text(ns: int | None) -> str:
-    """A time with three digits or four: 1.5 s, 250 µs."""
-    if ns is None:
-        return "-"
-    for size, unit in UNITS:
-        if ns >= size:
-            value = ns / size
-            return f"{value:,.0f} {unit}" if value >= 100 or unit == "ns" else f"{value:.3g} {unit}"
-    return "0"
+    """A time; what is not known is a dash."""
+    return "-" if ns is None else brief_time(ns)
 
 
 def count_text(value: int | None) -> str:

@@ -192,10 +192,7 @@ class Replay:
             subject_of(file, "read", "readinto")
         self._subject = repr(file) if isinstance(file, Arbiter) else subject_of(file)
         self._duration = duration
-        if (speed is not None) + (rate is not None) + bool(fastest) > 1:
-            raise ArgumentError("speed, rate and fastest exclude each other")
-        if speed is not None and (not isinstance(speed, int | float) or not 0 < speed < math.inf):
-            raise ArgumentError(f"speed {speed!r} is out of range; use more than 0, such as 2.0 for twice as fast")
+        _check_pace(speed, rate, fastest)
         if loops != 1 and hasattr(file, "read"):
             raise ArgumentError(f"{self._subject} can be read once only; loops need a path")
         self._file, self._groups = file, listed(groups)
@@ -205,12 +202,8 @@ class Replay:
         self._spacing = Spacing(MOST if max_gap is None else duration_in_ns(max_gap, "max_gap"))
         self._pause = None if pause is None else duration_in_ns(pause, "pause")
         self._to = None if to is None else one_group(to)
-        given = {} if mapping is None else checked(mapping, Mapping, "mapping", "a mapping of groups to groups")
-        self._mapping = {
-            (old.address, old.port): one_group(new)
-            for old, new in ((one_group(old), new) for old, new in given.items())
-        }
-        _check_destination(to is not None, bool(as_recorded), bool(given))
+        self._mapping = _mapped({} if mapping is None else mapping)
+        _check_destination(to is not None, bool(as_recorded), bool(self._mapping))
         kept_flags(keep)  # ArgumentError, FeatureError
         self._keep = keep if isinstance(keep, str) else tuple(keep)
         self._options = {
@@ -398,6 +391,21 @@ class Replay:
         if found is None:
             return Group(group, port)
         return found if found.port is not None else replace(found, port=port)
+
+
+def _mapped(mapping: Mapping[str, str]) -> dict[tuple[str, int | None], Group]:
+    """What packets to a group and port are sent to, by what was given; ArgumentError, GroupError."""
+    checked(mapping, Mapping, "mapping", "a mapping of groups to groups")
+    pairs = ((one_group(old), one_group(new)) for old, new in mapping.items())
+    return {(old.address, old.port): new for old, new in pairs}
+
+
+def _check_pace(speed: float | None, rate: float | str | None, fastest: bool) -> None:
+    """ArgumentError where more than one of them is given, or the speed is none."""
+    if (speed is not None) + (rate is not None) + bool(fastest) > 1:
+        raise ArgumentError("speed, rate and fastest exclude each other")
+    if speed is not None and (not isinstance(speed, int | float) or not 0 < speed < math.inf):
+        raise ArgumentError(f"speed {speed!r} is out of range; use more than 0, such as 2.0 for twice as fast")
 
 
 def _check_destination(to: bool, as_recorded: bool, mapping: bool) -> None:

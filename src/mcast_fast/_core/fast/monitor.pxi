@@ -68,6 +68,8 @@ cdef class StreamTable:
         self.summary.by_interface = 1
 
     def __dealloc__(self):
+        if self.process != mcast_process_number:  # a fork may come in the middle of a call of another thread
+            return
         mcast_summary_free(&self.summary)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
