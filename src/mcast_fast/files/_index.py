@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 SUFFIX = ".mcast-index"
+MANIFEST = ".manifest.json"  # what else may lie beside a file: mcast_fast.cluster has its contents
 MAGIC = b"mcastix1"
 HEAD = struct.Struct("<8sI")  # the magic, and the CRC-32 of all behind it
 PRINT = struct.Struct("<QqII")  # of the file: size, time of modification in ns, CRC-32 of its first and last bytes
