@@ -205,7 +205,7 @@ def test_a_host_that_there_is_not():
     deal = cluster.Deal(cluster.Plan.parse(PLAN))
     with pytest.raises(errors.ArgumentError, match="no host 'delta'"):
         deal.shares(["delta"])
-    with pytest.raises(errors.ArgumentError, match="no group 239.9.9.9:1"):
+    with pytest.raises(errors.ArgumentError, match=r"no group 239\.9\.9\.9:1"):
         deal.order("239.9.9.9:1")
 
 
