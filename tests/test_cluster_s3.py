@@ -29,7 +29,9 @@ def bucket(monkeypatch):
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
-    s3 = fs.S3FileSystem(access_key="a", secret_key="b", endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True)
+    s3 = fs.S3FileSystem(
+        access_key="a", secret_key="b", endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True
+    )
     s3.create_dir("captures")
     yield f"{host}:{port}", s3
     running.stop()
@@ -38,7 +40,10 @@ def bucket(monkeypatch):
 def rows_of(captures):
     """What the files have: (host, time, payload)."""
     return sorted(
-        (file.host, one.timestamp, one.data) for file in captures.files for batch in files.scan(file.path) for one in batch
+        (file.host, one.timestamp, one.data)
+        for file in captures.files
+        for batch in files.scan(file.path)
+        for one in batch
     )
 
 
@@ -60,7 +65,9 @@ def test_parquet_on_s3_is_what_the_files_have(two_hosts, bucket, tmp_path):  # n
     import duckdb
     from pyarrow import fs
 
-    fs.copy_files("captures/day", str(tmp_path / "day"), source_filesystem=s3)  # DuckDB's own S3 is an extension to load
+    fs.copy_files(
+        "captures/day", str(tmp_path / "day"), source_filesystem=s3
+    )  # DuckDB's own S3 is an extension to load
     query = f"select host, epoch_ns(timestamp), payload from read_parquet('{tmp_path / 'day' / '*.parquet'}')"
     assert sorted(duckdb.sql(query).fetchall()) == expected
 

@@ -47,9 +47,8 @@ def _check(plan: Plan, _down: tuple[str, ...], as_json: bool) -> None:
     else:
         for one in found:
             when = f"when {one['down']} fails" if one["down"] else "when all hosts are there"
-            complain(
-                f"{one['host']} records {one['rate'] / MEGABIT:,.0f} Mbit/s {when}, and can {one['capacity'] / MEGABIT:,.0f}"
-            )
+            rate, capacity = one["rate"] / MEGABIT, one["capacity"] / MEGABIT
+            complain(f"{one['host']} records {rate:,.0f} Mbit/s {when}, and can {capacity:,.0f}")
         if not found:
             groups = len(plan.groups)
             click.echo(f"{path_text(plan)}: {len(plan.hosts)} hosts, {groups} groups, digest {plan.digest}")
@@ -64,12 +63,13 @@ def path_text(plan: Plan) -> str:
 
 def _overloads(plan: Plan) -> list[dict[str, Any]]:
     """The hosts with more than their capacity: when all are there, or when one has failed."""
-    deal, found = Deal(plan), []
-    for down in ("", *plan.hosts):
-        for share in deal.shares([name for name in plan.hosts if name != down]):
-            if share.capacity is not None and share.rate > share.capacity:
-                found.append({"host": share.host, "down": down, "rate": share.rate, "capacity": share.capacity})
-    return found
+    deal = Deal(plan)
+    return [
+        {"host": share.host, "down": down, "rate": share.rate, "capacity": share.capacity}
+        for down in ("", *plan.hosts)
+        for share in deal.shares([name for name in plan.hosts if name != down])
+        if share.capacity is not None and share.rate > share.capacity
+    ]
 
 
 def _show(plan: Plan, _down: tuple[str, ...], as_json: bool) -> None:

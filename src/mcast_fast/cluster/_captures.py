@@ -181,7 +181,8 @@ class Captures:
         flows, clocks = flows_of(contents)
         for (host, other), ahead in sorted(clocks.items()):
             which = "ahead of" if ahead > 0 else "behind"
-            text = f"the clock of {host} is {abs(ahead) / 1e9:.1f} s {which} that of {other}, by the packets that both have"
+            seconds = abs(ahead) / 1e9
+            text = f"the clock of {host} is {seconds:.1f} s {which} that of {other}, by the packets that both have"
             self._report(Problem("clock", host, "", text))
         return tuple(flows)
 
@@ -365,7 +366,7 @@ def _is_of(one: Counted, group: Group) -> bool:
 
 
 def _by_line(files: Iterable[File]) -> list[list[File]]:
-    """The files of each host as lines in which one follows another: recorders of one host beside each other make several."""
+    """The files of each host as lines in which one follows another: recorders beside each other make several."""
     lines: dict[str, list[list[File]]] = defaultdict(list)
     for file in files:
         own = lines[file.host]

@@ -5,9 +5,9 @@ Hence whoever reads the same plan and sees the same hosts deals the same, and wh
 own groups move, whatever failed before.
 
 The first places are dealt greedily by rate, the largest groups first, each to the host with the least load for its
-capacity; legs and copies of one feed to different hosts where there are any. The place behind these is dealt in the same
-way among the hosts that are left when those before have failed, spare hosts first; the places behind it follow from
-hashes (rendezvous hashing).
+capacity; legs and copies of one feed to different hosts where there are any. The place behind these is dealt in the
+same way among the hosts that are left when those before have failed, spare hosts first; the places behind it follow
+from hashes (rendezvous hashing).
 
 Rules of this module: no I/O.
 """

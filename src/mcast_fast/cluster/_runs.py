@@ -4,9 +4,9 @@ What a Tracker finds depends on the order of the packets, and cannot be added up
 and flow a few spans are kept, and the union of spans is the same in whichever order, and on however many hosts, it is
 made. What is missing is what no file has.
 
-A run is what a sender sent without beginning anew. Its numbers are unwrapped: positions count on where numbers of 16 bits
-begin again at 0. Anchors say at which time which position had come; by them runs of several hosts are laid over each
-other.
+A run is what a sender sent without beginning anew. Its numbers are unwrapped: positions count on where numbers of 16
+bits begin again at 0. Anchors say at which time which position had come; by them runs of several hosts are laid over
+each other.
 
 Rules of this module: no I/O.
 """

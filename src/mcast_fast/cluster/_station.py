@@ -1,8 +1,8 @@
 """Recording by a plan: one process per host, which knows by heartbeats what it is to record.
 
-One thread sends and receives heartbeats, and changes the memberships; the Recorder has a thread of its own, and another
-one makes the manifests of finished files. A recorder that fails, or that is killed, sends no more heartbeats: its groups
-are recorded by others as the plan deals them.
+One thread sends and receives heartbeats, and changes the memberships; the Recorder has a thread of its own, and
+another one makes the manifests of finished files. A recorder that fails, or that is killed, sends no more heartbeats:
+its groups are recorded by others as the plan deals them.
 
 Rules of this module: groups are joined as soon as they are dealt, and left when the host that has them instead has been
 there for `silent`: so that a group that moves is recorded by both for a moment, and by nobody never.

@@ -80,7 +80,7 @@ def store_table(manifests: Iterable[Manifest], target: str) -> int:
 
 
 def manifests_of(path: str) -> list[Manifest]:
-    """The manifests that an index lists, with the paths that their files had; FileError, ArgumentError, FeatureError."""
+    """The manifests that an index lists, with the paths that files had; FileError, ArgumentError, FeatureError."""
     parquet = module("pyarrow.parquet", WHAT, "cluster")
     try:
         table = parquet.read_table(path, columns=["path", "manifest"])

@@ -43,7 +43,7 @@ class Found:
 
 
 def look(patterns: tuple[str, ...]) -> tuple[str, list[Found]]:
-    """The name of this machine, and the capture files that paths, patterns and directories name, with their manifests."""
+    """The name of this machine, and the capture files that patterns and directories name, with their manifests."""
     return socket.gethostname(), [_found(path) for path in capture_paths(patterns)]
 
 
@@ -157,15 +157,14 @@ def export(path: str, host: str, url: str, name: str) -> tuple[int, int]:
 
 def _with_host(pyarrow: Any, batch: Any, host: str) -> Any:
     """A record batch with the host's name as its first column."""
-    codes = (
-        pyarrow.array([0] * batch.num_rows, pyarrow.int32()) if batch.num_rows else pyarrow.array([], pyarrow.int32())
-    )
+    count = batch.num_rows
+    codes = pyarrow.Array.from_buffers(pyarrow.int32(), count, [None, pyarrow.py_buffer(bytes(4 * count))])
     column = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array([host]))
     return pyarrow.RecordBatch.from_arrays([column, *batch.columns], names=["host", *batch.schema.names])
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """The file system of pyarrow, and the path in it, of a URL (s3://, gs://, file://) or a local path; ArgumentError."""
+    """The file system of pyarrow, and the path in it, of a URL or a local path; ArgumentError."""
     fs = module("pyarrow.fs", "to_parquet", "cluster")
     try:
         if "://" not in url:
