@@ -108,7 +108,7 @@ def test_the_ledger_of_a_recording_is_in_its_manifest(backend, tmp_path):
         writer.write(batch)
         writer.statistics(mcast.Stats(received=3, dropped_socket=2, dropped_nic=5))
     ledger = manifested(path, "alpha").contents.ledger
-    assert (ledger["delivered"], ledger["dropped_system"], ledger["dropped"]) == (3, 2, 5)
+    assert (ledger["delivered"], ledger["dropped_system"], ledger["received"], ledger["dropped"]) == (3, 2, 5, None)
 
 
 @settings(max_examples=80)
@@ -308,7 +308,7 @@ def test_one_feed_of_two_hosts_and_who_lost_what(two_hosts):
         stats = feed.stats
     assert numbers == [number for number in range(3000) if number != 700 and not 1000 <= number < 1100]
     assert stats.unrecovered == 101
-    assert (stats.legs[0].lost, stats.legs[0].covered) == (3, 2)
+    assert (stats.legs[1].lost, stats.legs[1].covered, stats.legs[1].absent) == (102, 1, 500)
 
 
 @pytest.mark.parametrize("format", ["mcast-fast", None])

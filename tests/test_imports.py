@@ -194,7 +194,7 @@ cluster     : _units _core _delivery groups sequence receiver sender files
     _engine         : _tasks
     _catalogue      : _plan _manifest _table _tasks _engine
     _streams        :
-    _captures       : _plan _runs _survey _manifest _flows _tasks _engine _catalogue _streams
+    _captures       : _plan _survey _manifest _flows _tasks _engine _catalogue _streams
     __init__        : _plan _deal _clock _manifest _flows _engine _catalogue _captures
 cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor cluster
     codes           :

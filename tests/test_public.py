@@ -307,6 +307,8 @@ NEVER_RAISE = {
         "ProbeReport.as_dict",
         "Monitor.reset",
         "Manifest.as_dict",
+        "Captures.flows",
+        "Captures.gaps",
         "drops",
     ),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender", "aio.Arbiter")),

@@ -16,8 +16,7 @@ from mcast_fast.cluster._engine import Dask, Engine, Job, Problem, Threads
 from mcast_fast.cluster._flows import Flow, Gap, flows_of
 from mcast_fast.cluster._manifest import Manifest
 from mcast_fast.cluster._plan import Plan, formats_of
-from mcast_fast.cluster._runs import SAME_CLOCK
-from mcast_fast.cluster._streams import Stream, merged, ordered
+from mcast_fast.cluster._streams import SLACK, Stream, merged, ordered
 from mcast_fast.cluster._survey import Contents, Counted
 from mcast_fast.errors import ArgumentError, warn
 from mcast_fast.groups import Group
@@ -160,9 +159,6 @@ class Captures:
 
         Returns:
             A Flow each, by group; those of groups whose format is not known have packets and times only.
-
-        Raises:
-            FeatureError: A compression needs a package that is not there.
         """
         contents: list[tuple[str, Contents]] = []
         to_read = []
@@ -209,9 +205,6 @@ class Captures:
 
         Returns:
             A Gap for each span of missing numbers, by group and number.
-
-        Raises:
-            FeatureError: As for `flows`.
         """
         return tuple(gap for flow in self.flows() for gap in flow.gaps)
 
@@ -371,7 +364,7 @@ def _by_line(files: Iterable[File]) -> list[list[File]]:
     for file in files:
         own = lines[file.host]
         begin = file.first_time or 0
-        line = next((one for one in own if (one[-1].last_time or 0) <= begin + SAME_CLOCK), None)
+        line = next((one for one in own if (one[-1].last_time or 0) <= begin + SLACK), None)
         if line is None:
             own.append([file])
         else:

@@ -70,6 +70,8 @@ def performed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple
         return True, function(*arguments)
     except (MulticastError, OSError) as error:
         return False, str(error)
+    except Exception as error:  # of pyarrow, or of a file that nobody thought of: the others are answered
+        return False, f"{type(error).__name__}: {error}"
 
 
 def packed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes:
