@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -222,8 +223,7 @@ def test_verify_finds_clocks_that_differ_by_what_hosts_have(backend, tmp_path):
         manifested(paths[-1], host)
     (finding,) = _verify.verify(list(map(str, paths)), quick=True)
     assert finding.kind == "clock"
-    assert "b was 5" in finding.text or "b was 4.9" in finding.text
-    assert "ahead of a" in finding.text
+    assert re.match(r"b was [345]\.\d s or more ahead of a, by the packets", finding.text)
 
 
 def test_the_verb_makes_shows_and_indexes(backend, tmp_path):
@@ -430,7 +430,7 @@ def test_a_clock_that_is_off_is_said(backend, tmp_path):
         write(tmp_path / f"{host}.pcapng", packets)
         manifested(tmp_path / f"{host}.pcapng", host)
     captures = cluster.open(tmp_path, format="mcast-fast")
-    with pytest.warns(MulticastWarning, match="the clock of b is .* s ahead of that of a"):
+    with pytest.warns(MulticastWarning, match=r"the clock of b is [345]\.\d s or more ahead of that of a"):
         (flow,) = captures.flows()
     assert (flow.expected, flow.lost, flow.restarts) == (1000, 0, 0)
     assert [one.kind for one in captures.problems] == ["clock"]

@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,8 @@ import time
 import pytest
 
 from mcast_fast import cluster, files, sequence
+from mcast_fast.cluster._verify import verify
+from mcast_fast.errors import CaptureError
 from tests import lab
 from tests.conftest import free_port, loopback
 from tests.test_cli import environment
@@ -94,17 +95,11 @@ def numbers_in(directory):
     """What the files of a directory have: {group: numbers}."""
     found = {}
     for path in sorted(directory.glob("*.pcapng")):
-        with contextlib.suppress(files_error()):
+        with contextlib.suppress(CaptureError):
             for batch in files.Reader(path):
                 for packet, number in zip(batch, sequence.numbers(batch, FORMAT).number, strict=True):
                     found.setdefault(packet.group, []).append(number)
     return found
-
-
-def files_error():
-    from mcast_fast.errors import CaptureError
-
-    return CaptureError
 
 
 def check_answers(captures, directories):
@@ -138,7 +133,7 @@ def recorders(spawn, plan, names, backend):
 
 
 @pytest.mark.long
-@pytest.mark.needs("signals to processes", "loopback addresses")
+@pytest.mark.needs("signals to processes")
 def test_groups_of_a_recorder_that_is_killed_are_recorded_by_others(backend, tmp_path):
     """Two hosts of one machine; the third is spare, and takes over."""
     plan = write_plan(
@@ -180,11 +175,11 @@ def test_groups_of_a_recorder_that_is_killed_are_recorded_by_others(backend, tmp
     for flow in flows.values():
         assert flow.last == feed.sent[f"{flow.group}:{flow.port}"] - 1
         assert len(flow.gaps) == (len(flow.hosts) > 1)
-    for name in ("a", "spare"):
-        assert subprocess.run(
-            [*CLI[:-1], "manifest", "verify", "--quick", "--json", tmp_path / name], check=False
-        ).returncode in (0, 1)
-        assert all(file.manifest for file in captures.files if file.host == name)
+    assert all(file.manifest for file in captures.files if file.host != "b")
+    recorded = [str(path) for name in ("a", "spare") for path in (tmp_path / name).glob("*.pcapng")]
+    assert {finding.kind for finding in verify(recorded)} <= {
+        "clock"
+    }  # which of a machine of tests nobody keeps in time
 
 
 CLI = [sys.executable, "-m", "mcast_fast", "record"]
@@ -196,7 +191,7 @@ def torn(directory):
         try:
             for _ in files.Reader(path):
                 pass
-        except files_error():
+        except CaptureError:
             return True
     return False
 

@@ -178,7 +178,7 @@ class Captures:
         for (host, other), ahead in sorted(clocks.items()):
             which = "ahead of" if ahead > 0 else "behind"
             seconds = abs(ahead) / 1e9
-            text = f"the clock of {host} is {seconds:.1f} s {which} that of {other}, by the packets that both have"
+            text = f"the clock of {host} is {seconds:.1f} s or more {which} that of {other}, by packets that both have"
             self._report(Problem("clock", host, "", text))
         return tuple(flows)
 

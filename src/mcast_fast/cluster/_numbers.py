@@ -17,6 +17,7 @@ from mcast_fast._core.extraction import ChangeRow, FlowRow, What
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.cluster._runs import Anchor, FlowRuns, Run
 from mcast_fast.cluster._spans import put, take
+from mcast_fast.files._recorder import first_after
 from mcast_fast.sequence._format import Format
 
 if TYPE_CHECKING:
@@ -63,14 +64,24 @@ class Numbers:
         return min(BATCH, self._lap // 8)
 
     def add(self, batch: "Batch") -> None:
-        """Take in a batch of at most `batch_size` packets."""
+        """Take in a batch of at most `batch_size` packets; one that lasts for longer than a second, in parts."""
+        self._looked = self._looked or batch[0].timestamp or 0
+        while len(batch):
+            last = batch[len(batch) - 1].timestamp or 0
+            count = len(batch)
+            if last - self._looked > ANCHOR_NS:
+                count = max(1, min(count, first_after(batch, self._looked + ANCHOR_NS)))
+            self._take(batch[:count] if count < len(batch) else batch)
+            batch = batch[count:]
+
+    def _take(self, batch: "Batch") -> None:
         changes: dict[_Name, list[ChangeRow]] = defaultdict(list)
         for change in self._tracker.update(batch):
             if change.kind in _COUNTED:
                 changes[change[1:6]].append(change)
         self._since += len(batch)
         last = batch[len(batch) - 1].timestamp or 0
-        if not changes and self._since < self._often and last - self._looked < ANCHOR_NS:
+        if not changes and self._since < self._often and last - self._looked < ANCHOR_NS // 2:
             return
         self._since, self._looked = 0, last
         for row in self._tracker.flows(0):

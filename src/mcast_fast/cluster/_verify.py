@@ -50,7 +50,7 @@ def verify(files: Sequence[str], quick: bool = False, clock_limit: Seconds = CLO
     for (host, other), ahead in sorted(clocks.items()):
         if abs(ahead) > limit:
             which = "ahead of" if ahead > 0 else "behind"
-            text = f"{host} was {abs(ahead) / NANOSECONDS:.3f} s {which} {other}, by the packets that both have"
+            text = f"{host} was {abs(ahead) / NANOSECONDS:.1f} s or more {which} {other}, by the packets that both have"
             found.append(Finding("clock", "", text))
     return found
 
