@@ -183,6 +183,7 @@ MADE = {
         }
     ],
     "unnumbered": {"rtp": 0},
+    "evicted": {"rtp": 0},
     "clock": {"at": 1, "source": "kernel", "synchronized": True, "offset": 0, "error": 5},
     "error": "",
 }
@@ -286,7 +287,7 @@ def test_two_hosts_as_one(two_hosts, by_manifest):
     if not by_manifest:
         for path in two_hosts.glob("*/*.json"):
             values = json.loads(path.read_text())
-            path.write_text(json.dumps(values | {"flows": [], "unnumbered": {}}))
+            path.write_text(json.dumps(values | {"flows": [], "unnumbered": {}, "evicted": {}}))
     captures = cluster.open([two_hosts / "a", two_hosts / "b"], format="mcast-fast")
     (flow,) = captures.flows()
     assert captures.problems == ()

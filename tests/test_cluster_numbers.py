@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcast_fast import _core, sequence
+from mcast_fast import _core, errors, sequence
 from mcast_fast.cluster import _flows, _numbers, _runs, _spans
 from mcast_fast.cluster._survey import Contents
 from tests.test_pcapng import NOW, record
@@ -163,6 +163,17 @@ def test_two_hosts_have_together_what_either_has(width, fates, first):
         own = {number for number, _ in seen[host.host]}
         lacks = set(missing(own))
         assert (host.received, host.lost, host.covered) == (len(own), len(lacks), len(lacks & together))
+
+
+def test_gaps_without_end_are_refused_and_not_kept(backend, monkeypatch):
+    monkeypatch.setattr(_numbers, "MOST_SPANS", 50)
+    packets = [(2 * number, NOW + number * MS) for number in range(100)]
+    with pytest.raises(errors.ArgumentError, match="more than 50 gaps"):
+        numbers_of(packets, 8)
+    swapped = [(number ^ 1, NOW + number * MS) for number in range(400)]  # each gap is filled by the next packet
+    (flow,) = numbers_of(swapped, 8)
+    assert flow.runs[0].gaps == []
+    assert not flow.runs[0].times
 
 
 # ---- by hand ----

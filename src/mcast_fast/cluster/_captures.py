@@ -174,6 +174,11 @@ class Captures:
             if found.error:
                 self._report(Problem("unreadable", job.host, job.path, found.error))
             contents.append((job.host, found))
+        for host, one in contents:
+            if evicted := sum(one.evicted.values()):
+                self._report(
+                    Problem("unreadable", host, "", f"{host}: numbers of {evicted:,} flows beyond 4,096 are left out")
+                )
         flows, clocks = flows_of(contents)
         for (host, other), ahead in sorted(clocks.items()):
             which = "ahead of" if ahead > 0 else "behind"

@@ -137,6 +137,7 @@ MANIFEST = {
     "groups": Key(rows(GROUP, MOST), "packets by group, port and source"),
     "flows": Key(rows(FLOW, MOST), "which numbers came"),
     "unnumbered": Key(_counts, "packets without a number, by format"),
+    "evicted": Key(_counts, "flows beyond 4,096, whose numbers are left out, by format"),
     "clock": Key(_table(CLOCK), "the clock of the host when the file was finished"),
     "error": Key(_any_text, "why the file cannot be read to its end; '': it can"),
 }
@@ -207,6 +208,7 @@ class Manifest:
             "groups": [asdict(one) for one in contents.flows],
             "flows": [_flow_row(format, one) for format, flows in contents.numbers.items() for one in flows],
             "unnumbered": contents.unnumbered,
+            "evicted": contents.evicted,
             "clock": asdict(self.clock),
             "error": contents.error,
         }
@@ -236,6 +238,7 @@ class Manifest:
             [Counted(**row) for row in found["groups"]],
             numbers,
             found["unnumbered"],
+            found["evicted"],
             error=found["error"],
         )
         direct = {name: found[name] for name in ("host", "bytes", "modified", "sha256", "plan")}

@@ -17,6 +17,7 @@ from mcast_fast._core.extraction import ChangeRow, FlowRow, What
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.cluster._runs import Anchor, FlowRuns, Run
 from mcast_fast.cluster._spans import put, take
+from mcast_fast.errors import ArgumentError
 from mcast_fast.files._recorder import first_after
 from mcast_fast.sequence._format import Format
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 WINDOW = NANOSECONDS
-MOST_FLOWS = 1 << 16
+MOST_FLOWS = 4096
+MOST_SPANS = 1 << 20  # gaps and runs of all flows together: beyond them the numbers are followed no more
 MOST_ANCHORS = 128  # of a run, where the numbers' width does not need more
 BATCH = 4096
 ANCHOR_NS = NANOSECONDS  # between two looks at all flows
@@ -57,6 +59,7 @@ class Numbers:
         self._since = 0  # packets since the last look at all flows
         self._looked = 0  # time of arrival then
         self._often = max(64, min(8192, self._lap // 8))  # packets between two looks
+        self._spans = 0
 
     @property
     def batch_size(self) -> int:
@@ -64,7 +67,9 @@ class Numbers:
         return min(BATCH, self._lap // 8)
 
     def add(self, batch: "Batch") -> None:
-        """Take in a batch of at most `batch_size` packets; one that lasts for longer than a second, in parts."""
+        """Take in a batch of at most `batch_size` packets; one that lasts for longer than a second, in parts.
+
+        ArgumentError: there are more gaps than are kept."""
         self._looked = self._looked or batch[0].timestamp or 0
         while len(batch):
             last = batch[len(batch) - 1].timestamp or 0
@@ -72,6 +77,10 @@ class Numbers:
             if last - self._looked > ANCHOR_NS:
                 count = max(1, min(count, first_after(batch, self._looked + ANCHOR_NS)))
             self._take(batch[:count] if count < len(batch) else batch)
+            if self._spans > MOST_SPANS:
+                raise ArgumentError(
+                    f"more than {MOST_SPANS:,} gaps and restarts: numbers of {self._format} are left out"
+                )
             batch = batch[count:]
 
     def _take(self, batch: "Batch") -> None:
@@ -89,6 +98,8 @@ class Numbers:
 
     def _look(self, row: FlowRow, changes: list[ChangeRow]) -> None:
         """See where a flow is now, and what changed in it since the last look."""
+        if row[:5] not in self._flows and len(self._flows) >= MOST_FLOWS:
+            return
         flow = self._flows[row[:5]]
         for change in changes:
             if change.kind == _STARTED:  # again, where it had given way to others
@@ -131,6 +142,7 @@ class Numbers:
         if first < end and (first - change.first) % self._lap == 0:
             put(before.gaps, first, end)
         flow.filled = 0, 0
+        self._spans += 1
         flow.runs.append(_begun(change))
 
     def _extend(self, run: Run, row: FlowRow) -> None:
@@ -156,7 +168,9 @@ class Numbers:
             if change.kind == _GAP:
                 put(run.gaps, first, end)
                 run.times[end] = change.time
+                self._spans += 1
             else:
+                self._spans -= run.times.pop(end, None) is not None  # the gap before it is gone, or ends earlier
                 flow.filled = first, end
 
     def _anchor(self, run: Run) -> None:
@@ -173,7 +187,9 @@ class Numbers:
         found = []
         for row in self._tracker.flows(0):
             self._look(row, [])
-            flow = self._flows[row[:5]]
+            flow = self._flows.get(row[:5])
+            if flow is None or not flow.runs:
+                continue
             name = (
                 plain_text(row.group),
                 row.port,
@@ -182,9 +198,6 @@ class Numbers:
                 row.key[: self._format.key_size].hex(),
             )
             runs = [run for run in flow.runs if run.first < run.next]
-            for run in runs:
-                ends = {end for _, end in run.gaps}
-                run.times = {end: time for end, time in run.times.items() if end in ends}
             found.append(
                 FlowRuns(
                     name,

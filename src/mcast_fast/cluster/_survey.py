@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mcast_fast.cluster._numbers import Numbers
 from mcast_fast.cluster._runs import FlowRuns
-from mcast_fast.errors import CaptureError, file_error
+from mcast_fast.errors import ArgumentError, CaptureError, file_error
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._summary import summarise
 from mcast_fast.sequence._format import Format
@@ -41,6 +41,7 @@ class Contents:
     flows: list[Counted] = field(default_factory=list)
     numbers: dict[str, list[FlowRuns]] = field(default_factory=dict)  # by format
     unnumbered: dict[str, int] = field(default_factory=dict)
+    evicted: dict[str, int] = field(default_factory=dict)
     scanned: int = 0  # bytes that were read, all passes together
     error: str = ""
 
@@ -95,8 +96,11 @@ def _follow(path: str, text: str, groups: list[str], found: Contents) -> None:
                 numbers.add(batch)
         except CaptureError as error:
             found.error = found.error or str(error)
+        except ArgumentError as error:
+            found.error = found.error or f"{path}: {error}"
+            return
     found.numbers[text] = numbers.flows()
-    found.unnumbered[text] = numbers.unnumbered
+    found.unnumbered[text], found.evicted[text] = numbers.unnumbered, numbers.evicted
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
