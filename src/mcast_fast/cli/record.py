@@ -143,8 +143,8 @@ def command(ctx: click.Context, path: str | None, plan: str | None, host: str | 
 
 def _by_plan(ctx: click.Context, path: str | None, host: str | None) -> None:
     """Record what a plan deals to this host, until a signal comes."""
-    given = [one.opts[-1] for one in ctx.command.params if one.name in ctx.params and _is_given(ctx, one.name or "")]
-    if others := [name for name in given if name not in ("--plan", "--host")]:
+    given = [one for one in ctx.command.params if _is_given(ctx, one.name or "")]
+    if others := [_name_of(one) for one in given if one.name not in ("plan", "host")]:
         raise click.UsageError(f"--plan says what is recorded, and how: leave out {', '.join(others)}")
     if path is None or host is None:
         raise click.UsageError("--plan and --host go together")
@@ -157,6 +157,10 @@ def _by_plan(ctx: click.Context, path: str | None, host: str | None) -> None:
         complain(f"host {host} of the plan {path}, digest {plan.digest}")
         station.run()
     complain(f"written {station.written:,} packets, {station.files:,} files")
+
+
+def _name_of(one: click.Parameter) -> str:
+    return max(one.opts, key=len) if isinstance(one, click.Option) else one.human_readable_name
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
