@@ -46,7 +46,7 @@ def command(action: str, paths: tuple[str, ...], **options: object) -> None:
 
     \b
     make    read the files, and write their manifests
-    verify  read the files again: torn, missing, changed, without a manifest, clock
+    verify  read the files again: torn, missing, changed, unlisted, clock
     show    what manifests say
     index   all manifests as one Parquet file, with -w
 

@@ -110,13 +110,16 @@ class _Session:
         self.held = set(groups)
         self.failure: BaseException | None = None
         self.result: Recording | None = None
-        self._thread = start(self._run, name="mcast-fast recorder")
+        self._done = threading.Event()
+        start(self._run, name="mcast-fast recorder")
 
     def _run(self) -> None:
         try:
             self.result = self.recorder.run()
-        except BaseException as error:
+        except BaseException as error:  # for the thread that asks
             self.failure = error
+        finally:
+            self._done.set()
 
     def change(self, wanted: set[Group]) -> None:
         """Join and leave groups until it holds these."""
@@ -130,12 +133,12 @@ class _Session:
     @property
     def is_over(self) -> bool:
         """Whether the recorder has ended, without being asked to."""
-        return not self._thread.is_alive()
+        return self._done.is_set()
 
     def end(self) -> None:
         """Write what has arrived, finish the file, and close; raises what the recorder failed with."""
         self.recorder.stop()
-        self._thread.join()
+        self._done.wait()
         self.receiver.close()
         if self.failure is not None:
             raise self.failure
