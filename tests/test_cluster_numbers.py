@@ -66,6 +66,7 @@ def members(spans):
     return {number for first, end in spans for number in range(first, end)}
 
 
+@settings(max_examples=50, deadline=None)
 @given(SPANS, SPANS)
 def test_spans_are_sets(left, right):
     one, other = _spans.united(left), _spans.united(right)
@@ -100,7 +101,7 @@ def stream(fates, first=0, step=MS, start=NOW):
 
 
 @pytest.mark.parametrize("width", [1, 2, 8])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(fates=FATES, first=st.integers(0, 2**20))
 def test_a_file_has_the_numbers_that_came(width, fates, first):
     packets = stream(fates, first)
@@ -121,7 +122,7 @@ def test_a_file_has_the_numbers_that_came(width, fates, first):
 
 
 @pytest.mark.parametrize("width", [1, 2, 8])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(fates=FATES, first=st.integers(0, 2**20), cuts=st.lists(st.integers(0, 130), max_size=4))
 def test_it_does_not_matter_how_a_stream_is_cut_into_files(width, fates, first, cuts):
     packets = stream(fates, first)
@@ -143,7 +144,7 @@ def test_it_does_not_matter_how_a_stream_is_cut_into_files(width, fates, first, 
 
 
 @pytest.mark.parametrize("width", [2, 8])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.sampled_from(["both", "both", "both", "a", "b", "none"]), min_size=2, max_size=150),
     st.integers(0, 2**20),
@@ -179,23 +180,17 @@ def test_gaps_without_end_are_refused_and_not_kept(backend, monkeypatch):
 # ---- by hand ----
 
 
-@pytest.mark.parametrize("width", [2, 8])
+@pytest.mark.parametrize("width", [1, 2, 8])
 def test_a_host_takes_over_and_the_gap_is_known_to_the_packet(backend, width):
-    """At 40,000 packets per second numbers of 16 bits go round within two seconds."""
-    step = SECOND // 40_000
-    before = [(number, NOW + number * step) for number in range(0, 90_000, 1)]
-    behind = [(number, NOW + number * step) for number in range(110_000, 150_000)]
-    if backend == "pure":
-        step, before, behind = 10 * step, before[:3000], [(one - 107_000, time) for one, time in behind[:3000]]
-        behind = [(number, NOW + number * step) for number, _ in behind]
-        before = [(number, NOW + number * step) for number, _ in before]
-    flow, _ = flow_of([("a", before), ("b", behind)], width)
-    first, last = before[-1][0] + 1, behind[0][0] - 1
+    """Numbers of 8 bits go round four times a second."""
+    before = [(number, NOW + number * MS) for number in range(300)]
+    behind = [(number, NOW + number * MS) for number in range(400, 700)]
+    flow, clocks = flow_of([("a", before), ("b", behind)], width)
     mask = (1 << 8 * width) - 1
     (gap,) = flow.gaps
-    assert (gap.first, gap.last, gap.count) == (first & mask, last & mask, last - first + 1)
-    assert gap.time == behind[0][1]
-    assert (flow.restarts, flow.duplicates) == (0, 0)
+    assert (gap.first, gap.last, gap.count, gap.time) == (300 & mask, 399 & mask, 100, NOW + 400 * MS)
+    assert (flow.restarts, flow.duplicates, flow.expected) == (0, 0, 700)
+    assert not clocks
 
 
 def test_laps_of_two_hosts_lie_over_each_other_by_their_times(backend):

@@ -12,7 +12,7 @@ Rules of this module: no I/O.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -166,21 +166,21 @@ def fit(run: Joined, other: Joined, bits: int, tolerance: int, count: int = 1) -
         tolerance: ns by which the times of the two may differ.
         count: Numbers that a packet covers.
     """
+    found: list[Fit] = []
     if other.first_time <= run.last_time + SAME_CLOCK and other.last_time >= run.first_time - SAME_CLOCK:
-        found = _over(run, other, bits, tolerance)
-        if found is not None:
-            return found
+        found += _over(run, other, bits)
     shift = nearest(other.first, run.next, bits)
-    ahead = other.first + shift - run.next
-    passed = other.first_time - run.last_time
-    if ahead >= 0 and passed >= -tolerance and ahead <= _most(passed, count):
-        return Fit(shift, 0, ahead < 1 << (bits - 2))
+    found += _behind(shift, other.first + shift - run.next, other.first_time - run.last_time, bits, count)
     shift = -nearest(run.first, other.next, bits)
-    behind = run.first - (other.next + shift)
-    passed = run.first_time - other.last_time
-    if behind >= 0 and passed >= -tolerance and behind <= _most(passed, count):
-        return Fit(shift, 0, behind < 1 << (bits - 2))
-    return None
+    found += _behind(shift, run.first - (other.next + shift), run.first_time - other.last_time, bits, count)
+    best = min(found, key=lambda one: abs(one.ahead), default=None)
+    return best if best is not None and abs(best.ahead) <= tolerance else None
+
+
+def _behind(shift: int, missing: int, passed: int, bits: int, count: int) -> Iterator[Fit]:
+    """One follows the other, so many numbers and ns later: clocks differ by what this is less than nothing."""
+    if 0 <= missing <= _most(passed, count):
+        yield Fit(shift, min(0, passed), missing < 1 << (bits - 2))
 
 
 def _most(passed: int, count: int) -> int:
@@ -188,11 +188,10 @@ def _most(passed: int, count: int) -> int:
     return (NEAR + (max(0, passed) + SAME_CLOCK) // FASTEST_NS) * count
 
 
-def _over(run: Joined, other: Joined, bits: int, tolerance: int) -> Fit | None:
-    """How two runs with numbers in common lie over each other."""
+def _over(run: Joined, other: Joined, bits: int) -> Iterator[Fit]:
+    """How two runs with numbers in common may lie over each other."""
     lap = 1 << bits
     near = nearest(other.first, run.position_at(other.first_time), bits)
-    best: Fit | None = None
     for shift in (near, near - lap, near + lap):
         first, end = max(run.first, other.first + shift), min(run.next, other.next + shift)
         if first >= end:
@@ -201,10 +200,7 @@ def _over(run: Joined, other: Joined, bits: int, tolerance: int) -> Fit | None:
         early, late = run.times_at(middle)
         own_early, own_late = other.times_at(middle - shift)
         least, most = own_early - late, own_late - early
-        ahead = 0 if least <= 0 <= most else least if least > 0 else most
-        if abs(ahead) <= tolerance and (best is None or abs(ahead) < abs(best.ahead)):
-            best = Fit(shift, ahead)
-    return best
+        yield Fit(shift, 0 if least <= 0 <= most else least if least > 0 else most)
 
 
 def lines_of(files: Iterable[FlowRuns]) -> list[list[FlowRuns]]:
