@@ -95,8 +95,8 @@ def numbers_in(directory):
     """What the files of a directory have: {group: numbers}."""
     found = {}
     for path in sorted(directory.glob("*.pcapng")):
-        with contextlib.suppress(CaptureError):
-            for batch in files.Reader(path):
+        with contextlib.suppress(CaptureError), files.Reader(path) as reader:
+            for batch in reader:
                 for packet, number in zip(batch, sequence.numbers(batch, FORMAT).number, strict=True):
                     found.setdefault(packet.group, []).append(number)
     return found
@@ -189,8 +189,9 @@ def torn(directory):
     """Whether a recorder that was killed left a file that cannot be read to its end."""
     for path in directory.glob("*.pcapng"):
         try:
-            for _ in files.Reader(path):
-                pass
+            with files.Reader(path) as reader:
+                for _ in reader:
+                    pass
         except CaptureError:
             return True
     return False

@@ -70,7 +70,7 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
 @shared("quiet", json="The summary as an object on standard output.")
 @shared(fail_on_loss="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 @click.pass_context
-def command(ctx: click.Context, path: str | None, plan: str | None, host: str | None, **options: Any) -> None:
+def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str | None, **options: Any) -> None:
     """Join groups and record their packets until Ctrl-C; a summary goes to standard error.
 
     \b

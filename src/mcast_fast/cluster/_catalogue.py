@@ -109,8 +109,9 @@ def _looked(engine: Engine, jobs: Iterable[Job], may_be_elsewhere: bool = False)
             if key in seen:
                 seen[key] = replace(seen[key], workers=(*seen[key].workers, *job.workers))
                 continue
-            times = (None, None) if one.manifest is None else (one.manifest.first_time, one.manifest.last_time)
-            seen[key] = File(host, one.path, one.size, *times, one.manifest, job.workers)
+            known = one.manifest
+            first, last = (known.first_time, known.last_time) if known is not None else (None, None)
+            seen[key] = File(host, one.path, one.size, first, last, known, job.workers)
     there = {file.path for file in seen.values()}
     problems |= {problem: None for path, problem in missing.items() if path not in there}
     return sorted(seen.values(), key=place), list(problems)

@@ -61,10 +61,9 @@ def _hexadecimal(value: Any, what: str) -> str:
 
 
 def _pair(value: Any, what: str) -> tuple[int, int]:
-    first, second = several(ANY, 2)(value, what) if isinstance(value, list) and len(value) == 2 else (None, None)
-    if first is None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
         raise ArgumentError(f"{what}: {value!r} is no pair of numbers")
-    return first, second
+    return ANY(value[0], what), ANY(value[1], what)
 
 
 def _table(table: Mapping[str, Key]) -> Check:
@@ -264,10 +263,12 @@ class Manifest:
                 data = file.read(LARGEST + 1)
         except OSError as error:
             raise file_error("open", path, error) from error
-        return cls.parse(data, path)
+        if len(data) > LARGEST:
+            raise ArgumentError(f"{path}: a manifest has at most {LARGEST} bytes")
+        return cls.parse(data.decode(errors="replace"), path)
 
     @classmethod
-    def parse(cls, data: bytes | str, path: str) -> "Manifest":
+    def parse(cls, data: str, path: str) -> "Manifest":
         """Make one of the text of a manifest.
 
         Args:
@@ -280,8 +281,6 @@ class Manifest:
         Raises:
             ArgumentError: It is torn, or no manifest of this version.
         """
-        if len(data) > LARGEST:
-            raise ArgumentError(f"{path}: a manifest has at most {LARGEST} bytes")
         try:
             values = json.loads(data)
         except (ValueError, RecursionError) as error:

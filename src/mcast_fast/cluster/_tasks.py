@@ -126,7 +126,8 @@ def export(path: str, host: str, url: str, name: str) -> tuple[int, int]:
     filesystem, directory = file_system(url)
     target = f"{directory.rstrip('/')}/{name}"
     pyarrow, parquet = module("pyarrow", "to_parquet", "cluster"), module("pyarrow.parquet", "to_parquet", "cluster")
-    packets, waiting = 0, []
+    packets = 0
+    waiting: list[Any] = []
     failure: CaptureError | None = None
     schema = _with_host(pyarrow, pyarrow.record_batch(_core.views.Batch.from_bytes(b"", b"", {})), host).schema
     with filesystem.open_output_stream(target) as stream:
