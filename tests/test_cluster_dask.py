@@ -29,10 +29,16 @@ pytestmark = [
 def workers(tmp_path_factory):
     """A scheduler and workers of the hosts alpha and beta, in this process."""
     made = {
-        name: {"cls": distributed.Worker, "options": {"nthreads": 1, "name": name, "dashboard": False}}
+        name: {
+            "cls": distributed.Worker,
+            "options": {"host": "127.0.0.1", "nthreads": 1, "name": name, "dashboard": False},
+        }
         for name in ("alpha", "beta")
     }
-    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "dashboard_address": None}}
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
+    }
     with distributed.SpecCluster(workers=made, scheduler=scheduler, silence_logs=50) as running:
         yield running
 
@@ -173,6 +179,7 @@ def processes(tmp_path, *names):
             yield client, workers
 
 
+@pytest.mark.weekly
 @pytest.mark.needs("signals to processes")
 def test_a_worker_that_is_killed_in_the_middle_is_said_and_the_rest_is_answered(plan, tmp_path, monkeypatch):
     """Its host's files are left out; the other host's answers come."""

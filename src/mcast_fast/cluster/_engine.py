@@ -184,7 +184,8 @@ class Dask:
         if not futures:
             return []
         try:
-            return list(self._distributed.wait(futures, timeout=GLANCE, return_when="FIRST_COMPLETED").done)
+            with self._client.as_current():  # which may not be the default one
+                return list(self._distributed.wait(futures, timeout=GLANCE, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             return []
 
