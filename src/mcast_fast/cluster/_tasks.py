@@ -177,6 +177,8 @@ def file_system(url: str) -> tuple[Any, str]:
             filesystem.create_dir(path, recursive=True)
     except (OSError, ValueError) as error:
         raise ArgumentError(f"{url}: {error}") from error
+    if not path:
+        raise ArgumentError(f"{url} names no bucket, and no directory in one")
     return filesystem, str(path)
 
 
