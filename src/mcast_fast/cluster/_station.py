@@ -8,7 +8,6 @@ Rules of this module: groups are joined as soon as they are dealt, and left when
 there for `silent`: so that a group that moves is recorded by both for a moment, and by nobody never.
 """
 
-import queue
 import secrets
 import threading
 import time
@@ -22,12 +21,12 @@ from mcast_fast._units import NANOSECONDS
 from mcast_fast.cluster._clock import clock_state
 from mcast_fast.cluster._deal import Deal
 from mcast_fast.cluster._heartbeat import Presence, State
-from mcast_fast.cluster._manifest import make_manifest
+from mcast_fast.cluster._manifest import make_manifest, path_of
 from mcast_fast.cluster._plan import Host, Plan, formats_of
 from mcast_fast.errors import ArgumentError, FileError, MulticastError, file_error, warn
 from mcast_fast.files import _index
 from mcast_fast.files._limits import Rotation
-from mcast_fast.files._recorded import RecordedFile, Recording
+from mcast_fast.files._recorded import Recording
 from mcast_fast.files._recorder import AT_ONCE, Recorder
 from mcast_fast.groups import Group
 from mcast_fast.receiver import Receiver
@@ -39,45 +38,25 @@ LEAVING_BEATS = 3  # a heartbeat may be lost
 Said = Callable[[str], None]
 
 
-class ManifestMaker:
+class ManifestMaker(_index.Indexer):
     """Makes the index and the manifest of each finished file, one after the other, in a thread of its own."""
 
     def __init__(self, plan: Plan, host: str) -> None:
-        self._host, self._digest, self._index = host, plan.digest, plan.files.index
+        self._host, self._digest, self._has_index = host, plan.digest, plan.files.index
         self._formats = formats_of(plan)
-        self._paths: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._done = threading.Event()
-        start(self._run, name="mcast-fast manifests")
-
-    def add(self, file: RecordedFile) -> None:
-        """Make the manifest of this file when those before it are made."""
-        self._paths.put(file.path)
-
-    def finish(self) -> None:
-        """Wait until all of them are made."""
-        self._paths.put(None)
-        self._done.wait()
-
-    def _run(self) -> None:
-        try:
-            for path in iter(self._paths.get, None):
-                try:
-                    self._make(path)
-                except MulticastError as error:
-                    if Path(path).exists():  # else a ring has deleted it meanwhile
-                        warn(f"{path} has no manifest: {error}")
-        finally:
-            self._done.set()
+        super().__init__()
 
     def _make(self, path: str) -> None:
         clock = clock_state()
-        if self._index:
-            _index.make(path)
-        manifest = make_manifest(path, self._host, self._formats, clock, self._digest)
-        target = manifest.store()
+        if self._has_index:
+            super()._make(path)
+        try:
+            make_manifest(path, self._host, self._formats, clock, self._digest).store()
+        except MulticastError as error:
+            if Path(path).exists():  # else a ring has deleted it meanwhile
+                warn(f"{path} has no manifest: {error}")
         if not Path(path).exists():
-            for one in (target, _index.path_of(path)):
-                Path(one).unlink(missing_ok=True)
+            Path(path_of(path)).unlink(missing_ok=True)
 
 
 class _Session:
@@ -101,7 +80,7 @@ class _Session:
                 self.receiver,
                 path,
                 rotate=Rotation(**plan.files.rotate),
-                on_file=maker.add,
+                on_file=lambda file: maker.add(file.path),
                 filter_text=f"plan {plan.name or plan.digest}, host {host.name}",
             )
         except BaseException:

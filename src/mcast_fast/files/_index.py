@@ -293,12 +293,15 @@ class Indexer:
     def _run(self) -> None:
         try:
             for path in iter(self._paths.get, None):
-                with contextlib.suppress(FileError):  # a ring has deleted it meanwhile
-                    make(path)
-                if not Path(path).exists():
-                    Path(path_of(path)).unlink(missing_ok=True)
+                self._make(path)
         finally:
             self._done.set()
+
+    def _make(self, path: str) -> None:
+        with contextlib.suppress(FileError):  # a ring has deleted it meanwhile
+            make(path)
+        if not Path(path).exists():
+            Path(path_of(path)).unlink(missing_ok=True)
 
 
 def stored(path: str) -> Index | None:
