@@ -215,6 +215,7 @@ def test_verify_names_what_is_wrong(two_hosts):
     assert "5 findings" in text
 
 
+@pytest.mark.long
 def test_verify_finds_clocks_that_differ_by_what_hosts_have(backend, tmp_path):
     every = range(0, 20_000, 10)
     paths = []
@@ -312,6 +313,7 @@ def test_one_feed_of_two_hosts_and_who_lost_what(two_hosts):
     assert (stats.legs[1].lost, stats.legs[1].covered, stats.legs[1].absent) == (102, 1, 500)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", ["mcast-fast", None])
 def test_fetch_merges_by_time_and_removes_what_came_twice(two_hosts, format):
     for path in two_hosts.glob("*/*.json"):
@@ -454,6 +456,7 @@ def test_nothing_and_nonsense(tmp_path):
         cluster.open(tmp_path / "plan.toml")
 
 
+@pytest.mark.long
 def test_it_needs_neither_dask_nor_pyarrow(backend, tmp_path):
     write(tmp_path / "feed.pcapng", stream(range(5)))
     code = (
