@@ -1,6 +1,7 @@
 """mcast-fast plan: what the plan of a cluster says, and who records what by it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -111,4 +112,4 @@ def _share_text(share: Share) -> str:
     return f"{share.host}: {len(share.groups)} groups, {share.rate / MEGABIT:,.1f}{capacity} Mbit/s"
 
 
-ACTIONS_DO = {"check": _check, "show": _show, "deal": _deal}
+ACTIONS_DO: dict[str, Callable[[Plan, tuple[str, ...], bool], None]] = {"check": _check, "show": _show, "deal": _deal}
