@@ -109,4 +109,9 @@ def _loaded(files: Iterable[str]) -> list[Manifest]:
     return [Manifest.load(path_of(path)) for path in files]
 
 
-ACTIONS_DO: dict[str, Callable[[list[str], dict[str, object]], int]] = {"make": _make, "verify": _verify, "show": _show, "index": _index}
+ACTIONS_DO: dict[str, Callable[[list[str], dict[str, object]], int]] = {
+    "make": _make,
+    "verify": _verify,
+    "show": _show,
+    "index": _index,
+}
