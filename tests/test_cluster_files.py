@@ -398,6 +398,12 @@ format = "mcast-fast"
         ("239.1.1.1", 1, "mcast-fast"),
         ("239.1.1.2", 1, "mcast-fast"),
     ]
+    captures.flows()
+    assert captures.work.by_manifest == 4
+    (tmp_path / "plan.toml").write_text((tmp_path / "plan.toml").read_text().replace('"mcast-fast"', '"u64be@16"'))
+    other = cluster.open(tmp_path / "plan.toml")  # whose manifests were made for another format
+    assert [(flow.lost, flow.format) for flow in other.flows()] == [(1, "u64be@16")] * 2
+    assert other.work.by_manifest == 0
     with captures.feed("239.1.1.2:5000") as feed:
         numbers = [one for batch in feed for one in sequence.numbers(batch, "mcast-fast").number]
         assert numbers == list(range(100))
@@ -489,5 +495,6 @@ def test_parquet_of_all_hosts(two_hosts, tmp_path):
     rows = sorted(zip(table["host"].to_pylist(), table["payload"].to_pylist(), strict=True))
     expected = [(file.host, one.data) for file in captures.files for batch in files.scan(file.path) for one in batch]
     assert rows == sorted(expected)
-    with pytest.raises(errors.ArgumentError, match="nonsense://"):
-        captures.to_parquet("nonsense://here")
+    with pytest.raises(errors.ArgumentError, match="nonsense://…@here: ") as caught:
+        captures.to_parquet("nonsense://key:secret@here")
+    assert "secret" not in str(caught.value)

@@ -194,16 +194,38 @@ class Captures:
         return formats_of(self._plan)
 
     def _formats_are_in(self, manifest: Manifest) -> bool:
-        """Whether a manifest has the numbers that are wanted."""
-        if self._plan is not None and self._format is None:
-            return manifest.plan == self._plan.digest
-        return self._format is None or self._format in manifest.contents.numbers
+        """Whether a manifest has the numbers that are wanted, by whichever plan it was made."""
+        numbers = manifest.contents.numbers
+        if self._format is not None:
+            return self._format in numbers
+        there = {(format, *flow.name[:2]) for format, flows in numbers.items() for flow in flows}
+        wanted = self._formats_by_name()
+        names = {(one.group, one.port) for one in manifest.contents.flows}
+        return all(name not in wanted or (wanted[name], *name) in there for name in names)
+
+    def _formats_by_name(self) -> dict[tuple[str, int | None], str]:
+        """The plan's format of each group and port."""
+        feeds = self._plan.feeds if self._plan is not None else ()
+        return {
+            (one.address, one.port): feed.format
+            for feed in feeds
+            if feed.format is not None
+            for leg in feed.legs
+            for one in leg.expand()
+        }
 
     def _chosen(self, contents: Contents) -> Contents:
         """What of a manifest is of the format that is followed."""
-        if self._format is None:
+        if self._format is not None:
+            return replace(contents, numbers={self._format: contents.numbers[self._format]})
+        if self._plan is None:
             return contents
-        return replace(contents, numbers={self._format: contents.numbers[self._format]})
+        wanted = self._formats_by_name()
+        numbers = {
+            format: [flow for flow in flows if wanted.get(flow.name[:2]) == format]
+            for format, flows in contents.numbers.items()
+        }
+        return replace(contents, numbers=numbers)
 
     def gaps(self) -> tuple[Gap, ...]:
         """List the numbers that no file has, to the packet.

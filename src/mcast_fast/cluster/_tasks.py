@@ -5,6 +5,7 @@ Arguments and results are plain values, batches and dataclasses of this package,
 
 import glob
 import os
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -176,10 +177,15 @@ def file_system(url: str) -> tuple[Any, str]:
         if url.startswith("file:"):
             filesystem.create_dir(path, recursive=True)
     except (OSError, ValueError) as error:
-        raise ArgumentError(f"{url}: {error}") from error
+        raise ArgumentError(_without_secrets(f"{url}: {error}")) from None
     if not path:
-        raise ArgumentError(f"{url} names no bucket, and no directory in one")
+        raise ArgumentError(f"{_without_secrets(url)} names no bucket, and no directory in one")
     return filesystem, str(path)
+
+
+def _without_secrets(url: str) -> str:
+    """A URL as errors may show it: s3://KEY:SECRET@bucket has them."""
+    return re.sub(r"//[^/@]*@", "//…@", url)
 
 
 def processors() -> int:
