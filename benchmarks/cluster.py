@@ -7,6 +7,7 @@ They are read once before, so that the page cache has them where memory suffices
 import argparse
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from benchmarks.report import Bar, Direction, Report, Table, spread
 
 ROUNDS = 3
 SIZE = "2GiB"
-FILE = 256 << 20  # bytes of a file, about
+FILES, LARGEST = 32, 256 << 20  # files, or more where they would be larger than this
 PAYLOAD = 1000
 BLOCK = 1076  # bytes of a packet in pcapng
 GROUPS = 60
@@ -70,7 +71,7 @@ def batch_of(first: int, count: int) -> Any:
 
 def write_files(directory: Path, packets: int) -> None:
     """Files that follow each other; every ten thousandth packet is missing."""
-    each = max(1, FILE // BLOCK)
+    each = max(1, min(LARGEST // BLOCK, packets // FILES))
     for number, begin in enumerate(range(0, packets, each)):
         with mcast_fast.files.Writer(directory / f"feed-{number:04}.pcapng") as writer:
             for first in range(begin, min(begin + each, packets), 10_000):
@@ -103,14 +104,14 @@ def workers(number: int) -> Iterator[Any]:
             for one in range(number):
                 start(
                     *("distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"),
-                    *("--no-dashboard", "--name", f"host-{one}", "--local-directory", place),
+                    *("--no-dashboard", "--name", f"{socket.gethostname()}-{one}", "--local-directory", place),
                 )
             with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
                 client.wait_for_workers(number, timeout=60)
                 yield client
         finally:
             for program in started:
-                program.terminate()
+                program.kill()  # a worker would wait for its scheduler
             for program in started:
                 program.wait()
 
