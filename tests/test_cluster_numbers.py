@@ -193,6 +193,14 @@ def test_a_host_takes_over_and_the_gap_is_known_to_the_packet(backend, width):
     assert not clocks
 
 
+def test_gaps_of_more_than_a_lap_together(backend):
+    """Numbers of 8 bits, of which a hundred are missing again and again."""
+    (flow,) = numbers_of([(number, NOW + at * MS) for at, number in enumerate(range(0, 1011, 101))], 1)
+    (run,) = flow.runs
+    assert run.gaps == [(number + 1, number + 101) for number in range(0, 1010, 101)]
+    assert (run.first, run.next) == (0, 1011)
+
+
 def test_laps_of_two_hosts_lie_over_each_other_by_their_times(backend):
     """Numbers of 8 bits, 600 of them: b has the middle, and lacks what it lacks."""
     every = [(number, NOW + number * MS) for number in range(600)]
