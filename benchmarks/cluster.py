@@ -74,8 +74,9 @@ def write_files(directory: Path, packets: int) -> None:
     each = max(1, min(LARGEST // BLOCK, packets // FILES))
     for number, begin in enumerate(range(0, packets, each)):
         with mcast_fast.files.Writer(directory / f"feed-{number:04}.pcapng") as writer:
-            for first in range(begin, min(begin + each, packets), 10_000):
-                writer.write(batch_of(first, min(9_999, packets - first)))
+            end = min(begin + each, packets)
+            for first in range(begin, end, 10_000):
+                writer.write(batch_of(first, min(9_999, end - first)))
 
 
 @contextlib.contextmanager
