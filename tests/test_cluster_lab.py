@@ -202,6 +202,40 @@ def torn(directory):
     return False
 
 
+@pytest.mark.weekly
+@pytest.mark.needs("signals to processes")
+def test_a_host_that_leaves_and_comes_back_loses_nothing(backend, tmp_path):
+    plan = write_plan(
+        tmp_path, dict.fromkeys("ab", loopback()), interval="100ms", silent="1s", packets=100_000, groups=6
+    )
+    with contextlib.ExitStack() as stack:
+
+        def spawn(_name, words, **options):
+            program = lab.Program(words, **options)
+            stack.callback(program.stop)
+            return program
+
+        started = recorders(spawn, plan, "ab", backend)
+        with Feed(plan, loopback(), "127.0.0.1", rate=100, size=100) as feed:
+            until(lambda: min(feed.sent.values()) > 20)
+            started["b"].process.send_signal(signal.SIGTERM)
+            started["b"].finish()
+            started |= recorders(spawn, plan, "b", backend)
+            started["a"].expect("records 3 groups, 6 before", timeout=60)
+            before = min(feed.sent.values())
+            until(lambda: min(feed.sent.values()) > before + 20)
+        for program in started.values():
+            program.process.send_signal(signal.SIGTERM)
+        for program in started.values():
+            program.finish()
+    captures = cluster.open(plan)
+    flows = check_answers(captures, [tmp_path / name for name in "ab"])
+    assert [flow.lost for flow in flows.values()] == [0] * 6
+    for group, sent in feed.sent.items():
+        found = [one for batch in captures.fetch(group) for one in sequence.numbers(batch, FORMAT).number]
+        assert sorted(found) == list(range(sent))
+
+
 # ---- three hosts, a scheduler and their workers ----
 
 GROUPS = 60
