@@ -2,7 +2,7 @@
 
 The first trial is as fast as the sender can. Where it loses nothing, the sender is the limit. Otherwise rates between
 what was held and what was not are tried, halving what is between them, until they are within `RESOLUTION` of each
-other; then the best one is tried once more, for twice as long, and gives way to a lower one where it loses then.
+other; then the best one is tried once more, for twice as long. Where it loses then, so are rates a tenth lower each time.
 """
 
 from mcast_fast._bench.trial import How, Limit, Result, Trial
@@ -10,6 +10,7 @@ from mcast_fast._bench.trial import How, Limit, Result, Trial
 RESOLUTION = 0.05
 TRIALS = 12  # of which a search has the time
 MOST = 24  # trials at all
+LEAST = 1.0  # packets per second: below it nothing is held
 _LOWER = 0.9  # of a rate that was held at first, and not when it was tried again
 
 
@@ -43,16 +44,16 @@ class Search:
         if self._high is None:
             self._is_confirming = True
             return None, 2  # the sender is the limit: whether it stays so
-        if self._high - self._low <= RESOLUTION * self._high:
+        if self._is_confirming or self._high - self._low <= RESOLUTION * self._high:
             self._is_confirming = True
-            return (self._low, 2) if self._low > 0 else None
-        self._is_confirming = False
+            return (self._low, 2) if self._low > LEAST else None
         return self._guess(self._high), 1
 
     def _guess(self, high: float) -> float:
         """At first near to what came through; then the middle."""
-        if not self._low and len(self._trials) == 1:
-            through = self._trials[0].counted.received / max(self._trials[0].sent.seconds, 1e-9)
+        latest = self._trials[-1]
+        if not self._low and latest.wanted is None:
+            through = latest.counted.received / max(latest.sent.seconds, 1e-9)
             return min(0.95 * high, max(0.1 * high, 0.9 * through))
         return (self._low + high) / 2
 
@@ -60,11 +61,10 @@ class Search:
         """What came of it."""
         self._trials.append(trial)
         self._is_first = False
-        is_held = trial.sent.packets > 0 and trial.loss <= self._allowed
-        if not is_held:
-            if self._is_confirming and trial.wanted is not None:
-                self._low = 0.0 if self._low >= trial.wanted else self._low
-                self._low = self._best_below(_LOWER * trial.wanted)
+        if not self._is_held(trial):
+            self._is_confirming = self._is_confirming and trial.wanted is not None
+            if self._is_confirming or self._low >= trial.offered:
+                self._low = _LOWER * trial.offered if self._is_confirming else 0.0
             self._high, self._failed = min(self._high or trial.offered, trial.wanted or trial.offered), trial
         elif self._is_confirming:
             self._is_confirmed = True
@@ -74,16 +74,18 @@ class Search:
             if trial.is_short and trial.wanted is not None and self._high is not None:
                 self._high = min(self._high, max(self._low, trial.wanted))  # the sender sends no more than this
 
-    def _best_below(self, rate: float) -> float:
-        """The largest rate below this one that was held."""
-        held = [one.offered for one in self._trials if one.loss <= self._allowed and one.offered <= rate]
-        return max(held, default=0.0)
+    def _is_held(self, trial: Trial) -> bool:
+        return trial.sent.packets > 0 and trial.loss <= self._allowed
 
     def result(self) -> Result:
         """What is known by now."""
         limit: Limit = "time"
-        if self._failed is None:
+        rate = self._low
+        if not self._is_confirmed:
+            held = [one.offered for one in self._trials if self._is_held(one)]
+            rate = max((one for one in held if self._high is None or one < self._high), default=0.0)
+        if self._failed is None or (self._is_confirmed and self._trials[-1].is_short):
             limit = "sender" if self._trials else "time"
-        elif self._is_confirmed or not self._low:
+        elif self._is_confirmed or (not rate and len(self._trials) >= MOST):
             limit = self._failed.cause()
-        return Result(self._how, self._size, self._low, limit, self._high, tuple(self._trials))
+        return Result(self._how, self._size, rate, limit, self._high, tuple(self._trials))

@@ -3,12 +3,13 @@
 Rules of this module: no I/O; packets are counted in `_core` and by whole columns.
 """
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mcast_fast._core.addresses import plain_text
-from mcast_fast._core.extraction import FlowRow
+from mcast_fast._core.extraction import TICK_NS, FlowRow
 from mcast_fast._report.figures import Figures, Flow, Shown, is_waiting
 from mcast_fast._report.grid import Grid
 from mcast_fast._report.losses import LOST, UNUSED_CHANGES, Losses, Place
@@ -43,6 +44,7 @@ class Collector:
         self._now = 0
         self._grid = grid
         self._is_auto = form == AUTO
+        self._is_file = receiver is None
         clock = self._clock if receiver is None else time.monotonic_ns
         self.monitor = Monitor(
             receiver, sequence=None, stalled_after=STALLED_AFTER, max_streams=MOST_STREAMS, clock=clock
@@ -62,10 +64,24 @@ class Collector:
     def add(self, batch: "Batch") -> None:
         """Count a batch."""
         self.packets.add(batch)
-        self._now = min(max(self._now, self.packets.last or 0), _LATEST)
-        self.monitor.add(batch)
+        if self._is_file:
+            for now, part in self._parts(batch):
+                self._now = max(self._now, min(now, _LATEST))
+                self.monitor.add(part)
+        else:
+            self.monitor.add(batch)
         if self.tracker is not None and self._losses is not None:
             self._losses.add(self.tracker.core.update(batch, UNUSED_CHANGES))
+
+    @staticmethod
+    def _parts(batch: "Batch") -> Iterator[tuple[int, "Batch"]]:
+        """A batch of a file in ticks of the monitor, each with its time, so that it sees silences within the batch."""
+        import numpy
+
+        times = numpy.maximum.accumulate(numpy.asarray(batch)["timestamp"])
+        edges = [0, *(numpy.flatnonzero(numpy.diff(times // TICK_NS)) + 1).tolist(), len(times)]
+        for start, end in itertools.pairwise(edges):
+            yield int(times[end - 1]), batch[start:end]
 
     # ---- figures ----
 

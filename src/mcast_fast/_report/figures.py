@@ -30,6 +30,11 @@ class Shown:
     is_series: bool = True
 
     @property
+    def place(self) -> tuple[str, int, str, str]:
+        """What it has in common with its Flow: group, port, source without a zone, origin."""
+        return *self.stream[:2], (self.stream.source or "").partition("%")[0], self.origin
+
+    @property
     def has_stopped(self) -> bool:
         """Whether the silence at the end is longer than a second, and than twice its longest gap before."""
         silent = self.stream.silent
@@ -57,6 +62,11 @@ class Flow:
     restarts: int
     bursts: tuple[Burst, ...]
     series: tuple[int, ...]
+
+    @property
+    def place(self) -> tuple[str, int, str, str]:
+        """What it has in common with the streams it is of."""
+        return self.group, self.port, self.source, self.origin
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Rules of this module: no I/O. Everything goes through `tag`, which escapes.
 from collections.abc import Iterable, Sequence
 
 from mcast_fast._report import text
-from mcast_fast._report.figures import Figures, Flow, Shown
+from mcast_fast._report.figures import Figures, Shown
 from mcast_fast._report.markup import Content, Markup, joined, tag
 from mcast_fast._report.pictures import Legend, NARROW, WIDE, Picture, pictures
 from mcast_fast._report.style import PAGE
@@ -37,6 +37,7 @@ def page(figures: Figures, legend: Legend, made: str) -> str:
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"mcast-fast report: {verdict}"),
         tag("style", Markup(PAGE)),
@@ -161,7 +162,7 @@ def _stream_row(one: Shown, figures: Figures, legend: Legend) -> Row:
     lasted = ((stream.last_time or 0) - (stream.first_time or 0)) / 1e9
     peak = text.scaled(max(one.packets, default=0) / figures.span.seconds) if one.is_series else "–"
     mean = stream.bytes / stream.packets if stream.packets else 0
-    flow = next((flow for flow in figures.flows if _is_of(flow, one)), None)
+    flow = next((flow for flow in figures.flows if flow.place == one.place), None)
     numbers = (flow.lost, flow.duplicates, flow.reordered) if flow is not None else (None, None, None)
     state = f"stopped, silent {text.duration(stream.silent)}" if one.has_stopped else "whole time"
     if stream.silences and not one.has_stopped:
@@ -184,10 +185,6 @@ def _stream_row(one: Shown, figures: Figures, legend: Legend) -> Row:
         text.count(numbers[1]),
         text.count(numbers[2]),
     )
-
-
-def _is_of(flow: Flow, one: Shown) -> bool:
-    return (flow.group, flow.port, flow.source, flow.origin) == (*one.stream[:3], one.origin)
 
 
 def _silent(figures: Figures) -> Markup:

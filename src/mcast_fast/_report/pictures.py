@@ -49,10 +49,10 @@ class Legend(NamedTuple):
 
 def legend_of(figures: Figures) -> Legend:
     """Those with faults first, then those with the most packets; drawn in the order of the table."""
-    lossy = {(one.group, one.port, one.source, one.origin) for one in figures.flows if one.lost}
+    lossy = {one.place for one in figures.flows if one.lost}
 
     def is_faulty(one: Shown) -> bool:
-        return one.has_stopped or (*one.stream[:3], one.origin) in lossy
+        return one.has_stopped or one.place in lossy
 
     with_series = [one for one in figures.streams if one.is_series]
     chosen = sorted(with_series, key=lambda one: not is_faulty(one))[:MOST_SHOWN]

@@ -54,7 +54,10 @@ METHOD = (
     help="For each size and way of receiving.",
 )
 @click.option("--loss", type=PERCENT, default="0%", show_default=True, help="What may be lost, such as 0.1%.")
-@shared("buffer_size", ring="The ring alone, which is otherwise tried after sockets.", ttl="TTL, with --to.")
+@click.option(
+    "--ring/--no-ring", default=None, help="The ring alone, or sockets alone; by default both, where this user may."
+)
+@shared("buffer_size", ttl="TTL, with --to.")
 @shared(json="Method, results and all trials as an object.")
 def command(group: str | None, host: str | None, listen: bool, as_json: bool, **options: Any) -> None:
     """Find the largest rate of packets that arrive without loss: by sockets and, where this user may, by a ring.
@@ -82,7 +85,7 @@ def command(group: str | None, host: str | None, listen: bool, as_json: bool, **
         return
     wanted = Wanted(
         sizes=options["sizes"],
-        ways=("ring",) if options["ring"] else WAYS,
+        ways={None: WAYS, True: ("ring",), False: ("sockets",)}[options["ring"]],
         seconds=options["seconds"],
         allowed=options["loss"],
     )
