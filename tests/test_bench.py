@@ -116,7 +116,9 @@ def test_the_verdict():
 
 def test_packets_are_numbered_one_after_the_other():
     made = Packets(100, 3, key=0xABCD)
-    payloads = [bytes(buffer[at : at + 100]) for buffer in (bytes(made.next()), bytes(made.next())) for at in (0, 100, 200)]
+    payloads = [
+        bytes(buffer[at : at + 100]) for buffer in (bytes(made.next()), bytes(made.next())) for at in (0, 100, 200)
+    ]
     rows = [record(one) for one in payloads]
     for at, row in enumerate(rows):
         row[1] = 100 * at
@@ -133,8 +135,12 @@ def test_whatever_arrives_is_an_object_or_nothing(data, is_marked):
     assert found is None or isinstance(found["run"], str)
 
 
-@given(st.dictionaries(st.sampled_from(["received", "cpu", "seconds", "coalesced", "duplicates", "dropped_ring"]),
-                       st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.booleans())))
+@given(
+    st.dictionaries(
+        st.sampled_from(["received", "cpu", "seconds", "coalesced", "duplicates", "dropped_ring"]),
+        st.one_of(st.none(), st.integers(), st.floats(), st.text(), st.booleans()),
+    )
+)
 def test_figures_of_another_host_are_checked(found):
     counted = wire.counted_of(found)
     assert counted is None or (counted.received >= 0 and 0 <= counted.seconds < 1e6)
@@ -288,8 +294,6 @@ def test_ctrl_c_leaves_nothing_running(program_backend, arguments):  # noqa: F81
     ) as running:
         running.stderr.readline()
         running.send_signal(signal.SIGINT)
-        output, complaints = running.communicate()
+        _output, complaints = running.communicate()
     assert running.returncode == (0 if arguments else 130), complaints
     assert "Traceback" not in complaints
-
-

@@ -41,7 +41,9 @@ def stream(numbers, start=NOW, step=MS, source=1, group=1, size=100, **named):
     for number in numbers:
         payload = rtp(number, ssrc=source, size=size)
         values = record(payload, start + number * step, **named)
-        values[6], values[7] = (V4_MAPPED + bytes([*net, last]) for net, last in (((10, 0, 0), source), ((239, 1, 1), group)))
+        values[6], values[7] = (
+            V4_MAPPED + bytes([*net, last]) for net, last in (((10, 0, 0), source), ((239, 1, 1), group))
+        )
         rows.append((values, payload))
     return rows
 
@@ -222,7 +224,9 @@ def test_streams_are_bounded_and_the_rest_is_summed(backend, monkeypatch):
 
 def test_a_fault_has_a_colour_whatever_its_rate(backend):
     busy = [stream(range(0, 4000, 2), group=at, source=at) for at in range(2, 12)]
-    found = collected(batch(*busy, stream([n * 20 for n in range(200) if n != 100], group=1, source=1)), form="u16be@2/u32be@8")
+    found = collected(
+        batch(*busy, stream([n * 20 for n in range(200) if n != 100], group=1, source=1)), form="u16be@2/u32be@8"
+    )
     assert "239.1.1.1:5000" in [name for _, name, _ in pictures.legend_of(found).entries]
 
 
@@ -247,12 +251,17 @@ def sample(**more):
 
 def test_the_page_needs_nothing_else():
     found = sample()
-    for code in (page.page(found, pictures.legend_of(found), "now"), pictures.standalone(found, pictures.legend_of(found))):
+    for code in (
+        page.page(found, pictures.legend_of(found), "now"),
+        pictures.standalone(found, pictures.legend_of(found)),
+    ):
         bare = code.replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert not re.search(r"https?:|//[a-z]|@import|url\(|data:", bare)
         names = {name for name, _ in elements(ET.fromstring(code.removeprefix("<!DOCTYPE html>")))}
         assert not names & {"script", "link", "img", "iframe", "object", "image", "use", "foreignObject", "a"}
-        attributes = {key for _, attributes in elements(ET.fromstring(bare.removeprefix("<!DOCTYPE html>"))) for key in attributes}
+        attributes = {
+            key for _, attributes in elements(ET.fromstring(bare.removeprefix("<!DOCTYPE html>"))) for key in attributes
+        }
         assert not {key for key in attributes if key.startswith("on") or key.endswith(("href", "src"))}
 
 
@@ -307,7 +316,7 @@ def test_charts_of_any_time(count, width):
         tree = ET.fromstring(charts.lines("t", "/s", series, span, frame))
         tips = [one for one in tree.iter("rect") if one.find("title") is not None]
         assert 0 < len(tips) <= charts._COLUMNS
-        assert len([one for one in tree.iter("text")]) <= 30
+        assert len(list(tree.iter("text"))) <= 30
         ET.fromstring(charts.lanes("t", series, ["1", "2"], span, frame.width))
 
 

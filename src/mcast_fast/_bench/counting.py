@@ -1,13 +1,11 @@
 """Receives numbered packets in a thread, and counts them by their numbers and by the ledger."""
 
-import contextlib
 import threading
 import time
 from types import TracebackType
 from typing import Any
 
 from mcast_fast._bench.trial import Counted
-from mcast_fast._core import threads
 from mcast_fast.errors import ClosedError
 from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._tracker import Tracker

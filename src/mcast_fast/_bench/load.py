@@ -22,7 +22,9 @@ class Load:
     """Numbers packets of one size in the format "mcast-fast", and sends them to a group; closed by `with`, or by
     `stop()` from a signal handler."""
 
-    def __init__(self, group: str, size: int, ttl: int, source: str | None = None, interface: str | None = None) -> None:
+    def __init__(
+        self, group: str, size: int, ttl: int, source: str | None = None, interface: str | None = None
+    ) -> None:
         self._named = {"ttl": ttl, "source": source, "interface": interface, "segmentation": False}
         self._group = group
         self._size = size

@@ -73,17 +73,17 @@ class Bench:
         peer_of: Callable[[How], contextlib.AbstractContextManager[Peer]],
         load_of: Callable[[int], Load],
     ) -> Outcome:
-        """Every way with every size. A way that is refused is one that was not tried."""
+        """Every way with every size. A way behind the first one that is refused was not tried."""
         results: list[Result] = []
         not_tried: dict[str, str] = {}
         for how in self._wanted.ways:
             try:
                 with peer_of(how) as peer:
-                    for size in self._wanted.sizes:
-                        if not self._is_stopped:
-                            results.append(self._search(how, size, peer, load_of))
-            except (FeatureError, MulticastError) as error:
-                if len(self._wanted.ways) == 1:
+                    results += [self._search(how, size, peer, load_of) for size in self._wanted.sizes]
+            except MulticastError as error:
+                if self._is_stopped:  # the other host was not waited for any longer
+                    break
+                if how == self._wanted.ways[0]:
                     raise
                 not_tried[how] = str(error)
         return Outcome(tuple(one for one in results if one.trials), not_tried, not self._is_stopped)
@@ -106,7 +106,12 @@ class Bench:
                 sent = load.run(rate, units * unit, key)
                 if self._is_stopped:
                     break
-                trial = Trial(rate, sent, peer.counted(key, sent.packets))
+                try:
+                    trial = Trial(rate, sent, peer.counted(key, sent.packets))
+                except MulticastError:
+                    if self._is_stopped:
+                        break
+                    raise
             search.take(trial)
             self._say(_trial_text(how, size, trial))
         return search.result()
@@ -114,7 +119,9 @@ class Bench:
 
 def _trial_text(how: How, size: int, trial: Trial) -> str:
     wanted = "as fast as it sends" if trial.wanted is None else f"{trial.wanted:,.0f}/s"
-    return f"{how}, {size:,} bytes, {wanted}: {trial.offered:,.0f}/s sent, {trial.lost:,} of {trial.sent.packets:,} lost"
+    return (
+        f"{how}, {size:,} bytes, {wanted}: {trial.offered:,.0f}/s sent, {trial.lost:,} of {trial.sent.packets:,} lost"
+    )
 
 
 # Loopback ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 The first trial is as fast as the sender can. Where it loses nothing, the sender is the limit. Otherwise rates between
 what was held and what was not are tried, halving what is between them, until they are within `RESOLUTION` of each
-other; then the best one is tried once more, for twice as long. Where it loses then, so are rates a tenth lower each time.
+other; then the best one is tried once more, for twice as long. Where it loses then, so are rates that are a tenth lower
+each time.
 """
 
 from mcast_fast._bench.trial import How, Limit, Result, Trial

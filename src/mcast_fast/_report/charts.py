@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mcast_fast._report import text
 from mcast_fast._report.grid import Span
-from mcast_fast._report.markup import Markup, tag
+from mcast_fast._report.markup import Markup, safe, tag
 from mcast_fast._units import NANOSECONDS
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 28  # px around a plot
@@ -143,10 +143,9 @@ def _columns(unit: str, series: Sequence[Line], span: Span, frame: Frame) -> Ite
     for at in range(0, span.count, together):
         count = min(together, span.count - at)
         rows = [text.clock(span.start + at * span.width, digits)]
-        for one in series:
-            rows.append(f"{one.name}: {text.scaled(sum(one.values[at : at + count]) / count)}{unit}")
+        rows += [f"{one.name}: {text.scaled(sum(one.values[at : at + count]) / count)}{unit}" for one in series]
         x, width = LEFT + at * wide, count * wide
-        shown = tag("title", "\n".join(rows))
+        shown = tag("title", Markup("\n".join(map(safe, rows))))
         yield tag("rect", shown, x=x, y=TOP, width=width, height=frame.inner_height)
 
 
@@ -196,9 +195,7 @@ class Bar(NamedTuple):
     name: str
 
 
-def histogram(
-    title: str, bars: Sequence[Bar], marks: Sequence[tuple[float, str]], colour: str, frame: Frame
-) -> Markup:
+def histogram(title: str, bars: Sequence[Bar], marks: Sequence[tuple[float, str]], colour: str, frame: Frame) -> Markup:
     """Bars whose height is by the logarithm of their counts; `marks`: places on the axis, and their texts."""
     low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
     powers = max(1, math.ceil(math.log10(max(bar.count for bar in bars) * 1.05)))

@@ -19,8 +19,8 @@ LEAST_SILENCE = 1_000_000_000  # ns at the end, of a stream that stopped
 class Shown:
     """A stream, where it is from, and its packets and bytes of payload in each bin of the report's span.
 
-    `origin`: the file, or empty. `is_series`: False where it came behind the first 1,024 streams, and is in the series of
-    all others.
+    `origin`: the file, or empty. `is_series`: False where it came behind the first 1,024 streams, and is in the series
+    of all others.
     """
 
     stream: Stream

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 MOST_BINS = 640
 _MS = 1_000_000
 # ns of a bin; each is a whole multiple of the one before, so that bins can be added up.
-_WIDTHS = tuple(one * _MS for one in (1, 5, 10, 50, 100, 500, 1_000, 5_000, 10_000, 60_000, 300_000, 600_000, 3_600_000))
+_WIDTHS = tuple(
+    one * _MS for one in (1, 5, 10, 50, 100, 500, 1_000, 5_000, 10_000, 60_000, 300_000, 600_000, 3_600_000)
+)
 _WIDER = 10  # times, beyond those
 
 
 class Span(NamedTuple):
-    """The time that a grid covers: `count` bins of `width` ns, the first of which begins at `start`, ns since the epoch."""
+    """The time that a grid covers: `count` bins of `width` ns; the first begins at `start`, ns since the epoch."""
 
     start: int = 0
     width: int = _WIDTHS[0]
@@ -28,7 +30,7 @@ class Span(NamedTuple):
 class Grid:
     """Tables of counts, by their names: a row for each thing that is counted, a column for each bin of time.
 
-    Bins begin at whole multiples of their width since the epoch, so that files of one time can come one after the other.
+    Bins begin at whole multiples of their width since the epoch, so that files of one time may come one by one.
     """
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from mcast_fast._report import text
 from mcast_fast._report.figures import Figures, Shown
 from mcast_fast._report.markup import Content, Markup, joined, tag
-from mcast_fast._report.pictures import Legend, NARROW, WIDE, Picture, pictures
+from mcast_fast._report.pictures import NARROW, WIDE, Legend, Picture, pictures
 from mcast_fast._report.style import PAGE
 from mcast_fast._version import __version__
 from mcast_fast.doctor._finding import Finding
@@ -139,7 +139,7 @@ def _table(headings: Sequence[str], rows: Iterable[tuple[str, Row]], names: int)
 def _streams(figures: Figures, legend: Legend) -> Markup:
     headings = (
         *("", "Group", "Source", "File" if any(one.origin for one in figures.streams) else "Interface", "State"),
-        *("Packets", "Packets/s", "Peak/s", "Mbit/s", "Bytes min–mean–max", "Half of gaps", "Longest gap"),
+        *("Packets", "Packets/s", "Peak/s", "Mbit/s", "Bytes min/mean/max", "Half of gaps", "Longest gap"),
         *("Lost", "Twice", "Reordered"),
     )
     listed, rest = figures.streams[:LISTED], figures.streams[LISTED:]
@@ -160,7 +160,7 @@ def _stream_row(one: Shown, figures: Figures, legend: Legend) -> Row:
     stream = one.stream
     colour = legend.colour_of(one)
     lasted = ((stream.last_time or 0) - (stream.first_time or 0)) / 1e9
-    peak = text.scaled(max(one.packets, default=0) / figures.span.seconds) if one.is_series else "–"
+    peak = text.scaled(max(one.packets, default=0) / figures.span.seconds) if one.is_series else text.UNKNOWN
     mean = stream.bytes / stream.packets if stream.packets else 0
     flow = next((flow for flow in figures.flows if flow.place == one.place), None)
     numbers = (flow.lost, flow.duplicates, flow.reordered) if flow is not None else (None, None, None)
@@ -171,14 +171,14 @@ def _stream_row(one: Shown, figures: Figures, legend: Legend) -> Row:
     return (
         tag("span", "", class_=f"swatch {colour}") if colour else "",
         text.endpoint(stream.group, stream.port),
-        stream.source or "–",
-        one.origin or stream.interface or "–",
+        stream.source or text.UNKNOWN,
+        one.origin or stream.interface or text.UNKNOWN,
         tag("span", state, class_="state"),
         text.count(stream.packets),
-        text.scaled((stream.packets - 1) / lasted) if lasted > 0 else "–",
+        text.scaled((stream.packets - 1) / lasted) if lasted > 0 else text.UNKNOWN,
         peak,
-        f"{(stream.bytes - mean) / _MEGABIT / lasted:,.2f}" if lasted > 0 else "–",
-        f"{stream.smallest:,}–{mean:,.0f}–{stream.largest:,}",
+        f"{(stream.bytes - mean) / _MEGABIT / lasted:,.2f}" if lasted > 0 else text.UNKNOWN,
+        f"{stream.smallest:,}/{mean:,.0f}/{stream.largest:,}",
         text.typical_gap(stream.arrival_gaps),
         text.duration(stream.largest_gap),
         lost,
@@ -192,8 +192,15 @@ def _silent(figures: Figures) -> Markup:
     if not figures.stopped and not figures.waiting:
         return Markup()
     rows: list[tuple[str, Row]] = [
-        ("", (text.name_of(one, figures.streams), f"stopped at {text.clock(one.stream.last_time or 0, 3)}",
-              text.count(one.stream.packets), text.duration(one.stream.silent)))
+        (
+            "",
+            (
+                text.name_of(one, figures.streams),
+                f"stopped at {text.clock(one.stream.last_time or 0, 3)}",
+                text.count(one.stream.packets),
+                text.duration(one.stream.silent),
+            ),
+        )
         for one in figures.stopped[:LISTED]
     ]
     rows += [("", (one, "nothing came", "0", text.seconds(figures.seconds))) for one in figures.waiting[:LISTED]]
@@ -277,7 +284,8 @@ def _footer(figures: Figures, made: str) -> Markup:
     ]
     if figures.flows:
         notes.append(
-            f"Numbers are by the format {figures.form}; lost is what was missing for longer than a second, or at the end."
+            f"Numbers are by the format {figures.form}; lost is what was missing for longer than a second, or at the "
+            "end."
         )
     if figures.untimed:
         notes.append(f"{text.plural(figures.untimed, 'packet')} had no time, and are on no time line.")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mcast_fast._report import charts, text
 from mcast_fast._report.charts import Bar, Frame, Line
 from mcast_fast._report.figures import Figures, Shown
-from mcast_fast._report.markup import Markup, joined, tag
+from mcast_fast._report.markup import Markup, tag
 from mcast_fast._report.style import CHARTS
 from mcast_fast.monitor._stream import gap_bound
 
@@ -21,8 +21,18 @@ WIDE, NARROW = Frame(940, 260), Frame(360, 230)
 _SMALL = Frame(320, 170)
 _SIZE_BARS = 40
 _MEGABIT = 1e6 / 8
-_DECADES = ((1, "1 ns"), (1e3, "1 µs"), (1e4, "10 µs"), (1e5, "100 µs"), (1e6, "1 ms"), (1e7, "10 ms"), (1e8, "100 ms"),
-            (1e9, "1 s"), (1e10, "10 s"), (1e11, "100 s"))
+_DECADES = (
+    (1, "1 ns"),
+    (1e3, "1 µs"),
+    (1e4, "10 µs"),
+    (1e5, "100 µs"),
+    (1e6, "1 ms"),
+    (1e7, "10 ms"),
+    (1e8, "100 ms"),
+    (1e9, "1 s"),
+    (1e10, "10 s"),
+    (1e11, "100 s"),
+)
 
 
 class Picture(NamedTuple):
@@ -110,7 +120,13 @@ def _losses(figures: Figures) -> Picture:
     totals = [f"{one.lost:,} lost, {text.plural(len(one.bursts), 'burst')}" for one in losing[:MOST_SHOWN]]
     rest = losing[MOST_SHOWN:]
     if rest:
-        series.append(Line(f"{len(rest):,} more", "bad", [sum(column) for column in zip(*(one.series for one in rest))]))
+        series.append(
+            Line(
+                f"{len(rest):,} more",
+                "bad",
+                [sum(column) for column in zip(*(one.series for one in rest), strict=False)],
+            )
+        )
         totals.append(f"{sum(one.lost for one in rest):,} lost")
     if any(figures.dropped_series):
         whose = "dropped by this host" if figures.is_live else "dropped where it was recorded"
@@ -178,7 +194,7 @@ def _sizes(figures: Figures) -> Picture:
         counts[size // step] = counts.get(size // step, 0) + count
     low, high = smallest // step - 1, largest // step + 1
     bars = [
-        Bar(at * step, (at + 1) * step, counts.get(at, 0), f"{max(0, at * step):,}–{(at + 1) * step - 1:,} bytes")
+        Bar(at * step, (at + 1) * step, counts.get(at, 0), f"{max(0, at * step):,} to {(at + 1) * step - 1:,} bytes")
         for at in range(low, high + 1)
         if at in counts or at in (low, high)
     ]

@@ -47,7 +47,8 @@ p{margin:0 0 12px}
 .kind{font-size:.8rem;font-weight:600;letter-spacing:.06em;text-transform:uppercase;color:var(--soft);margin:0}
 .kind.good{color:var(--good)}.kind.bad{color:var(--bad)}
 .soft,.unit{color:var(--soft)}.soft{font-size:.9rem;overflow-wrap:anywhere}.unit{font-weight:400;font-size:.85rem}
-section,dl.tiles{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:18px 20px;margin-top:18px}
+section,dl.tiles{background:var(--card);border:1px solid var(--rule);border-radius:10px;padding:18px 20px;
+margin-top:18px}
 dl.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:1px;padding:0;overflow:hidden;
 background:var(--rule)}
 .tiles div{background:var(--card);padding:12px 16px}
@@ -57,7 +58,8 @@ background:var(--rule)}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:2px 18px;margin:6px 0 4px;padding:0;font-size:.86rem}
 .legend li{display:flex;align-items:center;gap:7px;overflow-wrap:anywhere}
 .swatch{flex:none;display:inline-block;width:14px;height:3px;border-radius:2px;vertical-align:middle}
-""" + "".join(f".swatch.{one}{{background:var(--{one})}}" for one in ("c0", "c1", "c2", "c3", "c4", "c5", "c9"))
+"""
+    + "".join(f".swatch.{one}{{background:var(--{one})}}" for one in ("c0", "c1", "c2", "c3", "c4", "c5", "c9"))
     + """
 .chart{display:block;width:100%;height:auto}
 .narrow{display:none}
@@ -84,7 +86,8 @@ footer{margin-top:22px;font-size:.82rem;color:var(--soft)}
 .scroll{margin:8px -14px 0;padding:0 14px}dl.tiles{grid-template-columns:1fr 1fr;padding:0}
 .tiles dd{font-size:1.1rem}.tiles div{padding:10px 14px}}
 @media print{@page{size:A4;margin:14mm}main{max-width:none;padding:0}body{font-size:10pt}.wide{display:block}
-.narrow{display:none}section,dl.tiles{break-inside:avoid;border-radius:0;padding:12px 14px}section.long{break-inside:auto}
+.narrow{display:none}section,dl.tiles{break-inside:avoid;border-radius:0;padding:12px 14px}
+section.long{break-inside:auto}
 tr,li{break-inside:avoid}table{font-size:7.5pt}th,td{padding:3px 8px 3px 0}.scroll{overflow:visible}
 .tiles dd{font-size:1rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

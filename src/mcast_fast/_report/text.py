@@ -10,6 +10,7 @@ from mcast_fast._report.figures import Figures, Flow, Shown
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.monitor._stream import OTHER, gap_bound
 
+UNKNOWN = "\u2013"  # an en dash
 _UNITS = ((10**9, "s"), (10**6, "ms"), (10**3, "µs"), (1, "ns"))
 _PREFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
 _WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -18,7 +19,7 @@ _NAMED = 2  # streams that the verdict names
 
 def count(value: int | None) -> str:
     """Thousands separated; what is not known is a dash."""
-    return "–" if value is None else f"{value:,}"
+    return UNKNOWN if value is None else f"{value:,}"
 
 
 def word(value: int) -> str:
@@ -34,7 +35,7 @@ def plural(value: int, one: str) -> str:
 def duration(nanoseconds: int | None) -> str:
     """To three digits, with its unit."""
     if nanoseconds is None:
-        return "–"
+        return UNKNOWN
     for size, unit in _UNITS:
         if nanoseconds >= size:
             value = nanoseconds / size
@@ -44,7 +45,11 @@ def duration(nanoseconds: int | None) -> str:
 
 def seconds(value: float) -> str:
     """A time in seconds: '60 s', '2.5 s', '3 ms'."""
-    return f"{value:,.0f} s" if value >= 100 else duration(round(value, 1) * NANOSECONDS if value >= 1 else round(value * 1e9))
+    return (
+        f"{value:,.0f} s"
+        if value >= 100
+        else duration(round(value, 1) * NANOSECONDS if value >= 1 else round(value * 1e9))
+    )
 
 
 def scaled(value: float) -> str:
@@ -119,7 +124,7 @@ def typical_gap(gaps: Iterable[int]) -> str:
         below += counted
         if total and 2 * below >= total:
             return f"< {duration(gap_bound(bucket))}"
-    return "–"
+    return UNKNOWN
 
 
 # The verdict ---------------------------------------------------------------------------------------------------------

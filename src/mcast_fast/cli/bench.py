@@ -24,8 +24,8 @@ from mcast_fast.errors import ArgumentError, GroupError
 from mcast_fast.groups import Group
 
 METHOD = (
-    "After RFC 2544, section 26.1: the first trial is as fast as the sender sends; then rates between what was held and "
-    "what was not, halving; the best one again, for twice as long. Lost is what was sent and did not come, by the "
+    "After RFC 2544, section 26.1: the first trial is as fast as the sender sends; then rates between what was held "
+    "and what was not, halving; the best one again, for twice as long. Lost is what was sent and did not come, by the "
     "numbers in the packets."
 )
 

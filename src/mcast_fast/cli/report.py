@@ -168,9 +168,10 @@ def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
 
     more: dict[str, Any] = {}
     with contextlib.ExitStack() as opened:
-        receivers: list[Receiver] = []
-        for named in [(one,) for one in groups] if options["legs"] else [groups]:
-            receivers.append(opened.enter_context(Receiver(*named, **receiving(options, in_background=True))))
+        receivers = [
+            opened.enter_context(Receiver(*named, **receiving(options, in_background=True)))
+            for named in ([(one,) for one in groups] if options["legs"] else [groups])
+        ]
         opened.enter_context(stop_signals_call(stop))
         collectors = [Collector(grid, "", _form(options), one) for one in receivers]
         complain(f"receiving for {text.seconds(limits['duration'])}; Ctrl-C ends it early")
