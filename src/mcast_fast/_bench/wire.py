@@ -10,8 +10,10 @@ from typing import Any
 from mcast_fast._bench.trial import Counted
 
 MARK = b"mcast-fast bench 1\n"
-REQUEST = 700  # bytes, filled up
-ANSWER = 700  # at most
+REQUEST = 1200  # bytes, filled up
+ANSWER = 1200  # at most
+_TEXT = 170  # bytes of a reason, each of which may become six
+_RUN = 32  # of the name of a run
 
 
 def request(name: str, run: str, number: int, **more: Any) -> bytes:
@@ -23,8 +25,8 @@ def request(name: str, run: str, number: int, **more: Any) -> bytes:
 def answer(run: str, number: int, **more: Any) -> bytes:
     """What is answered; a text that is too long is cut."""
     if "refused" in more:
-        more["refused"] = str(more["refused"])[:300]
-    return MARK + json.dumps({"run": run, "number": number, **more}).encode()[:ANSWER]
+        more["refused"] = str(more["refused"]).encode("ascii", "replace")[:_TEXT].decode("ascii")
+    return (MARK + json.dumps({"run": run, "number": number, **more}).encode())[:ANSWER]
 
 
 def parse(data: bytes, least: int = 0) -> dict[str, Any] | None:
@@ -35,9 +37,10 @@ def parse(data: bytes, least: int = 0) -> dict[str, Any] | None:
         found = json.loads(data[len(MARK) :])
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or not isinstance(found.get("run"), str) or not _is_count(found.get("number")):
+    if not isinstance(found, dict) or not _is_count(found.get("number")):
         return None
-    return found
+    run = found.get("run")
+    return found if isinstance(run, str) and len(run) <= _RUN and run.isascii() and run.isprintable() else None
 
 
 def _is_count(value: object) -> bool:

@@ -19,8 +19,8 @@ _MOST_GAPS = 4096  # remembered of a flow
 _LOOKED_AT = 64  # of them, for a number that came late
 _MOST_FLOWS = 4096
 
-_GAP, _LOST, _LATE = (tuple(What).index(one) for one in (What.GAP, What.LOST, What.LATE))
-UNUSED_CHANGES = (1 << len(What)) - 1 - sum(1 << one for one in (_GAP, _LOST, _LATE))
+_GAP, _LOST, _LATE, _RESTARTED = (tuple(What).index(one) for one in (What.GAP, What.LOST, What.LATE, What.RESTARTED))
+UNUSED_CHANGES = (1 << len(What)) - 1 - sum(1 << one for one in (_GAP, _LOST, _LATE, _RESTARTED))
 
 Place = tuple[bytes, int, bytes]  # source, port, group
 _Flow = tuple[bytes, int, bytes, int, bytes]
@@ -46,6 +46,8 @@ class _Gap:
 @dataclass(slots=True)
 class _Lost:
     row: int
+    counted: int = 0
+    restarted: int = 0  # when the sender began anew the last time; 0: it did not
     bursts: list[Burst] = field(default_factory=list)
 
 
@@ -77,6 +79,8 @@ class Losses:
                 self._lose(flow, one)
             elif one.kind == _LATE:
                 self._take_back(flow, one)
+            elif one.kind == _RESTARTED:
+                self._place(flow).restarted = one.time
 
     def end(self, flows: list[FlowRow]) -> None:
         """The packets are over: what is pending did not come either."""
@@ -88,6 +92,14 @@ class Losses:
                 self._count_lost(flow, gap.time, count)
                 left -= count
             self._count_lost(flow, one.last_time, left)
+        for place, known in self._places.items():
+            rows = [one for one in flows if (one.source, one.port, one.group) == place]
+            # A packet that turned out to begin a new run seemed to bring a number of the old one: that is lost after
+            # all, and no change says so.
+            silent = sum(one.lost + one.pending for one in rows) - known.counted
+            if rows and silent > 0:
+                flow = place[0], 0, place[2], place[1], b""
+                self._count_lost(flow, known.restarted or rows[-1].last_time, silent)
 
     def bursts(self, place: Place) -> tuple[Burst, ...]:
         """Of one source, port and group, in the order of time."""
@@ -138,6 +150,7 @@ class Losses:
         if not count:
             return
         place = self._place(flow)
+        place.counted += count
         if time > 0:
             self._grid.add_one(LOST, place.row, time, count)
         latest = itertools.islice(reversed(place.bursts), _LOOKED_AT)
