@@ -352,7 +352,7 @@ def test_a_file(backend, tmp_path):
     target, picture = tmp_path / "r.html", tmp_path / "r.svg"
     result = invoke("report", path, "-o", target, "--svg", picture, "--fail-on-loss")
     assert result.exit_code == 3, result.output
-    assert "1,969 packets of 1 stream in 2 s; 31 lost on 239.1.1.1:5000 in one burst." in result.output
+    assert "1,969 packets of 1 stream in 2 s; 31 lost on 239.1.1.1:5000 in two bursts." in result.output
     ET.fromstring(target.read_text("utf-8").removeprefix("<!DOCTYPE html>"))
     assert ET.fromstring(picture.read_text("utf-8")).tag.endswith("svg")
     result = invoke("report", path, "-o", target, "--json")

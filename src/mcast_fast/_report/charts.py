@@ -143,7 +143,7 @@ def _columns(unit: str, series: Sequence[Line], span: Span, frame: Frame) -> Ite
     for at in range(0, span.count, together):
         count = min(together, span.count - at)
         rows = [text.clock(span.start + at * span.width, digits)]
-        rows += [f"{one.name}: {text.scaled(sum(one.values[at : at + count]) / count)}{unit}" for one in series]
+        rows += [f"{one.name}: {text.rate(sum(one.values[at : at + count]) / count)}{unit}" for one in series]
         x, width = LEFT + at * wide, count * wide
         shown = tag("title", Markup("\n".join(map(safe, rows))))
         yield tag("rect", shown, x=x, y=TOP, width=width, height=frame.inner_height)

@@ -12,7 +12,7 @@ from mcast_fast._report.grid import Grid
 from mcast_fast._units import NANOSECONDS
 
 LOST = "lost"  # the table of the grid
-APART = NANOSECONDS  # losses that are farther from each other are two bursts
+APART = NANOSECONDS // 10  # losses that are farther from each other are two bursts
 MOST_PLACES = 256  # with a row of their own
 MOST_BURSTS = 1000  # of a place; what follows counts to the last one
 _MOST_GAPS = 4096  # remembered of a flow

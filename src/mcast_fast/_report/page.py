@@ -66,8 +66,8 @@ def _tiles(figures: Figures) -> Markup:
     longest = max((one.stream.largest_gap for one in figures.streams), default=None)
     tiles: list[tuple[str, str, str, bool]] = [
         ("Packets", text.count(figures.packets), "", False),
-        ("Mean rate", text.scaled(mean), "/s", False),
-        (f"Peak rate, {text.duration(figures.span.width)}", text.scaled(peak / figures.span.seconds), "/s", False),
+        ("Mean rate", text.rate(mean), "/s", False),
+        (f"Peak rate, {text.duration(figures.span.width)}", text.rate(peak / figures.span.seconds), "/s", False),
         ("Payload", f"{bits:,.1f}", "Mbit/s", False),
         ("Lost", "not known" if figures.lost is None else text.count(figures.lost), "", bool(figures.lost)),
         ("Dropped", text.count(figures.all_dropped), "", bool(figures.all_dropped)),
@@ -160,7 +160,7 @@ def _stream_row(one: Shown, figures: Figures, legend: Legend) -> Row:
     stream = one.stream
     colour = legend.colour_of(one)
     lasted = ((stream.last_time or 0) - (stream.first_time or 0)) / 1e9
-    peak = text.scaled(max(one.packets, default=0) / figures.span.seconds) if one.is_series else text.UNKNOWN
+    peak = text.rate(max(one.packets, default=0) / figures.span.seconds) if one.is_series else text.UNKNOWN
     mean = stream.bytes / stream.packets if stream.packets else 0
     flow = next((flow for flow in figures.flows if flow.place == one.place), None)
     numbers = (flow.lost, flow.duplicates, flow.reordered) if flow is not None else (None, None, None)
@@ -175,7 +175,7 @@ def _stream_row(one: Shown, figures: Figures, legend: Legend) -> Row:
         one.origin or stream.interface or text.UNKNOWN,
         tag("span", state, class_="state"),
         text.count(stream.packets),
-        text.scaled((stream.packets - 1) / lasted) if lasted > 0 else text.UNKNOWN,
+        text.rate((stream.packets - 1) / lasted) if lasted > 0 else text.UNKNOWN,
         peak,
         f"{(stream.bytes - mean) / _MEGABIT / lasted:,.2f}" if lasted > 0 else text.UNKNOWN,
         f"{stream.smallest:,}/{mean:,.0f}/{stream.largest:,}",

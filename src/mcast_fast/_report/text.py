@@ -60,6 +60,11 @@ def scaled(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
+def rate(value: float) -> str:
+    """A number to be read, not drawn: '12.3', '12,345', '1.23 M'."""
+    return f"{value:,.0f}" if 100 <= value < 1e6 else scaled(value)
+
+
 def date(nanoseconds: int) -> str:
     """A day and a time in UTC; what no calendar has, as seconds since the epoch."""
     try:
