@@ -186,7 +186,8 @@ _report     : _version _units _core stats groups receiver sequence files monitor
     style           :
     charts          : grid markup text
     pictures        : figures markup text style charts
-    page            : figures markup text style pictures
+    table           : figures markup text pictures
+    page            : figures markup text style pictures table
     __init__        :
 _bench      : _units _core _host groups receiver sender sequence doctor
     trial           :

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import mcast_fast as mcast
 from mcast_fast import _core, errors, monitor, sequence
 from mcast_fast._core.layout import V4_MAPPED
-from mcast_fast._report import charts, collect, grid, markup, packets, page, pictures, style, text
+from mcast_fast._report import charts, collect, grid, markup, packets, page, pictures, style, table, text
 from mcast_fast._report.grid import MOST_BINS, Grid
 from mcast_fast.cli import report
 from mcast_fast.doctor import Finding
@@ -217,9 +217,11 @@ def test_streams_are_bounded_and_the_rest_is_summed(backend, monkeypatch):
     legend = pictures.legend_of(found)
     assert (len(legend.entries), legend.rest) == (pictures.MOST_SHOWN, "94 other streams, summed")
     rate = pictures._rates(found, legend, bits=False)
-    assert sum(sum(one.values) for one in rate) * found.span.seconds == pytest.approx(200)
+    assert sum(
+        value * per for one in rate for value, per in zip(one.values, pictures._covered(found), strict=True)
+    ) == pytest.approx(200)
     rows = shown(found).findall(".//section[last()]//tbody/tr")
-    assert len(rows) == page.LISTED + 1
+    assert len(rows) == table.LISTED + 1
     assert "50 streams more" in "".join(rows[-1].itertext())
 
 
@@ -266,7 +268,7 @@ def test_the_page_needs_nothing_else():
 
 def test_the_page_has_the_figures():
     found = sample()
-    words = " ".join(shown(found).itertext())
+    words = " ".join(shown(found).itertext()).replace("\xa0", " ")
     assert f"{found.packets:,}" in words
     assert text.headline(found) in words
     assert "31 of 3,500 numbers are missing." in words

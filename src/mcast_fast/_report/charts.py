@@ -222,17 +222,20 @@ def histogram(title: str, bars: Sequence[Bar], marks: Sequence[tuple[float, str]
             )
     base = frame.height - BOTTOM
     parts.append(tag("line", x1=LEFT, x2=frame.width - RIGHT, y1=base, y2=base, class_="axis"))
-    for value, label in _spread([one for one in marks if low <= one[0] <= high], x_of):
+    for value, label in _spread([one for one in marks if low <= one[0] <= high], x_of, frame.width):
         x = x_of(value)
         parts.append(tag("line", x1=x, x2=x, y1=base, y2=base + 4, class_="axis"))
-        parts.append(tag("text", label, x=x, y=base + 18, class_="tick end" if x > frame.width - 24 else "tick middle"))
+        parts.append(tag("text", label, x=x, y=base + 18, class_="tick middle"))
     return frame.picture(title, *parts)
 
 
-def _spread(marks: Sequence[tuple[float, str]], x_of: Callable[[float], float]) -> Iterable[tuple[float, str]]:
-    """Those that do not overlap."""
+def _spread(
+    marks: Sequence[tuple[float, str]], x_of: Callable[[float], float], edge: float
+) -> Iterable[tuple[float, str]]:
+    """Those that do not overlap, or reach beyond the edge."""
     taken = -math.inf
     for value, label in marks:
-        if x_of(value) - taken >= 8 * len(label):
+        wide = 8.0 * len(label)
+        if x_of(value) - taken >= wide and x_of(value) + wide / 2 <= edge:
             taken = x_of(value)
             yield value, label

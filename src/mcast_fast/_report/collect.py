@@ -161,7 +161,9 @@ def figures_of(
         one.end()
     flows = [flow for one in collectors for flow in one.flows()]
     shown = [stream for one in collectors for stream in one.streams()]
-    came = sorted((one for one in shown if not is_waiting(one.stream)), key=lambda one: -one.stream.packets)
+    came = [one for one in shown if not is_waiting(one.stream)]
+    if more.get("legs") is None:  # else the legs stay in their order
+        came.sort(key=lambda one: -one.stream.packets)
     first = min((one.packets.first for one in collectors if one.packets.first is not None), default=None)
     last = max((one.packets.last for one in collectors if one.packets.last is not None), default=None)
     sizes: dict[int, int] = {}

@@ -3,22 +3,20 @@
 Rules of this module: no I/O. Everything goes through `tag`, which escapes.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 
-from mcast_fast._report import text
-from mcast_fast._report.figures import Figures, Shown
-from mcast_fast._report.markup import Content, Markup, joined, tag
+from mcast_fast._report import table, text
+from mcast_fast._report.figures import Figures
+from mcast_fast._report.markup import Markup, joined, safe, tag
 from mcast_fast._report.pictures import NARROW, WIDE, Legend, Picture, pictures
 from mcast_fast._report.style import PAGE
 from mcast_fast._version import __version__
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.sequence._ledger import LegStats
 
-LISTED = 50  # streams in the table; the rest is summed
 _FINDINGS = 20
 _MEGABIT = 1e6 / 8
-
-Row = tuple[Content, ...]
 
 
 def page(figures: Figures, legend: Legend, made: str) -> str:
@@ -30,7 +28,7 @@ def page(figures: Figures, legend: Legend, made: str) -> str:
         *_charts(pictures(figures, legend), legend),
         _silent(figures),
         _legs(figures),
-        _streams(figures, legend),
+        table.streams(figures, legend),
         _findings(figures),
         _footer(figures, made),
     )
@@ -54,9 +52,14 @@ def _header(figures: Figures, verdict: str) -> Markup:
     return tag(
         "header",
         tag("p", "mcast-fast report", class_=f"kind {state}"),
-        tag("h1", f"{verdict}."),
+        tag("h1", _unbroken(f"{verdict}.")),
         tag("p", f"{when}{'Received of' if figures.is_live else 'Read from'} {sources}.", class_="soft"),
     )
+
+
+def _unbroken(sentence: str) -> Markup:
+    """With numbers and their units on one line."""
+    return Markup(re.sub(r"(?<=\d) (?=(s|ms|µs)\b)", "&#160;", safe(sentence)))
 
 
 def _tiles(figures: Figures) -> Markup:
@@ -67,7 +70,7 @@ def _tiles(figures: Figures) -> Markup:
     tiles: list[tuple[str, str, str, bool]] = [
         ("Packets", text.count(figures.packets), "", False),
         ("Mean rate", text.rate(mean), "/s", False),
-        (f"Peak rate, {text.duration(figures.span.width)}", text.rate(peak / figures.span.seconds), "/s", False),
+        (f"Peak of {text.duration(figures.span.width)}", text.rate(peak / figures.span.seconds), "/s", False),
         ("Payload", f"{bits:,.1f}", "Mbit/s", False),
         ("Lost", "not known" if figures.lost is None else text.count(figures.lost), "", bool(figures.lost)),
         ("Dropped", text.count(figures.all_dropped), "", bool(figures.all_dropped)),
@@ -122,76 +125,11 @@ def _legend(legend: Legend) -> Markup:
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def _table(headings: Sequence[str], rows: Iterable[tuple[str, Row]], names: int) -> Markup:
-    """Rows with the classes of their lines; the first `names` columns are no numbers."""
-
-    def cells(row: Row, kind: str) -> list[Markup]:
-        return [
-            tag(kind, "" if cell is None else cell, class_=None if at < names else "number")
-            for at, cell in enumerate(row)
-        ]
-
-    body = [tag("tr", *cells(row, "td"), class_=kind or None) for kind, row in rows]
-    head = tag("thead", tag("tr", *cells(tuple(headings), "th")))
-    return tag("div", tag("table", head, tag("tbody", *body)), class_="scroll")
-
-
-def _streams(figures: Figures, legend: Legend) -> Markup:
-    headings = (
-        *("", "Group", "Source", "File" if any(one.origin for one in figures.streams) else "Interface", "State"),
-        *("Packets", "Packets/s", "Peak/s", "Mbit/s", "Bytes min/mean/max", "Half of gaps", "Longest gap"),
-        *("Lost", "Twice", "Reordered"),
-    )
-    listed, rest = figures.streams[:LISTED], figures.streams[LISTED:]
-    rows = [("bad" if one.has_stopped else "", _stream_row(one, figures, legend)) for one in listed]
-    note = ""
-    if rest:
-        packets = sum(one.stream.packets for one in rest)
-        row = ("", f"{text.plural(len(rest), 'stream')} more", "", "", "", text.count(packets), *("",) * 9)
-        rows.append(("", row))
-        note = f"The {LISTED} streams with the most packets; the last row is all others together."
-    parts = [tag("h2", "Streams")]
-    if note:
-        parts.append(tag("p", note, class_="soft"))
-    return tag("section", *parts, _table(headings, rows, 5), class_="long")
-
-
-def _stream_row(one: Shown, figures: Figures, legend: Legend) -> Row:
-    stream = one.stream
-    colour = legend.colour_of(one)
-    lasted = ((stream.last_time or 0) - (stream.first_time or 0)) / 1e9
-    peak = text.rate(max(one.packets, default=0) / figures.span.seconds) if one.is_series else text.UNKNOWN
-    mean = stream.bytes / stream.packets if stream.packets else 0
-    flow = next((flow for flow in figures.flows if flow.place == one.place), None)
-    numbers = (flow.lost, flow.duplicates, flow.reordered) if flow is not None else (None, None, None)
-    state = f"stopped, silent {text.duration(stream.silent)}" if one.has_stopped else "whole time"
-    if stream.silences and not one.has_stopped:
-        state = f"{text.plural(stream.silences, 'silence')}"
-    lost: Content = text.count(numbers[0])
-    return (
-        tag("span", "", class_=f"swatch {colour}") if colour else "",
-        text.endpoint(stream.group, stream.port),
-        stream.source or text.UNKNOWN,
-        one.origin or stream.interface or text.UNKNOWN,
-        tag("span", state, class_="state"),
-        text.count(stream.packets),
-        text.rate((stream.packets - 1) / lasted) if lasted > 0 else text.UNKNOWN,
-        peak,
-        f"{(stream.bytes - mean) / _MEGABIT / lasted:,.2f}" if lasted > 0 else text.UNKNOWN,
-        f"{stream.smallest:,}/{mean:,.0f}/{stream.largest:,}",
-        text.typical_gap(stream.arrival_gaps),
-        text.duration(stream.largest_gap),
-        lost,
-        text.count(numbers[1]),
-        text.count(numbers[2]),
-    )
-
-
 def _silent(figures: Figures) -> Markup:
     """Streams that stopped, and groups of which nothing came."""
     if not figures.stopped and not figures.waiting:
         return Markup()
-    rows: list[tuple[str, Row]] = [
+    rows: list[tuple[str, table.Row]] = [
         (
             "",
             (
@@ -201,10 +139,10 @@ def _silent(figures: Figures) -> Markup:
                 text.duration(one.stream.silent),
             ),
         )
-        for one in figures.stopped[:LISTED]
+        for one in figures.stopped[: table.LISTED]
     ]
-    rows += [("", (one, "nothing came", "0", text.seconds(figures.seconds))) for one in figures.waiting[:LISTED]]
-    more = len(figures.stopped[LISTED:]) + len(figures.waiting[LISTED:])
+    rows += [("", (one, "nothing came", "0", text.seconds(figures.seconds))) for one in figures.waiting[: table.LISTED]]
+    more = len(figures.stopped[table.LISTED :]) + len(figures.waiting[table.LISTED :])
     if more:
         rows.append(("", (f"{more:,} more", "", "", "")))
     note = "Silent at the end for more than a second, and more than twice the longest gap before; or never heard."
@@ -212,7 +150,7 @@ def _silent(figures: Figures) -> Markup:
         "section",
         tag("h2", "Stopped, or never came"),
         tag("p", note, class_="soft"),
-        _table(("Stream", "What happened", "Packets", "Silent for"), rows, 2),
+        table.table(("Stream", "What happened", "Packets", "Silent for"), rows, 2),
     )
 
 
@@ -229,11 +167,11 @@ def _legs(figures: Figures) -> Markup:
     none = f"{text.count(stats.unrecovered)} of {text.count(stats.expected)} came on no leg."
     parts.append(tag("p", none + skew, class_="soft"))
     headings = ("Leg", "State", "", "Received", "Lost", "Of those covered", "Absent", "Came first", "Late", "Twice")
-    rows: list[tuple[str, Row]] = []
+    rows: list[tuple[str, table.Row]] = []
     for name, one in zip(figures.names, stats.legs, strict=True):
         counts = (one.received, one.lost, one.covered, one.absent, one.first, one.late, one.duplicates)
         rows.append(("", (name, str(one.state), _share_bar(one, stats.expected), *map(text.count, counts))))
-    return tag("section", *parts, _table(headings, rows, 3))
+    return tag("section", *parts, table.table(headings, rows, 3))
 
 
 def _share_bar(one: LegStats, expected: int) -> Markup:

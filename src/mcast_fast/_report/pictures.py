@@ -12,6 +12,7 @@ from mcast_fast._report.charts import Bar, Frame, Line
 from mcast_fast._report.figures import Figures, Shown
 from mcast_fast._report.markup import Markup, tag
 from mcast_fast._report.style import CHARTS
+from mcast_fast._units import NANOSECONDS
 from mcast_fast.monitor._stream import gap_bound
 
 MOST_SHOWN = 6  # streams with a colour of their own
@@ -99,18 +100,41 @@ def pictures(figures: Figures, legend: Legend) -> Iterable[Picture]:
 
 def _rates(figures: Figures, legend: Legend, bits: bool) -> list[Line]:
     """The lines of the streams with a colour, and one of all others."""
-    per = figures.span.seconds * (_MEGABIT if bits else 1)
-    found = [
-        Line(name, colour, [value / per for value in (one.bytes if bits else one.packets)])
-        for colour, name, one in legend.entries
-    ]
+    pers = [seconds * (_MEGABIT if bits else 1) for seconds in _covered(figures)]
+
+    def rates(values: Sequence[int]) -> list[float]:
+        return _joined_ends([value / per for value, per in zip(values, pers, strict=True)], _covered(figures))
+
+    found = [Line(name, colour, rates(one.bytes if bits else one.packets)) for colour, name, one in legend.entries]
     shown = {id(one) for _, _, one in legend.entries}
     others = [one.bytes if bits else one.packets for one in figures.streams if id(one) not in shown and one.is_series]
     others += [one for one in (figures.others[bits],) if one]
     if others:
-        total = [sum(column) / per for column in zip(*others, strict=True)]
-        found.append(Line(legend.rest or "others", OTHERS, total))
+        total = [sum(column) for column in zip(*others, strict=True)]
+        found.append(Line(legend.rest or "others", OTHERS, rates(total)))
     return found
+
+
+def _covered(figures: Figures) -> list[float]:
+    """The seconds of each bin: of the first and the last one, those between the first and the last packet."""
+    span = figures.span
+    seconds = [span.seconds] * span.count
+    if span.count > 1 and figures.first is not None and figures.last is not None:
+        seconds[0] = (span.start + span.width - figures.first) / NANOSECONDS
+        seconds[-1] = (figures.last + 1 - span.start - (span.count - 1) * span.width) / NANOSECONDS
+    return seconds
+
+
+def _joined_ends(rates: list[float], seconds: list[float]) -> list[float]:
+    """The first and the last bin together with their neighbours where they cover less than half: else they show a rate
+    of chance."""
+    half = max(seconds) / 2
+    for end, next_to in ((0, 1), (-1, -2)):
+        if len(rates) > 2 and seconds[end] < half:
+            whole = seconds[end] + seconds[next_to]
+            mean = (rates[end] * seconds[end] + rates[next_to] * seconds[next_to]) / whole
+            rates[end] = rates[next_to] = mean
+    return rates
 
 
 def _losses(figures: Figures) -> Picture:

@@ -23,7 +23,7 @@ CHARTS = f"""
 .chart .lane{{font-size:13px}}.chart .lane.end{{fill:var(--soft);font-variant-numeric:tabular-nums}}
 .chart .heading{{font-size:16px;font-weight:600}}
 .grid{{stroke:var(--rule);stroke-width:1}}.axis{{stroke:var(--soft);stroke-width:1}}
-.line{{fill:none;stroke-width:1.6;stroke-linejoin:round}}
+.line{{fill:none;stroke-width:1.25;stroke-linejoin:round}}
 .area{{opacity:.16;stroke:none}}
 .columns rect{{fill:transparent}}.columns rect:hover{{fill:var(--ink);fill-opacity:.07}}
 .line.c3,.line.c4,.line.c5{{stroke-dasharray:6 2}}
@@ -38,8 +38,8 @@ PAGE = (
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);line-height:1.5;
 font-family:system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
-main{max-width:1040px;margin:0 auto;padding:32px 24px 48px}
-h1{font-size:clamp(1.35rem,1rem + 1.6vw,2rem);line-height:1.25;font-weight:650;letter-spacing:-.01em;margin:4px 0 10px;
+main{max-width:1120px;margin:0 auto;padding:32px 24px 48px}
+h1{font-size:clamp(1.3rem,1rem + 1.4vw,1.8rem);line-height:1.25;font-weight:650;letter-spacing:-.01em;margin:4px 0 10px;
 text-wrap:balance;overflow-wrap:anywhere}
 h2{font-size:1.06rem;font-weight:650;margin:0 0 2px}
 h3{font-size:.92rem;font-weight:600;margin:0 0 4px;overflow-wrap:anywhere}
@@ -67,11 +67,11 @@ background:var(--rule)}
 .scroll{overflow-x:auto;margin:8px -20px 0;padding:0 20px}
 table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
 th{font-weight:600;color:var(--soft);text-align:left;vertical-align:bottom}
-th,td{padding:6px 14px 6px 0;border-bottom:1px solid var(--rule);white-space:nowrap}
+th,td{padding:6px 12px 6px 0;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:last-child,td:last-child{padding-right:0}
 tbody tr:last-child td{border-bottom:0}
 .number{text-align:right}
-td.bad,.bad td.state{color:var(--bad);font-weight:600}
+td em{color:var(--bad);font-style:normal;font-weight:600}
 .findings{list-style:none;margin:8px 0 0;padding:0}
 .findings li{padding:10px 0;border-top:1px solid var(--rule)}
 .findings li:first-child{border-top:0}
@@ -84,10 +84,12 @@ ul.plain{margin:4px 0 0;padding-left:18px;font-size:.86rem;color:var(--soft)}
 footer{margin-top:22px;font-size:.82rem;color:var(--soft)}
 @media (max-width:640px){main{padding:20px 12px 32px}section{padding:14px}.wide{display:none}.narrow{display:block}
 .scroll{margin:8px -14px 0;padding:0 14px}dl.tiles{grid-template-columns:1fr 1fr;padding:0}
+.tiles div:last-child:nth-child(odd){grid-column:1/-1}
 .tiles dd{font-size:1.1rem}.tiles div{padding:10px 14px}}
 @media print{@page{size:A4;margin:14mm}main{max-width:none;padding:0}body{font-size:10pt}.wide{display:block}
-.narrow{display:none}section,dl.tiles{break-inside:avoid;border-radius:0;padding:12px 14px}
+.narrow{display:none}section,dl.tiles{break-inside:avoid;border-radius:0}section{padding:12px 14px}
 section.long{break-inside:auto}
+dl.tiles{padding:0;grid-template-columns:repeat(7,auto)}.tiles div{padding:8px 10px}
 tr,li{break-inside:avoid}table{font-size:7.5pt}th,td{padding:3px 8px 3px 0}.scroll{overflow:visible}
 .tiles dd{font-size:1rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """

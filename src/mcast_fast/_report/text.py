@@ -151,6 +151,8 @@ def is_good(figures: Figures) -> bool:
 
 def _faults(figures: Figures) -> Iterable[str]:
     losing = [one for one in figures.flows if one.lost > 0]
+    if figures.legs is not None:
+        yield f"{figures.legs.unrecovered:,} of {figures.legs.expected:,} came on no leg"
     if losing:
         yield _losses(losing, figures)
     if figures.all_dropped:

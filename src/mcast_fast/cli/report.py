@@ -129,12 +129,14 @@ def _form(options: dict[str, Any]) -> str | None:
 
 def _of_files(paths: tuple[str, ...], options: dict[str, Any]) -> Figures:
     grid, errors = new_grid(), []
-    collectors = [Collector(grid, path, _form(options)) for path in paths]
+    names = [Path(path).name for path in paths]
+    origins = names if len(set(names)) == len(names) else paths
+    collectors = [Collector(grid, origin, _form(options)) for origin in origins]
     more: dict[str, Any] = {}
     with contextlib.ExitStack() as opened:
         readers = [opened.enter_context(_reader(path, options)) for path in paths]
         if options["legs"]:
-            more, error = _arbitrated(readers, collectors, paths, options, {})
+            more, error = _arbitrated(readers, collectors, tuple(origins), options, {})
             errors += error
         else:
             for reader, collector in zip(readers, collectors, strict=True):
