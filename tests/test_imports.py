@@ -174,7 +174,7 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _probe_ends     : _probe_peer _probe_state
     _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
     __init__        : _finding _examination _probe_counts _probe_report _probe
-_report     : _version _units _core stats groups receiver sequence files monitor doctor
+_report     : _version _units _core stats receiver sequence files monitor doctor
     markup          :
     grid            :
     packets         : grid

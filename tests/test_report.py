@@ -103,10 +103,10 @@ def test_bins_become_wider_and_no_more_of_them():
 
 @pytest.mark.parametrize("form", ["auto", "rtp"])
 def test_figures_are_those_of_the_monitor_and_the_tracker(backend, form):
-    lost = {*range(200, 230), 500, 501, 900}
-    one = stream([n for n in range(2500) if n not in lost])
-    other = stream(range(2500), source=2, group=2, size=300, start=NOW + MS // 3)
-    batches = [batch(one[at : at + 197], other[at : at + 197]) for at in range(0, 2500, 197)]
+    lost = {*range(100, 130), 300, 301, 400}
+    one = stream([n for n in range(1500) if n not in lost])
+    other = stream(range(1500), source=2, group=2, size=300, start=NOW + MS // 3)
+    batches = [batch(one[at : at + 197], other[at : at + 197]) for at in range(0, 1500, 197)]
     watch, tracker, now = monitor.Monitor(sequence=form, clock=lambda: now), sequence.Tracker("rtp"), 0
     for each in batches:
         tracker.update(each)
@@ -321,11 +321,12 @@ def test_charts_of_any_time(count, width):
         ET.fromstring(charts.lanes("t", series, ["1", "2"], span, frame.width))
 
 
-@pytest.mark.parametrize(
-    ("value", "top"), [(0, 1), (1, 1), (3, 4), (10, 10), (11, 15), (1234, 2000), (9.99, 10), (0.003, 0.003)]
-)
-def test_axes_end_at_or_above_the_largest_value(value, top):
-    assert charts.ticks(value or 1)[-1] == pytest.approx(top)
+@given(st.floats(1e-9, 1e15))
+def test_axes_end_at_or_above_the_largest_value(value):
+    ticks = charts.ticks(value)
+    assert ticks[0] == 0
+    assert 2 <= len(ticks) <= 6
+    assert value * (1 - 1e-6) <= ticks[-1] <= 1.7 * value
 
 
 def test_words():
@@ -350,24 +351,24 @@ def write(path, *batches):
 
 def test_a_file(backend, tmp_path):
     lost = {*range(200, 230), 900}
-    path = write(tmp_path / "feed.pcapng", batch(stream([n for n in range(2000) if n not in lost])))
+    path = write(tmp_path / "feed.pcapng", batch(stream([n for n in range(1000) if n not in lost])))
     target, picture = tmp_path / "r.html", tmp_path / "r.svg"
     result = invoke("report", path, "-o", target, "--svg", picture, "--fail-on-loss")
     assert result.exit_code == 3, result.output
-    assert "1,969 packets of 1 stream in 2 s; 31 lost on 239.1.1.1:5000 in two bursts." in result.output
+    assert "969 packets of 1 stream in 999 ms; 31 lost on 239.1.1.1:5000 in two bursts." in result.output
     ET.fromstring(target.read_text("utf-8").removeprefix("<!DOCTYPE html>"))
     assert ET.fromstring(picture.read_text("utf-8")).tag.endswith("svg")
     result = invoke("report", path, "-o", target, "--json")
     found = json.loads(result.stdout)
-    assert (found["packets"], found["lost"], found["dropped"]) == (1969, 31, {"recorded": 0})
-    assert sum(found["streams"][0]["packets_per_bin"]) == 1969
+    assert (found["packets"], found["lost"], found["dropped"]) == (969, 31, {"recorded": 0})
+    assert sum(found["streams"][0]["packets_per_bin"]) == 969
     assert invoke("report", path, "-o", "-").stdout.startswith("<!DOCTYPE html>")
 
 
 def test_two_files_are_compared_as_legs(backend, tmp_path):
     legs = [
-        write(tmp_path / f"{name}.pcapng", batch(stream([n for n in range(1500) if n not in gone], NOW + late)))
-        for name, gone, late in (("a", {*range(100, 110), 700}, 0), ("b", {105, 900, 901}, 2 * MS))
+        write(tmp_path / f"{name}.pcapng", batch(stream([n for n in range(500) if n not in gone], NOW + late)))
+        for name, gone, late in (("a", {*range(100, 110), 300}, 0), ("b", {105, 400, 401}, 2 * MS))
     ]
     result = invoke("report", *legs, "--legs", "-o", tmp_path / "r.html", "--json")
     assert result.exit_code == 0, result.output
@@ -378,10 +379,10 @@ def test_two_files_are_compared_as_legs(backend, tmp_path):
         expected = feed.stats
     assert [one["lost"] for one in found["legs"]] == [one.lost for one in expected.legs] == [11, 3]
     assert [one["covered"] for one in found["legs"]] == [one.covered for one in expected.legs] == [10, 2]
-    assert found["packets"] == 1489 + 1497
+    assert found["packets"] == 489 + 497
     tree = ET.fromstring((tmp_path / "r.html").read_text("utf-8").removeprefix("<!DOCTYPE html>"))
     words = " ".join(tree.itertext())
-    assert "1 of 1,500 came on no leg." in words
+    assert "1 of 500 came on no leg." in words
     assert "2 ms behind the first one" in words or "behind the first one (median" in words
 
 

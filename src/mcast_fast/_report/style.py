@@ -43,7 +43,7 @@ h1{font-size:clamp(1.3rem,1rem + 1.4vw,1.8rem);line-height:1.25;font-weight:650;
 text-wrap:balance;overflow-wrap:anywhere}
 h2{font-size:1.06rem;font-weight:650;margin:0 0 2px}
 h3{font-size:.92rem;font-weight:600;margin:0 0 4px;overflow-wrap:anywhere}
-p{margin:0 0 12px}
+p{margin:0 0 12px}section>p:last-child{margin:0}
 .kind{font-size:.8rem;font-weight:600;letter-spacing:.06em;text-transform:uppercase;color:var(--soft);margin:0}
 .kind.good{color:var(--good)}.kind.bad{color:var(--bad)}
 .soft,.unit{color:var(--soft)}.soft{font-size:.9rem;overflow-wrap:anywhere}.unit{font-weight:400;font-size:.85rem}
@@ -90,7 +90,7 @@ footer{margin-top:22px;font-size:.82rem;color:var(--soft)}
 .narrow{display:none}section,dl.tiles{break-inside:avoid;border-radius:0}section{padding:12px 14px}
 section.long{break-inside:auto}
 dl.tiles{padding:0;grid-template-columns:repeat(7,auto)}.tiles div{padding:8px 10px}
-tr,li{break-inside:avoid}table{font-size:7.5pt}th,td{padding:3px 8px 3px 0}.scroll{overflow:visible}
+tr,li{break-inside:avoid}table{font-size:7.5pt}th,td{padding:3px 8px 3px 0}.scroll{overflow:visible;margin:8px 0 0;padding:0}
 .tiles dd{font-size:1rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 )

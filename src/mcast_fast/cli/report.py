@@ -187,7 +187,9 @@ def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
         figures = figures_of(
             groups, collectors, grid, dropped=_dropped(receivers), seconds=seconds, is_live=True, **more
         )
-    return figures if ended or options["no_doctor"] else _examined(figures, groups, options)
+    if ended or options["no_doctor"] or not figures.streams:  # else its message names the doctor
+        return figures
+    return _examined(figures, groups, options)
 
 
 def _dropped(receivers: list[Receiver]) -> dict[str, int | None]:
