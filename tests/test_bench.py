@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from mcast_fast._bench.trial import Counted, Result, Sent, Trial
 from mcast_fast._core import views
 from mcast_fast._core.layout import RECORD
 from mcast_fast.groups import Group
-from tests.conftest import free_port, loopback
+from tests import lab
+from tests.conftest import free_port, has_fast, loopback
 from tests.test_cli import environment, invoke, program_backend  # noqa: F401
 from tests.test_pcapng import record
 
@@ -93,10 +95,11 @@ def test_loss_that_is_allowed():
 
 def test_a_search_that_is_ended_early():
     one = search.Search("sockets", 100)
-    assert one.result() == Result("sockets", 100, 0.0, "time", None, ())
+    assert one.result() == Result("sockets", 100, 0.0, "time", None, (), is_confirmed=False)
     one.take(tried(None, 100, 200))
     one.take(tried(95, 100, 200))
-    assert (one.result().rate, one.result().limit) == (95, "time")
+    assert (one.result().rate, one.result().limit, one.result().is_confirmed) == (95, "kernel buffers", False)
+    assert "not tried twice" in words.details(one.result())
 
 
 def test_the_verdict():
@@ -294,3 +297,25 @@ def test_ctrl_c_leaves_nothing_running(program_backend):  # noqa: F811
         _output, complaints = running.communicate()
     assert running.returncode == 130, complaints
     assert "Traceback" not in complaints
+
+
+@pytest.mark.lab
+def test_between_two_namespaces():
+    with lab.Lab() as made:
+        near, far = made.link("a", "b")
+        group, own = (f"239.9.9.9%{end.interface}:5009" for end in (far, near))
+        options = {"env": environment("pure" if has_fast() else "fast")}
+        bench = [sys.executable, "-m", "mcast_fast", "bench"]
+        listening = far.host.spawn([*bench, "--listen", group], **options)
+        listening.expect("requests to UDP port 5010")
+        sending = near.host.spawn(
+            [*bench, "--to", far.ipv4, own, "--for", "600ms", "--size", "200", "--loss", "99%", "--no-ring", "--json"],
+            **options,
+        )
+        found = json.loads(re.search(r"^\{.*^\}", sending.finish(), re.MULTILINE | re.DOTALL)[0])
+        assert "measures sockets" in listening.stop()
+    (result,) = found["results"]
+    assert found["to"] == far.ipv4
+    for one in result["trials"]:
+        assert one["sent"]["packets"] == one["received"]["received"] + one["lost"]
+        assert one["received"]["received"] > 0

@@ -27,7 +27,7 @@ class Counting:
         self._receiver = Receiver(group, **named)
         self._changed = threading.Condition()
         self._tracker = Tracker("mcast-fast", max_flows=_FLOWS)
-        self._token: object = object()  # of the trial
+        self._noted = 0  # packets, of all trials
         self._cpu = self._started_cpu = 0.0
         self._started = self._latest = time.monotonic()
         self._before = self._receiver.stats
@@ -47,6 +47,7 @@ class Counting:
             for batch in self._receiver:
                 with self._changed:
                     self._tracker.core.note(batch, object())
+                    self._noted += len(batch)
                     self._cpu, self._latest = time.thread_time(), time.monotonic()
                     self._changed.notify_all()
         except ClosedError:
@@ -68,14 +69,15 @@ class Counting:
 
     def counted(self, key: int, sent: int) -> Counted:
         """What came of the packets of a trial: when all have come, or nothing has for SILENCE."""
-        end = time.monotonic() + LONGEST
+        began = time.monotonic()
+        end = began + LONGEST
         with self._changed:
             while True:
                 received, duplicates = self._numbers(key)
-                left = self._latest + SILENCE - time.monotonic()
+                left = max(self._latest, began) + SILENCE - time.monotonic()
                 if received >= sent or not self._thread.is_alive() or time.monotonic() > end:
                     break
-                if left <= 0 and not self._receiver.wait(0):
+                if left <= 0 and self._is_idle():
                     break
                 self._changed.wait(max(left, SILENCE / 10))
             if self.failure is not None:
@@ -90,6 +92,10 @@ class Counting:
                 self._cpu - self._started_cpu,
                 self._latest - self._started,
             )
+
+    def _is_idle(self) -> bool:
+        """Whether no packet waits, and the thread holds none that it has not counted."""
+        return not self._receiver.wait(0) and self._noted >= self._receiver.stats.received
 
     def _numbers(self, key: int) -> tuple[int, int]:
         """Packets that came, each once, and again."""

@@ -17,6 +17,7 @@ from mcast_fast.errors import FeatureError, InterfaceError, MulticastError
 
 GROUP = "239.255.77.2"  # of the loopback: sent with TTL 0
 WAYS: tuple[How, ...] = ("sockets", "ring")
+_LEAST = 2  # trials, however little time there is
 
 
 class Peer(Protocol):
@@ -92,10 +93,10 @@ class Bench:
         self._say(f"{how}, {size:,} bytes: for {self._wanted.seconds:g} s at most")
         search = Search(how, size, self._wanted.allowed)
         unit = self._wanted.seconds / TRIALS
-        end = time.monotonic() + self._wanted.seconds
+        end, done = time.monotonic() + self._wanted.seconds, 0
         while (step := search.step()) is not None and not self._is_stopped:
             rate, units = step
-            if time.monotonic() + units * unit > end + unit:
+            if done >= _LEAST and time.monotonic() + units * unit > end + unit:
                 break
             with load_of(size) as load:
                 self._load = load
@@ -113,6 +114,7 @@ class Bench:
                         break
                     raise
             search.take(trial)
+            done += 1
             self._say(_trial_text(how, size, trial))
         return search.result()
 

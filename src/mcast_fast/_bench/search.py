@@ -87,6 +87,6 @@ class Search:
             rate = max((one for one in held if self._high is None or one < self._high), default=0.0)
         if self._failed is None or (self._is_confirmed and self._trials[-1].is_short):
             limit = "sender" if self._trials else "time"
-        elif self._is_confirmed or (not rate and len(self._trials) >= MOST):
+        elif rate or len(self._trials) >= MOST:
             limit = self._failed.cause()
-        return Result(self._how, self._size, rate, limit, self._high, tuple(self._trials))
+        return Result(self._how, self._size, rate, limit, self._high, tuple(self._trials), self._is_confirmed)

@@ -107,9 +107,10 @@ class Result:
         rate: The largest rate that was held, packets per second; 0: none.
         limit: What was at its limit: the sender (then what the receiver holds beyond `rate` is unknown), the receiver's
             CPU or kernel buffers, or elsewhere: packets were lost that no counter of the receiver has. "time": the
-            search ended before it was known.
+            search ended before any rate was held.
         next: The lowest rate that was not held; None: none was tried.
         trials: All trials, in their order.
+        is_confirmed: Whether `rate` was held a second time, for twice as long.
     """
 
     how: How
@@ -118,6 +119,7 @@ class Result:
     limit: Limit
     next: float | None
     trials: tuple[Trial, ...]
+    is_confirmed: bool = True
 
     @property
     def coalesced(self) -> float:
@@ -133,6 +135,7 @@ class Result:
             "packets_per_second": round(self.rate),
             "bits_per_second": round(self.rate * self.size * 8),
             "limit": self.limit,
+            "confirmed": self.is_confirmed,
             "not_held": None if self.next is None else round(self.next),
             "coalesced": round(self.coalesced, 4),
             "trials": [one.as_dict() for one in self.trials],

@@ -39,7 +39,7 @@ def why(one: Result) -> str:
         "CPU": f"the receiver's CPU: {lost}, and {load}",
         "kernel buffers": f"kernel buffers: {lost} from full ones, while {load} (--buffer-size holds longer bursts)",
         "elsewhere": f"elsewhere: {lost}, and the receiver's counters do not have them (the network, or the sender)",
-        "time": "the time was over: a longer --for finds more",
+        "time": "the time was over before any rate was held: a longer --for finds more",
     }
     return texts[one.limit]
 
@@ -48,6 +48,8 @@ def details(one: Result) -> str:
     """A result with its reason, and what else is to be known."""
     bits = one.rate * one.size * 8 / 1e6
     text = f"{one.how}, {one.size:,} bytes: {rate(one.rate)}, {bits:,.0f} Mbit/s; limit: {why(one)}"
+    if one.rate and not one.is_confirmed:
+        text += "; not tried twice, for the time was over: a longer --for is more exact"
     if one.coalesced > 0:
         text += f"; {one.coalesced:.0%} came coalesced"
     return text

@@ -87,10 +87,12 @@ footer{margin-top:22px;font-size:.82rem;color:var(--soft)}
 .tiles div:last-child:nth-child(odd){grid-column:1/-1}
 .tiles dd{font-size:1.1rem}.tiles div{padding:10px 14px}}
 @media print{@page{size:A4;margin:14mm}main{max-width:none;padding:0}body{font-size:10pt}.wide{display:block}
-.narrow{display:none}section,dl.tiles{break-inside:avoid;border-radius:0}section{padding:12px 14px}
+.narrow{display:none}section,dl.tiles{break-inside:avoid;border-radius:0}
+section{padding:12px 14px}
 section.long{break-inside:auto}
 dl.tiles{padding:0;grid-template-columns:repeat(7,auto)}.tiles div{padding:8px 10px}
-tr,li{break-inside:avoid}table{font-size:7.5pt}th,td{padding:3px 8px 3px 0}.scroll{overflow:visible;margin:8px 0 0;padding:0}
+tr,li{break-inside:avoid}table{font-size:7.5pt}
+th,td{padding:3px 8px 3px 0}.scroll{overflow:visible;margin:8px 0 0;padding:0}
 .tiles dd{font-size:1rem}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 )
