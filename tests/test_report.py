@@ -77,9 +77,9 @@ def test_bins_hold_what_was_counted_whatever_its_order(events, size):
         times, rows = (np.array(one) for one in zip(*events[at : at + size], strict=True))
         table.add({"packets": 1, "bytes": rows + 1}, rows, times)
     span = table.span
-    assert 0 < span.count <= MOST_BINS
+    assert 0 < span.bins <= MOST_BINS
     for row in range(6):
-        expected = [0] * span.count
+        expected = [0] * span.bins
         for time, own in events:
             if own == row:
                 expected[(time - span.start) // span.width] += 1
@@ -92,10 +92,10 @@ def test_bins_become_wider_and_no_more_of_them():
     table.add_one("lost", 0, NOW, 5)
     table.add_one("lost", 0, NOW + 10**9 * 3600, 7)
     assert table.span.width == 10 * SECOND
-    assert table.span.count == 361
+    assert table.span.bins == 361
     assert sum(table.row("lost", 0)) == 12
     assert table.row("lost", 9) == (0,) * 361
-    assert Grid().span.count == 0
+    assert Grid().span.bins == 0
 
 
 # ---- figures ----
@@ -203,7 +203,7 @@ def test_packets_without_a_time_and_drops(backend):
     assert (found.untimed, sum(found.dropped_series), found.packets) == (1, 7, 2)
     assert found.first == found.last == NOW
     untimed = collected(joined(_core.views, rows[:1]))
-    assert untimed.span.count == 0
+    assert untimed.span.bins == 0
     assert "had no time" in "".join(shown(untimed).itertext())
 
 

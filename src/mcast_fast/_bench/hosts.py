@@ -146,7 +146,8 @@ class Remote:
 
     def __init__(self, host: str, port: int, is_over: Callable[[], bool]) -> None:
         try:
-            family, kind, protocol, _, self._address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            self._address: tuple[Any, ...] = address
             self._socket = socket.socket(family, kind, protocol)
         except OSError as error:
             raise socket_error("find", f"host {host}", error) from None

@@ -4,7 +4,6 @@ import secrets
 import sys
 import time
 from array import array
-from types import TracebackType
 
 from mcast_fast._bench.trial import Sent
 from mcast_fast._units import NANOSECONDS
@@ -19,23 +18,15 @@ _TURNS = 50  # per second, at least: after each the clock is looked at
 
 
 class Load:
-    """Numbers packets of one size in the format "mcast-fast", and sends them to a group; closed by `with`, or by
-    `stop()` from a signal handler."""
+    """Numbers packets of one size in the format "mcast-fast", and sends them to a group; `stop()` from a signal handler
+    ends that."""
 
-    def __init__(
-        self, group: str, size: int, ttl: int, source: str | None = None, interface: str | None = None
-    ) -> None:
-        self._named = {"ttl": ttl, "source": source, "interface": interface, "segmentation": False}
+    def __init__(self, group: str, size: int, ttl: int) -> None:
         self._group = group
+        self._ttl = ttl
         self._size = size
         self._sender: Sender | None = None
         self._is_stopped = False
-
-    def __enter__(self) -> "Load":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.stop()
 
     def stop(self) -> None:
         """End what is being sent; nothing more is."""
@@ -50,7 +41,7 @@ class Load:
 
     def run(self, rate: float | None, seconds: float, key: int) -> Sent:
         """Send for so long; what left. Of a load that was stopped, what had left by then."""
-        with Sender(self._group, rate=rate, **self._named) as sender:
+        with Sender(self._group, rate=rate, ttl=self._ttl, segmentation=False) as sender:
             self._sender = sender
             if self._is_stopped:
                 return Sent(0, 0.0, 0.0)
@@ -61,9 +52,8 @@ class Load:
             try:
                 while time.monotonic_ns() < end and not self._is_stopped:
                     sender.send_batch(packets.next(), self._size)
-            except ClosedError:
-                if not self._is_stopped:
-                    raise
+            except ClosedError:  # by `stop`
+                pass
             lasted = (time.monotonic_ns() - started) / NANOSECONDS
             return Sent(sender.stats.datagrams, lasted, time.thread_time() - cpu)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,18 +57,19 @@ class Bench:
         self._wanted = wanted
         self._say = on_event
         self._load: Load | None = None
-        self._is_stopped = False
+        self._stopped = threading.Event()
 
     @property
     def is_stopped(self) -> bool:
         """Whether it was ended early."""
-        return self._is_stopped
+        return self._stopped.is_set()
 
     def stop(self) -> None:
         """End what is running."""
-        self._is_stopped = True
-        if self._load is not None:
-            self._load.stop()
+        self._stopped.set()
+        load = self._load
+        if load is not None:
+            load.stop()
 
     def run(
         self,
@@ -82,41 +84,47 @@ class Bench:
                 with peer_of(how) as peer:
                     results += [self._search(how, size, peer, load_of) for size in self._wanted.sizes]
             except MulticastError as error:
-                if self._is_stopped:  # the other host was not waited for any longer
+                if self.is_stopped:  # the other host was not waited for any longer
                     break
                 if how == self._wanted.ways[0]:
                     raise
                 not_tried[how] = str(error)
-        return Outcome(tuple(one for one in results if one.trials), not_tried, not self._is_stopped)
+        return Outcome(tuple(one for one in results if one.trials), not_tried, not self.is_stopped)
 
     def _search(self, how: How, size: int, peer: Peer, load_of: Callable[[int], Load]) -> Result:
         self._say(f"{how}, {size:,} bytes: for {self._wanted.seconds:g} s at most")
         search = Search(how, size, self._wanted.allowed)
         unit = self._wanted.seconds / TRIALS
         end, done = time.monotonic() + self._wanted.seconds, 0
-        while (step := search.step()) is not None and not self._is_stopped:
+        while (step := search.step()) is not None and not self.is_stopped:
             rate, units = step
             if done >= _LEAST and time.monotonic() + units * unit > end + unit:
                 break
-            with load_of(size) as load:
-                self._load = load
-                if self._is_stopped:
-                    break
-                key = load.new_key()
-                peer.begin()
-                sent = load.run(rate, units * unit, key)
-                if self._is_stopped:
-                    break
-                try:
-                    trial = Trial(rate, sent, peer.counted(key, sent.packets))
-                except MulticastError:
-                    if self._is_stopped:
-                        break
-                    raise
+            trial = self._tried(rate, units * unit, peer, load_of(size))
+            if trial is None:
+                break
             search.take(trial)
             done += 1
             self._say(_trial_text(how, size, trial))
         return search.result()
+
+    def _tried(self, rate: float | None, seconds: float, peer: Peer, load: Load) -> Trial | None:
+        """One trial; None: it was stopped."""
+        key = load.new_key()
+        self._load = load
+        if self.is_stopped:  # before `stop` knew of it
+            return None
+        try:
+            peer.begin()
+            sent = load.run(rate, seconds, key)
+            counted = peer.counted(key, sent.packets)
+        except MulticastError:
+            if self.is_stopped:  # the other host was not waited for any longer
+                return None
+            raise
+        finally:
+            self._load = None
+        return None if self.is_stopped else Trial(rate, sent, counted)
 
 
 def _trial_text(how: How, size: int, trial: Trial) -> str:

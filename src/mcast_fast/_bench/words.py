@@ -16,7 +16,8 @@ def rate(value: float) -> str:
 
 def verdict(results: Sequence[Result], not_tried: Mapping[str, str]) -> str:
     """All results in one sentence: 'sockets hold 310,000/s of 1,316 bytes; ring 1.4 M/s'."""
-    parts, before = [], 0
+    parts: list[str] = []
+    before = 0
     for one in results:
         size = "" if one.size == before else f" of {one.size:,} bytes"
         least = " at least" if one.limit == "sender" else ""

@@ -85,7 +85,7 @@ def _y_axis(frame: Frame, values: Iterable[tuple[float, str]]) -> Iterable[Marku
 
 def _time_axis(frame: Frame, span: Span) -> Iterable[Markup]:
     """Times of day, or of what is shorter the seconds since its start."""
-    whole = span.width * span.count
+    whole = span.width * span.bins
     most = max(2, int(frame.inner_width // 90))
     step = next((one for one in (*_TIME_STEPS, *_LONGER) if whole / one <= most), 86_400 * NANOSECONDS)
     step *= max(1, math.ceil(whole / step / most))
@@ -137,11 +137,11 @@ def _steps(values: Sequence[float], top: float, frame: Frame) -> str:
 
 def _columns(unit: str, series: Sequence[Line], span: Span, frame: Frame) -> Iterable[Markup]:
     """Invisible, with a tooltip each."""
-    together = -(-span.count // min(_COLUMNS, max(1, int(frame.inner_width / 5))))
-    wide = frame.inner_width / span.count
+    together = -(-span.bins // min(_COLUMNS, max(1, int(frame.inner_width / 5))))
+    wide = frame.inner_width / span.bins
     digits = 3 if span.width < NANOSECONDS else 0
-    for at in range(0, span.count, together):
-        count = min(together, span.count - at)
+    for at in range(0, span.bins, together):
+        count = min(together, span.bins - at)
         rows = [text.clock(span.start + at * span.width, digits)]
         rows += [f"{one.name}: {text.rate(sum(one.values[at : at + count]) / count)}{unit}" for one in series]
         x, width = LEFT + at * wide, count * wide
@@ -158,7 +158,7 @@ def lanes(title: str, series: Sequence[Line], totals: Sequence[str], span: Span,
     """A lane each, with a bar where something is missing; its height is by the root, for losses differ widely."""
     frame = Frame(width, TOP + BOTTOM + LANE * len(series))
     parts = list(_time_axis(frame, span))
-    wide = frame.inner_width / span.count
+    wide = frame.inner_width / span.bins
     for place, (one, total) in enumerate(zip(series, totals, strict=True)):
         bottom = TOP + LANE * (place + 1) - 6
         most = max(one.values, default=0) or 1
@@ -191,14 +191,14 @@ class Bar(NamedTuple):
 
     low: float
     high: float
-    count: int
+    packets: int
     name: str
 
 
 def histogram(title: str, bars: Sequence[Bar], marks: Sequence[tuple[float, str]], colour: str, frame: Frame) -> Markup:
     """Bars whose height is by the logarithm of their counts; `marks`: places on the axis, and their texts."""
     low, high = min(bar.low for bar in bars), max(bar.high for bar in bars)
-    powers = max(1, math.ceil(math.log10(max(bar.count for bar in bars) * 1.05)))
+    powers = max(1, math.ceil(math.log10(max(bar.packets for bar in bars) * 1.05)))
     step = -(-powers // 4)
 
     def x_of(value: float) -> float:
@@ -212,11 +212,11 @@ def histogram(title: str, bars: Sequence[Bar], marks: Sequence[tuple[float, str]
 
     parts = [*_y_axis(frame, ((share(10**power), text.scaled(10**power)) for power in range(0, powers + 1, step)))]
     for bar in bars:
-        if bar.count:
-            tall = frame.inner_height * share(bar.count)
+        if bar.packets:
+            tall = frame.inner_height * share(bar.packets)
             x, wide = x_of(bar.low), x_of(bar.high) - x_of(bar.low)
             y = TOP + frame.inner_height - tall
-            shown = tag("title", f"{bar.name}: {bar.count:,}")
+            shown = tag("title", f"{bar.name}: {bar.packets:,}")
             parts.append(
                 tag("rect", shown, x=x + 0.5, y=y, width=max(1.0, wide - 1), height=tall, class_=f"bar {colour}")
             )

@@ -89,8 +89,8 @@ class Collector:
         """What came, also of memberships for which nothing did."""
         for one in self.monitor.streams():
             row = self.packets.rows.get(one.name)
-            series = [() if row is None else self._grid.row(table, row) for table in (PACKETS, BYTES)]
-            yield Shown(one, self.origin, *series, is_series=row is not None)
+            packets, size = ((), ()) if row is None else (self._grid.row(table, row) for table in (PACKETS, BYTES))
+            yield Shown(one, self.origin, packets, size, row is not None)
 
     def end(self) -> None:
         """Nothing more comes: once, before the figures."""

@@ -15,11 +15,11 @@ _WIDER = 10  # times, beyond those
 
 
 class Span(NamedTuple):
-    """The time that a grid covers: `count` bins of `width` ns; the first begins at `start`, ns since the epoch."""
+    """The time that a grid covers: `bins` of `width` ns each; the first begins at `start`, ns since the epoch."""
 
     start: int = 0
     width: int = _WIDTHS[0]
-    count: int = 0
+    bins: int = 0
 
     @property
     def seconds(self) -> float:
@@ -63,7 +63,7 @@ class Grid:
     def row(self, table: str, row: int) -> tuple[int, ...]:
         """The counts of a row, one for each bin of `span`."""
         rows = self._tables.get(table)
-        count = self.span.count
+        count = self.span.bins
         if rows is None or row >= len(rows):
             return (0,) * count
         return tuple(map(int, rows[row, :count]))

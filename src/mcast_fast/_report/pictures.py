@@ -79,7 +79,7 @@ def pictures(figures: Figures, legend: Legend) -> Iterable[Picture]:
     """All charts of a report, in their order."""
     if not figures.streams:
         return
-    if figures.span.count:
+    if figures.span.bins:
         width = text.duration(figures.span.width)
         note = f"Means of {width} each."
         rate, bits = _rates(figures, legend, bits=False), _rates(figures, legend, bits=True)
@@ -118,10 +118,10 @@ def _rates(figures: Figures, legend: Legend, bits: bool) -> list[Line]:
 def _covered(figures: Figures) -> list[float]:
     """The seconds of each bin: of the first and the last one, those between the first and the last packet."""
     span = figures.span
-    seconds = [span.seconds] * span.count
-    if span.count > 1 and figures.first is not None and figures.last is not None:
+    seconds = [span.seconds] * span.bins
+    if span.bins > 1 and figures.first is not None and figures.last is not None:
         seconds[0] = (span.start + span.width - figures.first) / NANOSECONDS
-        seconds[-1] = (figures.last + 1 - span.start - (span.count - 1) * span.width) / NANOSECONDS
+        seconds[-1] = (figures.last + 1 - span.start - (span.bins - 1) * span.width) / NANOSECONDS
     return seconds
 
 

@@ -45,11 +45,9 @@ def duration(nanoseconds: int | None) -> str:
 
 def seconds(value: float) -> str:
     """A time in seconds: '60 s', '2.5 s', '3 ms'."""
-    return (
-        f"{value:,.0f} s"
-        if value >= 100
-        else duration(round(value, 1) * NANOSECONDS if value >= 1 else round(value * 1e9))
-    )
+    if value >= 100:
+        return f"{value:,.0f} s"
+    return duration(round((round(value, 1) if value >= 1 else value) * NANOSECONDS))
 
 
 def scaled(value: float) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +41,7 @@ PATH = "report.html"
 )
 @click.option("-o", "--output", "path", metavar="FILE", default=PATH, show_default=True, help="The page; - is stdout.")
 @click.option("--svg", metavar="FILE", help="The charts over time alone, as one picture.")
-@click.option(
-    "-f",
-    "--format",
-    "--sequence",
-    "form",
-    default=AUTO,
-    show_default=True,
-    help="Of numbers: auto is RTP; none reads none.",
-)
+@shared("form")
 @click.option("--legs", is_flag=True, help="Each GROUP or FILE is a leg of one feed: compare them.")
 @click.option("--hold", type=LONGER, default=HOLD, show_default=True, help="How much later a leg may bring a number.")
 @click.option("--no-doctor", is_flag=True, help="Of groups: do not examine this host at the end.")
@@ -159,7 +152,7 @@ def _reader(path: str, options: dict[str, Any]) -> Reader:
 
 def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
     grid = new_grid()
-    limits = {"duration": FOR if options["duration"] is None else options["duration"]}
+    limits: dict[str, Any] = {"duration": FOR if options["duration"] is None else options["duration"]}
     ended = False
 
     def stop() -> None:
@@ -226,7 +219,7 @@ def _examined(figures: Figures, groups: tuple[str, ...], options: dict[str, Any]
 
 
 def _arbitrated(
-    legs: list[Receiver] | list[Reader],
+    legs: Sequence[Receiver | Reader],
     collectors: list[Collector],
     names: tuple[str, ...],
     options: dict[str, Any],
@@ -236,7 +229,7 @@ def _arbitrated(
     if _form(options) is None:
         raise click.UsageError("--legs compares numbers: --format none has none")
     form = "rtp" if options["form"] == AUTO else options["form"]
-    taps: list[Any] = [Tap(leg, collector) for leg, collector in zip(legs, collectors, strict=True)]
+    taps = [Tap(leg, collector) for leg, collector in zip(legs, collectors, strict=True)]
     errors = []
     with Arbiter(taps, form, options["hold"]) as arbiter:
         try:
