@@ -66,8 +66,8 @@ def command(group: str | None, host: str | None, listen: bool, as_json: bool, **
     processors. Between two hosts, start the one that counts first:
 
     \b
-    mcast-fast bench --listen 239.9.9.9%eth0:5009           on the host that is measured
-    mcast-fast bench --to 10.0.0.2 239.9.9.9%eth0:5009      on the one that sends
+    mcast-fast bench --listen 239.9.9.9%eth0:5009        on the one that counts
+    mcast-fast bench --to 10.0.0.2 239.9.9.9%eth0:5009   on the one that sends
 
     A trial is a rate. The first one is as fast as the sender sends; where nothing is lost, the sender is the limit, and
     what lies beyond is unknown. Otherwise rates are halved until they are within 5 % of each other, and the best one

@@ -186,15 +186,23 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"is_flag": True, "help": "A line per second on standard error, also when that is no terminal."},
     ),
     "quiet": (("-q", "--quiet"), {"is_flag": True, "help": "No progress line, which a terminal gets each second."}),
-    "form": (
-        ("-f", "--format", "--sequence", "form"),
-        {"default": "auto", "show_default": True, "help": "Of numbers: auto is RTP; none reads none."},
-    ),
     "only": (
         ("-g", "--group", "groups"),
         {"multiple": True, "metavar": "GROUP", "help": "Only this group; can be given several times."},
     ),
 }
+
+
+# Of verbs that recognise RTP; elsewhere a format is named, or there are no numbers.
+recognised_form = click.option(
+    "-f",
+    "--format",
+    "--sequence",
+    "form",
+    default="auto",
+    show_default=True,
+    help="Of numbers: auto is RTP; none reads none.",
+)
 
 
 def shared(*names: str, **helps: str) -> Callable[[T], T]:

@@ -15,7 +15,7 @@ from mcast_fast._report.collect import Collector, figures_of, new_grid
 from mcast_fast._report.figures import Figures
 from mcast_fast._report.legs import Tap
 from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
-from mcast_fast.cli.options import LONGER, groups_alone, receiving, shared
+from mcast_fast.cli.options import LONGER, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came, standard_input, wrapped, write_whole
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import CaptureError, file_error
@@ -41,7 +41,7 @@ PATH = "report.html"
 )
 @click.option("-o", "--output", "path", metavar="FILE", default=PATH, show_default=True, help="The page; - is stdout.")
 @click.option("--svg", metavar="FILE", help="The charts over time alone, as one picture.")
-@shared("form")
+@recognised_form
 @click.option("--legs", is_flag=True, help="Each GROUP or FILE is a leg of one feed: compare them.")
 @click.option("--hold", type=LONGER, default=HOLD, show_default=True, help="How much later a leg may bring a number.")
 @click.option("--no-doctor", is_flag=True, help="Of groups: do not examine this host at the end.")
