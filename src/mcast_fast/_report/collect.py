@@ -76,6 +76,10 @@ class Collector:
     @staticmethod
     def _parts(batch: "Batch") -> Iterator[tuple[int, "Batch"]]:
         """A batch of a file in ticks of the monitor, each with its time, so that it sees silences within the batch."""
+        start, end = batch[0].timestamp or 0, batch[-1].timestamp or 0
+        if start // TICK_NS == end // TICK_NS:
+            yield end, batch
+            return
         import numpy
 
         times = numpy.maximum.accumulate(numpy.asarray(batch)["timestamp"])
@@ -94,6 +98,7 @@ class Collector:
 
     def end(self) -> None:
         """Nothing more comes: once, before the figures."""
+        self.packets.flush()
         if self.tracker is not None and self._losses is not None:
             self._rows = [one for one in self.tracker.core.flows(0) if not self._is_auto or is_recognised(one)]
             self._losses.end(self._rows)

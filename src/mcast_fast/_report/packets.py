@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 MOST_STREAMS = 1024  # of all sources, with a row of their own; those of a source that come later share one
+TOGETHER = 16_384  # packets that are counted at once
 PACKETS, BYTES, DROPPED = "packets", "bytes", "dropped"  # tables of the grid
 
 Name = tuple[str, int, str | None, str | None]  # group, port, source, interface: as Stream.name
@@ -37,6 +38,10 @@ class Packets:
         self.rows: dict[Name, int] = {}
         self.others: int | None = None  # the row of all other streams
         self.sizes = numpy.zeros(layout.MAX_PACKET_SIZE + 1, numpy.int64)
+        self._waiting: list[Any] = []
+        self._waits = 0  # packets
+        self._names: dict[int, str] = {}  # of interfaces
+        self._latest_names: dict[int, str] | None = None
         self.count = self.untimed = self.dropped = 0
         self.first: int | None = None  # time of arrival, ns since the epoch
         self.last: int | None = None
@@ -57,13 +62,27 @@ class Packets:
         )
 
     def add(self, batch: "Batch") -> None:
-        """Count a batch."""
+        """Take the records of a batch; they are counted when there are enough, for small batches cost as much."""
+        self._waiting.append(self._numpy.array(self._numpy.asarray(batch)))
+        self.count += len(batch)
+        self._waits += len(batch)
+        if batch.names is not self._latest_names:
+            self._latest_names = batch.names
+            self._names = self._names | batch.names
+        if self._waits >= TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Count what waits: at the end, too."""
+        if not self._waiting:
+            return
         numpy = self._numpy
-        records = numpy.asarray(batch).view(self._words)
-        rows = self._rows_of(records, batch)
+        whole = numpy.concatenate(self._waiting)
+        self._waiting, self._waits = [], 0
+        records = whole.view(self._words)
+        rows = self._rows_of(records, whole)
         sizes = numpy.maximum(records["length"], records["wire_length"])
         self.sizes += numpy.bincount(sizes, minlength=len(self.sizes))
-        self.count += len(records)
         dropped = records["dropped"]
         self.dropped += int(dropped.sum())
         times = records["timestamp"]
@@ -80,14 +99,14 @@ class Packets:
         if dropped.any():
             self._grid.add({DROPPED: dropped}, numpy.zeros_like(rows), times)
 
-    def _rows_of(self, records: Any, batch: "Batch") -> Any:
+    def _rows_of(self, records: Any, whole: Any) -> Any:
         """The row of each packet."""
         numpy = self._numpy
         hashes = self._hashes(records)
         if (hashes == hashes[0]).all():
-            return numpy.full(len(hashes), self._row(int(hashes[0]), batch, 0))
+            return numpy.full(len(hashes), self._row(int(hashes[0]), whole, 0))
         found, firsts, inverse = numpy.unique(hashes, return_index=True, return_inverse=True)
-        rows = [self._row(one, batch, at) for one, at in zip(found.tolist(), firsts.tolist(), strict=True)]
+        rows = [self._row(one, whole, at) for one, at in zip(found.tolist(), firsts.tolist(), strict=True)]
         return numpy.array(rows)[inverse]
 
     def _hashes(self, records: Any) -> Any:
@@ -97,7 +116,7 @@ class Packets:
             total += records[name].astype(self._numpy.uint64) * self._numpy.uint64(factor)  # modulo 2^64
         return total
 
-    def _row(self, hashed: int, batch: "Batch", at: int) -> int:
+    def _row(self, hashed: int, whole: Any, at: int) -> int:
         row = self._rows.get(hashed)
         if row is not None:
             return row
@@ -105,10 +124,10 @@ class Packets:
             if self.others is None:
                 self.others = self._grid.new_row(PACKETS, BYTES)
             return self.others
-        one = self._numpy.asarray(batch)[at]
+        one = whole[at]
         source, index = one["source"].tobytes(), int(one["interface"])
-        interface = interface_text(index, batch.names) or None
-        name = plain_text(one["group"].tobytes()), int(one["port"]), address_text(source, index, batch.names), interface
+        interface = interface_text(index, self._names) or None
+        name = plain_text(one["group"].tobytes()), int(one["port"]), address_text(source, index, self._names), interface
         if name not in self.rows:
             self.rows[name] = self._grid.new_row(PACKETS, BYTES)
         row = self._rows[hashed] = self.rows[name]
