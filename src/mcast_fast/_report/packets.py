@@ -38,7 +38,7 @@ class Packets:
         self.rows: dict[Name, int] = {}
         self.others: int | None = None  # the row of all other streams
         self.sizes = numpy.zeros(layout.MAX_PACKET_SIZE + 1, numpy.int64)
-        self._waiting: list[Any] = []
+        self._waiting: list[bytes] = []
         self._waits = 0  # packets
         self._names: dict[int, str] = {}  # of interfaces
         self._latest_names: dict[int, str] | None = None
@@ -63,7 +63,7 @@ class Packets:
 
     def add(self, batch: "Batch") -> None:
         """Take the records of a batch; they are counted when there are enough, for small batches cost as much."""
-        self._waiting.append(self._numpy.array(self._numpy.asarray(batch)))
+        self._waiting.append(self._numpy.asarray(batch).tobytes())  # an array of structures is copied field by field
         self.count += len(batch)
         self._waits += len(batch)
         if batch.names is not self._latest_names:
@@ -77,7 +77,7 @@ class Packets:
         if not self._waiting:
             return
         numpy = self._numpy
-        whole = numpy.concatenate(self._waiting)
+        whole = numpy.frombuffer(b"".join(self._waiting), layout.numpy_dtype())
         self._waiting, self._waits = [], 0
         records = whole.view(self._words)
         rows = self._rows_of(records, whole)
