@@ -199,7 +199,7 @@ def test_between_two_hosts(backend):
         thread.start()
         try:
             run = measure.Bench(wanted(), said.append)
-            remote = hosts.Remote("127.0.0.1", listening.port, lambda: run.is_stopped)
+            remote = hosts.Remote("127.0.0.1", listening.port, run.is_stopped)
             with contextlib.closing(remote):
                 outcome = run.run(remote.opened, lambda size: Load(str(group), size, ttl=0))
                 (result,) = outcome.results

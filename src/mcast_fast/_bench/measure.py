@@ -59,7 +59,6 @@ class Bench:
         self._load: Load | None = None
         self._stopped = threading.Event()
 
-    @property
     def is_stopped(self) -> bool:
         """Whether it was ended early."""
         return self._stopped.is_set()
@@ -84,19 +83,19 @@ class Bench:
                 with peer_of(how) as peer:
                     results += [self._search(how, size, peer, load_of) for size in self._wanted.sizes]
             except MulticastError as error:
-                if self.is_stopped:  # the other host was not waited for any longer
+                if self.is_stopped():  # the other host was not waited for any longer
                     break
                 if how == self._wanted.ways[0]:
                     raise
                 not_tried[how] = str(error)
-        return Outcome(tuple(one for one in results if one.trials), not_tried, not self.is_stopped)
+        return Outcome(tuple(one for one in results if one.trials), not_tried, not self.is_stopped())
 
     def _search(self, how: How, size: int, peer: Peer, load_of: Callable[[int], Load]) -> Result:
         self._say(f"{how}, {size:,} bytes: for {self._wanted.seconds:g} s at most")
         search = Search(how, size, self._wanted.allowed)
         unit = self._wanted.seconds / TRIALS
         end, done = time.monotonic() + self._wanted.seconds, 0
-        while (step := search.step()) is not None and not self.is_stopped:
+        while (step := search.step()) is not None and not self.is_stopped():
             rate, units = step
             if done >= _LEAST and time.monotonic() + units * unit > end + unit:
                 break
@@ -112,19 +111,19 @@ class Bench:
         """One trial; None: it was stopped."""
         key = load.new_key()
         self._load = load
-        if self.is_stopped:  # before `stop` knew of it
+        if self.is_stopped():  # before `stop` knew of it
             return None
         try:
             peer.begin()
             sent = load.run(rate, seconds, key)
             counted = peer.counted(key, sent.packets)
         except MulticastError:
-            if self.is_stopped:  # the other host was not waited for any longer
+            if self.is_stopped():  # the other host was not waited for any longer
                 return None
             raise
         finally:
             self._load = None
-        return None if self.is_stopped else Trial(rate, sent, counted)
+        return None if self.is_stopped() else Trial(rate, sent, counted)
 
 
 def _trial_text(how: How, size: int, trial: Trial) -> str:

@@ -120,7 +120,7 @@ def _listen(group: Group, named: dict[str, Any]) -> None:
 
 def _between_hosts(bench: Bench, host: str, group: Group, ttl: int) -> Outcome:
     assert group.port is not None
-    remote = Remote(host, unicast_port(group.port), lambda: bench.is_stopped)
+    remote = Remote(host, unicast_port(group.port), bench.is_stopped)
     try:
         return bench.run(remote.opened, lambda size: Load(str(group), size, ttl))
     finally:

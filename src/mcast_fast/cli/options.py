@@ -193,18 +193,6 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-# Of verbs that recognise RTP; elsewhere a format is named, or there are no numbers.
-recognised_form = click.option(
-    "-f",
-    "--format",
-    "--sequence",
-    "form",
-    default="auto",
-    show_default=True,
-    help="Of numbers: auto is RTP; none reads none.",
-)
-
-
 def shared(*names: str, **helps: str) -> Callable[[T], T]:
     """Add options of the table to a verb, in this order; `helps` has other help texts of some, by their names."""
 
@@ -216,6 +204,13 @@ def shared(*names: str, **helps: str) -> Callable[[T], T]:
         return function
 
     return add
+
+
+def recognised_form(function: T) -> T:
+    """Add the format of numbers to a verb that recognises RTP; in others one is named, or there are no numbers."""
+    named = ("-f", "--format", "--sequence", "form")
+    about = "Of numbers: auto is RTP; none reads none."
+    return click.option(*named, default="auto", show_default=True, help=about)(function)
 
 
 # What the options of receiving mean ----------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ typedef struct mcast_change {
 typedef struct mcast_changes {
     mcast_change *memory;
     size_t count, capacity;
-    int failed; /* no memory: some are missing */
+    int failed;        /* no memory: some are missing */
     uint32_t left_out; /* kinds that are not noted, a bit each */
 } mcast_changes;
 
