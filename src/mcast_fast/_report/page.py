@@ -204,7 +204,7 @@ def _finding(one: Finding) -> Markup:
     parts = [
         tag("span", one.verdict, class_="verdict"),
         tag("span", f"{one.summary[:1].upper()}{one.summary[1:]}. "),
-        tag("code", one.id, class_="soft"),
+        tag("code", " ".join(filter(None, (one.id, one.group))), class_="soft"),
     ]
     if one.evidence and one.verdict != "ok":
         parts.append(tag("ul", *(tag("li", line) for line in one.evidence), class_="plain"))

@@ -4,6 +4,7 @@ Rules of this module: no I/O.
 """
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ OTHERS = "c9"
 WIDE, NARROW = Frame(940, 260), Frame(360, 230)
 _SMALL = Frame(320, 170)
 _SIZE_BARS = 40
+_HEADLINE = 96  # characters on a line
 _MEGABIT = 1e6 / 8
 _DECADES = (
     (1, "1 ns"),
@@ -235,14 +237,20 @@ def _sizes(figures: Figures) -> Picture:
 
 def standalone(figures: Figures, legend: Legend) -> str:
     """All charts over time as one picture of SVG, with its own style sheet."""
-    parts, y = [], 64.0
-    parts.append(tag("text", text.headline(figures), x=8, y=28, class_="heading"))
-    x = 8.0
+    parts: list[Markup] = []
+    x, y = 8.0, 28.0
+    for line in textwrap.wrap(text.headline(figures), _HEADLINE):
+        parts.append(tag("text", line, x=8, y=y, class_="heading"))
+        y += 22
     for colour, name in [*((colour, name) for colour, name, _ in legend.entries), (OTHERS, legend.rest)]:
         if name:
-            parts.append(tag("rect", x=x, y=46, width=14, height=3, class_=f"bar {colour}"))
-            parts.append(tag("text", name, x=x + 20, y=52))
-            x += 44 + 7 * len(name)
+            wide = 44.0 + 7 * len(name)
+            if x + wide > WIDE.width:
+                x, y = 8.0, y + 18
+            parts.append(tag("rect", x=x, y=y, width=14, height=3, class_=f"bar {colour}"))
+            parts.append(tag("text", name, x=x + 20, y=y + 6))
+            x += wide
+    y += 14
     for one in pictures(figures, legend):
         if one.draw is not None:
             drawn = one.draw(WIDE)

@@ -38,7 +38,7 @@ PAGE = (
 *{box-sizing:border-box}
 body{margin:0;background:var(--ground);color:var(--ink);line-height:1.5;
 font-family:system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
-main{max-width:1120px;margin:0 auto;padding:32px 24px 48px}
+main{max-width:1200px;margin:0 auto;padding:32px 24px 48px}
 h1{font-size:clamp(1.3rem,1rem + 1.4vw,1.8rem);line-height:1.25;font-weight:650;letter-spacing:-.01em;margin:4px 0 10px;
 text-wrap:balance;overflow-wrap:anywhere}
 h2{font-size:1.06rem;font-weight:650;margin:0 0 2px}
@@ -65,16 +65,16 @@ background:var(--rule)}
 .narrow{display:none}
 .several{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:14px 22px;margin-top:10px}
 .scroll{overflow-x:auto;margin:8px -20px 0;padding:0 20px}
-table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;width:100%;font-size:.84rem;font-variant-numeric:tabular-nums}
 th{font-weight:600;color:var(--soft);text-align:left;vertical-align:bottom}
-th,td{padding:6px 12px 6px 0;border-bottom:1px solid var(--rule);white-space:nowrap}
+th,td{padding:6px 11px 6px 0;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:last-child,td:last-child{padding-right:0}
 tbody tr:last-child td{border-bottom:0}
 .number{text-align:right}
 td em{color:var(--bad);font-style:normal;font-weight:600}
 .findings{list-style:none;margin:8px 0 0;padding:0}
-.findings li{padding:10px 0;border-top:1px solid var(--rule)}
-.findings li:first-child{border-top:0}
+.findings>li{padding:10px 0;border-top:1px solid var(--rule)}
+.findings>li:first-child{border-top:0}
 .verdict{font-size:.78rem;font-weight:650;text-transform:uppercase;letter-spacing:.05em;margin-right:8px}
 .problem .verdict{color:var(--bad)}.warning .verdict{color:var(--warn)}.ok .verdict{color:var(--good)}
 .unknown .verdict{color:var(--soft)}

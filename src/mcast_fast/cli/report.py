@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came, standard_input, wrapped, write_whole
 from mcast_fast.cli.signals import stop_signals_call
-from mcast_fast.errors import CaptureError, file_error
+from mcast_fast.errors import CaptureError, MulticastError, file_error
 from mcast_fast.files._reader import Reader
 from mcast_fast.monitor._monitor import AUTO
 from mcast_fast.monitor._stream import drops
@@ -26,7 +27,7 @@ from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._arbiter import HOLD, Arbiter
 
 if TYPE_CHECKING:
-    from mcast_fast.doctor._finding import Finding
+    from mcast_fast.doctor._finding import Finding, Report
 
 FOR = 60.0  # seconds, of groups
 DOCTOR = 2.0  # seconds that it listens at most
@@ -44,7 +45,7 @@ PATH = "report.html"
 @recognised_form
 @click.option("--legs", is_flag=True, help="Each GROUP or FILE is a leg of one feed: compare them.")
 @click.option("--hold", type=LONGER, default=HOLD, show_default=True, help="How much later a leg may bring a number.")
-@click.option("--no-doctor", is_flag=True, help="Of groups: do not examine this host at the end.")
+@click.option("--no-doctor", is_flag=True, help="Of groups: do not examine this host meanwhile.")
 @shared("interface", "port", "source", "buffer_size", "background", "ring", "watch")
 @shared(json="The figures as an object on standard output.", fail_on_loss="Exit 3 when something is missing.")
 def command(sources: tuple[str, ...], as_json: bool, fail_on_loss: bool, **options: Any) -> None:
@@ -153,11 +154,8 @@ def _reader(path: str, options: dict[str, Any]) -> Reader:
 def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
     grid = new_grid()
     limits: dict[str, Any] = {"duration": FOR if options["duration"] is None else options["duration"]}
-    ended = False
 
     def stop() -> None:
-        nonlocal ended
-        ended = True
         for one in receivers:
             one.close()
 
@@ -170,6 +168,7 @@ def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
         opened.enter_context(stop_signals_call(stop))
         collectors = [Collector(grid, "", _form(options), one) for one in receivers]
         complain(f"receiving for {text.seconds(limits['duration'])}; Ctrl-C ends it early")
+        examination = _Examination(groups, options)
         started = time.monotonic()
         if options["legs"]:
             more, _ = _arbitrated(receivers, collectors, groups, options, limits)
@@ -177,12 +176,8 @@ def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
             for batch in receivers[0].batches(**limits):
                 collectors[0].add(batch)
         seconds = time.monotonic() - started
-        figures = figures_of(
-            groups, collectors, grid, dropped=_dropped(receivers), seconds=seconds, is_live=True, **more
-        )
-    if ended or options["no_doctor"] or not figures.streams:  # else its message names the doctor
-        return figures
-    return _examined(figures, groups, options)
+        more |= {"seconds": seconds, "is_live": True, "findings": examination.findings()}
+        return figures_of(groups, collectors, grid, dropped=_dropped(receivers), **more)
 
 
 def _dropped(receivers: list[Receiver]) -> dict[str, int | None]:
@@ -194,25 +189,29 @@ def _dropped(receivers: list[Receiver]) -> dict[str, int | None]:
     }
 
 
-def _examined(figures: Figures, groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
-    """With what the doctor finds."""
-    from dataclasses import replace
+class _Examination:
+    """What the doctor finds while the groups are received, in a thread: behind them nothing may come any more."""
 
-    from mcast_fast.doctor._examination import examined
+    def __init__(self, groups: tuple[str, ...], options: dict[str, Any]) -> None:
+        self._ended = threading.Event()
+        self._report: Report | None = None
+        self._thread = threading.Thread(target=self._run, args=(groups, options), name="doctor", daemon=True)
+        if not options["no_doctor"]:
+            self._thread.start()
 
-    ended: list[bool] = []
-    with stop_signals_call(lambda: ended.append(True)):
-        report = examined(
-            groups,
-            lambda: bool(ended),
-            port=options["port"],
-            seconds=DOCTOR,
-            watch=False,
-            ring=bool(options["ring"]),
-            spread=True,
-        )
-    findings: tuple[Finding, ...] = report.findings
-    return replace(figures, findings=findings)
+    def _run(self, groups: tuple[str, ...], options: dict[str, Any]) -> None:
+        from mcast_fast.doctor._examination import examined
+
+        more = {"port": options["port"], "ring": bool(options["ring"])}
+        with contextlib.suppress(MulticastError):  # what is refused here is refused to the receiver too, and said there
+            self._report = examined(groups, self._ended.is_set, seconds=DOCTOR, watch=False, spread=True, **more)
+
+    def findings(self) -> "tuple[Finding, ...] | None":
+        """What was found by now; None: it did not look, or did not come to an end."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        return None if self._report is None else self._report.findings
 
 
 # Legs ----------------------------------------------------------------------------------------------------------------
