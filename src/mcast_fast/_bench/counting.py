@@ -29,7 +29,8 @@ class Counting:
         self._tracker = Tracker("mcast-fast", max_flows=_FLOWS)
         self._noted = 0  # packets, of all trials
         self._cpu = self._started_cpu = 0.0
-        self._started = self._latest = time.monotonic()
+        self._started: float | None = None
+        self._latest = time.monotonic()
         self._before = self._receiver.stats
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="bench", daemon=True)
@@ -48,6 +49,8 @@ class Counting:
                 with self._changed:
                     self._tracker.core.note(batch, object())
                     self._noted += len(batch)
+                    if self._started is None:  # at the first packets: the sender may take a while to open
+                        self._started = time.monotonic()
                     self._cpu, self._latest = time.thread_time(), time.monotonic()
                     self._changed.notify_all()
         except ClosedError:
@@ -65,7 +68,7 @@ class Counting:
             self._tracker = Tracker("mcast-fast", max_flows=_FLOWS)
             self._before = self._receiver.stats
             self._started_cpu = self._cpu
-            self._started = self._latest = time.monotonic()
+            self._started, self._latest = None, time.monotonic()
 
     def counted(self, key: int, sent: int) -> Counted:
         """What came of the packets of a trial: when all have come, or nothing has for SILENCE."""
@@ -90,7 +93,7 @@ class Counting:
                 stats.dropped_ring,
                 stats.coalesced,
                 self._cpu - self._started_cpu,
-                self._latest - self._started,
+                0.0 if self._started is None else self._latest - self._started,
             )
 
     def _is_idle(self) -> bool:

@@ -104,6 +104,8 @@ class Listening:
             text = wire.answer(run, number, **self._done(found, run, host))
         except MulticastError as error:
             text = wire.answer(run, number, refused=str(error))
+            if self._counting is None:
+                self._run = ""  # nothing was opened: others may try
         self._latest = time.monotonic()
         self._answered = number, text
         return text

@@ -21,7 +21,7 @@ class Counted:
         dropped_ring: Those of a ring.
         coalesced: Packets that the kernel handed over several at a time.
         cpu: Seconds of a processor that receiving took.
-        seconds: From the start to the last packet.
+        seconds: From the first packets to the last ones.
     """
 
     received: int
