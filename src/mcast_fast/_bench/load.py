@@ -50,8 +50,10 @@ class Load:
             started, cpu = time.monotonic_ns(), time.thread_time()
             end = started + round(seconds * NANOSECONDS)
             try:
-                while time.monotonic_ns() < end and not self._is_stopped:
-                    sender.send_batch(packets.next(), self._size)
+                while not self._is_stopped:
+                    sender.send_batch(packets.next(), self._size)  # once, however late it is
+                    if time.monotonic_ns() >= end:
+                        break
             except ClosedError:  # by `stop`
                 pass
             lasted = (time.monotonic_ns() - started) / NANOSECONDS
