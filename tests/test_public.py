@@ -18,7 +18,7 @@ from typing import get_args
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import _core, aio, doctor, files, monitor, receiver, sender
+from mcast_fast import _core, aio, cluster, doctor, files, monitor, receiver, sender
 from mcast_fast._membership import arguments as receiver_arguments
 from mcast_fast._sending import arguments as sender_arguments
 from tests.conftest import free_port, loopback
@@ -178,6 +178,7 @@ MODULES = {
     for name in (
         "mcast_fast",
         "mcast_fast.aio",
+        "mcast_fast.cluster",
         "mcast_fast.doctor",
         "mcast_fast.errors",
         "mcast_fast.files",
@@ -254,6 +255,9 @@ VALUES = [
     ),
     lambda: doctor.Finding("packets.none", "problem", "nothing came"),
     lambda: doctor.Report((), 1.0),
+    lambda: cluster.Problem("missing", "alpha", "a.pcapng", "it is not there"),
+    lambda: cluster.Flow("239.1.1.1", 5000, "10.0.0.1", hosts=(cluster.HostFlow("alpha", 5),)),
+    lambda: cluster.File("alpha", "a.pcapng", 5),
     lambda: monitor.Stream("239.1.1.1", 5000, None, "lo", monitor.StreamState.WAITING),
 ]
 
@@ -302,6 +306,9 @@ NEVER_RAISE = {
         "Report.as_dict",
         "ProbeReport.as_dict",
         "Monitor.reset",
+        "Manifest.as_dict",
+        "Captures.flows",
+        "Captures.gaps",
         "drops",
     ),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender", "aio.Arbiter")),

@@ -11,7 +11,7 @@ from sphinx.util.inventory import InventoryFile
 
 from mcast_fast.doctor._finding import RANKING
 
-NAMES = "aio doctor errors files groups monitor receiver sender sequence stats"
+NAMES = "aio cluster doctor errors files groups monitor receiver sender sequence stats"
 MODULES = ("", *(f".{name}" for name in NAMES.split()))
 
 

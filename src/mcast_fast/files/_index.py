@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 SUFFIX = ".mcast-index"
+MANIFEST = ".manifest.json"  # what else may lie beside a file: mcast_fast.cluster has its contents
 MAGIC = b"mcastix1"
 HEAD = struct.Struct("<8sI")  # the magic, and the CRC-32 of all behind it
 PRINT = struct.Struct("<QqII")  # of the file: size, time of modification in ns, CRC-32 of its first and last bytes
@@ -292,12 +293,15 @@ class Indexer:
     def _run(self) -> None:
         try:
             for path in iter(self._paths.get, None):
-                with contextlib.suppress(FileError):  # a ring has deleted it meanwhile
-                    make(path)
-                if not Path(path).exists():
-                    Path(path_of(path)).unlink(missing_ok=True)
+                self._make(path)
         finally:
             self._done.set()
+
+    def _make(self, path: str) -> None:
+        with contextlib.suppress(FileError):  # a ring has deleted it meanwhile
+            make(path)
+        if not Path(path).exists():
+            Path(path_of(path)).unlink(missing_ok=True)
 
 
 def stored(path: str) -> Index | None:
