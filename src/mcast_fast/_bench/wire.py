@@ -30,7 +30,7 @@ def answer(run: str, number: int, **more: Any) -> bytes:
 
 
 def parse(data: bytes, least: int = 0) -> dict[str, Any] | None:
-    """The object in a datagram of at least so many bytes; None: it is none of ours."""
+    """The object in a datagram of `least` bytes or more; None: it is none of ours."""
     if len(data) < least or not data.startswith(MARK):
         return None
     try:

@@ -49,9 +49,10 @@ PATH = "report.html"
 @shared("interface", "port", "source", "buffer_size", "background", "ring", "watch")
 @shared(json="The figures as an object on standard output.", fail_on_loss="Exit 3 when something is missing.")
 def command(sources: tuple[str, ...], as_json: bool, fail_on_loss: bool, **options: Any) -> None:
-    """Write a page that shows what came of groups for --for, or of capture files (- is standard input): rates over
-    time, gaps and sizes, loss and drops and when, legs side by side, streams that stopped, and what the doctor finds
-    on this host.
+    """Write a page that shows what came of groups for --for, or of capture files (- is standard input).
+
+    It shows rates over time, gaps and sizes, loss and drops and when, legs side by side, streams that stopped, and
+    what the doctor finds on this host.
 
     One file of HTML, which needs no network and no script; it prints well, and is light or dark as its reader wants.
 
