@@ -77,6 +77,7 @@ OTHERS = {
     "tshark",
     "editcap",
     "ffmpeg",
+    "curl",
 }
 
 
