@@ -1,6 +1,6 @@
 """Side indexes of capture files: where in a file packets of which times and groups are.
 
-An index lies beside its file, as NAME.mcast-index, and is a copy of what the file says: it is used only where size,
+An index lies beside its file, as NAME.mcast-index, and is a copy of what the file says. It is used only where size,
 time of modification, and both ends of the file are those that it was made of, and is made anew elsewhere. It holds,
 for each chunk of the file, the earliest and the latest time and the groups; what else a reader needs of the file
 (headers, fragments, reports of drops) makes a chunk one that is always read. Only of files that can be read to their
