@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from benchmarks import aio, arrow, gro, groups, live, pace, rate, receive, report, ring, send, sequence
+from benchmarks import aio, arrow, gro, groups, live, pace, rate, receive, report, ring, send, sequence, top
 from benchmarks.process import BenchmarkError
 from benchmarks.report import NOTHING, Report, Table
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "send": send,
     "pace": pace,
     "aio": aio,
+    "top": top,
 }
 
 # Too few of everything for a figure that means something, and enough to see that all of it runs.
@@ -38,6 +39,7 @@ QUICK = {
     "send": "--rounds 3 --count 5000",
     "pace": "--rounds 1 --seconds 1",
     "aio": "--rounds 1 --count 20000",
+    "top": "--rounds 1 --seconds 1",
 }
 
 # What `all` runs, in this order: the verb's own name, or a verb with options of its own.

@@ -337,6 +337,8 @@ TOOLS = {
     "ffmpeg": shutil.which("ffmpeg") is not None,
     "sockperf": shutil.which("sockperf") is not None,
     "ptp4l": shutil.which("ptp4l") is not None,
+    "prometheus": shutil.which("prometheus") is not None,
+    "promtool": shutil.which("promtool") is not None,
     **{name: importlib.util.find_spec(name) is not None for name in ("lcm", "opendis", "zeroconf")},
     "capinfos": shutil.which("capinfos") is not None,
     "writev": hasattr(os, "writev"),

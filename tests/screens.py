@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +29,35 @@ SGR = re.compile(r"\x1b\[[0-9;]*m")
 START = 1_795_870_800_000_000_000
 PAYLOAD = b"price 101.25, size 400, time 14:00:00.000001, venue A, sequence 17"
 
+# Of top, whose columns keep their places: what is shown instead has the width of what it is instead of.
+LIVE = (
+    (r"(?<=receiving)( +[\d,]+)( +[\d.]+)( +[\d,]+)(?= 66-66)", ("50", "0.0", "150")),  # rates
+    (r"(?<=66-66) [ ▁▂▃▄▅▆▇█]+$", (" ▅███",)),
+    (
+        r"(?<=receiving)( +(?:< )?[\d.,]+ [mun]?s)( +[\d.,]+ [mun]?s)( +[\d.,]+ [mun]?s)( +\d+)$",
+        ("< 33.6 ms", "21 ms", "12 ms", "0"),
+    ),
+    (r"(?<=1 stream, )\d+ packets/s, [\d.]+ Mbit/s", ("50 packets/s, 0.0 Mbit/s",)),
+)
+
+
+def _as_wide(*instead: str) -> Callable[[re.Match[str]], str]:
+    """A replacement of each group of a match, or of all of it, padded on the left to its width."""
+
+    def replace(match: re.Match[str]) -> str:
+        parts = match.groups() or (match[0],)
+        return "".join(text.rjust(len(part)) for text, part in zip(instead, parts, strict=True))
+
+    return replace
+
+
 # What differs from run to run, and what is shown instead.
 MASKS = (
+    (r"(?<=^state        receiving, silent )[\d.,]+ [mun]?s, silences \d+", "12 ms, silences 0"),
+    (r"(?<=^packets      )\d+, [\d,]+ bytes", "150, 9,900 bytes"),
+    (r"(?<=^largest gap  )[\d.,]+ [mun]?s", "21 ms"),
+    (r"(?<=^gaps         )<.*", "< 16.8 ms: 3, < 33.6 ms: 146"),
+    (r"(?<=^30 s         ) *[▁▂▃▄▅▆▇█]+$", " ▅███"),
     (r"\d\d:\d\d:\d\d\.\d{6}\b", "14:00:00.123456"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", "2026-11-28T13:00:00.123456789Z"),
     (r"127\.0\.0\.1:\d{5}\b", "127.0.0.1:40000"),
@@ -40,6 +69,7 @@ MASKS = (
     (r"/s, [\d,]+ Mbit/s; limit", "/s, 653 Mbit/s; limit"),
     (r"; \d+% came coalesced", ""),
     (r"^[\d,]+ packets/s, [\d,.]+ Mbit/s", "3 packets/s, 0.0 Mbit/s"),
+    *((pattern, _as_wide(*instead)) for pattern, instead in LIVE),
 )
 
 
@@ -47,6 +77,8 @@ class Screen(NamedTuple):
     """A command, the columns of its terminal (0: a pipe), and how it is driven.
 
     `sends`: payloads that are sent when it listens. `shot`: what is on the screen when this is there, before the end.
+    `keys`: of a program that draws the whole screen again and again; they are typed, a stream comes meanwhile, and
+    `shot` is on the screen that is shown.
     """
 
     command: str
@@ -54,7 +86,13 @@ class Screen(NamedTuple):
     sends: int = 0
     shot: str = ""
     stop: bool = False
+    keys: str | None = None
 
+
+TOP = "mcast-fast top 239.1.1.1%lo:5000+3"
+SCREEN_LEFT = "\x1b[?1049l"  # what is behind it stays when the program has ended
+HOME = "\x1b[H"  # a program that draws the whole screen again begins there
+STREAM = 50  # packets per second
 
 SCREENS = {
     "receive-80": Screen("mcast-fast receive 239.1.1.1%lo:5000 -c 3", sends=3),
@@ -79,6 +117,18 @@ SCREENS = {
     "error-bench": Screen("mcast-fast bench 239.9.9.9:5000"),
     "merge": Screen("mcast-fast merge feed.pcap feed.pcap -w both.pcapng"),
     "repair": Screen("mcast-fast repair feed.pcap -o whole.pcap"),
+    "top-80": Screen(TOP, shot="receiving +[1-9]", keys=""),
+    "top-160": Screen(TOP, 160, shot="receiving +[1-9].*█", keys=""),
+    "top-integrity": Screen(TOP, shot="(?s)receiving.*integrity, by", keys="t"),
+    "top-timing": Screen(TOP, shot="(?s)receiving +< [0-9].*timing, by", keys="tt"),
+    "top-drops": Screen(TOP, shot="(?s)1 stream,.*drops, by", keys="ttt"),
+    "top-memberships": Screen(TOP, shot="(?s)1 stream,.*memberships, by", keys="tttt"),
+    "top-filter": Screen(TOP, shot=r"(?s)1 stream,.*filter waiting: 2\b", keys="s/waiting\r"),
+    "top-expanded": Screen(TOP, shot="(?s)receiving +[1-9].*state +receiving", keys="\r"),
+    "top-paused": Screen(TOP, shot="(?s)paused.*receiving +[1-9]", keys="p"),
+    "top-piped": Screen("mcast-fast top 239.1.1.1%lo:5000+2 -d 100ms 2>&1 | cat", 0),
+    "top-nothing": Screen("mcast-fast top 239.1.1.1%lo:5000 -t 100ms"),
+    "error-top": Screen("mcast-fast top"),
     "replay-none": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 -g 239.7.7.7"),
     "error-verb": Screen("mcast-fast recieve 239.1.1.1:5000"),
     "error-option": Screen("mcast-fast receive 239.1.1.1:5000 --timout 1s"),
@@ -131,7 +181,7 @@ def lines_shown(text: str) -> list[str]:
 class _Terminal:
     """A shell command whose standard output and error are one pseudo terminal, or one pipe."""
 
-    def __init__(self, command: str, columns: int, where: Path) -> None:
+    def __init__(self, command: str, columns: int, where: Path, is_typed: bool) -> None:
         import fcntl
         import pty
         import termios
@@ -144,7 +194,7 @@ class _Terminal:
         environment = {name: value for name, value in os.environ.items() if name not in unset}
         self.process = subprocess.Popen(
             ["sh", "-c", f"exec {command}"] if "|" not in command else ["sh", "-c", command],
-            stdin=subprocess.DEVNULL,
+            stdin=theirs if is_typed else subprocess.DEVNULL,
             stdout=theirs,
             stderr=theirs,
             cwd=where,
@@ -157,6 +207,18 @@ class _Terminal:
         """Read until this has come, or it ends."""
         while not re.search(pattern, self.text) and (piece := self._read()):
             self.text += piece
+
+    def type(self, keys: str) -> None:
+        """As somebody at the keyboard does."""
+        os.write(self._ours, keys.encode())
+
+    def drawn(self, pattern: str) -> str:
+        """Read until a whole screen has this; that screen."""
+        while not (whole := self.text.split(HOME)[1:-1]) or not re.search(pattern, whole[-1]):
+            piece = self._read()
+            assert piece, f"it ended without {pattern!r}: {self.text}"
+            self.text += piece
+        return whole[-1]
 
     def end(self) -> int:
         """Read to the end; the exit code."""
@@ -178,14 +240,19 @@ def shown(screen: Screen, port: int) -> list[str]:
         _feed(Path(where, "feed.pcap"))
         program = f"{shlex.quote(sys.executable)} -m mcast_fast"
         command = screen.command.replace("mcast-fast", program, 1).replace(":5000", f":{port}")
-        terminal = _Terminal(command, screen.columns, Path(where))
+        terminal = _Terminal(command, screen.columns, Path(where), screen.keys is not None)
         if screen.sends:
             terminal.read_until("listening|recording")
             with mcast.Sender(f"239.1.1.1%lo:{port}", ttl=0) as sender:
                 for _ in range(screen.sends):
                     sender.send(PAYLOAD)
         text = ""
-        if screen.shot:
+        if screen.keys is not None:
+            with _stream(port):
+                terminal.drawn("rates, by")
+                terminal.type(screen.keys)
+                text = terminal.drawn(screen.shot)
+        elif screen.shot:
             terminal.read_until(screen.shot)
             text = terminal.text
         if screen.stop:
@@ -194,11 +261,30 @@ def shown(screen: Screen, port: int) -> list[str]:
             terminal.text += "^C" if screen.stop else ""  # as a terminal shows the key
             terminal.process.send_signal(signal.SIGINT)
         code = terminal.end()
-        lines = lines_shown(text or terminal.text)
+        lines = lines_shown(text or terminal.text.rpartition(SCREEN_LEFT)[2])
     lines = [_masked(line.replace(f":{port}", ":5000")) for line in _unwrapped(lines)]
     if screen.columns:
         lines = [part for line in lines for part in _wrapped(line, screen.columns)]
     return [f"$ {screen.command}", *lines, *([f"(exit {code})"] if code else [])]
+
+
+@contextlib.contextmanager
+def _stream(port: int) -> Iterator[None]:
+    """Packets to the first group meanwhile."""
+    ended = threading.Event()
+
+    def send() -> None:
+        with mcast.Sender(f"239.1.1.1%lo:{port}", ttl=0) as sender:
+            while not ended.wait(1 / STREAM):
+                sender.send(PAYLOAD)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        sending.join()
 
 
 def _unwrapped(lines: list[str]) -> list[str]:

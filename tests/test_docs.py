@@ -79,6 +79,7 @@ OTHERS = {
     "tshark",
     "editcap",
     "ffmpeg",
+    "curl",
 }
 
 

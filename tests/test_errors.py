@@ -46,7 +46,21 @@ def test_the_warning_is_a_user_warning():
     assert not issubclass(errors.MulticastWarning, errors.MulticastError)
 
 
-OPERATIONS = {"", "open", "bind", "buffer", "join", "leave", "filter", "receive", "send", "ring", "read", "write"}
+OPERATIONS = {
+    "",
+    "open",
+    "bind",
+    "buffer",
+    "join",
+    "leave",
+    "filter",
+    "receive",
+    "send",
+    "ring",
+    "read",
+    "write",
+    "metrics",
+}
 
 
 @pytest.mark.parametrize(("operation", "name", "system"), REMEDIES)

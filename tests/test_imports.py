@@ -137,10 +137,14 @@ aio         : _units _iteration _source _core _membership _sending groups stats 
     _sender         : _loops _waiting
     _arbiter        : _loops _waiting _receiver
     __init__        : _receiver _sender _arbiter
-monitor     : _units _core receiver sequence stats
+monitor     : _version _units _core _host _membership _receiving receiver sequence stats files
     _stream         :
-    _monitor        : _stream
-    __init__        : _stream _monitor
+    _wire           :
+    _monitor        : _stream _wire
+    _families       : _stream
+    _server         :
+    _exporter       : _stream _wire _monitor _families _server
+    __init__        : _stream _wire _monitor _exporter
 doctor      : _systems _version _units _core _host _membership _sending groups receiver sender
     _finding        :
     _frames         :
@@ -232,12 +236,13 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     signals         : output
     contents        : output
     progress        : output
+    metrics         : output
     demo            : output options
-    receive         : codes output options signals flows progress rtp
-    check           : codes output options signals flows
+    receive         : codes output options signals flows metrics progress rtp
+    check           : codes output options signals flows metrics
     arbitrate       : codes output options signals
     send            : codes output options rtp
-    record          : codes output options signals flows progress
+    record          : codes output options signals flows metrics progress
     replay          : codes output options contents
     info            : codes output options flows contents
     convert         : codes output options
@@ -248,7 +253,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     probe           : codes output options signals
     top_keys        :
     top_view        : output top_keys
-    top             : codes output options signals top_keys top_view
+    top             : codes output options signals metrics top_keys top_view
     report          : codes output options signals
     bench           : codes output options signals
     plan            : codes options output

@@ -59,7 +59,7 @@ def test_what_a_stream_is(backend):
     assert stream.name == ("239.1.1.1", 5000, "10.0.0.1", "eth0")
     assert (stream.packets, stream.bytes, stream.smallest, stream.largest) == (4, 340, 40, 100)
     assert (stream.packets_per_second, stream.bits_per_second) == (4, 8 * 340)
-    assert (stream.largest_gap, stream.largest_gap_at) == (5 * MS, NOW)
+    assert (stream.largest_gap, stream.largest_gap_at, stream.total_gap) == (5 * MS, NOW, 7 * MS)
     assert (stream.first_time, stream.last_time, stream.silent) == (NOW, NOW + 7 * MS, SECOND // 4)
     assert (stream.state, stream.silences, stream.truncated) == (StreamState.RECEIVING, 0, 0)
     assert (stream.sequence, stream.lost, stream.restarts) == (None, None, None)
@@ -199,7 +199,7 @@ def test_what_is_not_rtp_is_not_taken_for_it(backend, payloads):
 def test_numbers_of_a_format(backend):
     watch, _ = watched(sequence="u16be@2")
     watch.add(rtp(1, 2, 2, 4, 3))
-    assert watch.streams()[0][-5:] == ("u16be@2", 0, 1, 1, 0)
+    assert watch.streams()[0][-7:-1] == ("u16be@2", 0, 1, 1, 0, 0)
     watch, _ = watched(sequence=None)
     watch.add(rtp(*range(100)))
     assert watch.streams()[0].lost is None

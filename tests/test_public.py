@@ -307,6 +307,8 @@ NEVER_RAISE = {
         "Report.as_dict",
         "ProbeReport.as_dict",
         "Monitor.reset",
+        "Exporter.close",
+        "Wire.close",
         "Manifest.as_dict",
         "Captures.flows",
         "Captures.gaps",

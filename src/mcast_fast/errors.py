@@ -96,7 +96,8 @@ class SocketError(MulticastError, OSError):
 
     Attributes:
         errno: The error number of the system.
-        operation: What was tried: "open", "bind", "join", "leave", "filter", "receive", "send", "ring", or "".
+        operation: What was tried: "open", "bind", "join", "leave", "filter", "receive", "send", "ring", "metrics",
+            or "".
     """
 
     def __init__(self, errno: int, message: str, operation: str = "") -> None:
@@ -167,7 +168,7 @@ def warn(message: str, category: type[Warning] = MulticastWarning, source: objec
 
 # What to do about an answer of the OS: (operation, errno name, key of the system) -> remedy. "" means every
 # operation, or every system; what is more special is looked for first. The operations are those that the modules name:
-# open, bind, join, leave, filter, receive, send, ring; and read, write of files.
+# open, bind, join, leave, filter, receive, send, ring, metrics; and read, write of files.
 REMEDIES: dict[tuple[str, str, str], str] = {
     ("", "EMFILE", ""): "the process is out of descriptors; raise `ulimit -n` or close what is not needed",
     ("", "ENFILE", "linux"): "the system is out of descriptors; raise fs.file-max",
@@ -232,6 +233,19 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("write", "EPIPE", ""): "the reader of the pipe is gone",
     ("open", "ENOENT", ""): "check the path",
     ("open", "EISDIR", ""): "name a file in it",
+    ("metrics", "EADDRINUSE", ""): "another program listens there; name another port, or 0 for any that is free",
+    (
+        "metrics",
+        "EADDRINUSE",
+        "linux",
+    ): "another program listens there; find it with `ss -ltnp`, and name another port, or 0 for any that is free",
+    ("metrics", "EACCES", "linux"): "ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE; "
+    "use a higher port",
+    (
+        "metrics",
+        "EADDRNOTAVAIL",
+        "",
+    ): "the address must be one of this machine's; leave it out, or use 0.0.0.0 or [::] for all of them",
     ("ring", "ENOMEM", ""): "the system has no memory for a ring of this size; pass a smaller ring=",
     ("ring", "EINVAL", "linux"): "a fanout group has one interface and one kind of member; or the ring is too large",
     ("ring", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",

@@ -77,6 +77,17 @@ main(void)
         }
     }
     CHECK(wanted > ROUNDS && index.count < FILTERS * 6);
+    mcast_filter all = {.everything = 1};
+    mcast_record unicast = {.port = 9};
+    mcast_map_v4(unicast.group, (const uint8_t[]){10, 1, 1, 1});
+    mcast_record group = unicast;
+    mcast_map_v4(group.group, (const uint8_t[]){239, 200, 1, 1});
+    for (uint16_t port = 0; port < 10; port += 9) { /* at any other port than 0 it wants no group */
+        mcast_index_add(&index, &all, port);
+        CHECK(mcast_index_wants(&index, &group) == (port == 0) && !mcast_index_wants(&index, &unicast));
+        mcast_index_remove(&index, &all, port);
+        CHECK(!mcast_index_wants(&index, &group));
+    }
     for (int i = 0; i < FILTERS; i++) {
         mcast_index_remove(&index, &filters[i], ports[i]);
         mcast_filter_free(&filters[i]);

@@ -236,6 +236,7 @@ class StreamRow(NamedTuple):
     silences: int
     rate_packets: int
     rate_bytes: int
+    gap_sum: int  # ns, of all gaps together; modulo 2^64
 
 
 class Turn(IntEnum):

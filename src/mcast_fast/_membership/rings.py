@@ -39,6 +39,8 @@ LATENCY_MS = (1, 1000)
 ETH_P_ALL = 0x0003
 SOL_PACKET = 263
 PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 18, 0, 0x4000
+PACKET_ADD_MEMBERSHIP, PACKET_MR_ALLMULTI = 1, 2
+PACKET_MREQ = struct.Struct("iHH8x")  # interface, kind, length of an address
 SO_ATTACH_FILTER = 26
 SO_DETACH_FILTER = 27
 SIOCGIFHWADDR = 0x8927
@@ -265,12 +267,8 @@ class Rings(SocketOwner):
 
     def _open(self, interface: int) -> Ring:
         """Open the ring of an interface; it is known here before the slots have it, so that nothing is left open."""
-        name = self._names[interface]
-        with _errors(f"on {name}", self._options.fanout):
-            check_memory(self._options.size)
-            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            ring = self._rings[interface] = Ring(name, sock, self._options.delivers)
-            start(ring, self._slots, interface, self._options)
+        ring = self._rings[interface] = unmapped(self._names[interface], self._options)
+        start(ring, self._slots, interface, self._options)
         return ring
 
     def accept(self, key: int, entries: Iterable[Row]) -> None:
@@ -366,8 +364,32 @@ class Rings(SocketOwner):
         return [ring.socket for ring in list(self._rings.values())] + list(self._answering.values())
 
 
+def unmapped(name: str, options: RingOptions) -> Ring:
+    """The ring of an interface before its start; SocketError, ArgumentError."""
+    check_memory(options.size)
+    with _errors(f"on {name}", options.fanout):
+        return Ring(name, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0), options.delivers)
+
+
 def start(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> None:
-    """Map the ring and bind it; nothing passes through it yet. OSError, InterfaceError."""
+    """Map the ring and bind it; nothing passes through it yet. SocketError, InterfaceError."""
+    with _errors(f"on {ring.interface}", options.fanout):
+        _start(ring, slots, interface, options)
+
+
+def start_whole(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> None:
+    """As `start`, and deliver what goes to any group at any port, joined or not.
+
+    The interface takes all multicast frames while the socket is open, whatever is joined (packet(7))."""
+    with _errors(f"on {ring.interface}", options.fanout):
+        _start(ring, slots, interface, options)
+        request = PACKET_MREQ.pack(interface, PACKET_MR_ALLMULTI, 0)
+        ring.socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, request)
+        slots.accept(slots.listen(ring.keys[0], 0), None)
+        attach_program(ring.socket, bpf.coarse(options.delivers))
+
+
+def _start(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> None:
     _check_link(ring.socket, ring.interface)
     ring.socket.setblocking(False)
     attach_program(ring.socket, bpf.NOTHING)

@@ -10,6 +10,7 @@ import click
 
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import flows_json, missing, print_flows, table_of
+from mcast_fast.cli.metrics import observed
 from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, standard_input
 from mcast_fast.cli.signals import stop_signals_call
@@ -29,7 +30,7 @@ REFRESHES = 2  # per second, of a table on a terminal
 )
 @shared("interface", "port", "source")
 @click.option("--window", type=TIME, default=WINDOW, show_default=True, help="What is missing for longer is lost.")
-@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
 @shared(json="An object at the end instead of a table.", fail_on_loss="Exit 3 also when a packet was dropped here.")
 def command(
     sources: tuple[str, ...], form: str, window: str | float, as_json: bool, fail_on_loss: bool, **options: Any
@@ -55,6 +56,8 @@ def command(
     if any(are_files) and not all(are_files):
         raise click.UsageError("give groups or files, not both")
     limits = {name: options.pop(name) for name in ("timeout", "duration", "count")}
+    if any(are_files) and options["metrics"] is not None:
+        raise click.UsageError("--metrics is of groups; a file is read to its end at once")
     if all(are_files):
         errors = [error for file in sources if (error := _read(file, tracker, options, limits))]
         flows, lost, dropped = tracker.flows, tracker.lost, 0
@@ -88,10 +91,12 @@ def _receive(
     with (
         Receiver(*groups, sequence=tracker, **receiving(options)) as receiver,
         stop_signals_call(receiver.close),
+        observed(options, receiver) as see,
         _live_table(lambda: receiver.stats.flows, shown),
     ):
-        for _ in receiver.batches(**limits):
-            pass
+        for batch in receiver.batches(**limits):
+            if see is not None:
+                see(batch)
     stats = receiver.stats
     if stats.dropped:
         complain(f"{stats.dropped:,} packets were dropped in this machine")

@@ -22,6 +22,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mcast-fast record 239.1.1.1%eth0:5000 -w feed.pcapng", "Until Ctrl-C."),
         ("mcast-fast record 239.1.1.1:5000 -w feed.pcapng -d 1h --fail-on-loss", "For an hour; 3 on loss."),
         ("mcast-fast record 239.1.1.1:5000 -w f.pcapng -b duration:60 -b files:24", "A file a minute, 24 kept."),
+        ("mcast-fast record 239.1.1.1:5000 -w feed.pcapng --metrics :9464", "With metrics for Prometheus."),
         ("mcast-fast record --plan plan.toml --host alpha", "One host's share of a plan."),
     ),
     "replay": (
@@ -53,6 +54,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "top": (
         ("mcast-fast top 239.1.1.1%eth0:5000+100", "Which of 100 streams come, at which rates."),
         ("mcast-fast top 239.1.1.1:5000 --json -d 10s | jq .streams", "For programs."),
+        ("mcast-fast top --interface eth0", "Every multicast stream on the wire."),
     ),
     "report": (
         ("mcast-fast report feed.pcapng", "A page, report.html, of a recording."),

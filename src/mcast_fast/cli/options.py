@@ -51,7 +51,7 @@ class Parsed(_ParamType):
         try:
             return self._parse(value)
         except MulticastError as error:
-            self.fail(str(error).removeprefix("value "), param, ctx)
+            self.fail(str(error).removeprefix("value ").removeprefix("address "), param, ctx)
 
 
 def _seconds(text: str) -> float:
@@ -114,6 +114,14 @@ def _background(text: str) -> str:
     return text if text == NO_BACKGROUND else _size(text)
 
 
+def _address(text: str) -> str:
+    from mcast_fast.monitor._server import endpoint
+
+    endpoint(text)
+    return text
+
+
+ADDRESS = Parsed("[HOST]:PORT", _address)
 TIME = Parsed("TIME", _seconds)
 LONGER = Parsed("TIME", _longer_than_nothing)
 RATE = Parsed("RATE", _rate)
@@ -165,6 +173,11 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("--background",),
         {"type": BACKGROUND, "help": "Receive in a thread that holds this much while output stalls."},
     ),
+    "metrics": (
+        ("--metrics",),
+        {"type": ADDRESS, "help": "Serve metrics there for Prometheus (:9464); without a host to this machine alone."},
+    ),
+    "metrics_per_source": (("--metrics-per-source",), {"is_flag": True, "help": "A series for each source."}),
     "ring": (("--ring",), {"is_flag": True, "help": "Receive by the kernel's mapped ring (CAP_NET_RAW)."}),
     "watch": (("--watch",), {"is_flag": True, "help": "Join again when an interface comes back (Linux)."}),
     "ttl": (

@@ -11,6 +11,7 @@ import click
 
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
+from mcast_fast.cli.metrics import observed
 from mcast_fast.cli.options import groups_alone, receiving, shared
 from mcast_fast.cli.output import (
     LINES,
@@ -49,7 +50,7 @@ LISTED = 64  # groups whose interfaces are named
 @click.option("--time", "clock", type=click.Choice(TIMES), help="Times of text and hex: utc; on a terminal local.")
 @click.option("--strip", type=click.Choice(("rtp",)), help="With -o raw: the payloads without their RTP headers.")
 @click.option("--ttl", is_flag=True, help="Show the TTL or hop limit of each packet.")
-@shared("buffer_size", "background", "ring", "watch")
+@shared("buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
 @click.option("--sequence", "--check", metavar="FORMAT", help="Follow the packets' numbers; end with what is missing.")
 @shared(fail_on_loss="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 @click.option("--stats", is_flag=True, help="Print full statistics at the end instead of a summary.")
@@ -99,9 +100,12 @@ def command(
         try:
             complain(_listening(receiver, groups))
             wanted = form == "none" and not quiet
-            with Progress(lambda: (receiver.stats, " ".join(groups)), lambda show: show(), wanted):
+            progress = Progress(lambda: (receiver.stats, " ".join(groups)), lambda show: show(), wanted)
+            with observed(options, receiver) as see, progress:
                 for batch in receiver.batches(**limits):
                     came += len(batch)
+                    if see is not None:
+                        see(batch)
                     write_whole(_without_rtp(batch) if strip else rendered(batch, form, times, columns))
         finally:
             ended = receiver.closed  # by a signal

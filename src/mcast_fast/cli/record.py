@@ -14,6 +14,7 @@ from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
 from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
+from mcast_fast.cli.metrics import observed
 from mcast_fast.cli.options import SIZE, TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, counted, ledger_object, nothing_came, own_line, pace_text, summarise
 from mcast_fast.cli.progress import Progress
@@ -53,7 +54,7 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
 )
 @click.option("--reserve", type=SIZE, help="End before the file system has less free.")
 @shared("buffer_size", background="Memory that bridges a stalled disk (256MiB), or none.")
-@shared("ring", "watch")
+@shared("ring", "watch", "metrics", "metrics_per_source")
 @click.option(
     "--link",
     type=click.Choice(LINKS),
@@ -107,7 +108,7 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
     rotation, stop, printname = _limits(options)
     indexer = _indexer(path) if options["index"] else None
     there = Path(path).is_file()
-    with _receiver(options) as receiver:
+    with _receiver(options) as receiver, observed(options, receiver) as see:
         if options["user"]:
             become(options["user"])
         recorder = Recorder(
@@ -119,6 +120,7 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
             reserve=options["reserve"],
             command=options["command"],
             on_file=_on_file(printname, indexer),
+            on_batch=see,
             link=options["link"],
             filter_text=" ".join(options["groups"]),
         )

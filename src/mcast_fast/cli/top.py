@@ -9,32 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcast_fast import _core
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
+from mcast_fast.cli.metrics import served
 from mcast_fast.cli.options import LONGER, TIME, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.cli.top_keys import Settings, keys
 from mcast_fast.cli.top_view import COLUMNS, Shown, as_object, drops_table, line, screen, stream_table, totals
-from mcast_fast.errors import ClosedError
+from mcast_fast.errors import ClosedError, FeatureError, SocketError
 from mcast_fast.monitor._monitor import MOST_STREAMS, STALLED_AFTER, Monitor
 from mcast_fast.monitor._stream import drops
+from mcast_fast.monitor._wire import Wire
 from mcast_fast.receiver import Receiver
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+OF_GROUPS = ("port", "source", "buffer_size", "background", "watch")  # options
+# While the library's thread receives, a little sleep makes batches large: each costs as much as some 20 packets.
+AT_ONCE, GATHER = 4096, 0.02  # packets, seconds
 REFRESH = 0.8  # seconds, of a screen: with STALLED_AFTER less than 2 s until a stream shows to have stopped
 WIDE = 250  # columns where there is no terminal: nothing is folded, so that grep finds whole lines
 
 
 @click.command("top", short_help="What each stream does now: rates, gaps, loss, states.")
-@click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
-@shared("interface", "port", "source")
+@click.argument("groups", metavar="[GROUP...]", nargs=-1, callback=groups_alone)
+@shared("port", "source", interface="For groups that name none; alone: all that reaches it, joined or not (a ring).")
 @recognised_form
 @click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
 @click.option("--stalled-after", type=TIME, default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
 @click.option("--streams", "most", default=MOST_STREAMS, show_default=True, help="Rows at most; others are added up.")
-@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
 @shared(
     json="An object per interval, and one at the end.",
     fail_on_loss="Exit 3 when a packet was dropped, or a number is missing.",
@@ -42,7 +48,8 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Show what each stream does now, until q or Ctrl-C; a report at the end.
 
-    A stream is what comes from one source to one group and port on one interface.
+    A stream is what comes from one source to one group and port on one interface. With --interface and no group, it
+    shows every multicast stream that reaches the interface, joined or not: by a ring (Linux, CAP_NET_RAW).
 
     \b
     waiting     joined, and nothing has come yet
@@ -63,21 +70,42 @@ def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
     Exits 0; 1 on an error; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when nothing came before --timeout.
     """
     limits = {name: options[name] for name in ("timeout", "duration", "count")}
-    with Receiver(*groups, **receiving(options, in_background=True)) as receiver:  # drawing takes long
+    with _opened(groups, options) as receiver:
         watch = Monitor(
             receiver,
             sequence=None if options["form"] == "none" else options["form"],
             stalled_after=options["stalled_after"],
             max_streams=options["most"],
         )
+        gathers = isinstance(receiver, Receiver) and receiver.background > 0
         display = _display(receiver, watch, options["interval"], as_json)
-        with stop_signals_call(receiver.close), display.running():
+        with stop_signals_call(receiver.close), served(options, watch), display.running():
             for batch in receiver.batches(**limits):
                 watch.add(batch)
+                if gathers and len(batch) < AT_ONCE:
+                    time.sleep(GATHER)
         ended = receiver.closed  # by a key or a signal
         display.report()
     if code := _exit_code(display.shown, options, ended, groups):
         raise click.exceptions.Exit(code)
+
+
+def _opened(groups: tuple[str, ...], options: dict[str, Any]) -> Receiver | Wire:
+    """What receives the groups; without any, what goes to all of them on the interface."""
+    if groups:
+        return Receiver(*groups, batch_size=AT_ONCE, **receiving(options, in_background=True))  # drawing takes long
+    interface = options["interface"]
+    if interface is None:
+        raise click.UsageError("name a group; or --interface eth0 for every multicast stream on it")
+    if given := [f"--{name.replace('_', '-')}" for name in OF_GROUPS if options[name]]:
+        raise click.UsageError(f"{given[0]} is of groups, and none is named")
+    ring = _core.feature("ring")
+    if not ring:
+        raise FeatureError(f"--interface without a group needs a ring: {ring.reason}; name the groups")
+    try:
+        return Wire(interface)
+    except SocketError as error:
+        raise SocketError(error.errno or 0, f"--interface without a group: {error}", error.operation) from error
 
 
 def _exit_code(shown: Shown, options: dict[str, Any], ended: bool, groups: tuple[str, ...]) -> int:
@@ -86,7 +114,14 @@ def _exit_code(shown: Shown, options: dict[str, Any], ended: bool, groups: tuple
         return LOSS
     came = any(one.packets for one in shown.streams)
     if not came and not ended and options["timeout"] is not None:
-        nothing_came(options["timeout"], groups, **{name: options[name] for name in ("port", "interface", "source")})
+        if groups:
+            named = {name: options[name] for name in ("port", "interface", "source")}
+            nothing_came(options["timeout"], groups, **named)
+        else:
+            complain(
+                f"no multicast packet came by {options['interface']} within {options['timeout']:g} s; a switch that "
+                "snoops IGMP or MLD forwards only what somebody behind the port has joined"
+            )
         return NOTHING_CAME
     return 0
 
@@ -97,7 +132,7 @@ def _exit_code(shown: Shown, options: dict[str, Any], ended: bool, groups: tuple
 class Lines:
     """A line, or an object, per interval."""
 
-    def __init__(self, receiver: Receiver, watch: Monitor, interval: float, as_json: bool) -> None:
+    def __init__(self, receiver: Receiver | Wire, watch: Monitor, interval: float, as_json: bool) -> None:
         self.receiver = receiver
         self.watch = watch
         self.interval: float = interval
@@ -197,7 +232,7 @@ def new_console() -> "Console":
     return Console(markup=False, highlight=False, emoji=False)
 
 
-def _display(receiver: Receiver, watch: Monitor, interval: float, as_json: bool) -> Lines:
+def _display(receiver: Receiver | Wire, watch: Monitor, interval: float, as_json: bool) -> Lines:
     if as_json or not new_console().is_terminal:
         return Lines(receiver, watch, interval, as_json)
     return Screen(receiver, watch, interval, as_json)

@@ -18,7 +18,7 @@ MEGABIT = 1_000_000
 BARS = " ▁▂▃▄▅▆▇█"
 NAMED = 3  # streams that a line names
 STYLES = {StreamState.STALLED: "bold red", StreamState.RESTARTED: "yellow", StreamState.WAITING: "dim"}
-AROUND = 4  # lines of the screen that are no rows: totals, headings, keys, and one that stays free
+AROUND = 5  # lines of the screen that are no rows: totals, headings, view, keys, and one that stays free
 DETAILS = 9  # lines of an expanded stream
 WITHOUT_BARS = 85  # columns of a table of IPv4 without sparklines
 FEWEST_BARS = 5
@@ -86,7 +86,7 @@ COLUMNS: dict[str, tuple[tuple[str, Callable[[Stream], str]], ...]] = {
         ("packets/s", lambda one: count_text(one.packets_per_second)),
         ("Mbit/s", megabits),
         ("packets", lambda one: count_text(one.packets)),
-        ("bytes", lambda one: f"{one.smallest}-{one.largest}"),
+        ("bytes", lambda one: f"{one.smallest}-{one.largest}" if one.packets else "-"),
     ),
     "integrity": (
         ("numbers", lambda one: escaped(one.sequence or "-")),
@@ -94,12 +94,11 @@ COLUMNS: dict[str, tuple[tuple[str, Callable[[Stream], str]], ...]] = {
         ("twice", lambda one: count_text(one.duplicates)),
         ("reordered", lambda one: count_text(one.reordered)),
         ("restarts", lambda one: count_text(one.restarts)),
-        ("silences", lambda one: count_text(one.silences)),
     ),
     "timing": (
-        ("half of gaps", typical_gap),
-        ("largest gap", lambda one: duration_text(one.largest_gap)),
-        ("silent", lambda one: duration_text(one.silent)),
+        ("median gap", typical_gap),
+        ("largest gap", lambda one: duration_text(one.largest_gap or None)),
+        ("silence", lambda one: duration_text(one.silent)),
         ("silences", lambda one: count_text(one.silences)),
     ),
 }
@@ -128,7 +127,12 @@ def totals(shown: Shown) -> str:
     packets = sum(one.packets_per_second for one in shown.streams)
     bits = sum(one.bits_per_second for one in shown.streams)
     waiting = sum(one.state is StreamState.WAITING for one in shown.streams)
-    parts = [f"{len(shown.streams) - waiting:,} streams", f"{packets:,} packets/s", f"{bits / MEGABIT:,.1f} Mbit/s"]
+    streams = len(shown.streams) - waiting
+    parts = [
+        f"{streams:,} stream{'' if streams == 1 else 's'}",
+        f"{packets:,} packets/s",
+        f"{bits / MEGABIT:,.1f} Mbit/s",
+    ]
     if any(one.lost is not None for one in shown.streams):
         parts.append(f"lost {sum(one.lost or 0 for one in shown.streams):,}")
     parts.append(f"dropped {sum(value or 0 for cause, value in shown.drops.items() if cause != 'nic'):,}")
@@ -171,7 +175,7 @@ def stream_table(
     from rich.text import Text
 
     columns = COLUMNS[view]
-    rows = [["group", "source", "interface", "state", *(heading for heading, _ in columns)]]
+    rows = [["group", "source", "iface", "state", *(heading for heading, _ in columns)]]
     rows += [[*name_of(one), str(one.state), *(text(one) for _, text in columns)] for one in streams]
     width -= seconds + 1 if history is not None else 0
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
@@ -221,7 +225,7 @@ def memberships_table(shown: Shown, rows: int) -> "RenderableType":
         (
             endpoint_text(one.group, one.port),
             one.interface,
-            " ".join((one.mode, *one.sources)),
+            " ".join((one.mode, *one.sources)) if one.sources or one.mode == "include" else "any",
             "joined" if one.joined else one.reason,
         )
         for one in shown.memberships[:rows]
@@ -275,5 +279,5 @@ def screen(shown: Shown, settings: Settings, history: History, width: int, heigh
         parts.append(stream_table(seen, settings.view, width, bars, seconds, settings.selected - first))
         if settings.is_expanded and streams:
             parts.append(details(streams[settings.selected], history))
-    parts.append(Text(f"{state}   {HELP}", style="dim", no_wrap=True, overflow="ellipsis"))
+    parts += [Text(text, style="dim", no_wrap=True, overflow="ellipsis") for text in (state, HELP)]
     return Group(*parts)

@@ -72,6 +72,8 @@ class Recorder(Guarded):
         reserve: Bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
         command: Run as `command FILE` for each finished file; its failures are MulticastWarnings.
         on_file: Called with each finished file.
+        on_batch: Called with each batch before it is written, in the recording's thread: `Monitor.add`, for example.
+            What it raises ends the recording.
         form: "pcapng" or "pcap", where the suffix does not say it.
         link: Of packets that are no whole frames: "ethernet", or "raw" for raw IP.
         filter_text: What was requested, kept in the files.
@@ -97,6 +99,7 @@ class Recorder(Guarded):
         reserve: int | str | None = None,
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
+        on_batch: "Callable[[Batch], object] | None" = None,
         form: Form | None = None,
         link: Link = "ethernet",
         filter_text: str = "",
@@ -107,6 +110,8 @@ class Recorder(Guarded):
         checked(stop, Autostop | None, "stop", "an Autostop")
         if on_file is not None:
             checked_call(on_file, "on_file")
+        if on_batch is not None:
+            checked_call(on_batch, "on_batch")
         checked_text(filter_text, "filter_text")
         subject = subject_of(path, "write")
         self._stream = None if isinstance(path, str | os.PathLike) else path
@@ -128,7 +133,7 @@ class Recorder(Guarded):
         self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
         self._command = _post_rotate(command) if command is not None else None
-        self._on_file = on_file
+        self._on_file, self._on_batch = on_file, on_batch
         self._form, self._link, self._filter_text = form, link, filter_text
         self._names = Names(subject, rotate is not None)
         self._kept: deque[str] = deque()
@@ -304,6 +309,8 @@ class Recorder(Guarded):
             except TimeoutError:
                 return
             self._unwritten = batch
+            if self._on_batch is not None:
+                self._on_batch(batch)
             now = self._last_came = time.monotonic_ns()
             self._write(self._in_order(batch))
             self._look_at_clock(now)

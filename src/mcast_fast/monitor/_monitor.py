@@ -14,6 +14,7 @@ from mcast_fast._core.extraction import FlowRow, StreamRow
 from mcast_fast._units import NANOSECONDS, Seconds, checked, checked_call, duration_in_ns, whole_number
 from mcast_fast.errors import ArgumentError, ClosedError
 from mcast_fast.monitor._stream import OTHER, Stream, StreamState
+from mcast_fast.monitor._wire import Wire
 from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import WINDOW, Tracker
@@ -27,13 +28,14 @@ AUTO = "auto"
 _LIMIT = 1 << 20  # streams
 _LONGEST_SILENCE = 3600 * NANOSECONDS
 _RESTARTED_FOR = 5 * NANOSECONDS
-_MEMBERSHIPS_FOR = NANOSECONDS  # they are not asked for more often: the system is, for each
+# Memberships are not asked for more often: the system is, for each. Nor for more than 1 / (1 + _PAUSE) of the time.
+_MEMBERSHIPS_FOR = NANOSECONDS
+_PAUSE = 200
 _RECOGNISED_BY = 16  # numbers that came, and no less than half of those that were expected
 
-Numbers = tuple[int, int, int, int]  # lost, duplicates, reordered, restarts
+Numbers = tuple[int, int, int, int, int]  # lost, duplicates, reordered, restarts, late
 FlowPlace = tuple[bytes, int, bytes]  # source, port, group
-NO_NUMBERS = (None, None, None, None)
-
+NO_NUMBERS = (None, None, None, None, None)
 
 Key = tuple[bytes, int, bytes, int]  # group, port, source, interface, as `_core` has them
 Name = tuple[str, int, str | None, str | None]
@@ -64,7 +66,7 @@ class Monitor:
     Silences and rates go by the time at which batches are added, gaps by the packets' own times of arrival.
 
     Args:
-        receiver: A Receiver, whose memberships are shown as `waiting` as long as nothing comes for them.
+        receiver: A Receiver, whose memberships are shown as `waiting` as long as nothing comes for them; or a Wire.
         sequence: The Format by which numbers in the packets show loss, or its text. "auto" recognises RTP: a stream
             has numbers once 16 of its packets follow each other as RTP's do. None: no numbers.
         stalled_after: Seconds, or text ("1s"), up to an hour, after which a stream is `stalled`.
@@ -80,14 +82,16 @@ class Monitor:
 
     def __init__(
         self,
-        receiver: Receiver | None = None,
+        receiver: Receiver | Wire | None = None,
         *,
         sequence: str | Format | None = AUTO,
         stalled_after: Seconds = STALLED_AFTER,
         max_streams: int = MOST_STREAMS,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._receiver = None if receiver is None else checked(receiver, Receiver, "receiver", "a Receiver")
+        if receiver is not None:
+            checked(receiver, Receiver | Wire, "receiver", "a Receiver, or a Wire")
+        self._receiver = receiver
         self._stalled_after = duration_in_ns(stalled_after, "stalled_after")
         if not 0 < self._stalled_after <= _LONGEST_SILENCE:
             raise ArgumentError(f"stalled_after {stalled_after!r} is out of range; use more than 0, up to an hour")
@@ -96,10 +100,15 @@ class Monitor:
         self._recognises = sequence == AUTO
         self._format = None if sequence is None else Format.parse("rtp" if sequence == AUTO else sequence)
         self._wanted: tuple[_Wanted, ...] = ()
-        self._wanted_at: int | None = None
+        self._wanted_again = 0  # when to ask, by the clock
         self._names: dict[int, str] = {}
         self._latest_names: dict[int, str] | None = None
         self.reset()
+
+    @property
+    def receiver(self) -> Receiver | Wire | None:
+        """What it was made with."""
+        return self._receiver
 
     def reset(self) -> None:
         """Begin anew: no stream is known any more."""
@@ -182,9 +191,10 @@ class Monitor:
         name: Name,
         row: StreamRow,
         now: int,
-        numbers: Numbers | tuple[None, None, None, None],
+        numbers: Numbers | tuple[None, None, None, None, None],
         restarted: bool,
     ) -> Stream:
+        lost, duplicates, reordered, restarts, late = numbers
         silent = max(0, now - row.seen)
         stalled = silent >= self._stalled_after
         if stalled:
@@ -210,8 +220,13 @@ class Monitor:
             row.last_time,
             silent,
             row.silences,
-            None if numbers[0] is None or self._format is None else str(self._format),
-            *numbers,
+            None if lost is None or self._format is None else str(self._format),
+            lost,
+            duplicates,
+            reordered,
+            restarts,
+            late,
+            row.gap_sum,
         )
 
     # ---- numbers ----
@@ -224,11 +239,13 @@ class Monitor:
         for flow in self._tracker.core.flows(0):
             if not self._recognises or is_recognised(flow):
                 place = flow.source, flow.port, flow.group
-                before, restarted = found.get(place, ((0, 0, 0, 0), False))
-                figures = flow.lost, flow.duplicates, flow.reordered, flow.restarts
-                lost, duplicates, reordered, restarts = map(sum, zip(before, figures, strict=True))
-                restarted = restarted or 0 <= flow.since_restart < _RESTARTED_FOR
-                found[place] = (lost, duplicates, reordered, restarts), restarted
+                figures = flow.lost, flow.duplicates, flow.reordered, flow.restarts, flow.late
+                restarted = 0 <= flow.since_restart < _RESTARTED_FOR
+                if place in found:
+                    before, has_restarted = found[place]
+                    lost, duplicates, reordered, restarts, late = map(sum, zip(before, figures, strict=True))
+                    figures, restarted = (lost, duplicates, reordered, restarts, late), restarted or has_restarted
+                found[place] = figures, restarted
         return found
 
     # ---- memberships ----
@@ -241,18 +258,20 @@ class Monitor:
                 yield one
 
     def _memberships(self, now: int) -> tuple[_Wanted, ...]:
-        """Of the receiver, as they were a second ago at most; of one that was closed, as they were before."""
+        """Of the receiver, as they were a second ago, or longer where there are many; of one that was closed, as they
+        were before."""
         receiver = self._receiver
         if receiver is None or receiver.closed:
             return self._wanted
-        if self._wanted_at is None or now - self._wanted_at >= _MEMBERSHIPS_FOR:
-            self._wanted_at = now
+        if now >= self._wanted_again:
+            began = time.thread_time_ns()
             with contextlib.suppress(ClosedError):  # meanwhile
                 self._wanted = tuple(
                     _Wanted(one.group, one.port, source, one.interface)
                     for one in receiver.memberships
                     for source in ((one.mode == "include" and one.sources) or (None,))
                 )
+            self._wanted_again = now + max(_MEMBERSHIPS_FOR, _PAUSE * (time.thread_time_ns() - began))
         return self._wanted
 
     def __repr__(self) -> str:

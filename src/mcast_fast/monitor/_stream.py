@@ -56,6 +56,8 @@ class Stream(NamedTuple):
         duplicates: Numbers that came again.
         reordered: Numbers that came behind a later one.
         restarts: How often the sender began to count anew.
+        late: Numbers that came after they had been counted lost; `lost` does not have them any more.
+        total_gap: All gaps between its packets together, in ns.
     """
 
     group: str
@@ -82,6 +84,8 @@ class Stream(NamedTuple):
     duplicates: int | None = None
     reordered: int | None = None
     restarts: int | None = None
+    late: int | None = None
+    total_gap: int = 0
 
     @property
     def name(self) -> tuple[str, int, str | None, str | None]:

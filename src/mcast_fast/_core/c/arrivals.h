@@ -22,7 +22,8 @@ typedef struct mcast_arrivals {
     int64_t seen;
     int64_t resumed; /* after the latest silence */
     uint64_t silences;
-    int64_t tick; /* the latest that is remembered */
+    int64_t tick;     /* the latest that is remembered */
+    uint64_t gap_sum; /* ns, of all gaps together */
     uint64_t gaps[MCAST_GAP_BUCKETS];
     uint32_t packets[MCAST_TICKS];
     uint32_t bytes[MCAST_TICKS]; /* a quarter of a second at 100 Gbit/s has 3.1 GB */
@@ -35,6 +36,13 @@ mcast_gap_bucket(uint64_t gap)
     while (bits < MCAST_GAP_BUCKETS - 1 && gap >> bits)
         bits++;
     return bits;
+}
+
+static inline void
+mcast_arrivals_gap(mcast_arrivals *arrivals, uint64_t gap)
+{
+    arrivals->gaps[mcast_gap_bucket(gap)]++;
+    arrivals->gap_sum += gap;
 }
 
 /* Remembers ticks up to this one: those that none came in are zero. */

@@ -278,12 +278,6 @@ mcast_interface_time(const mcast_interface *device, uint64_t ticks)
 
 /* Packets ----------------------------------------------------------------------------------------------------------- */
 
-static inline int
-mcast_is_multicast(const uint8_t address[16])
-{
-    return address[0] == 0xff || (memcmp(address, mcast_v4_prefix, 12) == 0 && (address[12] & 0xf0) == 0xe0);
-}
-
 /* Whether the group, port, interface and source are wanted. */
 static inline int
 mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t name)

@@ -138,6 +138,7 @@ void
 mcast_index_add(mcast_index *index, const mcast_filter *filter, uint16_t port)
 {
     index->latest = NULL;
+    index->all += (uint32_t)mcast_wants_all_groups(filter, port);
     for (size_t i = 0; filter->entries && i <= filter->mask; i++)
         if (filter->entries[i].exclude != MCAST_UNUSED)
             add_entry(index, filter, &filter->entries[i], port);
@@ -147,6 +148,7 @@ void
 mcast_index_remove(mcast_index *index, const mcast_filter *filter, uint16_t port)
 {
     index->latest = NULL;
+    index->all -= (uint32_t)mcast_wants_all_groups(filter, port);
     for (size_t i = 0; index->slots && filter->entries && i <= filter->mask; i++)
         if (filter->entries[i].exclude != MCAST_UNUSED)
             remove_entry(index, &filter->entries[i], port);
@@ -195,6 +197,8 @@ search_group(mcast_index *index, const mcast_record *record)
 int
 mcast_index_search(mcast_index *index, const mcast_record *record)
 {
+    if (index->all && mcast_is_multicast(record->group))
+        return 1;
     if (!index->slots)
         return 0;
     return search(index, record, record->interface_index) || search(index, record, 0) ||

@@ -18,6 +18,7 @@ typedef struct mcast_index {
     uint32_t mask; /* of the slots; half of them at most are used */
     uint32_t count;
     uint32_t capacity; /* of the items */
+    uint32_t all;      /* filters that want every group at every port */
     const mcast_wanted *latest;
 } mcast_index;
 
@@ -31,6 +32,13 @@ void mcast_index_add(mcast_index *index, const mcast_filter *filter, uint16_t po
 
 /* Takes every entry of a filter out again. */
 void mcast_index_remove(mcast_index *index, const mcast_filter *filter, uint16_t port);
+
+/* A filter that lets everything pass, at port 0, wants what goes to any group, at whichever port; at any other port it is none of the index's. */
+static inline int
+mcast_wants_all_groups(const mcast_filter *filter, uint16_t port)
+{
+    return filter->everything && port == 0;
+}
 
 /* Whether the record is wanted: group, port, interface and source. A whole frame without a port, as a later fragment is, is wanted where its
  * group is, at whichever port. */

@@ -10,7 +10,7 @@ mcast_monitor_add(mcast_summary *summary, const mcast_record *records, size_t co
         if (flow->packets == 0)
             mcast_arrivals_begin(arrivals, now);
         if (flow->is_timed && record->timestamp >= flow->last)
-            arrivals->gaps[mcast_gap_bucket((uint64_t)record->timestamp - (uint64_t)flow->last)]++;
+            mcast_arrivals_gap(arrivals, (uint64_t)record->timestamp - (uint64_t)flow->last);
         mcast_counted_add(flow, record);
         mcast_arrivals_add(arrivals, now, silence, mcast_wire_size(record));
     }
@@ -24,6 +24,7 @@ show(const mcast_counted *flow, const mcast_arrivals *arrivals, int64_t now, mca
     stream->seen = arrivals->seen;
     stream->resumed = arrivals->resumed;
     stream->silences = arrivals->silences;
+    stream->gap_sum = arrivals->gap_sum;
     mcast_arrivals_second(arrivals, now / MCAST_TICK_NS - 1, &stream->packets, &stream->bytes);
     memcpy(stream->gaps, arrivals->gaps, sizeof stream->gaps);
 }

@@ -9,6 +9,7 @@ typedef struct mcast_stream {
     int64_t begun, seen, resumed;
     uint64_t silences;
     uint64_t packets, bytes; /* of the last second */
+    uint64_t gap_sum;
     uint64_t gaps[MCAST_GAP_BUCKETS];
 } mcast_stream;
 

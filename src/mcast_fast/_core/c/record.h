@@ -31,6 +31,13 @@ typedef struct mcast_ancillary {
 
 static const uint8_t mcast_v4_prefix[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
 
+/* RFC 1112, RFC 4291 */
+static inline int
+mcast_is_multicast(const uint8_t address[16])
+{
+    return address[0] == 0xff || (memcmp(address, mcast_v4_prefix, 12) == 0 && (address[12] & 0xf0) == 0xe0);
+}
+
 /* Two loads each: memcmp would be called, for compilers do not inline it at this size. */
 static inline int
 mcast_same_address(const uint8_t left[16], const uint8_t right[16])

@@ -122,6 +122,7 @@ merge_arrivals(mcast_arrivals *into, const mcast_arrivals *flow)
     into->seen = into->seen > flow->seen ? into->seen : flow->seen;
     into->resumed = into->resumed > flow->resumed ? into->resumed : flow->resumed;
     into->silences += flow->silences;
+    into->gap_sum += flow->gap_sum;
     for (size_t i = 0; i < MCAST_GAP_BUCKETS; i++)
         into->gaps[i] += flow->gaps[i];
     mcast_arrivals_turn(into, latest);

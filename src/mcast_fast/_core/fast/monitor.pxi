@@ -23,6 +23,7 @@ cdef extern from "monitor.h":
         uint64_t silences
         uint64_t packets
         uint64_t bytes
+        uint64_t gap_sum
         uint64_t gaps[MCAST_GAP_BUCKETS]
     void mcast_monitor_add(mcast_summary *summary, const mcast_record *records, size_t count, int64_t now,
                            int64_t silence) nogil
@@ -43,7 +44,7 @@ cdef tuple stream_row(const mcast_stream *stream):
     return (one.group[:16], one.port, one.source[:16], one.interface_index, one.packets, one.wire_bytes, one.smallest,
             one.largest, one.truncated, one.first if timed else None, one.last if timed else None, one.largest_gap,
             one.largest_gap_at, tuple([stream.gaps[i] for i in range(MCAST_GAP_BUCKETS)]), stream.begun, stream.seen,
-            stream.resumed, stream.silences, stream.packets, stream.bytes)
+            stream.resumed, stream.silences, stream.packets, stream.bytes, stream.gap_sum)
 
 
 @cython.final

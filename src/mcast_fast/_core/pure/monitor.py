@@ -14,17 +14,19 @@ _TIME, _LENGTH, _WIRE = (_PLACES[name] for name in ("timestamp", "length", "wire
 _TICKS = 128  # that are remembered
 _TICKS_PER_SECOND = 4
 _MOST_OF_A_TICK = (1 << 32) - 1
+_MOST_GAPS = 1 << 64  # ns together, as C counts them
 
 
 class _Stream(Counted):
     """A stream: a flow, and when its packets came."""
 
-    __slots__ = ("begun", "gaps", "resumed", "seen", "silences", "tick", "ticks")
+    __slots__ = ("begun", "gap_sum", "gaps", "resumed", "seen", "silences", "tick", "ticks")
 
     def __init__(self) -> None:
         super().__init__()
         self.begun = self.seen = self.resumed = self.silences = self.tick = 0
         self.gaps = [0] * GAP_BUCKETS
+        self.gap_sum = 0
         self.ticks: dict[int, list[int]] = {}  # tick -> packets, bytes
 
     def add_at(self, row: tuple[Any, ...], now: int, silence: int) -> None:
@@ -33,7 +35,9 @@ class _Stream(Counted):
             self.begun = self.seen = now
             self.tick = now // TICK_NS
         if row[_TIME] and self.last is not None and row[_TIME] >= self.last:
-            self.gaps[min((row[_TIME] - self.last).bit_length(), GAP_BUCKETS - 1)] += 1
+            gap = row[_TIME] - self.last
+            self.gaps[min(gap.bit_length(), GAP_BUCKETS - 1)] += 1
+            self.gap_sum = (self.gap_sum + gap) % _MOST_GAPS
         self.add(row)
         if now - self.seen >= silence:
             self.silences += 1
@@ -60,6 +64,7 @@ class _Stream(Counted):
         self.begun = min(self.begun, flow.begun) if self.seen else flow.begun
         self.seen, self.resumed = max(self.seen, flow.seen), max(self.resumed, flow.resumed)
         self.silences += flow.silences
+        self.gap_sum = (self.gap_sum + flow.gap_sum) % _MOST_GAPS
         self.gaps = [mine + other for mine, other in zip(self.gaps, flow.gaps, strict=True)]
         self._turn(flow.tick)
         for tick, counts in flow.ticks.items():
@@ -92,6 +97,7 @@ class _Stream(Counted):
             silences=self.silences,
             rate_packets=rate_packets,
             rate_bytes=rate_bytes,
+            gap_sum=self.gap_sum,
         )
 
 

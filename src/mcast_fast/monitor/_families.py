@@ -1,0 +1,222 @@
+"""What an exporter shows, as data: metric families with their names, help texts, units, labels and samples.
+
+Names, units and suffixes are those of Prometheus and OpenMetrics: base units, counters that end in _total (which the
+texts add), and no figure that another one gives by rate().
+
+Rules of this module: no I/O, no lock, no package but ours. It works on copies of what was counted.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+from mcast_fast._units import NANOSECONDS
+from mcast_fast.errors import escaped
+from mcast_fast.monitor._stream import Stream, StreamState, drops, gap_bound
+from mcast_fast.stats import Stats
+
+STREAM_LABELS = ("group", "port", "interface")
+NUMBER_LABELS = ("group", "port")
+SOURCE = "source"
+# Of the gaps, which are counted by their number of bits: from 1 us to 69 s, four times as long each.
+GAP_BITS = range(10, 37, 2)
+INFINITE = "+Inf"
+
+
+class Family(NamedTuple):
+    """A metric family: its samples are values by their labels' values; of a histogram, (le, value) each and the sum."""
+
+    name: str
+    kind: str  # "counter", "gauge", "histogram" or "info"
+    help: str
+    unit: str = ""
+    labels: tuple[str, ...] = ()
+    samples: Sequence[tuple[tuple[str, ...], Any]] = ()
+
+
+class Seen(NamedTuple):
+    """What there was at one moment: the ledger, where there is a receiver, and streams, where there is a monitor."""
+
+    stats: Stats | None
+    streams: tuple[Stream, ...]
+
+
+class _Row(NamedTuple):
+    """A metric of the ledger, or of streams: name, kind, help, unit, and its value."""
+
+    name: str
+    kind: str
+    help: str
+    unit: str
+    value: Callable[[Any], float | None]
+
+
+LEDGER = (
+    _Row("mcast_packets_received", "counter", "Packets taken into batches.", "", lambda one: one.received),
+    _Row("mcast_received_bytes", "counter", "Bytes of their payloads.", "bytes", lambda one: one.bytes),
+    _Row(
+        "mcast_packets_filtered",
+        "counter",
+        "Packets that reached the receiver and matched no membership, or were malformed.",
+        "",
+        lambda one: one.filtered,
+    ),
+    _Row(
+        "mcast_packets_truncated",
+        "counter",
+        "Received packets that were longer than the receiver takes.",
+        "",
+        lambda one: one.truncated,
+    ),
+    _Row(
+        "mcast_packets_fragmented",
+        "counter",
+        "Fragmented datagrams, which a ring does not reassemble.",
+        "",
+        lambda one: one.fragments,
+    ),
+    _Row(
+        "mcast_packets_coalesced",
+        "counter",
+        "Received packets that share their time of arrival with others.",
+        "",
+        lambda one: one.coalesced,
+    ),
+    _Row("mcast_batches", "counter", "Batches that were delivered.", "", lambda one: one.batches),
+    _Row("mcast_wakeups", "counter", "Returns from waiting.", "", lambda one: one.wakeups),
+)
+BUILD = Family("mcast_build", "info", "The library that counts.")
+DROPPED = Family(
+    "mcast_packets_dropped",
+    "counter",
+    "Packets that reached this machine and were lost in it; nic: by the interfaces, packets of other programs too.",
+    labels=("cause",),
+)
+STATES = Family("mcast_streams", "gauge", "Streams by their state.")
+STREAMS = (
+    _Row(
+        "mcast_stream_packets", "counter", "Packets of the streams.", "", lambda rows: sum(one.packets for one in rows)
+    ),
+    _Row(
+        "mcast_stream_bytes",
+        "counter",
+        "Bytes of their payloads as they were sent.",
+        "bytes",
+        lambda rows: sum(one.bytes for one in rows),
+    ),
+    _Row(
+        "mcast_stream_silences",
+        "counter",
+        "Times that a stream came again after it was stalled.",
+        "",
+        lambda rows: sum(one.silences for one in rows),
+    ),
+    _Row(
+        "mcast_stream_packets_per_second",
+        "gauge",
+        "Packets of the last second; 0 when stalled.",
+        "",
+        lambda rows: sum(one.packets_per_second for one in rows),
+    ),
+    _Row(
+        "mcast_stream_bytes_per_second",
+        "gauge",
+        "Bytes of payload of the last second; 0 when stalled.",
+        "",
+        lambda rows: sum(one.bits_per_second // 8 for one in rows),
+    ),
+    _Row(
+        "mcast_stream_last_packet_timestamp_seconds",
+        "gauge",
+        "Arrival of the latest packet, seconds since the epoch.",
+        "seconds",
+        lambda rows: max((one.last_time for one in rows if one.last_time), default=0) / NANOSECONDS or None,
+    ),
+)
+NUMBERS = (
+    ("mcast_sequence_lost", "Numbers that were missing for longer than the window, those that came late included."),
+    ("mcast_sequence_late", "Numbers that came after they had been counted lost."),
+    ("mcast_sequence_duplicates", "Numbers that came again."),
+    ("mcast_sequence_reordered", "Numbers that came behind a later one."),
+    ("mcast_sequence_restarts", "Times that a sender began to count anew."),
+)
+GAPS = Family(
+    "mcast_arrival_gap_seconds", "histogram", "Time between two packets of a stream, of all streams.", "seconds"
+)
+
+
+def families(seen: Seen, per_source: bool, build: dict[str, str]) -> Iterator[Family]:
+    """All families that have samples, in a fixed order.
+
+    Args:
+        seen: What there was.
+        per_source: Whether the sources of streams are a label.
+        build: Labels of `mcast_build_info`.
+    """
+    every = chain(
+        [BUILD._replace(labels=tuple(build), samples=[(tuple(build.values()), 1)])],
+        () if seen.stats is None else _ledger(seen.stats),
+        _streams(seen.streams, per_source),
+        _numbers(seen, per_source),
+        [GAPS._replace(samples=[((), _histogram(seen.streams))])] if seen.streams else (),
+    )
+    return (one for one in every if one.samples)
+
+
+def _ledger(stats: Stats) -> Iterator[Family]:
+    for name, kind, text, unit, value in LEDGER:
+        yield Family(name, kind, text, unit, (), (((), value(stats)),))
+    causes = drops(stats).items()
+    yield DROPPED._replace(samples=[((cause,), value) for cause, value in causes if value is not None])
+
+
+def _streams(streams: Iterable[Stream], per_source: bool) -> Iterator[Family]:
+    labels = STREAM_LABELS + ((SOURCE,) if per_source else ())
+    by_labels: dict[tuple[str, ...], list[Stream]] = {}
+    for one in streams:
+        place = _text(one.group), str(one.port), _text(one.interface)
+        by_labels.setdefault((*place, _text(one.source)) if per_source else place, []).append(one)
+    states = [
+        ((*values, state), sum(one.state is state for one in rows))
+        for values, rows in by_labels.items()
+        for state in StreamState
+    ]
+    yield STATES._replace(labels=(*labels, "state"), samples=states)
+    for name, kind, text, unit, value in STREAMS:
+        found = [(values, value(rows)) for values, rows in by_labels.items()]
+        yield Family(name, kind, text, unit, labels, [one for one in found if one[1] is not None])
+
+
+def _numbers(seen: Seen, per_source: bool) -> Iterator[Family]:
+    """Of the receiver's own `sequence=` where it has one, else the monitor's. What was lost and came late is lost no
+    more to both: as a counter, which must not decrease, it stays."""
+    sums: dict[tuple[str, ...], list[int]] = {}
+    for one in _numbered(seen):
+        place = _text(one.group), str(one.port)
+        row = sums.setdefault((*place, _text(one.source)) if per_source else place, [0] * len(NUMBERS))
+        late = one.late or 0
+        for at, value in enumerate((one.lost + late, late, one.duplicates, one.reordered, one.restarts)):
+            row[at] += value
+    labels = NUMBER_LABELS + ((SOURCE,) if per_source else ())
+    for at, (name, text) in enumerate(NUMBERS):
+        yield Family(name, "counter", text, "", labels, [(values, row[at]) for values, row in sums.items()])
+
+
+def _numbered(seen: Seen) -> Iterable[Any]:
+    """Flows, or the streams of which each shows the figures of a flow of its own: on several interfaces it is one."""
+    if seen.stats is not None and seen.stats.lost is not None:
+        return seen.stats.flows
+    return {one.name[:3]: one for one in seen.streams if one.lost is not None}.values()
+
+
+def _histogram(streams: Sequence[Stream]) -> tuple[list[tuple[str, int]], float]:
+    """Buckets, each with what is in those before, and the sum of all gaps in seconds."""
+    counts = [sum(column) for column in zip(*(one.arrival_gaps for one in streams), strict=True)]
+    bounds = [(gap_bound(bits) or 0) / NANOSECONDS for bits in GAP_BITS]
+    buckets = [(repr(bound), sum(counts[: bits + 1])) for bits, bound in zip(GAP_BITS, bounds, strict=True)]
+    return [*buckets, (INFINITE, sum(counts))], sum(one.total_gap for one in streams) / NANOSECONDS
+
+
+def _text(value: str | None) -> str:
+    """A label's value: names of interfaces may be any bytes, which UTF-8 need not have."""
+    return escaped(value) if value else ""
