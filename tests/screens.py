@@ -18,7 +18,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 import mcast_fast as mcast
+from mcast_fast.cli import VERBS, program
 from tests.capture_files import RAW, ipv4, udp
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
@@ -164,11 +167,14 @@ class _Terminal:
             return ""
 
 
-def shown(screen: Screen, port: int) -> list[str]:
-    """The lines that the command leaves on its screen, with what differs from run to run masked."""
+def shown(screen: Screen, port: int, host: str = "") -> list[str]:
+    """The lines that the command leaves on its screen, with what differs from run to run masked.
+
+    `host`: the namespace it runs in."""
     with tempfile.TemporaryDirectory() as where:
         _feed(Path(where, "feed.pcap"))
         program = f"{shlex.quote(sys.executable)} -m mcast_fast"
+        program = f"ip netns exec {host} {program}" if host else program
         command = screen.command.replace("mcast-fast", program, 1).replace(":5000", f":{port}")
         terminal = _Terminal(command, screen.columns, Path(where))
         if screen.sends:
@@ -224,6 +230,25 @@ def all_shown() -> dict[str, list[str]]:
         return dict(zip(SCREENS, pool.map(shown, SCREENS.values(), ports), strict=True))
 
 
+def option_table() -> str:
+    """The options that several verbs have, and these verbs, as the page's table."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for verb in VERBS:
+        command = program.get_command(click.Context(program, info_name="mcast-fast"), verb)
+        assert command is not None
+        for one in command.params:
+            if isinstance(one, click.Option):
+                long = max(one.opts, key=len)
+                short = next((name for name in one.opts if len(name) == 2), "")
+                label, verbs = found.setdefault(long, ("", []))
+                found[long] = (label or ", ".join(filter(None, (short, long))), [*verbs, verb])
+    rows = [f"| `{label}` | {', '.join(verbs)} |" for label, verbs in found.values() if len(verbs) > 1]
+    return "\n".join(("<!-- options -->", "| option | verbs |", "|---|---|", *rows, "<!-- end of options -->"))
+
+
+OPTIONS = re.compile(r"<!-- options -->.*?<!-- end of options -->", re.DOTALL)
+
+
 def block(name: str, lines: list[str]) -> str:
     """A screen as it is in the page."""
     return "\n".join((f"<!-- screen {name} -->", "```text", *lines, "```"))
@@ -233,6 +258,5 @@ BLOCK = re.compile(r"<!-- screen (\S+) -->\n```text\n.*?\n```", re.DOTALL)
 
 if __name__ == "__main__":
     made = all_shown()
-    PAGE.write_text(
-        BLOCK.sub(lambda match: block(match[1], made[match[1]]), PAGE.read_text(encoding="utf-8")), encoding="utf-8"
-    )
+    page = OPTIONS.sub(option_table(), PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(BLOCK.sub(lambda match: block(match[1], made[match[1]]), page), encoding="utf-8")

@@ -3,13 +3,17 @@
 import pytest
 
 from mcast_fast.cli.codes import EXIT_CODES
-from tests.screens import BLOCK, PAGE, SCREENS, all_shown, block
+from tests.screens import BLOCK, PAGE, SCREENS, all_shown, block, option_table
 
 
 def test_the_page_has_every_screen_and_every_exit_code():
     text = PAGE.read_text(encoding="utf-8")
     assert {match[1] for match in BLOCK.finditer(text)} == set(SCREENS)
     assert all(f"| {code} | {meaning} |" in text for code, meaning in EXIT_CODES.items())
+
+
+def test_the_page_has_the_options_of_each_verb():
+    assert option_table() in PAGE.read_text(encoding="utf-8")
 
 
 def test_screens_fit_their_terminals():

@@ -3,6 +3,7 @@
 import sys
 
 COMMAND_LINE_NEEDS = ("click", "rich")  # the extra [cli]
+INTERRUPTED = 130  # as cli/codes.py has it
 
 
 def _print_version() -> bool:
@@ -29,6 +30,8 @@ def main() -> None:
         from mcast_fast.cli import program
 
         program(prog_name="mcast-fast")
+    except KeyboardInterrupt:  # while it starts
+        sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in COMMAND_LINE_NEEDS:

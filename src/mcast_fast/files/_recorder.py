@@ -72,6 +72,8 @@ class Recorder(Guarded):
         reserve: Bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
         command: Run as `command FILE` for each finished file; its failures are MulticastWarnings.
         on_file: Called with each finished file.
+        choose: Called with each batch that is received; what it returns of it is recorded, such as
+            `lambda batch: batch.where(port=5000)`. Limits of packets and of silence are of what it returns.
         form: "pcapng" or "pcap", where the suffix does not say it.
         link: Of packets that are no whole frames: "ethernet", or "raw" for raw IP.
         filter_text: What was requested, kept in the files.
@@ -97,6 +99,7 @@ class Recorder(Guarded):
         reserve: int | str | None = None,
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
+        choose: "Callable[[Batch], Batch] | None" = None,
         form: Form | None = None,
         link: Link = "ethernet",
         filter_text: str = "",
@@ -107,6 +110,8 @@ class Recorder(Guarded):
         checked(stop, Autostop | None, "stop", "an Autostop")
         if on_file is not None:
             checked_call(on_file, "on_file")
+        if choose is not None:
+            checked_call(choose, "choose")
         checked_text(filter_text, "filter_text")
         subject = subject_of(path, "write")
         self._stream = None if isinstance(path, str | os.PathLike) else path
@@ -128,7 +133,7 @@ class Recorder(Guarded):
         self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
         self._command = _post_rotate(command) if command is not None else None
-        self._on_file = on_file
+        self._on_file, self._choose = on_file, choose
         self._form, self._link, self._filter_text = form, link, filter_text
         self._names = Names(subject, rotate is not None)
         self._kept: deque[str] = deque()
@@ -304,8 +309,12 @@ class Recorder(Guarded):
             except TimeoutError:
                 return
             self._unwritten = batch
-            now = self._last_came = time.monotonic_ns()
-            self._write(self._in_order(batch))
+            now = time.monotonic_ns()
+            if self._choose is not None:
+                self._unwritten = batch = self._choose(batch)
+            if len(batch):
+                self._last_came = now
+                self._write(self._in_order(batch))
             self._look_at_clock(now)
             if self._reason or self._held:
                 return
