@@ -1,5 +1,6 @@
 """One grammar of options: the table, the types, the words of errors, examples, completion and man pages."""
 
+import pickle
 import re
 import shlex
 import shutil
@@ -10,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import mcast_fast as mcast
 from mcast_fast.cli import VERBS, program
 from mcast_fast.cli.codes import EXIT_CODES
 from mcast_fast.cli.completion import SHELLS
@@ -19,6 +21,7 @@ from mcast_fast.cli.options import DSCP, LONGER, RATE, SHARED, SPEED, TIME
 from mcast_fast.cli.output import Clock
 from mcast_fast.cli.rtp import Headers, stripped
 from mcast_fast.cli.words import in_options, nearest
+from mcast_fast.errors import Argument
 
 WITHOUT_JSON = {"help", "completion"}
 # Where an option means something else: how packets are written, whether TTLs are shown, a flag, a form.
@@ -119,11 +122,11 @@ def test_what_is_nearly_right_is_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("receive", "239.1.1.1"), "or use --port 5000"),
+        (("receive", "239.1.1.1"), "or pass --port 5000"),
         (("receive", "239.1.1.1", "5000"), "5000 was given as a group of its own"),
         (("receive", "239.1.1.1:5000%lo"), "the interface goes before the port: 239.1.1.1%lo:5000"),
         (("receive", "ff15::1:5000"), "or, if 5000 is the port, [ff15::1]:5000"),
-        (("receive", "x"), "mcast-fast: group 'x' is not an IP address"),
+        (("receive", "x"), "mcast-fast: group 'x': not an IP address (Expected 4 octets in 'x')"),
         (("replay", "none.pcapng", "--as-recorded"), "No such file or directory (2); check the path"),
         (("send", "239.1.1.1%lo:5000", "--size", "9", "--pattern", "xyz"), "neither hex digits"),
         (("receive", "239.1.1.1:5000", "--strip", "rtp"), "--strip is of -o raw"),
@@ -138,10 +141,12 @@ def test_messages_speak_of_options(arguments, said):
 
 def test_arguments_become_options():
     options = {"ring": "--ring", "buffer_size": "--buffer-size"}
-    assert in_options("use a smaller ring=, or pass buffer_size=7", options) == (
-        "use a smaller --ring, or use --buffer-size 7"
-    )
-    assert in_options("other=1", options) == "other=1"
+    error = mcast.ArgumentError(Argument("other", "1"), " or ", Argument("buffer_size", "7"), ", no ", Argument("ring"))
+    assert str(error) == "other=1 or buffer_size=7, no ring="
+    assert in_options(error, options) == "other=1 or --buffer-size 7, no --ring"
+    assert in_options(mcast.ArgumentError("buffer_size=7"), options) == "buffer_size=7"
+    assert in_options(mcast.SocketError(1, "bind"), options) == "bind"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -192,8 +192,8 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     progress        : output
     demo            : output options
     receive         : codes output options signals flows progress rtp match streams
-    check           : codes output options signals flows
-    arbitrate       : codes output options signals
+    check           : codes output options signals flows contents
+    arbitrate       : codes output options signals contents
     send            : codes output options progress rtp
     record          : codes output options signals flows progress match streams
     replay          : codes output options contents progress

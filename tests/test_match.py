@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, _core, files
-from mcast_fast._core.matching import LONGEST, MOST_TESTS, MOST_VALUES, Subject, Test
+from mcast_fast._core.matching import LONGEST, MOST_TESTS, MOST_VALUES, PacketTest, Subject
 from mcast_fast.cli import program, record
 from mcast_fast.cli.match import Match, parsed
 from tests.test_cli import when_joined  # noqa: F401
@@ -131,7 +131,7 @@ def test_what_is_no_test_is_refused(text, said):
 @given(st.text(max_size=30) | st.from_regex(r"(size|u16be@0|text|source)[!=<>~]{1,2}[0-9x,./-]{0,8}", fullmatch=True))
 def test_any_text_is_a_test_or_refused(text):
     with contextlib.suppress(ArgumentError):
-        assert isinstance(parsed(text), Test)
+        assert isinstance(parsed(text), PacketTest)
 
 
 def test_the_core_refuses_what_it_cannot_hold(backend):
@@ -147,14 +147,14 @@ def test_the_core_refuses_what_it_cannot_hold(backend):
 @pytest.mark.parametrize(
     "test",
     [
-        Test(Subject.SOURCE, ((b"123", b"124"),)),
-        Test(Subject.SOURCE, ((1, 2),)),
-        Test(Subject.PORT, ((b"1", b"2"),)),
-        Test(Subject.BYTES, ((b"1", b"1"),)),
-        Test(Subject.INTEGER, ((1, 1),)),
-        Test(Subject.BYTES, ((b"12", b"12"),), place=parsed("b4@0=00000000").place),
-        Test(Subject.CONTENTS, ((b"x" * (LONGEST + 1),) * 2,)),
-        Test(Subject.PORT, ((1, 1),) * (MOST_VALUES + 1)),
+        PacketTest(Subject.SOURCE, ((b"123", b"124"),)),
+        PacketTest(Subject.SOURCE, ((1, 2),)),
+        PacketTest(Subject.PORT, ((b"1", b"2"),)),
+        PacketTest(Subject.BYTES, ((b"1", b"1"),)),
+        PacketTest(Subject.INTEGER, ((1, 1),)),
+        PacketTest(Subject.BYTES, ((b"12", b"12"),), place=parsed("b4@0=00000000").place),
+        PacketTest(Subject.CONTENTS, ((b"x" * (LONGEST + 1),) * 2,)),
+        PacketTest(Subject.PORT, ((1, 1),) * (MOST_VALUES + 1)),
     ],
 )
 def test_the_compiled_core_reads_nothing_beyond_a_test(test):

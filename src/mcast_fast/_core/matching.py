@@ -26,7 +26,7 @@ class Subject(IntEnum):
     CONTENTS = 7  # anywhere in the payload
 
 
-class Test(NamedTuple):
+class PacketTest(NamedTuple):
     """One test: whether the subject is in any of the ranges or, `negated`, in none.
 
     Ranges are from the first to the last value: packed addresses and bytes for SOURCE, GROUP and BYTES, integers of 64

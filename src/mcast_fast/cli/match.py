@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mcast_fast import _core
 from mcast_fast._core.addresses import map_address
-from mcast_fast._core.matching import LONGEST, MOST_TESTS, MOST_VALUES, Subject, Test
+from mcast_fast._core.matching import LONGEST, MOST_TESTS, MOST_VALUES, PacketTest, Subject
 from mcast_fast.cli.words import nearest
 from mcast_fast.errors import ArgumentError, ClosedError
 from mcast_fast.sequence._format import Field
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,20}", re.ASCII)
 GRAMMAR = "use FIELD=VALUE, such as source=10.0.0.0/8, port=5000-5010, size>=200, u16be@0=0x1234 or text~hello"
 
 
-def parsed(text: str) -> Test:
+def parsed(text: str) -> PacketTest:
     """A test from its text; ArgumentError.
 
     >>> parsed("port=5000,5010-5020").ranges
@@ -49,26 +49,28 @@ def parsed(text: str) -> Test:
         raise ArgumentError(f"{text!r}: {error}") from None
 
 
-def _test(name: str, operator: str, value: str) -> Test:
+def _test(name: str, operator: str, value: str) -> PacketTest:
     negated = operator.startswith("!")
     if (name in CONTENTS) != operator.endswith("~"):
         raise ArgumentError(
             f"~ is of text and hex, and these have no other: text~hello, hex~c0ffee; not {name}{operator}"
         )
     if name in CONTENTS:
-        return Test(Subject.CONTENTS, _contents(name, value), negated)
+        return PacketTest(Subject.CONTENTS, _contents(name, value), negated)
     if name in ADDRESSES:
-        return Test(ADDRESSES[name], _each(value, _network, operator), negated)
+        return PacketTest(ADDRESSES[name], _each(value, _network, operator), negated)
     if name in NUMBERS:
-        return Test(NUMBERS[name], _numbers(value, operator, LARGEST if name == "size" else 65_535), negated)
+        return PacketTest(NUMBERS[name], _numbers(value, operator, LARGEST if name == "size" else 65_535), negated)
     if not _PAYLOAD_FIELD.match(name):
         raise ArgumentError(
             f"there is no field {name!r}{nearest(name, NAMES)}; there are {', '.join(NAMES)}, and u16be@0"
         )
     field = Field.parse(name)
     if field.mask == 0:
-        return Test(Subject.BYTES, _each(value, lambda one: _bytes(one, field.width), operator), negated, field.place)
-    return Test(Subject.INTEGER, _numbers(value, operator, (1 << field.bits) - 1), negated, field.place)
+        return PacketTest(
+            Subject.BYTES, _each(value, lambda one: _bytes(one, field.width), operator), negated, field.place
+        )
+    return PacketTest(Subject.INTEGER, _numbers(value, operator, (1 << field.bits) - 1), negated, field.place)
 
 
 def _each(value: str, parse: Callable[[str], tuple[bytes, bytes]], operator: str) -> tuple[tuple[bytes, bytes], ...]:
@@ -147,7 +149,7 @@ class Match:
         unmatched: Packets that did not, so far.
     """
 
-    def __init__(self, tests: tuple[Test, ...]) -> None:
+    def __init__(self, tests: tuple[PacketTest, ...]) -> None:
         if len(tests) > MOST_TESTS:
             raise ArgumentError(f"--match was given {len(tests)} times; at most {MOST_TESTS} tests are made")
         self._tests = tests

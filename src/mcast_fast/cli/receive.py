@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mcast_fast._core.matching import Test
+from mcast_fast._core.matching import PacketTest
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
 from mcast_fast.cli.match import Match
@@ -59,7 +59,7 @@ LISTED = 64  # groups whose interfaces are named
 @shared("stats", "quiet", "progress", json="Packets as -o json, and the summary as an object.")
 def command(
     groups: tuple[str, ...],
-    tests: tuple[Test, ...],
+    tests: tuple[PacketTest, ...],
     output: str | None,
     clock: str | None,
     strip: str | None,

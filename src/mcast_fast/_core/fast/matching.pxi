@@ -1,6 +1,6 @@
 """Packets of a batch that pass tests: c/match.h."""
 
-from mcast_fast._core import matching as matches
+from mcast_fast._core.matching import LONGEST, MOST_TESTS, MOST_VALUES, Subject
 
 cdef extern from "match.h":
     enum:
@@ -26,7 +26,7 @@ cdef extern from "match.h":
                        const unsigned char *arena, mcast_record *to) nogil
 
 if (MCAST_MATCH_TESTS, MCAST_MATCH_VALUES, MCAST_MATCH_LONGEST, MCAST_MATCH_CONTENTS) != (
-        matches.MOST_TESTS, matches.MOST_VALUES, matches.LONGEST, matches.Subject.CONTENTS):
+        MOST_TESTS, MOST_VALUES, LONGEST, Subject.CONTENTS):
     raise ImportError("the compiled tests of packets are not those of matching.py: rebuild the extension")
 
 
@@ -56,7 +56,7 @@ cdef int fill_test(mcast_match_test *test, given) except -1:
     test.subject, test.negated, test.count = subject, given.negated, len(given.ranges)
     if (given.place is None) == (subject in (MCAST_MATCH_INTEGER, MCAST_MATCH_BYTES)):
         raise ValueError("a test has a place too many, or none")
-    wanted = 16 if subject <= matches.Subject.GROUP else 0
+    wanted = 16 if subject <= Subject.GROUP else 0
     if given.place is not None:
         test.field = field_of(given.place)
         wanted = test.field.width if subject == MCAST_MATCH_BYTES else 0

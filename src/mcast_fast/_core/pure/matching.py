@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mcast_fast._core import layout
-from mcast_fast._core.matching import MOST_TESTS, Subject, Test
+from mcast_fast._core.matching import MOST_TESTS, PacketTest, Subject
 from mcast_fast._core.pure.payloads import bytes_of, value_of
 from mcast_fast._core.pure.views import Batch, make_part
 
@@ -12,7 +12,7 @@ _AT = {field.name: place for place, field in enumerate(layout.FIELDS)}
 _FIELDS = {Subject.SOURCE: "source", Subject.GROUP: "group", Subject.SOURCE_PORT: "source_port", Subject.PORT: "port"}
 
 
-def matching(batch: Batch, tests: Sequence[Test]) -> Batch:
+def matching(batch: Batch, tests: Sequence[PacketTest]) -> Batch:
     """The packets of a batch that pass all tests, as a batch in the same order and memory."""
     if not isinstance(batch, Batch):
         raise TypeError(f"a batch is required, not {type(batch).__name__}")
@@ -31,13 +31,13 @@ def matching(batch: Batch, tests: Sequence[Test]) -> Batch:
     return found
 
 
-def _passes_all(tests: Sequence[Test], row: tuple[Any, ...], arena: memoryview) -> bool:
+def _passes_all(tests: Sequence[PacketTest], row: tuple[Any, ...], arena: memoryview) -> bool:
     start = row[_AT["offset"]]
     with arena[start : start + row[_AT["length"]]] as payload:
         return all(_passes(test, row, payload) for test in tests)
 
 
-def _passes(test: Test, row: tuple[Any, ...], payload: memoryview) -> bool:
+def _passes(test: PacketTest, row: tuple[Any, ...], payload: memoryview) -> bool:
     if test.subject is Subject.CONTENTS:
         data = bytes(payload)
         return any(first in data for first, _ in test.ranges) != test.negated
@@ -45,7 +45,7 @@ def _passes(test: Test, row: tuple[Any, ...], payload: memoryview) -> bool:
     return value is not None and any(first <= value <= last for first, last in test.ranges) != test.negated
 
 
-def _value(test: Test, row: tuple[Any, ...], payload: memoryview) -> Any:
+def _value(test: PacketTest, row: tuple[Any, ...], payload: memoryview) -> Any:
     """What the test looks at; None where the payload ends before it does."""
     if test.subject is Subject.SIZE:
         return row[_AT["wire_length"]] or row[_AT["length"]]
