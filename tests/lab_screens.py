@@ -22,7 +22,6 @@ LAB_SCREENS = {
     "probe-80": Screen(PROBE.format("hosta")),
     "probe-alone": Screen("mcast-fast probe 239.9.9.9%eth0:5009 --wait 100ms"),
     "error-interface": Screen("mcast-fast receive 239.1.1.1%eth1:5000"),
-    "error-route": Screen("mcast-fast receive 239.1.1.1:5000"),
 }
 
 # What differs from run to run, and what is shown instead.

@@ -119,7 +119,7 @@ def test_the_verbs_are_listed():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("module", "verb"), [("click", "demo"), ("rich", "interfaces")])
+@pytest.mark.parametrize(("module", "verb"), [("click", "demo"), ("rich", "replay")])
 def test_a_missing_library_is_named_with_its_remedy(module, verb):
     code = f"import sys, runpy; sys.modules[{module!r}] = None; sys.argv[1:] = [{verb!r}]; "
     code += "runpy.run_module('mcast_fast', run_name='__main__')"

@@ -201,7 +201,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     convert         : codes output options
     merge           : codes output options
     repair          : options output
-    interfaces      : options
+    interfaces      : options output
     doctor          : output options signals
     probe           : codes output options signals
     top             : codes output options signals top_keys top_view

@@ -107,14 +107,15 @@ def _receive(
 
 def _live_table(flows: Callable[[], tuple[Flow, ...]], shown: bool) -> contextlib.AbstractContextManager[object]:
     """The table on a terminal, twice per second; elsewhere nothing."""
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
 
     console = Console(markup=False, highlight=False, emoji=False)
     if not shown or not console.is_terminal:
         return contextlib.nullcontext()
     show = partial(Live, console=console, refresh_per_second=REFRESHES, transient=True)
-    return show(get_renderable=lambda: table_of(flows(), console.width))
+    # The empty line is where the terminal shows ^C: behind a row it could wrap, and Live would remove a line too few.
+    return show(get_renderable=lambda: Group(table_of(flows(), console.width), ""))
 
 
 def _exit(tracker: Tracker, errors: list[str], missed: int) -> None:

@@ -143,8 +143,8 @@ def summary_lines(summary: Summary, width: int | None) -> list[str]:
     stats = dataclasses.asdict(summary.stats)
     for name in ("batches", "flows", *(() if summary.stats.flows else ("lost",))):
         del stats[name]
-    below = [", ".join(f"{name} {value}" for name, value in stats.items())]
-    filtered = f"filtered {summary.stats.filtered}" if summary.stats.filtered else ""
+    below = [", ".join(f"{name} {value:,}" for name, value in stats.items())]
+    filtered = f"filtered {summary.stats.filtered:,}" if summary.stats.filtered else ""
     if left_out := ", ".join(filter(None, (left_out_text(summary), filtered))):
         below.append(f"left out: {left_out}")
     table = _table(summary.flows, width) if summary.flows else []

@@ -20,7 +20,6 @@ from mcast_fast.cli.output import (
     TIMES,
     WHOLE_LEDGER,
     Clock,
-    complain,
     counted,
     ledger_object,
     ledger_text,
@@ -114,7 +113,7 @@ def command(
     streams = Streams(stats)
     with stop_signals_call(receiver.close):
         try:
-            complain(_listening(receiver, groups))
+            summarise(_listening(receiver, groups))
             how = shown_as(quiet or form != "none", progress)
             with Progress(lambda: (receiver.stats, " ".join(groups)), lambda show: show(), how):
                 for batch in match.batches(receiver, **limits):

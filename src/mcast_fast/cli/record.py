@@ -21,7 +21,6 @@ from mcast_fast.cli.output import (
     complain,
     counted,
     ledger_object,
-    ledger_text,
     nothing_came,
     own_line,
     pace_text,
@@ -138,7 +137,7 @@ def command(path: str, **options: Any) -> None:
         counters = progress.around(lambda: summarise(_text(recorder.result, match, time.monotonic() - started)))
         try:
             with signals_call(_signals(recorder, counters)), stop_signals_call(recorder.stop):
-                complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}{_form(path, note)}")
+                summarise(f"recording {' '.join(options['groups'])} to {recorder.result.path}{_form(path, note)}")
                 with progress:
                     recorder.run()
         except FileError as error:  # here, for click would say nothing of a closed pipe
@@ -305,9 +304,12 @@ def _read(recorder: Recorder) -> Callable[[], tuple[Stats, str]]:
     return read
 
 
-def _text(result: Recording, match: Match, seconds: float) -> str:
-    """The counters in a line."""
-    counts = ", ".join(f"{name} {counted(value)}" for name, value in _counters(result, match).items())
+def _text(result: Recording, match: Match, seconds: float, whole: bool = False) -> str:
+    """The counters in a line; the whole ledger."""
+    counters = _counters(result, match)
+    if whole:
+        counters |= {name: getattr(result.stats, name, None) for name in WHOLE_LEDGER if name not in counters}
+    counts = ", ".join(f"{name} {counted(value)}" for name, value in counters.items())
     return f"{counts}, {pace_text(seconds, result.stats.received, result.stats.bytes)}"
 
 
@@ -315,9 +317,7 @@ def _summarise(result: Recording, match: Match, streams: Streams, seconds: float
     """One line on standard error, or an object on standard output, where that is not the recording's."""
     flows = result.stats.flows
     if not as_json:
-        summarise(_text(result, match, seconds))
-        if streams:
-            summarise(ledger_text(result.stats, WHOLE_LEDGER))
+        summarise(_text(result, match, seconds, bool(streams)))
         streams.show(seconds)
         complain_of(flows)
     else:

@@ -147,7 +147,9 @@ def _text(result: Replayed) -> str:
     parts = [f"sent {result.packets:,}, bytes {result.bytes:,}, in {result.seconds:,.3f} s{rate}"]
     if result.late_max is not None:
         late = (("p50", result.late_p50), ("p99", result.late_p99), ("max", result.late_max))
-        parts.append("late " + ", ".join(f"{name} {brief_time(value or 0)}" for name, value in late))
+        # Quantiles are known to 3 %, and the largest is known.
+        times = ((name, min(value or 0, result.late_max)) for name, value in late)
+        parts.append("late " + ", ".join(f"{name} {brief_time(value)}" for name, value in times))
     if result.rate_error is not None:
         parts.append(f"rate error {result.rate_error:+.3%}")
     if result.truncated:
