@@ -281,7 +281,7 @@ def block(name: str, lines: list[str]) -> str:
     return "\n".join((f"<!-- screen {name} -->", "```text", *lines, "```"))
 
 
-BLOCK = re.compile(r"<!-- screen (\S+) -->\n```text\n.*?\n```", re.DOTALL)
+BLOCK = re.compile(r"<!-- screen (\S+) -->\n```text\n.*?```", re.DOTALL)
 
 if __name__ == "__main__":
     from tests import lab
