@@ -4,6 +4,7 @@
 """
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import dropwhile, takewhile
 
 from tests import lab
@@ -14,7 +15,7 @@ LAB_SCREENS = {
     "interfaces-80": Screen("mcast-fast interfaces"),
     "interfaces-160": Screen("mcast-fast interfaces", 160),
     "interfaces-piped": Screen("mcast-fast interfaces --json | head -4", 0),
-    "doctor-80": Screen("mcast-fast doctor 239.1.1.1%eth0:5000 --seconds 100ms"),
+    "doctor-80": Screen("mcast-fast doctor 239.1.1.1%eth0:5000 --seconds 1s"),
     "doctor-error": Screen("mcast-fast doctor 239.1.1.1"),
     "probe-alone": Screen("mcast-fast probe 239.9.9.9%eth0:5009 --wait 100ms --name hosta"),
     "error-interface": Screen("mcast-fast receive 239.1.1.1%eth1:5000"),
@@ -28,6 +29,7 @@ MASKS = (
     (r"[\d,]+ packets/s \([\d,]+ ns per packet\)", "400,000 packets/s (2,500 ns per packet)"),
     (r"(?<=^mcast-fast )[\d.]+\S*(?=, )", "0.1.0"),
     (r"(?<=Python )3\.[\d.]+", "3.13"),
+    (r"(?<=istened for )[\d.]+ s", "1.0 s"),
     (r"(?<=within )[\d.]+ s", "0.1 s"),
     (r"^1 problem, 1 warning\.", "1 problem."),
 )
@@ -38,7 +40,9 @@ def all_shown() -> dict[str, list[str]]:
     with lab.Lab(("a", "b")) as hosts:
         a, _ = hosts.link("a", "b", names=("eth0", "eth0"))
         a.host.run("ip", "-6", "address", "flush", "dev", "eth0", "scope", "link")  # which differ from run to run
-        return {name: _masked(shown(screen, 5000, a.host.namespace)) for name, screen in LAB_SCREENS.items()}
+        with ThreadPoolExecutor(4) as pool:
+            made = pool.map(lambda screen: _masked(shown(screen, 5000, a.host.namespace)), LAB_SCREENS.values())
+            return dict(zip(LAB_SCREENS, made, strict=True))
 
 
 def _masked(lines: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import struct
 import subprocess
+import sys
 
 import click
 import pytest
@@ -228,3 +229,36 @@ def test_rtp_headers_are_put_and_stripped():
 )
 def test_any_payload_is_stripped_or_stays(payload, rest):
     assert stripped(payload) == rest
+
+
+@pytest.mark.long
+@pytest.mark.needs("signals to processes")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_is_an_empty_one(closed):
+    command = f"{shlex.quote(sys.executable)} -m mcast_fast send 239.1.1.1%lo:5000 --ttl 0 --stdin-lines {closed}"
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if closed == ">&-" else "sent 0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("239.1.1.1:5000",), "a verb comes before the group, such as: mcast-fast receive 239.1.1.1:5000"),
+        (("capture", "239.1.1.1:5000"), "did you mean record?"),
+        (("receive",), "GROUP... (such as 239.1.1.1%eth0:5000) is missing"),
+        (("record", "239.1.1.1:5000"), "--write is missing"),
+        (("send", "hello"), "name a group before the payload: mcast-fast send 239.1.1.1%eth0:5000 hello"),
+        (("check", "none.pcap", "-f", "rtp"), "'none.pcap' is no file that is there, and no group"),
+        (("check", "239.1.1.1:5000", "-f", "rpt"), "'rpt' is not a format (did you mean rtp?)"),
+        (("receive", "239.1.1.1@10.0.0.5:5000"), "the source goes before the group: 10.0.0.5@239.1.1.1:5000"),
+        (("receive", "udp://@239.1.1.1:5000?timeout=3"), "pass --timeout to the receiver"),
+        (("receive", "239.1.1.1:5000", "--port", "70000"), "--port: '70000' is no UDP port; use 1 to 65535"),
+        (("replay", "x.pcap", "--to", "239.1.1.1:1", "--speed", "2", "--max"), "--speed, --rate and --max exclude"),
+    ],
+)
+def test_what_newcomers_type(arguments, said):
+    result = invoke(*arguments)
+    assert said in result.stderr
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1

@@ -14,7 +14,7 @@ from mcast_fast import _core
 from mcast_fast._version import version_text
 from mcast_fast.cli.codes import ERROR, EXIT_CODES, INTERRUPTED, OK, USAGE
 from mcast_fast.cli.examples import EXAMPLES
-from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, interrupted, one_line_warnings
+from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.cli.words import in_options, nearest, options_of
 from mcast_fast.errors import GroupError, MulticastError, os_text
 from mcast_fast.groups import Group
@@ -73,8 +73,7 @@ class Program(click.Group):
             except click.ClickException as error:
                 _complain_of_usage(error)
                 sys.exit(error.exit_code)
-            except click.Abort:  # Ctrl-C where a verb does not end by it
-                interrupted()
+            except click.Abort:  # Ctrl-C where a verb does not end by it; click has gone to the next line
                 complain("interrupted")
                 sys.exit(INTERRUPTED)
             except OSError as error:  # of writing: the library makes its own of all others. Click handles EPIPE alone.
