@@ -153,7 +153,7 @@ class Match:
         if len(tests) > MOST_TESTS:
             raise ArgumentError(f"--match was given {len(tests)} times; at most {MOST_TESTS} tests are made")
         self._tests = tests
-        self.unmatched = 0
+        self.unmatched: int = 0
 
     def __bool__(self) -> bool:
         return bool(self._tests)
