@@ -231,7 +231,7 @@ class Format:
         name, _, parameter = text.partition(":")
         if name in _PRESETS or name in _PARAMETERS:
             return _preset(name, parameter, text)
-        if re.fullmatch(r"[\w-]*(:\w*)?", text):
+        if re.fullmatch(r"[\w-]+(:\w*)?", text):
             raise ArgumentError(f"{text!r} is not a format{_nearest(name)}; {_grammar()}")
         return _parsed(text)
 
