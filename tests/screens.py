@@ -20,7 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 import mcast_fast as mcast
+from mcast_fast.cli import VERBS, program
 from tests.capture_files import RAW, ipv4, udp
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
@@ -62,12 +65,17 @@ MASKS = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", "2026-11-28T13:00:00.123456789Z"),
     (r"127\.0\.0\.1:\d{5}\b", "127.0.0.1:40000"),
     (r"in [\d.]+ s, [\d,]+ packets/s, [\d,.]+ Mbit/s", "in 1.00 s, 3 packets/s, 0.0 Mbit/s"),
-    (r'"seconds": [\d.]+', '"seconds": 0.1'),
-    (r"in [\d.]+ s$", "in 0.10 s"),
+    (r'"seconds": [\d.e-]+', '"seconds": 0.1'),
+    (r"\bin [\d.]+ s$", "in 0.10 s"),
     (r"[\d,.]+(?: M)?/s sent, [\d,]+ of [\d,]+ lost", "62,000/s sent, 0 of 1,240 lost"),
     (r"(bytes: |at least )[\d,.]+(?: M)?/s", r"\g<1>62,000/s"),
     (r"/s, [\d,]+ Mbit/s; limit", "/s, 653 Mbit/s; limit"),
     (r"; \d+% came coalesced", ""),
+    (r'_per_second": [\d.e-]+', '_per_second": 0.0'),
+    (r"in [\d.]+ s, [\d,.]+ packets/s$", "in 0.001 s, 300,000.0 packets/s"),
+    (r"batches \d, largest_batch \d, wakeups \d", "batches 2, largest_batch 1, wakeups 2"),
+    (r'"seconds": [\d.]+, "late.*', '"seconds": 0.001, …}'),
+    (r"(?<=lo {15}2 {4}132).*$", "        3.0    0.00"),
     (r"^[\d,]+ packets/s, [\d,.]+ Mbit/s", "3 packets/s, 0.0 Mbit/s"),
     *((pattern, _as_wide(*instead)) for pattern, instead in LIVE),
 )
@@ -101,13 +109,28 @@ SCREENS = {
     "receive-running": Screen("mcast-fast receive 239.1.1.1%lo:5000 -o none", sends=3, shot=r"dropped, 239"),
     "receive-ctrl-c": Screen("mcast-fast receive 239.1.1.1%lo:5000", sends=1, stop=True),
     "receive-nothing": Screen("mcast-fast receive 239.1.1.1%lo:5000 -t 100ms"),
+    "receive-match": Screen(
+        "mcast-fast receive 239.1.1.1%lo:5000 --match text~price --match 'size>=66' -c 2 --stats", sends=2
+    ),
+    "receive-unmatched": Screen("mcast-fast receive 239.1.1.1%lo:5000 --match size=1 -t 1s", sends=2),
+    "receive-lines": Screen("mcast-fast receive 239.1.1.1%lo:5000 -o none --progress -d 1200ms 2>&1 | cat", 0),
     "receive-json": Screen("mcast-fast receive 239.1.1.1%lo:5000 -o none --time utc -t 100ms --json"),
     "send-80": Screen("mcast-fast send 239.1.1.1%lo:5000 --size 64 -c 3 --rate 1k"),
+    "send-json": Screen("mcast-fast send 239.1.1.1%lo:5000 hello --json | cat", 0),
+    "send-answers": Screen("mcast-fast send 239.1.1.1%lo:5000 who --wait 100ms"),
+    "record-running": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcapng", sends=3, shot=r"dropped, new"),
+    "record-nothing": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcap -t 100ms --json"),
     "record-80": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcapng -c 3", sends=3),
+    "replay-80": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 --max"),
+    "replay-piped": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 --max --json | cat", 0),
+    "error-replay": Screen("mcast-fast replay feed.pcap"),
+    "info-piped": Screen("mcast-fast info feed.pcap | cat", 0),
     "info-80": Screen("mcast-fast info feed.pcap"),
     "info-160": Screen("mcast-fast info feed.pcap", 160),
     "info-none": Screen("mcast-fast info feed.pcap 239.7.7.7"),
     "check-80": Screen("mcast-fast check feed.pcap -f u64be@0"),
+    "check-piped": Screen("mcast-fast check feed.pcap -f u64be@0 --json | head -8", 0),
+    "check-nothing": Screen("mcast-fast check 239.1.1.1%lo:5000 -f rtp -t 100ms -q"),
     "check-160": Screen("mcast-fast check feed.pcap -f u64be@0", 160),
     "arbitrate-80": Screen("mcast-fast arbitrate feed.pcap feed.pcap -f u64be@0"),
     "convert": Screen("mcast-fast convert feed.pcap feed.csv"),
@@ -135,6 +158,13 @@ SCREENS = {
     "error-port": Screen("mcast-fast receive 239.1.1.1"),
     "error-two": Screen("mcast-fast receive 239.1.1.1 5000"),
     "error-order": Screen("mcast-fast receive 239.1.1.1:5000%lo"),
+    "error-verbs": Screen("mcast-fast capture 239.1.1.1%lo:5000"),
+    "error-no-verb": Screen("mcast-fast 239.1.1.1:5000"),
+    "error-swapped": Screen("mcast-fast receive 239.1.1.1@10.0.0.5:5000"),
+    "error-match": Screen("mcast-fast receive 239.1.1.1%lo:5000 --match sorce=10.0.0.5"),
+    "error-format": Screen("mcast-fast check feed.pcap -f rpt"),
+    "error-file": Screen("mcast-fast info none.pcap"),
+    "error-directory": Screen("mcast-fast record 239.1.1.1%lo:5000 -w ."),
     "error-rate": Screen("mcast-fast send 239.1.1.1%lo:5000 x --rate 10x"),
 }
 
@@ -234,11 +264,14 @@ class _Terminal:
             return ""
 
 
-def shown(screen: Screen, port: int) -> list[str]:
-    """The lines that the command leaves on its screen, with what differs from run to run masked."""
+def shown(screen: Screen, port: int, host: str = "") -> list[str]:
+    """The lines that the command leaves on its screen, with what differs from run to run masked.
+
+    `host`: the namespace it runs in."""
     with tempfile.TemporaryDirectory() as where:
         _feed(Path(where, "feed.pcap"))
         program = f"{shlex.quote(sys.executable)} -m mcast_fast"
+        program = f"ip netns exec {host} {program}" if host else program
         command = screen.command.replace("mcast-fast", program, 1).replace(":5000", f":{port}")
         terminal = _Terminal(command, screen.columns, Path(where), screen.keys is not None)
         if screen.sends:
@@ -318,15 +351,40 @@ def all_shown() -> dict[str, list[str]]:
         return dict(zip(SCREENS, pool.map(shown, SCREENS.values(), ports), strict=True))
 
 
+def option_table() -> str:
+    """The options that several verbs have, and these verbs, as the page's table."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for verb in VERBS:
+        command = program.get_command(click.Context(program, info_name="mcast-fast"), verb)
+        assert command is not None
+        for one in command.params:
+            if isinstance(one, click.Option):
+                long = max(one.opts, key=len)
+                short = next((name for name in one.opts if len(name) == 2), "")
+                label, verbs = found.setdefault(long, ("", []))
+                found[long] = (label or ", ".join(filter(None, (short, long))), [*verbs, verb])
+    rows = [f"| `{label}` | {', '.join(verbs)} |" for label, verbs in found.values() if len(verbs) > 1]
+    return "\n".join(("<!-- options -->", "| option | verbs |", "|---|---|", *rows, "<!-- end of options -->"))
+
+
+OPTIONS = re.compile(r"<!-- options -->.*?<!-- end of options -->", re.DOTALL)
+
+
 def block(name: str, lines: list[str]) -> str:
     """A screen as it is in the page."""
     return "\n".join((f"<!-- screen {name} -->", "```text", *lines, "```"))
 
 
-BLOCK = re.compile(r"<!-- screen (\S+) -->\n```text\n.*?\n```", re.DOTALL)
+BLOCK = re.compile(r"<!-- screen (\S+) -->\n```text\n.*?```", re.DOTALL)
 
 if __name__ == "__main__":
+    from tests import lab
+    from tests.lab_screens import all_shown as all_shown_in_lab
+
     made = all_shown()
+    made |= {} if lab.available() else all_shown_in_lab()
+    page = OPTIONS.sub(option_table(), PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(
-        BLOCK.sub(lambda match: block(match[1], made[match[1]]), PAGE.read_text(encoding="utf-8")), encoding="utf-8"
+        BLOCK.sub(lambda match: block(match[1], made[match[1]]) if match[1] in made else match[0], page),
+        encoding="utf-8",
     )

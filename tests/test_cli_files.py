@@ -281,7 +281,7 @@ def test_what_is_no_udp_is_named(backend, tmp_path):
     shown = invoke("info", path)
     assert all(f"{name} 1" in shown.stdout for name in names)
     told = invoke("convert", path, tmp_path / "out.csv", "--json", "--fail-on-loss")
-    assert (told.exit_code, json.loads(told.stderr)["skipped_kinds"]) == (3, dict.fromkeys(names, 1))
+    assert (told.exit_code, json.loads(told.stdout)["skipped_kinds"]) == (3, dict.fromkeys(names, 1))
     assert "link type 239 (NFLOG) 1" in invoke("convert", path, tmp_path / "out.csv").stderr
 
 
@@ -328,7 +328,7 @@ def test_what_is_not_converted_is_reported_by_name(backend, tmp_path):
         "mcast-fast: converted 1 packets to csv; not converted: skipped 2 (802.3 with LLC 2), broken 1\n",
     )
     done = invoke("convert", path, target, "--json")
-    assert (done.exit_code, json.loads(done.stderr)) == (
+    assert (done.exit_code, json.loads(done.stdout)) == (
         0,
         {
             "packets": 1,
@@ -348,7 +348,7 @@ def test_merge_says_what_was_merged(feed, tmp_path):
     assert result.stderr == "mcast-fast: merged 22 blocks of 2 files and 2 interfaces\n"
     assert len(read(target.read_bytes())) == 22
     result = invoke("merge", feed, feed, "-w", target, "--json")
-    assert json.loads(result.stderr)["blocks"] == 22
+    assert json.loads(result.stdout)["blocks"] == 22
     assert invoke("merge", feed, "-w", feed).exit_code == 2
     feed.write_bytes(feed.read_bytes()[:-2])
     result = invoke("merge", feed, "-w", target)

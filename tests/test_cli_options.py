@@ -1,15 +1,18 @@
 """One grammar of options: the table, the types, the words of errors, examples, completion and man pages."""
 
+import pickle
 import re
 import shlex
 import shutil
 import struct
 import subprocess
+import sys
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import mcast_fast as mcast
 from mcast_fast.cli import VERBS, program
 from mcast_fast.cli.codes import EXIT_CODES
 from mcast_fast.cli.completion import SHELLS
@@ -19,6 +22,7 @@ from mcast_fast.cli.options import DSCP, LONGER, RATE, SHARED, SPEED, TIME
 from mcast_fast.cli.output import Clock
 from mcast_fast.cli.rtp import Headers, stripped
 from mcast_fast.cli.words import in_options, nearest
+from mcast_fast.errors import Argument
 
 WITHOUT_JSON = {"help", "completion"}
 # Where an option means something else: how packets are written, whether TTLs are shown, a flag, a form.
@@ -119,11 +123,11 @@ def test_what_is_nearly_right_is_named():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("receive", "239.1.1.1"), "or use --port 5000"),
+        (("receive", "239.1.1.1"), "or pass --port 5000"),
         (("receive", "239.1.1.1", "5000"), "5000 was given as a group of its own"),
         (("receive", "239.1.1.1:5000%lo"), "the interface goes before the port: 239.1.1.1%lo:5000"),
         (("receive", "ff15::1:5000"), "or, if 5000 is the port, [ff15::1]:5000"),
-        (("receive", "x"), "mcast-fast: group 'x' is not an IP address"),
+        (("receive", "x"), "mcast-fast: group 'x': not an IP address (Expected 4 octets in 'x')"),
         (("replay", "none.pcapng", "--as-recorded"), "No such file or directory (2); check the path"),
         (("send", "239.1.1.1%lo:5000", "--size", "9", "--pattern", "xyz"), "neither hex digits"),
         (("receive", "239.1.1.1:5000", "--strip", "rtp"), "--strip is of -o raw"),
@@ -138,10 +142,12 @@ def test_messages_speak_of_options(arguments, said):
 
 def test_arguments_become_options():
     options = {"ring": "--ring", "buffer_size": "--buffer-size"}
-    assert in_options("use a smaller ring=, or pass buffer_size=7", options) == (
-        "use a smaller --ring, or use --buffer-size 7"
-    )
-    assert in_options("other=1", options) == "other=1"
+    error = mcast.ArgumentError(Argument("other", "1"), " or ", Argument("buffer_size", "7"), ", no ", Argument("ring"))
+    assert str(error) == "other=1 or buffer_size=7, no ring="
+    assert in_options(error, options) == "other=1 or --buffer-size 7, no --ring"
+    assert in_options(mcast.ArgumentError("buffer_size=7"), options) == "buffer_size=7"
+    assert in_options(mcast.SocketError(1, "bind"), options) == "bind"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -223,3 +229,36 @@ def test_rtp_headers_are_put_and_stripped():
 )
 def test_any_payload_is_stripped_or_stays(payload, rest):
     assert stripped(payload) == rest
+
+
+@pytest.mark.long
+@pytest.mark.needs("signals to processes")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_is_an_empty_one(closed):
+    command = f"{shlex.quote(sys.executable)} -m mcast_fast send 239.1.1.1%lo:5000 --ttl 0 --stdin-lines {closed}"
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if closed == ">&-" else "sent 0\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("239.1.1.1:5000",), "a verb comes before the group, such as: mcast-fast receive 239.1.1.1:5000"),
+        (("capture", "239.1.1.1:5000"), "did you mean record?"),
+        (("receive",), "GROUP... (such as 239.1.1.1%eth0:5000) is missing"),
+        (("record", "239.1.1.1:5000"), "--write is missing"),
+        (("send", "hello"), "name a group before the payload: mcast-fast send 239.1.1.1%eth0:5000 hello"),
+        (("check", "none.pcap", "-f", "rtp"), "'none.pcap' is no file that is there, and no group"),
+        (("check", "239.1.1.1:5000", "-f", "rpt"), "'rpt' is not a format (did you mean rtp?)"),
+        (("receive", "239.1.1.1@10.0.0.5:5000"), "the source goes before the group: 10.0.0.5@239.1.1.1:5000"),
+        (("receive", "udp://@239.1.1.1:5000?timeout=3"), "pass --timeout to the receiver"),
+        (("receive", "239.1.1.1:5000", "--port", "70000"), "--port: '70000' is no UDP port; use 1 to 65535"),
+        (("replay", "x.pcap", "--to", "239.1.1.1:1", "--speed", "2", "--max"), "--speed, --rate and --max exclude"),
+    ],
+)
+def test_what_newcomers_type(arguments, said):
+    result = invoke(*arguments)
+    assert said in result.stderr
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1

@@ -39,12 +39,13 @@ _core       : _systems _html
     blocks      : layout
     lateness    :
     extraction  :
+    matching    : extraction
     arrow       : layout addresses
     restore     :
     columns     : layout addresses
     rows        :
-    fast        : rows restore columns blocks layout addresses lateness coalescing extraction
-    pure        : rows restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction process
+    fast        : rows restore columns blocks layout addresses lateness coalescing extraction matching
+    pure        : rows restore columns arrow blocks layout protocols addresses lateness lifetime pairs coalescing extraction matching process
     __init__    : layout refusals fast pure
 _guarded    : _core
 _delivery   : _units _iteration _core _guarded
@@ -230,25 +231,29 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     words           :
     examples        :
     rtp             :
-    options         :
+    match           : words
+    options         : match
     output          : words
+    top_keys        :
+    top_view        : output top_keys
+    streams         : output top_view
     flows           : output
     signals         : output
     contents        : output
     progress        : output
     metrics         : output
     demo            : output options
-    receive         : codes output options signals flows metrics progress rtp
-    check           : codes output options signals flows metrics
-    arbitrate       : codes output options signals
-    send            : codes output options rtp
-    record          : codes output options signals flows metrics progress
-    replay          : codes output options contents
+    receive         : codes output options signals flows metrics progress rtp match streams
+    check           : codes output options signals flows metrics contents
+    arbitrate       : codes output options signals contents
+    send            : codes output options progress rtp
+    record          : codes output options signals flows metrics progress match streams
+    replay          : codes output options contents progress
     info            : codes output options flows contents
     convert         : codes output options
     merge           : codes output options
     repair          : options output
-    interfaces      : options
+    interfaces      : options output
     doctor          : output options signals
     probe           : codes output options signals
     top_keys        :

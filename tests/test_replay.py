@@ -304,7 +304,7 @@ def test_what_cannot_be_kept_is_refused(backend, tmp_path, keep):
 
 @pytest.mark.parametrize("options", [{}, {"mapping": {"239.1.1.1": "239.2.2.2"}}])
 def test_nobody_sends_to_recorded_groups_unaware(backend, feed, options):
-    with pytest.raises(ArgumentError, match=r"no destination; give to \(--to\) a group, or say as_recorded"):
+    with pytest.raises(ArgumentError, match=r"no destination; name a group with to=, or pass as_recorded"):
         Replay(feed, **options)
     assert Replay(feed, as_recorded=True, **options) is not None
     result = invoke("replay", feed)

@@ -1,8 +1,11 @@
 """The program `mcast-fast`, also as `python -m mcast_fast`."""
 
+import os
 import sys
+from pathlib import Path
 
 COMMAND_LINE_NEEDS = ("click", "rich")  # the extra [cli]
+INTERRUPTED = 130  # as cli/codes.py has it
 
 
 def _print_version() -> bool:
@@ -21,14 +24,24 @@ def _print_version() -> bool:
     return True
 
 
+def _open_what_is_closed() -> None:
+    """Have the standard streams lead nowhere where the caller closed them; sockets would get their descriptors."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115 - for good
+
+
 def main() -> None:
     """Run the command line; without its libraries say what to install, and exit 2."""
+    _open_what_is_closed()
     try:
         if sys.argv[1:] == ["--version"] and _print_version():
             return
         from mcast_fast.cli import program
 
         program(prog_name="mcast-fast")
+    except KeyboardInterrupt:  # while it starts
+        sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in COMMAND_LINE_NEEDS:

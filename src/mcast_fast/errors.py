@@ -29,7 +29,26 @@ __all__ = [
 ]
 
 
-class MulticastError(Exception):
+class Argument(NamedTuple):
+    """An argument as a part of a message, `port=5000`, which the command line writes as the option of a verb."""
+
+    name: str
+    value: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}"
+
+
+class _InParts:
+    """An exception whose message is what its arguments are in a row: text, and here and there an Argument."""
+
+    args: tuple[object, ...]
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
+
+
+class MulticastError(_InParts, Exception):
     """Base of every exception that mcast-fast raises itself (a timeout is the built-in TimeoutError)."""
 
 
@@ -138,7 +157,7 @@ class SendError(SocketError):
         self.sent = sent
 
 
-class MulticastWarning(UserWarning):
+class MulticastWarning(_InParts, UserWarning):
     """Something works less well than requested: a clipped buffer, an ambiguous interface, a missing extension."""
 
 
@@ -150,11 +169,11 @@ class SsmWarning(MulticastWarning):
 _PASSED = ("mcast_fast", "importlib", "_frozen_importlib", "_frozen_importlib_external")
 
 
-def warn(message: str, category: type[Warning] = MulticastWarning, source: object = None) -> None:
+def warn(message: str | Warning, category: type[Warning] = MulticastWarning, source: object = None) -> None:
     """Warn at the user's line that called the library: the nearest one outside of this package.
 
-    In a thread of the library, and in the command line, that is the outermost line. `source`: the object that a
-    ResourceWarning is about."""
+    In a thread of the library, and in the command line, that is the outermost line. `category`: of a message that is
+    text. `source`: the object that a ResourceWarning is about."""
     frame: FrameType | None = sys._getframe(1)
     outermost = frame
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _PASSED:
@@ -223,13 +242,14 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("send", "ENOBUFS", "linux"): "the interface's queue is full; send more slowly or raise txqueuelen",
     ("send", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
     ("send", "ENETDOWN", "linux"): "the interface is down; `ip link set … up`",
-    ("send", "EINVAL", ""): "the group and the address to send from must fit the interface; leave source= out",
+    ("send", "EINVAL", ""): "the group and the address to send from must fit the interface; leave the source out",
     ("send", "EADDRNOTAVAIL", ""): "the interface has no address to send from",
     ("receive", "ENETDOWN", ""): "the interface went down",
     ("open", "ELOOP", ""): "it is a link, which a recording does not follow; name the file itself",
     ("write", "ENOSPC", ""): "the disk is full; free some of it, or write elsewhere",
     ("write", "EDQUOT", ""): "the quota is used up; free some of it, or write elsewhere",
     ("write", "EFBIG", ""): "the file reached the limit of its size; raise `ulimit -f`, or rotate",
+    ("write", "EEXIST", ""): "what is there is never written over; name another file",
     ("write", "EPIPE", ""): "the reader of the pipe is gone",
     ("open", "ENOENT", ""): "check the path",
     ("open", "EISDIR", ""): "name a file in it",
@@ -246,7 +266,7 @@ REMEDIES: dict[tuple[str, str, str], str] = {
         "EADDRNOTAVAIL",
         "",
     ): "the address must be one of this machine's; leave it out, or use 0.0.0.0 or [::] for all of them",
-    ("ring", "ENOMEM", ""): "the system has no memory for a ring of this size; pass a smaller ring=",
+    ("ring", "ENOMEM", ""): "the system has no memory for a ring of this size; use a smaller one",
     ("ring", "EINVAL", "linux"): "a fanout group has one interface and one kind of member; or the ring is too large",
     ("ring", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
     ("ring", "ENOPROTOOPT", "linux"): "a ring needs Linux 4.20",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TypeAlias
 
-from mcast_fast.errors import ArgumentError, GroupError
+from mcast_fast.errors import Argument, ArgumentError, GroupError
 
 __all__ = ["Flags", "Group", "Scope", "is_multicast"]
 
@@ -29,18 +29,18 @@ MOST_DIGITS = 39
 
 URL_SCHEMES = ("udp", "rtp")
 # The options that ffmpeg, VLC and GStreamer users paste, and what says the same here.
-URL_OPTIONS = {
-    "localaddr": "name the interface after the group: GROUP%INTERFACE:PORT",
-    "iface": "name the interface after the group: GROUP%INTERFACE:PORT",
-    "multicast-iface": "name the interface after the group: GROUP%INTERFACE:PORT",
-    "sources": "name the source before the group: SOURCE@GROUP:PORT",
-    "block": "block the source on the receiver: block(GROUP, SOURCE)",
-    "ttl": "pass ttl= to the sender",
-    "pkt_size": "pass size= to send_batch",
-    "buffer_size": "pass buffer_size= to the receiver",
-    "fifo_size": "pass background= to the receiver",
-    "timeout": "pass timeout= to the receiver",
-    "reuse": "pass reuse= to the receiver",
+URL_OPTIONS: dict[str, tuple[str | Argument, ...]] = {
+    "localaddr": ("name the interface after the group: GROUP%INTERFACE:PORT",),
+    "iface": ("name the interface after the group: GROUP%INTERFACE:PORT",),
+    "multicast-iface": ("name the interface after the group: GROUP%INTERFACE:PORT",),
+    "sources": ("name the source before the group: SOURCE@GROUP:PORT",),
+    "block": ("block the source on the receiver: block(GROUP, SOURCE)",),
+    "ttl": ("pass ", Argument("ttl"), " to the sender"),
+    "pkt_size": ("pass ", Argument("size"), " to send_batch"),
+    "buffer_size": ("pass ", Argument("buffer_size"), " to the receiver"),
+    "fifo_size": ("pass ", Argument("background"), " to the receiver"),
+    "timeout": ("pass ", Argument("timeout"), " to the receiver"),
+    "reuse": ("pass ", Argument("reuse"), " to the receiver"),
 }
 
 Address = IPv4Address | IPv6Address
@@ -191,12 +191,11 @@ class Group:
             >>> str(Group.parse("udp://@[FF15::0:1%eth0]:5000/"))
             '[ff15::1%eth0]:5000'
         """
+        require_text("group", text)
         try:
-            return parsed(require_text("group", text))
+            return parsed(text)
         except GroupError as error:
-            said = str(error)
-            named = said.startswith(f"group {text!r} ")  # already
-            raise GroupError(said if named else f"group {text!r}: {said}") from None
+            raise GroupError(f"group {text!r}: ", *error.args) from None
 
     @classmethod
     def coerce(cls, value: "str | Group") -> "Group":
@@ -310,7 +309,7 @@ def as_address(value: object) -> Address:
         text, percent, zone = value.partition("%")
         if percent:
             check_interface(zone)
-        return text_address("address", text)
+        return text_address(text, "address")
     if not isinstance(value, bytes | IPv4Address | IPv6Address):
         raise GroupError(f"{value!r} is not an IP address; give text, packed bytes or an ipaddress object")
     try:
@@ -319,17 +318,16 @@ def as_address(value: object) -> Address:
         raise GroupError(f"{value!r} is not a packed IP address; give 4 bytes for IPv4 or 16 for IPv6") from None
 
 
-def text_address(what: str, text: str) -> Address:
-    """The address that `text` spells, without a zone; `what` it is meant for."""
+def text_address(text: str, what: str = "") -> Address:
+    """The address that `text` spells, without a zone; `what` it is meant for, where the message is to say so."""
     try:
         return without_mapping(IPv6Address(text) if ":" in text else IPv4Address(text))
     except ValueError as error:
-        remedy = (
-            "a port goes behind brackets: [ff15::1]:5000"
-            if ":" in text
-            else "write digits as in 239.1.1.1 or ff15::1; names are not looked up"
-        )
-        raise GroupError(f"{what} {text!r} is not an IP address ({error}); {remedy}") from None
+        remedy = "write digits as in 239.1.1.1 or ff15::1; names are not looked up"
+        if ":" in text:
+            remedy = f"write {GRAMMAR}" if "." in text else "a port goes behind brackets: [ff15::1]:5000"
+        named = f"{what} {text!r} is " if what else ""  # elsewhere the reason has the text
+        raise GroupError(f"{named}not an IP address ({error}); {remedy}") from None
 
 
 def without_mapping(address: Address) -> Address:
@@ -350,8 +348,8 @@ def group_address(value: object) -> Address:
     """`value` as the address of a group, checked."""
     text = require_text("group", value)
     if "%" in text:
-        raise GroupError(f"group {text} carries a zone; give it as interface=")
-    address = text_address("group", text)
+        raise GroupError(f"{text} carries a zone; give it as ", Argument("interface"))
+    address = text_address(text)
     if not address.is_multicast:
         raise GroupError(f"{address} is {kind(address)}; multicast is 224.0.0.0/4 and ff00::/8")
     return address
@@ -363,7 +361,7 @@ def source_address(value: object, group: Address) -> Address:
     host, percent, zone = text.partition("%")
     if percent:
         raise GroupError(f"source {text} carries a zone; the interface goes after the group: {host}@{group}%{zone}")
-    address = text_address("source", host)
+    address = text_address(host, "source")
     if address.is_multicast or address.is_unspecified or address == BROADCAST:
         raise GroupError(f"source {address} is {kind(address)}; name the sender's own, a unicast address")
     if address.version != group.version:
@@ -431,6 +429,8 @@ def parsed(text: str) -> Group:
     source, at, target = body.partition("@") if "@" in body else ("", "", body)
     host, port = split_port(target)
     address, percent, interface = host.partition("%")
+    if at and is_group(source) and not is_group(address):
+        raise GroupError(f"the source goes before the group: {target.replace(address, f'{address}@{source}', 1)}")
     return Group(
         address,
         None if port is None else decimal("port", port),
@@ -438,6 +438,14 @@ def parsed(text: str) -> Group:
         split_source(source) if at else None,
         decimal("count", count) if plus else 1,
     )
+
+
+def is_group(text: str) -> bool:
+    """Whether it spells the address of a group."""
+    try:
+        return ip_address(text).is_multicast
+    except ValueError:
+        return False
 
 
 def without_url(text: str) -> str:
@@ -453,7 +461,7 @@ def without_url(text: str) -> str:
     body, _, query = body.partition("?")
     if query:
         name = query.partition("&")[0].partition("=")[0]
-        raise GroupError(f"URL option {name!r} is not understood here; {URL_OPTIONS.get(name, 'remove it')}")
+        raise GroupError(f"URL option {name!r} is not understood here; ", *URL_OPTIONS.get(name, ("remove it",)))
     body = body.removesuffix("/").removeprefix("@")
     if is_bare_ipv6(body.rpartition("@")[2]):
         raise GroupError("an IPv6 group in a URL needs brackets: udp://[ff15::1]:5000")

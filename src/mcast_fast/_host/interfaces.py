@@ -17,7 +17,7 @@ from mcast_fast._core import refusals
 from mcast_fast._host import addresses, ifreq, offloads, unlisted
 from mcast_fast._host.routes import GroupAddress, Route, find_route
 from mcast_fast._systems import SYSTEM, FlagCall
-from mcast_fast.errors import GroupError, InterfaceError, os_text, socket_error, warn
+from mcast_fast.errors import Argument, GroupError, InterfaceError, MulticastWarning, os_text, socket_error, warn
 
 logger = logging.getLogger("mcast_fast")
 
@@ -319,10 +319,9 @@ def default_interface(group: str, known: Sequence[Interface] | None = None) -> I
     chosen = named if named in candidates else candidates[0]
     if len(candidates) > 1:
         names = _enumerate([candidate.name for candidate in candidates])
-        warn(
-            f"{address}: no route names an interface, and {names} are equally good; taking {chosen.name}; "
-            f"choose with {address}%{chosen.name} or interface={chosen.name!r}"
-        )
+        text = f"{address}: no route names an interface, and {names} are equally good; taking {chosen.name}; "
+        text += f"choose with {address}%{chosen.name} or "
+        warn(MulticastWarning(text, Argument("interface", repr(chosen.name))))
     return chosen
 
 

@@ -22,7 +22,7 @@ from mcast_fast._host import netlink
 from mcast_fast._host.ifreq import IFF_RUNNING, IFF_UP
 from mcast_fast._host.interfaces import interfaces
 from mcast_fast._systems import SYSTEM
-from mcast_fast.errors import ClosedError, FeatureError, MulticastError, socket_error
+from mcast_fast.errors import Argument, ClosedError, FeatureError, MulticastError, socket_error
 from mcast_fast.stats import Event, What
 
 AF_BRIDGE = 7
@@ -80,7 +80,10 @@ class Watch:
 
     def __init__(self, indexes: Callable[[], Collection[int]], report: Report) -> None:
         if reason := SYSTEM.missing.get("watch") or refusals.of_netlink():
-            raise FeatureError(f"watch=True: {reason}; mcast_fast.features() lists what there is")
+            raise FeatureError(
+                Argument("watch", "True"),
+                f": {reason}; mcast_fast.features() and `mcast-fast version` list what there is",
+            )
         self._opener = os.getpid()
         self._news: socket.socket | None = None
         self._wake: pairs.End | None = None

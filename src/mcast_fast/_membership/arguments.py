@@ -10,7 +10,7 @@ from mcast_fast._core.layout import FRAMES, MAX_PACKET_SIZE, TAGGED, UNTAGGED
 from mcast_fast._membership.rings import RingOptions, ring_options
 from mcast_fast._membership.sockets import Options, require
 from mcast_fast._units import Seconds, checked_number, in_seconds, size_in_bytes, wait_in_ns, whole_number
-from mcast_fast.errors import ArgumentError
+from mcast_fast.errors import Argument, ArgumentError
 
 Timestamps = Literal["kernel", "hardware"]
 TIMESTAMPS = (*get_args(Timestamps), None)
@@ -23,7 +23,7 @@ def background_bytes(wanted: bool | int | str | None, cpu: int | None) -> int:
         if cpu is not None:
             raise ArgumentError("background_cpu needs background=True, or a size such as background='256MiB'")
         return 0
-    require("background", f"background={wanted!r}")
+    require("background", Argument("background", repr(wanted)))
     if cpu is not None:
         if cpu not in _processors():
             raise ArgumentError(
@@ -94,7 +94,10 @@ def for_ring(options: Options, **others: object) -> Options:
     its own: ArgumentError where one of `others` is given, too."""
     for name, value in others.items():
         if value:
-            raise ArgumentError(f"{name}={value!r} is of sockets, and does not go with ring=: leave one of them out")
+            given = Argument(name, repr(value))
+            raise ArgumentError(
+                given, " is of sockets, and does not go with ", Argument("ring"), ": leave one of them out"
+            )
     return replace(options, only_holds=True, coalescing=Mode.NEVER)
 
 
@@ -138,6 +141,6 @@ def ring_arguments(
         if frames:
             raise ArgumentError("frames=True goes with ring= only: a socket gets payloads, and no frames")
         return None
-    require("ring", "ring=")
+    require("ring", Argument("ring"))
     delivers = FRAMES if frames else TAGGED if vlan else UNTAGGED
     return ring_options(ring, latency, fanout, timestamps == "kernel", delivers)

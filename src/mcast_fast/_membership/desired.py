@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from mcast_fast._core.addresses import map_address, plain_text
 from mcast_fast._host.interfaces import Interface, default_interface, find_interface, interfaces, multicast_interfaces
 from mcast_fast._units import checked
-from mcast_fast.errors import GroupError, InterfaceError
+from mcast_fast.errors import Argument, GroupError, InterfaceError
 from mcast_fast.groups import Group, check_port, is_multicast
 
 T = TypeVar("T")
@@ -161,7 +161,8 @@ def complete(value: str | Group, defaults: Defaults) -> Group:
         first, _, last = group.address.rpartition(":")
         is_port = last.isdigit() and ":" in first and _is_group(first)
         perhaps = f", or, if {last} is the port, [{first}]:{last}" if is_port else ""
-        raise GroupError(f"group {str(value)!r} has no port; write {brackets}:5000, or pass port=5000{perhaps}")
+        missing = f"group {str(value)!r} has no port; write {brackets}:5000, or pass "
+        raise GroupError(missing, Argument("port", "5000"), perhaps)
     return group
 
 

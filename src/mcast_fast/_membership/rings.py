@@ -22,7 +22,7 @@ from mcast_fast._host import ifreq
 from mcast_fast._membership import bpf
 from mcast_fast._membership.sockets import OpenSocket, Options, SocketOwner, open_socket
 from mcast_fast._units import checked_number, size_in_bytes, whole_number
-from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
+from mcast_fast.errors import Argument, ArgumentError, ClosedError, InterfaceError, SocketError, explain, socket_error
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
@@ -123,7 +123,7 @@ def check_memory(size: int) -> None:
     if size > most:
         has = "" if free is None else f": {free >> 20:,} MiB of memory are free, of which an eighth is spared"
         raise ArgumentError(
-            f"a ring of {size:,} bytes is more than the {most:,} that there can be{has}; use a smaller ring="
+            f"a ring of {size:,} bytes is more than the {most:,} that there can be{has}; use a smaller one"
         )
 
 
@@ -441,9 +441,8 @@ def _check_link(sock: socket.socket, name: str) -> None:
     answer = fcntl.ioctl(sock.fileno(), SIOCGIFHWADDR, ifreq.NAME.pack(os.fsencode(name)))
     (link,) = ifreq.LINK_TYPE.unpack_from(answer)
     if link not in ETHERNET_LINKS:
-        raise InterfaceError(
-            f"ring on {name}: its link is not Ethernet (type {link} of linux/if_arp.h); receive without ring="
-        )
+        text = f"ring on {name}: its link is not Ethernet (type {link} of linux/if_arp.h); receive without "
+        raise InterfaceError(text, Argument("ring"))
 
 
 def attach(sock: socket.socket, program: "bpf.Program[int]", delivers: int, groups: int) -> str:

@@ -22,7 +22,7 @@ from mcast_fast._core.lifetime import close_all
 from mcast_fast._host import hardware_clock, ifreq, links, offloads, port_users
 from mcast_fast._membership.desired import Endpoint
 from mcast_fast._systems import SYSTEM
-from mcast_fast.errors import FeatureError, SocketError, socket_error, warn
+from mcast_fast.errors import Argument, FeatureError, MulticastWarning, SocketError, socket_error, warn
 
 Datagram = socket.socket  # a field has the module's name
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -179,9 +179,8 @@ def set_buffer(sock: socket.socket, wanted: int | None) -> None:
         warn(f"receive buffer: requested {asked} bytes, got {got}; {remedy}")
     elif not _has_warned:
         _has_warned.append(True)
-        warn(
-            f"the default receive buffer is {asked} bytes, the system allows {got}; {remedy}, or pass buffer_size={got}"
-        )
+        text = f"the default receive buffer is {asked} bytes, the system allows {got}; {remedy}, or pass "
+        warn(MulticastWarning(text, Argument("buffer_size", str(got))))
 
 
 def _force_buffer(sock: socket.socket, size: int) -> bool:
@@ -333,8 +332,10 @@ class SocketOwner:
             raise
 
 
-def require(name: str, asked: str) -> None:
+def require(name: str, asked: str | Argument) -> None:
     """FeatureError when a requested feature is off."""
     feature = _core.feature(name)
     if not feature:
-        raise FeatureError(f"{asked}: {feature.reason}; mcast_fast.features() lists what there is")
+        raise FeatureError(
+            asked, f": {feature.reason}; mcast_fast.features() and `mcast-fast version` list what there is"
+        )

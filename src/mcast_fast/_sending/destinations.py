@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from mcast_fast._core.addresses import is_link_local, map_address
 from mcast_fast._host.interfaces import Interface, routed_interface
 from mcast_fast._membership.desired import Defaults
-from mcast_fast.errors import GroupError
+from mcast_fast.errors import Argument, GroupError
 from mcast_fast.groups import (
     BROADCAST,
     Group,
@@ -131,7 +131,8 @@ def with_defaults(to: UnicastAddress, defaults: Defaults) -> tuple[int, str | in
     port = defaults.port if to.port is None else to.port
     if port is None:
         brackets = f"[{to}]" if to.version == 6 else str(to)
-        raise GroupError(f"address {str(to)!r} has no port; write {brackets}:5000, or pass port=5000")
+        missing = f"address {str(to)!r} has no port; write {brackets}:5000, or pass "
+        raise GroupError(missing, Argument("port", "5000"))
     if not is_link_local(to.packed):
         return port, None
     zone = to.zone if to.zone is not None else defaults.interface

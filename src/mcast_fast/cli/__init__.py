@@ -1,5 +1,6 @@
 """The command line: one file a verb, printing only; `options` has what verbs share, `codes` the exit codes."""
 
+import contextlib
 import importlib
 import io
 import os
@@ -11,11 +12,12 @@ import click
 
 from mcast_fast import _core
 from mcast_fast._version import version_text
-from mcast_fast.cli.codes import ERROR, EXIT_CODES, OK, USAGE
+from mcast_fast.cli.codes import ERROR, EXIT_CODES, INTERRUPTED, OK, USAGE
 from mcast_fast.cli.examples import EXAMPLES
 from mcast_fast.cli.output import USAGE_ERRORS, complain, discard_output, one_line_warnings
 from mcast_fast.cli.words import in_options, nearest, options_of
-from mcast_fast.errors import MulticastError, os_text
+from mcast_fast.errors import GroupError, MulticastError, os_text
+from mcast_fast.groups import Group
 
 # Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
 VERBS = (
@@ -58,7 +60,7 @@ class Program(click.Group):
         """The verb that the arguments begin with; a usage error says which one is near."""
         name = args[0]
         if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"there is no verb {name!r}{nearest(name, VERBS)}", ctx)
+            raise click.UsageError(_no_verb(name), ctx)
         return super().resolve_command(ctx, args)
 
     def main(self, *arguments: Any, **named: Any) -> Any:
@@ -72,9 +74,9 @@ class Program(click.Group):
             except click.ClickException as error:
                 _complain_of_usage(error)
                 sys.exit(error.exit_code)
-            except click.Abort:
-                complain("aborted")
-                sys.exit(ERROR)
+            except click.Abort:  # Ctrl-C where a verb does not end by it; click has gone to the next line
+                complain("interrupted")
+                sys.exit(INTERRUPTED)
             except OSError as error:  # of writing: the library makes its own of all others. Click handles EPIPE alone.
                 discard_output()
                 complain(f"standard output: {os_text(error.errno)}" if error.errno else str(error))
@@ -86,8 +88,30 @@ class Program(click.Group):
             return super().invoke(ctx)
         except MulticastError as error:
             verb = self.get_command(ctx, ctx.invoked_subcommand or "") or self
-            complain(in_options(str(error), options_of(verb)))
+            complain(in_options(error, options_of(verb)))
             raise click.exceptions.Exit(USAGE if isinstance(error, USAGE_ERRORS) else ERROR) from error
+
+
+# What other programs call it, or people expect.
+OTHER_NAMES = {
+    **dict.fromkeys(("listen", "recv", "rx", "dump", "sniff", "join", "subscribe", "tail"), "receive"),
+    **dict.fromkeys(("capture", "rec", "save"), "record"),
+    **dict.fromkeys(("play", "playback", "resend"), "replay"),
+    **dict.fromkeys(("tx", "blast", "publish"), "send"),
+    **dict.fromkeys(("stat", "stats", "monitor", "watch"), "top"),
+    **dict.fromkeys(("ping", "test"), "probe"),
+    **dict.fromkeys(("interface", "ifconfig", "nics", "links"), "interfaces"),
+    **dict.fromkeys(("diagnose", "debug", "why"), "doctor"),
+}
+
+
+def _no_verb(name: str) -> str:
+    """That there is no such verb, and which one may be meant."""
+    if name in OTHER_NAMES:
+        return f"there is no verb {name!r} (did you mean {OTHER_NAMES[name]}?)"
+    with contextlib.suppress(GroupError):
+        return f"a verb comes before the group, such as: mcast-fast receive {Group.parse(name)}"
+    return f"there is no verb {name!r}{nearest(name, VERBS)}"
 
 
 def _complain_of_usage(error: click.ClickException) -> None:
@@ -98,12 +122,22 @@ def _complain_of_usage(error: click.ClickException) -> None:
         return
     if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.message:
         message = f"{max(error.param.opts, key=len)}: {error.message}"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        message = f"{_named(error.param)} is missing"
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
         known = [name for one in error.ctx.command.params for name in one.opts if name.startswith("--")]
         message = f"there is no option {error.option_name}{nearest(error.option_name, known)}"
     context = error.ctx if isinstance(error, click.UsageError) else None
     where = f"; see `{context.command_path} --help`" if context is not None else ""
-    complain(message.rstrip(".") + where)
+    begun = message[:1].lower() if message[1:2].islower() else message[:1]
+    complain(begun + message[1:].rstrip(".") + where)
+
+
+def _named(param: click.Parameter) -> str:
+    """What a parameter is called, with an example where it is a group."""
+    is_option = isinstance(param, click.Option)
+    name = max(param.opts, key=len) if is_option else param.metavar or param.human_readable_name
+    return f"{name} (such as 239.1.1.1%eth0:5000)" if name.startswith(("GROUP", "LEG")) else name
 
 
 def _print_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

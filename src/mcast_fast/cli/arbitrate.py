@@ -4,12 +4,12 @@ import contextlib
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
+from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, counted, standard_input, wrapped
 from mcast_fast.cli.signals import stop_signals_call
@@ -92,7 +92,7 @@ def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json
 
 def _leg(text: str, options: dict[str, Any], opened: contextlib.ExitStack) -> Receiver | Reader:
     named = {name: options[name] for name in ("port", "interface", "source")}
-    if text == "-" or Path(text).is_file():
+    if is_a_file(text):
         return opened.enter_context(Reader(standard_input(text), batch_size=4096, **named))
     return opened.enter_context(Receiver(text, **receiving(options)))
 

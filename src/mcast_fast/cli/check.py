@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
+from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.flows import flows_json, missing, print_flows, table_of
 from mcast_fast.cli.metrics import observed
 from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
@@ -31,9 +31,16 @@ REFRESHES = 2  # per second, of a table on a terminal
 @shared("interface", "port", "source")
 @click.option("--window", type=TIME, default=WINDOW, show_default=True, help="What is missing for longer is lost.")
 @shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
+@shared(quiet="No live table, which a terminal gets meanwhile.")
 @shared(json="An object at the end instead of a table.", fail_on_loss="Exit 3 also when a packet was dropped here.")
 def command(
-    sources: tuple[str, ...], form: str, window: str | float, as_json: bool, fail_on_loss: bool, **options: Any
+    sources: tuple[str, ...],
+    form: str,
+    window: str | float,
+    quiet: bool,
+    as_json: bool,
+    fail_on_loss: bool,
+    **options: Any,
 ) -> None:
     """Follow the numbers of every flow: of groups until Ctrl-C, or of capture files (- is standard input).
 
@@ -52,7 +59,7 @@ def command(
     packet came.
     """
     tracker = Tracker(form, window)
-    are_files = [one == "-" or Path(one).is_file() for one in sources]
+    are_files = [is_a_file(one) for one in sources]
     if any(are_files) and not all(are_files):
         raise click.UsageError("give groups or files, not both")
     limits = {name: options.pop(name) for name in ("timeout", "duration", "count")}
@@ -63,10 +70,10 @@ def command(
         flows, lost, dropped = tracker.flows, tracker.lost, 0
     else:
         errors = []
-        flows, lost, dropped = _receive(sources, tracker, options, limits, not as_json)
+        flows, lost, dropped = _receive(sources, tracker, options, limits, not as_json and not quiet)
     if as_json:
         click.echo(flows_json(flows, lost=lost, unnumbered=tracker.unnumbered, evicted=tracker.evicted))
-    else:
+    elif flows:
         print_flows(flows)
     missed = lost + missing(flows) - sum(flow.lost for flow in flows)
     _exit(tracker, errors, missed + (dropped if fail_on_loss else 0))
@@ -105,14 +112,15 @@ def _receive(
 
 def _live_table(flows: Callable[[], tuple[Flow, ...]], shown: bool) -> contextlib.AbstractContextManager[object]:
     """The table on a terminal, twice per second; elsewhere nothing."""
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.live import Live
 
     console = Console(markup=False, highlight=False, emoji=False)
     if not shown or not console.is_terminal:
         return contextlib.nullcontext()
     show = partial(Live, console=console, refresh_per_second=REFRESHES, transient=True)
-    return show(get_renderable=lambda: table_of(flows(), console.width))
+    # The empty line is where the terminal shows ^C: behind a row it could wrap, and Live would remove a line too few.
+    return show(get_renderable=lambda: Group(table_of(flows(), console.width), ""))
 
 
 def _exit(tracker: Tracker, errors: list[str], missed: int) -> None:

@@ -8,5 +8,5 @@ EXIT_CODES = {
     USAGE: "a usage error: an option, a group or an interface that cannot be",
     LOSS: "packets are missing: of a checked feed, or with --fail-on-loss",
     NOTHING_CAME: "nothing came, or a file holds nothing of the groups",
-    INTERRUPTED: "send, replay and bench: Ctrl-C, after the report (128 + SIGINT)",
+    INTERRUPTED: "Ctrl-C, but in verbs that receive; reports come first (128 + SIGINT)",
 }

@@ -4,11 +4,25 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mcast_fast.cli.output import endpoint_text
-from mcast_fast.errors import MulticastError
+from mcast_fast.errors import ArgumentError, GroupError, MulticastError
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._summary import summarise
+from mcast_fast.groups import Group
 
 LISTED = 4  # groups by name
+
+
+def is_a_file(text: str) -> bool:
+    """Whether an argument that is a file or a group is a file, or standard input; ArgumentError where it is neither."""
+    if text == "-" or Path(text).is_file():
+        return True
+    try:
+        Group.parse(text)
+    except GroupError as error:
+        if "/" in text or Path(text).suffix[1:].isalpha():
+            raise ArgumentError(f"{text!r} is no file that is there, and no group") from error
+        raise
+    return False
 
 
 def nothing_of(file: str, groups: Iterable[str]) -> str:

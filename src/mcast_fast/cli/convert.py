@@ -7,7 +7,7 @@ import click
 
 from mcast_fast.cli.codes import LOSS
 from mcast_fast.cli.options import shared
-from mcast_fast.cli.output import complain, standard_input, standard_output
+from mcast_fast.cli.output import complain, standard_input, standard_output, written_over
 from mcast_fast.files._convert import FORMS, convert_file, form_of
 from mcast_fast.files._skipped import left_out_text
 
@@ -19,7 +19,7 @@ from mcast_fast.files._skipped import left_out_text
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
 @click.option("--to", "form", type=click.Choice(FORMS), help="Format of OUT, when its suffix does not show it.")
 @shared(
-    json="The report as an object, on standard error.",
+    json="The report as an object; on standard error where OUT is -.",
     fail_on_loss="Exit 3 when something of IN could not be converted.",
 )
 def command(
@@ -44,12 +44,14 @@ def command(
     Exits 0; 1 on an error, after everything before it was converted; 2 on a usage error; 3 when something was not
     converted, with --fail-on-loss.
     """
-    form = form_of(target, form)
+    form, note = form_of(target, form), written_over(target)
     done = convert_file(standard_input(source), standard_output(target), form, groups, not everything)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(done)), err=True)
+        click.echo(json.dumps(dataclasses.asdict(done)), err=target == "-")
     else:
         left_out = left_out_text(done)
-        complain(f"converted {done.packets:,} packets to {form}" + (f"; not converted: {left_out}" if left_out else ""))
+        complain(
+            f"converted {done.packets:,} packets to {form}{note}" + (f"; not converted: {left_out}" if left_out else "")
+        )
     if fail_on_loss and done.lost:
         raise click.exceptions.Exit(LOSS)

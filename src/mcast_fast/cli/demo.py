@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 import time
 from dataclasses import asdict, dataclass
 
@@ -14,7 +15,7 @@ from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._units import NANOSECONDS
 from mcast_fast._version import __version__
 from mcast_fast.cli.options import shared
-from mcast_fast.cli.output import complain, endpoint_text
+from mcast_fast.cli.output import complain, endpoint_text, wrapped
 from mcast_fast.receiver import Receiver
 from mcast_fast.sender import Sender
 
@@ -162,7 +163,7 @@ def command(count: int, size: int, as_json: bool) -> None:
     Needs no privilege, and nothing leaves the machine (TTL 0). Sends no more at once than any buffer holds, so that
     nothing may be lost. The time is that of sending, receiving and checking each payload. Exits 1 when one is lost.
     """
-    say = _silent if as_json else click.echo
+    say = _silent if as_json else _say
     missing = f" (the compiled one is missing; {remedy})" if (remedy := _core.remedy()) else ""
     say(f"mcast-fast {__version__}, {_core.backend} backend{missing}, {count:,} packets of {size} bytes")
     found, skipped = places()
@@ -183,6 +184,10 @@ def command(count: int, size: int, as_json: bool) -> None:
 
 def _silent(_line: str) -> None:
     pass
+
+
+def _say(line: str) -> None:
+    click.echo(wrapped(line, sys.stdout))
 
 
 def _run_text(one: Run) -> str:

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._examination import examined
 from mcast_fast.doctor._text import as_json as json_text
 from mcast_fast.doctor._text import lines, write_bundle
+from mcast_fast.groups import Group
 
 STYLES: dict[str, dict[str, Any]] = {
     "problem": {"fg": "red", "bold": True},
@@ -24,7 +26,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 @click.command("doctor", short_help="Why packets of a group do not arrive.")
 @click.argument("groups", metavar="[GROUP...]", nargs=-1, callback=groups_alone)
-@shared("port")
+@shared("interface", "port")
 @click.option("--seconds", type=TIME, default="10s", show_default=True, help="Listen for this long at most.")
 @click.option(
     "-d",
@@ -41,6 +43,7 @@ STYLES: dict[str, dict[str, Any]] = {
 @click.option("--mask", is_flag=True, help="In the bundle, names in place of the addresses of hosts.")
 def command(
     groups: tuple[str, ...],
+    interface: str | None,
     port: int | None,
     seconds: float,
     watch: float | None,
@@ -65,7 +68,7 @@ def command(
     ended = threading.Event()
     with stop_signals_call(ended.set):
         report = examined(
-            groups,
+            [replace(one, interface=one.interface or interface) for one in map(Group.parse, groups)],
             ended.is_set,
             port=port,
             seconds=seconds if watch is None else watch,

@@ -9,6 +9,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mcast-fast receive 239.1.1.1%eth0:5000 -c 10", "What is on that group?"),
         ("mcast-fast receive 239.1.1.1:5000 -o none --sequence rtp", "A line each second, and what is missing."),
         ("mcast-fast receive 239.1.1.1:5000 -o raw --strip rtp > feed.ts", "A file that players play."),
+        ("mcast-fast receive 239.1.1.1:5000 --match u16be@0=0x1234", "Only packets that begin so."),
         ("mcast-fast receive 239.1.1.1:5000 --json -d 10s | jq .length", "For other programs."),
     ),
     "send": (

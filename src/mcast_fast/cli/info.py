@@ -13,7 +13,7 @@ from mcast_fast.cli.codes import ERROR, NOTHING_CAME
 from mcast_fast.cli.contents import nothing_of
 from mcast_fast.cli.flows import flow_object, print_flows
 from mcast_fast.cli.options import shared
-from mcast_fast.cli.output import complain, endpoint_text, standard_input, time_text
+from mcast_fast.cli.output import aligned, complain, endpoint_text, standard_input, time_text
 from mcast_fast.errors import escaped
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._skipped import left_out_text
@@ -49,7 +49,7 @@ def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str 
         raise click.exceptions.Exit(ERROR)
     if as_json:
         click.echo(json.dumps(_object(summary), indent=2))
-    else:
+    elif summary.total.packets or not groups:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         for line in summary_lines(summary, width):
             click.echo(line)
@@ -58,7 +58,7 @@ def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str 
     if summary.error:
         complain(summary.error)
         raise click.exceptions.Exit(ERROR)
-    if groups and not summary.total.packets:
+    if groups and not summary.total.packets:  # the message has what matters of an empty table
         complain(nothing_of(file, groups))
         raise click.exceptions.Exit(NOTHING_CAME)
 
@@ -110,26 +110,14 @@ def _names(flow: Flow) -> tuple[str, str]:
     return group, escaped(flow.source)  # whose zone is the name of an interface
 
 
-def _aligned(rows: list[list[str]], left: int) -> list[str]:
-    """Rows of cells as lines, the first `left` columns to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if place < left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-
-
 def _table(flows: tuple[Flow, ...], width: int | None) -> list[str]:
     """A line for each flow; where that is wider than the terminal, its names on a line, and the numbers under them."""
     rows = [[*_names(flow), *_cells(flow)] for flow in flows]
     for headings in (HEADINGS, NARROW):
-        lines = _aligned([["group", "source", *headings], *rows], 2)
+        lines = aligned([["group", "source", *headings], *rows], 2)
         if width is None or max(map(len, lines)) <= width:
             return lines
-    numbers = _aligned([list(NARROW), *(_cells(flow) for flow in flows)], 0)
+    numbers = aligned([list(NARROW), *(_cells(flow) for flow in flows)], 0)
     names = ["group  source", *("  ".join(_names(flow)) for flow in flows)]
     return [line for pair in zip(names, numbers, strict=True) for line in (pair[0], f" {pair[1]}")]
 
@@ -155,8 +143,8 @@ def summary_lines(summary: Summary, width: int | None) -> list[str]:
     stats = dataclasses.asdict(summary.stats)
     for name in ("batches", "flows", *(() if summary.stats.flows else ("lost",))):
         del stats[name]
-    below = [", ".join(f"{name} {value}" for name, value in stats.items())]
-    filtered = f"filtered {summary.stats.filtered}" if summary.stats.filtered else ""
+    below = [", ".join(f"{name} {value:,}" for name, value in stats.items())]
+    filtered = f"filtered {summary.stats.filtered:,}" if summary.stats.filtered else ""
     if left_out := ", ".join(filter(None, (left_out_text(summary), filtered))):
         below.append(f"left out: {left_out}")
     table = _table(summary.flows, width) if summary.flows else []

@@ -2,18 +2,21 @@
 
 import dataclasses
 import json
+import shutil
+import sys
+import textwrap
 
 import click
 
 from mcast_fast._host.interfaces import Interface, default_interface, interfaces
 from mcast_fast.cli.options import shared
+from mcast_fast.cli.output import aligned
 from mcast_fast.errors import InterfaceError
 
 # A group without a meaning in any standard, to look up in the routing table.
 PROBES = {4: "239.1.1.1", 6: "ff15::1"}
 FLAGS = {"up": "is_up", "multicast": "is_multicast", "loopback": "is_loopback", "carrier": "has_carrier"}
 SHORT = {"generic-receive-offload": "gro"}
-WIDE = 200  # columns where there is no terminal: nothing is folded, so that grep finds whole addresses
 
 
 @click.command("interfaces", short_help="List the network interfaces.")
@@ -56,18 +59,44 @@ def _offloads(one: Interface) -> str:
     return ", ".join(SHORT.get(name, name) for name, is_on in states.items() if is_on) or "-"
 
 
-def _print_table(listed: list[Interface], defaults: dict[int, int | None]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+HEADINGS = ("name", "index", *FLAGS, "offloads", "addresses", "default for")
+NARROW = ("name", "index", "flags", "offloads", "default for")  # where lines are short; addresses are under each row
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("name", "index", *FLAGS, "offloads", "addresses", "default for"):
-        table.add_column(heading, overflow="fold")  # the default would cut what is too wide
+
+def _print_table(listed: list[Interface], defaults: dict[int, int | None]) -> None:
+    """A line for each interface and address; where that is wider than the terminal, addresses under each interface."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = aligned(_rows(listed, defaults), len(HEADINGS))
+    if width is not None and max(map(len, lines)) > width:
+        heading, *rows = aligned(_narrow_rows(listed, defaults), len(NARROW))
+        lines = [heading]
+        for row, one in zip(rows, listed, strict=True):
+            addresses = textwrap.wrap(
+                ", ".join(one.addresses), width - 2, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+            )
+            lines += [row, *addresses]
+    click.echo(click.style(lines[0], bold=True))
+    for line in lines[1:]:
+        click.echo(line.rstrip())
+
+
+def _rows(listed: list[Interface], defaults: dict[int, int | None]) -> list[list[str]]:
+    rows = [list(HEADINGS)]
     for one in listed:
         flags = ("yes" if getattr(one, name) else "-" for name in FLAGS.values())
-        marks = ", ".join(f"IPv{version}" for version in _versions(one, defaults))
-        table.add_row(one.name, str(one.index), *flags, _offloads(one), "\n".join(one.addresses), marks)
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = WIDE
-    console.print(table)
+        first, *others = one.addresses or ("",)
+        rows.append([one.name, str(one.index), *flags, _offloads(one), first, _default_for(one, defaults)])
+        rows += [[""] * (len(HEADINGS) - 2) + [address, ""] for address in others]
+    return rows
+
+
+def _narrow_rows(listed: list[Interface], defaults: dict[int, int | None]) -> list[list[str]]:
+    rows = [list(NARROW)]
+    for one in listed:
+        flags = ", ".join(heading for heading, name in FLAGS.items() if getattr(one, name)) or "-"
+        rows.append([one.name, str(one.index), flags, _offloads(one), _default_for(one, defaults)])
+    return rows
+
+
+def _default_for(one: Interface, defaults: dict[int, int | None]) -> str:
+    return ", ".join(f"IPv{version}" for version in _versions(one, defaults))

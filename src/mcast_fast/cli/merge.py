@@ -7,14 +7,16 @@ import click
 
 from mcast_fast.cli.codes import LOSS
 from mcast_fast.cli.options import shared
-from mcast_fast.cli.output import complain, standard_output
+from mcast_fast.cli.output import complain, standard_output, written_over
 from mcast_fast.files._merge import merge
 
 
 @click.command("merge", short_help="Merge capture files into one, ordered by time.")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("-w", "--write", "target", metavar="OUT", required=True, help="The result; - is standard output.")
-@shared(json="The report as an object, on standard error.", fail_on_loss="Exit 3 when blocks were left out.")
+@shared(
+    json="The report as an object; on standard error where OUT is -.", fail_on_loss="Exit 3 when blocks were left out."
+)
 def command(files: tuple[str, ...], target: str, as_json: bool, fail_on_loss: bool) -> None:
     """Merge FILEs, pcapng or pcap, into the pcapng file OUT, ordered by time; memory does not grow with their size.
 
@@ -25,12 +27,13 @@ def command(files: tuple[str, ...], target: str, as_json: bool, fail_on_loss: bo
     Exits 0; 1 on an error, after everything that can be read was merged; 2 on a usage error; 3 when blocks were left
     out, with --fail-on-loss.
     """
+    note = written_over(target)
     done = merge(files, standard_output(target))
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(done)), err=True)
+        click.echo(json.dumps(dataclasses.asdict(done)), err=target == "-")
     else:
         counted = {"late": done.late, "left out": done.left_out}
         notes = "".join(f"; {name} {count:,}" for name, count in counted.items() if count)
-        complain(f"merged {done.blocks:,} blocks of {done.files} files and {done.interfaces} interfaces{notes}")
+        complain(f"merged {done.blocks:,} blocks of {done.files} files and {done.interfaces} interfaces{note}{notes}")
     if fail_on_loss and done.left_out:
         raise click.exceptions.Exit(LOSS)

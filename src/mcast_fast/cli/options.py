@@ -12,7 +12,8 @@ from click.shell_completion import CompletionItem
 
 from mcast_fast import _core
 from mcast_fast._units import duration_in_ns, rate_of, size_in_bytes
-from mcast_fast.errors import ArgumentError, FeatureError, GroupError, MulticastError
+from mcast_fast.cli import match
+from mcast_fast.errors import ArgumentError, GroupError, MulticastError
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -105,6 +106,12 @@ def _percent(text: str) -> float:
     return share
 
 
+def _port(text: str) -> int:
+    if text.isascii() and text.isdigit() and 0 < int(text[:9]) < 65_536:
+        return int(text)
+    raise ArgumentError(f"{text!r} is no UDP port; use 1 to 65535")
+
+
 def _size(text: str) -> str:
     size_in_bytes(text, "value")
     return text
@@ -130,6 +137,8 @@ DSCP = Parsed("DSCP", _dscp)
 PERCENT = Parsed("PERCENT", _percent)
 SIZE = Parsed("SIZE", _size)
 BACKGROUND = Parsed("SIZE|none", _background)
+MATCH = Parsed("TEST", match.parsed)
+PORT = Parsed("PORT", _port)
 
 
 def _interfaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -152,13 +161,13 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
             "help": "Name, index or address, or 'all'; for groups that name none.",
         },
     ),
-    "port": (("-p", "--port"), {"type": int, "metavar": "PORT", "help": "UDP port, for groups that name none."}),
+    "port": (("-p", "--port"), {"type": PORT, "help": "UDP port, for groups that name none."}),
     "source": (("--source",), {"metavar": "ADDRESS", "help": _FROM}),
     "sending_source": (
         ("--source", "source"),
         {"metavar": "ADDRESS", "help": "Send from this address of this machine."},
     ),
-    "source_port": (("--source-port",), {"type": int, "metavar": "PORT", "help": "Send from this UDP port."}),
+    "source_port": (("--source-port",), {"type": PORT, "help": "Send from this UDP port."}),
     "count": (
         ("-c", "--count"),
         {"type": click.IntRange(min=1), "metavar": "N", "help": "End after this many packets."},
@@ -180,6 +189,14 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "metrics_per_source": (("--metrics-per-source",), {"is_flag": True, "help": "A series for each source."}),
     "ring": (("--ring",), {"is_flag": True, "help": "Receive by the kernel's mapped ring (CAP_NET_RAW)."}),
     "watch": (("--watch",), {"is_flag": True, "help": "Join again when an interface comes back (Linux)."}),
+    "match": (
+        ("--match", "tests"),
+        {
+            "type": MATCH,
+            "multiple": True,
+            "help": "Only packets that pass: size>=200, u16be@0=0x1234 …; given several times, all.",
+        },
+    ),
     "ttl": (
         ("--ttl",),
         {
@@ -199,6 +216,7 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"is_flag": True, "help": "A line per second on standard error, also when that is no terminal."},
     ),
     "quiet": (("-q", "--quiet"), {"is_flag": True, "help": "No progress line, which a terminal gets each second."}),
+    "stats": (("--stats",), {"is_flag": True, "help": "End with full statistics, and with a line for each stream."}),
     "only": (
         ("-g", "--group", "groups"),
         {"multiple": True, "metavar": "GROUP", "help": "Only this group; can be given several times."},
@@ -242,8 +260,6 @@ def receiving(options: dict[str, Any], in_background: bool = False) -> dict[str,
     named = {name: options[name] for name in direct if name in options}
     ring, background = options.get("ring"), options.get("background")
     features = _core.features()
-    if ring and not features["ring"]:
-        raise FeatureError(f"--ring: {features['ring'].reason}")
     if ring:
         named["ring"] = True
     if background is None:

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
@@ -69,8 +70,12 @@ def summarise(text: str) -> None:
     click.echo(wrapped(f"mcast-fast: {text}", sys.stderr), err=True)
 
 
-def nothing_came(seconds: float, groups: Iterable[str], **defaults: Any) -> None:
-    """Say that no packet came, and what finds the cause. `defaults`: port, interface, source where none is named."""
+def nothing_came(seconds: float, groups: Iterable[str], unmatched: int = 0, **defaults: Any) -> None:
+    """Say that no packet came, and what finds the cause; or that none was chosen. `defaults`: port, interface, source
+    where none is named."""
+    if unmatched:
+        complain(f"nothing that --match takes came within {seconds:g} s; {unmatched:,} other packets did")
+        return
     parsed = [Group.parse(one) for one in groups]
     whole = (replace(one, **{name: getattr(one, name) or value for name, value in defaults.items()}) for one in parsed)
     complain(f"nothing came within {seconds:g} s; {DOCTOR} {shlex.join(map(str, whole))}")
@@ -91,7 +96,7 @@ def one_line_warnings() -> None:
         if issubclass(category, MulticastWarning):
             context = click.get_current_context(silent=True)
             words = {} if context is None else options_of(context.command)
-            complain(f"warning: {in_options(str(message), words)}")
+            complain(f"warning: {in_options(message, words) if isinstance(message, Warning) else message}")
         else:
             show_others(message, category, filename, lineno, file, line)
 
@@ -118,6 +123,11 @@ def standard_input(path: str) -> str | IO[bytes]:
 def standard_output(path: str) -> str | IO[bytes]:
     """The path, or standard output for '-'."""
     return sys.stdout.buffer if path == "-" else path
+
+
+def written_over(path: str) -> str:
+    """A note for the summary, where a file of that name is there: to be called before it is written."""
+    return ", over the file that was there" if path != "-" and Path(path).is_file() else ""
 
 
 # The ledger ----------------------------------------------------------------------------------------------------------
@@ -163,6 +173,19 @@ def ledger_object(stats: Stats, seconds: float, names: Iterable[str] = WHOLE_LED
 
 TIME_UNITS_SHOWN = ((10**9, "s"), (10**6, "ms"), (10**3, "us"))
 TIMES = ("utc", "local", "relative", "delta")
+
+
+def aligned(rows: list[list[str]], left: int) -> list[str]:
+    """Rows of cells as lines, the first `left` columns to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+
 
 # Packets -------------------------------------------------------------------------------------------------------------
 

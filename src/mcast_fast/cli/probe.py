@@ -8,7 +8,7 @@ import click
 
 from mcast_fast.cli.codes import ERROR, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
-from mcast_fast.cli.output import brief_time, complain
+from mcast_fast.cli.output import brief_time, summarise
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe import probe
 from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
@@ -92,7 +92,7 @@ def command(
             ttl=ttl,
             dscp=dscp or 0,
             name=name,
-            on_event=complain,
+            on_event=summarise,
             stop=lambda: bool(stopped),
         )
     if as_json:

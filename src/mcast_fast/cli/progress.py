@@ -1,5 +1,6 @@
 """The line that a recording or a silent receiver shows on a terminal, once a second, in place of the one before."""
 
+import enum
 import shutil
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import click
 
 from mcast_fast._units import NANOSECONDS
-from mcast_fast.cli.output import on_own_line
+from mcast_fast.cli.output import complain, on_own_line
 from mcast_fast.errors import escaped
 from mcast_fast.stats import Stats
 
@@ -18,6 +19,20 @@ SECONDS = 1.0
 WIDEST = 80  # columns, the last of which stays free: a terminal may go on to the next line there
 MEGABIT = 1e6 / 8  # bytes
 CTRL_C = "^C"  # what the terminal shows of it, behind the line
+
+
+class How(enum.Enum):
+    """How it is shown: renewed in its place, or line by line."""
+
+    IN_PLACE = 1
+    LINES = 2
+
+
+def shown_as(quiet: bool, progress: bool) -> How | None:
+    """What --quiet and --progress, or their absence, mean where standard error goes."""
+    if progress:
+        return How.LINES
+    return How.IN_PLACE if sys.stderr.isatty() and not quiet else None
 
 
 class Moment(NamedTuple):
@@ -46,23 +61,22 @@ def end_of(text: str, width: int) -> str:
 class Progress:
     """Shows how it goes on, from its own thread; `with` it: the line is removed at the end.
 
-    Nothing is shown where standard error is no terminal.
-
     Args:
         read: Returns the ledger, and what the line ends with.
         soon: Calls what shows the line; a recorder does so between two batches.
-        wanted: False: nothing is shown.
+        how: None: nothing is shown.
     """
 
     def __init__(
-        self, read: Callable[[], tuple[Stats, str]], soon: Callable[[Callable[[], None]], None], wanted: bool = True
+        self, read: Callable[[], tuple[Stats, str]], soon: Callable[[Callable[[], None]], None], how: How | None
     ) -> None:
         self._read, self._soon = read, soon
         self._ended = threading.Event()
         self._before = self._moment()
         self._shown = 0  # columns of the line that is there
+        self._how = how
         self._thread: threading.Thread | None = None
-        if wanted and sys.stderr.isatty():
+        if how is not None:
             self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
     def __enter__(self) -> "Progress":
@@ -104,6 +118,10 @@ class Progress:
         (stats, subject), now = self._read(), self._moment()
         columns = shutil.get_terminal_size().columns
         text = line(subject, self._before, now, stats.dropped, columns)
+        if self._how is How.LINES:
+            complain(text)
+            self._before = now
+            return
         self._print("\r" + text.ljust(self._shown))
         self._before, self._shown = now, len(text)
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mcast_fast._core.matching import PacketTest
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
+from mcast_fast.cli.match import Match
 from mcast_fast.cli.metrics import observed
 from mcast_fast.cli.options import groups_alone, receiving, shared
 from mcast_fast.cli.output import (
@@ -19,7 +21,7 @@ from mcast_fast.cli.output import (
     TIMES,
     WHOLE_LEDGER,
     Clock,
-    complain,
+    counted,
     ledger_object,
     ledger_text,
     nothing_came,
@@ -29,9 +31,10 @@ from mcast_fast.cli.output import (
     summarise,
     write_whole,
 )
-from mcast_fast.cli.progress import Progress
+from mcast_fast.cli.progress import Progress, shown_as
 from mcast_fast.cli.rtp import stripped
 from mcast_fast.cli.signals import stop_signals_call
+from mcast_fast.cli.streams import Streams
 from mcast_fast.errors import ClosedError
 from mcast_fast.receiver import Receiver
 from mcast_fast.stats import Stats
@@ -45,7 +48,7 @@ LISTED = 64  # groups whose interfaces are named
 
 @click.command("receive", short_help="Print the packets of groups.")
 @click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
-@shared("interface", "port", "source", "count", "timeout", "duration")
+@shared("interface", "port", "source", "match", "count", "timeout", "duration")
 @click.option("-o", "--output", type=click.Choice(FORMS), help="How to print: text, or json with --json.")
 @click.option("--time", "clock", type=click.Choice(TIMES), help="Times of text and hex: utc; on a terminal local.")
 @click.option("--strip", type=click.Choice(("rtp",)), help="With -o raw: the payloads without their RTP headers.")
@@ -53,16 +56,17 @@ LISTED = 64  # groups whose interfaces are named
 @shared("buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
 @click.option("--sequence", "--check", metavar="FORMAT", help="Follow the packets' numbers; end with what is missing.")
 @shared(fail_on_loss="Exit 3 when a packet was dropped or, with --sequence, is missing.")
-@click.option("--stats", is_flag=True, help="Print full statistics at the end instead of a summary.")
-@shared("quiet", json="Packets as -o json, and the summary as an object.")
+@shared("stats", "quiet", "progress", json="Packets as -o json, and the summary as an object.")
 def command(
     groups: tuple[str, ...],
+    tests: tuple[PacketTest, ...],
     output: str | None,
     clock: str | None,
     strip: str | None,
     fail_on_loss: bool,
     stats: bool,
     quiet: bool,
+    progress: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -78,6 +82,17 @@ def command(
               local     the time of day here (default of a terminal)
               relative  seconds since the first packet
               delta     seconds since the packet before
+
+    \b
+    --match   source=10.0.0.0/8   also source_port, group, port: =, !=; lists
+              port=5000,5010-5020 with commas; ranges of numbers
+              size>=200           bytes of payload: =, !=, <, <=, >, >=
+              u16be@0=0x1234      of the payload: u8@1&0xf0=4, u32le@rtp0<9
+              b4@0=c0ffee00       bytes at a place, in hexadecimal
+              text~hello          anywhere in the payload; hex~c0ffee, text!~x
+
+    Tests are made of whole batches, in C with the fast backend. With --match, --count and --timeout are of what passes;
+    --sequence follows all packets.
 
     On a terminal lines of text have its width. With --json the summary is an object on standard error, with -o none on
     standard output.
@@ -95,26 +110,28 @@ def command(
     receiver = Receiver(
         *groups, timeout=limits["timeout"], recv_ttl=options["ttl"], sequence=options["sequence"], **receiving(options)
     )
-    came, started = 0, time.monotonic()
+    came, started, match = 0, time.monotonic(), Match(tests)
+    streams = Streams(stats)
     with stop_signals_call(receiver.close):
         try:
-            complain(_listening(receiver, groups))
-            wanted = form == "none" and not quiet
-            progress = Progress(lambda: (receiver.stats, " ".join(groups)), lambda show: show(), wanted)
-            with observed(options, receiver) as see, progress:
-                for batch in receiver.batches(**limits):
+            summarise(_listening(receiver, groups))
+            how = shown_as(quiet or form != "none", progress)
+            shown = Progress(lambda: (receiver.stats, " ".join(groups)), lambda show: show(), how)
+            with observed(options, receiver) as see, shown:
+                for batch in match.batches(receiver, see, **limits):
                     came += len(batch)
-                    if see is not None:
-                        see(batch)
+                    streams.add(batch)
                     write_whole(_without_rtp(batch) if strip else rendered(batch, form, times, columns))
         finally:
             ended = receiver.closed  # by a signal
             receiver.close()
             ledger = receiver.stats
-            _summarise(ledger, time.monotonic() - started, stats, as_json, form)
+            _summarise(ledger, match, streams, time.monotonic() - started, as_json, form)
     if not came and not ended:
         waited = min(filter(None, (limits["timeout"], limits["duration"])), default=0.0)
-        nothing_came(waited, groups, **{name: options[name] for name in ("port", "interface", "source")})
+        nothing_came(
+            waited, groups, match.unmatched, **{name: options[name] for name in ("port", "interface", "source")}
+        )
         raise click.exceptions.Exit(NOTHING_CAME)
     if fail_on_loss and (ledger.dropped or ledger.lost or missing(ledger.flows)):
         raise click.exceptions.Exit(LOSS)
@@ -134,12 +151,14 @@ def _without_rtp(batch: "Batch") -> bytes:
     return b"".join(map(stripped, batch.payloads()))
 
 
-def _summarise(ledger: Stats, seconds: float, whole: bool, as_json: bool, form: str) -> None:
+def _summarise(ledger: Stats, match: Match, streams: Streams, seconds: float, as_json: bool, form: str) -> None:
     if as_json:
         own_line()
-        summary = ledger_object(ledger, seconds) | {"flows": [flow_object(one) for one in ledger.flows]}
-        click.echo(json.dumps(summary), err=form != "none")
+        summary = ledger_object(ledger, seconds) | match.counted() | streams.objects()
+        click.echo(json.dumps(summary | {"flows": [flow_object(one) for one in ledger.flows]}), err=form != "none")
         return
-    text = ledger_text(ledger, WHOLE_LEDGER if whole else SUMMARY)
+    text = ledger_text(ledger, WHOLE_LEDGER if streams else SUMMARY)
+    text += "".join(f", {name} {counted(value)}" for name, value in match.counted().items())
     summarise(f"{text}, {pace_text(seconds, ledger.received, ledger.bytes)}")
+    streams.show(seconds)
     complain_of(ledger.flows)

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -14,11 +14,23 @@ from mcast_fast._host.privileges import become
 from mcast_fast._units import whole_number
 from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
+from mcast_fast.cli.match import Match
 from mcast_fast.cli.metrics import observed
 from mcast_fast.cli.options import SIZE, TIME, groups_alone, receiving, shared
-from mcast_fast.cli.output import complain, counted, ledger_object, nothing_came, own_line, pace_text, summarise
-from mcast_fast.cli.progress import Progress
+from mcast_fast.cli.output import (
+    WHOLE_LEDGER,
+    complain,
+    counted,
+    ledger_object,
+    nothing_came,
+    own_line,
+    pace_text,
+    summarise,
+    written_over,
+)
+from mcast_fast.cli.progress import Progress, shown_as
 from mcast_fast.cli.signals import signals_call, stop_signals_call
+from mcast_fast.cli.streams import Streams
 from mcast_fast.errors import ArgumentError, FileError, file_error, warn
 from mcast_fast.files._index import Indexer
 from mcast_fast.files._limits import Autostop, Rotation
@@ -29,6 +41,9 @@ from mcast_fast.files._writer import LINKS
 from mcast_fast.receiver import Receiver
 from mcast_fast.stats import Stats
 
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch
+
 LEDGER = ("dropped_socket", "dropped_ring", "dropped_background", "dropped_nic", "truncated", "coalesced")
 ROTATION_KEYS = ("duration", "interval", "filesize", "packets", "files", "printname")
 STOP_KEYS = ("duration", "filesize", "files", "packets")
@@ -38,7 +53,7 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
 @click.command("record", short_help="Record the packets of groups into capture files.")
 @click.argument("groups", metavar="GROUP...", nargs=-1, callback=groups_alone)
 @click.option("-w", "--write", "path", metavar="FILE", help="pcapng, or .pcap; - is standard output.")
-@shared("interface", "port", "source", "count", "timeout", "duration")
+@shared("interface", "port", "source", "match", "count", "timeout", "duration")
 @click.option("-a", "--autostop", multiple=True, metavar="KEY:VALUE", help=f"End at: {', '.join(STOP_KEYS)}.")
 @click.option("-b", "--rotate", multiple=True, metavar="KEY:VALUE", help=f"Next file at: {', '.join(ROTATION_KEYS)}.")
 @click.option("-C", "rotate_size", metavar="SIZE", help="As -b filesize:SIZE.")
@@ -68,7 +83,7 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
     "--plan", "plan", metavar="PLAN", help="Record what a plan (TOML) deals to --host, in place of GROUPs and -w."
 )
 @click.option("--host", metavar="NAME", help="The name of this host in the plan.")
-@shared("quiet", json="The summary as an object on standard output.")
+@shared("stats", "quiet", "progress", json="The summary as an object on standard output.")
 @shared(fail_on_loss="Exit 3 when a packet was dropped or, with --sequence, is missing.")
 @click.pass_context
 def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str | None, **options: Any) -> None:
@@ -91,6 +106,8 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
     SIGUSR2          flush
     SIGHUP           go on in the next file; without rotation, end
 
+    --match is as that of receive (`mcast-fast receive --help`); with it, --count and --timeout are of what passes.
+
     Without --ring the headers are synthetic: those of a socket's packets are not known, but for TTL and TOS. With it
     each frame is recorded as it came: tagged, in fragments, with a wrong checksum.
 
@@ -104,10 +121,17 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
         _by_plan(ctx, plan, host)
         return
     if not options["groups"] or path is None:
-        raise click.UsageError("Missing argument 'GROUP...'" if path is not None else "Missing option '-w' / '--write'")
+        raise click.UsageError(
+            "name a group, such as 239.1.1.1%eth0:5000" if path is not None else "--write is missing"
+        )
+    match, streams = Match(options["tests"]), Streams(options["stats"])
+    if match.reads_payload and options["ring"]:
+        raise click.UsageError(
+            "--match tests sizes and payloads, and --ring records whole frames; leave one of them out"
+        )
     rotation, stop, printname = _limits(options)
     indexer = _indexer(path) if options["index"] else None
-    there = Path(path).is_file()
+    note = written_over(path)
     with _receiver(options) as receiver, observed(options, receiver) as see:
         if options["user"]:
             become(options["user"])
@@ -120,16 +144,17 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
             reserve=options["reserve"],
             command=options["command"],
             on_file=_on_file(printname, indexer),
+            choose=_choice(match, streams),
             on_batch=see,
             link=options["link"],
             filter_text=" ".join(options["groups"]),
         )
         started = time.monotonic()
-        progress = Progress(_read(recorder), recorder.soon, wanted=not options["quiet"])
-        counters = progress.around(lambda: summarise(_text(recorder.result, time.monotonic() - started)))
+        progress = Progress(_read(recorder), recorder.soon, shown_as(options["quiet"], options["progress"]))
+        counters = progress.around(lambda: summarise(_text(recorder.result, match, time.monotonic() - started)))
         try:
             with signals_call(_signals(recorder, counters)), stop_signals_call(recorder.stop):
-                complain(f"recording {' '.join(options['groups'])} to {recorder.result.path}{_form(path, there)}")
+                summarise(f"recording {' '.join(options['groups'])} to {recorder.result.path}{_form(path, note)}")
                 with progress:
                     recorder.run()
         except FileError as error:  # here, for click would say nothing of a closed pipe
@@ -138,8 +163,8 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
         finally:
             if indexer is not None:
                 indexer.finish()
-            _summarise(recorder.result, time.monotonic() - started, options["as_json"], path)
-    if code := _exit_code(recorder.result, options):
+            _summarise(recorder.result, match, streams, time.monotonic() - started, options["as_json"], path)
+    if code := _exit_code(recorder.result, match, options):
         raise click.exceptions.Exit(code)
 
 
@@ -226,17 +251,29 @@ def _receiver(options: dict[str, Any]) -> Receiver:
     return Receiver(*options["groups"], batch_size=at_once, **named)
 
 
+def _choice(match: Match, streams: Streams) -> "Callable[[Batch], Batch] | None":
+    """What is done with each batch before it is written."""
+    if not match and not streams:
+        return None
+
+    def choose(batch: "Batch") -> "Batch":
+        found = match(batch)
+        streams.add(found)
+        return found
+
+    return choose
+
+
 def _output(path: str) -> str | IO[bytes]:
     """The path; or standard output without Python's buffer, which would be a second one."""
     return getattr(sys.stdout.buffer, "raw", sys.stdout.buffer) if path == "-" else path
 
 
-def _form(path: str, there: bool) -> str:
-    """The form that the suffix gives, and whether a file of that name is written over."""
+def _form(path: str, note: str) -> str:
+    """The form that the suffix gives, and a note."""
     if path == "-":
         return ""
-    form = "pcap" if plain_suffix(path) == ".pcap" else "pcapng"
-    return f" ({form}, over the file that was there)" if there else f" ({form})"
+    return f" ({'pcap' if plain_suffix(path) == '.pcap' else 'pcapng'}{note})"
 
 
 def _indexer(path: str) -> Indexer:
@@ -285,13 +322,14 @@ def _printer(name: str | None) -> Callable[[RecordedFile], None] | None:
 # What became of it ---------------------------------------------------------------------------------------------------
 
 
-def _counters(result: Recording) -> dict[str, int | None]:
+def _counters(result: Recording, match: Match) -> dict[str, int | None]:
     """The summary; `dropped_ring` is reported by receivers that have a ring."""
-    ledger = {name: getattr(result.stats, name, None) for name in LEDGER}
+    ledger: dict[str, int | None] = {name: getattr(result.stats, name, None) for name in LEDGER}
     lost = getattr(result.stats, "lost", None)
     if lost is not None:
         ledger["lost"] = lost
-    return {"received": result.stats.received, "written": result.written, **ledger, "bytes": result.bytes}
+    came = {"received": result.stats.received, **match.counted(), "written": result.written}
+    return {**came, **ledger, "bytes": result.bytes}
 
 
 def _signals(recorder: Recorder, counters: Callable[[], None]) -> dict[str, Callable[[], None]]:
@@ -309,22 +347,28 @@ def _read(recorder: Recorder) -> Callable[[], tuple[Stats, str]]:
     return read
 
 
-def _text(result: Recording, seconds: float) -> str:
-    counts = ", ".join(f"{name} {counted(value)}" for name, value in _counters(result).items())
+def _text(result: Recording, match: Match, seconds: float, whole: bool = False) -> str:
+    """The counters in a line; the whole ledger."""
+    counters = _counters(result, match)
+    if whole:
+        counters |= {name: getattr(result.stats, name, None) for name in WHOLE_LEDGER if name not in counters}
+    counts = ", ".join(f"{name} {counted(value)}" for name, value in counters.items())
     return f"{counts}, {pace_text(seconds, result.stats.received, result.stats.bytes)}"
 
 
-def _summarise(result: Recording, seconds: float, as_json: bool, path: str) -> None:
+def _summarise(result: Recording, match: Match, streams: Streams, seconds: float, as_json: bool, path: str) -> None:
     """One line on standard error, or an object on standard output, where that is not the recording's."""
     flows = result.stats.flows
     if not as_json:
-        summarise(_text(result, seconds))
+        summarise(_text(result, match, seconds, bool(streams)))
+        streams.show(seconds)
         complain_of(flows)
     else:
         own_line()
         fields: dict[str, Any] = {
-            **_counters(result),
-            **ledger_object(result.stats, seconds, ()),
+            **_counters(result, match),
+            **ledger_object(result.stats, seconds, WHOLE_LEDGER if streams else ()),
+            **streams.objects(),
             "files": result.files,
             "last_file": result.path,
             "reason": result.reason,
@@ -332,20 +376,20 @@ def _summarise(result: Recording, seconds: float, as_json: bool, path: str) -> N
         if flows:
             fields["flows"] = [flow_object(one) for one in flows]
         click.echo(json.dumps(fields), err=path == "-")
-    unwritten = result.stats.received - result.written
+    unwritten = result.stats.received - result.written - match.unmatched
     if result.reason == "error" and unwritten > 0:
         complain(f"{unwritten:,} packets were received and not written")
 
 
-def _exit_code(result: Recording, options: dict[str, Any]) -> int:
+def _exit_code(result: Recording, match: Match, options: dict[str, Any]) -> int:
     if options["fail_on_loss"]:
         if result.stats.dropped is None:
             warn("--fail-on-loss: this system does not report all drops")
         drops = (getattr(result.stats, name, None) for name in LEDGER[:3])
         if any(drops) or result.stats.lost or missing(result.stats.flows):
             return LOSS
-    if result.reason == "idle" and not result.stats.received:
+    if result.reason == "idle" and not result.written:
         named = {name: options[name] for name in ("port", "interface", "source")}
-        nothing_came(options["timeout"], options["groups"], **named)
+        nothing_came(options["timeout"], options["groups"], match.unmatched, **named)
         return NOTHING_CAME
     return 0

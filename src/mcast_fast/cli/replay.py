@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mcast_fast.cli.codes import ERROR, INTERRUPTED, LOSS
 from mcast_fast.cli.contents import nothing_of
 from mcast_fast.cli.options import LONGER, SPEED, TIME, shared
-from mcast_fast.cli.output import brief_time, complain, interrupted, own_line, standard_input
+from mcast_fast.cli.output import brief_time, complain, interrupted, own_line, standard_input, wrapped
+from mcast_fast.cli.progress import How, shown_as
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
 from mcast_fast.files._skipped import left_out_text
@@ -45,6 +46,7 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 @click.option("--keep", default="", metavar="ttl,tos", help="Send with the recorded TTL, TOS, or both.")
 @shared(
     "no_loopback",
+    "quiet",
     progress="A line per second on standard error; a terminal shows a bar.",
     json="The report as an object.",
 )
@@ -54,6 +56,7 @@ def command(
     groups: tuple[str, ...],
     no_loopback: bool,
     loops: int,
+    quiet: bool,
     progress: bool,
     as_json: bool,
     fail_on_loss: bool,
@@ -81,8 +84,8 @@ def command(
     )
     ended = threading.Event()
     shown: threading.Thread | None = None
-    if progress or sys.stderr.isatty():
-        show = _show_lines if progress else _show_bar
+    if how := shown_as(quiet, progress):
+        show = _show_lines if how is How.LINES else _show_bar
         shown = threading.Thread(target=show, args=(replay, ended, _size(file)), daemon=True)
         shown.start()
     try:
@@ -95,8 +98,10 @@ def command(
         if shown is not None:
             shown.join()
         own_line()
-        if replay.result.packets or isinstance(sys.exception(), click.exceptions.Exit | None):
-            click.echo(_json(replay.result) if as_json else _text(replay.result))
+        if as_json and (replay.result.packets or isinstance(sys.exception(), click.exceptions.Exit | None)):
+            click.echo(_json(replay.result))
+        elif replay.result.packets or isinstance(sys.exception(), click.exceptions.Exit):
+            click.echo(wrapped(_text(replay.result), sys.stdout))
     if fail_on_loss and replay.result.unsent:
         raise click.exceptions.Exit(LOSS)
     if not replay.result.packets:
@@ -138,11 +143,13 @@ def _json(result: Replayed) -> str:
 
 
 def _text(result: Replayed) -> str:
-    rate = "" if result.rate is None else f", {result.rate:,.1f} per second"
+    rate = "" if result.rate is None else f", {result.rate:,.1f} packets/s"
     parts = [f"sent {result.packets:,}, bytes {result.bytes:,}, in {result.seconds:,.3f} s{rate}"]
     if result.late_max is not None:
         late = (("p50", result.late_p50), ("p99", result.late_p99), ("max", result.late_max))
-        parts.append("late " + ", ".join(f"{name} {brief_time(value or 0)}" for name, value in late))
+        # Quantiles are known to 3 %, and the largest is known.
+        times = ((name, min(value or 0, result.late_max)) for name, value in late)
+        parts.append("late " + ", ".join(f"{name} {brief_time(value)}" for name, value in times))
     if result.rate_error is not None:
         parts.append(f"rate error {result.rate_error:+.3%}")
     if result.truncated:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from mcast_fast._units import NANOSECONDS, rate_of
 from mcast_fast.cli.codes import INTERRUPTED, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
 from mcast_fast.cli.output import complain, interrupted, json_line, own_line, pace_object, pace_text, text_line
+from mcast_fast.cli.progress import shown_as
 from mcast_fast.cli.rtp import Headers
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
@@ -54,7 +56,7 @@ PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 @shared("ttl", "dscp", "no_loopback")
 @click.option("--no-segmentation", is_flag=True, help="Have the kernel segment nothing (UDP GSO).")
 @click.option("--wait", type=TIME, help="Print the answers that arrive within this time (2s).")
-@shared("progress", json="The report as an object.")
+@shared("quiet", "progress", json="The report as an object.")
 def command(
     arguments: tuple[str, ...],
     count: int | None,
@@ -66,6 +68,7 @@ def command(
     no_loopback: bool,
     no_segmentation: bool,
     wait: float | None,
+    quiet: bool,
     progress: bool,
     as_json: bool,
     **options: Any,
@@ -96,7 +99,7 @@ def command(
         numbers = Numbers() if sequence else None
         numbered = payloads if numbers is None else map(numbers.number, payloads)
         at_once = _at_once(wanted_rate, options["stdin_lines"])
-        _send(sender, numbered, at_once, progress or sys.stderr.isatty(), as_json)
+        _send(sender, numbered, at_once, shown_as(quiet, progress) is not None, as_json)
         if numbers is not None:
             for _ in range(ENDS):
                 sender.send(numbers.end())
@@ -141,6 +144,9 @@ def _what_to_send(
     if size is not None:
         return arguments, _filled(pattern or "counter", size, count)
     *groups, text = arguments
+    if not groups and not _is_group(text):
+        example = f"mcast-fast send 239.1.1.1%eth0:5000 {shlex.quote(text)}"
+        raise click.UsageError(f"name a group before the payload: {example}")
     if not groups or _is_group(text):
         raise click.UsageError(f"no payload after {text}; give a text, - for standard input, or --size")
     # One byte more than fits is enough for the system to refuse it.

@@ -23,7 +23,7 @@ from mcast_fast.doctor._probe_peer import Address
 from mcast_fast.doctor._probe_report import ProbeReport
 from mcast_fast.doctor._probe_state import COPIES, Phase, Settings, State
 from mcast_fast.doctor._probe_wire import BURST_SIZE, BURSTS, LARGEST_HELLO, LONGEST_NAME, SIZES
-from mcast_fast.errors import ArgumentError, escaped
+from mcast_fast.errors import Argument, ArgumentError, escaped
 from mcast_fast.groups import Group
 
 LARGEST_RATE = 1_000  # hellos per second
@@ -134,7 +134,7 @@ def _single(group: str | Group, port: int | None) -> Group:
     if one.source is not None or one.count != 1 or one.interface == "all":
         raise ArgumentError(f"group {one}: a probe takes one group on one interface, and no source; leave the rest out")
     if one.port is None and port is None:
-        raise ArgumentError(f"group {one} names no port; write {one}:5000, or give port=")
+        raise ArgumentError(f"group {one} names no port; write {one}:5000, or pass ", Argument("port", "5000"))
     return one if one.port is not None else Group(one.address, port, one.interface)
 
 
@@ -155,7 +155,8 @@ def _addresses(peers: Iterable[str], group: Group) -> list[tuple[str, Address]]:
 def _sources(group: Group, hosts: list[tuple[str, Address]]) -> tuple[str, ...]:
     """Whom a source-specific group is received from; none for others."""
     if group.is_ssm and not hosts:
-        raise ArgumentError(f"{group.address} is source-specific; name the hosts that send to it with peers=")
+        missing = f"{group.address} is source-specific; name the hosts that send to it with "
+        raise ArgumentError(missing, Argument("peers"))
     return tuple(text for text, _ in hosts) if group.is_ssm else ()
 
 

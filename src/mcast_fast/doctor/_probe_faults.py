@@ -32,7 +32,7 @@ BOTH_FIREWALLS = "firewalls on both hosts that drop the group"
 FAULTS = {
     "nobody-heard": Fault(
         "problem",
-        "no other host was heard on {group} within {seconds:.0f} s",
+        "no other host was heard on {group} within {seconds:.1f} s",
         (
             "no other host runs `mcast-fast probe` on this group now",
             "multicast passes in neither direction: name the other hosts with --peer, for unicast shows the difference",

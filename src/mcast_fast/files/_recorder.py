@@ -72,8 +72,10 @@ class Recorder(Guarded):
         reserve: Bytes, or text ("1GiB"), that the file system keeps free: the recording ends before, with FileError.
         command: Run as `command FILE` for each finished file; its failures are MulticastWarnings.
         on_file: Called with each finished file.
-        on_batch: Called with each batch before it is written, in the recording's thread: `Monitor.add`, for example.
-            What it raises ends the recording.
+        choose: Called with each batch that is received; what it returns of it is recorded, such as
+            `lambda batch: batch.where(port=5000)`. Limits of packets and of silence are of what it returns.
+        on_batch: Called with each batch that is received, whatever is chosen of it, in the recording's thread:
+            `Monitor.add`, for example. What it raises ends the recording.
         form: "pcapng" or "pcap", where the suffix does not say it.
         link: Of packets that are no whole frames: "ethernet", or "raw" for raw IP.
         filter_text: What was requested, kept in the files.
@@ -99,6 +101,7 @@ class Recorder(Guarded):
         reserve: int | str | None = None,
         command: str | None = None,
         on_file: Callable[[RecordedFile], None] | None = None,
+        choose: "Callable[[Batch], Batch] | None" = None,
         on_batch: "Callable[[Batch], object] | None" = None,
         form: Form | None = None,
         link: Link = "ethernet",
@@ -110,6 +113,8 @@ class Recorder(Guarded):
         checked(stop, Autostop | None, "stop", "an Autostop")
         if on_file is not None:
             checked_call(on_file, "on_file")
+        if choose is not None:
+            checked_call(choose, "choose")
         if on_batch is not None:
             checked_call(on_batch, "on_batch")
         checked_text(filter_text, "filter_text")
@@ -133,7 +138,7 @@ class Recorder(Guarded):
         self._gather_ns = min(self._flush_ns, GATHER_NS) if receiver.background else 0
         self._reserve = 0 if reserve is None else size_in_bytes(reserve, "reserve")
         self._command = _post_rotate(command) if command is not None else None
-        self._on_file, self._on_batch = on_file, on_batch
+        self._on_file, self._on_batch, self._choose = on_file, on_batch, choose
         self._form, self._link, self._filter_text = form, link, filter_text
         self._names = Names(subject, rotate is not None)
         self._kept: deque[str] = deque()
@@ -309,10 +314,15 @@ class Recorder(Guarded):
             except TimeoutError:
                 return
             self._unwritten = batch
+            now = time.monotonic_ns()
+            chosen = batch
+            if self._choose is not None:
+                self._unwritten = chosen = self._choose(batch)
             if self._on_batch is not None:
                 self._on_batch(batch)
-            now = self._last_came = time.monotonic_ns()
-            self._write(self._in_order(batch))
+            if len(chosen):
+                self._last_came = now
+                self._write(self._in_order(chosen))
             self._look_at_clock(now)
             if self._reason or self._held:
                 return

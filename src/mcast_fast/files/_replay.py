@@ -19,7 +19,7 @@ from mcast_fast import _core
 from mcast_fast._core import threads
 from mcast_fast._sending.arguments import kept_flags
 from mcast_fast._units import NANOSECONDS, Seconds, checked, duration_in_ns, whole_number
-from mcast_fast.errors import ArgumentError, CaptureError
+from mcast_fast.errors import Argument, ArgumentError, CaptureError
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._spacing import Spacing, times_of
 from mcast_fast.files._streams import PathOrFile, subject_of
@@ -403,7 +403,9 @@ def _mapped(mapping: Mapping[str, str]) -> dict[tuple[str, int | None], Group]:
 def _check_pace(speed: float | None, rate: float | str | None, fastest: bool) -> None:
     """ArgumentError where more than one of them is given, or the speed is none."""
     if (speed is not None) + (rate is not None) + bool(fastest) > 1:
-        raise ArgumentError("speed, rate and fastest exclude each other")
+        raise ArgumentError(
+            Argument("speed"), ", ", Argument("rate"), " and ", Argument("fastest", "True"), " exclude each other"
+        )
     if speed is not None and (not isinstance(speed, int | float) or not 0 < speed < math.inf):
         raise ArgumentError(f"speed {speed!r} is out of range; use more than 0, such as 2.0 for twice as fast")
 
@@ -411,14 +413,14 @@ def _check_pace(speed: float | None, rate: float | str | None, fastest: bool) ->
 def _check_destination(to: bool, as_recorded: bool, mapping: bool) -> None:
     """ArgumentError where it is not said where packets go: nobody sends to the groups of a network unaware."""
     if to and as_recorded:
-        raise ArgumentError("to and as_recorded exclude each other: packets go to one group, or to the recorded ones")
+        exclude = " exclude each other: packets go to one group, or to the recorded ones"
+        raise ArgumentError(Argument("to"), " and ", Argument("as_recorded", "True"), exclude)
     if to or as_recorded:
         return
     what = "the groups that mapping leaves out have" if mapping else "packets have"
-    raise ArgumentError(
-        f"{what} no destination; give to (--to) a group, or say as_recorded (--as-recorded) to send to the groups they "
-        "were recorded from, on this network"
-    )
+    name = f"{what} no destination; name a group with "
+    recorded = " to send to the groups they were recorded from, on this network"
+    raise ArgumentError(name, Argument("to"), ", or pass ", Argument("as_recorded", "True"), recorded)
 
 
 def one_group(value: str | Group) -> Group:

@@ -231,6 +231,8 @@ class Format:
         name, _, parameter = text.partition(":")
         if name in _PRESETS or name in _PARAMETERS:
             return _preset(name, parameter, text)
+        if re.fullmatch(r"[\w-]+(:\w*)?", text):
+            raise ArgumentError(f"{text!r} is not a format{_nearest(name)}; {_grammar()}")
         return _parsed(text)
 
     def __str__(self) -> str:
@@ -288,6 +290,13 @@ def _with_option(format: Format, option: str) -> Format:
     if what == "end":
         return replace(format, end=number)
     return replace(format, tests=(*format.tests, (Field.parse(what), number)))
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, (*_PRESETS, *_PARAMETERS), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _grammar() -> str:

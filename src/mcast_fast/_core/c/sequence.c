@@ -146,10 +146,16 @@ read_fields(const mcast_format *format, const uint8_t *payload, size_t length, m
     return MCAST_DATA;
 }
 
+const uint8_t *
+mcast_field_find(const mcast_field *field, const uint8_t *payload, size_t length)
+{
+    return place_of(field, payload, length, field->after_rtp ? mcast_rtp_size(payload, length) : 0);
+}
+
 int
 mcast_field_read(const mcast_field *field, const uint8_t *payload, size_t length, uint64_t *value)
 {
-    const uint8_t *at = place_of(field, payload, length, field->after_rtp ? mcast_rtp_size(payload, length) : 0);
+    const uint8_t *at = mcast_field_find(field, payload, length);
     if (at)
         *value = value_of(field, at);
     return at != NULL;

@@ -57,6 +57,9 @@ void mcast_format_prepare(mcast_format *format);
 void mcast_sequence_read_any(const mcast_format *format, const uint8_t *payload, size_t length,
                              mcast_numbered *numbered);
 
+/* Where a field of a payload is; NULL where that ends before the field does. */
+const uint8_t *mcast_field_find(const mcast_field *field, const uint8_t *payload, size_t length);
+
 /* An integer of a payload; 0 where that ends before the field does. */
 int mcast_field_read(const mcast_field *field, const uint8_t *payload, size_t length, uint64_t *value);
 

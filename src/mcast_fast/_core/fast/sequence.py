@@ -1,5 +1,5 @@
 """What the compiled core has of sequences: sequence.pxi."""
 
-from mcast_fast._core.fast.compiled import Tracker, columns_of
+from mcast_fast._core.fast.compiled import Tracker, columns_of, matching
 
-__all__ = ["Tracker", "columns_of"]
+__all__ = ["Tracker", "columns_of", "matching"]

@@ -60,6 +60,14 @@ def rtp_size(payload: memoryview) -> int:
     return size + 4 + 4 * int.from_bytes(payload[size + 2 : size + 4], "big")
 
 
+def bytes_of(place: Place, payload: memoryview) -> bytes | None:
+    """The bytes at a place; None where the payload ends before it does."""
+    try:
+        return bytes(_bytes_at(place, payload, rtp_size(payload) if place.after_rtp else 0))
+    except _ShortError:
+        return None
+
+
 def value_of(place: Place, payload: memoryview) -> int | None:
     """The integer at a place; None where the payload ends before it does."""
     try:

@@ -11,6 +11,7 @@ from mcast_fast._core import process
 from mcast_fast._core.extraction import ChangeRow, Columns, FlowRow, Kind, Layout, Plan, Totals, What, as_columns
 from mcast_fast._core.layout import FIELDS, RECORD, RECORD_SIZE
 from mcast_fast._core.pure.flow import LATEST_CLOCK, Flow, ignore
+from mcast_fast._core.pure.matching import matching as matching  # noqa: PLC0414
 from mcast_fast._core.pure.payloads import Numbered, read
 from mcast_fast._core.pure.views import Batch
 from mcast_fast.errors import ClosedError
