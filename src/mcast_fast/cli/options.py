@@ -155,7 +155,7 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         {"type": BACKGROUND, "help": "Receive in a thread that holds this much while output stalls."},
     ),
     "ring": (("--ring",), {"is_flag": True, "help": "Receive by the kernel's mapped ring (CAP_NET_RAW)."}),
-    "watch": (("--watch",), {"is_flag": True, "help": "Join again when an interface comes back (Linux)."}),
+    "watch": (("--watch",), {"is_flag": True, "help": "Join again when an interface comes back."}),
     "ttl": (
         ("--ttl",),
         {
