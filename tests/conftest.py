@@ -33,7 +33,7 @@ import pytest
 from mcast_fast import Sender, _core
 from mcast_fast._host.interfaces import Interface, interfaces
 from mcast_fast._membership.sockets import set_buffer
-from mcast_fast._systems import LINUX, SYSTEM
+from mcast_fast._systems import LINUX, SYSTEM, WINDOWS
 from tests import lab, sandbox
 
 T = TypeVar("T")
@@ -276,10 +276,10 @@ def has_large_buffers() -> bool:
 
 
 def can_open_rings() -> bool:
-    """Whether packet sockets may be opened, packet(7): by root, or with CAP_NET_RAW."""
+    """Whether packet sockets may be opened, packet(7): by root, or with CAP_NET_RAW, where no sandbox refuses them."""
     if SYSTEM is not LINUX:
         return True  # where there are none, the feature `ring` is off
-    with contextlib.suppress(PermissionError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0):
+    with contextlib.suppress(OSError), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0):
         return True
     return False
 
@@ -315,6 +315,7 @@ TOOLS = {
     "poll": hasattr(select, "poll"),
     "recvmsg": hasattr(socket.socket, "recvmsg"),
     "answers of Linux": SYSTEM is LINUX,
+    "events of Windows": SYSTEM is WINDOWS,
     "loopback addresses": has_loopback_addresses(),
     "blocked sources": can_block_sources(),
     "own addresses only": not can_bind("192.0.2.77"),  # RFC 5737: no machine's; wine binds it
@@ -325,6 +326,7 @@ TOOLS = {
     "users": hasattr(os, "geteuid"),
     "modes of files": hasattr(os, "geteuid"),
     "setsourcefilter": has_setsourcefilter(),
+    "mallinfo2": SYSTEM is LINUX and hasattr(ctypes.CDLL(None), "mallinfo2"),  # glibc's
     "large buffers": has_large_buffers(),
     "ring": can_open_rings(),  # beside the feature of that name
     "raw sockets": SYSTEM is LINUX and can_open_rings(),

@@ -410,6 +410,19 @@ def test_drops_come_with_the_packet_after_them(pair):
     assert pair.slots.receive(5, WAIT)[0].dropped == 0
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_drops_of_before_a_socket_was_added_count_unless_another_program_had_used_it(pair, used):
+    _, dropped = overflow(pair)
+    pair.slots.remove(pair.key)  # what it held goes with it
+    before = pair.slots.counters()["dropped_socket"]
+    pair.slots.accept(pair.slots.add(pair.receiver, 1, GROUP, 7, None, used), EVERYTHING)
+    counted = 0 if used else dropped
+    assert pair.slots.counters()["dropped_socket"] == before + counted
+    pair.arrive(b"next")
+    (packet,) = pair.slots.receive(5, WAIT)
+    assert (packet.data, packet.dropped) == (b"next", counted)
+
+
 def test_drops_told_with_filtered_packets_belong_to_the_next_record(pair):
     held, dropped = overflow(pair)
     assert len(pair.slots.collect(held, WAIT)) == held

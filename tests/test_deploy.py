@@ -139,4 +139,14 @@ def test_the_manifest_is_yaml_and_its_command_one_that_there_is() -> None:
     assert [one["mountPath"] for one in container["volumeMounts"]] == ["/captures"]
     name, *arguments = container["args"]
     command = importlib.import_module(f"mcast_fast.cli.{name}").command
-    assert command.make_context(name, arguments).params["path"].startswith("/captures/")
+    context = command.make_context(name, arguments)
+    assert context.params["path"].startswith("/captures/")
+    assert context.params["metrics"] == ("0.0.0.0", 9464)
+    (port,) = container["ports"]
+    annotated = daemon["spec"]["template"]["metadata"]["annotations"]
+    assert (annotated["prometheus.io/port"], annotated["prometheus.io/path"]) == (
+        str(port["containerPort"]),
+        "/metrics",
+    )
+    for probe in (container["startupProbe"], container["livenessProbe"]):
+        assert probe["httpGet"] == {"path": annotated["prometheus.io/path"], "port": port["name"]}

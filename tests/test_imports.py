@@ -78,7 +78,10 @@ _host       : _systems _core stats
     links           : netlink dumps
     port_users      : netlink dumps interfaces
     coalescing      : links offloads port_users interfaces
-    watch           : netlink ifreq interfaces
+    changes         : netlink
+    events          : changes
+    news            : netlink changes events
+    watch           : ifreq interfaces changes news
 _membership : _systems _html _units _core _host groups stats
     __init__        :
     desired         :
@@ -152,7 +155,8 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _rules          :
     _readings       : _rules
     _feeds          : _frames
-    _listening      : _frames _feeds
+    _packet_socket  :
+    _listening      : _frames _feeds _packet_socket
     _context        : _finding _rules _readings _feeds _listening
     _host           : _finding _context
     _interface      : _finding _feeds _context

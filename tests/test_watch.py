@@ -1,10 +1,15 @@
 """Interfaces that go and come back while a receiver watches; and the kernel's news, taken apart."""
 
 import contextlib
+import ctypes
+import dataclasses
+import functools
 import gc
 import itertools
 import logging
 import os
+import socket
+import struct
 import threading
 import time
 import weakref
@@ -16,8 +21,11 @@ from hypothesis import strategies as st
 
 import mcast_fast as mcast
 from mcast_fast import _core
+from mcast_fast._core import pairs
 from mcast_fast._core import threads as _threads
-from mcast_fast._host import netlink, watch
+from mcast_fast._host import changes, events, netlink, news, watch
+from mcast_fast._host.changes import ANYTHING, Change, Kind, RouteMessages
+from mcast_fast._host.interfaces import Interface
 from mcast_fast._membership import joins
 from mcast_fast.stats import What
 from tests import lab
@@ -493,7 +501,7 @@ def test_where_no_thread_can_start_it_is_an_error_of_ours(backend, monkeypatch):
 @pytest.mark.parametrize("act", [raise_interrupt, raise_error])
 def test_an_opening_that_is_interrupted_leaves_nothing(act):
     """At every moment in threading, too; and no thread ends with a traceback."""
-    files = frozenset(one.__file__ for one in (watch, _threads, threading))
+    files = frozenset(one.__file__ for one in (watch, news, _threads, threading))
     before, threads = descriptors(), set(threading.enumerate())
     for number in itertools.count(1):
         owner = Owner.__new__(Owner)
@@ -559,11 +567,9 @@ def test_without_watch_nothing_is_told(backend, made):
 
 @given(st.binary(max_size=512))
 def test_any_bytes_are_taken_apart_or_passed_over(data):
-    for kind, index, flags, name in watch.parse(data):
-        assert kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK, netlink.RTM_NEWADDR, netlink.RTM_DELADDR)
-        assert isinstance(index, int)
-        assert isinstance(flags, int)
-        assert isinstance(name, str)
+    for change in changes.of_netlink(data):
+        assert change.kind in (Kind.LINK, Kind.GONE, Kind.ADDRESS)
+        assert [type(one) for one in (change.index, change.flags, change.name)] == [int, int, str]
 
 
 def link_message(kind: int, index: int, flags: int, name: bytes) -> bytes:
@@ -574,12 +580,191 @@ def link_message(kind: int, index: int, flags: int, name: bytes) -> bytes:
 
 def test_several_messages_in_one_read():
     data = link_message(netlink.RTM_NEWLINK, 4, 0x1043, b"eth0") + link_message(netlink.RTM_DELLINK, 5, 0, b"eth1")
-    assert watch.parse(data) == [(netlink.RTM_NEWLINK, 4, 0x1043, "eth0"), (netlink.RTM_DELLINK, 5, 0, "eth1")]
+    assert changes.of_netlink(data) == [Change(Kind.LINK, 4, 0x1043, "eth0"), Change(Kind.GONE, 5, 0, "eth1")]
     assert watch.is_running(0x1043)
     assert not watch.is_running(0x1003)
 
 
 def test_a_message_that_is_cut_short_ends_the_reading():
     data = link_message(netlink.RTM_NEWLINK, 4, 0x1043, b"eth0")
-    assert watch.parse(data[:-1]) == []
-    assert watch.parse(data + data[:10]) == watch.parse(data)
+    assert changes.of_netlink(data[:-1]) == []
+    assert changes.of_netlink(data + data[:10]) == changes.of_netlink(data)
+
+
+# ---- routing sockets of macOS and the BSDs, route(4) ----
+
+LAYOUTS = pytest.mark.parametrize("system", changes.ROUTE_MESSAGES.values(), ids=changes.ROUTE_MESSAGES)
+RTM_GET = 4
+
+
+def route_message(system: RouteMessages, number: int, index: int = 0, flags: int = 0, size: int = 112) -> bytes:
+    """A message with the index and the flags of an interface where that system has them."""
+    data = bytearray(size)
+    struct.pack_into("=HBB", data, 0, size, system.version, number)
+    struct.pack_into("=H", data, system.index_at, index)
+    struct.pack_into("=I", data, system.flags_at, flags)
+    return bytes(data)
+
+
+@LAYOUTS
+@given(data=st.binary(max_size=300))
+def test_any_bytes_of_a_routing_socket_are_taken_apart_or_passed_over(system, data):
+    found = changes.of_routing_socket(data, system)
+    assert found == [] or found[-1] == ANYTHING
+    assert all(one.kind is Kind.LINK and 0 <= one.index < 1 << 16 and 0 <= one.flags < 1 << 32 for one in found[:-1])
+
+
+@LAYOUTS
+@given(length=st.integers(0, 0xFFFF), size=st.integers(4, 200), number=st.integers(0, 255))
+def test_a_length_is_believed_where_the_bytes_are_there(system, length, size, number):
+    data = struct.pack("=HBB", length, system.version, number) + bytes(size - 4)
+    found = changes.of_routing_socket(data, system)
+    whole = max(system.index_at + 2, system.flags_at + 4)
+    expected = []
+    if 4 <= length <= size:
+        if number == system.info and length >= whole:
+            expected = [Change(Kind.LINK), ANYTHING]
+        elif number in system.others:
+            expected = [ANYTHING]
+    assert found == expected
+
+
+@LAYOUTS
+def test_messages_of_a_routing_socket(system):
+    down, up = (route_message(system, system.info, 3, flags) for flags in (0x8802, 0x8843))
+    assert changes.of_routing_socket(down + up, system) == [
+        Change(Kind.LINK, 3, 0x8802),
+        Change(Kind.LINK, 3, 0x8843),
+        ANYTHING,
+    ]
+    for number in system.others:
+        assert changes.of_routing_socket(route_message(system, number), system) == [ANYTHING]
+    assert changes.of_routing_socket(route_message(system, RTM_GET), system) == []
+    assert changes.of_routing_socket(route_message(system._replace(version=9), system.info, 3), system) == []
+    assert changes.of_routing_socket(down[:-1], system) == []
+
+
+class Recorder(Owner):
+    """A watch of interface 3, over news that the test writes."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[What, int, str]] = []
+        super().__init__()
+
+    def indexes(self) -> list[int]:
+        return [3]
+
+    def report(self, what: What, index: int, name: str) -> bool:
+        self.reports.append((what, index, name))
+        return True
+
+    def waits_for(self, *reports: tuple[What, int, str]) -> None:
+        assert until(lambda: set(reports) <= set(self.reports)), self.reports
+
+
+ETHERNET = Interface("en0", 3, ("192.0.2.3",), is_up=True, is_multicast=True, is_loopback=False)
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[Interface]:
+    """What a list of the interfaces has; it may be changed."""
+    found = [ETHERNET]
+    monkeypatch.setattr(watch, "interfaces", lambda: list(found))
+    monkeypatch.setattr(watch, "QUIET", 0.01)
+    return found
+
+
+@pytest.mark.needs("watch", "signals to processes")  # where a pair of sockets keeps messages apart
+@LAYOUTS
+def test_a_watch_over_a_routing_socket(monkeypatch, listed, system):
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    parse = functools.partial(changes.of_routing_socket, system=system)
+    monkeypatch.setattr(news, "opened", lambda: news.SocketNews(ours, parse))
+    owner, (other, *_) = Recorder(), system.others
+    with kernel, contextlib.closing(owner.watch):
+        for flags in (0x8802, 0x8843):  # at once: no list shows it down
+            kernel.send(route_message(system, system.info, 3, flags))
+        owner.waits_for((What.DOWN, 3, "en0"), (What.UP, 3, "en0"), (What.REJOINED, 3, "en0"))
+        listed[0] = dataclasses.replace(ETHERNET, addresses=("192.0.2.4",))
+        kernel.send(route_message(system, other))
+        owner.waits_for((What.ADDRESS, 3, "en0"))
+        listed[0] = dataclasses.replace(listed[0], name="en7")
+        kernel.send(route_message(system, other))
+        owner.waits_for((What.RENAMED, 3, "en7"))
+        kernel.send(route_message(system, system.info, 4, 0x8843))  # one that no list has yet
+        kernel.send(route_message(system, system.info, 3, 0x8802))
+        del listed[0]
+        kernel.send(route_message(system, system.info, 3, 0x8802))
+        owner.waits_for((What.GONE, 3, "en7"))
+        listed.append(dataclasses.replace(ETHERNET, index=5))
+        kernel.send(route_message(system, system.info, 5, 0x8843))
+        owner.waits_for((What.BACK, 5, "en0"))
+        assert {index for _, index, _ in owner.reports} == {3, 5}
+
+
+@pytest.mark.needs("watch")
+def test_what_is_listed_later_than_reported_is_seen(monkeypatch, listed):
+    """As an interface of macOS that goes while it is in use."""
+    monkeypatch.setattr(watch, "SETTLED", 0.05)
+    kernel, ours = pairs.connected()
+    monkeypatch.setattr(news, "opened", lambda: news.SocketNews(ours, lambda data: [ANYTHING] * len(data)))
+    owner = Recorder()
+    with contextlib.closing(kernel), contextlib.closing(owner.watch):
+        lists = []
+        monkeypatch.setattr(watch, "interfaces", lambda: (lists.append(1), list(listed))[1])
+        kernel.send(b"x")
+        assert until(lambda: lists)
+        listed.clear()
+        owner.waits_for((What.GONE, 3, "en0"))
+
+
+@pytest.mark.lab
+def test_where_it_is_only_reported_that_something_changed(made, monkeypatch):
+    """As Windows does: what changed is found in the list."""
+    opened = news.opened
+    made_news = []
+
+    def open_vague() -> news.News:
+        made_news.append(opened())
+        monkeypatch.setattr(made_news[-1], "_parse", lambda _: [ANYTHING])
+        return made_news[-1]
+
+    monkeypatch.setattr(news, "opened", open_vague)
+    sending, receiving = made.link("a", "b", number=7)
+    run, name = receiving.host.run, receiving.interface
+    with open_watched(receiving, text(GROUPS[0], name)) as rx:
+        run("ip", "link", "set", name, "down")
+        wait_for_event(rx, What.DOWN)
+        run("ip", "link", "set", name, "up")
+        wait_for_event(rx, What.UP)
+        wait_for_event(rx, What.REJOINED)
+        run("ip", "address", "add", "10.77.0.77/24", "dev", name)
+        wait_for_event(rx, What.ADDRESS)
+        run("ip", "link", "del", name)
+        wait_for_event(rx, What.GONE)
+        sending, receiving = made.link("a", "b", number=7)
+        wait_for_event(rx, What.BACK)
+        heard_within(rx, sending, GROUPS[0], BACK_WITHIN)
+
+
+# ---- events of Windows ----
+
+
+@pytest.mark.needs("events of Windows")
+def test_an_event_is_set_by_what_the_system_calls():
+    """With the arguments of a PIPINTERFACE_CHANGE_CALLBACK, of which SetEvent takes the first one (wine calls nothing)."""
+    one, other = pairs.connected()
+    made = events.EventNews()
+    waiting = made.waiting(one)
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)(
+        ctypes.cast(events.calls().set_event, ctypes.c_void_p).value
+    )
+    assert waiting.wait(0) == (False, False)
+    call(made._event.handle, None, 1)
+    assert waiting.wait(5) == (False, True)
+    assert made.read() == [ANYTHING]
+    assert waiting.wait(0.01) == (False, False)
+    other.send(b"!")
+    assert waiting.wait(None) == (True, False)
+    for each in (waiting, made, made, one, other):
+        each.close()

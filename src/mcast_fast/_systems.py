@@ -24,7 +24,8 @@ class System(NamedTuple):
     `binds_groups`: whether binding a group address is possible, and filters. `buffer_factor`: how much larger than the
     requested SO_RCVBUF is reported; `buffer_remedy`: how to raise its limit. `name_request`: SIOCGIFNAME,
     `ethtool_request`: SIOCETHTOOL, 0 where there is none. `flag_call`: None where flags are guessed. `has_rtnetlink`:
-    whether routes are queried by rtnetlink(7). `has_packet_sockets`: whether there is packet(7). `escape`: what takes a
+    whether routes are queried by rtnetlink(7). `interface_news`: how changes of interfaces are reported, one of
+    _host/news.py; empty where they are not. `has_packet_sockets`: whether there is packet(7). `escape`: what takes a
     letter's meaning away in a command. `own_group`: arguments of subprocess.Popen, so that Ctrl-C is not for the
     program it starts. `selects_files`: whether select() takes descriptors of files and pipes. `missing`: feature -> why
     it is off here.
@@ -41,6 +42,7 @@ class System(NamedTuple):
     ethtool_request: int = 0
     flag_call: FlagCall | None = None
     has_rtnetlink: bool = False
+    interface_news: str = ""
     has_packet_sockets: bool = False
     escape: str = "\\"
     own_group: Mapping[str, Any] = {"process_group": 0}
@@ -52,11 +54,9 @@ class System(NamedTuple):
 BSD_FLAGS = FlagCall(0xC0206911, 0x8000)
 
 
-def _missing(name: str) -> dict[str, str]:
-    return {
-        "watch": f"{name} has no rtnetlink to report interfaces",
-        "igmp_version": f"{name} does not report which IGMP or MLD version an interface uses",
-    }
+def _missing(name: str, has_news: bool = True) -> dict[str, str]:
+    unknown = {} if has_news else {"watch": f"how {name} reports changes of interfaces is not known to mcast-fast"}
+    return unknown | {"igmp_version": f"{name} does not report which IGMP or MLD version an interface uses"}
 
 
 # Linux delivers a group's packets to each socket, with SO_REUSEPORT too, which balances unicast alone (socket(7)). But
@@ -73,6 +73,7 @@ LINUX = System(
     ethtool_request=0x8946,
     flag_call=FlagCall(0x8913, 0x1000),
     has_rtnetlink=True,
+    interface_news="netlink",
     has_packet_sockets=True,
 )
 DARWIN = System(
@@ -80,6 +81,7 @@ DARWIN = System(
     key="darwin",
     buffer_remedy="raise it with `sysctl -w kern.ipc.maxsockbuf={}`",
     flag_call=BSD_FLAGS,
+    interface_news="routing socket",
     missing=_missing("macOS"),
 )
 FREEBSD = System(
@@ -87,11 +89,25 @@ FREEBSD = System(
     key="freebsd",
     buffer_remedy="raise it with `sysctl kern.ipc.maxsockbuf={}`",
     flag_call=BSD_FLAGS,
+    interface_news="routing socket",
     missing=_missing("FreeBSD"),
 )
-DRAGONFLY = System(name="DragonFly", key="dragonfly", flag_call=BSD_FLAGS, missing=_missing("DragonFly"))
-OPENBSD = System(name="OpenBSD", key="openbsd", flag_call=BSD_FLAGS, missing=_missing("OpenBSD"))
-NETBSD = System(name="NetBSD", key="netbsd", flag_call=FlagCall(0xC0906911, 0x8000), missing=_missing("NetBSD"))
+DRAGONFLY = System(name="DragonFly", key="dragonfly", flag_call=BSD_FLAGS, missing=_missing("DragonFly", False))
+OPENBSD = System(
+    name="OpenBSD",
+    key="openbsd",
+    flag_call=BSD_FLAGS,
+    interface_news="routing socket",
+    missing=_missing("OpenBSD"),
+)
+NETBSD = System(
+    name="NetBSD",
+    key="netbsd",
+    flag_call=FlagCall(0xC0906911, 0x8000),
+    interface_news="routing socket",
+    missing=_missing("NetBSD"),
+)
+WATCHED_BY_64_BITS = "a 32-bit Windows program cannot hand a function of the system to another one (_host/events.py)"
 # Binding a group answers WSAEADDRNOTAVAIL (10049); SO_REUSEADDR alone shares a port. A backslash is part of a path.
 WINDOWS = System(
     name="Windows",
@@ -101,7 +117,8 @@ WINDOWS = System(
     escape="",
     own_group={"creationflags": 0x200},  # CREATE_NEW_PROCESS_GROUP
     selects_files=False,
-    missing=_missing("Windows"),
+    interface_news="notifications",
+    missing=_missing("Windows") | ({} if sys.maxsize > 2**32 else {"watch": WATCHED_BY_64_BITS}),
 )
 
 SYSTEMS = {
@@ -122,7 +139,7 @@ def find(platform: str) -> System:
     >>> find("freebsd14").name
     'FreeBSD'
     """
-    unknown = System(name=platform, key=platform, missing=_missing(platform))
+    unknown = System(name=platform, key=platform, missing=_missing(platform, False))
     return SYSTEMS.get(platform) or SYSTEMS.get(platform.rstrip("0123456789."), unknown)
 
 

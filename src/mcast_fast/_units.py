@@ -220,9 +220,9 @@ def checked_number(value: float, what: str, smallest: float, largest: float) -> 
 
 
 def checked_text(value: str, what: str) -> str:
-    """`value` when it is a text that UTF-8 can encode; ArgumentError names `what`."""
+    """`value` when it is a text that UTF-8 can encode, or that os.fsdecode() can make; ArgumentError names `what`."""
     try:
-        checked(value, str, what, "a text").encode()
+        checked(value, str, what, "a text").encode(errors="surrogateescape")
     except UnicodeEncodeError as error:
         raise ArgumentError(f"{what} {value!r} cannot be written as UTF-8: {error.reason}") from None
     return value

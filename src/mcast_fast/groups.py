@@ -21,7 +21,7 @@ __all__ = ["Flags", "Group", "Scope", "is_multicast"]
 GRAMMAR = "[SOURCE@]GROUP[%INTERFACE][:PORT][+N], IPv6 in brackets when a port follows"
 
 LARGEST_PORT = 65_535
-LONGEST_INTERFACE = 64
+LONGEST_INTERFACE = 127  # bytes of an alternative name of Linux (ALTIFNAMSIZ, with its NUL)
 # What the grammar or a URL reads as the end of an interface. Linux allows '+' and '@' in a name; an index has neither.
 NOT_IN_AN_INTERFACE = "+@:%[]/?"
 # The decimal digits of 2**128: more cannot be a count, and int() refuses texts of thousands.
@@ -388,7 +388,8 @@ def check_interface(interface: object) -> None:
     if len(name) > LONGEST_INTERFACE:
         raise GroupError(f"interface {name!r} has more than {LONGEST_INTERFACE} characters; use its index")
     for character in name:
-        if character in NOT_IN_AN_INTERFACE or character.isspace() or not character.isprintable():
+        shows = character.isprintable() or "\udc80" <= character <= "\udcff"  # os.fsdecode: a byte that is no UTF-8
+        if character in NOT_IN_AN_INTERFACE or character.isspace() or not shows:
             raise GroupError(
                 f"interface {name!r} holds {character!r}, which a group's interface may not; use its index, "
                 f"and mind the order {GRAMMAR}"

@@ -113,7 +113,7 @@ class Receiver(Receiving):
         reuse: Let other sockets share the port.
         spread: Hold more groups and sources than the system allows for one socket by opening more sockets.
         watch: Join again when an interface comes back, join when one comes that is not there yet, and report in
-            `stats.events` (Linux).
+            `stats.events` (feature `watch`).
         ring: Read packets from a mapped ring per interface, of this many bytes (True: 64 MiB; "256MiB"), instead of
             from sockets (Linux, CAP_NET_RAW, Ethernet; packet(7)). Payloads stay in the ring while it has space: see
             `Batch.data`. A ring delivers what a socket would deliver, as far as a frame alone shows it: frames for this

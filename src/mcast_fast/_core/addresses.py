@@ -61,3 +61,19 @@ def endpoint(packed: bytes, port: int, index: int) -> tuple[str, int] | tuple[st
     if is_v4(packed):
         return plain_text(packed), port
     return plain_text(packed), port, 0, index if is_link_local(packed) else 0
+
+
+# Names of interfaces need not be UTF-8: what is not stands in them as os.fsdecode() writes it, with surrogates.
+
+
+def name_bytes(text: str) -> bytes:
+    """A name, or a text with names in it, as the system has it; other text in UTF-8."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte
+        return text.encode(errors="backslashreplace")
+
+
+def utf8(text: str) -> str:
+    """The same for what takes nothing but UTF-8: other bytes are escaped, as `\\udcff`."""
+    return text.encode(errors="backslashreplace").decode()

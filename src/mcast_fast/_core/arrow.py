@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mcast_fast._core.addresses import plain_text
+from mcast_fast._core.addresses import plain_text, utf8
 from mcast_fast._core.layout import RECORD_SIZE, Feature, Flag, offsets
 from mcast_fast.errors import FeatureError
 
@@ -115,7 +115,7 @@ class _Columns:
             self._numbers(kinds.uint16(), "H", "source_port"),
             self._addresses("group"),
             self._numbers(kinds.uint16(), "H", "port"),
-            self._dictionary(indexes, lambda index: names.get(index, str(index) if index else "")),
+            self._dictionary(indexes, lambda index: utf8(names.get(index, str(index) if index else ""))),
             self._numbers(kinds.uint32(), "I", "dropped"),
             self._numbers(kinds.uint16(), "H", "wire_length", self._known_wire_lengths(flags)),
             self._array(kinds.bool_(), [None, truncated]),

@@ -115,7 +115,7 @@ FEATURES = {
     "wire_length": "the length before truncation (MSG_TRUNC)",
     "ring": "packets from a ring that the kernel maps (AF_PACKET, TPACKET_V3)",
     "descriptor": "one descriptor to poll for the whole receiver (epoll, kqueue)",
-    "watch": "interfaces that go and come back are joined again (rtnetlink)",
+    "watch": "interfaces that go and come back are joined again (rtnetlink, route(4), NotifyIpInterfaceChange)",
     "arrow": "batches and files for pyarrow, polars and DuckDB (the Arrow C interfaces)",
     "packet_buffer": "a packet supports the buffer protocol: struct.unpack_from(format, packet)",
     "igmp_version": "a warning where source filters do not reach the network (IGMPv2, MLDv1)",

@@ -1,4 +1,4 @@
-"""Watch: the kernel's notifications of links and addresses, as events of the joined interfaces.
+"""Watch: what the system reports of links and addresses, as events of the joined interfaces.
 
 It reports, and changes nothing. It listens in the network namespace of the thread that opened it. Its thread refers to
 the objects that it reports to weakly, so that a receiver that is forgotten is collected, and the thread ends.
@@ -7,31 +7,30 @@ the objects that it reports to weakly, so that a receiver that is forgotten is c
 import contextlib
 import logging
 import os
-import selectors
-import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EAGAIN
 from typing import TypeVar
 
 from mcast_fast._core import pairs, refusals, threads
-from mcast_fast._host import netlink
+from mcast_fast._host import news
+from mcast_fast._host.changes import Change, Kind
 from mcast_fast._host.ifreq import IFF_RUNNING, IFF_UP
-from mcast_fast._host.interfaces import interfaces
+from mcast_fast._host.interfaces import Interface, interfaces
 from mcast_fast._systems import SYSTEM
 from mcast_fast.errors import Argument, ClosedError, FeatureError, MulticastError, socket_error
 from mcast_fast.stats import Event, What
 
-AF_BRIDGE = 7
-GROUPS = netlink.RTMGRP_LINK | netlink.RTMGRP_IPV4_IFADDR | netlink.RTMGRP_IPV6_IFADDR
-LARGEST_MESSAGE = 1 << 16
 # Seconds: between tries of what did not go well, twice as long each time; and for how long an interface has to be up
 # without a break before it is joined afresh, unless it flaps for longer than FLAPPING.
 RETRY, LONGEST_RETRY = 0.1, 5.0
 QUIET, FLAPPING = 0.5, 10.0
+# Seconds after which interfaces are listed once more, where a change of the list was reported: macOS lists one that
+# goes until all its users have let it go, and Windows gives an address to a new one later.
+SETTLED = 1.0
 ENDING = 0.1  # seconds that close() gives the thread to close its descriptors
 
 log = logging.getLogger("mcast_fast")
@@ -41,30 +40,21 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Link:
-    """What was last reported of an interface."""
+    """What was last reported of an interface; its addresses as last listed, None where one changed since then."""
 
     name: str
     is_running: bool
+    addresses: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, listed: Interface) -> "Link":
+        """As it is listed."""
+        return cls(listed.name, listed.is_up and listed.has_carrier, frozenset(listed.addresses))
 
 
 def is_running(flags: int) -> bool:
     """Up, and with a carrier (netdevice(7))."""
     return flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
-
-
-def parse(data: bytes) -> list[tuple[int, int, int, str]]:
-    """(message type, interface index, flags, name) of each message of links and addresses; any bytes can be given."""
-    found = []
-    for kind, _, body in netlink.messages(memoryview(data)):
-        if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK) and len(body) >= netlink.IFINFOMSG.size:
-            family, _, index, flags, _ = netlink.IFINFOMSG.unpack_from(body)
-            if family == AF_BRIDGE:  # of a bridge's port, which stays when the bridge lets it go
-                continue
-            named = dict(netlink.attributes(body[netlink.IFINFOMSG.size :])).get(netlink.IFLA_IFNAME, memoryview(b""))
-            found.append((kind, index, flags, os.fsdecode(bytes(named).partition(b"\0")[0])))
-        elif kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR) and len(body) >= netlink.IFADDRMSG.size:
-            found.append((kind, netlink.IFADDRMSG.unpack_from(body)[4], 0, ""))
-    return found
 
 
 Report = Callable[[What, int, str], bool]
@@ -85,18 +75,16 @@ class Watch:
                 f": {reason}; mcast_fast.features() and `mcast-fast version` list what there is",
             )
         self._opener = os.getpid()
-        self._news: socket.socket | None = None
+        self._news: news.News | None = None
         self._wake: pairs.End | None = None
         self._waker: pairs.End | None = None
         self._listener: Listener | None = None
         try:
-            self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-            self._news.bind((0, GROUPS))
-            self._news.setblocking(False)
+            self._news = news.opened()
             self._wake, self._waker = pairs.connected()
             self._waker.setblocking(False)
-            # Listed after the news are bound to, so that no change falls between.
-            links = {one.index: Link(one.name, one.is_up and one.has_carrier) for one in interfaces()}
+            # Listed after the news are open, so that no change falls between.
+            links = {one.index: Link.of(one) for one in interfaces()}
             self._listener = Listener(self._news, self._wake, links, _weakly(indexes), _weakly(report))
             threads.start(self._listener.run, name="mcast-fast watch")
         except BaseException as error:
@@ -109,7 +97,7 @@ class Watch:
         if isinstance(error, RuntimeError) and "new thread" in str(error):  # and not one of a signal handler's own
             raise socket_error("open", "a thread for the news of interfaces", OSError(EAGAIN, "")) from error
         if isinstance(error, OSError) and not isinstance(error, MulticastError):
-            raise socket_error("open", "the kernel's news of interfaces", error) from error
+            raise socket_error("open", "the system's news of interfaces", error) from error
 
     def close(self) -> None:
         """Have the thread end; it closes what it listens to. Again does nothing.
@@ -163,18 +151,19 @@ class Listener:
 
     def __init__(
         self,
-        news: socket.socket,
+        opened: news.News,
         wake: pairs.End,
         links: dict[int, Link],
         indexes: Callable[[], Callable[[], Collection[int]] | None],
         report: Callable[[], Report | None],
     ) -> None:
-        self._news = news
+        self._news = opened
         self._wake = wake
         self._links = links
         self._indexes = indexes
         self._report = report
         self._has_lost_news = False
+        self._list_at: float | None = None  # monotonic time at which the interfaces are listed once more
         self._failure = ""  # that was reported last
         self._tasks: dict[tuple[What, int], _Task] = {}
         self._owner: dict[str, str] = {}
@@ -205,27 +194,29 @@ class Listener:
         if not self.is_owner(THREAD):
             return
         self._thread = threading.get_ident()
-        # No descriptor of its own; green threads take its place where a program has them (gevent, eventlet).
-        waiting: selectors.BaseSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)()
+        waiting: news.Waiting | None = None
         try:
-            waiting.register(self._wake, selectors.EVENT_READ)
-            waiting.register(self._news, selectors.EVENT_READ)
+            waiting = self._news.waiting(self._wake)
             while not self._turn(waiting):
                 pass
         finally:
-            waiting.close()
+            if waiting is not None:
+                waiting.close()
             self._news.close()
             self._wake.close()
             self._ended.release()
 
-    def _turn(self, waiting: selectors.BaseSelector) -> bool:
+    def _turn(self, waiting: news.Waiting) -> bool:
         """Wait for news or for the time of a task, and report; whether it is the end."""
-        ready = [key.fileobj for key, _ in waiting.select(self._until_next())]
-        if self._wake in ready:
+        is_woken, has_news = waiting.wait(self._until_next())
+        if is_woken:
             return True
         try:
-            if self._news in ready:
-                self._read()
+            if has_news:
+                for change in self._news.read():
+                    self._take(change)
+            if self._list_at is not None and self._list_at <= time.monotonic():
+                self._list_at, self._has_lost_news = None, True
             if self._has_lost_news:
                 self._compare()
             self._do_tasks()
@@ -267,9 +258,8 @@ class Listener:
         task.when = min(now + after, max(now, task.since + FLAPPING))
 
     def _until_next(self) -> float | None:
-        if not self._tasks:
-            return None
-        return max(0.0, min(task.when for task in self._tasks.values()) - time.monotonic())
+        times = [task.when for task in self._tasks.values()] + ([] if self._list_at is None else [self._list_at])
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _do_tasks(self) -> None:
         for (what, index), task in list(self._tasks.items()):
@@ -286,42 +276,43 @@ class Listener:
 
     # ---- news ----
 
-    def _read(self) -> None:
-        try:
-            data = self._news.recv(LARGEST_MESSAGE)
-        except BlockingIOError:
-            return
-        except OSError as error:  # ENOBUFS: more news than the buffer held
-            log.warning("news of interfaces were lost: %s", error)
-            self._has_lost_news = True
-            return
-        for kind, index, flags, name in parse(data):
-            self._take(kind, index, flags, name)
-
     def _compare(self) -> None:
-        """Bring what is known up to date after news were lost."""
+        """Bring what is known up to date after news were lost, or where they only say that something changed."""
         now = {one.index: one for one in interfaces()}
         for index in [index for index in self._links if index not in now]:
-            self._take(netlink.RTM_DELLINK, index, 0, self._links[index].name)
+            self._take(Change(Kind.GONE, index))
         for one in now.values():
-            flags = IFF_UP * one.is_up | IFF_RUNNING * one.has_carrier
-            self._take(netlink.RTM_NEWLINK, one.index, flags, one.name)
+            self._take_link(one.index, Link.of(one))
+            self._take_addresses(one.index, frozenset(one.addresses))
         self._has_lost_news = False
 
-    def _take(self, kind: int, index: int, flags: int, name: str) -> None:
-        if kind in (netlink.RTM_NEWADDR, netlink.RTM_DELADDR):
-            if index in self._links and self._is_ours(index):
-                self._tell(What.ADDRESS, index, self._links[index].name)
-        elif kind == netlink.RTM_DELLINK:
-            link = self._links.pop(index, None)
-            if link is not None and self._is_ours(index):
-                self._tell(What.GONE, index, link.name)
+    def _take(self, change: Change) -> None:
+        known = self._links.get(change.index)
+        if change.kind is Kind.LIST:
+            self._has_lost_news, self._list_at = True, time.monotonic() + SETTLED
+        elif change.kind is Kind.LINK:
+            if name := change.name or (known.name if known is not None else ""):  # else the list has it
+                self._take_link(change.index, Link(name, is_running(change.flags)))
+        elif known is not None:
+            self._take_known(change.kind, change.index, known)
+
+    def _take_known(self, kind: Kind, index: int, known: Link) -> None:
+        if kind is Kind.GONE:
+            del self._links[index]
         else:
-            self._take_link(index, Link(name, is_running(flags)))
+            known.addresses = None
+        if self._is_ours(index):
+            self._tell(What.GONE if kind is Kind.GONE else What.ADDRESS, index, known.name)
+
+    def _take_addresses(self, index: int, addresses: frozenset[str]) -> None:
+        link = self._links[index]
+        before, link.addresses = link.addresses, addresses
+        if before is not None and before != addresses and self._is_ours(index):
+            self._tell(What.ADDRESS, index, link.name)
 
     def _take_link(self, index: int, now: Link) -> None:
         before = self._links.get(index)
-        self._links[index] = now
+        self._links[index] = now if before is None else replace(now, addresses=before.addresses)
         if now.is_running and (before is None or not before.is_running or before.name != now.name):
             self._plan(What.BACK, index)
         if before is None or not self._is_ours(index):

@@ -198,7 +198,7 @@ class Joins(SocketOwner):
         member.opened = one = self._opened_given(member) or open_socket(
             endpoint, member.bound, self._names, self._options, decides=self._is_decider(member)
         )
-        row = (one.socket, endpoint.port, one.group, one.interface, one.decider)
+        row = (one.socket, endpoint.port, one.group, one.interface, one.decider, one.given is not None)
         # In one call: no signal handler can run between the adding and the note of its key.
         one.keys.extend(map(self._slots.add, *zip(row)))
 

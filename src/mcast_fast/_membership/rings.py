@@ -37,6 +37,7 @@ LATENCY_MS = (1, 1000)
 
 # linux/if_packet.h, linux/if_arp.h, asm-generic/socket.h, netdevice(7)
 ETH_P_ALL = 0x0003
+ADDRESS = struct.Struct("=HHiHBB8s")  # struct sockaddr_ll (packet(7))
 SOL_PACKET = 263
 PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 18, 0, 0x4000
 PACKET_ADD_MEMBERSHIP, PACKET_MR_ALLMULTI = 1, 2
@@ -246,7 +247,13 @@ class Rings(SocketOwner):
         return len(self._rings)
 
     def add(
-        self, _socket: socket.socket, port: int, _group: bytes, interface: int, _decider: socket.socket | None = None
+        self,
+        _socket: socket.socket,
+        port: int,
+        _group: bytes,
+        interface: int,
+        _decider: socket.socket | None = None,
+        _used: bool = False,
     ) -> int:
         """Listen for a port on an interface, whose ring is opened when it is the first; SocketError, InterfaceError."""
         keys: list[int] = []
@@ -406,11 +413,20 @@ def _start(ring: Ring, slots: "Slots", interface: int, options: RingOptions) -> 
     ring.keys.extend(map(slots.add_ring, *zip(row)))
     try:
         ring.socket.bind((ring.interface, ETH_P_ALL))
-    except UnicodeEncodeError as error:  # Python binds packet sockets by UTF-8 names only
-        raise InterfaceError(f"ring on {ring.interface!a}: its name is not UTF-8; rename it (ip-link(8))") from error
+    except UnicodeEncodeError:  # Python binds packet sockets by UTF-8 names only
+        _bind_by_index(ring.socket, interface)
     if options.fanout is not None:
         kind = PACKET_FANOUT_HASH | PACKET_FANOUT_FLAG_IGNORE_OUTGOING
         ring.socket.setsockopt(SOL_PACKET, PACKET_FANOUT, options.fanout | kind << 16)
+
+
+def _bind_by_index(sock: socket.socket, index: int) -> None:
+    """Bind a packet socket to an interface; OSError."""
+    import ctypes
+
+    address = ADDRESS.pack(socket.AF_PACKET, socket.htons(ETH_P_ALL), index, 0, 0, 0, b"")
+    if ctypes.CDLL(None, use_errno=True).bind(sock.fileno(), address, ADDRESS.size) != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @contextlib.contextmanager

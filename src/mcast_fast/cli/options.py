@@ -188,7 +188,7 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     ),
     "metrics_per_source": (("--metrics-per-source",), {"is_flag": True, "help": "A series for each source."}),
     "ring": (("--ring",), {"is_flag": True, "help": "Receive by the kernel's mapped ring (CAP_NET_RAW)."}),
-    "watch": (("--watch",), {"is_flag": True, "help": "Join again when an interface comes back (Linux)."}),
+    "watch": (("--watch",), {"is_flag": True, "help": "Join again when an interface comes back."}),
     "match": (
         ("--match", "tests"),
         {

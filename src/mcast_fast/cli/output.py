@@ -336,7 +336,8 @@ def rendered(batch: "Batch", form: str, clock: Clock = UTC, columns: int | None 
     if form == "raw":
         return b"".join(batch.payloads())
     line = LINES[form]
-    return "".join([f"{line(packet, clock, columns)}\n" for packet in batch]).encode()
+    text = "".join([f"{line(packet, clock, columns)}\n" for packet in batch])
+    return text.encode(getattr(sys.stdout, "encoding", None) or "utf-8", "backslashreplace")
 
 
 def write_whole(text: bytes) -> None:

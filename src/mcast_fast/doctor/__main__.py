@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import shutil
 import signal
 import sys
@@ -15,6 +16,8 @@ from mcast_fast.errors import FileError, MulticastError
 def main(arguments: list[str] | None = None) -> int:
     """Examine, print, and return the exit code: 0 without a problem, 1 with one, 2 for wrong arguments."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that its encoding does not have is no error
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _until_interrupted() as is_over:
             report = examined(

@@ -18,6 +18,7 @@ from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6
 from mcast_fast._membership import bpf
 from mcast_fast._membership.rings import attach_program
 from mcast_fast._systems import SYSTEM
+from mcast_fast.doctor import _packet_socket
 from mcast_fast.doctor._feeds import Feed, add_one
 from mcast_fast.doctor._frames import Context, Control, Datagram, parse
 from mcast_fast.errors import MulticastError, os_text
@@ -174,15 +175,12 @@ class Listening:
 def _frames(wire: socket.socket) -> Iterator[tuple[Context, bytes, int]]:
     """Frames that wait, with what the kernel says of each."""
     for _ in range(AT_ONCE):
-        try:
-            data, ancillary, _, address = wire.recvmsg(FRAME, socket.CMSG_SPACE(AUXDATA.size))
-        except OSError:
+        received = _packet_socket.receive(wire, FRAME)
+        if received is None:
             return
-        except UnicodeDecodeError:  # CPython reads the name of an interface as UTF-8, and Linux takes any bytes
-            continue
-        name, protocol, kind, *_ = address
+        data, control, name, protocol, kind = received
         status, tag = CHECKSUM_NOT_READY, 0
-        for level, option, value in ancillary:
+        for level, option, value in control:
             if (level, option) == (SOL_PACKET, PACKET_AUXDATA) and len(value) >= AUXDATA.size:
                 status, *_, tag, _ = AUXDATA.unpack_from(value)
         vlan = tag & bpf.VLAN_ID if status & VLAN_VALID else 0

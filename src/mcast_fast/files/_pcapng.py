@@ -7,6 +7,7 @@ import platform
 import struct
 
 from mcast_fast._core import blocks
+from mcast_fast._core.addresses import name_bytes
 from mcast_fast._core.layout import Flag
 
 
@@ -16,7 +17,7 @@ def _option(code: int, value: bytes) -> bytes:
 
 
 def _text_option(code: int, text: str) -> bytes:
-    return _option(code, text.encode()[:0xFFFF])
+    return _option(code, name_bytes(text)[:0xFFFF])
 
 
 def _block(kind: int, body: bytes, options: bytes) -> bytes:
@@ -57,7 +58,7 @@ def interface_description(name: str, filter_text: str, known: int, raw: bool) ->
         _text_option(blocks.COMMENT, comment) + _text_option(blocks.IF_NAME, name) + _option(blocks.IF_TSRESOL, b"\x09")
     )
     if filter_text:
-        options += _option(blocks.IF_FILTER, b"\0" + filter_text.encode()[:0xFFFE])  # 0: a text
+        options += _option(blocks.IF_FILTER, b"\0" + name_bytes(filter_text)[:0xFFFE])  # 0: a text
     return _block(blocks.INTERFACE_DESCRIPTION, struct.pack("=HHI", link, 0, 0), options)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mcast_fast import _core
+from mcast_fast._core.addresses import name_bytes
 from mcast_fast._guarded import Guarded, guarded
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error, warn
@@ -127,7 +128,7 @@ class Recorder(Guarded):
         self._stop = stop or Autostop()
         self._stop_limits = self._stop.limits()
         sizes = [limits.filesize for limits in (self._stop_limits, self._rotate_limits) if limits.filesize]
-        self._largest = min(sizes, default=0) and max(1, min(sizes) - ASIDE - len(filter_text.encode()))
+        self._largest = min(sizes, default=0) and max(1, min(sizes) - ASIDE - len(name_bytes(filter_text)))
         self._ends_when_full = self._stop_limits.filesize == min(sizes, default=-1)
         self._is_limited = bool(self._largest or self._stop_limits.packets or self._rotate_limits.packets or reserve)
         self._idle_ns = 0 if self._stop.idle is None else duration_in_ns(self._stop.idle, "autostop idle")

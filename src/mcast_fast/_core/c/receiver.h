@@ -118,8 +118,9 @@ void mcast_receiver_free(mcast_receiver *receiver);
 /* Frees a member, and its source when it goes with it. The state lock is held. */
 void mcast_member_free(mcast_receiver *receiver, mcast_member *member);
 
-/* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. `decider`: see coalescing.h. */
-int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const mcast_record *implied);
+/* Receives from a socket too; its key, or -errno. Nothing passes until a filter is set. `decider`: see coalescing.h. `used`: it may have
+ * dropped packets before, which are not counted. */
+int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, int used, const mcast_record *implied);
 
 /* The decider of a socket that will be removed is that of another one, which is bound alike, from now on. */
 void mcast_receiver_hand_over(mcast_receiver *receiver, uint64_t key, uint64_t heir);
@@ -236,7 +237,7 @@ int64_t mcast_time_left(int64_t deadline);
 
 /* Adds a socket (socket_source.c) or a ring (ring_source.c) as a source: *source, or -errno. */
 void mcast_socket_source_hand_over(mcast_source *source, mcast_source *heir);
-int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
+int mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider, int used,
                              const mcast_record *implied, uint64_t key);
 int mcast_ring_source_open(mcast_source **source, mcast_receiver *receiver, int fd, uint32_t interface_index,
                            size_t block_size, uint32_t count, unsigned latency_ms, int times, int delivers,

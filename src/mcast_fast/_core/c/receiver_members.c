@@ -72,14 +72,14 @@ own_source(mcast_receiver *receiver, int64_t key, int status)
 }
 
 int64_t
-mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, const mcast_record *implied)
+mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, int used, const mcast_record *implied)
 {
     mcast_lock(&receiver->state_lock);
     int64_t key = mcast_receiver_add_member(receiver, NULL, 0, implied->port);
     if (key >= 0) {
         mcast_source **source = &receiver->members[key]->source;
-        key =
-            own_source(receiver, key, mcast_socket_source_open(source, receiver, fd, decider, implied, (uint64_t)key));
+        int status = mcast_socket_source_open(source, receiver, fd, decider, used, implied, (uint64_t)key);
+        key = own_source(receiver, key, status);
     }
     mcast_unlock(&receiver->state_lock);
     return key;

@@ -79,11 +79,11 @@ mcast_transmitter_open(mcast_transmitter *transmitter, double ns_per_unit, int b
 void
 mcast_transmitter_free(mcast_transmitter *transmitter)
 {
-    /* In a child the locks may be held by threads that are not there: they are left as they are. */
-    if (transmitter->opened && !mcast_transmitter_is_foreign(transmitter)) {
-        mcast_condition_close(&transmitter->send_ended);
-        mcast_mutex_close(&transmitter->state_lock);
-    }
+    /* In a child all is left as it is: threads that are not there may hold the locks, and be in the middle of a change. */
+    if (!transmitter->opened || mcast_transmitter_is_foreign(transmitter))
+        return;
+    mcast_condition_close(&transmitter->send_ended);
+    mcast_mutex_close(&transmitter->state_lock);
     free(transmitter->vector);
     free(transmitter->sockets);
 }

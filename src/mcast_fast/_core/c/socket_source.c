@@ -410,7 +410,7 @@ mcast_socket_source_hand_over(mcast_source *source, mcast_source *heir)
 }
 
 int
-mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider,
+mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd, int decider, int used,
                          const mcast_record *implied, uint64_t key)
 {
     socket_source *socket = calloc(1, sizeof *socket);
@@ -426,8 +426,8 @@ mcast_socket_source_open(mcast_source **source, mcast_receiver *receiver, int fd
         socket->coalescing.descriptor = socket->descriptor;
         socket->coalescing.decider = decider;
         socket->coalescing.key = key;
-        uint32_t drops; /* of a socket that was open before */
-        if (mcast_read_drops(socket->descriptor, &drops) == 0)
+        uint32_t drops;
+        if (used && mcast_read_drops(socket->descriptor, &drops) == 0)
             socket->overflow = socket->coalescing.reported_drops = socket->coalescing.meminfo_drops = drops;
         status = mcast_coalescing_add(&receiver->coalescing, &socket->coalescing, implied->port);
         if (status != 0)

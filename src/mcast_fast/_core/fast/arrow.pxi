@@ -54,7 +54,7 @@ cdef int export_batch(Batch batch, ArrowArray *array) except -1:
     try:
         for at in range(mcast_arrow_interfaces(arrow)):
             index = mcast_arrow_interface(arrow, at)
-            text = batch.names.get(index, str(index) if index else "").encode()
+            text = utf8(batch.names.get(index, str(index) if index else "")).encode()
             if mcast_arrow_add_name(arrow, text, <size_t>len(text)) != 0:
                 raise MemoryError("no memory for an Arrow array")
     except BaseException:

@@ -161,9 +161,11 @@ cdef class Decoder:
     cdef dict wanted_names
     cdef readonly dict names
     cdef uint64_t position
+    cdef uint32_t process
 
     def __cinit__(self, str subject not None, rows, bint multicast_only, int64_t start=INT64_MIN,
                   int64_t end=INT64_MAX):
+        self.process = mcast_process_number
         memset(&self.decoder, 0, sizeof(self.decoder))
         self.decoder.pool = shared_pool()
         self.lock = new_codec_lock()
@@ -177,6 +179,8 @@ cdef class Decoder:
             self._accept(list(rows))
 
     def __dealloc__(self):
+        if self.process != mcast_process_number:  # a fork may come in the middle of a call of another thread
+            return
         mcast_decoder_free(&self.decoder)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
@@ -390,10 +394,12 @@ cdef class Encoder:
     cdef mcast_gather *gather  # of `write`
     cdef Py_ssize_t all_packets, all_bytes
     cdef public tuple rest
+    cdef uint32_t process
 
     def __cinit__(self, str form not None, bint raw=False):
         if form not in ("pcapng", "pcap"):
             raise ValueError(f"form {form!r} is neither 'pcapng' nor 'pcap'")
+        self.process = mcast_process_number
         memset(&self.encoder, 0, sizeof(self.encoder))
         self.lock = new_codec_lock()
         self.encoder.pcap = form == "pcap"
@@ -402,6 +408,8 @@ cdef class Encoder:
         self.memory = bytearray()
 
     def __dealloc__(self):
+        if self.process != mcast_process_number:  # as for a decoder
+            return
         free(self.gather)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)

@@ -91,7 +91,7 @@ cdef extern from "receiver.h":
     int mcast_receiver_close(mcast_receiver *receiver) nogil
     void mcast_receiver_tear_down(mcast_receiver *receiver) nogil
     void mcast_receiver_free(mcast_receiver *receiver) nogil
-    int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider,
+    int64_t mcast_receiver_add_socket(mcast_receiver *receiver, int fd, int decider, int used,
                                       const mcast_record *implied) nogil
     void mcast_receiver_hand_over(mcast_receiver *receiver, uint64_t key, uint64_t heir) nogil
     int64_t mcast_receiver_add_ring(mcast_receiver *receiver, int fd, uint32_t interface_index, size_t block_size,

@@ -123,9 +123,14 @@ cdef class Schedule:
 
     cdef mcast_schedule schedule
     cdef Transmitter owner
+    cdef uint32_t process
+
+    def __cinit__(self):
+        self.process = mcast_process_number
 
     def __dealloc__(self):
-        mcast_schedule_free(&self.schedule)
+        if self.process == mcast_process_number:  # a fork may come in the middle of a call of another thread
+            mcast_schedule_free(&self.schedule)
 
     def add(self, bytes group not None, int port, Route route not None):
         """Records of this group (16 bytes) and port go to the first target of the route from now on."""

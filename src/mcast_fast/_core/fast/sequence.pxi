@@ -227,7 +227,7 @@ cdef class Tracker:
             raise MemoryError("no memory for a tracker")
 
     def __dealloc__(self):
-        if self.tracker != NULL:
+        if self.tracker != NULL and self.process == mcast_process_number:  # a fork may come in the middle of a call
             mcast_tracker_release(self.tracker)
 
     def update(self, packets, uint32_t left_out=0):

@@ -168,12 +168,13 @@ cdef class Slots(State):
         finally:
             self._leave()
 
-    def add(self, socket, int port, bytes group, uint32_t interface, decider=None):
+    def add(self, socket, int port, bytes group, uint32_t interface, decider=None, bint used=False):
         """Receive from this socket too; the key by which it is named from now on.
 
         Every packet of it has this port; `group` (16 bytes; zeros = reported with each packet) and `interface` (0 =
         reported) are what its binding implies. `decider`: a socket that can be bound alike to decide whether packets
-        are coalesced (c/coalescing.h). Both stay their opener's."""
+        are coalesced (c/coalescing.h). Both stay their opener's. `used`: the socket may have dropped packets before,
+        which are not counted."""
         cdef mcast_record implied
         cdef int64_t key
         cdef int fd = socket.fileno()
@@ -187,7 +188,7 @@ cdef class Slots(State):
         self._enter()
         try:
             with nogil:
-                key = mcast_receiver_add_socket(&self.receiver, fd, deciding, &implied)
+                key = mcast_receiver_add_socket(&self.receiver, fd, deciding, used, &implied)
             if key < 0:
                 self._refuse("open", <int>-key)
             return key

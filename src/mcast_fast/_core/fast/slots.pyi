@@ -41,6 +41,7 @@ class Slots:
         group: bytes,
         interface: int,
         decider: socket_module.socket | None = None,
+        used: bool = False,
     ) -> int: ...
     def hand_over(self, key: int, heir: int) -> None: ...
     def add_ring(

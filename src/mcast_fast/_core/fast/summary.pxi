@@ -50,14 +50,18 @@ cdef class Summary:
 
     cdef mcast_summary summary
     cdef PyThread_type_lock lock
+    cdef uint32_t process
 
     def __cinit__(self, uint32_t most):
         if not 1 <= most <= 1 << 24:
             raise ValueError("a summary is of 1 to 2**24 flows")
         self.lock = new_codec_lock()
+        self.process = mcast_process_number
         mcast_summary_open(&self.summary, most, int.from_bytes(os.urandom(8), "little"))
 
     def __dealloc__(self):
+        if self.process != mcast_process_number:  # a fork may come in the middle of a call of another thread
+            return
         mcast_summary_free(&self.summary)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)

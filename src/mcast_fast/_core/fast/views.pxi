@@ -15,7 +15,7 @@ from contextlib import suppress
 from operator import index as as_index
 
 from mcast_fast._core import columns, layout, restore
-from mcast_fast._core.addresses import address_text, endpoint, interface_text, plain_text
+from mcast_fast._core.addresses import address_text, endpoint, interface_text, plain_text, utf8
 
 cdef extern from *:
     """

@@ -90,7 +90,7 @@ class Socket:
     discarded: list[Any] = dataclasses.field(default_factory=list)  # what was queued when it was removed, as received
 
     def begin(self) -> None:
-        """Count the drops from now on: the socket may have been open before."""
+        """Count the drops from now on, of a socket that was open before."""
         self.read_memory()
         self.drops = self.inexact_drops = 0
         self.overflow = self.meminfo_drops

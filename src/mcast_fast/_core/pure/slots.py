@@ -182,15 +182,17 @@ class Slots(Rounds):
         group: bytes,
         interface: int,
         decider: socket_module.socket | None = None,
+        used: bool = False,
     ) -> int:
         """Receive from this socket too; the key by which it is named from now on.
 
         Every packet of it has this port; `group` (16 bytes; zeros = reported with each packet) and `interface` (0 =
         reported) are what its binding implies. `decider`: a socket that can be bound alike to decide whether packets
-        are coalesced (c/coalescing.h). Both stay their opener's."""
+        are coalesced (c/coalescing.h). Both stay their opener's. `used`: the socket may have dropped packets before,
+        which are not counted."""
         if len(group) != 16:
             raise ValueError("the group is a packed address of 16 bytes")
-        return self._within(self._add, socket, port, group, interface, decider)
+        return self._within(self._add, socket, port, group, interface, decider, used)
 
     def _add(
         self,
@@ -199,12 +201,14 @@ class Slots(Rounds):
         group: bytes,
         interface: int,
         decider: socket_module.socket | None,
+        used: bool,
     ) -> int:
         with self._state:
             key = self._next_key
             self._next_key = key + 1
             one = Socket(socket, key, port, group, interface, int(socket.family), decider)
-            one.begin()
+            if used:
+                one.begin()
             try:
                 self._register(one)
             except OSError as error:
