@@ -1,7 +1,7 @@
 """Takes from this process for good what containers and units take: system calls (seccomp(2)), /proc, /sys, a root that can be
 written, capabilities.
 
-As a program it runs another one so: python -m tests.sandbox netlink mmsg:ENOSYS -- python -m pytest …
+As a program it runs another one so: python -m tests.sandbox netlink mmsg:ENOSYS families:1,2,10 -- python -m pytest …
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import os
 import platform
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
@@ -55,12 +55,24 @@ def refuse(*names: str) -> None:
                 family = [(LOAD, 0, 0, FIRST_ARGUMENT), (EQUAL, 0, 1, refusal.family), answer]
                 steps += [(EQUAL, 0, len(family), NUMBERS[call]), *family]
     steps.append((RETURN, 0, 0, ALLOW))
+    _filter(steps)
+
+
+def _filter(steps: Sequence[tuple[int, int, int, int]]) -> None:
+    """Have each system call pass this program of classic BPF."""
     code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
     program = struct.pack("@HP", len(steps), ctypes.addressof(code))  # struct sock_fprog
     library = ctypes.CDLL(None, use_errno=True)
     for request in ((PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)):
         if library.prctl(*request) != 0:
             raise OSError(ctypes.get_errno(), f"prctl: {os.strerror(ctypes.get_errno())}")
+
+
+def allow_families(numbers: Sequence[int]) -> None:
+    """Refuse sockets of all other address families, as RestrictAddressFamilies= of systemd.exec(5) does."""
+    wanted = [step for number in numbers for step in ((EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW))]
+    families = [(LOAD, 0, 0, FIRST_ARGUMENT), *wanted, (RETURN, 0, 0, ERRNO | errno.EAFNOSUPPORT)]
+    _filter([(LOAD, 0, 0, NUMBER), (EQUAL, 0, len(families), NUMBERS["socket"]), *families, (RETURN, 0, 0, ALLOW)])
 
 
 CLONE_NEWNS = 0x20000
@@ -113,6 +125,9 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(CANNOT)
     refuse(*(name for name in sys.argv[1:at] if name in REFUSALS))
+    for name in sys.argv[1:at]:
+        if name.startswith("families:"):
+            allow_families([int(number) for number in name.removeprefix("families:").split(",")])
     os.execvp(sys.argv[at + 1], sys.argv[at + 1 :])
 
 

@@ -24,7 +24,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 @click.command("doctor", short_help="Why packets of a group do not arrive.")
 @click.argument("groups", metavar="[GROUP...]", nargs=-1, callback=groups_alone)
-@shared("port")
+@shared("interface", "port")
 @click.option("--seconds", type=TIME, default="10s", show_default=True, help="Listen for this long at most.")
 @click.option(
     "-d",
@@ -41,6 +41,7 @@ STYLES: dict[str, dict[str, Any]] = {
 @click.option("--mask", is_flag=True, help="In the bundle, names in place of the addresses of hosts.")
 def command(
     groups: tuple[str, ...],
+    interface: str | None,
     port: int | None,
     seconds: float,
     watch: float | None,
@@ -53,20 +54,23 @@ def command(
     """Say why packets of groups do not arrive on this host, with the evidence, and what cures it.
 
     With a GROUP it joins, and listens at the interfaces (which needs CAP_NET_RAW) and by sockets, until Ctrl-C at the
-    latest; without one it examines the host. It changes nothing. Findings are ranked: the first one is the cause to
-    remove first. Lines that begin with > are commands to run, or calls to write, as they are.
+    latest; without one it examines the host, or with --interface that interface and which groups arrive there. It
+    changes nothing. Findings are ranked: the first one is the cause to remove first. Lines that begin with > are
+    commands to run, or calls to write, as they are.
 
     Exits 0; 1 when there is a problem, or the bundle cannot be written; 2 on a usage error.
 
     \b
       mcast-fast doctor 239.1.1.1%eth0:5000
       mcast-fast doctor 239.1.1.1%eth0:5000 --for 10min
+      mcast-fast doctor --interface eth0
     """
     ended = threading.Event()
     with stop_signals_call(ended.set):
         report = examined(
             groups,
             ended.is_set,
+            interface=interface,
             port=port,
             seconds=seconds if watch is None else watch,
             watch=watch is not None,

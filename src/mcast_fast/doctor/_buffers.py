@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from shlex import quote
 
-from mcast_fast._host import port_users
+from mcast_fast._host import offloads, port_users
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.doctor._readings import can_administer, setting
@@ -11,6 +11,9 @@ from mcast_fast.doctor._readings import can_administer, setting
 DEFAULT = 4 << 20  # what a Receiver requests
 LARGER = 8  # times what was too small
 MIB = 1 << 20
+PAUSE = 0.05  # seconds for which a program may not read: a collection of garbage, a busy machine
+LEAST_PACKETS = 100  # that say something of a rate
+SKB, HEADERS, SHARED = 256, 42, 320  # bytes
 
 
 def overflow(context: Context) -> Iterator[Finding]:
@@ -25,6 +28,7 @@ def overflow(context: Context) -> Iterator[Finding]:
             call = feed.call(buffer_size=f"{size}MiB")
             limit = setting("core/rmem_max") or 0
             needs_sysctl = not can_administer() and limit < size * MIB
+            uncoalesced = feed.interface is not None and offloads.read(feed.interface.index)[offloads.GRO] is False
             yield Finding(
                 "buffers.overflow" if now > 0 else "buffers.backlog",
                 "problem" if now > 0 else "warning",
@@ -34,12 +38,15 @@ def overflow(context: Context) -> Iterator[Finding]:
                     f"{now} drops while the doctor listened, {user.drops} since it was opened",
                     f"{user.queued} bytes wait in it; its limit is {user.buffer or 'not known'} bytes",
                     f"net.core.rmem_max = {limit}",
+                    *([f"{offloads.GRO} is off on {feed.name}"] if uncoalesced else []),
                 ),
                 f"sysctl -w net.core.rmem_max={size * MIB}" if needs_sysctl else call,
                 f"Then open it with {call}. "
                 * needs_sysctl
                 + "A larger buffer holds longer bursts; a program that is too slow on average needs less work for each "
-                "packet, or background=True.",
+                "packet, or background=True."
+                + f" `ethtool -K {quote(feed.name)} gro on` lets a Receiver take packets coalesced when it is slow."
+                * uncoalesced,
                 group=feed.text,
             )
 
@@ -56,7 +63,7 @@ def interface(context: Context) -> Iterator[Finding]:
             "sysctl -w net.core.netdev_max_backlog=10000",
             "",
         )
-    for name in sorted({feed.name for feed in context.feeds if feed.name}):
+    for name in context.names:
         if dropped := context.grown(f"dev.{name}.dropped"):
             yield Finding(
                 "buffers.interface",
@@ -66,6 +73,46 @@ def interface(context: Context) -> Iterator[Finding]:
                 f"ethtool -G {quote(name)} rx 4096",
                 "Packets of protocols that no program uses count too; `ethtool -S` says more.",
             )
+
+
+def short(context: Context) -> Iterator[Finding]:
+    """Whether the buffers on the port hold less of this feed than a program may pause for."""
+    for feed in context.feeds:
+        seconds = feed.last_heard - feed.first_heard
+        if feed.packets < LEAST_PACKETS or seconds <= 0:
+            continue
+        rate, size = feed.packets / seconds, feed.octets / feed.packets
+        users = context.after.users.get(feed.port, {}).values()
+        limit = setting("core/rmem_max") or 0
+        own = 2 * (DEFAULT if can_administer() else min(DEFAULT, limit))
+        buffers = [(user.buffer, user) for user in users if user.buffer] or [(own, None)]
+        smallest, user = min(buffers, key=lambda one: one[0])
+        held = smallest / (_memory(size) * rate)
+        if held >= PAUSE:
+            continue
+        wanted = -(-int(PAUSE * rate * _memory(size) / 2) // MIB)
+        call = feed.call(buffer_size=f"{wanted}MiB")
+        needs_sysctl = not can_administer() and limit < wanted * MIB
+        owner = port_users.describe(context.owned([user])[0]) if user else "a receiver with the default buffer"
+        yield Finding(
+            "buffers.short",
+            "warning",
+            f"{owner} holds {held * 1000:.0f} ms of this feed: when a program pauses longer, packets are lost",
+            (
+                f"about {rate:,.0f} packets per second of {size:,.0f} bytes; a buffer of {smallest:,} bytes holds at "
+                f"most {smallest // _memory(size):,}, each with what the kernel needs",
+                f"net.core.rmem_max = {limit}",
+            ),
+            f"sysctl -w net.core.rmem_max={wanted * MIB}" if needs_sysctl else call,
+            (f"Then open it with {call}. " * needs_sysctl) + f"That holds {PAUSE * 1000:.0f} ms.",
+            group=feed.text,
+        )
+
+
+def _memory(size: float) -> int:
+    """Bytes of a receive buffer that a datagram takes at least: its buffer, a power of two with what the kernel keeps
+    behind it (struct skb_shared_info), and struct sk_buff (net/core/skbuff.c)."""
+    return SKB + (1 << (int(size) + HEADERS + SHARED - 1).bit_length())
 
 
 def clipped(_: Context) -> Iterator[Finding]:
@@ -82,4 +129,4 @@ def clipped(_: Context) -> Iterator[Finding]:
         )
 
 
-CHECKS = (overflow, interface, clipped)
+CHECKS = (overflow, short, interface, clipped)

@@ -3,18 +3,17 @@
 import errno
 import ipaddress
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 
 from mcast_fast._host import igmp_version, port_users
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._finding import Finding
+from mcast_fast.doctor._listening import NO_FAMILY
 from mcast_fast.doctor._readings import setting
 from mcast_fast.errors import SocketError
 
 IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))
-COMMAND = re.compile(r"`(sysctl [^`]+)`")
 
 
 def refused(context: Context) -> Iterator[Finding]:
@@ -26,7 +25,9 @@ def refused(context: Context) -> Iterator[Finding]:
     operation = error.operation if isinstance(error, SocketError) else ""
     if operation == "bind" and number in IN_USE:
         yield from _port_taken(context, str(error))
-    elif not (operation in ("join", "filter") and number == errno.ENOBUFS and _beyond(context)):
+        return
+    is_limit = operation in ("join", "filter") and number == errno.ENOBUFS and _beyond(context)
+    if number not in NO_FAMILY and not is_limit:
         yield Finding("membership.refused", "problem", "the system refuses the membership", (str(error),))
 
 
@@ -93,13 +94,13 @@ def old_version(context: Context) -> Iterator[Finding]:
             continue
         done.add(key)
         if reason := igmp_version.obstacle(*key):
-            command = COMMAND.search(reason)
+            command = igmp_version.lift(reason)
             yield Finding(
                 "membership.old-version",
                 "warning" if feed.heard else "problem",
                 "the network is asked for every source of the group, not for this one: IGMP or MLD is too old",
                 (reason,),
-                command[1] if command else "",
+                command,
                 "" if command else "Set the querier, a router or a switch, to IGMPv3 (MLDv2 for IPv6).",
                 group=feed.text,
             )
@@ -158,7 +159,7 @@ def wrong_source(context: Context) -> Iterator[Finding]:
 def joined_elsewhere(context: Context) -> Iterator[Finding]:
     """Whether the programs of this host that want the group joined it where its packets do not arrive."""
     for feed in context.feeds:
-        names = context.before.joined.get(feed.group.address, set())
+        names = context.before.joined.get(feed.group.address, {})
         if not names or not feed.name or feed.name in names or not (feed.heard or feed.arrived()):
             continue
         users = context.owned(context.before.users.get(feed.port, {}).values())
@@ -197,6 +198,49 @@ def bound_to_host(context: Context) -> Iterator[Finding]:
             )
 
 
+def not_joined(context: Context) -> Iterator[Finding]:
+    """Whether a program is bound to the group, and none had joined it."""
+    for feed in context.feeds:
+        users = context.before.users.get(feed.port, {}).values()
+        bound = context.owned(one for one in users if one.address == feed.group.address)
+        if not bound or not feed.heard or context.before.joined.get(feed.group.address):
+            continue
+        yield Finding(
+            "membership.not-joined",
+            "warning",
+            f"{port_users.describe(bound[0])} is not a member of the group: nobody had joined it before the doctor did",
+            (f"/proc/net/{'igmp' if feed.group.version == 4 else 'igmp6'}, before: no membership of the group",),
+            feed.call(watch=True),
+            "It never joined, or its interface was removed and made again, which ends memberships. Start it again; "
+            "watch=True joins again by itself.",
+            group=feed.text,
+        )
+
+
+def filtered(context: Context) -> Iterator[Finding]:
+    """Whether the programs that joined the group want other sources than those that send."""
+    for feed in context.feeds:
+        wanted = context.before.included.get((feed.group.address, feed.name), {})
+        members = context.before.joined.get(feed.group.address, {}).get(feed.name, 0)
+        if not wanted or max(wanted.values()) < members or not feed.heard or set(wanted) & set(feed.heard):
+            continue
+        users = context.owned(context.before.users.get(feed.port, {}).values())
+        yield Finding(
+            "membership.filtered-elsewhere",
+            "warning",
+            f"programs here joined the group for {', '.join(sorted(wanted)[:3])}, and {', '.join(feed.sources[:3])} "
+            "sends it",
+            (
+                f"/proc/net/{'mcfilter' if feed.group.version == 4 else 'mcfilter6'}, before the doctor joined: "
+                f"{', '.join(sorted(wanted)[:10])}",
+                *(port_users.describe(user) for user in users[:10]),
+            ),
+            feed.call(feed.at(None, source=feed.sources[0])),
+            "In those programs; or without a source, to take any.",
+            group=feed.text,
+        )
+
+
 def _takes_groups(address: str) -> bool:
     parsed = ipaddress.ip_address(address)
     return parsed.is_multicast or parsed.is_unspecified
@@ -231,4 +275,6 @@ CHECKS = (
     wrong_port,
     joined_elsewhere,
     bound_to_host,
+    not_joined,
+    filtered,
 )

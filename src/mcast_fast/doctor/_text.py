@@ -1,5 +1,6 @@
 """A report as text, JSON, or a bundle for a bug report. It prints nothing."""
 
+import contextlib
 import io
 import ipaddress
 import json
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from mcast_fast.doctor._examination import programs
@@ -105,16 +107,29 @@ def write_bundle(report: Report, path: str, *, masked: bool = False) -> None:
     contents = {**report.readings, **programs()}
     if masked:
         contents = _masked(contents)
+    data = _archive(contents)
+    is_ours = False
     try:
-        descriptor = os.open(path, PRIVATE, 0o600)
-        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for name, content in sorted(contents.items()):
-                data = content.encode(errors="replace")
-                entry = tarfile.TarInfo(f"mcast-fast-doctor/{name}")
-                entry.size, entry.mtime = len(data), int(time.time())
-                archive.addfile(entry, io.BytesIO(data))
+        with os.fdopen(os.open(path, PRIVATE, 0o600), "wb") as file:
+            is_ours = True
+            file.write(data)
     except OSError as error:
+        if is_ours:  # half of it is of no use
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
         raise file_error("write", path, error) from error
+
+
+def _archive(contents: Mapping[str, str]) -> bytes:
+    """The texts by name as a .tar.gz, in memory: what is on the disk is whole."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for name, content in sorted(contents.items()):
+            data = content.encode(errors="replace")
+            entry = tarfile.TarInfo(f"mcast-fast-doctor/{name}")
+            entry.size, entry.mtime = len(data), int(time.time())
+            archive.addfile(entry, io.BytesIO(data))
+    return made.getvalue()
 
 
 def _masked(contents: Mapping[str, str]) -> dict[str, str]:
