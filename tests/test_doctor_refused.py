@@ -91,6 +91,15 @@ def test_the_family_of_the_group_is_refused(two):
     assert "packets.received" in {one["id"] for one in cured}
 
 
+@pytest.mark.needs("system call filters")
+def test_without_proc_and_sys(two):
+    """Much is not known then, and the packets arrive."""
+    two.stream()
+    found = findings_of(two, two.text(), wrap=[sys.executable, "-m", "tests.sandbox", "proc", "sys", "--"])
+    assert "packets.received" in {one["id"] for one in found}
+    assert "problem" not in {one["verdict"] for one in found}
+
+
 # ---- no fault ----
 
 

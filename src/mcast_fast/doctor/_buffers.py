@@ -85,15 +85,15 @@ def short(context: Context) -> Iterator[Finding]:
         users = context.after.users.get(feed.port, {}).values()
         limit = setting("core/rmem_max") or 0
         own = 2 * (DEFAULT if can_administer() else min(DEFAULT, limit))
-        buffers = [(user.buffer, user) for user in users if user.buffer] or [(own, None)]
-        smallest, user = min(buffers, key=lambda one: one[0])
+        known = sorted((user for user in users if user.buffer), key=lambda one: one.buffer or 0)
+        smallest = known[0].buffer or own if known else own
         held = smallest / (_memory(size) * rate)
         if held >= PAUSE:
             continue
         wanted = -(-int(PAUSE * rate * _memory(size) / 2) // MIB)
         call = feed.call(buffer_size=f"{wanted}MiB")
         needs_sysctl = not can_administer() and limit < wanted * MIB
-        owner = port_users.describe(context.owned([user])[0]) if user else "a receiver with the default buffer"
+        owner = port_users.describe(context.owned(known[:1])[0]) if known else "a receiver with the default buffer"
         yield Finding(
             "buffers.short",
             "warning",

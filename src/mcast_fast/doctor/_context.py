@@ -16,7 +16,7 @@ from mcast_fast.doctor._listening import Listening
 from mcast_fast.doctor._rules import Fields, Rule, Ruleset
 from mcast_fast.errors import MulticastError
 
-QUIET, SEVERAL = 2.0, 10  # seconds without a packet that are a stop; or so many times the usual gap
+QUIET, SEVERAL = 2.0, 10  # seconds without a packet that are a stop, or times the usual gap
 
 Users = Mapping[int, Mapping[int, port_users.PortUser]]
 """By port: sockets by inode."""

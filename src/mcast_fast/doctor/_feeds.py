@@ -154,10 +154,12 @@ def feeds_of(groups: Iterable[Groups], interface: str | int | None, port: int | 
 
 
 def _named(interface: str | int | None) -> str | None:
-    """As a group names it; InterfaceError, GroupError."""
+    """As a group names it."""
     if interface is None or interface == "all":
         return interface
-    return _zone(find_interface(interface).name)
+    with contextlib.suppress(MulticastError):
+        return _zone(find_interface(interface).name)
+    return str(interface)  # there is none, which is a finding
 
 
 def _find(feed: Feed) -> Feed:

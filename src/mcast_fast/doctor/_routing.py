@@ -91,13 +91,15 @@ def no_loopback(context: Context) -> Iterator[Finding]:
         if feed.group.version != 6 or one is None or not one.is_loopback or feed.heard:
             continue
         if number := _refused(feed.group.address, one.index):
+            fit = [other for other in context.interfaces if other.is_up and other.is_multicast and other.ipv6]
             yield Finding(
                 "routing.no-route",
                 "problem",
-                f"no route names {one.name} for IPv6 groups: nothing can be sent to it there",
+                f"nothing can be sent to an IPv6 group over {one.name}, which has no route for groups",
                 (f"connect to [{feed.group.address}%{one.name}] answers: {os_text(number)}",),
-                f"ip -6 route add multicast ff00::/8 dev {quote(one.name)} table local",
-                "Or use another interface, which loops packets back too.",
+                feed.call(feed.at(fit[0].name)) if fit else "",
+                "And so in the program that sends: packets are looped back to this host on any interface. A route "
+                f"alone does not help on {one.name}; an IPv4 group does.",
                 group=feed.text,
             )
 
