@@ -206,9 +206,12 @@ Check = Callable[[Context], Iterator[Finding]]
 
 def _users(feeds: Sequence[Feed]) -> Users:
     found: dict[int, dict[int, port_users.PortUser]] = {}
+    listed: dict[tuple[int, int], list[port_users.PortUser]] = {}
     for feed in feeds:
         known = found.setdefault(feed.port, {})
+        key = feed.group.version, feed.port
+        if key not in listed:
+            listed[key] = port_users.on_port(feed.group.address, feed.port)
         index = feed.interface.index if feed.interface else 0
-        for user in port_users.found_by(feed.group.address, feed.port, index) or ():
-            known[user.inode] = user
+        known.update((user.inode, user) for user in port_users.preferred(listed[key], feed.group.address, index))
     return found

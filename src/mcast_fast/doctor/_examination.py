@@ -146,15 +146,17 @@ def examined(
 
 
 def _relevant(findings: list[Finding]) -> list[Finding]:
-    """Without those that others explain."""
-    return [one for one in findings if not any(_explains(other, one) for other in findings if other is not one)]
-
-
-def _explains(cause: Finding, effect: Finding) -> bool:
-    causes = EXPLAINED.get(effect.id, ())
-    concerns = cause.group in ("", effect.group) or not effect.group
-    is_cause = cause.id in causes or (ANY in causes and cause.verdict == "problem" and cause.id != "packets.none")
-    return concerns and is_cause
+    """Without those that others explain: of the same group, or where one of both is of the host."""
+    known: dict[str, set[str]] = {"": set()}
+    for one in findings:
+        is_cause = one.verdict == "problem" and one.id != "packets.none"
+        known.setdefault(one.group, set()).update((one.id, ANY) if is_cause else (one.id,))
+    everywhere = set().union(*known.values())
+    return [
+        one
+        for one in findings
+        if not (known[""] | known[one.group] if one.group else everywhere).intersection(EXPLAINED.get(one.id, ()))
+    ]
 
 
 def _readings_of(report: Report, context: Context) -> dict[str, str]:

@@ -2,17 +2,20 @@
 
 import errno
 import ipaddress
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterator
 
 from mcast_fast._host import igmp_version, port_users
 from mcast_fast.doctor._context import Context
+from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.doctor._listening import NO_FAMILY
 from mcast_fast.doctor._readings import setting
 from mcast_fast.errors import SocketError
 
+SHOWN = 10  # sockets
 IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))
 
 
@@ -162,7 +165,7 @@ def joined_elsewhere(context: Context) -> Iterator[Finding]:
         names = context.before.joined.get(feed.group.address, {})
         if not names or not feed.name or feed.name in names or not (feed.heard or feed.arrived()):
             continue
-        users = context.owned(context.before.users.get(feed.port, {}).values())
+        users = _users(context, feed)
         yield Finding(
             "membership.joined-elsewhere",
             "warning",
@@ -170,7 +173,7 @@ def joined_elsewhere(context: Context) -> Iterator[Finding]:
             (
                 f"/proc/net/{'igmp' if feed.group.version == 4 else 'igmp6'}, before the doctor joined: "
                 f"{', '.join(sorted(names))}",
-                *(port_users.describe(user) for user in users[:10]),
+                *(port_users.describe(user) for user in users),
             ),
             feed.call(),
             f"Without this library: name {feed.name} in IP_ADD_MEMBERSHIP (ip_mreqn.imr_ifindex), not INADDR_ANY.",
@@ -198,17 +201,23 @@ def bound_to_host(context: Context) -> Iterator[Finding]:
             )
 
 
+def _users(context: Context, feed: Feed) -> list[port_users.PortUser]:
+    """Some sockets that were on its port."""
+    return context.owned(itertools.islice(context.before.users.get(feed.port, {}).values(), SHOWN))
+
+
 def not_joined(context: Context) -> Iterator[Finding]:
     """Whether a program is bound to the group, and none had joined it."""
     for feed in context.feeds:
         users = context.before.users.get(feed.port, {}).values()
-        bound = context.owned(one for one in users if one.address == feed.group.address)
+        bound = [one for one in users if one.address == feed.group.address]
         if not bound or not feed.heard or context.before.joined.get(feed.group.address):
             continue
         yield Finding(
             "membership.not-joined",
             "warning",
-            f"{port_users.describe(bound[0])} is not a member of the group: nobody had joined it before the doctor did",
+            f"{port_users.describe(context.owned(bound[:1])[0])} is not a member of the group: nobody had joined it "
+            "before the doctor did",
             (f"/proc/net/{'igmp' if feed.group.version == 4 else 'igmp6'}, before: no membership of the group",),
             feed.call(watch=True),
             "It never joined, or its interface was removed and made again, which ends memberships. Start it again; "
@@ -224,7 +233,7 @@ def filtered(context: Context) -> Iterator[Finding]:
         members = context.before.joined.get(feed.group.address, {}).get(feed.name, 0)
         if not wanted or max(wanted.values()) < members or not feed.heard or set(wanted) & set(feed.heard):
             continue
-        users = context.owned(context.before.users.get(feed.port, {}).values())
+        users = _users(context, feed)
         yield Finding(
             "membership.filtered-elsewhere",
             "warning",
@@ -233,7 +242,7 @@ def filtered(context: Context) -> Iterator[Finding]:
             (
                 f"/proc/net/{'mcfilter' if feed.group.version == 4 else 'mcfilter6'}, before the doctor joined: "
                 f"{', '.join(sorted(wanted)[:10])}",
-                *(port_users.describe(user) for user in users[:10]),
+                *(port_users.describe(user) for user in users),
             ),
             feed.call(feed.at(None, source=feed.sources[0])),
             "In those programs; or without a source, to take any.",
