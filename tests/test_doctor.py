@@ -319,6 +319,15 @@ def test_text_is_folded_and_remedies_are_not(width):
     assert lines[-1][1].startswith("1 problem.")
 
 
+def test_a_command_in_a_text_stays_on_one_line():
+    command = "`bpftool prog show id 115`"
+    for padding in range(20):
+        found = Finding("host.ready", "ok", "x " * padding, advice=f"{'y ' * padding}find out whose it is: {command}.")
+        shown = [line for _, line in _text.lines(Report((found,)), 60)]
+        assert any(command in line for line in shown)
+        assert all(len(line) <= 60 for line in shown[:-1])
+
+
 def test_a_name_does_nothing_to_a_terminal():
     """Wherever it is printed."""
     shown = list(_text.lines(Report((Finding("interface.down", "problem", *["\x1b[31m"] * 2, *["\x9b1m"] * 3),)), 80))

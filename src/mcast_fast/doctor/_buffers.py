@@ -78,7 +78,7 @@ def interface(context: Context) -> Iterator[Finding]:
             yield Finding(
                 "buffers.interface",
                 "warning",
-                f"{name} dropped packets before any socket",
+                f"the interface {name} dropped packets before any socket",
                 (f"{dropped} drops while the doctor listened (/proc/net/dev)",),
                 f"ethtool -G {quote(name)} rx 4096",
                 "Packets of protocols that no program uses count too; `ethtool -S` says more.",

@@ -111,7 +111,7 @@ def unread(context: Context) -> Iterator[Finding]:
             "unknown",
             "whether a firewall drops the packets was not examined",
             (fault,),
-            advice="Run the doctor as root.",
+            advice="Run the doctor as root, and outside of a sandbox.",
         )
 
 

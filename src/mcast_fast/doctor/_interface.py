@@ -36,7 +36,7 @@ def _removed(feed: Feed) -> Finding:
     return Finding(
         "interface.missing",
         "problem",
-        f"{feed.name} was removed while the doctor listened, which ends memberships",
+        f"the interface {feed.name} was removed while the doctor listened, which ends memberships",
         (f"there is no interface with the index {feed.interface.index} any more",),
         feed.call(watch=True),
         "watch=True joins again when an interface of this name comes back.",
@@ -53,20 +53,25 @@ def _states(one: Interface, group: str = "", fault: str = "", *, is_heard: bool 
         advice = "Check the cable, the other end, and the port of the switch."
         evidence = (f"`ip link show {quote(one.name)}`: NO-CARRIER",)
         yield Finding(
-            "interface.no-carrier", "problem", f"{one.name} has no carrier", evidence, advice=advice, group=group
+            "interface.no-carrier",
+            "problem",
+            f"the interface {one.name} has no carrier",
+            evidence,
+            advice=advice,
+            group=group,
         )
 
 
 def _down(name: str, group: str, fault: str) -> Finding:
     evidence = fault or f"`ip link show {quote(name)}`: no UP flag"
     command = f"ip link set dev {quote(name)} up"
-    return Finding("interface.down", "problem", f"{name} is down", (evidence,), command, group=group)
+    return Finding("interface.down", "problem", f"the interface {name} is down", (evidence,), command, group=group)
 
 
 def _flagless(name: str, group: str, fault: str, *, is_heard: bool = False) -> Finding:
     evidence = fault or f"`ip link show {quote(name)}`: no MULTICAST flag"
     verdict: Verdict = "warning" if is_heard else "problem"
-    command, summary = f"ip link set dev {quote(name)} multicast on", f"{name} has no MULTICAST flag"
+    command, summary = f"ip link set dev {quote(name)} multicast on", f"the interface {name} has no MULTICAST flag"
     return Finding("interface.no-multicast-flag", verdict, summary, (evidence,), command, group=group)
 
 

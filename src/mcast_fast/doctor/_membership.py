@@ -131,6 +131,7 @@ def wrong_interface(context: Context) -> Iterator[Finding]:
                 + ("" if has_zone else ", which the routing table names"),
                 (f"{count} packets at {name}, none at {feed.name}",),
                 feed.call(feed.at(name)),
+                f"Or in another program: name {name} where it joins (ip_mreqn.imr_ifindex), not INADDR_ANY.",
                 group=feed.text,
             )
 

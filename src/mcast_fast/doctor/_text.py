@@ -24,6 +24,7 @@ Style = Literal["problem", "warning", "unknown", "ok", "remedy", "plain"]
 DOCUMENT = "docs/doctor.md"
 NARROWEST = 40
 INDENT = "    "
+COMMAND, KEPT = re.compile(r"`[^`]{1,60}`"), "\xa0"  # what is copied as a whole stays on one line
 LABEL = 10  # columns of the verdict
 PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -69,7 +70,7 @@ def _finding(finding: Finding, others: int, width: int) -> Iterator[tuple[Style,
 
 def _folded(style: Style, text: str, mark: str, width: int) -> Iterator[tuple[Style, str]]:
     folded = textwrap.wrap(
-        escaped(text),
+        COMMAND.sub(lambda found: found[0].replace(" ", KEPT), escaped(text)),
         width,
         initial_indent=INDENT + mark,
         subsequent_indent=INDENT + " " * len(mark),
@@ -77,7 +78,7 @@ def _folded(style: Style, text: str, mark: str, width: int) -> Iterator[tuple[St
         break_on_hyphens=False,
     )
     for line in folded:
-        yield style, line
+        yield style, line.replace(KEPT, " ")
 
 
 def summary(report: Report) -> str:
