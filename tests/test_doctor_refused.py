@@ -37,6 +37,7 @@ def test_without_cap_net_raw(two):
     assert not two.examine(two.text(), ring=True).problems  # root has it
 
 
+@pytest.mark.weekly
 @pytest.mark.needs("setcap")
 def test_the_remedy_gives_a_python_cap_net_raw(two, tmp_path):
     """The remedy as printed, on a copy of this Python; root has no capabilities but those of the file."""
@@ -62,8 +63,7 @@ def unit(line: str) -> list[str]:
 
 
 @pytest.mark.needs("system call filters")
-@pytest.mark.parametrize("options", [(), ("--ring",)])
-def test_netlink_refused_by_a_sandbox(two, options):
+def test_netlink_refused_by_a_sandbox(two):
     two.stream()
     for make_odd in (lambda: None, two.oddity):
         make_odd()
@@ -71,6 +71,13 @@ def test_netlink_refused_by_a_sandbox(two, options):
         assert found[0]["id"] == "host.netlink-refused"
         assert "packets.received" in {one["id"] for one in found}
         assert "problem" not in {one["verdict"] for one in found}
+
+
+@pytest.mark.weekly
+@pytest.mark.needs("system call filters")
+@pytest.mark.parametrize("options", [(), ("--ring",)])
+def test_the_remedy_is_a_line_of_a_unit_that_cures(two, options):
+    two.stream()
     found = findings_of(two, two.text(), *options, wrap=unit("RestrictAddressFamilies=AF_INET AF_INET6"))
     (line,) = (one["remedy"] for one in found if one["id"] == "host.netlink-refused")
     cured = findings_of(two, two.text(), *options, wrap=unit(line))
@@ -82,6 +89,7 @@ def test_netlink_refused_by_a_sandbox(two, options):
     assert "packets.received" in {one["id"] for one in cured}
 
 
+@pytest.mark.weekly
 @pytest.mark.needs("system call filters")
 def test_the_family_of_the_group_is_refused(two):
     two.stream("ff15::1")
@@ -91,6 +99,7 @@ def test_the_family_of_the_group_is_refused(two):
     assert "packets.received" in {one["id"] for one in cured}
 
 
+@pytest.mark.weekly
 @pytest.mark.needs("system call filters")
 def test_without_proc_and_sys(two):
     """Much is not known then, and the packets arrive."""

@@ -89,7 +89,7 @@ def test_all_hear_all(backend, bridge):
             assert link.delay.smallest >= 0
 
 
-def test_one_direction_is_cut_and_one_mtu_is_small(backend, bridge):
+def test_one_direction_is_cut_and_one_mtu_is_small(bridge):
     """From a to b the multicast is dropped; c has an MTU of 1,300."""
     rule = f"ip saddr {NETWORK}.1 ip daddr {GROUP} counter name hits drop"
     dropped = bridge.ends["b"].host.add_table(bridge.ends["b"].interface, "ingress", 0, rule)

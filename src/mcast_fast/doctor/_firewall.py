@@ -30,6 +30,7 @@ def drops_udp(context: Context) -> Iterator[Finding]:
                 f"a rule of the firewall {'drops' if certain else 'may drop'} the group's packets",
                 (*_evidence(context, rule), *([arrives] if arrives else [])),
                 _remedy(rule, match),
+                "It lasts until the next boot, or until the rules are loaded again: add it where yours are kept.",
                 group=feed.text,
             )
 

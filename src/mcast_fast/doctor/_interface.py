@@ -184,7 +184,7 @@ def traffic(context: Context) -> Iterator[Finding]:
     yield Finding(
         "interface.groups",
         "ok" if counts else "warning",
-        f"{len({group for group, _ in counts})} groups arrive at {one.name}"
+        f"groups arrive at {one.name}: {len({group for group, _ in counts})}"
         if counts
         else f"no packet of any group arrived at {one.name}",
         (*rows, _queries(context, one)),

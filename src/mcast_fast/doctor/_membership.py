@@ -13,9 +13,10 @@ from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.doctor._listening import NO_FAMILY
 from mcast_fast.doctor._readings import setting
-from mcast_fast.errors import SocketError
+from mcast_fast.errors import DOCTOR, SocketError
 
 SHOWN = 10  # sockets
+INDEX_FIELDS = {4: "imr_ifindex of IP_ADD_MEMBERSHIP", 6: "ipv6mr_interface of IPV6_JOIN_GROUP"}
 IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))
 
 
@@ -40,15 +41,17 @@ def _port_taken(context: Context, error: str) -> Iterator[Finding]:
         known = context.owned(users.values())
         group = next(feed.text for feed in context.feeds if feed.port == port)
         pids = sorted({user.pid for user in known if user.pid})
+        is_one = len(pids) == 1 and pids != [os.getpid()]
         if not known and len(context.before.users) > 1:
             continue
         yield Finding(
             "membership.port-taken",
             "problem",
             f"another socket holds port {port} without sharing it",
-            (*(port_users.describe(user) for user in known), error),
-            f"kill {pids[0]}" if len(pids) == 1 and pids != [os.getpid()] else f"ss -ulpn 'sport = :{port}'",
-            "It ends the program, or lists several. Or have it set SO_REUSEADDR before it binds, or use another port.",
+            (*(port_users.describe(user) for user in known), error.replace(f"; {DOCTOR}", "")),
+            f"kill {pids[0]}" if is_one else f"ss -ulpn 'sport = :{port}'",
+            ("This ends that program." if is_one else "This lists those that have it; end them.")
+            + " Or have them set SO_REUSEADDR before they bind, or use another port.",
             group=group,
         )
 
@@ -131,7 +134,7 @@ def wrong_interface(context: Context) -> Iterator[Finding]:
                 + ("" if has_zone else ", which the routing table names"),
                 (f"{count} packets at {name}, none at {feed.name}",),
                 feed.call(feed.at(name)),
-                f"Or in another program: name {name} where it joins (ip_mreqn.imr_ifindex), not INADDR_ANY.",
+                f"Or in another program: name {name} where it joins ({INDEX_FIELDS[feed.group.version]}).",
                 group=feed.text,
             )
 
@@ -177,7 +180,7 @@ def joined_elsewhere(context: Context) -> Iterator[Finding]:
                 *(port_users.describe(user) for user in users),
             ),
             feed.call(),
-            f"Without this library: name {feed.name} in IP_ADD_MEMBERSHIP (ip_mreqn.imr_ifindex), not INADDR_ANY.",
+            f"Without this library: name {feed.name} where they join ({INDEX_FIELDS[feed.group.version]}).",
             group=feed.text,
         )
 

@@ -22,13 +22,14 @@ def received(context: Context) -> Iterator[Finding]:
                 "packets.received", "ok", f"the packets arrive at the program, on {where}", (shown,), group=feed.text
             )
         elif context.is_opened(feed):
-            yield _silent(context, feed.text, where, context.is_on_wire(feed))
+            yield _silent(context, feed, where, context.is_on_wire(feed))
 
 
-def _silent(context: Context, group: str, where: str, is_on_wire: bool | None) -> Finding:
+def _silent(context: Context, feed: Feed, where: str, is_on_wire: bool | None) -> Finding:
     listened = f"listened for {context.listening.seconds:.1f} s on {where}"
     everywhere = context.listening.has_joined_everywhere
     scope = "; joined on every interface, from any source, for half of it" if everywhere else ""
+    scope += ", and it took all groups (allmulticast) for a quarter" if feed.widened else ""
     if is_on_wire:
         return Finding(
             "packets.none",
@@ -36,7 +37,7 @@ def _silent(context: Context, group: str, where: str, is_on_wire: bool | None) -
             f"packets reach {where}, and no socket gets them; the cause is not known",
             (listened + scope,),
             advice="Send the bundle of `mcast-fast doctor --bundle` with a bug report.",
-            group=group,
+            group=feed.text,
         )
     seen = "no packet of the group was seen there" if is_on_wire is False else context.listening.wire_fault
     return Finding(
@@ -46,7 +47,7 @@ def _silent(context: Context, group: str, where: str, is_on_wire: bool | None) -
         (listened + scope, seen),
         advice="The sender is silent, sends by another interface or with a TTL that is too small, or a switch or "
         "router on the way does not forward: run `mcast-fast doctor` on the sender's host, and `--for 5m` here.",
-        group=group,
+        group=feed.text,
     )
 
 

@@ -84,7 +84,8 @@ def bridge_of_interface(context: Context) -> Iterator[Finding]:
         yield Finding(
             "switch.no-querier",
             "warning",
-            f"the bridge {bridge[0]} snoops, and no querier was heard: it forgets members after {MEMBERSHIP_INTERVAL:.0f} s",
+            f"the bridge {bridge[0]} snoops, and no querier was heard: it forgets members after "
+            f"{MEMBERSHIP_INTERVAL:.0f} s",
             _bridge_evidence(bridge),
             *_cure(bridge),
         )
