@@ -32,6 +32,7 @@ from mcast_fast.doctor._probe_wire import (
     hello_bytes,
     parse,
 )
+from tests.test_probe_counts import entries, headers
 
 MS, SECOND = 10**6, 10**9
 EPOCH = 1_795_000_000 * SECOND
@@ -606,6 +607,24 @@ def test_a_stranger_that_says_it_was_reached_is_not_believed():
         host.receive(hello_of(b"12345678", forged, sequence=number), Arrival(False, victim, EPOCH), net.now)
         net.now += 5 * MS
     assert sent_to(host, net, 5) == {victim: UNANSWERED}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(headers, st.lists(entries, max_size=3), st.booleans()), max_size=6))
+def test_whatever_strangers_report_is_taken_in(messages):
+    """Nothing is raised, and what is sent then can be read."""
+    net = Network()
+    host = net.add("a")
+    for number, (header, listed, is_unicast) in enumerate(messages):
+        header = header._replace(flags=header.flags & Flags.LEAVING | Flags.UNICAST * is_unicast)
+        about_us = [one._replace(identity=host.settings.identity) for one in listed[:1]]
+        data, _ = hello_bytes(header, 5, 0, (*about_us, *listed))
+        host.receive(data, Arrival(is_unicast, (addressed(f"10.9.9.{number}").address, 5010), EPOCH), net.now)
+        for sending in host.due(net.now, EPOCH + net.now):
+            for payload in sending.payloads:
+                assert parse(payload, 4)
+        net.now += 100 * MS
+    assert net.report("a")
 
 
 def test_a_host_that_moved_has_to_answer_from_there():
