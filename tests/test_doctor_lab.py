@@ -424,7 +424,7 @@ def test_frames_with_a_tag(two):
 def test_a_buffer_that_is_small_for_the_rate(two, monkeypatch):
     """The pause is long here, so that nothing overflows where the machine makes one."""
     monkeypatch.setattr(_buffers, "PAUSE", 60)
-    monkeypatch.setattr(_listening, "SHORTEST", 0.5)
+    monkeypatch.setattr(_listening, "ENOUGH", 2 * _buffers.LEAST_PACKETS)
     two.stream(rate=1000)
     with two.b.host.enter(), quiet():
         rx = mcast.Receiver(two.text(), buffer_size="4MiB", gro=False, background=True)
