@@ -30,6 +30,7 @@ from mcast_fast.doctor import (
     _feeds,
     _finding,
     _frames,
+    _interface,
     _listening,
     _packets,
     _readings,
@@ -248,6 +249,32 @@ def test_every_group_whose_ttl_is_1_is_reported(monkeypatch):
     monkeypatch.setattr(_sender, "_forwarded", lambda: {"239.1.1.1", "239.1.1.2"})
     found = list(_sender.short_ttl(SimpleNamespace(feeds=feeds)))
     assert [(one.verdict, one.group) for one in found] == [("problem", feed.text) for feed in feeds]
+
+
+@pytest.mark.parametrize(("came_after", "after", "found"), [(0, 2.0, 1), (3, 2.0, 0), (0, 0.2, 0), (0, 0.0, 0)])
+def test_a_filter_is_the_cause_only_of_what_stops_with_it(came_after, after, found):
+    """Not of a sender that began at that moment, and goes on; nor where that was not watched for long enough."""
+    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None)
+    feed.widened, feed.narrowed, feed.came_wide, feed.came_after = 8.0, 8.1, 5, came_after
+    context = SimpleNamespace(feeds=[feed], listening=SimpleNamespace(began=1.0, ended=8.1 + after))
+    assert len(list(_interface.nic_filter(context))) == found
+
+
+def test_an_interface_is_widened_for_what_is_silent_and_narrowed_when_it_comes():
+    switched = []
+    wire = SimpleNamespace(take_all=lambda index, *, begins: switched.append((index, begins)))
+    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000+2"], None, None)
+    for feed in feeds:
+        feed.interface = replace(feed.interface, index=7, name="eth0", is_loopback=False)
+    listening = _listening.Listening(feeds, spread=True)
+    for now in (1.0, 1.1):
+        listening._widen(wire, feeds, now)
+    for _ in range(_listening.COME):
+        feeds[0].see(datagram_from("10.0.0.5"), 1.2)
+    for now in (1.3, 1.4):
+        listening._widen(wire, feeds[1:], now)
+    assert switched == [(7, True), (7, False)]
+    assert [feed.narrowed for feed in feeds] == [1.3, 1.3]
 
 
 @pytest.mark.parametrize(("interface", "name"), [("eth0", "eth0.4000"), ("enp129s0f0np0", "vlan4000")])

@@ -14,7 +14,7 @@ SHOWN = 5  # sockets
 LARGER = 8  # times what was too small
 MIB = 1 << 20
 PAUSE = 0.05  # seconds for which a program may not read: a collection of garbage, a busy machine
-LEAST_PACKETS = 100  # that say something of a rate
+LEAST_PACKETS, LEAST_SECONDS = 100, 0.1  # that say something of a rate
 SKB, HEADERS, SHARED, SMALLEST = 256, 42, 320, 832  # bytes, as measured with Linux 6.18 over veth
 
 
@@ -88,8 +88,8 @@ def interface(context: Context) -> Iterator[Finding]:
 def short(context: Context) -> Iterator[Finding]:
     """Whether the buffers on the port hold less of this feed than a program may pause for."""
     for feed in context.feeds:
-        seconds = feed.last_heard - feed.first_heard
-        if feed.packets < LEAST_PACKETS or seconds <= 0:
+        seconds = context.listening.ended - feed.first_heard
+        if feed.packets < LEAST_PACKETS or seconds < LEAST_SECONDS:
             continue
         rate, size = feed.packets / seconds, feed.octets / feed.packets
         users = context.after.users.get(feed.port, {}).values()
