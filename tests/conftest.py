@@ -331,6 +331,7 @@ TOOLS = {
     "ring": can_open_rings(),  # beside the feature of that name
     "raw sockets": SYSTEM is LINUX and can_open_rings(),
     "system call filters": sandbox.NUMBERS is not None,
+    "setcap": shutil.which("setcap") is not None,
     "named pipes": hasattr(os, "mkfifo"),
     "pipes that do not block": hasattr(os, "set_blocking"),
     "symbolic links": has_symbolic_links(),

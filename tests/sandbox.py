@@ -1,7 +1,7 @@
 """Takes from this process for good what containers and units take: system calls (seccomp(2)), /proc, /sys, a root that can be
 written, capabilities, the privileges of root.
 
-As a program it runs another one so: python -m tests.sandbox netlink mmsg:ENOSYS -- python -m pytest …
+As a program it runs another one so: python -m tests.sandbox netlink mmsg:ENOSYS families:1,2,10 -- python -m pytest …
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,18 +93,20 @@ def restrict_as_a_unit() -> None:
     listed = "\n" + subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     numbers = dict(re.findall(r"__NR_(\w+) (\d+)", Path(UNISTD.format(machine=platform.machine())).read_text("ascii")))
     allowed = {int(numbers[name]) for name in _allowed("@system-service", listed) if name in numbers}
-    made = NUMBERS["socket"]
-    families = [step for one in UNIT_FAMILIES for step in ((EQUAL, 0, 1, one), (RETURN, 0, 0, ALLOW))]
-    steps: list[Step] = [
-        (LOAD, 0, 0, NUMBER),
-        (EQUAL, 0, 2 + len(families), made),
-        (LOAD, 0, 0, FIRST_ARGUMENT),
-        *families,
-    ]
-    steps.append((RETURN, 0, 0, ERRNO | errno.EAFNOSUPPORT))
-    for number in sorted(allowed - {made}):
+    steps = _of_families(UNIT_FAMILIES)
+    for number in sorted(allowed - {NUMBERS["socket"]}):
         steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
     _filter([*steps, (RETURN, 0, 0, ERRNO | errno.EPERM)])
+
+
+def _of_families(numbers: Sequence[int]) -> list[Step]:
+    """Decides about socket(2) by the address family, and leaves all other calls to what follows."""
+    wanted = [step for number in numbers for step in ((EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW))]
+    families = [(LOAD, 0, 0, FIRST_ARGUMENT), *wanted, (RETURN, 0, 0, ERRNO | errno.EAFNOSUPPORT)]
+    return [(LOAD, 0, 0, NUMBER), (EQUAL, 0, len(families), NUMBERS["socket"]), *families]
+def allow_families(numbers: Sequence[int]) -> None:
+    """Refuse sockets of all other address families, as RestrictAddressFamilies= of systemd.exec(5) does."""
+    _filter([*_of_families(numbers), (RETURN, 0, 0, ALLOW)])
 
 
 CLONE_NEWNS = 0x20000
@@ -189,6 +191,9 @@ def main() -> None:
     refuse(*(name for name in sys.argv[1:at] if name in REFUSALS))
     if "unit" in sys.argv[1:at]:
         restrict_as_a_unit()
+    for name in sys.argv[1:at]:
+        if name.startswith("families:"):
+            allow_families([int(number) for number in name.removeprefix("families:").split(",")])
     os.execvp(sys.argv[at + 1], sys.argv[at + 1 :])
 
 

@@ -23,9 +23,22 @@ from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6
 from mcast_fast._membership import bpf
 from mcast_fast.cli import program
 from mcast_fast.doctor import __main__ as without_click
-from mcast_fast.doctor import _examination, _feeds, _finding, _frames, _listening, _packets, _readings, _sender, _text
+from mcast_fast.doctor import (
+    _containers,
+    _context,
+    _examination,
+    _feeds,
+    _finding,
+    _frames,
+    _interface,
+    _listening,
+    _packets,
+    _readings,
+    _sender,
+    _text,
+    _wire,
+)
 from mcast_fast.doctor._finding import RANKING, VERDICTS, Finding, Report, ranked
-from mcast_fast.doctor._rules import INPUT, Rule, Ruleset
 from mcast_fast.errors import FileError
 from tests.conftest import free_port, loopback
 from tests.lab import again_and_again
@@ -71,184 +84,6 @@ def test_what_is_explained_is_left_out():
     other = Finding("packets.none", "problem", "", group="b")
     assert _examination._relevant([cause, other]) == [cause, other]
     assert _examination._relevant([effect]) == [effect]
-
-
-# ---- rules of nftables ----
-
-PACKET = {
-    "version": 4,
-    "headers": ("ip", "udp", "th"),
-    "ip.saddr": "10.0.0.5",
-    "ip.daddr": "239.1.1.1",
-    "ip.protocol": 17,
-    "ip.frag-off": 0,
-    "udp.dport": 5000,
-    "th.dport": 5000,
-    "meta.l4proto": 17,
-    "meta.iifname": "eth0",
-    "meta.nfproto": "ipv4",
-    "meta.pkttype": "multicast",
-}
-
-
-def match(left, right, op="=="):
-    return {"match": {"op": op, "left": left, "right": right}}
-
-
-def payload(protocol, field):
-    return {"payload": {"protocol": protocol, "field": field}}
-
-
-DADDR, DPORT = payload("ip", "daddr"), payload("udp", "dport")
-UNKNOWN = {"limit": {"rate": 1}}
-
-
-def ruleset(*rules, policy="accept", family="inet", hook="input", extra=(), **chain):
-    base = {"family": family, "table": "t", "name": "c", "type": "filter", "hook": hook, "prio": 0, "policy": policy}
-    rows = [
-        {"rule": {"family": family, "table": "t", "chain": "c", "handle": number, "expr": list(rule)}}
-        for number, rule in enumerate(rules, 1)
-    ]
-    return Ruleset.parse({"nftables": [{"metainfo": {}}, {"chain": base | chain}, *rows, *extra]})
-
-
-DROP, ACCEPT = {"drop": None}, {"accept": None}
-
-
-@pytest.mark.parametrize(
-    ("condition", "matches"),
-    [
-        ((), True),
-        ((match(DPORT, 5000),), True),
-        ((match(DPORT, 5001),), False),
-        ((match(DPORT, 5001, "!="),), True),
-        ((match(DPORT, 4999, ">"),), True),
-        ((match(DPORT, {"range": [4000, 6000]}),), True),
-        ((match(DPORT, {"range": [1, 9]}),), False),
-        ((match(DPORT, {"set": [1, 5000]}),), True),
-        ((match(DPORT, {"set": [1, {"range": [2, 9]}]}),), False),
-        ((match(DPORT, {"set": [{"elem": {"val": 5000, "timeout": 9}}]}),), True),
-        ((match(DADDR, "239.1.1.1"),), True),
-        ((match(DADDR, "239.1.1.2"),), False),
-        ((match(DADDR, {"prefix": {"addr": "224.0.0.0", "len": 4}}),), True),
-        ((match(DADDR, {"prefix": {"addr": "10.0.0.0", "len": 8}}),), False),
-        ((match(DADDR, {"range": ["239.0.0.0", "239.255.255.255"]}),), True),
-        ((match({"meta": {"key": "iifname"}}, "eth*"),), True),
-        ((match({"meta": {"key": "iifname"}}, "lo"),), False),
-        ((match({"meta": {"key": "iifname"}}, "lo", "!="),), True),
-        ((match({"meta": {"key": "l4proto"}}, "udp"),), True),
-        ((match({"meta": {"key": "l4proto"}}, {"set": ["tcp", "icmp"]}),), False),
-        ((match(payload("ip", "protocol"), "igmp"),), False),
-        ((match(payload("ip", "protocol"), {"set": ["igmp", "udp"]}),), True),
-        ((match(payload("tcp", "dport"), 5000),), False),
-        ((match(payload("tcp", "dport"), 5000, "!="),), False),
-        ((match(payload("ip6", "daddr"), "ff15::1"),), False),
-        ((match({"ct": {"key": "state"}}, ["established", "related"], "in"),), False),
-        ((match({"ct": {"key": "state"}}, "new", "in"),), True),
-        ((match({"&": [payload("ip", "frag-off"), 0x1FFF]}, 0, "!="),), False),
-        ((match({"fib": {"result": "type"}}, "multicast"),), None),
-        ((match(payload("ip", "saddr"), "@friends"),), None),
-        ((match(payload("ip", "length"), 100, ">"),), None),
-        ((UNKNOWN,), None),
-        ((match(DPORT, 5001), UNKNOWN), False),
-        (({"counter": {"packets": 3, "bytes": 9}},), True),
-        (({"log": None},), True),
-    ],
-)
-def test_whether_a_rule_matches(condition, matches):
-    found = ruleset((*condition, DROP)).drops(PACKET, INPUT)
-    assert [one.is_certain for one in found] == {True: [True], False: [], None: [False]}[matches]
-
-
-@pytest.mark.parametrize(
-    ("rules", "policy", "certain"),
-    [
-        ([(ACCEPT,), (DROP,)], "drop", None),
-        ([(match(DPORT, 1), ACCEPT), (DROP,)], "accept", True),
-        ([(UNKNOWN, ACCEPT), (DROP,)], "accept", False),
-        ([(UNKNOWN, DROP), (ACCEPT,)], "accept", False),
-        ([], "drop", True),
-        ([(UNKNOWN, ACCEPT)], "drop", False),
-        ([(match(DPORT, 5000), {"reject": {}})], "accept", True),
-        ([({"return": None},), (DROP,)], "accept", None),
-        ([({"jump": {"target": "deeper"}},)], "accept", True),
-        ([({"goto": {"target": "deeper"}},), (ACCEPT,)], "accept", True),
-        ([(UNKNOWN, {"jump": {"target": "deeper"}})], "accept", False),
-        ([({"jump": {"target": "none"}},), (DROP,)], "accept", True),
-        ([({"vmap": {"key": DPORT, "data": {"set": [[5000, DROP], [1, ACCEPT]]}}},)], "accept", False),
-        ([({"vmap": {"key": DPORT, "data": {"set": [[1, DROP]]}}},)], "accept", None),
-        ([({"vmap": {"key": DPORT, "data": {"set": [[5000, {"jump": {"target": "deeper"}}]]}}},)], "accept", False),
-    ],
-)
-def test_a_chain_is_walked_as_the_kernel_does(rules, policy, certain):
-    deeper = {"rule": {"family": "inet", "table": "t", "chain": "deeper", "handle": 9, "expr": [DROP]}}
-    found = ruleset(*rules, policy=policy, extra=[deeper]).drops(PACKET, INPUT)
-    assert [one.is_certain for one in found[:1]] == ([] if certain is None else [certain])
-
-
-@pytest.mark.parametrize(
-    ("chain", "sees"),
-    [
-        ({}, True),
-        ({"family": "ip6"}, False),
-        ({"family": "bridge"}, False),
-        ({"hook": "forward"}, False),
-        ({"hook": "prerouting"}, True),
-        ({"family": "netdev", "hook": "ingress", "dev": "eth0"}, True),
-        ({"family": "netdev", "hook": "ingress", "dev": ["eth1", "eth0"]}, True),
-        ({"family": "netdev", "hook": "ingress", "dev": "eth1"}, False),
-    ],
-)
-def test_which_chains_see_the_packet(chain, sees):
-    assert bool(ruleset((DROP,), **chain).drops(PACKET, INPUT)) is sees
-
-
-def test_a_named_set_and_a_counter():
-    named = {"set": {"family": "inet", "table": "t", "name": "bad", "elem": ["239.1.1.1"]}}
-    rules = ruleset(({"counter": {"packets": 7, "bytes": 1}}, match(DADDR, "@bad"), DROP), extra=[named])
-    (found,) = rules.drops(PACKET, INPUT)
-    assert found == Rule("inet", "t", "c", 1, True, 7)
-    assert rules.counter(found) == 7
-
-
-WORDS = (
-    "match",
-    "left",
-    "right",
-    "op",
-    "payload",
-    "meta",
-    "&",
-    "set",
-    "prefix",
-    "range",
-    "elem",
-    "key",
-    "vmap",
-    "data",
-)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-1, 99) | st.sampled_from(["", "==", "@x", "eth*", "239.1.1.1", "udp"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3),
-    max_leaves=12,
-)
-STATEMENTS = ("match", "vmap", "drop", "accept", "counter", "jump")
-
-
-@given(
-    st.lists(
-        st.dictionaries(st.sampled_from(STATEMENTS), json_values, max_size=2),
-        max_size=3,
-    )
-)
-def test_rules_that_are_not_understood_raise_nothing(rule):
-    ruleset(rule).drops(PACKET, INPUT)
-
-
-def test_after_a_rule_that_is_not_understood_nothing_is_certain():
-    for unknown in ({"match": 5}, match({"&": []}, 1), match(DPORT, {"range": []})):
-        (found,) = ruleset((unknown,), (DROP,)).drops(PACKET, INPUT)
-        assert not found.is_certain
 
 
 # ---- frames ----
@@ -344,7 +179,7 @@ def passes(instructions, data, protocol):
         one = instructions[at]
         at += 1
         if one.code == bpf.LOAD_WORD:
-            if one.value == _listening.PROTOCOL:
+            if one.value == _wire.PROTOCOL:
                 value = protocol
             elif one.value + 4 > len(data):
                 return False
@@ -363,13 +198,13 @@ def passes(instructions, data, protocol):
 @pytest.mark.parametrize("count", [1, 2, 50, 60])
 def test_the_kernel_passes_the_groups_and_queries_alone(count):
     groups = [f"239.1.1.{number}" for number in range(count)] + [f"ff15::{number:x}" for number in range(count)]
-    steps = bpf.instructions(_listening._program(groups))
+    steps = bpf.instructions(_wire.program(groups))
     for group in groups:
         assert passes(steps, datagram(group), ETHER[6 if ":" in group else 4]), group
     assert passes(steps, igmp(0x11), ETHER_IPV4)
     assert not passes(steps, datagram(), 0x0806)
     for other in ("239.2.0.1", "ff15::ffff"):
-        assert passes(steps, datagram(other), ETHER[6 if ":" in other else 4]) is (count > _listening.LISTED)
+        assert passes(steps, datagram(other), ETHER[6 if ":" in other else 4]) is (count > _wire.LISTED)
 
 
 # ---- arguments, text, bundles ----
@@ -377,10 +212,10 @@ def test_the_kernel_passes_the_groups_and_queries_alone(count):
 
 def test_groups_and_their_interfaces():
     name = loopback()
-    first, second = _feeds.feeds_of([f"239.1.1.1%{name}+2"], 5000)
+    first, second = _feeds.feeds_of([f"239.1.1.1%{name}+2"], None, 5000)
     assert (first.text, second.text) == (f"239.1.1.1%{name}:5000", f"239.1.1.2%{name}:5000")
     assert first.call(buffer_size="8MiB") == f"mcast.Receiver(\"239.1.1.1%{name}:5000\", buffer_size='8MiB')"
-    (missing,) = _feeds.feeds_of(["239.1.1.1%nowhere0:5000"], None)
+    (missing,) = _feeds.feeds_of(["239.1.1.1%nowhere0:5000"], None, None)
     assert "nowhere0" in str(missing.fault)
 
 
@@ -391,7 +226,7 @@ def datagram_from(source, **more):
 
 def test_what_a_stranger_sends_is_bounded():
     """It may send from any address, and any number of queries and reports."""
-    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None)
+    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None)
     listening = _listening.Listening([feed], spread=True)
     for number in range(2 * _feeds.MOST_KINDS):
         source = f"10.0.{number // 256}.{number % 256}"
@@ -408,7 +243,7 @@ def test_what_a_stranger_sends_is_bounded():
 
 def test_every_group_whose_ttl_is_1_is_reported(monkeypatch):
     """A router has several."""
-    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000+2"], None)
+    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000+2"], None, None)
     for feed in feeds:
         feed.see(datagram_from("10.0.0.5", ttl=1), 1.0)
     monkeypatch.setattr(_sender, "_forwarded", lambda: {"239.1.1.1", "239.1.1.2"})
@@ -416,9 +251,35 @@ def test_every_group_whose_ttl_is_1_is_reported(monkeypatch):
     assert [(one.verdict, one.group) for one in found] == [("problem", feed.text) for feed in feeds]
 
 
+@pytest.mark.parametrize(("came_after", "after", "found"), [(0, 2.0, 1), (3, 2.0, 0), (0, 0.2, 0), (0, 0.0, 0)])
+def test_a_filter_is_the_cause_only_of_what_stops_with_it(came_after, after, found):
+    """Not of a sender that began at that moment, and goes on; nor where that was not watched for long enough."""
+    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None)
+    feed.widened, feed.narrowed, feed.came_wide, feed.came_after = 8.0, 8.1, 5, came_after
+    context = SimpleNamespace(feeds=[feed], listening=SimpleNamespace(began=1.0, ended=8.1 + after))
+    assert len(list(_interface.nic_filter(context))) == found
+
+
+def test_an_interface_is_widened_for_what_is_silent_and_narrowed_when_it_comes():
+    switched = []
+    wire = SimpleNamespace(take_all=lambda index, *, begins: switched.append((index, begins)))
+    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000+2"], None, None)
+    for feed in feeds:
+        feed.interface = replace(feed.interface, index=7, name="eth0", is_loopback=False)
+    listening = _listening.Listening(feeds, spread=True)
+    for now in (1.0, 1.1):
+        listening._widen(wire, feeds, now)
+    for _ in range(_listening.COME):
+        feeds[0].see(datagram_from("10.0.0.5"), 1.2)
+    for now in (1.3, 1.4):
+        listening._widen(wire, feeds[1:], now)
+    assert switched == [(7, True), (7, False)]
+    assert [feed.narrowed for feed in feeds] == [1.3, 1.3]
+
+
 @pytest.mark.parametrize(("interface", "name"), [("eth0", "eth0.4000"), ("enp129s0f0np0", "vlan4000")])
 def test_a_vlan_has_a_name_that_linux_takes(interface, name):
-    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None)
+    (feed,) = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None)
     feed.interface = replace(feed.interface, name=interface)
     feed.see(datagram_from("10.0.0.5", interface=interface, vlan=4000), 1.0)
     (found,) = _packets.vlan(SimpleNamespace(feeds=[feed], is_opened=lambda _: True))
@@ -483,6 +344,15 @@ def test_text_is_folded_and_remedies_are_not(width):
     assert f"    > {LONG.remedy}" in [line for _, line in lines]
     assert lines[0] == ("problem", "problem   routing.rp-filter  239.1.1.1%eth0:5000")
     assert lines[-1][1].startswith("1 problem.")
+
+
+def test_a_command_in_a_text_stays_on_one_line():
+    command = "`bpftool prog show id 115`"
+    for padding in range(20):
+        found = Finding("host.ready", "ok", "x " * padding, advice=f"{'y ' * padding}find out whose it is: {command}.")
+        shown = [line for _, line in _text.lines(Report((found,)), 60)]
+        assert any(command in line for line in shown)
+        assert all(len(line) <= 60 for line in shown[:-1])
 
 
 def test_a_name_does_nothing_to_a_terminal():
@@ -564,14 +434,102 @@ def test_a_bundle(tmp_path, monkeypatch, masked):
         _text.write_bundle(report, str(path))
 
 
+WRITES = """
+import resource, sys
+from mcast_fast.doctor._finding import Report
+from mcast_fast.doctor import _text
+from mcast_fast.errors import FileError
+_text.programs = dict
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    _text.write_bundle(Report((), 1.0, {"large": "".join(map(str, range(10_000)))}), sys.argv[1])
+except FileError as error:
+    print(error)
+"""
+
+
+@pytest.mark.needs("process limits")
+def test_a_disk_that_is_full_leaves_no_half_of_a_bundle(tmp_path):
+    """Here it is a limit of the process (setrlimit(2)); the kernel takes the first 2,000 bytes."""
+    path = tmp_path / "bundle.tar.gz"
+    done = subprocess.run([sys.executable, "-c", WRITES, str(path)], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"write {path}: ")
+    assert done.stderr == ""
+    assert not list(tmp_path.iterdir())
+
+
+def in_memory(group):
+    return f"{int.from_bytes(socket.inet_aton(group), sys.byteorder):08X}"
+
+
+TABLES = {
+    "igmp": "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n"
+    f"1\tlo        :     1      V3\n\t\t\t\t{in_memory('224.0.0.1')}     1 0:00000000\t\t0\n"
+    f"{10**6}\tenp129s0f0np0:     2      V3\n\t\t\t\t{in_memory('239.1.1.1')}     3 0:00000000\t\t0\n",
+    "igmp6": "1    lo              ff020000000000000000000000000001     1 0000000C 0\n"
+    "2    enp129s0f0np0   ff150000000000000000000000000001     2 00000004 0\n",
+    "mcfilter": "Idx Device        MCA        SRC    INC    EXC\n"
+    f"{10**6} enp129 0xef010101 0x0a000005      1      0\n{10**6} enp129 0xef010101 0x0a000006      0      1\n",
+    "mcfilter6": f"{10**6} enp129 ff150000000000000000000000000001 fd000000000000000000000000000005      2      0\n",
+}
+
+
+def test_the_tables_of_memberships(tmp_path, monkeypatch):
+    for name, content in TABLES.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.setattr(_readings, "NET", tmp_path)
+    assert _readings.joined() == {
+        "224.0.0.1": {"lo": 1},
+        "239.1.1.1": {"enp129s0f0np0": 3},
+        "ff02::1": {"lo": 1},
+        "ff15::1": {"enp129s0f0np0": 2},
+    }
+    name = str(10**6)  # no interface has that index
+    assert _readings.included() == {("239.1.1.1", name): {"10.0.0.5": 1}, ("ff15::1", name): {"fd00::5": 2}}
+
+
+@given(st.lists(st.text("0123456789abcdefx:\t \n", max_size=60), max_size=5))
+def test_any_table_of_memberships_can_be_read(rows):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_readings, "text", lambda _: "\n".join(rows))
+        _readings.joined()
+        _readings.included()
+
+
+def test_rules_are_read_once_where_all_is_well(monkeypatch):
+    """nft is a process."""
+    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None)
+    called = []
+    monkeypatch.setattr(_readings, "rules", lambda: (called.append(1), (None, ""))[1])
+    monkeypatch.setattr(_listening.Listening, "run", lambda self, *_: self.feeds[0].heard.update({"10.0.0.5": 9}))
+    _context.Context.gathered(feeds, None, 1, bool, is_watch=False, needs_ring=False, spread=True)
+    assert len(called) == 1
+    feeds[0].heard.clear()
+    monkeypatch.setattr(_listening.Listening, "run", lambda *_: None)
+    _context.Context.gathered(feeds, None, 1, bool, is_watch=False, needs_ring=False, spread=True)
+    assert len(called) == 3
+
+
+def test_a_cloud_that_carries_no_multicast(tmp_path, monkeypatch):
+    monkeypatch.setattr(_containers, "FIRMWARE", tmp_path)
+    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None)
+    context = SimpleNamespace(feeds=feeds, is_on_wire=lambda _: False)
+    assert not list(_containers.cloud(context))
+    (tmp_path / "sys_vendor").write_text("Amazon EC2\n", encoding="utf-8")
+    (found,) = _containers.cloud(context)
+    assert "Amazon EC2" in found.summary
+    feeds[0].heard["10.0.0.5"] = 1
+    assert not list(_containers.cloud(context))
+
+
 def test_without_a_privilege_rules_are_unknown(monkeypatch):
     def refuse(*_, **__):
         raise subprocess.CalledProcessError(1, "nft", stderr="Operation not permitted (you must be root)\n")
 
     monkeypatch.setattr(_readings.shutil, "which", lambda *_, **__: "nft")
     monkeypatch.setattr(_readings.subprocess, "run", refuse)
-    rules, reason, text = _readings.rules(with_text=True)
-    assert (rules, text) == (None, "")
+    rules, reason = _readings.rules()
+    assert rules is None
     assert reason == "`nft list ruleset` answers: Operation not permitted (you must be root)"
 
 

@@ -1,96 +1,25 @@
 """Faults that are made between two hosts: the doctor names each first, alone and beside a harmless oddity, and what it prints as
 its remedy cures it."""
 
-import json
-import signal
+import re
 import socket
-import struct
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 import mcast_fast as mcast
 from mcast_fast import doctor
-from mcast_fast.doctor import _listening, _switch
+from mcast_fast.doctor import _buffers, _context, _feeds, _listening
 from mcast_fast.doctor._feeds import quiet
 from mcast_fast.doctor._text import lines
 from tests import lab
+from tests.faults import GROUP, HOLDER, JOINED, PORT, Bridged, Two, attach_xdp, frames, query, udp_frame
 from tests.multicast_router import routed
 
 pytestmark = pytest.mark.lab
-
-PORT = 5000
-GROUP = "239.1.1.1"
-ROOT = Path(__file__).parent.parent
-
-
-OTHER = """
-import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.bind(("", 5000))
-print("bound", flush=True)
-while True:
-    s.recv(1)
-"""
-
-
-class Two:
-    """A sender's and a receiver's host, one link between them or several; streams run until the end."""
-
-    def __init__(self, made: lab.Lab) -> None:
-        self.lab = made
-        self.a, self.b = made.link("a", "b")
-
-    def stream(
-        self, group: str = GROUP, port: int = PORT, end: lab.End | None = None, **options: object
-    ) -> lab.Program:
-        return (end or self.a).blast(group, port, count=10_000_000, **{"rate": 300} | options)
-
-    def text(self, group: str = GROUP, end: lab.End | None = None, source: str = "") -> str:
-        zoned = f"{group}%{(end or self.b).interface}"
-        return (f"{source}@" if source else "") + (f"[{zoned}]:{PORT}" if ":" in group else f"{zoned}:{PORT}")
-
-    def examine(self, *groups: str, **options: object) -> doctor.Report:
-        with self.b.host.enter():
-            return doctor.examine(groups, **options)
-
-    def oddity(self) -> None:
-        """What is unusual and stops nothing: a firewall that counts, another program on the port, another group."""
-        rules = f"table inet odd {{\nchain in {{\ntype filter hook input priority -5; policy accept;\nudp dport 9 drop\nudp dport {PORT} counter accept\n}}\n}}\n"
-        self.b.host.run("nft", "-f", "-", stdin=rules)
-        other = self.b.host.spawn([sys.executable, "-I", "-c", OTHER])
-        other.expect("bound")
-        self.stream("239.9.9.9", PORT)
-
-    def finds(
-        self, name: str, *groups: str, odd: Callable[[], None] | None = None, **options: object
-    ) -> doctor.Finding:
-        """The fault is the first finding, alone and beside an oddity, and is no other."""
-        for make_odd in (None, odd or self.oddity):
-            if make_odd is not None:
-                make_odd()
-            report = self.examine(*groups, **options)
-            assert report.findings[0].id == name, report
-            assert report.findings[0].evidence
-            assert {one.id for one in report.problems} <= {name}, report
-        return report.findings[0]
-
-    def cures(self, finding: doctor.Finding, *groups: str, **options: object) -> None:
-        """The remedy as it is printed: a command is run and the same question is asked again; a call has to receive."""
-        if finding.remedy.startswith("mcast."):
-            with self.b.host.enter(), quiet(), eval(finding.remedy, {"mcast": mcast}) as rx:
-                assert rx.recv(timeout=30).data
-            return
-        self.b.host.run("sh", "-c", finding.remedy)
-        report = self.examine(*groups, **options)
-        assert not report.problems, report
-        assert finding.id not in {one.id for one in report.findings}
-        assert "packets.received" in {one.id for one in report.findings}, report
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +65,18 @@ def test_an_interface_whose_name_is_no_word_of_a_shell(two, name):
     finding = two.finds("interface.down", wanted, odd=lambda: None, seconds=0.3)
     assert all(line.isprintable() for _, line in lines(doctor.Report((finding,)), 80))
     two.cures(finding, wanted)
+
+
+def test_an_interface_whose_name_is_no_text(two):
+    """Its frames are seen: Linux takes any bytes in a name, and CPython reads those of a packet's address as UTF-8."""
+    two.stream()
+    number = two.b.index
+    for change in (("down",), ("name", "\udcff\udcfe\udc80"), ("up",)):
+        two.b.host.run("ip", "link", "set", two.b.interface, *change)
+        two.b = replace(two.b, interface=change[1] if change[0] == "name" else two.b.interface)
+    finding = two.finds("membership.wrong-port", f"{GROUP}%{number}:{PORT + 1}", odd=lambda: None)
+    assert all(line.isprintable() for _, line in lines(doctor.Report((finding,)), 80))
+    two.cures(finding)
 
 
 def test_no_multicast_flag(two):
@@ -184,7 +125,7 @@ def test_wrong_source(two):
 def test_wrong_port(two):
     two.stream()
     wanted = two.text().replace(str(PORT), "5001")
-    two.cures(two.finds("membership.wrong-port", wanted, odd=lambda: None), wanted)
+    two.cures(two.finds("membership.wrong-port", wanted), wanted)
 
 
 def test_ipv6_without_a_zone(two, second):
@@ -196,34 +137,15 @@ def test_ipv6_without_a_zone(two, second):
     assert b.interface in two.examine(wanted).findings[0].remedy
 
 
-HOLDER = "import socket, signal\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', 5000))\nprint('bound', flush=True)\nsignal.pause()\n"
-
-
 def test_another_process_has_the_port(two):
     two.stream()
     holder = two.b.host.spawn([sys.executable, "-I", "-c", HOLDER])
     holder.expect("bound")
-    finding = two.finds("membership.port-taken", two.text(), odd=lambda: None, seconds=0.3)
+    finding = two.finds("membership.port-taken", two.text(), odd=two.lesser_oddity, seconds=0.3)
     assert "python" in finding.evidence[0]
     two.b.host.run("sh", "-c", finding.remedy)
     holder.process.wait(30)
     assert not two.examine(two.text()).problems
-
-
-JOINED = """
-import socket, struct, sys
-address, interface = sys.argv[1:]
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-s.setsockopt(socket.IPPROTO_IP, 49, 0)  # IP_MULTICAST_ALL
-request = struct.pack("=4s4xi", socket.inet_aton("239.1.1.1"), socket.if_nametoindex(interface))
-s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
-s.bind((address, 5000))
-print("joined", flush=True)
-while True:
-    s.recv(1)
-    print("received", flush=True)
-"""
 
 
 def test_a_program_that_joined_on_another_interface(two, second):
@@ -249,6 +171,66 @@ def test_a_program_that_is_bound_to_an_address_of_the_host(two):
     assert not two.examine(two.text()).problems
 
 
+def test_a_program_that_is_bound_to_the_group_and_not_joined(two):
+    two.stream()
+    code = JOINED.replace("s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)\n", "")
+    two.b.host.spawn([sys.executable, "-I", "-c", code, GROUP, two.b.interface]).expect("joined")
+    two.cures(two.finds("membership.not-joined", two.text()))
+
+
+@pytest.mark.parametrize("group", [GROUP, "ff15::1"])
+def test_a_program_that_wants_another_source(two, group):
+    two.stream(group)
+    other = "10.77.0.99" if group == GROUP else "fd00:77::99"
+    two.b.join(group, port=PORT, source=other)
+    finding = two.finds("membership.filtered-elsewhere", two.text(group))
+    assert other in finding.summary
+    two.cures(finding)
+
+
+def filtered_bits(two: Two) -> str:
+    """The end of a MAC address that the filter of an interface does not pass: it is a hash, which others may share."""
+    candidates, end = ["010181", "010182", "010184", "010188"], two.b
+    with end.host.enter():
+        seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+        seen.bind((end.interface, 0x0800))
+        seen.settimeout(30)
+        end.host.run("ip", "maddress", "add", "01:00:5e:01:01:01", "dev", end.interface)
+    with two.a.host.enter():
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sock.bind((two.a.interface, 0))
+    with seen, sock:
+        for bits in (*candidates, "010101"):
+            sock.send(udp_frame(group_bits=bits))
+        passed = []
+        while "010101" not in passed:
+            passed.append(seen.recv(100)[3:6].hex())
+    end.host.run("ip", "maddress", "del", "01:00:5e:01:01:01", "dev", end.interface)
+    return next(bits for bits in candidates if bits not in passed)
+
+
+@pytest.mark.weekly
+def test_the_filter_of_an_interface_that_loses_the_group():
+    """A macvlan, as of a container, has one; the sender's frames have the address of another group."""
+    with lab.Lab(("a", "b", "c")) as made:
+        two = Two(made)
+        below, two.b = two.b, lab.End(made.hosts["c"], "mv0", "10.77.0.3", "")
+        namespace = two.b.host.namespace
+        below.host.run(*f"ip link add link {below.interface} name mv0 netns {namespace} type macvlan".split())
+        two.b.host.run("ip", "link", "set", "mv0", "up")
+        two.b.host.add_address("mv0", "10.77.0.3/24")
+        with frames(two.a, udp_frame(group_bits=filtered_bits(two))):
+            finding = two.finds("interface.nic-filter", two.text(), seconds=3)
+            assert ", then none in" in finding.evidence[0]
+            two.cures(finding, two.text())
+
+
+def test_an_ipv6_group_where_ipv6_is_off(two):
+    two.b.host.sysctl(f"net.ipv6.conf.{two.b.interface}.disable_ipv6", 1)
+    two.stream("ff15::1")
+    two.cures(two.finds("interface.no-ipv6", two.text("ff15::1"), seconds=0.3), two.text("ff15::1"))
+
+
 # ---- routes and firewalls ----
 
 
@@ -272,10 +254,23 @@ def test_no_route_for_the_sender(two):
     code = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('239.1.1.1', 5000))\n"
     with pytest.raises(lab.LabError, match="unreachable"):
         two.b.host.run(sys.executable, "-I", "-c", code)
-    finding = two.finds("routing.no-route", wanted, odd=lambda: None, seconds=0.3)
+    finding = two.finds("routing.no-route", wanted, seconds=0.3)
     two.b.host.run("sh", "-c", finding.remedy)
     two.b.host.run(sys.executable, "-I", "-c", code)
     assert "routing.no-route" not in {one.id for one in two.examine(wanted, seconds=0.1).findings}
+
+
+def test_ipv6_over_the_loopback_interface(two):
+    finding = two.finds("routing.no-route", f"[ff15::1%lo]:{PORT}", seconds=0.3)
+    with two.b.host.enter():
+        tx = mcast.Sender(two.text("ff15::1"), ttl=0)
+    with tx, lab.again_and_again(lambda: tx.send(b"x")):
+        two.cures(finding)
+
+
+def test_a_group_of_one_interface_alone(two):
+    two.stream("ff05::1:3")
+    two.cures(two.finds("routing.scope", two.text("ff01::1:3"), seconds=0.3))
 
 
 RULES = {
@@ -312,37 +307,7 @@ def test_a_rule_drops_reports_behind_a_snooping_switch(group):
         three.b.host.run("nft", "-f", "-", stdin=rules)
         three.stream(group)
         wanted = three.text(group)
-        three.cures(three.finds("firewall.drops-igmp", wanted, seconds=1, odd=lambda: None), wanted)
-
-
-class Bridged(Two):
-    """A sender a, a switch that snoops and sends queries, a receiver b."""
-
-    def __init__(self, made: lab.Lab) -> None:
-        self.lab = made
-        switch = made.hosts["c"]
-        switch.run(
-            "ip",
-            "link",
-            "add",
-            "br0",
-            "type",
-            "bridge",
-            "mcast_snooping",
-            "1",
-            "mcast_querier",
-            "1",
-            "mcast_startup_query_interval",
-            "10",
-            "mcast_query_response_interval",
-            "10",
-        )
-        switch.run("ip", "link", "set", "br0", "up")
-        self.a, first = made.link("a", "c", number=0)
-        self.b, last = made.link("b", "c", number=1)
-        for end in (first, last):
-            switch.run("ip", "link", "set", end.interface, "master", "br0")
-        self.a.host.add_address(self.a.interface, "10.77.1.9/24")
+        three.cures(three.finds("firewall.drops-igmp", wanted, seconds=1), wanted)
 
 
 def test_fragments_are_dropped(two):
@@ -351,6 +316,36 @@ def test_fragments_are_dropped(two):
     two.b.host.run("nft", "-f", "-", stdin=rules)
     finding = two.finds("firewall.drops-fragments", two.text(), seconds=2)
     two.cures(finding, two.text())
+
+
+@pytest.mark.parametrize(
+    "change", ["rule", *(pytest.param(name, marks=pytest.mark.weekly) for name in ("down", "removed"))]
+)
+def test_what_changes_while_it_watches(two, monkeypatch, change):
+    """It says when the packets stopped, and why."""
+    monkeypatch.setattr(_context, "QUIET", 0.3)
+    name = two.b.interface
+    act, found = {
+        "rule": (["nft", "-f", "-"], "firewall.drops-udp"),
+        "down": (["ip", "link", "set", name, "down"], "interface.down"),
+        "removed": (["ip", "link", "del", name], "interface.missing"),
+    }[change]
+    two.stream()
+    taken = threading.Semaphore(0)
+    take = _feeds.Feed.take
+    monkeypatch.setattr(_feeds.Feed, "take", lambda *a: (take(*a), taken.release()))
+
+    def make_change() -> None:
+        for _ in range(2):
+            taken.acquire()
+        two.b.host.run(*act, stdin=f"table {RULES['input']}\n" if change == "rule" else "")
+
+    changing = threading.Thread(target=make_change)
+    changing.start()
+    report = two.examine(two.text(), seconds=2, watch=True)
+    changing.join()
+    assert report.findings[0].id == found, report
+    assert "packets.stopped" in {one.id for one in report.problems}
 
 
 # ---- senders, buffers, frames ----
@@ -376,7 +371,7 @@ def test_a_buffer_that_overflows(two):
     with two.b.host.enter(), quiet():
         rx = mcast.Receiver(two.text(), buffer_size=16_384, gro=False)
     with rx:
-        finding = two.finds("buffers.overflow", two.text(), odd=lambda: None)
+        finding = two.finds("buffers.overflow", two.text())
     assert "another socket of this process" in finding.summary
     with two.b.host.enter(), quiet(), eval(finding.remedy, {"mcast": mcast}) as rx:
         assert rx.collect(burst, timeout=30)[0].dropped == 0
@@ -388,7 +383,7 @@ def test_ttl_1_at_the_sender(two):
         tx = mcast.Sender(f"{GROUP}%{two.a.interface}:{PORT}", ttl=1)
     sender, two.b = two.a, two.a
     with tx, lab.again_and_again(lambda: tx.send(b"x")):
-        finding = two.finds("sender.ttl-1", two.text(end=sender), odd=lambda: None)
+        finding = two.finds("sender.ttl-1", two.text(end=sender))
     with sender.host.enter(), eval(finding.remedy, {"mcast": mcast}) as tx, lab.again_and_again(lambda: tx.send(b"x")):
         report = two.examine(two.text(end=sender))
     assert "sender.ttl-1" not in {one.id for one in report.findings}
@@ -403,7 +398,7 @@ def test_ttl_1_at_a_router():
             two = Two.__new__(Two)
             two.lab, two.a, two.b = made, a, inside
             stream = two.stream(ttl=1)
-            finding = two.finds("sender.ttl-1", two.text(), odd=lambda: None)
+            finding = two.finds("sender.ttl-1", two.text())
             stream.stop()
             with c.host.enter(), quiet():
                 rx = mcast.Receiver(f"{GROUP}%{c.interface}:{PORT}", timeout=30)
@@ -411,28 +406,6 @@ def test_ttl_1_at_a_router():
                 tx = eval(finding.remedy.replace(inside.interface, a.interface), {"mcast": mcast})
                 with tx, lab.again_and_again(lambda: tx.send(b"x")):
                     assert rx.recv().source == a.ipv4
-
-
-def udp_frame(*, vlan: int = 0, bad: bool = False) -> bytes:
-    """An Ethernet frame of the group, without a UDP checksum or with a wrong one."""
-    udp = struct.pack("!HHHH", 4000, PORT, 9, 0xDEAD if bad else 0) + b"x"
-    addresses = socket.inet_aton("10.77.0.1") + socket.inet_aton(GROUP)
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 4, 17, 0) + addresses
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    header = header[:10] + struct.pack("!H", ~total & 0xFFFF) + header[12:]
-    tag = struct.pack("!HH", 0x8100, vlan) if vlan else b""
-    return bytes.fromhex("01005e010101") + bytes.fromhex("020000000005") + tag + b"\x08\x00" + header + udp
-
-
-@contextmanager
-def frames(end: lab.End, frame: bytes) -> Iterator[None]:
-    """Send a frame again and again from an interface, until the end of the block."""
-    with end.host.enter():
-        sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        sock.bind((end.interface, 0))
-    with sock, lab.again_and_again(lambda: sock.send(frame)):
-        yield
 
 
 def test_bad_checksums(two):
@@ -448,23 +421,27 @@ def test_frames_with_a_tag(two):
     assert "type vlan id 7" in finding.remedy
 
 
+def test_a_buffer_that_is_small_for_the_rate(two, monkeypatch):
+    """The pause is long here, so that nothing overflows where the machine makes one."""
+    monkeypatch.setattr(_buffers, "PAUSE", 60)
+    monkeypatch.setattr(_listening, "ENOUGH", 2 * _buffers.LEAST_PACKETS)
+    two.stream(rate=1000)
+    with two.b.host.enter(), quiet():
+        rx = mcast.Receiver(two.text(), buffer_size="4MiB", gro=False, background=True)
+    with rx:
+        finding = two.finds("buffers.short", two.text())
+    rate = float(re.search(r"about ([\d,]+) packets", finding.evidence[0])[1].replace(",", ""))
+    buffer = int(re.search(r"buffer_size='(\d+)MiB'", finding.remedy)[1]) << 20
+    assert 2 * buffer >= 60 * (rate - 1) * _buffers._memory(256) > 2 * 4 << 20
+
+
 # ---- a switch whose querier is silent ----
 
 
-def query(end: lab.End) -> None:
-    """One general query of IGMPv3."""
-    body = struct.pack("!BBHIBBH", 0x11, 10, 0, 0, 2, 125, 0)
-    total = sum(struct.unpack("!6H", body))
-    body = body[:2] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + body[4:]
-    with end.host.enter(), socket.socket(socket.AF_INET, socket.SOCK_RAW, 2) as sock:
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(end.ipv4))
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_OPTIONS, b"\x94\x04\0\0")
-        sock.sendto(body, ("224.0.0.1", 0))
-
-
-def test_a_querier_that_fell_silent(two, monkeypatch):
+@pytest.mark.parametrize("is_odd", [False, pytest.param(True, marks=pytest.mark.weekly)])
+def test_a_querier_that_fell_silent(two, monkeypatch, is_odd):
     """The bridge is on the receiver's host: it forgets the host when nobody asks."""
-    monkeypatch.setattr(_switch, "QUIET", 0.5)
+    monkeypatch.setattr(_context, "QUIET", 0.5)
     host = two.b.host
     host.run("ip", "link", "add", "br0", "type", "bridge", "mcast_snooping", "1", "mcast_querier", "0")
     host.run(
@@ -484,13 +461,34 @@ def test_a_querier_that_fell_silent(two, monkeypatch):
     host.run("ip", "link", "set", "br0", "up")
     lab.End(host, "br0", "10.77.0.8", "").wait_usable()
     two.stream()
-    query(two.a)
     wanted = f"{GROUP}%br0:{PORT}"
+    if is_odd:
+        two.oddity()
+    query(two.a)
     report = two.examine(wanted, seconds=3, watch=True)
     assert report.findings[0].id == "switch.querier-silent", report
     assert "no querier was heard" in report.findings[0].summary
     host.run("sh", "-c", report.findings[0].remedy)
     assert not two.examine(wanted).problems
+
+
+def test_an_interface_without_a_group(two):
+    """Which groups arrive, which are joined, and who asks."""
+    two.stream()
+    two.stream("239.2.2.2", 5001)
+    two.b.join(GROUP, "239.3.3.3", port=PORT)
+    with lab.again_and_again(lambda: query(two.a), 0.05):
+        report = two.examine(interface=two.b.interface, seconds=1)
+    assert not report.problems
+    (found,) = (one for one in report.findings if one.id == "interface.groups")
+    shown = "\n".join(found.evidence)
+    assert f"{GROUP} port {PORT}: at least " in shown
+    assert f"from {two.a.ipv4}; joined here" in shown
+    assert "239.2.2.2 port 5001" in shown
+    assert "joined here, and silent: 239.3.3.3" in shown
+    assert f"queries came: IGMPv3 from {two.a.ipv4}" in shown
+    two.b.host.run("ip", "link", "set", two.b.interface, "down")
+    assert two.examine(interface=two.b.interface, seconds=0.1).findings[0].id == "interface.down"
 
 
 # ---- XDP ----
@@ -501,100 +499,3 @@ def test_an_xdp_program_that_takes_the_group(two):
     attach_xdp(two.b)
     finding = two.finds("interface.xdp", two.text(), seconds=0.6)
     two.cures(finding, two.text())
-
-
-def attach_xdp(end: lab.End) -> None:
-    """Attach a program that drops all UDP, by bpf(2) and rtnetlink(7)."""
-    code = ROOT / "tests" / "xdp_drop.py"
-    end.host.run(sys.executable, "-I", str(code), end.interface)
-
-
-# ---- what a sandbox refuses ----
-
-REFUSED = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
-
-
-def findings_of(two: Two, *argv: str, wrap: list[str]) -> list[dict[str, object]]:
-    program = two.b.host.spawn([*wrap, sys.executable, "-m", "mcast_fast.doctor", *argv, "--json"], cwd=ROOT)
-    return json.loads(program.finish(60, expected=(0, 1)))["findings"]
-
-
-def test_without_cap_net_raw(two):
-    two.stream()
-    found = findings_of(two, two.text(), "--ring", wrap=REFUSED)
-    assert found[0]["id"] == "host.no-cap-net-raw"
-    assert "setcap cap_net_raw+ep" in found[0]["remedy"]
-    assert [one["id"] for one in found if one["verdict"] == "problem"] == ["host.no-cap-net-raw"]
-    assert {"packets.unseen", "packets.received"} <= {one["id"] for one in found}
-    assert not two.examine(two.text(), ring=True).problems  # root has it
-
-
-@pytest.mark.needs("system call filters")
-def test_netlink_refused_by_a_sandbox(two):
-    two.stream()
-    found = findings_of(two, two.text(), wrap=[sys.executable, "-m", "tests.sandbox", "netlink", "--"])
-    assert found[0]["id"] == "host.netlink-refused"
-    assert found[0]["remedy"].endswith(" AF_NETLINK")
-    assert {"packets.received"} <= {one["id"] for one in found}
-    assert "problem" not in {one["verdict"] for one in found}
-
-
-# ---- no fault ----
-
-
-@pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("version", [4, 6])
-def test_no_fault_no_problem(two, version):
-    group = GROUP if version == 4 else "ff15::1"
-    two.stream(group)
-    two.oddity()
-    report = two.examine(two.text(group), seconds=10)
-    assert not report.problems, report
-    assert "packets.received" in {one.id for one in report.findings}
-
-
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set", "-all", "--inh-caps", "-all"]
-
-
-def nobody_runs_python() -> bool:
-    command = [*NOBODY, sys.executable, "-c", "import mcast_fast"]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def test_no_fault_no_problem_without_any_privilege(two):
-    """As in a container: what may not be looked at is unknown, with the reason."""
-    if not nobody_runs_python():
-        pytest.skip("feature setpriv: this Python cannot be run by another user")
-    two.stream()
-    found = findings_of(two, two.text(), wrap=NOBODY)
-    assert {"packets.received", "packets.unseen", "firewall.unread"} <= {one["id"] for one in found}
-    assert "problem" not in {one["verdict"] for one in found}
-    assert all(one["evidence"] for one in found if one["verdict"] == "unknown")
-
-
-def test_ctrl_c_ends_the_watch_with_a_report(two):
-    two.stream()
-    watched = two.b.tcpdump("igmp", "or", "udp")
-    argv = [sys.executable, "-m", "mcast_fast", "doctor", two.text(), "--for", "10m"]
-    program = two.b.host.spawn(argv, cwd=ROOT / "src")
-    watched.expect("igmp v3 report")
-    program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(60) in (0, 1)  # 1: no packet had come yet
-    assert "Listened for" in program.stop()
-
-
-@pytest.mark.weekly
-@pytest.mark.hang_timeout(1800)
-def test_no_fault_no_problem_a_hundred_times(two):
-    """IPv4 and IPv6, as root and without any privilege, for a socket and for a ring."""
-    two.stream()
-    two.stream("ff15::1")
-    every_fifth = NOBODY if nobody_runs_python() else REFUSED
-    for number in range(100):
-        wanted = two.text(GROUP if number % 2 else "ff15::1")
-        if number % 5:
-            report = two.examine(wanted, ring=bool(number % 3))
-            assert not report.problems, (number, report)
-        else:
-            found = findings_of(two, wanted, wrap=every_fifth)
-            assert "problem" not in {one["verdict"] for one in found}, (number, found)

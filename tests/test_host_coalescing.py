@@ -254,6 +254,23 @@ def test_any_answer_can_be_parsed(body, version):
     assert (link is None) == (len(body) < links.netlink.IFINFOMSG.size)
 
 
+@pytest.mark.parametrize(
+    ("ids", "programs"),
+    [
+        ({}, ()),
+        ({4: 7, 5: 7}, (("xdpdrv", 7),)),
+        ({4: 8, 6: 8}, (("xdpgeneric", 8),)),
+        ({6: 8, 7: 9}, (("xdpgeneric", 8), ("xdpoffload", 9))),  # several: no IFLA_XDP_PROG_ID
+        ({4: 5}, (("xdp", 5),)),  # before Linux 4.19
+    ],
+)
+def test_the_xdp_programs_of_an_interface(ids, programs):
+    inner = b"".join(struct.pack("=HHI", 8, kind, number) for kind, number in ids.items())
+    attribute = struct.pack("=HH", 4 + len(inner), links.netlink.IFLA_XDP) + inner
+    _, link = links.parse(memoryview(links.netlink.IFINFOMSG.pack(0, 0, 3, 0, 0) + attribute))
+    assert link.xdp == programs
+
+
 @given(st.lists(st.text("0123456789ABCDEFg: ", max_size=40), max_size=12))
 def test_any_row_of_the_table_can_be_parsed(fields):
     with suppress(ValueError, IndexError):  # what _by_proc passes over

@@ -155,16 +155,16 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _rules          :
     _readings       : _rules
     _feeds          : _frames
-    _packet_socket  :
-    _listening      : _frames _feeds _packet_socket
+    _wire           : _frames
+    _listening      : _frames _feeds _wire
     _context        : _finding _rules _readings _feeds _listening
-    _host           : _finding _context
-    _interface      : _finding _feeds _context
-    _membership     : _finding _readings _context
+    _host           : _finding _listening _context
+    _interface      : _finding _readings _feeds _listening _context
+    _membership     : _finding _readings _feeds _listening _context
     _routing        : _finding _readings _feeds _context
-    _firewall       : _finding _rules _feeds _context
-    _packets        : _finding _context
-    _buffers        : _finding _readings _context
+    _firewall       : _finding _rules _readings _feeds _context
+    _packets        : _finding _feeds _context
+    _buffers        : _finding _readings _feeds _context
     _sender         : _finding _readings _feeds _context
     _switch         : _finding _feeds _context
     _clock          : _finding _context

@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import mcast_fast as mcast
 from mcast_fast import doctor
 from mcast_fast.cli import program
 from mcast_fast.doctor import __main__ as plain_doctor
-from mcast_fast.doctor._packet_socket import MESSAGE, control_messages
 from tests import lab
 
 BYTES = b"f\xe9ed\xff0"  # no text in UTF-8
@@ -166,15 +163,3 @@ def test_such_a_name_in_arrow_and_in_a_file(backend: str, files: Path, host: lab
     assert BYTES in (files / "feed.pcapng").read_bytes()
     with mcast.open(files / "feed.pcapng") as reader:
         assert reader.recv().interface == BYTES.decode(errors="replace")
-
-
-@given(st.binary(max_size=100))
-def test_any_control_messages_are_taken_apart_or_passed_over(data: bytes) -> None:
-    found = control_messages(data)
-    assert sum(MESSAGE.size + len(value) for _, _, value in found) <= len(data)
-
-
-def test_control_messages() -> None:
-    data = MESSAGE.pack(MESSAGE.size + 3, 1, 2) + b"abc" + bytes(5) + MESSAGE.pack(MESSAGE.size, 3, 4)
-    assert control_messages(data) == [(1, 2, b"abc"), (3, 4, b"")]
-    assert control_messages(data[:-1]) == [(1, 2, b"abc")]

@@ -32,6 +32,7 @@ from mcast_fast.doctor._probe_wire import (
     hello_bytes,
     parse,
 )
+from tests.test_probe_counts import entries, headers
 
 MS, SECOND = 10**6, 10**9
 EPOCH = 1_795_000_000 * SECOND
@@ -496,7 +497,7 @@ def test_newcomers_do_not_keep_it_going(apart):
             net.step()
         identity = with_strangers.to_bytes(8)
         with_strangers += 1
-        header = Header(Kind.HELLO, identity, Flags.NONE, 1, 0, 0, 1, 0, 0, 0, 1023, 15, b"x")
+        header = Header(Kind.HELLO, identity, Flags.NONE, 1, 0, 0, 1, 0, 0, 0, 1023, 15, name=b"x")
         net.hosts["a"].receive(hello_bytes(header, 0, 0, ())[0], Arrival(False, net.address("a"), EPOCH, 1), net.now)
     assert net.now - began < logic.MOST_TURNS * 2 * SECOND + logic.PATIENCE + logic.LAST_WORDS + SECOND
     assert len(net.hosts["a"].peers) == min(with_strangers, MOST_PEERS)
@@ -523,7 +524,7 @@ def test_hosts_of_one_group_that_do_not_hear_each_other_find_themselves_by_a_thi
 
 
 def hello_of(identity: bytes, *listed: Entry, **more: object) -> bytes:
-    header = Header(Kind.HELLO, identity, Flags.NONE, 1, 0, 0, 1, EPOCH, 0, 0, 1023, 15, b"stranger")
+    header = Header(Kind.HELLO, identity, Flags.NONE, 1, 0, 0, 1, EPOCH, 0, 0, 1023, 15, name=b"stranger")
     return hello_bytes(header._replace(**more), 5, 0, listed)[0]
 
 
@@ -594,6 +595,53 @@ def test_a_host_that_does_not_answer_is_left_alone():
     counted = sent_to(host, net, 50)
     assert len(counted) >= 5
     assert max(counted.values()) == UNANSWERED
+
+
+def test_a_stranger_that_says_it_was_reached_is_not_believed():
+    """It names another host's address, and makes up a report; what goes there by unicast it cannot know."""
+    net = Network()
+    host = net.add("a", duration=20 * SECOND, secret=b"not known to it.")
+    victim = (addressed("10.9.9.9").address, 5010)
+    forged = Entry(host.settings.identity, unicast_sent=1, unicast=ProbeCount(1, 1), token=b"12345678")
+    for number in range(60):
+        host.receive(hello_of(b"12345678", forged, sequence=number), Arrival(False, victim, EPOCH), net.now)
+        net.now += 5 * MS
+    assert sent_to(host, net, 5) == {victim: UNANSWERED}
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(headers, st.lists(entries, max_size=3), st.booleans()), max_size=6))
+def test_whatever_strangers_report_is_taken_in(messages):
+    """Nothing is raised, and what is sent then can be read."""
+    net = Network()
+    host = net.add("a")
+    for number, (header, listed, is_unicast) in enumerate(messages):
+        header = header._replace(flags=header.flags & Flags.LEAVING | Flags.UNICAST * is_unicast)
+        about_us = [one._replace(identity=host.settings.identity) for one in listed[:1]]
+        data, _ = hello_bytes(header, 5, 0, (*about_us, *listed))
+        host.receive(data, Arrival(is_unicast, (addressed(f"10.9.9.{number}").address, 5010), EPOCH), net.now)
+        for sending in host.due(net.now, EPOCH + net.now):
+            for payload in sending.payloads:
+                assert parse(payload, 4)
+        net.now += 100 * MS
+    assert net.report("a")
+
+
+def test_a_host_that_moved_has_to_answer_from_there():
+    """What it repeats is of one address, and of one run."""
+    net = Network()
+    for name in "ab":
+        net.add(name, duration=30 * SECOND, secret=name.encode() * 16)
+    for _ in range(400):
+        net.step()
+    host, identity = net.hosts["a"], net.hosts["b"].settings.identity
+    assert host.peers[identity].is_confirmed
+    victim = (addressed("10.9.9.9").address, 5010)
+    entry = net.hosts["b"].entries(net.now, EPOCH + net.now)[host.settings.identity]
+    forged = hello_of(identity, entry, sequence=9_999, announced=10_000)
+    host.receive(forged, Arrival(False, victim, EPOCH), net.now)
+    assert not host.peers[identity].is_confirmed
+    assert sent_to(host, net, 5)[victim] == UNANSWERED
 
 
 @pytest.mark.long

@@ -164,6 +164,7 @@ entries = st.builds(
     silent=st.integers(0, 2**32 - 1),
     echo_time=st.integers(-(2**63), 2**63 - 1),
     echo_hold=st.integers(-1, 2**63 - 1),
+    token=st.binary(min_size=8, max_size=8),
     name=names,
 )
 headers = st.builds(
@@ -180,6 +181,7 @@ headers = st.builds(
     series_done=st.integers(0, 65535),
     sizes=st.integers(0, 1023),
     bursts=st.integers(0, 15),
+    token=st.binary(min_size=8, max_size=8),
     name=names,
 )
 

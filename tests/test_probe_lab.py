@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from mcast_fast import doctor
+from mcast_fast.cli.probe import _print
 from tests import lab
 from tests.multicast_router import routed
 
@@ -88,7 +89,7 @@ def test_all_hear_all(backend, bridge):
             assert link.delay.smallest >= 0
 
 
-def test_one_direction_is_cut_and_one_mtu_is_small(backend, bridge):
+def test_one_direction_is_cut_and_one_mtu_is_small(bridge):
     """From a to b the multicast is dropped; c has an MTU of 1,300."""
     rule = f"ip saddr {NETWORK}.1 ip daddr {GROUP} counter name hits drop"
     dropped = bridge.ends["b"].host.add_table(bridge.ends["b"].interface, "ingress", 0, rule)
@@ -123,6 +124,34 @@ def test_a_ttl_of_1_does_not_pass_a_router(backend):
             for report in probe(ends, ttl=2).values():  # the remedy
                 assert report.verdict == "ok", ids(report)
                 assert [link.hops for link in report.links] == [1, 1]
+
+
+def test_a_cut_direction_a_ttl_and_an_mtu_at_once(capsys):
+    """a and b are on a bridge, c behind a router: b drops a's multicast, a has a TTL of 1, c an MTU of 1,300."""
+    with lab.Lab(("switch", *"abc")) as made:
+        bridge = Bridge(made, "ab")
+        bridge.switch.add_address("br0", f"{NETWORK}.254/24")
+        outside, c = made.link("switch", "c")
+        a, b = bridge.ends["a"], bridge.ends["b"]
+        for end, gateway in ((a, f"{NETWORK}.254"), (b, f"{NETWORK}.254"), (c, outside.ipv4)):
+            end.host.run("ip", "route", "add", "default", "via", gateway)
+        b.host.add_table(b.interface, "ingress", 0, f"ip saddr {NETWORK}.1 ip daddr {GROUP} counter name hits drop")
+        c.host.run("ip", "link", "set", c.interface, "mtu", "1300")
+        inside = lab.End(bridge.switch, "br0", f"{NETWORK}.254", "")
+        sources = ((f"{NETWORK}.1", inside), (f"{NETWORK}.2", inside), (c.ipv4, outside))
+        with routed(GROUP, inside, outside, *sources):
+            reports = probe({"a": a, "b": b, "c": c}, ttl={"a": 1, "b": 4, "c": 4})
+    for report in reports.values():
+        assert ids(report) == {"a > b": ["probe.one-way"], "a > c": ["probe.ttl-too-small"], "b > c": ["probe.mtu"]}
+        _print(report)
+        rows = [re.split("  +", line.strip()) for line in capsys.readouterr().out.splitlines()]
+        top = next(at for at, row in enumerate(rows) if row[0] == "hears multicast of")
+        matrix = {row[0]: sorted(row[1:]) for row in rows[top + 1 : top + 4]}
+        assert matrix == {
+            "a": ["-", "unicast only", "unicast only"],
+            "b": ["-", "yes", "yes, mtu"],
+            "c": ["-", "yes", "yes"],
+        }
 
 
 def test_an_interface_that_a_group_cannot_name(backend, bridge):

@@ -6,12 +6,15 @@ holds on this machine only. Linux reports both a version that was forced and, fo
 MLDv1 querier shows nowhere.
 """
 
+import re
 import shlex
 from pathlib import Path
 
 SETTINGS = Path("/proc/sys/net")
 # `thread-self`: the calling thread may be in another network namespace than its process.
 MEMBERSHIPS = Path("/proc/thread-self/net/igmp")
+
+COMMAND = re.compile(r"`(sysctl [^`]+)`")
 
 # By IP version: the setting, the newest version with no source filters, and its name.
 FORCED = {4: ("ipv4/conf/{}/force_igmp_version", 2, "IGMPv{}"), 6: ("ipv6/conf/{}/force_mld_version", 1, "MLDv{}")}
@@ -29,6 +32,11 @@ def obstacle(version: int, interface: str) -> str:
     if version == 4 and (heard := _querier(interface)) in ("V1", "V2"):
         return f"the querier on {interface} uses IGMP{heard.lower()}; it must use IGMPv3"
     return ""
+
+
+def lift(reason: str) -> str:
+    """The command in an `obstacle`, empty where another host is the cause."""
+    return found[1] if (found := COMMAND.search(reason)) else ""
 
 
 def _forced(path: Path) -> int:

@@ -23,7 +23,7 @@ class Link:
     `kind`: as `ip -d link` shows it, '' for hardware. `lower`: IFLA_LINK, 0 without one, None when it is in another
     network namespace. `master`: the bridge or bond that it is part of, 0 without one. `snooping`, `querier`: whether a
     bridge forwards groups only to ports that reported them, and whether it sends queries; None for what is no bridge.
-    `xdp`: the id of the XDP program that gets its packets first, 0 without one.
+    `xdp`: the XDP programs that get its packets first, each as its way of `ip link set dev … xdpdrv off` and its id.
     """
 
     kind: str
@@ -31,7 +31,7 @@ class Link:
     master: int
     snooping: bool | None = None
     querier: bool | None = None
-    xdp: int = 0
+    xdp: tuple[tuple[str, int], ...] = ()
 
 
 def lowest(index: int) -> list[int] | None:
@@ -90,8 +90,22 @@ def parse(body: memoryview) -> tuple[int, Link] | None:
         master=_number(values.get(netlink.IFLA_MASTER)),
         snooping=_flag(data.get(netlink.IFLA_BR_MCAST_SNOOPING)) if is_bridge else None,
         querier=_flag(data.get(netlink.IFLA_BR_MCAST_QUERIER)) if is_bridge else None,
-        xdp=_number(_nested(values, netlink.IFLA_XDP).get(netlink.IFLA_XDP_PROG_ID)),
+        xdp=_programs(_nested(values, netlink.IFLA_XDP)),
     )
+
+
+# rtnl_xdp_fill() in net/core/rtnetlink.c: an id for each way, and IFLA_XDP_PROG_ID where there is one program alone.
+XDP_WAYS = {
+    netlink.IFLA_XDP_DRV_PROG_ID: "xdpdrv",
+    netlink.IFLA_XDP_SKB_PROG_ID: "xdpgeneric",
+    netlink.IFLA_XDP_HW_PROG_ID: "xdpoffload",
+}
+
+
+def _programs(xdp: dict[int, memoryview]) -> tuple[tuple[str, int], ...]:
+    found = tuple((way, number) for attribute, way in XDP_WAYS.items() if (number := _number(xdp.get(attribute))))
+    alone = _number(xdp.get(netlink.IFLA_XDP_PROG_ID))
+    return found or ((("xdp", alone),) if alone else ())
 
 
 def _nested(values: dict[int, memoryview], attribute: int) -> dict[int, memoryview]:

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -83,10 +83,13 @@ def found_by(group: str | bytes, port: int, interface: int) -> list[PortUser] | 
     Returns:
         Those sockets, the preferred first, without their processes; None when they cannot be listed.
     """
+    listed = _list(port, _address(group))
+    return None if listed is None else preferred(listed, group, interface)
+
+
+def preferred(listed: Iterable[PortUser], group: str | bytes, interface: int) -> list[PortUser]:
+    """Those of some sockets on a port that the kernel may find for a packet to a group; the same order."""
     address = _address(group)
-    listed = _list(port, address)
-    if listed is None:
-        return None
     there = (user for user in listed if user.interface in (0, None, interface))
     fit = [user for user in there if user.address in (str(address), *WILDCARDS[address.version])]
     # Stable: those of the packet's IP version come first, and of each family the kernel lists the one bound last first.

@@ -56,20 +56,23 @@ def command(
     """Say why packets of groups do not arrive on this host, with the evidence, and what cures it.
 
     With a GROUP it joins, and listens at the interfaces (which needs CAP_NET_RAW) and by sockets, until Ctrl-C at the
-    latest; without one it examines the host. It changes nothing. Findings are ranked: the first one is the cause to
-    remove first. Lines that begin with > are commands to run, or calls to write, as they are.
+    latest; without one it examines the host, or with --interface that interface and which groups arrive there. It
+    changes nothing. Findings are ranked: the first one is the cause to remove first. Lines that begin with > are
+    commands to run, or calls to write, as they are.
 
     Exits 0; 1 when there is a problem, or the bundle cannot be written; 2 on a usage error.
 
     \b
       mcast-fast doctor 239.1.1.1%eth0:5000
       mcast-fast doctor 239.1.1.1%eth0:5000 --for 10min
+      mcast-fast doctor --interface eth0
     """
     ended = threading.Event()
     with stop_signals_call(ended.set):
         report = examined(
             [replace(one, interface=one.interface or interface) for one in map(Group.parse, groups)],
             ended.is_set,
+            interface=interface,
             port=port,
             seconds=seconds if watch is None else watch,
             watch=watch is not None,

@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
             report = examined(
                 options.groups,
                 is_over,
+                interface=options.interface,
                 port=options.port,
                 seconds=options.watch if options.watch is not None else options.seconds,
                 watch=options.watch is not None,
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mcast_fast.doctor", description="Say why packets of groups do not arrive, and what cures it."
     )
     parser.add_argument("groups", metavar="GROUP", nargs="*", help="[SOURCE@]GROUP[%%INTERFACE]:PORT; none: the host")
+    parser.add_argument("-i", "--interface", help="for groups that name none; without a group: what arrives there")
     parser.add_argument("--port", type=int, help="for groups that name none")
     parser.add_argument("--seconds", default=SECONDS, help="listen for this long at most (10)")
     parser.add_argument("--for", dest="watch", help="listen for this long (10min), and say when and why packets stop")

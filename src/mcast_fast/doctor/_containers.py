@@ -8,6 +8,13 @@ from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._finding import Finding
 
 MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))  # Docker, Podman
+FIRMWARE = Path("/sys/class/dmi/id")
+TUNNEL = "Tunnel it (VXLAN with a list of hosts), or send unicast to each host."
+CLOUDS = (  # file, what it contains, whose machine it is, what can be done
+    ("sys_vendor", "Amazon EC2", "Amazon EC2", "A transit gateway with a multicast domain carries it. " + TUNNEL),
+    ("sys_vendor", "Google", "Google Cloud", TUNNEL),
+    ("chassis_asset_tag", "7783-7084-3265-9085-8269-3286-77", "Azure", TUNNEL),
+)
 RELEASE = Path("/proc/sys/kernel/osrelease")
 
 
@@ -39,4 +46,23 @@ def network(context: Context) -> Iterator[Finding]:
             )
 
 
-CHECKS = (network,)
+def cloud(context: Context) -> Iterator[Finding]:
+    """Whether nothing comes, and this is a machine of a cloud whose networks carry no multicast."""
+    silent = [feed for feed in context.feeds if not feed.heard and not context.is_on_wire(feed)]
+    for file, words, name, advice in CLOUDS:
+        shown = text(FIRMWARE / file).strip()
+        if words not in shown:
+            continue
+        for feed in silent:
+            yield Finding(
+                "containers.cloud",
+                "warning",
+                f"this is a machine of {name}, whose virtual networks carry no multicast by themselves",
+                (f"{FIRMWARE / file}: {shown}",),
+                advice=advice,
+                group=feed.text,
+            )
+        return
+
+
+CHECKS = (network, cloud)

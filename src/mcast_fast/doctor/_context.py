@@ -10,11 +10,13 @@ from mcast_fast._host import links, port_users, stack_counters
 from mcast_fast._host.interfaces import Interface
 from mcast_fast._host.routes import Route, find_route
 from mcast_fast.doctor import _readings
-from mcast_fast.doctor._feeds import Feed, known_interfaces
+from mcast_fast.doctor._feeds import Feed, is_whole, known_interfaces, look_again
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.doctor._listening import Listening
 from mcast_fast.doctor._rules import Fields, Rule, Ruleset
 from mcast_fast.errors import MulticastError
+
+QUIET, SEVERAL = 2.0, 10  # seconds without a packet that are a stop, or times the usual gap
 
 Users = Mapping[int, Mapping[int, port_users.PortUser]]
 """By port: sockets by inode."""
@@ -26,29 +28,31 @@ class Moment:
 
     counters: stack_counters.Counters
     users: Users
-    joined: Mapping[str, set[str]]
+    joined: Mapping[str, Mapping[str, int]]
+    included: Mapping[tuple[str, str], Mapping[str, int]]
     rules: Ruleset | None
     rules_fault: str
-    rules_text: str
     monotonic: float
     clock: float
 
     @classmethod
-    def read(cls, feeds: Sequence[Feed], *, is_last: bool) -> "Moment":
-        """Read it now; the text of the rules is needed once."""
-        ruleset, fault, text = _readings.rules(with_text=is_last)
+    def read(cls, feeds: Sequence[Feed], earlier: "Moment | None" = None) -> "Moment":
+        """Read it now. The rules, which take a process, are those of an earlier moment where that is given."""
+        ruleset, fault = _readings.rules() if earlier is None else (earlier.rules, earlier.rules_fault)
         now = time.monotonic(), time.time_ns() / 1e9
-        return cls(stack_counters.read(), _users(feeds), _readings.joined(), ruleset, fault, text, *now)
+        memberships = _readings.joined(), _readings.included()
+        return cls(stack_counters.read(), _users(feeds), *memberships, ruleset, fault, *now)
 
 
 @dataclass(slots=True)
 class Context:
     """Everything that a check may look at.
 
-    `before`, `after`: what was read before and after listening. `is_watch`: it listened for the whole requested time,
-    and looks for a stop."""
+    `surveyed`: the interface that is examined by itself. `before`, `after`: what was read before and after listening.
+    `is_watch`: it listened for the whole requested time, and looks for a stop."""
 
     feeds: Sequence[Feed]
+    surveyed: Interface | None
     interfaces: tuple[Interface, ...]
     interfaces_fault: str
     links: Mapping[int, links.Link]
@@ -64,6 +68,7 @@ class Context:
     def gathered(
         cls,
         feeds: Sequence[Feed],
+        surveyed: Interface | None,
         seconds: float,
         is_over: Callable[[], bool],
         *,
@@ -72,16 +77,24 @@ class Context:
         spread: bool,
     ) -> "Context":
         """Read, listen, and read again."""
+        before = Moment.read(feeds)
+        listening = Listening(feeds, spread=spread, surveyed=surveyed.name if surveyed else "")
+        if feeds or surveyed:
+            listening.run(seconds, is_watch, is_over)
         known, fault = known_interfaces()
+        look_again(feeds, known)
         layers: dict[int, links.Link] = {}
         with contextlib.suppress(OSError):
             layers = links.read()
-        before = Moment.read(feeds, is_last=False)
-        listening = Listening(feeds, spread=spread)
-        if feeds:
-            listening.run(seconds, is_watch, is_over)
-        after = Moment.read(feeds, is_last=True)
-        return cls(feeds, known, fault, layers, before, after, listening, is_watch, needs_ring, spread)
+        # Where all came, what rules counted meanwhile and how they changed explains nothing.
+        after = Moment.read(feeds, None if is_watch or not all(map(is_whole, feeds)) else before)
+        return cls(feeds, surveyed, known, fault, layers, before, after, listening, is_watch, needs_ring, spread)
+
+    @property
+    def names(self) -> list[str]:
+        """The interfaces that are examined."""
+        examined = [feed.interface for feed in self.feeds] + [self.surveyed]
+        return sorted({one.name for one in examined if one is not None})
 
     def grown(self, counter: str) -> int:
         """By how much a counter of the stack grew while it listened."""
@@ -106,8 +119,24 @@ class Context:
         return not self.listening.wire_fault
 
     def is_on_wire(self, feed: Feed) -> bool | None:
-        """Whether packets came to the interface where the group is joined; None when that is not known."""
-        return bool(feed.arrived()) if self.has_wire else None
+        """Whether packets came to the interface where the group is joined, also after a stop; None when that is not
+        known."""
+        if not self.has_wire:
+            return None
+        return feed.last > feed.last_heard + QUIET if self.silence(feed) else bool(feed.arrived())
+
+    def silence(self, feed: Feed) -> float:
+        """For how long no packet came to a watched socket that had got some; 0 where they did not stop."""
+        count = feed.heard.total()
+        if not self.is_watch or count < 2:
+            return 0.0
+        gap = self.listening.ended - feed.last_heard
+        usual = (feed.last_heard - self.listening.began) / count
+        return gap if gap > max(QUIET, SEVERAL * usual) else 0.0
+
+    def arrives(self, feed: Feed) -> bool:
+        """Whether its packets come to a socket, and did so until the end."""
+        return bool(feed.heard) and not self.silence(feed)
 
     def is_opened(self, feed: Feed) -> bool:
         """Whether the group could be joined."""
@@ -177,9 +206,12 @@ Check = Callable[[Context], Iterator[Finding]]
 
 def _users(feeds: Sequence[Feed]) -> Users:
     found: dict[int, dict[int, port_users.PortUser]] = {}
+    listed: dict[tuple[int, int], list[port_users.PortUser]] = {}
     for feed in feeds:
         known = found.setdefault(feed.port, {})
+        key = feed.group.version, feed.port
+        if key not in listed:
+            listed[key] = port_users.on_port(feed.group.address, feed.port)
         index = feed.interface.index if feed.interface else 0
-        for user in port_users.found_by(feed.group.address, feed.port, index) or ():
-            known[user.inode] = user
+        known.update((user.inode, user) for user in port_users.preferred(listed[key], feed.group.address, index))
     return found

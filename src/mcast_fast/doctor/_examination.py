@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mcast_fast import _core
+from mcast_fast._host.interfaces import find_interface
 from mcast_fast._units import Seconds, wait_in_ns
 from mcast_fast._version import __version__
 from mcast_fast.doctor import (
@@ -50,10 +51,12 @@ ANY = "any problem"
 EXPLAINED: Mapping[str, tuple[str, ...]] = {
     "packets.none": (ANY,),
     "packets.stopped": ("switch.querier-silent",),
+    "packets.received": ("interface.nic-filter",),
     "packets.fragments-lost": ("firewall.drops-fragments", "firewall.drops-udp"),
     "switch.no-querier": ("switch.querier-silent",),
     "containers.network": (ANY,),
-    "membership.refused": ("interface.missing",),
+    "containers.cloud": (ANY,),
+    "membership.refused": ("interface.missing", "interface.no-ipv6"),
 }
 
 SECONDS = 10.0
@@ -66,12 +69,15 @@ PROGRAMS = (
     ("ip", "maddress"),
     ("bridge", "-d", "mdb"),
     ("ss", "-uanpe"),
+    ("nft", "-a", "list", "ruleset"),
+    ("tc", "-s", "qdisc"),
 )
 
 
 def examine(
     groups: Groups = (),
     *,
+    interface: str | int | None = None,
     port: int | None = None,
     seconds: Seconds = SECONDS,
     watch: bool = False,
@@ -83,12 +89,15 @@ def examine(
     It reads the state of this host (interfaces, memberships, routes, firewall, sockets, counters) and, where groups are
     given, joins them and listens: at the interfaces (packet(7), which needs CAP_NET_RAW), and by a receiver. Groups
     that do not come by half of the time it joins on every interface too, from any source, to find where they arrive.
+    For those that do not come by three quarters of it, their interface takes all groups, for a moment (allmulticast).
     It changes nothing else, sends nothing but the reports of these memberships, and prints nothing. What may not be
     looked at is a finding whose verdict is "unknown", with the reason.
 
     Args:
         groups: What does not arrive: a text in the grammar of `Group.parse`, a Group, or a sequence of them, 256 at
-            most; without any only the host is examined.
+            most. Without any an interface is examined that is named, and which groups arrive there; or the host alone,
+            without listening.
+        interface: A name, an index or an address, for groups that name none.
         port: For groups that name none.
         seconds: For how long it listens at most, or text such as "500ms". It ends earlier, after a second, when enough
             has come to decide.
@@ -102,9 +111,12 @@ def examine(
 
     Raises:
         GroupError: A text is no multicast group.
+        InterfaceError: Without groups: there is no such interface.
         ArgumentError: A group has no port; there are too many; or seconds is no time.
     """
-    return examined(groups, lambda: False, port=port, seconds=seconds, watch=watch, ring=ring, spread=spread)
+    return examined(
+        groups, lambda: False, interface=interface, port=port, seconds=seconds, watch=watch, ring=ring, spread=spread
+    )
 
 
 examine.__module__ = "mcast_fast.doctor"
@@ -114,6 +126,7 @@ def examined(
     groups: Groups,
     is_over: Callable[[], bool],
     *,
+    interface: str | int | None,
     port: int | None,
     seconds: Seconds,
     watch: bool,
@@ -124,23 +137,26 @@ def examined(
     wait = wait_in_ns(seconds, "seconds") / 1e9
     with quiet():
         wanted = listed((groups,))
-        feeds = feeds_of(wanted, port) if wanted else []
-        context = Context.gathered(feeds, wait, is_over, is_watch=watch, needs_ring=ring, spread=spread)
+        feeds = feeds_of(wanted, interface, port) if wanted else []
+        surveyed = find_interface(interface) if interface is not None and not wanted else None
+        context = Context.gathered(feeds, surveyed, wait, is_over, is_watch=watch, needs_ring=ring, spread=spread)
         findings = ranked(_relevant([finding for check in CHECKS for finding in check(context)]))
         report = Report(findings, context.listening.seconds)
         return replace(report, readings=_readings_of(report, context))
 
 
 def _relevant(findings: list[Finding]) -> list[Finding]:
-    """Without those that others explain."""
-    return [one for one in findings if not any(_explains(other, one) for other in findings if other is not one)]
-
-
-def _explains(cause: Finding, effect: Finding) -> bool:
-    causes = EXPLAINED.get(effect.id, ())
-    concerns = cause.group in ("", effect.group) or not effect.group
-    is_cause = cause.id in causes or (ANY in causes and cause.verdict == "problem" and cause.id != "packets.none")
-    return concerns and is_cause
+    """Without those that others explain: of the same group, or where one of both is of the host."""
+    known: dict[str, set[str]] = {"": set()}
+    for one in findings:
+        is_cause = one.verdict == "problem" and one.id != "packets.none"
+        known.setdefault(one.group, set()).update((one.id, ANY) if is_cause else (one.id,))
+    everywhere = set().union(*known.values())
+    return [
+        one
+        for one in findings
+        if not (known[""] | known[one.group] if one.group else everywhere).intersection(EXPLAINED.get(one.id, ()))
+    ]
 
 
 def _readings_of(report: Report, context: Context) -> dict[str, str]:
@@ -156,12 +172,12 @@ def _readings_of(report: Report, context: Context) -> dict[str, str]:
         "joined": [feed.text for feed in context.feeds],
         "frames": {feed.text: {str(frame): count for frame, count in feed.frames.items()} for feed in context.feeds},
         "queries and reports": [repr(one) for one in context.listening.controls],
+        "traffic": [f"{key}: {count}" for key, count in context.listening.traffic.items()],
         "counters that grew": {name: count for name in context.after.counters if (count := context.grown(name))},
     }
     return {
         "report.json": json.dumps(report.as_dict(), indent=2),
         "about.json": json.dumps(about, indent=2),
-        "nft.txt": context.after.rules_text or context.after.rules_fault,
         **_readings.files(),
     }
 
@@ -170,11 +186,17 @@ def programs() -> dict[str, str]:
     """What the system's own programs print, for a bundle."""
     found = {}
     for argv in PROGRAMS:
-        if shutil.which(argv[0]) is None:
+        program = shutil.which(argv[0]) or shutil.which(argv[0], path="/usr/sbin:/sbin")
+        if program is None:
             continue
         try:
             done = subprocess.run(
-                argv, capture_output=True, text=True, errors="replace", timeout=PROGRAM_SECONDS, check=False
+                (program, *argv[1:]),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=PROGRAM_SECONDS,
+                check=False,
             )
             found[f"{'-'.join(argv).replace('--', '-')}.txt"] = done.stdout + done.stderr
         except (OSError, subprocess.SubprocessError) as error:

@@ -15,6 +15,7 @@ from mcast_fast.groups import Group, Groups, at_least_one, check_interface
 
 MOST_FEEDS = 256
 MOST_KINDS = 1000  # different frames, and sources, that are counted for one group: a stranger may send from any address
+GRACE = 0.05  # seconds for packets that were on their way when the filter of an interface was set
 
 Kind = TypeVar("Kind")
 
@@ -26,7 +27,10 @@ class Feed:
     `interface`: where it is to be joined, None for "all" and where there is none. `fault`: why it could not be found.
     `heard`: packets by source that a receiver delivered that was opened as the group says. `elsewhere`: by interface
     and source, what a receiver of any source on every interface delivered. `frames`: what was seen at interfaces.
-    `last`: the time of the last packet where it is joined, by the monotonic clock; 0 when none came.
+    `last`: the time of the last packet where it is joined, by the monotonic clock; 0 when none came. `first_heard`,
+    `last_heard`, `packets`, `octets` of payload: of what a receiver delivered. `is_gone`: its interface was removed
+    meanwhile. `widened`, `narrowed`: when its interface began to take all
+    groups, and ended; `came_wide`, `came_after`: packets meanwhile, and after it.
     """
 
     group: Group
@@ -36,6 +40,15 @@ class Feed:
     elsewhere: Counter[tuple[str, str]] = field(default_factory=Counter)
     frames: Counter[Datagram] = field(default_factory=Counter)
     last: float = 0.0
+    first_heard: float = 0.0
+    last_heard: float = 0.0
+    is_gone: bool = False
+    packets: float = 0.0
+    octets: float = 0.0
+    widened: float = 0.0
+    narrowed: float = 0.0
+    came_wide: int = 0
+    came_after: int = 0
 
     @property
     def text(self) -> str:
@@ -67,6 +80,15 @@ class Feed:
         add_one(self.frames, frame)
         if frame.port in (0, self.port) and not frame.is_outgoing and self.name in ("", frame.interface):
             self.last = now
+            self.came_wide += self.widened > 0 and not self.narrowed
+            self.came_after += self.narrowed > 0 and now > self.narrowed + GRACE
+
+    def take(self, packets: float, octets: float, now: float) -> None:
+        """Count what a receiver delivered."""
+        self.first_heard = self.first_heard or now
+        self.last = self.last_heard = now
+        self.packets += packets
+        self.octets += octets
 
     def arrived(self, *, here: bool = True) -> "list[tuple[Datagram, int]]":
         """Frames for this group and port that came from the network without a tag, and how many; those at the
@@ -116,7 +138,7 @@ def _zone(name: str) -> str:
         return ""
 
 
-def feeds_of(groups: Iterable[Groups], port: int | None) -> list[Feed]:
+def feeds_of(groups: Iterable[Groups], interface: str | int | None, port: int | None) -> list[Feed]:
     """A feed for each group, with the interface that a receiver would join it on. GroupError, ArgumentError."""
     parsed = [Group.coerce(one) for one in at_least_one(groups)]
     count = sum(one.count for one in parsed)
@@ -124,11 +146,20 @@ def feeds_of(groups: Iterable[Groups], port: int | None) -> list[Feed]:
         raise ArgumentError(f"{count:,} groups; a doctor looks at {MOST_FEEDS} at most: name some of them")
     found = []
     for one in (single for group in parsed for single in group.expand()):
-        wanted = one if one.port else replace(one, port=port)
+        wanted = replace(one, port=one.port or port, interface=one.interface or _named(interface))
         if not wanted.port:
             raise ArgumentError(f"{one} has no port; write it behind the group, as in {one}:5000")
         found.append(_find(Feed(wanted)))
     return found
+
+
+def _named(interface: str | int | None) -> str | None:
+    """As a group names it."""
+    if interface is None or interface == "all":
+        return interface
+    with contextlib.suppress(MulticastError):
+        return _zone(find_interface(interface).name)
+    return str(interface)  # there is none, which is a finding
 
 
 def _find(feed: Feed) -> Feed:
@@ -139,6 +170,15 @@ def _find(feed: Feed) -> Feed:
         except MulticastError as error:
             feed.fault = error
     return feed
+
+
+def look_again(feeds: Iterable[Feed], known: Iterable[Interface]) -> None:
+    """What became of their interfaces."""
+    by_index = {one.index: one for one in known}
+    for feed in feeds:
+        if feed.interface is not None and by_index:
+            feed.is_gone = feed.interface.index not in by_index
+            feed.interface = by_index.get(feed.interface.index, feed.interface)
 
 
 def known_interfaces() -> tuple[tuple[Interface, ...], str]:
@@ -155,6 +195,11 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def is_whole(feed: Feed) -> bool:
+    """Whether its packets arrive, and none of them in parts."""
+    return bool(feed.heard) and not any(frame.is_fragment for frame in feed.frames)
 
 
 def is_missing(feed: Feed) -> bool:

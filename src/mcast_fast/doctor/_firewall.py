@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
+from mcast_fast.doctor._readings import rule_text
 from mcast_fast.doctor._rules import INPUT, OUTPUT, Rule
 
 MLD_TYPES = "{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }"
@@ -15,7 +16,7 @@ def drops_udp(context: Context) -> Iterator[Finding]:
     """Whether a rule stops the group's datagrams on their way in."""
     rules = context.after.rules
     for feed in context.feeds:
-        if rules is None or feed.heard or not context.is_opened(feed) or _passes(feed):
+        if rules is None or context.arrives(feed) or not context.is_opened(feed) or _passes(feed):
             continue
         found = rules.drops(context.packet(feed), INPUT)
         certain = [rule for rule in found if rule.is_certain or (context.grown_rule(rule) or 0) > 0]
@@ -29,6 +30,7 @@ def drops_udp(context: Context) -> Iterator[Finding]:
                 f"a rule of the firewall {'drops' if certain else 'may drop'} the group's packets",
                 (*_evidence(context, rule), *([arrives] if arrives else [])),
                 _remedy(rule, match),
+                "It lasts until the next boot, or until the rules are loaded again: add it where yours are kept.",
                 group=feed.text,
             )
 
@@ -110,31 +112,14 @@ def unread(context: Context) -> Iterator[Finding]:
             "unknown",
             "whether a firewall drops the packets was not examined",
             (fault,),
-            advice="Run the doctor as root.",
+            advice="Run the doctor as root, and outside of a sandbox.",
         )
 
 
 def _evidence(context: Context, rule: Rule) -> tuple[str, ...]:
-    text = _text(context.after.rules_text, rule)
     grown = context.grown_rule(rule)
     counted = () if grown is None else (f"its counter grew by {grown}",)
-    return (f"nft, {rule.place}: {text}", *counted)
-
-
-def _text(listed: str, rule: Rule) -> str:
-    """The rule as `nft -a list ruleset` shows it."""
-    if not rule.handle:
-        return "policy drop"
-    table = chain = ""
-    for line in (one.strip() for one in listed.splitlines()):
-        words = line.split()
-        if words[:1] == ["table"]:
-            table = f"{words[1]} {words[2]}"
-        elif words[:1] == ["chain"]:
-            chain = words[1]
-        elif line.endswith(f"# handle {rule.handle}") and f"{table} {chain}" == rule.place:
-            return line
-    return f"handle {rule.handle}"
+    return (f"nft, {rule.place}: {rule_text(rule)}", *counted)
 
 
 def _remedy(rule: Rule, match: str) -> str:

@@ -10,12 +10,33 @@ from mcast_fast import _core
 from mcast_fast._systems import SYSTEM
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._finding import Finding
-from mcast_fast.errors import os_text
+from mcast_fast.doctor._listening import NO_FAMILY
+from mcast_fast.errors import SocketError, os_text
 
-NETLINK_LINE = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"
+# What a sandbox has to allow, as systemd.exec(5) writes it; packet sockets where interfaces are looked at.
+FAMILIES_LINE = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"
+PACKETS_TOO = " AF_PACKET"
+FAMILIES_ADVICE = (
+    "In the [Service] section of the unit (`systemctl edit SERVICE`), then restart it; a container's seccomp profile "
+    "has to allow these families."
+)
 
 
-def netlink(_: Context) -> Iterator[Finding]:
+def family(context: Context) -> Iterator[Finding]:
+    """Whether sockets of the group's address family may be opened."""
+    error = context.listening.refusal
+    if isinstance(error, SocketError) and error.errno in NO_FAMILY:
+        yield Finding(
+            "host.family-refused",
+            "problem",
+            "sockets of the group's address family are refused, by a sandbox or by a kernel without it",
+            (str(error),),
+            FAMILIES_LINE,
+            FAMILIES_ADVICE + " A kernel that was booted with ipv6.disable=1 has no IPv6.",
+        )
+
+
+def netlink(context: Context) -> Iterator[Finding]:
     """Whether netlink sockets may be opened: without them changes of interfaces are not seen, and little is known."""
     if not SYSTEM.has_rtnetlink:
         yield Finding(
@@ -33,17 +54,20 @@ def netlink(_: Context) -> Iterator[Finding]:
             "warning",
             "a sandbox refuses netlink sockets: watch=True fails, and what is read by them is not examined",
             (f"socket(AF_NETLINK) answers: {os_text(error.errno or 0)}",),
-            NETLINK_LINE,
-            "In the [Service] section of the unit (`systemctl edit SERVICE`), then restart it; a container's seccomp "
-            "profile has to allow the family AF_NETLINK.",
+            FAMILIES_LINE + PACKETS_TOO * context.needs_ring,
+            FAMILIES_ADVICE,
         )
 
 
 def ring(context: Context) -> Iterator[Finding]:
     """Whether packet sockets may be opened, which a ring and looking at interfaces need."""
-    if not context.feeds or not (fault := context.listening.wire_fault):
+    if not (context.feeds or context.surveyed) or not (fault := context.listening.wire_fault):
         return
     command = f"setcap cap_net_raw+ep {shlex.quote(os.path.realpath(sys.executable))}"
+    advice = "As root, and for every program that this Python runs; or run the program as root, or in a container with "
+    advice += "--cap-add NET_RAW."
+    if context.listening.wire_errno in NO_FAMILY:
+        command, advice = FAMILIES_LINE + PACKETS_TOO, FAMILIES_ADVICE
     if context.needs_ring:
         yield Finding(
             "host.no-cap-net-raw",
@@ -51,7 +75,7 @@ def ring(context: Context) -> Iterator[Finding]:
             "a ring cannot be opened: packet sockets are refused",
             (fault,),
             command,
-            "As root; or run the program as root, or in a container with --cap-add NET_RAW.",
+            advice,
         )
     yield Finding(
         "packets.unseen",
@@ -59,7 +83,7 @@ def ring(context: Context) -> Iterator[Finding]:
         "whether packets reach the interface was not examined",
         (fault,),
         command if SYSTEM.has_rtnetlink else "",
-        "Then run the doctor again.",
+        advice + " Then run the doctor again.",
     )
 
 
@@ -84,4 +108,4 @@ def backend(context: Context) -> Iterator[Finding]:
         yield Finding("host.ready", "ok", "the backend and the interfaces are usable", evidence)
 
 
-CHECKS = (netlink, ring, backend)
+CHECKS = (netlink, family, ring, backend)

@@ -2,19 +2,22 @@
 
 import errno
 import ipaddress
+import itertools
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 
 from mcast_fast._host import igmp_version, port_users
 from mcast_fast.doctor._context import Context
+from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
+from mcast_fast.doctor._listening import NO_FAMILY
 from mcast_fast.doctor._readings import setting
-from mcast_fast.errors import SocketError
+from mcast_fast.errors import DOCTOR, SocketError
 
+SHOWN = 10  # sockets
+INDEX_FIELDS = {4: "imr_ifindex of IP_ADD_MEMBERSHIP", 6: "ipv6mr_interface of IPV6_JOIN_GROUP"}
 IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))
-COMMAND = re.compile(r"`(sysctl [^`]+)`")
 
 
 def refused(context: Context) -> Iterator[Finding]:
@@ -26,7 +29,9 @@ def refused(context: Context) -> Iterator[Finding]:
     operation = error.operation if isinstance(error, SocketError) else ""
     if operation == "bind" and number in IN_USE:
         yield from _port_taken(context, str(error))
-    elif not (operation in ("join", "filter") and number == errno.ENOBUFS and _beyond(context)):
+        return
+    is_limit = operation in ("join", "filter") and number == errno.ENOBUFS and _beyond(context)
+    if number not in NO_FAMILY and not is_limit:
         yield Finding("membership.refused", "problem", "the system refuses the membership", (str(error),))
 
 
@@ -36,15 +41,17 @@ def _port_taken(context: Context, error: str) -> Iterator[Finding]:
         known = context.owned(users.values())
         group = next(feed.text for feed in context.feeds if feed.port == port)
         pids = sorted({user.pid for user in known if user.pid})
+        is_one = len(pids) == 1 and pids != [os.getpid()]
         if not known and len(context.before.users) > 1:
             continue
         yield Finding(
             "membership.port-taken",
             "problem",
             f"another socket holds port {port} without sharing it",
-            (*(port_users.describe(user) for user in known), error),
-            f"kill {pids[0]}" if len(pids) == 1 and pids != [os.getpid()] else f"ss -ulpn 'sport = :{port}'",
-            "It ends the program, or lists several. Or have it set SO_REUSEADDR before it binds, or use another port.",
+            (*(port_users.describe(user) for user in known), error.replace(f"; {DOCTOR}", "")),
+            f"kill {pids[0]}" if is_one else f"ss -ulpn 'sport = :{port}'",
+            ("This ends that program." if is_one else "This lists those that have it; end them.")
+            + " Or have them set SO_REUSEADDR before they bind, or use another port.",
             group=group,
         )
 
@@ -93,13 +100,13 @@ def old_version(context: Context) -> Iterator[Finding]:
             continue
         done.add(key)
         if reason := igmp_version.obstacle(*key):
-            command = COMMAND.search(reason)
+            command = igmp_version.lift(reason)
             yield Finding(
                 "membership.old-version",
                 "warning" if feed.heard else "problem",
                 "the network is asked for every source of the group, not for this one: IGMP or MLD is too old",
                 (reason,),
-                command[1] if command else "",
+                command,
                 "" if command else "Set the querier, a router or a switch, to IGMPv3 (MLDv2 for IPv6).",
                 group=feed.text,
             )
@@ -127,6 +134,7 @@ def wrong_interface(context: Context) -> Iterator[Finding]:
                 + ("" if has_zone else ", which the routing table names"),
                 (f"{count} packets at {name}, none at {feed.name}",),
                 feed.call(feed.at(name)),
+                f"Or in another program: name {name} where it joins ({INDEX_FIELDS[feed.group.version]}).",
                 group=feed.text,
             )
 
@@ -158,10 +166,10 @@ def wrong_source(context: Context) -> Iterator[Finding]:
 def joined_elsewhere(context: Context) -> Iterator[Finding]:
     """Whether the programs of this host that want the group joined it where its packets do not arrive."""
     for feed in context.feeds:
-        names = context.before.joined.get(feed.group.address, set())
+        names = context.before.joined.get(feed.group.address, {})
         if not names or not feed.name or feed.name in names or not (feed.heard or feed.arrived()):
             continue
-        users = context.owned(context.before.users.get(feed.port, {}).values())
+        users = _users(context, feed)
         yield Finding(
             "membership.joined-elsewhere",
             "warning",
@@ -169,10 +177,10 @@ def joined_elsewhere(context: Context) -> Iterator[Finding]:
             (
                 f"/proc/net/{'igmp' if feed.group.version == 4 else 'igmp6'}, before the doctor joined: "
                 f"{', '.join(sorted(names))}",
-                *(port_users.describe(user) for user in users[:10]),
+                *(port_users.describe(user) for user in users),
             ),
             feed.call(),
-            f"Without this library: name {feed.name} in IP_ADD_MEMBERSHIP (ip_mreqn.imr_ifindex), not INADDR_ANY.",
+            f"Without this library: name {feed.name} where they join ({INDEX_FIELDS[feed.group.version]}).",
             group=feed.text,
         )
 
@@ -195,6 +203,55 @@ def bound_to_host(context: Context) -> Iterator[Finding]:
                 "In that program, if it is to receive the group; or bind no address at all.",
                 group=feed.text,
             )
+
+
+def _users(context: Context, feed: Feed) -> list[port_users.PortUser]:
+    """Some sockets that were on its port."""
+    return context.owned(itertools.islice(context.before.users.get(feed.port, {}).values(), SHOWN))
+
+
+def not_joined(context: Context) -> Iterator[Finding]:
+    """Whether a program is bound to the group, and none had joined it."""
+    for feed in context.feeds:
+        users = context.before.users.get(feed.port, {}).values()
+        bound = [one for one in users if one.address == feed.group.address]
+        if not bound or not feed.heard or context.before.joined.get(feed.group.address):
+            continue
+        yield Finding(
+            "membership.not-joined",
+            "warning",
+            f"{port_users.describe(context.owned(bound[:1])[0])} is not a member of the group: nobody had joined it "
+            "before the doctor did",
+            (f"/proc/net/{'igmp' if feed.group.version == 4 else 'igmp6'}, before: no membership of the group",),
+            feed.call(watch=True),
+            "It never joined, or its interface was removed and made again, which ends memberships. Start it again; "
+            "watch=True joins again by itself.",
+            group=feed.text,
+        )
+
+
+def filtered(context: Context) -> Iterator[Finding]:
+    """Whether the programs that joined the group want other sources than those that send."""
+    for feed in context.feeds:
+        wanted = context.before.included.get((feed.group.address, feed.name), {})
+        members = context.before.joined.get(feed.group.address, {}).get(feed.name, 0)
+        if not wanted or max(wanted.values()) < members or not feed.heard or set(wanted) & set(feed.heard):
+            continue
+        users = _users(context, feed)
+        yield Finding(
+            "membership.filtered-elsewhere",
+            "warning",
+            f"programs here joined the group for {', '.join(sorted(wanted)[:3])}, and {', '.join(feed.sources[:3])} "
+            "sends it",
+            (
+                f"/proc/net/{'mcfilter' if feed.group.version == 4 else 'mcfilter6'}, before the doctor joined: "
+                f"{', '.join(sorted(wanted)[:10])}",
+                *(port_users.describe(user) for user in users),
+            ),
+            feed.call(feed.at(None, source=feed.sources[0])),
+            "In those programs; or without a source, to take any.",
+            group=feed.text,
+        )
 
 
 def _takes_groups(address: str) -> bool:
@@ -231,4 +288,6 @@ CHECKS = (
     wrong_port,
     joined_elsewhere,
     bound_to_host,
+    not_joined,
+    filtered,
 )

@@ -125,6 +125,7 @@ def _settings(
         bursts=sum(one <= whole_number(burst, "burst", 0, BURSTS[-1]) for one in BURSTS),
         phase=random.random(),  # hosts that found one another at once do not burst at once
         hosts=hosts,
+        secret=os.urandom(16),
     )
 
 

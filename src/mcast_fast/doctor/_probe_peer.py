@@ -8,7 +8,7 @@ from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from mcast_fast.doctor._probe_counts import GRACE, Arrivals, Series, Times
-from mcast_fast.doctor._probe_wire import BURSTS, UNKNOWN, Entry, Flags, Header, Hello, Message, Sized
+from mcast_fast.doctor._probe_wire import BURSTS, NO_TOKEN, UNKNOWN, Entry, Flags, Header, Hello, Message, Sized
 
 MOST_PEERS = 64  # that are followed, and entries that are kept of each
 MOST_MOVES = 8  # of a host from one address to another
@@ -45,7 +45,8 @@ class Peer:
         self.name = name
         self.found = now
         self.address: Address | None = None
-        self.is_confirmed = False  # it reports that this host's unicast reaches it
+        self.is_confirmed = False  # it has shown that this host's unicast reaches it at its address
+        self.unanswered = 0  # hellos to that address before it has
         self.is_leaving = False
         self.unicast_sent = 0
         self.ttl_sent = self.dscp_sent = -1
@@ -65,6 +66,7 @@ class Peer:
         self._contact = self._last_multicast = self._last = 0
         self.echoed = 0  # the latest departure of a hello of this host that it has reported to have arrived
         self._echo = (0, 0)  # the departure and the arrival of its latest hello
+        self._token = NO_TOKEN  # of its latest hello by unicast
 
     def hear(self, message: Message, arrival: Arrival, now: int) -> None:
         """A datagram of this host has come."""
@@ -86,8 +88,12 @@ class Peer:
     def _move(self, source: Address) -> None:
         """It sends from there: one socket sends to the group and to hosts, but a route may choose another address."""
         if source != self.address and self._moves < MOST_MOVES:
-            self.address = source
+            self.move_to(source)
             self._moves += 1
+
+    def move_to(self, address: Address | None) -> None:
+        """It is to be reached there, which it has yet to show."""
+        self.address, self.is_confirmed, self.unanswered = address, False, 0
 
     def _hear_hello(self, message: Hello, arrival: Arrival, now: int) -> None:
         header = message.header
@@ -96,6 +102,7 @@ class Peer:
             self._multicast.announce(header.announced, now)
             self._unicast.begin(0)
             self._unicast.add(header.sequence)
+            self._token = header.token
         else:
             self._hear_multicast(header, arrival, now)
         if header.series_done > self._series_done:
@@ -121,11 +128,11 @@ class Peer:
         if abs(delay) < LONGEST_DELAY:
             self._delay.add(delay)
 
-    def answered(self, entry: Entry, arrival: Arrival, now: int) -> None:
-        """It reports what it has heard of this host."""
+    def answered(self, entry: Entry, arrival: Arrival, now: int, token: bytes) -> None:
+        """It reports what it has heard of this host; `token`: what this one sends to its address alone."""
         self._unicast.begin(0)
         self._unicast.announce(entry.unicast_sent, now)
-        if entry.unicast.received:
+        if entry.token == token:
             self.is_confirmed = True
         self.echoed = max(self.echoed, entry.echo_time)
         if entry.echo_hold >= 0:
@@ -181,5 +188,6 @@ class Peer:
             silent=self._silent(now) // MILLISECONDS,
             echo_time=departure,
             echo_hold=max(0, clock - arrived) if arrived else -1,
+            token=self._token,
             name=self.name,
         )

@@ -8,6 +8,7 @@ times that at most. A quarter to half of that time after a host was found, it se
 end it says that it leaves, and waits for the others' last reports.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from mcast_fast.doctor._probe_peer import MOST_PEERS, Address, Arrival, Peer, is
 from mcast_fast.doctor._probe_wire import (
     BURSTS,
     SIZES,
+    TOKEN,
     Entry,
     Flags,
     Header,
@@ -52,7 +54,8 @@ class Phase(Enum):
 
 class Settings(NamedTuple):
     """Of one host. `interval`, `duration` and `wait` in ns (`wait` < 0: no limit); `bursts`: how many of BURSTS to
-    send; `phase`, 0 to 1: when in its time the series is sent, which differs from host to host."""
+    send; `phase`, 0 to 1: when in its time the series is sent, which differs from host to host; `secret`: 16 bytes
+    that tokens are made of, new in each run."""
 
     version: int
     identity: bytes
@@ -65,6 +68,7 @@ class Settings(NamedTuple):
     bursts: int
     phase: float
     hosts: tuple[Address, ...] = ()
+    secret: bytes = bytes(16)
 
 
 class Sending(NamedTuple):
@@ -145,7 +149,7 @@ class State:
         """What a host knows of this one, and of hosts that this one has not heard."""
         for entry in message.entries:
             if entry.identity == self.settings.identity:
-                peer.answered(entry, arrival, now)
+                peer.answered(entry, arrival, now, self._token(peer.address))
             elif entry.identity not in self.peers and 0 <= entry.echo_hold < STALE and not entry.is_gone:
                 self._find_by_hearsay(entry, now)
 
@@ -155,7 +159,7 @@ class State:
         is_fit = is_host(address, self.settings.version)
         found = self._find(entry.identity, entry.name, now) if is_fit else None
         if found is not None:
-            found.address = address
+            found.move_to(address)
             found.unicast_sent = self._named.pop(address, 0)
 
     # What is due -----------------------------------------------------------------------------------------------------
@@ -259,21 +263,31 @@ class State:
         return self.settings.interval if self.phase is Phase.MEASURING else LEAVING_INTERVAL
 
     def _may_send(self, peer: Peer) -> bool:
-        return peer.address is not None and (peer.is_confirmed or peer.unicast_sent < UNANSWERED)
+        return peer.address is not None and (peer.is_confirmed or peer.unanswered < UNANSWERED)
+
+    def _token(self, address: Address | None) -> bytes:
+        """What goes to an address by unicast alone: who repeats it is there, or hears what is sent there. Reports are
+        no sign of that, for a stranger can make them up, and name an address that is not its own."""
+        return hashlib.blake2b(repr(address).encode(), key=self.settings.secret, digest_size=TOKEN).digest()
 
     def _unicast_to(self, peer: Peer, now: int, clock: int) -> Iterator[Sending]:
         if peer.address is None:
             return
-        header = self._header(Kind.HELLO, clock)._replace(sequence=peer.unicast_sent, flags=self._flags | Flags.UNICAST)
+        header = self._header(Kind.HELLO, clock)._replace(
+            sequence=peer.unicast_sent, flags=self._flags | Flags.UNICAST, token=self._token(peer.address)
+        )
         payload = self._hello(header, now, clock, (peer,))
         peer.unicast_sent += 1
+        peer.unanswered += not peer.is_confirmed
         yield Sending([payload], peer.address)
 
     def _to_named_hosts(self, now: int, clock: int) -> Iterator[Sending]:
         """To those that the user named and that were not heard yet: while waiting, and some times more."""
         for address, sent in self._named.items():
             if self.phase is Phase.WAITING or (self.phase is Phase.MEASURING and sent < UNANSWERED):
-                header = self._header(Kind.HELLO, clock)._replace(sequence=sent, flags=Flags.UNICAST)
+                header = self._header(Kind.HELLO, clock)._replace(
+                    sequence=sent, flags=Flags.UNICAST, token=self._token(address)
+                )
                 self._named[address] += 1
                 yield Sending([self._hello(header, now, clock, ())], address)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
 
 MAGIC = b"mcPr"
-VERSION = 1
+VERSION = 2
 LARGEST_HELLO = 1_200  # bytes: what every path carries in one piece (IPv6's smallest MTU is 1,280)
 LONGEST_NAME = 32  # bytes
 
@@ -28,11 +28,14 @@ BURSTS = (10, 100, 1_000, 5_000)  # datagrams, back to back
 BURST_SIZE = 800  # bytes of each; as the heaviest of the tests of Informatica's mtools
 UNKNOWN = 0xFFFF  # how many of a burst came
 
-_HEADER = Struct("!4sBB8sBBBIIqHHHB")
+TOKEN = 8  # bytes
+NO_TOKEN = bytes(TOKEN)
+
+_HEADER = Struct("!4sBB8sBBBIIqHHHB8s")
 _HELLO = Struct("!BIB")
 _SIZE = Struct("!HBI")
 _BURST = Struct("!HBH")
-_ENTRY = Struct("!8s16sHI5I5IhhHB4HIqqqIIqq")
+_ENTRY = Struct("!8s16sHI5I5IhhHB4HIqqqIIqq8s")
 
 
 class WireError(ValueError):
@@ -64,7 +67,7 @@ class Header(NamedTuple):
 
     `sequence` counts the hellos of each way apart (by unicast: of each target). `announced`: multicast hellos so far,
     this one included. `time`: ns since the epoch by the sender's clock. `sizes` and `bursts`: bits of those that the
-    system let the sender send.
+    system let the sender send. `token`: of a datagram by unicast, what shows that its receiver is where it was sent.
     """
 
     kind: Kind
@@ -79,7 +82,8 @@ class Header(NamedTuple):
     series_done: int
     sizes: int
     bursts: int
-    name: bytes
+    token: bytes = NO_TOKEN
+    name: bytes = b""
 
 
 class Entry(NamedTuple):
@@ -89,7 +93,8 @@ class Entry(NamedTuple):
     `ttl` and `dscp`: as received, -1 unknown. `judged`: whether a whole series is over, so that `sizes` and `bursts`
     say something. `is_gone`: it has said that it leaves. `delay`: arrival by the one's clock less departure by the
     other's. `lasted` and `silent`: ms from first contact to the last multicast hello, and since. `echo_time` and
-    `echo_hold`: the departure of the last hello that arrived, and the ns since its arrival; -1 for none.
+    `echo_hold`: the departure of the last hello that arrived, and the ns since its arrival; -1 for none. `token`: the
+    last that came from it by unicast.
     """
 
     identity: bytes
@@ -109,6 +114,7 @@ class Entry(NamedTuple):
     silent: int = 0
     echo_time: int = 0
     echo_hold: int = -1
+    token: bytes = NO_TOKEN
     name: bytes = b""
 
 
@@ -189,7 +195,7 @@ def _entry_bytes(one: Entry) -> bytes:
         *(one.ttl, one.dscp, one.sizes, one.judged | one.is_gone << 1),
         *one.bursts,
         *(_capped(one.delay.samples), *one.delay[1:]),
-        *(_capped(one.lasted), _capped(one.silent), one.echo_time, one.echo_hold),
+        *(_capped(one.lasted), _capped(one.silent), one.echo_time, one.echo_hold, one.token),
     ) + _text(one.name)
 
 
@@ -243,7 +249,7 @@ def _entry(fields: tuple[Any, ...], name: bytes) -> Entry:
         raise ValueError("more came than was sent")
     ttl, dscp, sizes, flags = rest[10:14]
     delay = ProbeTimes(*rest[18:22])
-    values = (ttl, dscp, sizes, bool(flags & 1), bool(flags & 2), tuple(rest[14:18]), delay, *rest[22:26], name)
+    values = (ttl, dscp, sizes, bool(flags & 1), bool(flags & 2), tuple(rest[14:18]), delay, *rest[22:27], name)
     return Entry(identity, address, port, unicast_sent, multicast, unicast, *values)
 
 

@@ -4,6 +4,7 @@ Of the calling thread's network namespace. Nothing is raised; what cannot be rea
 """
 
 import contextlib
+import errno
 import ipaddress
 import json
 import shutil
@@ -11,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mcast_fast._host.interfaces import interface_name
 from mcast_fast._host.stack_counters import NET, Counters, text
-from mcast_fast.doctor._rules import Ruleset
+from mcast_fast.doctor._rules import Rule, Ruleset
 
 SETTINGS = Path("/proc/sys/net")
 LISTED = (
@@ -28,21 +30,40 @@ NFT_SECONDS = 10
 LEGACY = "ip_tables_names"
 
 
-def joined() -> dict[str, set[str]]:
-    """The groups that are joined here, each with the names of its interfaces: /proc/net/igmp and igmp6."""
-    found: dict[str, set[str]] = {}
+def joined() -> dict[str, dict[str, int]]:
+    """The groups that are joined here, by interface, with how many sockets did: /proc/net/igmp and igmp6."""
+    found: dict[str, dict[str, int]] = {}
     device = ""
     for line in text(NET / "igmp").splitlines()[1:]:
-        words = line.split()
+        words = line.replace(":", " ").split()  # it stands right behind a name of ten letters or more
         if not line.startswith("\t"):
             device = words[1] if len(words) > 1 else ""
-        elif words and (group := address_in_memory(words[0])):
-            found.setdefault(group, set()).add(device)
+        elif len(words) > 1 and words[1].isdecimal() and (group := address_in_memory(words[0])):
+            found.setdefault(group, {})[device] = int(words[1])
     for line in text(NET / "igmp6").splitlines():
         words = line.split()
         with contextlib.suppress(ValueError, IndexError):
-            found.setdefault(str(ipaddress.IPv6Address(bytes.fromhex(words[2]))), set()).add(words[1])
+            group = str(ipaddress.IPv6Address(bytes.fromhex(words[2])))
+            found.setdefault(group, {})[words[1]] = int(words[3])
     return found
+
+
+def included() -> dict[tuple[str, str], dict[str, int]]:
+    """By group and interface: sources, with how many sockets want them alone; /proc/net/mcfilter and mcfilter6."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    for table in ("mcfilter", "mcfilter6"):
+        for line in text(NET / table).splitlines():
+            with contextlib.suppress(ValueError, IndexError):  # the heading
+                index, *_, group, source, wanted, _ = line.split()  # the name between them is cut short
+                key = _address(group), interface_name(int(index))
+                if int(wanted):
+                    found.setdefault(key, {})[_address(source)] = int(wanted)
+    return found
+
+
+def _address(digits: str) -> str:
+    """An address in network order, as 0x and 8 digits, or 32; ValueError."""
+    return str(ipaddress.ip_address(bytes.fromhex(digits.removeprefix("0x"))))
 
 
 def address_in_memory(digits: str) -> str:
@@ -66,22 +87,36 @@ def setting(name: str) -> int | None:
         return None
 
 
-def rules(*, with_text: bool) -> tuple[Ruleset | None, str, str]:
-    """The rules of nftables, why they are not known, and their text with handles where that is wanted."""
+def rules() -> tuple[Ruleset | None, str]:
+    """The rules of nftables, and why they are not known, or not all of them."""
+    try:
+        return Ruleset.parse(json.loads(_nft("-j", "list", "ruleset"))), _legacy()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, subprocess.SubprocessError) as error:
+        if isinstance(error, FileNotFoundError):
+            return None, "the program nft is not installed"
+        words = str(getattr(error, "stderr", "") or error).strip().splitlines() or [type(error).__name__]
+        return None, f"`nft list ruleset` answers: {words[0]}"
+
+
+def rule_text(rule: Rule) -> str:
+    """A rule as `nft -a` shows it; its handle where that cannot be read."""
+    if not rule.handle:
+        return "policy drop"
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        listed = _nft("-a", "list", "chain", rule.family, rule.table, rule.chain)
+        for line in listed.splitlines():
+            if line.endswith(f"# handle {rule.handle}"):
+                return line.strip()
+    return f"handle {rule.handle}"
+
+
+def _nft(*arguments: str) -> str:
     program = shutil.which("nft") or shutil.which("nft", path="/usr/sbin:/sbin")
     if program is None:
-        return None, "the program nft is not installed", ""
-    try:
-        listed = _run(program, "-j", "list", "ruleset")
-        shown = _run(program, "-a", "list", "ruleset") if with_text else ""
-        return Ruleset.parse(json.loads(listed)), _legacy(), shown
-    except (OSError, ValueError, KeyError, TypeError, subprocess.SubprocessError) as error:
-        words = str(getattr(error, "stderr", "") or error).strip().splitlines() or [type(error).__name__]
-        return None, f"`nft list ruleset` answers: {words[0]}", ""
-
-
-def _run(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=NFT_SECONDS, check=True)
+        raise FileNotFoundError(errno.ENOENT, "the program nft is not installed")
+    done = subprocess.run(
+        (program, *arguments), capture_output=True, text=True, errors="replace", timeout=NFT_SECONDS, check=True
+    )
     return done.stdout
 
 

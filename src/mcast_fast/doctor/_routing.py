@@ -1,9 +1,13 @@
 """Routes: that of a sender, and those that reverse path filtering looks for."""
 
+import ipaddress
+import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from shlex import quote
 
 from mcast_fast._host.interfaces import interface_name
+from mcast_fast._host.routes import DISCARD_PORT
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
@@ -11,6 +15,7 @@ from mcast_fast.doctor._readings import setting
 from mcast_fast.errors import os_text
 
 STRICT, LOOSE = 1, 2
+HOST_SCOPES, SITE = (0, 1), 5
 DROPPED = "TcpExt.IPReversePathFilter"
 
 
@@ -18,7 +23,7 @@ def rp_filter(context: Context) -> Iterator[Finding]:
     """Whether reverse path filtering drops the packets: the larger value of `all` and the interface is in force
     (ip-sysctl.rst of the kernel)."""
     for feed in context.feeds:
-        if feed.group.version != 4 or not feed.interface or feed.heard or not context.is_opened(feed):
+        if feed.group.version != 4 or not feed.interface or context.arrives(feed) or not context.is_opened(feed):
             continue
         everywhere, here = (setting(f"ipv4/conf/{name}/rp_filter") or 0 for name in ("all", feed.name))
         mode = max(everywhere, here)
@@ -79,4 +84,56 @@ def no_route(context: Context) -> Iterator[Finding]:
         )
 
 
-CHECKS = (rp_filter, no_route)
+def no_loopback(context: Context) -> Iterator[Finding]:
+    """Whether nothing can be sent to an IPv6 group over the loopback interface, which has no route for groups."""
+    for feed in context.feeds:
+        one = feed.interface
+        if feed.group.version != 6 or one is None or not one.is_loopback or feed.heard:
+            continue
+        if number := _refused(feed.group.address, one.index):
+            fit = [other for other in context.interfaces if other.is_up and other.is_multicast and other.ipv6]
+            yield Finding(
+                "routing.no-route",
+                "problem",
+                f"nothing can be sent to an IPv6 group over {one.name}, which has no route for groups",
+                (f"connect to [{feed.group.address}%{one.name}] answers: {os_text(number)}",),
+                feed.call(feed.at(fit[0].name)) if fit else "",
+                "And so in the program that sends: packets are looped back to this host on any interface. A route "
+                f"alone does not help on {one.name}; an IPv4 group does.",
+                group=feed.text,
+            )
+
+
+def _refused(group: str, index: int) -> int:
+    """The error of sending there; connect(2) sends nothing."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+            sock.connect((group, DISCARD_PORT, 0, index))
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
+def scope(context: Context) -> Iterator[Finding]:
+    """Whether the group's scope keeps its packets on the host that sends them (RFC 4291, section 2.7)."""
+    for feed in context.feeds:
+        address = ipaddress.ip_address(feed.group.address)
+        if address.version == 6 and address.packed[1] & 0xF in HOST_SCOPES and not feed.heard:
+            yield Finding(
+                "routing.scope",
+                "problem",
+                "the group is of one interface: its packets never leave the host that sends them",
+                (f"{feed.group.address} has scope {address.packed[1] & 0xF}",),
+                feed.call(replace(feed.at(None), address=_wider(address))),
+                "And so in the program that sends: ff02:: groups stay on the local network, ff05:: ones in the site.",
+                group=feed.text,
+            )
+
+
+def _wider(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    packed = address.packed
+    return str(ipaddress.IPv6Address(packed[:1] + bytes([packed[1] & 0xF0 | SITE]) + packed[2:]))
+
+
+CHECKS = (rp_filter, no_route, no_loopback, scope)

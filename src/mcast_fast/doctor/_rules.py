@@ -28,6 +28,7 @@ NUMBERS = {
 INPUT, OUTPUT = ("ingress", "prerouting", "input"), ("output", "postrouting", "egress")
 FAMILIES = {4: ("ip", "inet", "netdev"), 6: ("ip6", "inet", "netdev")}
 DROPS, UNDECIDED = ("drop", "reject"), ("limit", "quota", "ct count", "connlimit", "queue", "tproxy", "fwd", "dup")
+MOST_ELEMENTS = 10_000  # of a set that are compared: lists of blocked networks have a million
 DEEPEST = 16  # jumps; the kernel allows as many
 
 
@@ -275,6 +276,8 @@ def _equals(value: Any, right: Any, sets: Mapping[str, list[Any]]) -> bool | Non
 
 def _in(value: Any, right: Mapping[str, Any], sets: Mapping[str, list[Any]]) -> bool | None:
     if "set" in right:
+        if len(right["set"]) > MOST_ELEMENTS:
+            return None
         answers = [_equals(value, one, sets) for one in right["set"]]
         return True if True in answers else None if None in answers else False
     if "elem" in right:

@@ -4,40 +4,40 @@ import time
 from collections.abc import Iterator
 from shlex import quote
 
+from mcast_fast._host.interfaces import Interface
 from mcast_fast._host.links import Link
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
 
 QUERY_INTERVAL, MEMBERSHIP_INTERVAL = 125.0, 260.0  # seconds; RFC 3376, sections 8.2 and 8.4
-QUIET = 2.0  # seconds without a packet that are a stop, or ten times the usual gap
 
 
 def stopped(context: Context) -> Iterator[Finding]:
     """Whether the packets stopped while they were watched, and whether queries are missing."""
     listening = context.listening
     for feed in context.feeds:
-        count = feed.heard.total()
-        if not context.is_watch or count < 2:
+        if not (gap := context.silence(feed)):
             continue
-        gap = listening.ended - feed.last
-        if gap <= max(QUIET, 10 * (feed.last - listening.began) / count):
-            continue
-        clock = time.strftime("%H:%M:%S", time.localtime(context.after.clock - (context.after.monotonic - feed.last)))
+        ago = context.after.monotonic - feed.last_heard
+        clock = time.strftime("%H:%M:%S", time.localtime(context.after.clock - ago))
+        goes_on = context.is_on_wire(feed)
         evidence = (
-            f"the last packet came at {clock}, {feed.last - listening.began:.1f} s after the watch began; "
+            f"the last packet came at {clock}, {feed.last_heard - listening.began:.1f} s after the watch began; "
             f"none in the {gap:.1f} s since",
+            *([f"packets still reach {feed.name}: they stop in this host"] if goes_on else []),
         )
         silence = _silence(context, feed)
-        bridge = _bridge(context, feed)
+        bridge = _bridge(context, feed.interface)
         is_pruned = bridge is not None and _is_without_querier(bridge[1])
-        if silence is None or not (silence >= QUERY_INTERVAL or is_pruned):
+        if goes_on or silence is None or not (silence >= QUERY_INTERVAL or is_pruned):
             yield Finding(
                 "packets.stopped",
                 "problem",
                 f"the packets stopped at {clock}",
                 evidence,
-                advice="Run the doctor where the sender is; with --for 10m it watches across intervals of queries.",
+                advice="Run the doctor again, now that they do not come: it looks for where they stop. With --for 10m "
+                "it watches across intervals of queries.",
                 group=feed.text,
             )
         else:
@@ -61,7 +61,7 @@ def no_querier(context: Context) -> Iterator[Finding]:
         if not feed.name or key in done or silence is None or _last_query(context, feed) is not None:
             continue
         done.add(key)
-        bridge = _bridge(context, feed)
+        bridge = _bridge(context, feed.interface)
         is_pruned = bridge is not None and _is_without_querier(bridge[1])
         if silence <= QUERY_INTERVAL + 10 and not is_pruned:
             continue
@@ -73,6 +73,21 @@ def no_querier(context: Context) -> Iterator[Finding]:
             _bridge_evidence(bridge) or (f"no query in {silence:.0f} s",),
             *_cure(bridge),
             group=feed.text,
+        )
+
+
+def bridge_of_interface(context: Context) -> Iterator[Finding]:
+    """Whether the bridge that is examined by itself, or that the interface is part of, snoops without a querier."""
+    bridge = _bridge(context, context.surveyed)
+    queried = {name for name, _ in context.listening.queries}
+    if bridge is not None and _is_without_querier(bridge[1]) and not queried & {bridge[0], context.listening.surveyed}:
+        yield Finding(
+            "switch.no-querier",
+            "warning",
+            f"the bridge {bridge[0]} snoops, and no querier was heard: it forgets members after "
+            f"{MEMBERSHIP_INTERVAL:.0f} s",
+            _bridge_evidence(bridge),
+            *_cure(bridge),
         )
 
 
@@ -88,9 +103,9 @@ def _silence(context: Context, feed: Feed) -> float | None:
     return context.listening.ended - (_last_query(context, feed) or context.listening.began)
 
 
-def _bridge(context: Context, feed: Feed) -> tuple[str, Link] | None:
-    """The bridge of this host that the group comes through, and its settings."""
-    index = feed.interface.index if feed.interface else 0
+def _bridge(context: Context, interface: Interface | None) -> tuple[str, Link] | None:
+    """The bridge of this host that packets of an interface come through, and its settings."""
+    index = interface.index if interface else 0
     link = context.links.get(index)
     if link is not None and link.master:
         index, link = link.master, context.links.get(link.master)
@@ -117,4 +132,4 @@ def _cure(bridge: tuple[str, Link] | None) -> tuple[str, str]:
     return "", "Switch a querier on, in a switch or router of this network; or switch IGMP snooping off."
 
 
-CHECKS = (stopped, no_querier)
+CHECKS = (stopped, no_querier, bridge_of_interface)

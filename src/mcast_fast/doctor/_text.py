@@ -1,5 +1,6 @@
 """A report as text, JSON, or a bundle for a bug report. It prints nothing."""
 
+import contextlib
 import io
 import ipaddress
 import json
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from mcast_fast.doctor._examination import programs
@@ -22,6 +24,7 @@ Style = Literal["problem", "warning", "unknown", "ok", "remedy", "plain"]
 DOCUMENT = "docs/doctor.md"
 NARROWEST = 40
 INDENT = "    "
+COMMAND, KEPT = re.compile(r"`[^`]{1,60}`"), "\xa0"  # what is copied as a whole stays on one line
 LABEL = 10  # columns of the verdict
 PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -67,7 +70,7 @@ def _finding(finding: Finding, others: int, width: int) -> Iterator[tuple[Style,
 
 def _folded(style: Style, text: str, mark: str, width: int) -> Iterator[tuple[Style, str]]:
     folded = textwrap.wrap(
-        escaped(text),
+        COMMAND.sub(lambda found: found[0].replace(" ", KEPT), escaped(text)),
         width,
         initial_indent=INDENT + mark,
         subsequent_indent=INDENT + " " * len(mark),
@@ -75,7 +78,7 @@ def _folded(style: Style, text: str, mark: str, width: int) -> Iterator[tuple[St
         break_on_hyphens=False,
     )
     for line in folded:
-        yield style, line
+        yield style, line.replace(KEPT, " ")
 
 
 def summary(report: Report) -> str:
@@ -105,16 +108,29 @@ def write_bundle(report: Report, path: str, *, masked: bool = False) -> None:
     contents = {**report.readings, **programs()}
     if masked:
         contents = _masked(contents)
+    data = _archive(contents)
+    is_ours = False
     try:
-        descriptor = os.open(path, PRIVATE, 0o600)
-        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for name, content in sorted(contents.items()):
-                data = content.encode(errors="replace")
-                entry = tarfile.TarInfo(f"mcast-fast-doctor/{name}")
-                entry.size, entry.mtime = len(data), int(time.time())
-                archive.addfile(entry, io.BytesIO(data))
+        with os.fdopen(os.open(path, PRIVATE, 0o600), "wb") as file:
+            is_ours = True
+            file.write(data)
     except OSError as error:
+        if is_ours:  # half of it is of no use
+            with contextlib.suppress(OSError):
+                Path(path).unlink()
         raise file_error("write", path, error) from error
+
+
+def _archive(contents: Mapping[str, str]) -> bytes:
+    """The texts by name as a .tar.gz, in memory: what is on the disk is whole."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for name, content in sorted(contents.items()):
+            data = content.encode(errors="replace")
+            entry = tarfile.TarInfo(f"mcast-fast-doctor/{name}")
+            entry.size, entry.mtime = len(data), int(time.time())
+            archive.addfile(entry, io.BytesIO(data))
+    return made.getvalue()
 
 
 def _masked(contents: Mapping[str, str]) -> dict[str, str]:
