@@ -309,7 +309,10 @@ def test_mcast_fast(backend):
 
 # ---- both backends ----
 
-FORMATS = st.sampled_from([*PRESETS, "u8@0", "u24le@1&0xfffff0/b3@0", "u64le@rtp3+u8@2/u56be@1", "u40be@2*999:u16le@0"])
+KEYS = ["u16be@0/u24be@1/u64le@2&0xff0000ff0/u32be@0", "u8@0/u64be@3/u64le@1"]  # a part lies in both words of the key
+FORMATS = st.sampled_from(
+    [*PRESETS, "u8@0", "u24le@1&0xfffff0/b3@0", "u64le@rtp3+u8@2/u56be@1", "u40be@2*999:u16le@0", *KEYS]
+)
 PIECES = st.lists(
     st.one_of(
         st.binary(max_size=12),

@@ -154,6 +154,7 @@ typedef struct mcast_arbiter {
     uint32_t leg_count;
     uint32_t limit; /* flows */
     int in_order;
+    uint8_t all_legs; /* a bit each */
     int failed; /* no memory: a packet stays where it is */
     mcast_leg legs[MCAST_MOST_LEGS];
 

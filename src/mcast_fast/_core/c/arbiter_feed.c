@@ -188,16 +188,6 @@ go_on(const mcast_arbiter *arbiter, mcast_feed_run *run, mcast_leg_flow *of, uin
     }
 }
 
-/* Space for a packet, wherever it goes; 0, or -1 without memory. */
-static int
-reserve(mcast_arbiter *arbiter, size_t length)
-{
-    if (mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.records, sizeof(mcast_record)) != 0 ||
-        mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.data, length) != 0)
-        return -1;
-    return arbiter->in_order ? mcast_kept_reserve(arbiter, length) : 0;
-}
-
 /* A packet of a leg in a run. `is_own`: it is the run that the leg is in. */
 static int
 take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet,
@@ -213,7 +203,7 @@ take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_
         of->low = position;
     if (is_own && steps_back(arbiter, feed, run, packet->leg, position, end))
         return suspect(arbiter, feed, packet, numbered, has_brought(run, packet->leg, position));
-    if (reserve(arbiter, packet->record->length) != 0)
+    if (mcast_arrival_reserve(arbiter, packet->record->length) != 0)
         return -1;
     release(arbiter, feed, packet->leg);
     if (mcast_is_before(run->next, end) && mcast_run_advance(arbiter, feed, run, packet->leg, end) != 0)
@@ -352,29 +342,39 @@ goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_r
            run->next - of->next < 1ull << (arbiter->format.bits - 1) && !mcast_is_before(of->next, run->tail);
 }
 
+/* Its slot says what else there is to do: 1, 0 where that is more than is usual, -1 without memory. */
 static int
 take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet)
 {
     mcast_leg_flow *of = &feed->legs[packet->leg];
     uint64_t position = of->next;
-    if (reserve(arbiter, packet->record->length) != 0 ||
-        (position == run->next && mcast_run_advance(arbiter, feed, run, packet->leg, position + 1) != 0))
-        return -1;
+    if (position == run->next) {
+        int status = mcast_run_follow(arbiter, feed, run, packet);
+        if (status <= 0)
+            return status;
+    } else {
+        const mcast_slot *slot = mcast_slot_at(run, position);
+        if (!slot->legs || slot->legs >> packet->leg & 1 || mcast_is_before(position, run->floor))
+            return 0;
+        mcast_run_repeat(arbiter, run, packet->leg, position);
+    }
     go_on(arbiter, run, of, packet->leg, position, position + 1);
-    mcast_run_admit(arbiter, run, packet, position, position + 1);
-    return 0;
+    return 1;
 }
 
 int
 mcast_feed_take(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered)
 {
+    if (mcast_feed_is_due(arbiter, feed))
+        mcast_feed_pass(arbiter, feed);
     mcast_feed_run *run = current_of(feed);
-    mcast_feed_pass(arbiter, feed);
-    if (numbered->kind == MCAST_DATA && goes_on(arbiter, feed, run, &feed->legs[packet->leg], numbered) &&
-        !has_brought(run, packet->leg, feed->legs[packet->leg].next))
-        return take_next(arbiter, feed, run, packet);
     if (numbered->kind != MCAST_DATA)
         return take_heartbeat(arbiter, feed, packet->leg, numbered->number);
+    if (goes_on(arbiter, feed, run, &feed->legs[packet->leg], numbered)) {
+        int status = take_next(arbiter, feed, run, packet);
+        if (status != 0)
+            return status < 0 ? -1 : 0;
+    }
     if (numbered->count > MCAST_MOST_COVERED) {
         count_outside(arbiter, packet->leg, numbered->count);
         return 0;

@@ -20,11 +20,13 @@ typedef struct mcast_field {
     uint8_t after_rtp;
 } mcast_field;
 
-/* A field as one load of eight bytes gives it: shifted down, and masked. */
+/* A field as one load of eight bytes gives it: shifted down, and masked. A part of a key is shifted up to where it is in one of the key's
+ * two words; of one that begins in the first and ends in the second, `across` more goes to the first. */
 typedef struct mcast_quick {
     uint64_t mask;
     uint32_t offset;
     uint8_t down, little;
+    uint8_t word, up, across;
 } mcast_quick;
 
 typedef struct mcast_format {
