@@ -103,6 +103,8 @@ new_feed(mcast_arbiter *arbiter, const mcast_feed_key *key)
     if (!feed)
         return NULL;
     feed->key = *key;
+    feed->run = &feed->runs[0];
+    feed->old = &feed->runs[1];
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++)
         feed->legs[leg].behind = MCAST_SILENT;
     uint32_t at = arbiter->count == arbiter->limit ? evict(arbiter) : arbiter->count++;
@@ -374,12 +376,20 @@ mcast_arbiter_due(mcast_arbiter *arbiter)
     return due;
 }
 
+/* Large batches come in turn with small ones: where a leg's batch ends within that of another. */
+static void
+forget_slowly(size_t *usual, size_t used)
+{
+    *usual -= *usual / 8;
+    *usual = used > *usual ? used : *usual;
+}
+
 void
 mcast_arbiter_take(mcast_arbiter *arbiter, mcast_memory *records, mcast_memory *data)
 {
     mcast_lock(&arbiter->lock);
-    arbiter->usual_records = arbiter->out.records.used;
-    arbiter->usual_bytes = arbiter->out.data.used;
+    forget_slowly(&arbiter->usual_records, arbiter->out.records.used);
+    forget_slowly(&arbiter->usual_bytes, arbiter->out.data.used);
     *records = arbiter->out.records;
     *data = arbiter->out.data;
     memset(&arbiter->out, 0, sizeof arbiter->out);

@@ -87,8 +87,8 @@ typedef struct mcast_feed_key {
 
 typedef struct mcast_feed {
     mcast_feed_key key;
+    mcast_feed_run *run, *old; /* the run that began last, and the one before: of these two */
     mcast_feed_run runs[2];
-    uint8_t current; /* the run that began last */
     uint8_t used;    /* since the hand of the eviction passed */
     uint32_t generation;
     mcast_leg_flow legs[MCAST_MOST_LEGS];
@@ -171,7 +171,7 @@ typedef struct mcast_arbiter {
     uint64_t positions; /* remembered, of all flows */
 
     mcast_batch out;                   /* what is decided */
-    size_t usual_records, usual_bytes; /* of the last one that was taken */
+    size_t usual_records, usual_bytes; /* of the last ones that were taken */
     mcast_kept *kept;
     uint32_t kept_count, kept_capacity, kept_unused;
     mcast_chunk *chunks;

@@ -42,16 +42,35 @@ clear(mcast_slot *slot, int64_t time)
 
 /* ---- delivering ---- */
 
+/* Space in the batch for a packet: 0, or -1 without. */
 static inline int
-emit(mcast_arbiter *arbiter, const mcast_record *record, const unsigned char *payload)
+reserve_out(mcast_arbiter *arbiter, size_t length)
 {
-    if (mcast_batch_append(&mcast_shared_pool, &arbiter->out, record, payload) != 0) {
-        arbiter->failed = 1;
-        return -1;
-    }
+    mcast_batch *out = &arbiter->out;
+    return MCAST_ARENA_LIMIT - out->data.used < length ||
+                   mcast_memory_reserve(&mcast_shared_pool, &out->records, sizeof(mcast_record)) != 0 ||
+                   mcast_memory_reserve(&mcast_shared_pool, &out->data, length) != 0
+               ? -1
+               : 0;
+}
+
+static inline void
+put_out(mcast_arbiter *arbiter, const mcast_record *record, const unsigned char *payload)
+{
+    mcast_batch_put(&arbiter->out, record, payload);
     arbiter->packets++;
     arbiter->bytes += record->length;
     arbiter->truncated += record->flags & MCAST_TRUNCATED;
+}
+
+static int
+emit(mcast_arbiter *arbiter, const mcast_record *record, const unsigned char *payload)
+{
+    if (reserve_out(arbiter, record->length) != 0) {
+        arbiter->failed = 1;
+        return -1;
+    }
+    put_out(arbiter, record, payload);
     return 0;
 }
 
@@ -195,7 +214,7 @@ pass(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_feed_run *run)
 void
 mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed)
 {
-    mcast_feed_run *run = &feed->runs[feed->current], *old = &feed->runs[!feed->current];
+    mcast_feed_run *run = feed->run, *old = feed->old;
     if (old->generation) {
         if (arbiter->clock - run->start >= arbiter->hold)
             mcast_run_end(arbiter, feed, old);
@@ -211,7 +230,7 @@ mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed)
 int
 mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number)
 {
-    mcast_feed_run *run = &feed->runs[!feed->current];
+    mcast_feed_run *run = feed->old;
     if (run->generation)
         mcast_run_end(arbiter, feed, run);
     memset(run, 0, sizeof *run);
@@ -221,7 +240,8 @@ mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number)
     run->start = run->advanced = run->mark_clock = run->low_clock = arbiter->clock;
     run->starting = 1;
     run->generation = ++feed->generation;
-    feed->current = !feed->current;
+    feed->old = feed->run;
+    feed->run = run;
     return 0;
 }
 
@@ -439,7 +459,7 @@ overflow(mcast_arbiter *arbiter, mcast_feed_run *run)
         skip(arbiter, run);
 }
 
-static inline void
+static void
 emit_arrival(mcast_arbiter *arbiter, const mcast_arrival *packet)
 {
     if (emit(arbiter, packet->record, packet->payload) == 0 && arbiter->legs[packet->leg].renamed_count)
@@ -456,7 +476,7 @@ mcast_run_follow(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, 
     if (remembered > run->mask || remembered >= limit_of(arbiter, run) || is_ambiguous(arbiter, run) ||
         (waits && arbiter->kept_bytes + sizeof *record + record->length > arbiter->kept_limit))
         return 0;
-    if (mcast_arrival_reserve(arbiter, record->length) != 0)
+    if ((waits ? mcast_kept_reserve(arbiter, record->length) : reserve_out(arbiter, record->length)) != 0)
         return -1;
     mcast_slot *slot = mcast_slot_at(run, run->next++);
     *slot = (mcast_slot){.time = arbiter->arrival, .legs = (uint8_t)(1u << packet->leg), .leg = (uint8_t)packet->leg};
@@ -475,7 +495,9 @@ mcast_run_follow(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, 
     }
     run->head += (uint64_t)arbiter->in_order;
     arbiter->delivered++;
-    emit_arrival(arbiter, packet);
+    put_out(arbiter, record, packet->payload);
+    if (arbiter->legs[packet->leg].renamed_count)
+        mcast_record_rename(arbiter, packet->leg, mcast_batch_next(&arbiter->out) - 1);
     return 1;
 }
 
@@ -493,8 +515,7 @@ mcast_run_repeat(mcast_arbiter *arbiter, mcast_feed_run *run, uint32_t leg, uint
 int
 mcast_arrival_reserve(mcast_arbiter *arbiter, size_t length)
 {
-    if (mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.records, sizeof(mcast_record)) != 0 ||
-        mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.data, length) != 0)
+    if (reserve_out(arbiter, length) != 0)
         return -1;
     return arbiter->in_order ? mcast_kept_reserve(arbiter, length) : 0;
 }

@@ -47,13 +47,8 @@ void mcast_run_repeat(mcast_arbiter *arbiter, mcast_feed_run *run, uint32_t leg,
 
 /* Whether something is due by the clock. */
 static inline int
-mcast_feed_is_due(const mcast_arbiter *arbiter, const mcast_feed *feed)
+mcast_run_is_due(const mcast_arbiter *arbiter, const mcast_feed_run *run)
 {
-    const mcast_feed_run *run = &feed->runs[feed->current];
-    if (feed->runs[!feed->current].generation)
-        return 1;
-    if (!run->generation)
-        return 0;
     return (run->starting && arbiter->clock - run->start >= arbiter->hold) ||
            (run->floor != run->next && arbiter->clock - mcast_slot_at(run, run->floor)->time >= arbiter->hold) ||
            (run->tail != run->floor && arbiter->clock - mcast_slot_at(run, run->tail)->time >= arbiter->remembered);

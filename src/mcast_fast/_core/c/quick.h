@@ -28,14 +28,20 @@ mcast_quick_value(const mcast_quick *field, const uint8_t *payload)
 static inline void
 mcast_quick_key(const mcast_format *format, const uint8_t *payload, uint64_t key[2])
 {
-    key[0] = key[1] = 0;
+    uint64_t high = 0, low = 0;
     for (uint32_t i = 0; i < format->key_count; i++) {
         const mcast_quick *field = &format->quick_keys[i];
         uint64_t value = mcast_quick_value(field, payload);
-        key[field->word] |= value << field->up;
+        if (!field->word) {
+            high |= value << field->up;
+            continue;
+        }
+        low |= value << field->up;
         if (field->across)
-            key[0] |= value >> field->across;
+            high |= value >> field->across;
     }
+    key[0] = high;
+    key[1] = low;
 }
 
 static inline int
