@@ -47,9 +47,13 @@ mcast_quick_key(const mcast_format *format, const uint8_t *payload, uint64_t key
 static inline int
 mcast_quick_passes(const mcast_format *format, const uint8_t *payload)
 {
-    for (uint32_t i = 0; i < format->test_count; i++)
-        if (mcast_quick_value(&format->quick_tests[i], payload) != format->wanted[i])
+    for (uint32_t i = 0; i < format->test_count; i++) {
+        const mcast_quick_test *test = &format->quick_tests[i];
+        uint64_t bytes;
+        memcpy(&bytes, payload + test->offset, sizeof bytes);
+        if ((bytes & test->mask) != test->wanted)
             return 0;
+    }
     return 1;
 }
 

@@ -176,6 +176,26 @@ quick_part_of(const mcast_field *field, uint32_t end)
     return quick;
 }
 
+/* The bytes of a value as the payload has them, and zeros up to eight. */
+static uint64_t
+bytes_of(const mcast_field *field, uint64_t value)
+{
+    uint8_t bytes[8] = {0};
+    uint64_t word;
+    for (uint32_t i = 0; i < field->width; i++)
+        bytes[field->little ? i : field->width - 1u - i] = (uint8_t)(value >> 8 * i);
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+static mcast_quick_test
+quick_test_of(const mcast_field *field, uint64_t wanted)
+{
+    if (wanted > field->mask >> field->shift) /* no payload passes */
+        return (mcast_quick_test){0, 1, field->offset};
+    return (mcast_quick_test){bytes_of(field, field->mask), bytes_of(field, wanted << field->shift), field->offset};
+}
+
 void
 mcast_format_prepare(mcast_format *format)
 {
@@ -198,7 +218,7 @@ mcast_format_prepare(mcast_format *format)
     for (uint32_t i = 0, end = 0; i < format->key_count; i++)
         format->quick_keys[i] = quick_part_of(&format->keys[i], end += format->keys[i].width);
     for (uint32_t i = 0; i < format->test_count; i++)
-        format->quick_tests[i] = quick_of(&format->tests[i]);
+        format->quick_tests[i] = quick_test_of(&format->tests[i], format->wanted[i]);
 }
 
 /* ---- other layouts ---- */
