@@ -6,6 +6,7 @@ The colours follow the reader's light or dark mode; nothing but the standard lib
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Figure:
 class Panel:
     """One chart of horizontal bars."""
 
+    name: str
     title: str
     axis: str
     sources: Sources
@@ -63,6 +65,7 @@ HIGHEST_RATE = "packets per second (more is better; ≥ all that the sender coul
 
 PANELS = (
     Panel(
+        "waiting",
         "Time to receive a packet that waits in the kernel",
         "ns per packet (less is better)",
         {
@@ -80,30 +83,34 @@ PANELS = (
             },
         },
     ),
-    Panel("Single packets at the sender's full speed, live", FULL_SPEED, {"live": LIVE}),
-    Panel("The same over a link that coalesces (GRO)", FULL_SPEED, {"live coalescing": LIVE}),
-    Panel("Highest rate of single packets without loss, live", HIGHEST_RATE, {"rate": LIVE}),
-    Panel("The same over a link that coalesces (GRO)", HIGHEST_RATE, {"rate coalescing": LIVE}),
+    Panel("live", "Single packets at the sender's full speed, live", FULL_SPEED, {"live": LIVE}),
+    Panel("live-coalescing", "The same over a link that coalesces (GRO)", FULL_SPEED, {"live coalescing": LIVE}),
+    Panel("rate", "Highest rate of single packets without loss, live", HIGHEST_RATE, {"rate": LIVE}),
+    Panel("rate-coalescing", "The same over a link that coalesces (GRO)", HIGHEST_RATE, {"rate coalescing": LIVE}),
 )
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("file", type=Path, help="what `all --json` wrote")
     options.add_argument("picture", type=Path, help="the SVG to write")
+    options.add_argument(
+        "--only", nargs="+", choices=[panel.name for panel in PANELS], help="these panels, in place of all"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     try:
         content = json.loads(options.file.read_text())
-        picture = draw(content["benchmarks"], content["machine"])
+        panels = [panel for panel in PANELS if not options.only or panel.name in options.only]
+        picture = draw(panels, content["benchmarks"], content["machine"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BenchmarkError(f"{options.file} is not what `all --json` writes: {error!r}") from error
     options.picture.write_text(picture, encoding="utf-8")
 
 
-def draw(benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
+def draw(panels: Sequence[Panel], benchmarks: dict[str, dict[str, Any]], machine: dict[str, Any]) -> str:
     parts, top = legend(), LEGEND
-    for panel in PANELS:
+    for panel in panels:
         bars = figures(panel.sources, benchmarks)
         if bars:
             parts += chart(panel, bars, top)
