@@ -52,7 +52,8 @@ main(int arguments, char **argument)
         return 1;
     for (ssize_t came; (came = read(file, bytes + left, PIECE - left)) > 0;) {
         size_t at = 0, end = left + (size_t)came;
-        for (uint32_t length; end - at >= 12 && (length = word(bytes + at + 4)) >= 12 && length <= end - at; at += length)
+        for (uint32_t length; end - at >= 12 && (length = word(bytes + at + 4)) >= 12 && length <= end - at;
+             at += length)
             if (word(bytes + at) == PACKET_BLOCK)
                 count(flows, bytes + at);
         left = end - at;

@@ -47,8 +47,8 @@ static inline int
 is_of(const flow *one, const record *packet, uint32_t ssrc)
 {
     return ((one->source[0] ^ packet->source[0]) | (one->source[1] ^ packet->source[1]) |
-            (one->group[0] ^ packet->group[0]) | (one->group[1] ^ packet->group[1]) |
-            (uint64_t)(one->ssrc ^ ssrc) | (uint64_t)(one->port ^ packet->port)) == 0;
+            (one->group[0] ^ packet->group[0]) | (one->group[1] ^ packet->group[1]) | (uint64_t)(one->ssrc ^ ssrc) |
+            (uint64_t)(one->port ^ packet->port)) == 0;
 }
 
 /* Packets that were the next ones of their flows, of `flows`, which have memory of zeros. */
@@ -93,8 +93,8 @@ reference_arbitrate(const batch *legs, merged *to)
     uint64_t at[2] = {0, 0}, taken = 0;
     uint32_t used = 0;
     while (at[0] < legs[0].count || at[1] < legs[1].count) {
-        int which = at[0] == legs[0].count || (at[1] < legs[1].count && legs[1].records[at[1]].timestamp <
-                                                                             legs[0].records[at[0]].timestamp);
+        int which = at[0] == legs[0].count ||
+                    (at[1] < legs[1].count && legs[1].records[at[1]].timestamp < legs[0].records[at[0]].timestamp);
         const batch *leg = &legs[which];
         uint64_t place = at[which]++;
         const record *packet = &leg->records[place];

@@ -9,7 +9,7 @@
 
 #if defined(__GNUC__)
 #define MCAST_PREFETCH(address) __builtin_prefetch(address)
-#define MCAST_SELDOM __attribute__((noinline)) /* a function that is kept out of the loop that calls it, and its registers too */
+#define MCAST_SELDOM __attribute__((noinline)) /* kept out of the loop that calls it, and its registers too */
 #else
 #define MCAST_PREFETCH(address) ((void)(address))
 #define MCAST_SELDOM

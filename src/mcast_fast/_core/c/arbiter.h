@@ -89,7 +89,7 @@ typedef struct mcast_feed {
     mcast_feed_key key;
     mcast_feed_run *run, *old; /* the run that began last, and the one before: of these two */
     mcast_feed_run runs[2];
-    uint8_t used;    /* since the hand of the eviction passed */
+    uint8_t used; /* since the hand of the eviction passed */
     uint32_t generation;
     mcast_leg_flow legs[MCAST_MOST_LEGS];
 } mcast_feed;
@@ -155,7 +155,7 @@ typedef struct mcast_arbiter {
     uint32_t limit; /* flows */
     int in_order;
     uint8_t all_legs; /* a bit each */
-    int failed; /* no memory: a packet stays where it is */
+    int failed;       /* no memory: a packet stays where it is */
     mcast_leg legs[MCAST_MOST_LEGS];
 
     int64_t clock; /* ns: the steps forwards of the times of arrival */

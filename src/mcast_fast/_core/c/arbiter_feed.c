@@ -330,8 +330,8 @@ goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_leg_fl
 {
     const mcast_feed_run *run = feed->run;
     uint32_t unused = 64 - arbiter->format.bits;
-    return numbered->count == 1 && of->generation == run->generation && run->generation &&
-           !feed->old->generation && !of->stash.count && (numbered->number - of->next) << unused == 0 &&
+    return numbered->count == 1 && of->generation == run->generation && run->generation && !feed->old->generation &&
+           !of->stash.count && (numbered->number - of->next) << unused == 0 &&
            run->next - of->next < 1ull << (arbiter->format.bits - 1) && !mcast_is_before(of->next, run->tail);
 }
 

@@ -37,7 +37,8 @@ typedef struct mcast_summary {
     size_t most;     /* that are wanted */
     uint32_t *table; /* places in `flows`, + 1; twice as many slots as the capacity */
     uint32_t table_mask;
-    uint32_t recent[MCAST_RECENT_FLOWS]; /* places of flows, by a part of their names: most likely the one that is looked for */
+    uint32_t recent
+        [MCAST_RECENT_FLOWS]; /* places of flows, by a part of their names: most likely the one that is looked for */
     uint64_t seed;
     mcast_counted others;
     int by_interface;         /* flows of a monitor: the interface is a part of each */

@@ -133,7 +133,7 @@ typedef struct mcast_tracker {
     mcast_format format;
     uint16_t source_port_mask; /* of what names a flow */
     int64_t window;            /* ns */
-    uint32_t limit; /* flows */
+    uint32_t limit;            /* flows */
     mcast_tracked *flows;
     uint8_t *used; /* of each: whether a packet came since the hand of the eviction passed */
     uint32_t count, capacity;
