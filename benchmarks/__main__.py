@@ -5,10 +5,11 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks import coalescing_burst, coalescing_times, everything, files, memory, plot, record, replay
+from benchmarks import cluster, coalescing_burst, coalescing_times, everything, files, memory, plot, record, replay
 from benchmarks.process import BenchmarkError
 
 BENCHMARKS = everything.BENCHMARKS | {
+    "cluster": cluster,
     "coalescing-burst": coalescing_burst,
     "coalescing-times": coalescing_times,
     "files": files,

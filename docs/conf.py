@@ -28,6 +28,9 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "mcast-fast"
 html_show_sourcelink = False
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -61,10 +64,11 @@ def _as_site(_app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _as_restructured_text(
-    _app: Sphinx, _what: str, _name: str, _thing: object, _options: object, lines: list[str]
+    _app: Sphinx, what: str, _name: str, _thing: object, _options: object, lines: list[str]
 ) -> None:
     """Docstrings are plain text with `names` and indented examples: mark these as reStructuredText does."""
-    marked: list[str] = []
+    # In the first line of a property, napoleon takes what is before a colon for its type: an empty comment comes first.
+    marked: list[str] = ["..", ""] if what in ("property", "attribute", "data") else []
     before = ""  # the last line that was not empty
     for line in lines:
         parts = re.split(r"(`[^`]+`)", line)
@@ -77,10 +81,16 @@ def _as_restructured_text(
 
 
 def _readable_defaults(
-    _app: Sphinx, _what: str, _name: str, _thing: object, _options: object, signature: str | None, returns: str | None
+    _app: Sphinx, _what: str, _name: str, thing: object, _options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Show an f-string that is a default as a text: Sphinx parses no f-strings."""
-    return (signature and signature.replace('= f"', '= "')), returns
+    """Show the values of constants that are defaults, and an f-string as a text: Sphinx parses no f-strings."""
+    names = getattr(thing.__init__ if isinstance(thing, type) else thing, "__globals__", {})
+
+    def value(match: re.Match[str]) -> str:
+        found = names.get(match[0])
+        return repr(found) if isinstance(found, int | float | str) else match[0]
+
+    return (signature and re.sub(r"(?<== )[A-Z][A-Z_]+\b", value, signature.replace('= f"', '= "'))), returns
 
 
 def setup(app: Sphinx) -> None:

@@ -15,10 +15,11 @@ import warnings
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import ArgumentError, ClosedError, aio
+from mcast_fast import ArgumentError, ClosedError, aio, sequence
 from mcast_fast.aio import _sender
 from tests import loops
 from tests.conftest import free_port, place_of
+from tests.legs import GROUPS, leg
 from tests.loops import spawn
 
 
@@ -726,6 +727,110 @@ def test_an_arbiter_of_two_legs(run, backend):
         return received
 
     assert run(main()) == numbered(5)
+
+
+@contextlib.asynccontextmanager
+async def two_legs(**options):
+    """An arbiter of two legs, and a sender to both."""
+    place = place_of(4)
+    groups = [place.group(number) for number in (1, 2)]
+    legs = [aio.Receiver(group) for group in groups]
+    options = {"hold": 0.02, "timeout": 20, **options}
+    async with legs[0], legs[1], aio.Arbiter(legs, "u32be@0", **options) as feed:
+        with mcast.Sender(*groups, ttl=0) as tx:
+            yield feed, tx
+
+
+def test_an_arbiter_collects_one_batch(run, backend):
+    async def main():
+        async with two_legs() as (feed, tx):
+            tx.send_batch(numbered(50))
+            assert (await feed.collect(20)).payloads() == numbered(50)[:20]
+            assert (await feed.collect(1000, timeout=0.1)).payloads() == numbered(50)[20:]
+            assert len(await feed.collect(1000, timeout=0)) == 0
+            with pytest.raises(ArgumentError, match="max_packets"):
+                await feed.collect(0)
+            feed.close()
+            with pytest.raises(ClosedError):
+                await feed.collect(1)
+
+    run(main())
+
+
+def test_packets_of_an_arbiter(run, backend):
+    async def main():
+        async with two_legs() as (feed, tx):
+            tx.send_batch(numbered(50))
+            taken = [packet.data async for packet in feed.packets(count=20)]
+            taken += [packet.data async for packet in feed.packets(timeout=0.1)]
+            assert taken == numbered(50)
+            assert [packet async for packet in feed.packets(duration=0.01)] == []
+            with pytest.raises(ArgumentError, match="count"):
+                feed.packets(count=-1)
+            with pytest.raises(ArgumentError, match="count"):
+                feed.batches(count=-1)
+            feed.close()
+            assert [packet async for packet in feed.packets()] == [batch async for batch in feed] == []
+
+    run(main())
+
+
+def test_what_a_cancelled_collect_of_an_arbiter_had_comes_with_the_next_call(run, backend):
+    async def main():
+        async with two_legs() as (feed, tx):
+            task = spawn(feed.collect(1000))
+            tx.send_batch(numbered(5))
+            await until(lambda: feed.stats.delivered == 5)
+            await cancelled(task)
+            tx.send_batch([b"\0\0\0\5"])
+            assert (await feed.collect(6)).payloads() == numbered(6)
+
+    run(main())
+
+
+def test_closing_an_arbiter_ends_its_collect_with_what_came(run, backend):
+    async def main():
+        async with two_legs() as (feed, tx):
+            task = spawn(feed.collect(1000))
+            tx.send_batch(numbered(5))
+            await until(lambda: feed.stats.delivered == 5)
+            feed.close()
+            assert (await task).payloads() == numbered(5)
+
+    run(main())
+
+
+def test_legs_that_end_end_a_collect_and_both_iterations(run, backend):
+    """And other tasks run meanwhile, though nothing is waited for."""
+
+    def played():
+        packets = [(number, number / 1000) for number in range(1000)]
+        return aio.Arbiter([leg(packets, group, width=4) for group in GROUPS[:2]], "u32be@0", hold=0.02)
+
+    async def main():
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await loops.sleep(0)
+
+        task = spawn(other())
+        assert len(await played().collect(5000)) == 1000
+        assert len([packet async for packet in played().packets()]) == 1000
+        assert turns >= 3
+        assert sum([len(batch) async for batch in played().batches()]) == 1000
+        await cancelled(task)
+
+    run(main())
+
+
+def test_an_arbiter_has_the_calls_of_the_blocking_one_that_take_packets():
+    """With the same parameters."""
+    for name in ("recv", "recv_batch", "collect", "batches", "packets"):
+        awaited, blocking = (inspect.signature(getattr(kind, name)) for kind in (aio.Arbiter, sequence.Arbiter))
+        assert list(map(str, awaited.parameters.values())) == list(map(str, blocking.parameters.values()))
 
 
 # ---- sending ----

@@ -18,7 +18,13 @@ import mcast_fast as mcast
 from tests.conftest import BACKENDS, free_port, loopback
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-UNITS = ("mcast-fast.service", "mcast-fast-activated.service", "mcast-fast-activated.socket")
+UNITS = (
+    "mcast-fast.service",
+    "mcast-fast-activated.service",
+    "mcast-fast-activated.socket",
+    "mcast-fast-plan.service",
+    "mcast-fast-worker.service",
+)
 # What systemd does at the start of a service with a socket, sd_listen_fds(3).
 ACTIVATE = """
 import os, sys
@@ -97,6 +103,14 @@ def test_the_recorder_s_command_records_and_ends_with_0(tmp_path: Path) -> None:
     (file,) = tmp_path.glob("feed-*.pcapng")
     with mcast.open(file) as reader:
         assert sum(map(len, reader.batches())) == 2
+
+
+def test_the_command_of_a_plan_s_recorder_is_one_that_there_is() -> None:
+    program, verb, *arguments = shlex.split(unit("mcast-fast-plan.service")["Service"]["ExecStart"])
+    assert (program, verb) == ("/opt/mcast-fast/bin/mcast-fast", "record")
+    command = importlib.import_module("mcast_fast.cli.record").command
+    params = command.make_context(verb, arguments).params
+    assert (params["plan"], params["host"]) == ("/etc/mcast-fast/plan.toml", "${MCAST_HOST}")
 
 
 @pytest.mark.parametrize("name", UNITS)

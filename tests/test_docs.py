@@ -10,6 +10,7 @@ import re
 import select
 import shlex
 import struct
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +20,17 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import aio, files, monitor, sequence
+from mcast_fast._core.layout import FIELDS
 from tests.conftest import free_port, loopback
 from tests.test_pcapng import batch_of, record
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-FENCED = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCED = re.compile(r"(?:^<!-- not run: ([^\n]+) -->\n)?^ *```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 # What cannot run in a test: by page, the first word of each reason. Whoever adds one says so here too.
 NOT_RUN = {
+    "docs/cluster.md": ["files", "files"],
     "docs/environments.md": ["systemd", "gevent"],
     "docs/lifecycle.md": ["ends", "starts"],
 }
@@ -64,6 +67,7 @@ OTHERS = {
     "sudo",
     "apt-get",
     "cd",
+    "dask",
     "docker",
     "kubectl",
     "systemctl",
@@ -96,7 +100,8 @@ def blocks(*languages: str) -> list[Block]:
         for match in FENCED.finditer(text):
             line = text.count("\n", 0, match.start(2)) + 1
             if match[2] in languages:
-                found.append(Block(page.relative_to(ROOT).as_posix(), line, match[2], match[3], match[1] or ""))
+                code = textwrap.dedent(match[3])
+                found.append(Block(page.relative_to(ROOT).as_posix(), line, match[2], code, match[1] or ""))
     return found
 
 
@@ -198,6 +203,12 @@ def test_what_is_not_run_is_known():
     assert found == NOT_RUN
 
 
+def test_the_record_says_on_which_systems_each_field_is_populated():
+    page = (ROOT / "docs" / "reference" / "record.md").read_text("utf-8").partition("## Populated on")[2]
+    named = [name for row in re.findall(r"^\| (`.+?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(field.name for field in FIELDS)
+
+
 # ---- commands ----
 
 
@@ -210,6 +221,26 @@ def commands() -> list[tuple[str, list[str]]]:
             parts = [shlex.split(part, comments=True) for part in line.removeprefix("$ ").split("&&")]
             parts = [words[: words.index(">")] if ">" in words else words for words in parts]
             found += [(f"{block.page}:{number}", words) for words in parts if words]
+    return found
+
+
+# Words of commands inside a sentence that stand for a user's own.
+STANDS_FOR = {
+    "GROUP": "239.1.1.1:5000",
+    "FILE": "feed.pcapng",
+    "FORMAT": "rtp",
+    "VERB": "receive",
+    "f.pcapng": "feed.pcapng",
+}
+
+
+def inside_sentences() -> list[tuple[str, list[str]]]:
+    """(page, words) of each command of ours in the text, with arguments: a verb alone, or with an option alone, is a name."""
+    found = []
+    for page in PAGES:
+        for text in re.findall(r"`(mcast-fast [a-z][^`]*)`", page.read_text(encoding="utf-8")):
+            words = [STANDS_FOR.get(word, word) for word in shlex.split(text)]
+            found.append((page.relative_to(ROOT).as_posix(), words))
     return found
 
 
@@ -234,6 +265,19 @@ def test_a_command_of_ours_is_one(where, words, tmp_path, monkeypatch):
     command = program.get_command(click.Context(program), verb)
     assert command is not None, where
     command.make_context(verb, arguments)
+
+
+@pytest.mark.parametrize(("page", "words"), inside_sentences(), ids=str)
+def test_a_command_inside_a_sentence_is_one(page, words, tmp_path, monkeypatch):
+    click = pytest.importorskip("click")
+    from mcast_fast.cli import program
+
+    monkeypatch.chdir(tmp_path)
+    Path("feed.pcapng").write_bytes(b"")
+    command = program.get_command(click.Context(program), words[1])
+    assert command is not None, page
+    if any(not word.startswith("-") for word in words[2:]) and "…" not in " ".join(words):
+        command.make_context(words[1], words[2:])
 
 
 def test_other_commands_are_few():

@@ -174,7 +174,29 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _probe_ends     : _probe_peer _probe_state
     _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
     __init__        : _finding _examination _probe_counts _probe_report _probe
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor
+cluster     : _units _core _delivery groups stats sequence receiver sender files
+    _schema         :
+    _plan           : _schema
+    _deal           : _plan
+    _heartbeat      : _plan
+    _clock          :
+    _spans          :
+    _runs           : _spans
+    _numbers        : _spans _runs
+    _survey         : _runs _numbers
+    _whole          :
+    _manifest       : _schema _plan _clock _runs _survey _whole
+    _station        : _plan _deal _heartbeat _clock _manifest
+    _table          : _manifest _whole
+    _flows          : _spans _runs _survey
+    _verify         : _flows _manifest
+    _tasks          : _manifest _survey
+    _engine         : _tasks
+    _catalogue      : _plan _manifest _table _tasks _engine
+    _streams        :
+    _captures       : _plan _survey _manifest _flows _tasks _engine _catalogue _streams
+    __init__        : _plan _deal _clock _manifest _flows _engine _catalogue _captures
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor cluster
     codes           :
     words           :
     examples        :
@@ -202,14 +224,16 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     top_keys        :
     top_view        : output top_keys
     top             : codes output options signals top_keys top_view
+    plan            : codes options output
+    manifest        : codes options output
     help            :
     version         : options
     completion      :
     man             : codes examples options
-    __init__        : codes examples output words demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe top help version completion man
+    __init__        : codes examples output words demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe top plan manifest help version completion man
 _pyinstaller :
 __main__    : _version _core cli
-__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor monitor
+__init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor monitor cluster
 """
 
 # For the type checker only: it is told that the backend is `fast`, whose .pyi files are the contract of both. One arrow
@@ -229,6 +253,7 @@ PUBLIC = {
     "aio",
     "sequence",
     "monitor",
+    "cluster",
     "doctor",
     "cli",
 }
@@ -388,7 +413,7 @@ def test_what_is_not_public_has_an_underscore():
         assert ".".join(parts) in PUBLIC, f"{path} is public by its name; give it an underscore, or a row in PUBLIC"
 
 
-@pytest.mark.parametrize("wing", ["", "files"])
+@pytest.mark.parametrize("wing", ["", "files", "cluster"])
 def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
     """The table of names, `__all__`, and the imports for the type checker say the same."""
     tree = ast.parse((SOURCE / wing / "__init__.py").read_text("utf-8"))
@@ -411,7 +436,7 @@ def test_what_is_imported_when_asked_for_is_what_the_type_checker_sees(wing):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "module", ["mcast_fast", "mcast_fast.files", "mcast_fast.aio", "mcast_fast.sequence", "mcast_fast.doctor"]
+    "module", ["mcast_fast", *(f"mcast_fast.{wing}" for wing in ("files", "aio", "sequence", "doctor", "cluster"))]
 )
 def test_every_exported_name_is_there(module):
     """In an interpreter of its own: each name is asked for first, and `dir()` lists it."""

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import builtins
 import contextlib
+import enum
 import importlib
 import inspect
 import io
@@ -18,7 +19,7 @@ from typing import get_args
 import pytest
 
 import mcast_fast as mcast
-from mcast_fast import _core, aio, doctor, files, monitor, receiver, sender
+from mcast_fast import _core, aio, cluster, doctor, files, monitor, receiver, sender
 from mcast_fast._membership import arguments as receiver_arguments
 from mcast_fast._sending import arguments as sender_arguments
 from tests.conftest import free_port, loopback
@@ -178,6 +179,7 @@ MODULES = {
     for name in (
         "mcast_fast",
         "mcast_fast.aio",
+        "mcast_fast.cluster",
         "mcast_fast.doctor",
         "mcast_fast.errors",
         "mcast_fast.files",
@@ -254,6 +256,9 @@ VALUES = [
     ),
     lambda: doctor.Finding("packets.none", "problem", "nothing came"),
     lambda: doctor.Report((), 1.0),
+    lambda: cluster.Problem("missing", "alpha", "a.pcapng", "it is not there"),
+    lambda: cluster.Flow("239.1.1.1", 5000, "10.0.0.1", hosts=(cluster.HostFlow("alpha", 5),)),
+    lambda: cluster.File("alpha", "a.pcapng", 5),
     lambda: monitor.Stream("239.1.1.1", 5000, None, "lo", monitor.StreamState.WAITING),
 ]
 
@@ -302,6 +307,9 @@ NEVER_RAISE = {
         "Report.as_dict",
         "ProbeReport.as_dict",
         "Monitor.reset",
+        "Manifest.as_dict",
+        "Captures.flows",
+        "Captures.gaps",
         "drops",
     ),
     *(f"{kind}.close" for kind in ("Receiver", "Sender", "Source", "aio.Receiver", "aio.Sender", "aio.Arbiter")),
@@ -373,20 +381,119 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "names", "returns", "text"), CALLS, ids=[one[0] for one in CALLS])
-def test_a_call_is_documented(name, names, returns, text):
-    """In Google style: a line that says what it does, every argument, what it returns, what it raises."""
+# Arguments that are quantities, and what says their unit: of these words, one.
+SECONDS = r"[Ss]econds?|\bs\b|\bns\b|nanoseconds|[Aa]s for"
+UNITS = {
+    r"timeout|duration|hold|window|linger|interval|latency|max_gap|pause|wait|flush_interval": SECONDS,
+    r"\w*size|memory|most_bytes": r"[Bb]ytes|octets|[Pp]ackets|[Ss]ize|text|[Aa]s for",
+    r"rate": r"/s|per second|bit/s|packets",
+    r"max_packets|count|max_flows|max_streams": r"[Pp]ackets|[Ff]lows|[Ss]treams|[Nn]umber|rows|[Aa]s for",
+}
+
+
+def faults_of_a_docstring(name, names, returns, text):
+    """What is missing, in Google style: a line that says what it does, every argument with its unit, the result, the errors."""
     first, _, rest = text.partition("\n")
-    assert first.endswith(".")
-    assert not rest.strip() or rest.startswith("\n")
-    found = sections(text)
-    assert list(arguments(text)) == names
-    if returns:
-        assert found.keys() & {"Returns", "Yields"}
-    assert ("Raises" in found) == (name not in NEVER_RAISE)
+    found, explained = sections(text), arguments(text)
+    faults = ["no line of its own that ends with a full stop"] * (
+        not first.endswith(".") or (bool(rest.strip()) and not rest.startswith("\n"))
+    )
+    faults += [f"no argument {one}" for one in names if one not in explained]
+    faults += [f"{one} is no argument" for one in explained if one not in names]
+    faults += ["arguments in another order"] * (sorted(explained) == sorted(names) and list(explained) != names)
+    for one, said in explained.items():
+        units = [unit for pattern, unit in UNITS.items() if re.fullmatch(pattern, one)]
+        faults += [f"{one} has no unit"] * any(not re.search(unit, said) for unit in units)
+    faults += ["no Returns"] * (returns and not found.keys() & {"Returns", "Yields"})
+    faults += ["no Raises"] * ("Raises" not in found and name not in NEVER_RAISE)
+    faults += ["Raises of what raises nothing"] * ("Raises" in found and name in NEVER_RAISE)
     for errors in re.findall(r"^([A-Z][\w, ]*): ", found.get("Raises", ""), re.MULTILINE):
         for error in errors.split(", "):
-            assert issubclass(getattr(builtins, error, None) or getattr(MODULES["mcast_fast.errors"], error), Exception)
+            kind = getattr(builtins, error, None) or getattr(MODULES["mcast_fast.errors"], error, None)
+            faults += [f"{error} is no exception"] * (not (inspect.isclass(kind) and issubclass(kind, Exception)))
+    return faults
+
+
+@pytest.mark.parametrize(("name", "names", "returns", "text"), CALLS, ids=[one[0] for one in CALLS])
+def test_a_call_is_documented(name, names, returns, text):
+    assert faults_of_a_docstring(name, names, returns, text) == []
+
+
+PLANTED = """Do it.
+
+    Args:
+        rate: How fast.
+        other: Nothing.
+
+    Raises:
+        ArgumentError: It is wrong.
+        SomeError: Who knows.
+    """
+
+
+def test_what_a_docstring_lacks_is_found():
+    assert faults_of_a_docstring("planted", ["rate", "timeout"], True, PLANTED) == [
+        "no argument timeout",
+        "other is no argument",
+        "rate has no unit",
+        "no Returns",
+        "SomeError is no exception",
+    ]
+    assert faults_of_a_docstring("planted", [], False, "Do it") == [
+        "no line of its own that ends with a full stop",
+        "no Raises",
+    ]
+    assert faults_of_a_docstring("planted", [], False, PLANTED.replace("SomeError", "OSError")) == [
+        "rate is no argument",
+        "other is no argument",
+        "rate has no unit",
+    ]
+    assert "Raises of what raises nothing" in faults_of_a_docstring("features", ["rate", "other"], False, PLANTED)
+
+
+# Classes whose objects the library makes: what their names mean is said where they come from.
+MADE_BY_US = {"Scan", "Schedule", "Skew", "Source", "Batch", "Packet"}
+WRAP = r"Arguments and errors are those of `(mcast_fast\.[\w.]+)`"
+
+
+def unexplained(kind):
+    """The parameters of a class that its docstring does not name, as an entry or in `code`, and those without a unit."""
+    ours = [one for one in kind.__mro__ if one.__module__.startswith(("mcast_fast", "tests")) and one.__doc__]
+    texts = [inspect.cleandoc(one.__doc__) for one in ours]
+    entries, text = {}, "\n".join(texts)
+    for body in (sections(one).get(title, "") for one in texts for title in ("Args", "Attributes")):
+        found = re.findall(r"^\*{0,2}(\w+(?:, \w+)*): ((?:.+\n?)(?:^    .+\n?)*)", body, re.MULTILINE)
+        entries |= {name: said for names, said in found for name in names.split(", ")}
+    wrapped = re.search(WRAP, text)
+    given = {name.lstrip("*") for name in parameters(kind)}
+    if wrapped:
+        given -= {name.lstrip("*") for name in parameters(pkgutil.resolve_name(wrapped[1]))}
+    faults = [f"{name} is not explained" for name in given if name not in entries and f"`{name}`" not in text]
+    for name, said in entries.items():
+        units = [unit for pattern, unit in UNITS.items() if re.fullmatch(pattern, name)]
+        faults += [f"{name} has no unit"] * any(not re.search(unit, said) for unit in units)
+    return sorted(faults)
+
+
+@pytest.mark.parametrize(("module", "name"), CLASSES, ids=lambda one: one)
+def test_what_a_class_takes_is_explained(module, name):
+    kind = getattr(MODULES[module], name)
+    if name not in MADE_BY_US and not issubclass(kind, BaseException | enum.Enum):
+        assert unexplained(kind) == []
+
+
+def test_what_a_class_does_not_explain_is_found():
+    class Planted:
+        """Takes `one`.
+
+        Args:
+            timeout: How long.
+        """
+
+        def __init__(self, one, timeout, other):
+            pass
+
+    assert unexplained(Planted) == ["other is not explained", "timeout has no unit"]
 
 
 def members_of_the_stub(name):

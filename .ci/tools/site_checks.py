@@ -3,6 +3,8 @@
 import importlib
 import posixpath
 import sys
+import tempfile
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,8 +13,15 @@ from sphinx.util.inventory import InventoryFile
 
 from mcast_fast.doctor._finding import RANKING
 
-NAMES = "aio doctor errors files groups monitor receiver sender sequence stats"
+NAMES = "aio cluster doctor errors files groups monitor receiver sender sequence stats"
 MODULES = ("", *(f".{name}" for name in NAMES.split()))
+
+
+HEAD_OF_INVENTORY = b"""# Sphinx inventory version 2
+# Project: x
+# Version: 1
+# The remainder of this file is compressed using zlib.
+"""
 
 
 class Page(HTMLParser):
@@ -71,8 +80,28 @@ def undescribed(site: Path) -> list[str]:
     ]
 
 
+def check_the_checks() -> None:
+    """A site with one page: its links lead nowhere, and it describes no name."""
+    with tempfile.TemporaryDirectory() as directory:
+        site = Path(directory)
+        links = '<a href="gone.html">', '<a href="#gone">', '<img src="gone.png">', '<p id="there"><a href="#there">'
+        (site / "index.html").write_text("".join(links), encoding="utf-8")
+        line = zlib.compress(b"mcast_fast.Receiver py:class 1 index.html#$ -\n")
+        (site / "objects.inv").write_bytes(HEAD_OF_INVENTORY + line)
+        gone = broken_links(site)
+        assert [text.partition(": ")[2] for text in gone] == [
+            "gone.html: no such file",
+            "#gone: no such anchor",
+            "gone.png: no such file",
+        ], gone
+        missing = undescribed(site)
+        assert "mcast_fast.Sender is not in the reference" in missing, missing
+        assert "mcast_fast.Receiver is not in the reference" not in missing, missing
+
+
 def main() -> None:
     """Print what is wrong, and exit 1 where anything is."""
+    check_the_checks()
     site = Path(sys.argv[1])
     anchors = Page((site / "doctor.html").read_text(encoding="utf-8")).anchors
     wrong = broken_links(site) + undescribed(site)

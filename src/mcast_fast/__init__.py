@@ -23,6 +23,7 @@ from mcast_fast.errors import (
 
 if TYPE_CHECKING:
     from mcast_fast import aio as aio
+    from mcast_fast import cluster as cluster
     from mcast_fast import doctor as doctor
     from mcast_fast import files as files
     from mcast_fast import groups as groups
@@ -82,7 +83,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("aio", "doctor", "files", "groups", "monitor", "receiver", "sender", "sequence", "stats")
+_MODULES = ("aio", "cluster", "doctor", "files", "groups", "monitor", "receiver", "sender", "sequence", "stats")
 _WHERE = {
     "Event": "stats",
     "Group": "groups",

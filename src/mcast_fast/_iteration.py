@@ -4,8 +4,8 @@ Rules of this module: no I/O; a receiver or a reader receives, given the number 
 """
 
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from mcast_fast._units import Seconds, wait_in_ns, whole_number
 from mcast_fast.errors import ClosedError
@@ -130,6 +130,33 @@ class Packets(Iteration["Packet"]):
             raise StopIteration from None
         limits.left -= 1
         return packet
+
+
+class Awaited(Generic[T]):
+    """What `batches` and `packets` of `aio` return; `take(wait_ns)` waits for the next one, and counts it."""
+
+    def __init__(
+        self, take: Callable[[int], Awaitable[T]], limits: Limits, check_process: Callable[[], object]
+    ) -> None:
+        self._take = take
+        self._limits = limits
+        self._check_process = check_process
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        wait_ns = self._limits.wait_ns()
+        if wait_ns is None:
+            raise StopAsyncIteration
+        try:
+            return await self._take(wait_ns)
+        except (TimeoutError, EOFError):
+            pass
+        except ClosedError:
+            self._check_process()
+        self._limits.end()
+        raise StopAsyncIteration
 
 
 class Endless:

@@ -120,14 +120,14 @@ class Flow(_Counters):
     """What became of the numbers of a flow; always `expected = received - duplicates + lost + pending`.
 
     Its name: `source` (address of the sender), `source_port` (None where it names no flow), `group`, `port`, and `key`,
-    the bytes of the format's key. `received`: numbers that came, again too; `expected`: all from the first to the last;
-    `lost`: missing for longer than the window; `pending`: missing, but not for so long; `duplicates`: came again, or
-    were forgotten; `reordered`: came behind a later one within the window, and `depth`, how far behind at most; `late`:
-    came after they had been counted lost, and are lost no more; `burst`: most numbers lost in a row. `restarts`: the
-    sender began anew. `ambiguous`: how often the numbers could not tell how much is missing: at a restart, and after a
-    silence in which they may have come half around. `strays`: packets whose number belongs to nothing. `packets`: all,
-    heartbeats too. `first` and `last`: numbers, of the present run; `first_time` and `last_time`: of arrival, ns since
-    the epoch, None when unknown.
+    the bytes of the format's key. `state`: whether it is received now. `received`: numbers that came, again too;
+    `expected`: all from the first to the last; `lost`: missing for longer than the window; `pending`: missing, but not
+    for so long; `duplicates`: came again, or were forgotten; `reordered`: came behind a later one within the window,
+    and `depth`, how far behind at most; `late`: came after they had been counted lost, and are lost no more; `burst`:
+    most numbers lost in a row. `restarts`: the sender began anew. `ambiguous`: how often the numbers could not tell how
+    much is missing: at a restart, and after a silence in which they may have come half around. `strays`: packets whose
+    number belongs to nothing. `packets`: all, heartbeats too. `first` and `last`: numbers, of the present run;
+    `first_time` and `last_time`: of arrival, ns since the epoch, None when unknown.
 
     `later - earlier` is what was counted in between: the loss since a moment.
     """

@@ -130,7 +130,7 @@ class Ring:
     """The ring of one interface: its packet socket, its key in the slots, and what its listeners want.
 
     Every change can be made again from its start, so that an exception of a signal handler in the middle of one does no
-    harm: `groups` gets what comes before it loses what goes, and `filter` is rebuilt when it was left in the middle.
+    harm. `groups` gets what comes before it loses what goes, and `filter` is rebuilt when it was left in the middle.
     """
 
     interface: str

@@ -1,4 +1,4 @@
-"""Subscriptions: what a live receiver is subscribed to, how it is changed, and what of it is really joined.
+"""Subscriptions: what a live receiver is subscribed to, how it is changed, and what of it is joined.
 
 One thread at a time is inside; a signal handler that calls in the middle of another call of its thread is refused.
 """

@@ -5,13 +5,13 @@ packets itself, in the step in which it goes on: what is cancelled before has ta
 """
 
 import types
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from mcast_fast import _core, receiver
 from mcast_fast._core.layout import MAX_PACKET_SIZE, MOST_PACKETS
-from mcast_fast._iteration import Limits
+from mcast_fast._iteration import Awaited, Limits
 from mcast_fast._membership.arguments import Timestamps
 from mcast_fast._membership.given import HasFileno
 from mcast_fast._membership.memberships import Membership
@@ -246,7 +246,7 @@ class Receiver:
             limits.left -= len(batch)
             return batch
 
-        return _Iteration(take, limits, self._check_process)
+        return Awaited(take, limits, self._check_process)
 
     def packets(
         self,
@@ -275,7 +275,7 @@ class Receiver:
             limits.left -= 1
             return packet
 
-        return _Iteration(take, limits, self._check_process)
+        return Awaited(take, limits, self._check_process)
 
     def _check_process(self) -> None:
         """ClosedError in another process than the one that opened the receiver."""
@@ -464,33 +464,6 @@ class Receiver:
 
     def __repr__(self) -> str:
         return f"<aio {self._receiver!r}>"
-
-
-class _Iteration(Generic[T]):
-    """What `batches` and `packets` return; `take(wait_ns)` waits for the next one."""
-
-    def __init__(
-        self, take: Callable[[int], Awaitable[T]], limits: Limits, check_process: Callable[[], object]
-    ) -> None:
-        self._take = take
-        self._limits = limits
-        self._check_process = check_process
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        wait_ns = self._limits.wait_ns()
-        if wait_ns is None:
-            raise StopAsyncIteration
-        try:
-            return await self._take(wait_ns)
-        except TimeoutError:
-            pass
-        except ClosedError:
-            self._check_process()
-        self._limits.end()
-        raise StopAsyncIteration
 
 
 def _checked(max_packets: int) -> int:

@@ -99,7 +99,8 @@ def _ask(sender: Sender, receiver: Receiver) -> bool:
 
 
 def _stream(sender: Sender, receiver: Receiver, count: int, size: int) -> tuple[int, int]:
-    """Send and receive in turn, so much at a time that no buffer overflows; how many left, and came as they left.
+    """Send and receive in turn, few enough at a time that no buffer overflows; how many left, and came as
+    they left.
 
     Ends early at the first loss."""
     mark, filling = os.urandom(MARK), bytes(at & 0xFF for at in range(size - SMALLEST))

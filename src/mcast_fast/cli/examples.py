@@ -22,6 +22,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mcast-fast record 239.1.1.1%eth0:5000 -w feed.pcapng", "Until Ctrl-C."),
         ("mcast-fast record 239.1.1.1:5000 -w feed.pcapng -d 1h --fail-on-loss", "For an hour; 3 on loss."),
         ("mcast-fast record 239.1.1.1:5000 -w f.pcapng -b duration:60 -b files:24", "A file a minute, 24 kept."),
+        ("mcast-fast record --plan plan.toml --host alpha", "One host's share of a plan."),
     ),
     "replay": (
         ("mcast-fast replay feed.pcapng --to 239.9.9.9%lo", "With the recorded times."),
@@ -52,6 +53,15 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "top": (
         ("mcast-fast top 239.1.1.1%eth0:5000+100", "Which of 100 streams come, at which rates."),
         ("mcast-fast top 239.1.1.1:5000 --json -d 10s | jq .streams", "For programs."),
+    ),
+    "plan": (
+        ("mcast-fast plan check plan.toml", "Is it a plan, and can every host record its share?"),
+        ("mcast-fast plan deal plan.toml --down alpha", "Who records what when alpha has failed?"),
+    ),
+    "manifest": (
+        ("mcast-fast manifest verify /var/lib/mcast-fast", "Are all files there, and as they were?"),
+        ("mcast-fast manifest make feed.pcapng --host alpha -f rtp", "Of a file that has none."),
+        ("mcast-fast manifest index /var/lib/mcast-fast -w files.parquet", "For DuckDB, or open()."),
     ),
     "help": (("mcast-fast help receive", "As `mcast-fast receive --help`."),),
     "version": (("mcast-fast version --json", "Version, backend and features."),),

@@ -35,8 +35,8 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
 
 
 @click.command("record", short_help="Record the packets of groups into capture files.")
-@click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
-@click.option("-w", "--write", "path", metavar="FILE", required=True, help="pcapng, or .pcap; - is standard output.")
+@click.argument("groups", metavar="GROUP...", nargs=-1, callback=groups_alone)
+@click.option("-w", "--write", "path", metavar="FILE", help="pcapng, or .pcap; - is standard output.")
 @shared("interface", "port", "source", "count", "timeout", "duration")
 @click.option("-a", "--autostop", multiple=True, metavar="KEY:VALUE", help=f"End at: {', '.join(STOP_KEYS)}.")
 @click.option("-b", "--rotate", multiple=True, metavar="KEY:VALUE", help=f"Next file at: {', '.join(ROTATION_KEYS)}.")
@@ -63,9 +63,14 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
 )
 @click.option("--index", "index", is_flag=True, help="Leave an index beside each finished file, for files.scan.")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
+@click.option(
+    "--plan", "plan", metavar="PLAN", help="Record what a plan (TOML) deals to --host, in place of GROUPs and -w."
+)
+@click.option("--host", metavar="NAME", help="The name of this host in the plan.")
 @shared("quiet", json="The summary as an object on standard output.")
 @shared(fail_on_loss="Exit 3 when a packet was dropped or, with --sequence, is missing.")
-def command(path: str, **options: Any) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str | None, **options: Any) -> None:
     """Join groups and record their packets until Ctrl-C; a summary goes to standard error.
 
     \b
@@ -75,6 +80,9 @@ def command(path: str, **options: Any) -> None:
       -b interval:1h               a file an hour, on the hour (UTC)
       -b filesize:64MiB -z gzip    each file is packed when it is finished
       -b printname:FILE            names of finished files: to FILE, -, stderr
+
+    With --plan PLAN --host NAME the plan says what is recorded, and where to; other hosts take over when this one
+    fails (docs/cluster.md).
 
     \b
     SIGINT, SIGTERM  write what has arrived, and end; a second one aborts
@@ -91,6 +99,11 @@ def command(path: str, **options: Any) -> None:
     Exits 0; 1 on an error, after printing what was written; 2 on a usage error; 3 on loss with --fail-on-loss; 4 when
     nothing came before --timeout.
     """
+    if plan is not None or host is not None:
+        _by_plan(ctx, plan, host)
+        return
+    if not options["groups"] or path is None:
+        raise click.UsageError("Missing argument 'GROUP...'" if path is not None else "Missing option '-w' / '--write'")
     rotation, stop, printname = _limits(options)
     indexer = _indexer(path) if options["index"] else None
     there = Path(path).is_file()
@@ -126,6 +139,32 @@ def command(path: str, **options: Any) -> None:
             _summarise(recorder.result, time.monotonic() - started, options["as_json"], path)
     if code := _exit_code(recorder.result, options):
         raise click.exceptions.Exit(code)
+
+
+def _by_plan(ctx: click.Context, path: str | None, host: str | None) -> None:
+    """Record what a plan deals to this host, until a signal comes."""
+    given = [one for one in ctx.command.params if _is_given(ctx, one.name or "")]
+    if others := [_name_of(one) for one in given if one.name not in ("plan", "host")]:
+        raise click.UsageError(f"--plan says what is recorded, and how: leave out {', '.join(others)}")
+    if path is None or host is None:
+        raise click.UsageError("--plan and --host go together")
+    from mcast_fast.cluster._plan import Plan
+    from mcast_fast.cluster._station import Station
+
+    plan = Plan.load(path)
+    station = Station(plan, host, complain)
+    with stop_signals_call(station.stop):
+        complain(f"host {host} of the plan {path}, digest {plan.digest}")
+        station.run()
+    complain(f"written {station.written:,} packets, {station.files:,} files")
+
+
+def _name_of(one: click.Parameter) -> str:
+    return max(one.opts, key=len) if isinstance(one, click.Option) else one.human_readable_name
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 # What was requested --------------------------------------------------------------------------------------------------

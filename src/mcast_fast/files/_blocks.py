@@ -243,7 +243,7 @@ class Sections:
         self._packet(run, number, high << 32 | low, captured, wire, body[20:], [])
 
     def _obsolete(self, body: bytes, run: "Run", _sink: Sink) -> None:
-        """16 bits of interface and 16 of drops, in the place of 32 of interface."""
+        """16 bits of interface and 16 of drops, in place of 32 of interface."""
         number, dropped, high, low, captured, wire = struct.unpack_from(self._order + "HHIIII", body)
         more = [(blocks.EPB_DROPCOUNT, struct.pack("=Q", dropped))] if dropped not in (0, 0xFFFF) else []
         self._packet(run, number, high << 32 | low, captured, wire, body[20:], more)

@@ -261,8 +261,8 @@ def open_batches(source: PathOrFile, groups: Iterable[str], multicast_only: bool
 @dataclass(frozen=True, slots=True)
 class Converted:
     """What was converted: `packets`; and what the source holds beside them: `fragments`, datagrams of which not all
-    fragments are there, `skipped` frames, which are no UDP or of a link or a tunnel that cannot be read (by name in
-    `skipped_kinds`), `broken` ones, and `filtered`, which were not requested."""
+    fragments are there; `skipped` frames, which are no UDP or of a link or a tunnel that cannot be read (by name in
+    `skipped_kinds`); `broken` ones; and `filtered`, which were not requested."""
 
     packets: int
     fragments: int = 0

@@ -1,6 +1,6 @@
 """Side indexes of capture files: where in a file packets of which times and groups are.
 
-An index lies beside its file, as NAME.mcast-index, and is a copy of what the file says: it is used only where size,
+An index lies beside its file, as NAME.mcast-index, and is a copy of what the file says. It is used only where size,
 time of modification, and both ends of the file are those that it was made of, and is made anew elsewhere. It holds,
 for each chunk of the file, the earliest and the latest time and the groups; what else a reader needs of the file
 (headers, fragments, reports of drops) makes a chunk one that is always read. Only of files that can be read to their
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
 
 SUFFIX = ".mcast-index"
+MANIFEST = ".manifest.json"  # what else may lie beside a file: mcast_fast.cluster has its contents
 MAGIC = b"mcastix1"
 HEAD = struct.Struct("<8sI")  # the magic, and the CRC-32 of all behind it
 PRINT = struct.Struct("<QqII")  # of the file: size, time of modification in ns, CRC-32 of its first and last bytes
@@ -292,12 +293,15 @@ class Indexer:
     def _run(self) -> None:
         try:
             for path in iter(self._paths.get, None):
-                with contextlib.suppress(FileError):  # a ring has deleted it meanwhile
-                    make(path)
-                if not Path(path).exists():
-                    Path(path_of(path)).unlink(missing_ok=True)
+                self._make(path)
         finally:
             self._done.set()
+
+    def _make(self, path: str) -> None:
+        with contextlib.suppress(FileError):  # a ring has deleted it meanwhile
+            make(path)
+        if not Path(path).exists():
+            Path(path_of(path)).unlink(missing_ok=True)
 
 
 def stored(path: str) -> Index | None:

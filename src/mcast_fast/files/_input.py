@@ -40,7 +40,7 @@ class Input:
         self.position = position
 
     def read(self, needed: int) -> None:
-        """Read on, with room for a block of `needed` bytes; FileError, CaptureError."""
+        """Read on, with space for a block of `needed` bytes; FileError, CaptureError."""
         self._resume()
         left = self._end - self._start
         if needed > len(self._buffer) - self._start or self._end == len(self._buffer):

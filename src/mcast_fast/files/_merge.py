@@ -72,7 +72,7 @@ class _Pieces:
             self._is_plain = raw.read(RECOGNISED) == head
 
     def next(self, more: int) -> bytes:
-        """The next piece, of `more` bytes at least where so many are left; b"" at the end.
+        """The next piece, of `more` bytes at least where that many are left; b"" at the end.
 
         FileError, CaptureError of torn compressed data."""
         size = max(self._size, more)

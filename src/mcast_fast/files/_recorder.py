@@ -21,7 +21,7 @@ from mcast_fast import _core
 from mcast_fast._guarded import Guarded, guarded
 from mcast_fast._units import NANOSECONDS, checked, checked_call, checked_text, duration_in_ns, size_in_bytes
 from mcast_fast.errors import ArgumentError, ClosedError, FileError, file_error, warn
-from mcast_fast.files._index import path_of
+from mcast_fast.files._index import MANIFEST, path_of
 from mcast_fast.files._limits import Autostop, Intervals, Limits, Names, Rotation
 from mcast_fast.files._recorded import RecordedFile, Recording
 from mcast_fast.files._streams import PathOrFile, is_compressed, subject_of
@@ -574,9 +574,9 @@ def packets_within(batch: "Batch", count: int, room: int) -> int:
 
 
 def remove(path: str) -> None:
-    """Delete a file of the ring, and its index; FileError. Somebody else may have done so."""
+    """Delete a file of the ring, and what lies beside it; FileError. Somebody else may have done so."""
     try:
-        for one in (path, path_of(path)):
+        for one in (path, path_of(path), path + MANIFEST):
             Path(one).unlink(missing_ok=True)
     except OSError as error:
         raise file_error("remove", path, error) from error

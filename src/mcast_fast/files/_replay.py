@@ -142,7 +142,7 @@ class Replay:
             leave the local network.
         loopback: As for a Sender.
         speed: Times as fast as recorded (2.0: twice).
-        rate: Instead of the recorded times, as a Sender takes it.
+        rate: Instead of the recorded times: packets per second, or text ("50k/s", "800Mbit/s").
         fastest: Instead of the recorded times, as fast as it goes.
         loops: Times that the file is gone through; None: no limit.
         count: End after this many packets.

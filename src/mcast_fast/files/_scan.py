@@ -111,7 +111,8 @@ def listed_files(files: Any) -> tuple[str, ...]:
         if not glob.has_magic(text) or Path(text).exists():
             found.append(text)
             continue
-        matched = sorted(name for name in glob.glob(text, recursive=True) if not name.endswith(_index.SUFFIX))  # noqa: PTH207
+        every = glob.glob(text, recursive=True)  # noqa: PTH207
+        matched = sorted(name for name in every if not name.endswith((_index.SUFFIX, _index.MANIFEST)))
         if not matched:
             raise FileError(errno.ENOENT, f"no file matches {text}")
         found += matched

@@ -299,7 +299,8 @@ class Unpacked(io.RawIOBase):
         self._ended = False
 
     def wait(self, seconds: float) -> None:
-        """Wait until there is more to read, a little while at most; a file that grows is just looked at again."""
+        """Wait until there is more to read, a little while at most; a file that grows is only looked at
+        again."""
         try:
             descriptor = self.fileno()
         except (AttributeError, OSError, ValueError):

@@ -40,7 +40,7 @@ _LIMIT = 4096  # flows
 _LONGEST_HOLD = 60 * NANOSECONDS
 _SHORTEST_SILENCE = NANOSECONDS  # ns without a packet until a leg is silent, where twice `hold` is shorter
 TICK_NS = 50_000_000  # a call that waits sees a close() within it
-_LATE_TURNS = 64  # of a receive whose time is over, as long as the legs bring something
+LATE_TURNS = 64  # of a receive whose time is over, as long as the legs bring something
 GLANCE_NS = 1_000_000  # between two looks at legs that cannot be waited for together
 _RING_LAG_NS = 20_000_000  # a ring's packets come in blocks: so late are they seen
 _LARGEST_MEMORY = 1 << 30
@@ -199,7 +199,7 @@ class Arbiter(Delivery):
             left = TICK_NS if deadline is None else min(TICK_NS, deadline - time.monotonic_ns())
             if left <= 0:
                 late += 1
-                if not brought or late > _LATE_TURNS:
+                if not brought or late > LATE_TURNS:
                     return False
             elif not brought:
                 self._sleep(left)

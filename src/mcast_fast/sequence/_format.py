@@ -352,7 +352,7 @@ def stamp(number: int, sender: int, time: int, count: int = 1) -> bytes:
 
     Args:
         number: The packet's number, modulo 2^64; of a heartbeat or the end, the one after the last.
-        sender: 64 bits that tell this sender, and this start of it, from others.
+        sender: 64 bits that distinguish this sender, and this start of it, from others.
         time: When it is sent, ns since the epoch.
         count: Numbers that the packet covers, up to 65,534; 0 is a heartbeat, 65,535 the end of the flow.
 

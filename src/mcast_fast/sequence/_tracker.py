@@ -27,8 +27,9 @@ _COUNTERS = FlowRow._fields[FlowRow._fields.index("received") : FlowRow._fields.
 
 
 class Change(NamedTuple):
-    """What changed in a flow: `what`, from the `first` to the `last` number that it is about, and the time of arrival
-    (ns since the epoch; 0 = unknown) of the packet that showed it. The flow is named as in Flow."""
+    """What changed in a flow: `what`, from the `first` to the `last` number that it is about, and the `time` of arrival
+    (ns since the epoch; 0 = unknown) of the packet that showed it. The flow is named as in Flow: `source`,
+    `source_port`, `group`, `port` and `key`."""
 
     what: What
     first: int

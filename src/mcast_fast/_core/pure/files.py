@@ -361,7 +361,7 @@ class Decoder:
         self._take(captured)
 
     def _obsolete(self, block: bytes) -> None:
-        """16 bits of interface and 16 of drops, in the place of 32 of interface."""
+        """16 bits of interface and 16 of drops, in place of 32 of interface."""
         number, dropped, high, low, size, wire = self._unpack("HHIIII", block, 8)
         captured = self._captured(block, number, high << 32 | low, size, wire)
         captured.dropped = 0 if dropped == 0xFFFF else dropped  # all ones: unknown

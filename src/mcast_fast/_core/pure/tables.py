@@ -148,7 +148,7 @@ class System(NamedTuple):
     (index, source), tried in turn. `tries`: how often a membership is tried while the answer is ENOMEM. `modes`: of
     source filters, RFC 3678. `filters_by_library`: whether they are set by setsourcefilter(3). `reports_wire_length`:
     whether the length of a truncated packet is reported. `missing`: feature -> why it is off, where that is not
-    just an option that is missing."""
+    an option that is missing."""
 
     name: str
     options: Options

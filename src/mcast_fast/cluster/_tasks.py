@@ -1,0 +1,193 @@
+"""What is done beside the files: each of these functions runs in the thread or on the worker that can read them.
+
+Arguments and results are plain values, batches and dataclasses of this package, for they travel.
+"""
+
+import glob
+import os
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mcast_fast import _core
+from mcast_fast._core.layout import ARENA_LIMIT
+from mcast_fast.cluster._manifest import Manifest, is_of, path_of
+from mcast_fast.cluster._survey import Contents, Formats, survey
+from mcast_fast.errors import ArgumentError, CaptureError, FileError
+from mcast_fast.files import _index
+from mcast_fast.files._optional import module
+from mcast_fast.files._scan import scan
+
+if TYPE_CHECKING:
+    from mcast_fast._core.fast.views import Batch
+
+CAPTURES = (".pcapng", ".ntar", ".pcap", ".cap")
+COMPRESSIONS = ("", ".gz", ".zst")
+SUFFIXES = tuple(suffix + packed for suffix in CAPTURES for packed in COMPRESSIONS)
+PIECE = 32 << 20  # bytes of payload that travel at once
+ROW_GROUP = 100_000
+
+
+@dataclass(slots=True)
+class Found:
+    """A file as the host sees it that it lies on; `problem`: what is wrong with it or its manifest."""
+
+    path: str
+    size: int = -1  # -1: it is not there
+    modified: int = 0
+    inode: int = 0
+    manifest: Manifest | None = None
+    problem: tuple[str, str] | None = None  # kind, text
+
+
+def look(patterns: tuple[str, ...]) -> tuple[str, list[Found]]:
+    """The name of this machine, and the capture files that patterns and directories name, with their manifests."""
+    return socket.gethostname(), [_found(path) for path in capture_paths(patterns)]
+
+
+def capture_paths(patterns: Iterable[str]) -> list[str]:
+    """The capture files that paths, patterns and directories name, each once."""
+    return list(dict.fromkeys(path for pattern in patterns for path in _named(pattern)))
+
+
+def _named(pattern: str) -> list[str]:
+    """The capture files of one path or pattern; those of manifests that are left of them too."""
+    if Path(pattern).is_dir():
+        beside = [str(one) for one in sorted(Path(pattern).iterdir())]
+    elif glob.has_magic(pattern) and not Path(pattern).exists():
+        beside = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - a pattern may be absolute
+    else:
+        return [pattern.removesuffix(_index.MANIFEST)]
+    names = (one.removesuffix(_index.MANIFEST) for one in beside)
+    return [str(Path(one)) for one in dict.fromkeys(names) if one.endswith(SUFFIXES)]
+
+
+def _found(path: str) -> Found:
+    found = Found(path)
+    try:
+        status = Path(path).stat()
+        found.size, found.modified, found.inode = status.st_size, status.st_mtime_ns, status.st_ino
+    except OSError as error:
+        found.problem = "missing", f"{path}: {error.strerror}"
+    manifest = path_of(path)
+    if not Path(manifest).exists():
+        return found
+    try:
+        found.manifest = Manifest.load(manifest)
+    except (ArgumentError, FileError) as error:
+        found.problem = found.problem or ("torn", str(error))
+    else:
+        if found.size >= 0 and not is_of(found.manifest, path):
+            found.manifest = None
+            found.problem = "changed", f"{path} is not the file any more that its manifest describes"
+    return found
+
+
+def count(path: str, formats: Formats) -> Contents:
+    """What a file holds; FileError."""
+    return survey(path, formats)
+
+
+def extent(path: str) -> tuple[int | None, int | None]:
+    """The earliest and the latest time in a file, by its index where it can have one; FileError."""
+    index = _index.stored(path) or _index.make(path)
+    if index is None:
+        return survey(path, {}).times
+    chunks = [chunk for chunk in index.chunks if chunk.earliest <= chunk.latest]
+    return min((one.earliest for one in chunks), default=None), max((one.latest for one in chunks), default=None)
+
+
+def read(path: str, groups: tuple[str, ...], start: int, end: int, skip: int) -> "tuple[Batch, int, str]":
+    """The next packets of groups in a file behind those that were skipped: a batch, how many to skip next time (-1: the
+    file has no more), and why the file ends early, or nothing."""
+    parts: list[Batch] = []
+    size, passed, error = 0, 0, ""
+    try:
+        for batch in scan([path], groups=groups, start=start, end=end):
+            here = batch[max(0, skip - passed) :]
+            passed += len(batch)
+            if not len(here):
+                continue
+            parts.append(here)
+            size += here.payload_bytes
+            if size >= min(PIECE, ARENA_LIMIT):
+                return _core.views.Batch.concatenate(parts), passed, ""
+    except CaptureError as wrong:
+        error = str(wrong)
+    return _core.views.Batch.concatenate(parts), -1, error
+
+
+def export(path: str, host: str, url: str, name: str) -> tuple[int, int]:
+    """Write a file's packets as Parquet to a directory of a file system that pyarrow knows: packets, bytes of Parquet.
+
+    FileError, CaptureError behind what could be read, FeatureError."""
+    filesystem, directory = file_system(url)
+    target = f"{directory.rstrip('/')}/{name}"
+    pyarrow, parquet = module("pyarrow", "to_parquet", "cluster"), module("pyarrow.parquet", "to_parquet", "cluster")
+    packets = 0
+    waiting: list[Any] = []
+    failure: CaptureError | None = None
+    schema = _with_host(pyarrow, pyarrow.record_batch(_core.views.Batch.from_bytes(b"", b"", {})), host).schema
+    with filesystem.open_output_stream(target) as stream:
+        with parquet.ParquetWriter(stream, schema) as writer:
+
+            def flush() -> None:
+                if waiting:
+                    writer.write_table(pyarrow.Table.from_batches(waiting).unify_dictionaries())
+                    waiting.clear()
+
+            rows = 0
+            try:
+                for batch in scan([path], index=False):
+                    waiting.append(_with_host(pyarrow, pyarrow.record_batch(batch), host))
+                    packets += len(batch)
+                    rows += len(batch)
+                    if rows >= ROW_GROUP:
+                        flush()
+                        rows = 0
+            except CaptureError as error:
+                failure = error
+            flush()
+        size = stream.tell()
+    if failure is not None:
+        raise failure
+    return packets, size
+
+
+def _with_host(pyarrow: Any, batch: Any, host: str) -> Any:
+    """A record batch with the host's name as its first column."""
+    count = batch.num_rows
+    codes = pyarrow.Array.from_buffers(pyarrow.int32(), count, [None, pyarrow.py_buffer(bytes(4 * count))])
+    column = pyarrow.DictionaryArray.from_arrays(codes, pyarrow.array([host]))
+    return pyarrow.RecordBatch.from_arrays([column, *batch.columns], names=["host", *batch.schema.names])
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system of pyarrow, and the path in it, of a URL or a local path; ArgumentError."""
+    fs = module("pyarrow.fs", "to_parquet", "cluster")
+    try:
+        if "://" not in url:
+            directory = Path(url).absolute()
+            directory.mkdir(parents=True, exist_ok=True)
+            return fs.LocalFileSystem(), directory.as_posix()
+        filesystem, path = fs.FileSystem.from_uri(url)
+        if url.startswith("file:"):
+            filesystem.create_dir(path, recursive=True)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(_without_secrets(f"{url}: {error}")) from None
+    if not path:
+        raise ArgumentError(f"{_without_secrets(url)} names no bucket, and no directory in one")
+    return filesystem, str(path)
+
+
+def _without_secrets(url: str) -> str:
+    """A URL as errors may show it: s3://KEY:SECRET@bucket has them."""
+    return re.sub(r"//[^/@]*@", "//…@", url)
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

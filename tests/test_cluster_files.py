@@ -1,0 +1,500 @@
+"""Manifests, and questions to files, in threads of one machine."""
+
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mcast_fast as mcast
+from mcast_fast import _core, cluster, errors, files, sequence
+from mcast_fast._core.addresses import map_address
+from mcast_fast._core.layout import Flag
+from mcast_fast.cluster import _clock, _manifest, _verify
+from mcast_fast.errors import MulticastWarning
+from tests.test_cli import invoke
+from tests.test_pcapng import NOW, record
+from tests.test_sequence import joined
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+
+def packet(number, time, group=1, sender=7):
+    """The values of a record, and its payload, in the format "mcast-fast"."""
+    payload = sequence.stamp(number, sender, time) + struct.pack(">I", number % 2**32)
+    values = record(payload, time, flags=Flag(0))
+    values[7] = map_address(f"239.1.1.{group}")
+    return values, payload
+
+
+def write(path, packets):
+    """Write a file of packets: (number, time) or (number, time, group)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.Writer(path) as writer:
+        writer.write(joined(_core.views, [packet(*one) for one in packets]))
+    return path
+
+
+def stream(numbers, step=MS, start=NOW, group=1):
+    return [(number, start + number * step, group) for number in numbers]
+
+
+def manifested(path, host, **clock):
+    """Have a manifest made for a file."""
+    state = _clock.ClockState(NOW, "kernel", **{"synchronized": True, "offset": 0, "error": 1000} | clock)
+    made = _manifest.make_manifest(str(path), host, {"": "mcast-fast"}, state)
+    made.store()
+    return made
+
+
+@pytest.fixture
+def two_hosts(backend, tmp_path):
+    """Files of two hosts in directories of theirs: a records 0 to 999 and fails, b takes over at 1100; both have 500 to 999 but a few."""
+    a = [number for number in range(1000) if number not in (600, 601, 700)]
+    b = [number for number in range(500, 3000) if not 1000 <= number < 1100 and number not in (650, 700)]
+    paths = [
+        write(tmp_path / "a" / "a-1.pcapng", stream(a[:400])),
+        write(tmp_path / "a" / "a-2.pcapng", stream(a[400:])),
+        write(tmp_path / "b" / "b-1.pcapng", stream(b[:1500])),
+        write(tmp_path / "b" / "b-2.pcapng", stream(b[1500:])),
+    ]
+    for path in paths:
+        manifested(path, path.parent.name)
+    return tmp_path
+
+
+def told(captures):
+    return [(one.kind, Path(one.path).name) for one in captures.problems]
+
+
+def batches_text(batches):
+    return [(one.timestamp, one.group, one.data) for batch in batches for one in batch]
+
+
+# ---- manifests ----
+
+
+def test_a_manifest_says_what_the_file_holds(backend, tmp_path):
+    path = write(tmp_path / "feed.pcapng", stream([0, 1, 2, 5, 6]) + stream(range(10, 13), group=2))
+    made = manifested(path, "alpha")
+    assert (made.packets, made.first_time, made.last_time) == (8, NOW, NOW + 12 * MS)
+    values = json.loads(Path(f"{path}.manifest.json").read_text())
+    assert (values["schema"], values["version"], values["file"], values["host"]) == (
+        "mcast-fast-manifest",
+        1,
+        "feed.pcapng",
+        "alpha",
+    )
+    assert set(values) == set(_manifest.MANIFEST)
+    assert values["bytes"] == path.stat().st_size
+    assert [(one["group"], one["packets"]) for one in values["groups"]] == [("239.1.1.1", 5), ("239.1.1.2", 3)]
+    (first, second) = values["flows"]
+    assert first["runs"][0]["gaps"] == [[3, 5]]
+    assert first["runs"][0]["times"] == [[5, NOW + 5 * MS]]
+    assert (second["runs"][0]["first"], second["runs"][0]["next"]) == (10, 13)
+    assert cluster.Manifest.load(f"{path}.manifest.json").as_dict() == made.as_dict()
+
+
+def test_the_ledger_of_a_recording_is_in_its_manifest(backend, tmp_path):
+    batch = joined(_core.views, [packet(*one) for one in stream(range(3))])
+    path = tmp_path / "feed.pcapng"
+    with files.Writer(path) as writer:
+        writer.write(batch)
+        writer.statistics(mcast.Stats(received=3, dropped_socket=2, dropped_nic=5))
+    ledger = manifested(path, "alpha").contents.ledger
+    assert (ledger["delivered"], ledger["dropped_system"], ledger["received"], ledger["dropped"]) == (3, 2, 5, None)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_no_manifest_breaks_what_reads_it(data):
+    values = json.loads(json.dumps(MADE))
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = values
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.booleans()):
+                break
+            place = place[key]
+        place[key] = data.draw(
+            st.one_of(
+                st.none(), st.integers(-(2**70), 2**70), st.text(max_size=3), st.just([]), st.just({}), st.just(1.5)
+            )
+        )
+    try:
+        manifest = cluster.Manifest.from_dict(values, "/d/feed.pcapng.manifest.json")
+    except errors.ArgumentError as error:
+        assert str(error).startswith("/d/feed.pcapng.manifest.json")
+    else:
+        assert isinstance(manifest.as_dict(), dict)
+
+
+MADE = {
+    "schema": "mcast-fast-manifest",
+    "version": 1,
+    "file": "feed.pcapng",
+    "bytes": 5,
+    "modified": 1,
+    "sha256": "00",
+    "host": "a",
+    "plan": "",
+    "interfaces": ["eth0"],
+    "packets": 1,
+    "first_time": 1,
+    "last_time": 1,
+    "ledger": {"received": None, "dropped": None, "dropped_system": 1, "delivered": 1},
+    "groups": [
+        {"group": "239.1.1.1", "port": 1, "source": "::", "packets": 1, "bytes": 1, "first_time": 1, "last_time": None}
+    ],
+    "flows": [
+        {
+            "format": "rtp",
+            "group": "239.1.1.1",
+            "port": 1,
+            "source": "::",
+            "source_port": None,
+            "key": "00",
+            "bits": 16,
+            "packets": 1,
+            "received": 1,
+            "strays": 0,
+            "ambiguous": 0,
+            "first_time": 1,
+            "last_time": 1,
+            "runs": [
+                {
+                    "first": 1,
+                    "next": 5,
+                    "first_time": 1,
+                    "last_time": 1,
+                    "gaps": [[2, 3]],
+                    "times": [[3, 1]],
+                    "anchors": [[1, 1]],
+                }
+            ],
+        }
+    ],
+    "unnumbered": {"rtp": 0},
+    "evicted": {"rtp": 0},
+    "clock": {"at": 1, "source": "kernel", "synchronized": True, "offset": 0, "error": 5},
+    "error": "",
+}
+
+
+def test_verify_names_what_is_wrong(two_hosts):
+    assert invoke("manifest", "verify", two_hosts / "a", two_hosts / "b").exit_code == 0
+    (two_hosts / "a" / "a-1.pcapng").unlink()
+    changed = two_hosts / "a" / "a-2.pcapng"
+    data = bytearray(changed.read_bytes())
+    data[-40] ^= 1
+    changed.write_bytes(data)
+    torn = two_hosts / "b" / "b-1.pcapng.manifest.json"
+    torn.write_bytes(torn.read_bytes()[:100])
+    write(two_hosts / "b" / "b-3.pcapng", stream(range(5)))
+    manifested(two_hosts / "b" / "b-2.pcapng", "b", offset=5 * SECOND)
+    done = invoke("manifest", "verify", two_hosts / "a", two_hosts / "b", "--json")
+    assert done.exit_code == 1
+    found = {(one["kind"], Path(one["path"]).name) for one in json.loads(done.output)["findings"]}
+    assert found == {
+        ("missing", "a-1.pcapng"),
+        ("changed", "a-2.pcapng"),
+        ("torn", "b-1.pcapng"),
+        ("clock", "b-2.pcapng"),
+        ("unlisted", "b-3.pcapng"),
+    }
+    text = invoke("manifest", "verify", two_hosts / "a", two_hosts / "b").output
+    assert "was off by 5.000 s" in text
+    assert "5 findings" in text
+
+
+@pytest.mark.long
+def test_verify_finds_clocks_that_differ_by_what_hosts_have(backend, tmp_path):
+    every = range(0, 20_000, 10)
+    paths = []
+    for host, ahead in (("a", 0), ("b", 5 * SECOND)):
+        packets = [(number // 10, NOW + number * MS + ahead) for number in every]
+        paths.append(write(tmp_path / f"{host}.pcapng", packets))
+        manifested(paths[-1], host)
+    (finding,) = _verify.verify(list(map(str, paths)), quick=True)
+    assert finding.kind == "clock"
+    assert re.match(r"b was [345]\.\d s or more ahead of a, by the packets", finding.text)
+
+
+def test_the_verb_makes_shows_and_indexes(backend, tmp_path):
+    pytest.importorskip("pyarrow")
+    path = write(tmp_path / "feed.pcapng", stream(range(5)))
+    assert invoke("manifest", "make", path, "--host", "alpha", "-f", "mcast-fast").exit_code == 0
+    assert "alpha, 5 packets" in invoke("manifest", "show", path).output
+    assert invoke("manifest", "index", tmp_path).exit_code == 2
+    done = invoke("manifest", "index", tmp_path, "-w", tmp_path / "all.parquet")
+    assert done.output.strip().endswith("1 manifests")
+    captures = cluster.open(tmp_path / "all.parquet")
+    assert [(file.host, Path(file.path).name) for file in captures.files] == [("alpha", "feed.pcapng")]
+    assert captures.flows()[0].received == 5
+    assert captures.work.by_manifest == 1
+
+
+def test_a_ring_of_files_deletes_manifests_too(backend, tmp_path):
+    from mcast_fast.files._recorder import remove
+
+    path = write(tmp_path / "feed.pcapng", stream(range(5)))
+    manifested(path, "alpha")
+    remove(str(path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "synchronized", "offset"),
+    [
+        (
+            "A29FC87B,162.159.200.123,4,1796000000.1,0.000012,-0.00003,0.00005,1.2,0.0,0.01,0.008,0.001,64.4,Normal",
+            True,
+            12_000,
+        ),
+        ("7F7F0101,,0,0.0,5.0,0,0,0,0,0,0,1.0,0,Not synchronised", False, 5 * SECOND),
+    ],
+)
+def test_what_chrony_says(line, synchronized, offset):
+    state = _clock.chrony_state(line, 5)
+    assert (state.source, state.synchronized, state.offset) == ("chrony", synchronized, offset)
+    assert state.error >= offset
+    assert _clock.chrony_state("506 Cannot talk to daemon", 5) is None
+
+
+@pytest.mark.needs("answers of Linux")
+def test_the_kernel_says_how_the_clock_stands(monkeypatch):
+    monkeypatch.setattr(_clock.shutil, "which", lambda name: None)
+    state = _clock.clock_state()
+    assert state.source == "kernel"
+    assert state.synchronized in (True, False)
+    assert state.error >= 0
+    monkeypatch.setattr(_clock, "_kernel", lambda: None)
+    assert _clock.clock_state().synchronized is None
+
+
+# ---- questions ----
+
+
+@pytest.mark.parametrize("by_manifest", [True, False])
+def test_two_hosts_as_one(two_hosts, by_manifest):
+    if not by_manifest:
+        for path in two_hosts.glob("*/*.json"):
+            values = json.loads(path.read_text())
+            path.write_text(json.dumps(values | {"flows": [], "unnumbered": {}, "evicted": {}}))
+    captures = cluster.open([two_hosts / "a", two_hosts / "b"], format="mcast-fast")
+    (flow,) = captures.flows()
+    assert captures.problems == ()
+    assert captures.work.by_manifest == (4 if by_manifest else 0)
+    assert (captures.work.scanned > 0) == (not by_manifest)
+    assert (flow.expected, flow.lost, flow.restarts) == (3000, 101, 0)
+    assert [(gap.first, gap.last, gap.count) for gap in flow.gaps] == [(700, 700, 1), (1000, 1099, 100)]
+    assert flow.gaps[1].time == NOW + 1100 * MS
+    assert captures.gaps() == flow.gaps
+    a, b = flow.hosts
+    assert (a.host, a.received, a.lost, a.covered, a.spans) == ("a", 997, 3, 2, ((600, 601), (700, 700)))
+    assert (b.host, b.received, b.lost, b.covered) == ("b", 2398, 102, 1)
+
+
+def test_one_feed_of_two_hosts_and_who_lost_what(two_hosts):
+    captures = cluster.open([two_hosts / "*" / "*.pcapng"], format="mcast-fast")
+    with captures.feed("239.1.1.1:5000") as feed:
+        numbers = [number for batch in feed for number in sequence.numbers(batch, "mcast-fast").number]
+        stats = feed.stats
+    assert numbers == [number for number in range(3000) if number != 700 and not 1000 <= number < 1100]
+    assert stats.unrecovered == 101
+    assert (stats.legs[1].lost, stats.legs[1].covered, stats.legs[1].absent) == (102, 1, 500)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["mcast-fast", None])
+def test_fetch_merges_by_time_and_removes_what_came_twice(two_hosts, format):
+    for path in two_hosts.glob("*/*.json"):
+        path.unlink()  # of files that nothing is known of
+    captures = cluster.open([two_hosts / "a", two_hosts / "b"], format=format)
+    batches = list(captures.fetch("239.1.1.1:5000"))
+    numbers = [number for batch in batches for number in sequence.numbers(batch, "mcast-fast").number]
+    times = [one.timestamp for batch in batches for one in batch]
+    assert times == sorted(times)
+    if format is not None:
+        assert numbers == [number for number in range(3000) if number != 700 and not 1000 <= number < 1100]
+    else:
+        assert len(numbers) == 997 + 2398
+        assert numbers == sorted(numbers)
+    start, end = NOW + 300 * MS, NOW + 350 * MS
+    some = batches_text(captures.fetch("239.1.1.1:5000", start, end))
+    assert [time for time, _, _ in some] == [NOW + number * MS for number in range(300, 350)]
+    assert list(captures.fetch("239.1.1.2:5000")) == []
+
+
+def test_packets_of_one_time_come_by_host_and_sequence(backend, tmp_path):
+    for host, first in (("b", 0), ("a", 10)):
+        write(tmp_path / host / "x.pcapng", [(first + at, NOW) for at in range(3)])
+        manifested(tmp_path / host / "x.pcapng", host)
+    captures = cluster.open([tmp_path / "a", tmp_path / "b"])
+    numbers = [
+        one for batch in captures.fetch("239.1.1.1:5000") for one in sequence.numbers(batch, "mcast-fast").number
+    ]
+    assert numbers == [10, 11, 12, 0, 1, 2]
+
+
+def test_large_answers_travel_in_pieces(two_hosts, monkeypatch):
+    monkeypatch.setattr("mcast_fast.cluster._tasks.PIECE", 1000)
+    monkeypatch.setattr("mcast_fast.files._scan.BATCH", 16)
+    captures = cluster.open([two_hosts / "a"])
+    assert len(batches_text(captures.fetch("239.1.1.1:5000"))) == 997
+
+
+def test_more_hosts_than_an_arbiter_has_legs(backend, tmp_path):
+    for at in range(10):
+        write(tmp_path / f"h{at}" / "x.pcapng", stream(number for number in range(40) if number % 10 != at or at == 9))
+        manifested(tmp_path / f"h{at}" / "x.pcapng", f"h{at}")
+    captures = cluster.open([tmp_path / f"h{at}" for at in range(10)], format="mcast-fast")
+    numbers = [
+        one for batch in captures.fetch("239.1.1.1:5000") for one in sequence.numbers(batch, "mcast-fast").number
+    ]
+    assert numbers == list(range(40))
+    with pytest.raises(errors.ArgumentError, match="more than 8 legs"):
+        captures.feed("239.1.1.1:5000")
+
+
+def test_which_files_cover_a_group_and_a_time(two_hosts):
+    captures = cluster.open([two_hosts / "a", two_hosts / "b"])
+    names = [Path(file.path).name for file in captures.covering("239.1.1.1:5000", NOW + 2500 * MS)]
+    assert names == ["b-2.pcapng"]
+    assert captures.covering("239.1.1.9:5000") == ()
+    assert len(captures.covering()) == 4
+    (two_hosts / "a" / "a-1.pcapng.manifest.json").unlink()
+    later = cluster.open([two_hosts / "a"])
+    assert [Path(file.path).name for file in later.covering(end=NOW + 100 * MS)] == ["a-1.pcapng"]
+
+
+def test_a_plan_names_formats_and_legs(backend, tmp_path):
+    (tmp_path / "plan.toml").write_text(f"""
+[heartbeat]
+group = "239.255.77.1:5077"
+[files]
+directory = '{tmp_path / "shared"}'
+[hosts.a]
+[hosts.b]
+[[groups]]
+group = "239.1.1.1:5000"
+legs = ["239.1.1.2:5000"]
+format = "mcast-fast"
+""")
+    for host, group, lost in (("a", 1, 5), ("b", 2, 7)):
+        numbers = [number for number in range(100) if number != lost]
+        manifested(write(tmp_path / "shared" / f"{host}.pcapng", stream(numbers, group=group)), host)
+    captures = cluster.open(tmp_path / "plan.toml")
+    assert [file.host for file in captures.files] == ["a", "b"]
+    assert [(flow.group, flow.lost, flow.format) for flow in captures.flows()] == [
+        ("239.1.1.1", 1, "mcast-fast"),
+        ("239.1.1.2", 1, "mcast-fast"),
+    ]
+    captures.flows()
+    assert captures.work.by_manifest == 4
+    (tmp_path / "plan.toml").write_text((tmp_path / "plan.toml").read_text().replace('"mcast-fast"', '"u64be@16"'))
+    other = cluster.open(tmp_path / "plan.toml")  # whose manifests were made for another format
+    assert [(flow.lost, flow.format) for flow in other.flows()] == [(1, "u64be@16")] * 2
+    assert other.work.by_manifest == 0
+    with captures.feed("239.1.1.2:5000") as feed:
+        numbers = [one for batch in feed for one in sequence.numbers(batch, "mcast-fast").number]
+        assert numbers == list(range(100))
+        assert [leg.covered for leg in feed.stats.legs] == [1, 1]
+
+
+# ---- what goes wrong ----
+
+
+def test_what_is_wrong_is_said_and_the_rest_is_answered(two_hosts):
+    (two_hosts / "a" / "a-1.pcapng").unlink()
+    torn = two_hosts / "b" / "b-1.pcapng.manifest.json"
+    torn.write_bytes(torn.read_bytes()[:100])
+    broken = two_hosts / "b" / "b-2.pcapng"
+    broken.write_bytes(broken.read_bytes()[:-10])
+    with pytest.warns(MulticastWarning):
+        captures = cluster.open([two_hosts / "a", two_hosts / "b"], format="mcast-fast")
+    with pytest.warns(MulticastWarning):
+        (flow,) = captures.flows()
+    assert sorted(told(captures)) == [
+        ("changed", "b-2.pcapng"),
+        ("missing", "a-1.pcapng"),
+        ("torn", "b-1.pcapng"),
+        ("unreadable", "b-2.pcapng"),
+    ]
+    assert (flow.first, flow.last) == (400, 2998)
+    assert flow.lost == 101
+
+
+def test_a_clock_that_is_off_is_said(backend, tmp_path):
+    for host, ahead in (("a", 0), ("b", 5 * SECOND)):
+        packets = [(number, NOW + number * 10 * MS + ahead) for number in range(1000) if number % 100 or host == "b"]
+        write(tmp_path / f"{host}.pcapng", packets)
+        manifested(tmp_path / f"{host}.pcapng", host)
+    captures = cluster.open(tmp_path, format="mcast-fast")
+    with pytest.warns(MulticastWarning, match=r"the clock of b is [345]\.\d s or more ahead of that of a"):
+        (flow,) = captures.flows()
+    assert (flow.expected, flow.lost, flow.restarts) == (1000, 0, 0)
+    assert [one.kind for one in captures.problems] == ["clock"]
+
+
+def test_nothing_and_nonsense(tmp_path):
+    with pytest.warns(MulticastWarning, match="none.pcapng"):
+        captures = cluster.open(tmp_path / "none.pcapng")
+    assert captures.files == captures.flows() == captures.gaps() == ()
+    assert cluster.open([]).files == ()
+    with pytest.raises(errors.ArgumentError, match="is not a format"):
+        cluster.open(tmp_path, format="rpt")
+    with pytest.raises(errors.ArgumentError, match="source 5 is not a plan or paths"):
+        cluster.open(5)
+    with pytest.raises(errors.ArgumentError, match="with its port"):
+        captures.fetch("239.1.1.1")
+    with pytest.raises(errors.ArgumentError, match=r"format of .* is not known"):
+        captures.feed("239.1.1.1:5000")
+    with pytest.raises(errors.FileError):
+        cluster.open(tmp_path / "plan.toml")
+
+
+@pytest.mark.long
+def test_it_needs_neither_dask_nor_pyarrow(backend, tmp_path):
+    write(tmp_path / "feed.pcapng", stream(range(5)))
+    code = (
+        "import sys; sys.modules['distributed'] = sys.modules['pyarrow'] = None\n"
+        "from mcast_fast import cluster\n"
+        f"captures = cluster.open({str(tmp_path / 'feed.pcapng')!r}, format='mcast-fast')\n"
+        "assert captures.flows()[0].received == 5\n"
+        "assert sum(map(len, captures.fetch('239.1.1.1:5000'))) == 5\n"
+        "try: captures.to_parquet('x')\n"
+        "except NotImplementedError as error: assert 'mcast-fast[cluster]' in str(error), error\n"
+        "else: raise SystemExit('no error')\n"
+        "try: cluster.open([], client=5)\n"
+        "except NotImplementedError as error: assert 'mcast-fast[cluster]' in str(error), error\n"
+    )
+    environment = os.environ | {"MCAST_FAST_BACKEND": backend, "PYTHONPATH": str(Path(mcast.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=tmp_path)
+
+
+# ---- Parquet ----
+
+
+def test_parquet_of_all_hosts(two_hosts, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    captures = cluster.open([two_hosts / "a", two_hosts / "b"])
+    done = captures.to_parquet(tmp_path / "out")
+    assert (done.files, done.packets) == (4, 997 + 2398)
+    table = parquet.read_table(tmp_path / "out")
+    assert table.num_rows == done.packets
+    assert table.schema.names[:2] == ["host", "timestamp"]
+    rows = sorted(zip(table["host"].to_pylist(), table["payload"].to_pylist(), strict=True))
+    expected = [(file.host, one.data) for file in captures.files for batch in files.scan(file.path) for one in batch]
+    assert rows == sorted(expected)
+    with pytest.raises(errors.ArgumentError, match="nonsense://…@here: ") as caught:
+        captures.to_parquet("nonsense://key:secret@here")
+    assert "secret" not in str(caught.value)
