@@ -289,6 +289,20 @@ def test_flows_are_bounded_and_what_gave_way_stays_counted(backend):
     assert (tracker.evicted, tracker.lost) == (2, 1)
 
 
+def test_a_flow_that_goes_on_gives_way_to_none_that_is_silent(backend):
+    tracker = Tracker("u16be@2/u16be@0", max_flows=3)
+
+    def update(*pairs):
+        payloads = [struct.pack(">HH8x", *pair) for pair in pairs]
+        tracker.update(batch_of(*((record(one), one) for one in payloads)))
+
+    update((1, 0), (2, 0), (3, 0))
+    update((4, 0))  # all had come: the first gives way
+    update((2, 1), (2, 2))
+    update((5, 0))
+    assert {flow.key for flow in tracker.flows} == {b"\0\2", b"\0\4", b"\0\5"}
+
+
 def test_packets_without_a_number_are_counted(backend):
     tracker = Tracker("rtp")
     payload = bytes(20)

@@ -156,6 +156,14 @@ def test_rtp(backend):
     ]
 
 
+@pytest.mark.parametrize("first", range(1, 9))
+@pytest.mark.parametrize("second", range(1, 9))
+def test_a_key_of_two_parts_wherever_the_second_begins(backend, first, second):
+    fields = f"u{8 * first}{'be' if first > 1 else ''}@0/u{8 * second}{'be' if second > 1 else ''}@{first}"
+    payload = bytes(range(0x81, 0xA1))
+    assert columns(f"u8@0/{fields}", payload) == [(Kind.DATA, 0x81, 1, key(payload[: first + second]))]
+
+
 def test_st2110_takes_its_upper_half_from_behind_sources_and_extension(backend):
     upper = struct.pack(">H", 0x1234)
     extension = struct.pack(">HH", 0xBEDE, 2) + bytes(8)
