@@ -35,6 +35,10 @@ MASKS = (
     (r"in [\d.]+ s, [\d,]+ packets/s, [\d,.]+ Mbit/s", "in 1.00 s, 3 packets/s, 0.0 Mbit/s"),
     (r'"seconds": [\d.]+', '"seconds": 0.1'),
     (r"in [\d.]+ s$", "in 0.10 s"),
+    (r"[\d,.]+(?: M)?/s sent, [\d,]+ of [\d,]+ lost", "62,000/s sent, 0 of 1,240 lost"),
+    (r"(bytes: |at least )[\d,.]+(?: M)?/s", r"\g<1>62,000/s"),
+    (r"/s, [\d,]+ Mbit/s; limit", "/s, 653 Mbit/s; limit"),
+    (r"; \d+% came coalesced", ""),
     (r"^[\d,]+ packets/s, [\d,.]+ Mbit/s", "3 packets/s, 0.0 Mbit/s"),
 )
 
@@ -69,6 +73,10 @@ SCREENS = {
     "check-160": Screen("mcast-fast check feed.pcap -f u64be@0", 160),
     "arbitrate-80": Screen("mcast-fast arbitrate feed.pcap feed.pcap -f u64be@0"),
     "convert": Screen("mcast-fast convert feed.pcap feed.csv"),
+    "report-80": Screen("mcast-fast report feed.pcap -f u64be@0"),
+    "error-report": Screen("mcast-fast report feed.pcap --legs"),
+    "bench-piped": Screen("mcast-fast bench --no-ring --for 200ms --loss 99.9% 2>&1 | cat", 0),
+    "error-bench": Screen("mcast-fast bench 239.9.9.9:5000"),
     "merge": Screen("mcast-fast merge feed.pcap feed.pcap -w both.pcapng"),
     "repair": Screen("mcast-fast repair feed.pcap -o whole.pcap"),
     "replay-none": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 -g 239.7.7.7"),

@@ -78,6 +78,16 @@ def test_what_send_numbers_is_followed(backend):
     assert all(packet.timestamp >= at for packet, at in zip(packets, sent, strict=True))
 
 
+def test_what_is_sent_for_a_time_leaves_no_number_out(backend):
+    group = Place(4, loopback()).group()
+    with mcast.Receiver(group, sequence="mcast-fast", timeout=5) as rx:
+        run("send", group, "--sequence", "-d", "20ms", "--size", 10, "--ttl", 0, "--rate", "1k")
+        while rx.recv() and rx.stats.flows[0].state != "ended":
+            pass
+        (flow,) = rx.stats.flows
+    assert flow.received == flow.expected > 0
+
+
 def payloads(*numbers):
     return [sequence.stamp(number, 7, NOW) for number in numbers]
 

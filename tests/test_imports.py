@@ -174,6 +174,31 @@ doctor      : _systems _version _units _core _host _membership _sending groups r
     _probe_ends     : _probe_peer _probe_state
     _probe          : _probe_wire _probe_peer _probe_state _probe_report _probe_faults _probe_matrix _probe_ends
     __init__        : _finding _examination _probe_counts _probe_report _probe
+_report     : _version _units _core stats receiver sequence files monitor doctor
+    markup          :
+    grid            :
+    packets         : grid
+    losses          : grid
+    figures         : grid losses
+    collect         : grid packets losses figures
+    legs            : collect
+    text            : figures
+    style           :
+    charts          : grid markup text
+    pictures        : figures markup text style charts
+    table           : figures markup text pictures
+    page            : figures markup text style pictures table
+    __init__        :
+_bench      : _units _core _host groups receiver sender sequence doctor
+    trial           :
+    search          : trial
+    words           : trial
+    load            : trial
+    counting        : trial
+    measure         : trial search load counting
+    wire            : trial
+    hosts           : trial counting measure wire
+    __init__        :
 cluster     : _units _core _delivery groups stats sequence receiver sender files
     _schema         :
     _plan           : _schema
@@ -196,7 +221,7 @@ cluster     : _units _core _delivery groups stats sequence receiver sender files
     _streams        :
     _captures       : _plan _survey _manifest _flows _tasks _engine _catalogue _streams
     __init__        : _plan _deal _clock _manifest _flows _engine _catalogue _captures
-cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor cluster
+cli         : _version _units _core _host _sending groups stats sequence receiver sender files doctor _membership monitor _report _bench cluster
     codes           :
     words           :
     examples        :
@@ -224,13 +249,15 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     top_keys        :
     top_view        : output top_keys
     top             : codes output options signals top_keys top_view
+    report          : codes output options signals
+    bench           : codes output options signals
     plan            : codes options output
     manifest        : codes options output
     help            :
     version         : options
     completion      :
     man             : codes examples options
-    __init__        : codes examples output words demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe top plan manifest help version completion man
+    __init__        : codes examples output words demo receive send record replay check arbitrate info convert merge repair interfaces doctor probe top report bench plan manifest help version completion man
 _pyinstaller :
 __main__    : _version _core cli
 __init__    : _version _core _host _source _membership groups stats sequence receiver sender files aio doctor monitor cluster

@@ -558,3 +558,13 @@ def test_what_spead2_sends(backend, form):
     assert figures(described, "lost", "pending", "duplicates") == (0, 0, 0)
     counted = {"spead": (8 * 4096, 1056), "spead:1056": (8 * 4, 1)}[form]
     assert figures(data, "expected", "pending", "duplicates", "reordered") == (*counted, 0, 0)
+
+
+@pytest.mark.parametrize("kind", [What.GAP, What.DUPLICATE, What.STARTED])
+def test_changes_that_are_left_out(backend, kind):
+    packets = batch(0, 1, 4, 4, 5)
+    every = {one.kind for one in Tracker("u64be@0").core.update(packets)}
+    place = list(What).index(kind)
+    assert place in every
+    assert {one.kind for one in Tracker("u64be@0").core.update(packets, 1 << place)} == every - {place}
+    assert Tracker("u64be@0").core.update(packets, (1 << len(What)) - 1) == []

@@ -20,7 +20,8 @@ from mcast_fast.errors import MulticastError, os_text
 # Each in the module of its name, imported when it is first used: `record` does not start with what `replay` needs.
 VERBS = (
     *("demo", "receive", "send", "record", "replay", "check", "arbitrate", "info", "convert", "merge", "repair"),
-    *("interfaces", "doctor", "probe", "top", "plan", "manifest", "help", "version", "completion", "man"),
+    *("interfaces", "doctor", "probe", "top", "report", "bench", "plan", "manifest", "help", "version", "completion"),
+    "man",
 )
 
 

@@ -8,5 +8,5 @@ EXIT_CODES = {
     USAGE: "a usage error: an option, a group or an interface that cannot be",
     LOSS: "packets are missing: of a checked feed, or with --fail-on-loss",
     NOTHING_CAME: "nothing came, or a file holds nothing of the groups",
-    INTERRUPTED: "send and replay: Ctrl-C, after the report (128 + SIGINT)",
+    INTERRUPTED: "send, replay and bench: Ctrl-C, after the report (128 + SIGINT)",
 }

@@ -54,6 +54,17 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mcast-fast top 239.1.1.1%eth0:5000+100", "Which of 100 streams come, at which rates."),
         ("mcast-fast top 239.1.1.1:5000 --json -d 10s | jq .streams", "For programs."),
     ),
+    "report": (
+        ("mcast-fast report feed.pcapng", "A page, report.html, of a recording."),
+        ("mcast-fast report 239.1.1.1%eth0:5000 --for 60s -o feed.html", "Of a minute of a group."),
+        ("mcast-fast report a.pcapng b.pcapng --legs -f rtp --svg legs.svg", "Two legs side by side."),
+    ),
+    "bench": (
+        ("mcast-fast bench", "What this host holds, over its loopback."),
+        ("mcast-fast bench --size 64 --size 1316 --for 20s --json", "Small and usual packets, for programs."),
+        ("mcast-fast bench --listen 239.9.9.9%eth0:5009", "Between two hosts: count on this one,"),
+        ("mcast-fast bench --to 10.0.0.2 239.9.9.9%eth0:5009", "and send on this one."),
+    ),
     "plan": (
         ("mcast-fast plan check plan.toml", "Is it a plan, and can every host record its share?"),
         ("mcast-fast plan deal plan.toml --down alpha", "Who records what when alpha has failed?"),

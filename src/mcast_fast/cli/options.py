@@ -95,6 +95,16 @@ def _dscp(text: str) -> int:
     raise ArgumentError(f"{text!r} is no DSCP; use 0 to 63, or one of: {', '.join(DSCP_NAMES)}")
 
 
+def _percent(text: str) -> float:
+    try:
+        share = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < 1:
+        raise ArgumentError(f"{text!r} is no percentage; use 0 to less than 100, such as 0.1%")
+    return share
+
+
 def _size(text: str) -> str:
     size_in_bytes(text, "value")
     return text
@@ -109,6 +119,7 @@ LONGER = Parsed("TIME", _longer_than_nothing)
 RATE = Parsed("RATE", _rate)
 SPEED = Parsed("FACTOR", _speed)
 DSCP = Parsed("DSCP", _dscp)
+PERCENT = Parsed("PERCENT", _percent)
 SIZE = Parsed("SIZE", _size)
 BACKGROUND = Parsed("SIZE|none", _background)
 
@@ -193,6 +204,13 @@ def shared(*names: str, **helps: str) -> Callable[[T], T]:
         return function
 
     return add
+
+
+def recognised_form(function: T) -> T:
+    """Add the format of numbers to a verb that recognises RTP; in others one is named, or there are no numbers."""
+    named = ("-f", "--format", "--sequence", "form")
+    about = "Of numbers: auto is RTP; none reads none."
+    return click.option(*named, default="auto", show_default=True, help=about)(function)
 
 
 # What the options of receiving mean ----------------------------------------------------------------------------------

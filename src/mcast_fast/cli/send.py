@@ -90,12 +90,13 @@ def command(
     with Sender(
         *groups, loopback=not no_loopback, rate=wanted_rate, segmentation=not no_segmentation, **named
     ) as sender:
+        payloads = _until(payloads, duration)  # first: what it takes and leaves out has no number
         if rtp:
             payloads = map(Headers(secrets.randbits(32), secrets.randbits(16)).put, payloads)
         numbers = Numbers() if sequence else None
         numbered = payloads if numbers is None else map(numbers.number, payloads)
         at_once = _at_once(wanted_rate, options["stdin_lines"])
-        _send(sender, _until(numbered, duration), at_once, progress or sys.stderr.isatty(), as_json)
+        _send(sender, numbered, at_once, progress or sys.stderr.isatty(), as_json)
         if numbers is not None:
             for _ in range(ENDS):
                 sender.send(numbers.end())

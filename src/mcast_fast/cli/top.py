@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
-from mcast_fast.cli.options import LONGER, TIME, groups_alone, receiving, shared
+from mcast_fast.cli.options import LONGER, TIME, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.cli.top_keys import Settings, keys
 from mcast_fast.cli.top_view import COLUMNS, Shown, as_object, drops_table, line, screen, stream_table, totals
 from mcast_fast.errors import ClosedError
-from mcast_fast.monitor._monitor import AUTO, MOST_STREAMS, STALLED_AFTER, Monitor
+from mcast_fast.monitor._monitor import MOST_STREAMS, STALLED_AFTER, Monitor
 from mcast_fast.monitor._stream import drops
 from mcast_fast.receiver import Receiver
 
@@ -30,15 +30,7 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 @click.command("top", short_help="What each stream does now: rates, gaps, loss, states.")
 @click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
 @shared("interface", "port", "source")
-@click.option(
-    "-f",
-    "--format",
-    "--sequence",
-    "form",
-    default=AUTO,
-    show_default=True,
-    help="Of numbers: auto is RTP; none reads none.",
-)
+@recognised_form
 @click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
 @click.option("--stalled-after", type=TIME, default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
 @click.option("--streams", "most", default=MOST_STREAMS, show_default=True, help="Rows at most; others are added up.")

@@ -31,7 +31,13 @@ MOST_LEGS = 8
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written as Parquet: files, packets, and bytes of Parquet."""
+    """What was written as Parquet.
+
+    Attributes:
+        files: Files, one for each capture.
+        packets: Packets in them.
+        bytes: Their sizes together.
+    """
 
     __module__ = "mcast_fast.cluster"
 
@@ -63,7 +69,8 @@ class Captures:
     """The capture files of one host or many, and questions to them: `open` makes one.
 
     Files are read where they are: in threads of this machine or, with Dask, on the workers of the host that has them.
-    What cannot be answered is in `problems`, each with a warning, and the rest is answered.
+    What cannot be answered is in `problems`, each with a warning, and the rest is answered. `open` chooses `files`,
+    `plan`, `format`, the `engine` that reads them, and the first `problems`.
 
         captures = cluster.open("plan.toml")
         for flow in captures.flows():

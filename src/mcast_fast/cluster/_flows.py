@@ -27,7 +27,7 @@ class Gap:
         key: The format's key, in hexadecimal.
         first: The first number.
         last: The last one.
-        count: How many they are.
+        count: The number of numbers from first to last.
         time: When the packet behind them arrived, ns since the epoch; None: unknown.
     """
 

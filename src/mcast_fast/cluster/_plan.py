@@ -126,8 +126,14 @@ PLAN = {
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """How recorders announce themselves: on which group, every how many ns, and after how many ns of silence a host's
-    groups are recorded by others."""
+    """How recorders announce themselves.
+
+    Attributes:
+        group: On which group, with its port.
+        interval: ns between two heartbeats of a host.
+        silent: ns without one after which a host's groups are recorded by others.
+        ttl: TTL or hop limit.
+    """
 
     __module__ = "mcast_fast.cluster"
 
@@ -139,7 +145,14 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class FileRules:
-    """Where files go, what they are called, when the next one begins, and whether each has an index."""
+    """Where files go, and how.
+
+    Attributes:
+        directory: Where files go.
+        name: Their names, by patterns of strftime; `{host}` is the host's name.
+        rotate: When the next file begins: the arguments of `files.Rotation`.
+        index: Whether each file has an index.
+    """
 
     __module__ = "mcast_fast.cluster"
 

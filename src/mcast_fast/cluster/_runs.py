@@ -58,7 +58,7 @@ class Run:
         return without([(self.first, self.next)], self.gaps)
 
     def shifted(self, shift: int) -> "Run":
-        """The same at positions that are so much higher."""
+        """The same at positions that are higher by `shift`."""
         if not shift:
             return self
         return Run(
@@ -178,7 +178,7 @@ def fit(run: Joined, other: Joined, bits: int, tolerance: int, count: int = 1) -
 
 
 def _behind(shift: int, missing: int, passed: int, bits: int, count: int) -> Iterator[Fit]:
-    """One follows the other, so many numbers and ns later: clocks differ by what this is less than nothing."""
+    """One follows the other, with `missing` numbers and `passed` ns between them; less than 0 ns is a difference of clocks."""
     if 0 <= missing <= _most(passed, count):
         yield Fit(shift, min(0, passed), missing < 1 << (bits - 2))
 

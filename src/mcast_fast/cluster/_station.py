@@ -5,7 +5,7 @@ another one makes the manifests of finished files. A recorder that fails, or tha
 its groups are recorded by others as the plan deals them.
 
 Rules of this module: groups are joined as soon as they are dealt, and left when the host that has them instead has been
-there for `silent`: so that a group that moves is recorded by both for a moment, and by nobody never.
+there for `silent`. So both record a group that moves for a moment, and at no moment nobody does.
 """
 
 import secrets

@@ -222,7 +222,7 @@ class Monitor:
             return {}
         found: dict[FlowPlace, tuple[Numbers, bool]] = {}
         for flow in self._tracker.core.flows(0):
-            if not self._recognises or _is_recognised(flow):
+            if not self._recognises or is_recognised(flow):
                 place = flow.source, flow.port, flow.group
                 before, restarted = found.get(place, ((0, 0, 0, 0), False))
                 figures = flow.lost, flow.duplicates, flow.reordered, flow.restarts
@@ -260,7 +260,7 @@ class Monitor:
         return f"<Monitor of {len(rows)} streams{' and others' if others else ''}>"
 
 
-def _is_recognised(flow: FlowRow) -> bool:
+def is_recognised(flow: FlowRow) -> bool:
     """Whether its numbers follow each other, as those of a stream of the format do and other bytes do not."""
     came = flow.received - flow.duplicates
     return came >= _RECOGNISED_BY and 2 * came >= flow.expected

@@ -17,7 +17,7 @@ void
 mcast_change_add(const mcast_sight *sight, const mcast_tracked *flow, uint32_t kind, uint64_t first, uint64_t end)
 {
     mcast_changes *changes = sight->changes;
-    if (!changes)
+    if (!changes || changes->left_out >> kind & 1)
         return;
     if (changes->count == changes->capacity) {
         size_t capacity = changes->capacity ? 2 * changes->capacity : 16;

@@ -119,7 +119,8 @@ typedef struct mcast_change {
 typedef struct mcast_changes {
     mcast_change *memory;
     size_t count, capacity;
-    int failed; /* no memory: some are missing */
+    int failed;        /* no memory: some are missing */
+    uint32_t left_out; /* kinds that are not noted, a bit each */
 } mcast_changes;
 
 typedef struct mcast_flow_slot {

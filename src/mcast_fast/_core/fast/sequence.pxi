@@ -164,6 +164,7 @@ cdef extern from "tracker.h":
         mcast_change *memory
         size_t count
         int failed
+        uint32_t left_out
     ctypedef struct mcast_tracker:
         uint64_t evicted
         uint64_t evicted_lost
@@ -229,8 +230,10 @@ cdef class Tracker:
         if self.tracker != NULL:
             mcast_tracker_release(self.tracker)
 
-    def update(self, packets):
-        """Takes in a batch; what changed. TypeError, and ClosedError in another process than the one that made it."""
+    def update(self, packets, uint32_t left_out=0):
+        """Takes in a batch; what changed, without kinds whose bit is in `left_out`.
+
+        TypeError, and ClosedError in another process than the one that made it."""
         if not isinstance(packets, Batch):
             raise TypeError(f"a batch is required, not {type(packets).__name__}")
         self._check_process()
@@ -241,6 +244,7 @@ cdef class Tracker:
         cdef int pinned
         cdef const unsigned char *arena
         memset(&changes, 0, sizeof(changes))
+        changes.left_out = left_out
         with nogil:
             arena = arena_in_place(batch, &pinned)
             mcast_tracker_update(self.tracker, batch.first, <size_t>batch.count, arena, &changes)

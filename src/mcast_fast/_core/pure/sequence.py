@@ -71,8 +71,10 @@ class Tracker:
         self._process = process.number
         self._lock = threading.RLock()
 
-    def update(self, packets: Batch) -> list[ChangeRow]:
-        """Takes in a batch; what changed. TypeError, and ClosedError in another process than the one that made it."""
+    def update(self, packets: Batch, left_out: int = 0) -> list[ChangeRow]:
+        """Takes in a batch; what changed, without kinds whose bit is in `left_out`.
+
+        TypeError, and ClosedError in another process than the one that made it."""
         if not isinstance(packets, Batch):
             raise TypeError(f"a batch is required, not {type(packets).__name__}")
         self._check_process()
@@ -81,7 +83,7 @@ class Tracker:
         with self._lock:
             records = packets._records[first : first + len(packets) * RECORD_SIZE]
             self.take(records, packets._arena, 0, object(), changes)
-        return changes
+        return [one for one in changes if not left_out >> one.kind & 1]
 
     def note(self, packets: Batch, token: object) -> None:
         """Takes in a batch, unless the one before had this token: so that an interrupted call can be repeated.
