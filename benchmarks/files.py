@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import mcast_fast
-from benchmarks import machine
+from benchmarks import machine, reference
 from benchmarks.process import ROOT, BenchmarkError
 from benchmarks.report import Bar, Direction, Report, Table, ratio, spread
 
 MODULE = "benchmarks.files"
+SOURCE = Path(__file__).with_name("reference_files.c")
 ROUNDS = 5
 SIZE = "1GiB"
 PAYLOAD = 256
@@ -79,6 +80,8 @@ def write_files(directory: Path, packets: int) -> None:
             size = len(batch) // 10 or 1
             for at in range(0, len(batch), size):
                 parts[(number * 10 + at // size) % MERGED].write(batch[at : at + size])
+    with mcast_fast.files.Writer(directory / "empty.pcapng"):
+        pass
     with mcast_fast.open(directory / "whole.pcapng") as reader:
         first = reader.collect(PART)
     with mcast_fast.files.Writer(directory / "part.pcapng") as writer:
@@ -240,6 +243,15 @@ def info(directory: Path) -> list[str]:
     return [sys.executable, "-m", "mcast_fast", "info", str(directory / "whole.pcapng")]
 
 
+def c_info(directory: Path) -> list[str]:
+    return [str(directory / SOURCE.stem), str(directory / "whole.pcapng")]
+
+
+def of_nothing(directory: Path) -> list[str]:
+    """What `info` takes of a file without packets: to start."""
+    return [sys.executable, "-m", "mcast_fast", "info", str(directory / "empty.pcapng")]
+
+
 def capinfos(directory: Path) -> list[str]:
     return ["capinfos", str(directory / "whole.pcapng")]
 
@@ -251,6 +263,8 @@ def mergecap(directory: Path) -> list[str]:
 
 PROGRAMS: dict[str, tuple[str, Callable[[Path], list[str]], bool]] = {
     "info": ("mcast-fast info, start included", info, False),
+    "info start": ("mcast-fast info of a file without packets, over as many", of_nothing, False),
+    "c info": ("plain C: read(2), and a count of each flow", c_info, False),
     "tshark": ("tshark -T fields", tshark, True),
     "capinfos": ("capinfos", capinfos, False),
     "mergecap": (f"mergecap of {MERGED} files", mergecap, False),
@@ -260,7 +274,8 @@ SAME_WORK = {
     "columns": "cypcap",
     "payloads": "cypcap",
     "pcapy": "cypcap",
-    "info": "capinfos",
+    "info": "c info",
+    "capinfos": "c info",
     "csv": "tshark",
     "parquet": "polars parquet",
     "scan": "polars scan",
@@ -293,6 +308,8 @@ def run(options: argparse.Namespace) -> Report:
         place = TMPFS if TMPFS.is_dir() else None
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcast-benchmarks-", dir=place)))
         write_files(directory, packets)
+        if "c info" in names:
+            shutil.copy(stack.enter_context(reference.compiled_program(SOURCE)), directory)
         report.samples = measure(names, directory, packets, options.rounds)
     report.series = {name: [sample["cpu"] for sample in taken] for name, taken in report.samples.items()}
     for name, what, title in (("scan", "share", "share of the bytes read"), ("merge", "MiB", "MiB of memory")):
@@ -308,7 +325,8 @@ def is_there(name: str, notes: list[str]) -> bool:
         ("polars parquet", "polars scan"), "polars"
     )
     if name in PROGRAMS:
-        missing = name != "info" and shutil.which(name) is None
+        needed_program = {"info": sys.executable, "info start": sys.executable, "c info": os.environ.get("CC", "cc")}
+        missing = shutil.which(needed_program.get(name, name)) is None
     else:
         missing = name in needed and importlib.util.find_spec(needed[name]) is None
     if missing:

@@ -195,10 +195,12 @@ def stream(
             program.wait()
     if program.returncode:
         raise BenchmarkError(f"{name}: exit {program.returncode}: {log.read_text()}")
+    told = re.findall(r"(dropped_\w+)\s+([\d,]+)", log.read_text()) if count else []
+    dropped = {where: int(number.replace(",", "")) for where, number in told if number.strip("0,")}
     nanoseconds = (usage.ru_utime + usage.ru_stime) * 1e9
     written = recorded(file) if count else 1
     file.unlink(missing_ok=True)
-    return {"cpu": nanoseconds / written, "lost": max(count, 1) - written, "rate": rate}
+    return {"cpu": nanoseconds / written, "lost": max(count, 1) - written, "rate": rate, "dropped": dropped}
 
 
 def wait_for(condition: Callable[[], bool], failure: str) -> None:
@@ -231,7 +233,10 @@ def table(report: Report) -> Table:
     rows = []
     for name, taken in report.samples.items():
         start, rate = (median(sample[what] for sample in taken) for what in ("start", "rate"))
-        lost = ", ".join(f"{sample['lost']:,}" for sample in taken)
+        lost = ", ".join(
+            " ".join((f"{sample['lost']:,}", *(f"({where} {number:,})" for where, number in sample["dropped"].items())))
+            for sample in taken
+        )
         rows.append(
             (
                 RECORDERS[name][0],

@@ -2,22 +2,26 @@
 by them; and of two legs to make one feed.
 
 One process holds batches of RTP packets in memory and measures each way in turn, many times, so that nothing of the
-kernel is in the figures. The batches together are larger than a cache.
+kernel is in the figures. The batches together are larger than a cache. Plain C loops over the same bytes
+(reference_sequence.c) are the limit.
 """
 
 import argparse
+import ctypes
 import struct
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
-from benchmarks import arrow, machine, station
+from benchmarks import arrow, machine, reference, station
 from benchmarks.contenders import FAST
 from benchmarks.process import BenchmarkError, Process
-from benchmarks.report import Bar, Direction, Report, Table, spread
+from benchmarks.report import Bar, Direction, Report, Table, ratio, spread
 
 MODULE = "benchmarks.sequence"
+SOURCE = Path(__file__).with_name("reference_sequence.c")
 ROUNDS = 31
 COUNT = 4096  # packets in a batch: a ring's
 BATCHES = 16
@@ -35,6 +39,9 @@ WAYS = {
     "memcpy": "the same bytes by one memcpy per batch",
     "numpy": "np.diff of rows as columns, one flow, no order, no flows",
 }
+# The C loop that touches the same bytes -> what it is the limit of.
+LOOPS = {f"{way}, C loop": way for way in ("tracker, one flow", "tracker, 1,000 flows", "arbiter", "arbiter, 1 % lost")}
+WAYS |= {loop: f"the same bytes by a C loop: {way}" for loop, way in LOOPS.items()}
 BARS = (
     Bar("tracker, one flow", None, Direction.AT_MOST, 25),
     Bar("tracker, 1,000 flows", None, Direction.AT_MOST, 25),
@@ -107,6 +114,7 @@ class SequenceStation:
             self._end()
             return found
 
+        self._loops = Loops(order["library"], *size)
         self._ways: dict[str, Callable[[], int]] = {
             "tracker, one flow": lambda: track(one),
             "tracker, 1,000 flows": lambda: track(thousand),
@@ -116,6 +124,10 @@ class SequenceStation:
             "place": place,
             "memcpy": memcpy,
             "numpy": numpy,
+            "tracker, one flow, C loop": lambda: self._follow(FLOWS["one"], one),
+            "tracker, 1,000 flows, C loop": lambda: self._follow(FLOWS["thousand"], thousand),
+            "arbiter, C loop": lambda: self._merge([one, second]),
+            "arbiter, 1 % lost, C loop": lambda: self._merge(lossy),
         }
 
     def ready(self) -> dict[str, Any]:
@@ -139,6 +151,23 @@ class SequenceStation:
             raise RuntimeError(f"the arbiter delivered {found} packets: {stats}")
         return self._packets
 
+    def _follow(self, flows: int, batches: list[Any]) -> int:
+        """The C loop in the place of the tracker."""
+        follow = self._loops.tracker(flows, batches)
+        self._begin()
+        found = follow()
+        self._end()
+        return found
+
+    def _merge(self, legs: list[list[Any]]) -> int:
+        """The C loop in the place of the arbiter."""
+        merge = self._loops.arbiter(legs)
+        self._begin()
+        merge()
+        self._end()
+        self._spent = self._spent * self._packets // sum(len(batch) for leg in legs for batch in leg)
+        return self._packets
+
     def _begin(self) -> None:
         self._spent = -time.process_time_ns()
 
@@ -148,6 +177,50 @@ class SequenceStation:
     def measure(self, way: str) -> None:
         self._ways[way]()
         station.say(wall=self._spent / self._packets)
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (("records", ctypes.c_void_p), ("arena", ctypes.c_void_p), ("count", ctypes.c_uint64))
+
+
+class Loops:
+    """The C loops over batches, with the memory that they need."""
+
+    FLOW_BYTES = 56
+    NUMBERS = 1 << 16
+
+    def __init__(self, library: str, count: int, size: int) -> None:
+        self._functions = ctypes.CDLL(library)
+        for function in (self._functions.reference_track, self._functions.reference_arbitrate):
+            function.restype = ctypes.c_uint64
+        self._records = ctypes.create_string_buffer(2 * count * 64)
+        self._arena = ctypes.create_string_buffer(2 * count * size)
+
+    def _batches(self, batches: list[Any]) -> Any:
+        import numpy as np
+
+        return (_Batch * len(batches))(
+            *(
+                _Batch(np.asarray(batch).ctypes.data, np.frombuffer(batch.data, np.uint8).ctypes.data, len(batch))
+                for batch in batches
+            )
+        )
+
+    def tracker(self, flows: int, batches: list[Any]) -> Callable[[], int]:
+        """Follows the batches behind the first one, as the tracker does: packets that were the next of their flow."""
+        given, count = self._batches(batches), ctypes.c_uint64(flows)
+        memory = ctypes.create_string_buffer(flows * self.FLOW_BYTES)
+        track = self._functions.reference_track
+        track(ctypes.byref(given[0]), memory, count)
+        return lambda: sum(track(ctypes.byref(batch), memory, count) for batch in given[1:])
+
+    def arbiter(self, legs: list[list[Any]]) -> Callable[[], int]:
+        """Makes one feed of two legs: packets in it."""
+        pairs = [self._batches(list(pair)) for pair in zip(*legs, strict=True)]
+        merged = ctypes.create_string_buffer(8 * (2 + self.NUMBERS + 1))
+        ctypes.memmove(merged, (ctypes.c_void_p * 2)(*map(ctypes.addressof, (self._records, self._arena))), 16)
+        arbitrate = self._functions.reference_arbitrate
+        return lambda: sum(arbitrate(pair, merged) for pair in pairs)
 
 
 class Held:
@@ -195,10 +268,11 @@ def add_options(options: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Report:
     report = Report("sequence", {name: getattr(options, name) for name in ("rounds", "count", "size")}, BARS)
     with machine.watched(report.notes), ExitStack() as stack:
-        order = {"count": options.count, "size": options.size}
         try:
+            library = str(stack.enter_context(reference.compiled(SOURCE)))
+            order = {"count": options.count, "size": options.size, "library": library}
             one = stack.enter_context(Process("sequence", order, environment=FAST, module=MODULE))
-        except BenchmarkError as error:
+        except (BenchmarkError, OSError) as error:
             report.notes.append(f"left out: {error}")
         else:
             report.samples = arrow.measure(one, options.rounds, WAYS)
@@ -209,9 +283,14 @@ def run(options: argparse.Namespace) -> Report:
     report.tables = [
         Table(
             "of batches that are there",
-            ("", "ns per packet", "quartiles"),
+            ("", "ns per packet", "quartiles", "of the C loop"),
             [
-                (WAYS.get(name, name), f"{report.measured[name]:,.1f}", spread(taken))
+                (
+                    WAYS.get(name, name),
+                    f"{report.measured[name]:,.1f}",
+                    spread(taken),
+                    ratio(report.measured[name], report.measured.get(f"{name}, C loop")),
+                )
                 for name, taken in report.series.items()
             ],
         )

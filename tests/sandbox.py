@@ -104,6 +104,8 @@ def _of_families(numbers: Sequence[int]) -> list[Step]:
     wanted = [step for number in numbers for step in ((EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW))]
     families = [(LOAD, 0, 0, FIRST_ARGUMENT), *wanted, (RETURN, 0, 0, ERRNO | errno.EAFNOSUPPORT)]
     return [(LOAD, 0, 0, NUMBER), (EQUAL, 0, len(families), NUMBERS["socket"]), *families]
+
+
 def allow_families(numbers: Sequence[int]) -> None:
     """Refuse sockets of all other address families, as RestrictAddressFamilies= of systemd.exec(5) does."""
     _filter([*_of_families(numbers), (RETURN, 0, 0, ALLOW)])

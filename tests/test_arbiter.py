@@ -14,6 +14,7 @@ from tests.test_pcapng import each_backend
 
 FORMAT = "u64be@0"
 HOLD = 50  # ms
+LONG_ENOUGH = bytes(8)  # behind the last field: the C reads each by one load then
 
 
 def arbitrated(*legs, form=FORMAT, width=8, **options):
@@ -567,10 +568,43 @@ def test_both_backends_agree_on_every_field(steps, width, limit, kept, in_order,
     for one, ahead, step, count, flow in steps:
         at[one] += ahead
         when += step
-        payload = (at[one] % (1 << 8 * width)).to_bytes(width, "big") + bytes([count, flow])
+        payload = (at[one] % (1 << 8 * width)).to_bytes(width, "big") + bytes([count, flow, *LONG_ENOUGH])
         rows[one].append((0, min(max(0, when), 2**63 - 1), payload))
     order = "be" if width > 1 else ""
     plan = sequence.Format.parse(f"u{8 * width}{order}@0+u8@{width}/u8@{width + 1},end=4").plan
+    agree(rows, plan, in_order, limit, kept, chunk)
+
+
+@pytest.mark.long
+@settings(deadline=None, max_examples=200)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 20), st.integers(0, 3), st.sampled_from([1, 60, 400, 1100])), min_size=1, max_size=60
+    ),
+    width=st.integers(1, 8),
+    kept=st.sampled_from([1, 300, 1 << 20]),
+    in_order=st.booleans(),
+    chunk=st.integers(1, 30),
+    skew=st.sampled_from([0, 1, 150, 1200]),
+)
+def test_both_backends_agree_on_legs_that_mostly_go_on(steps, width, kept, in_order, chunk, skew):
+    """Each step: packets in order, and then one that a leg, or both, did not get."""
+    if has_fast():
+        pytest.skip(f"feature fast: {has_fast()}")
+    rows, number, when = [[], [], []], (1 << 8 * width) - 100, NOW
+    for count, missing, step in steps:
+        for at in range(count + 1):
+            payload = (number % (1 << 8 * width)).to_bytes(width, "big") + LONG_ENOUGH
+            for leg_at in range(2):
+                if at < count or not missing >> leg_at & 1:
+                    rows[leg_at].append((0, when + skew * leg_at, payload))
+            number, when = number + 1, when + step
+    order = "be" if width > 1 else ""
+    agree(rows, sequence.Format.parse(f"u{8 * width}{order}@0").plan, in_order, 4, kept, chunk)
+
+
+def agree(rows, plan, in_order, limit, kept, chunk):
+    """Both backends make the same of three legs in parts of `chunk` packets, after each, and deliver the same."""
     found = {}
     for name in ("fast", "pure"):
         module, views = (pytest.importorskip(f"mcast_fast._core.{name}.{one}") for one in ("arbiter", "views"))

@@ -289,6 +289,20 @@ def test_flows_are_bounded_and_what_gave_way_stays_counted(backend):
     assert (tracker.evicted, tracker.lost) == (2, 1)
 
 
+def test_a_flow_that_goes_on_gives_way_to_none_that_is_silent(backend):
+    tracker = Tracker("u16be@2/u16be@0", max_flows=3)
+
+    def update(*pairs):
+        payloads = [struct.pack(">HH8x", *pair) for pair in pairs]
+        tracker.update(batch_of(*((record(one), one) for one in payloads)))
+
+    update((1, 0), (2, 0), (3, 0))
+    update((4, 0))  # all had come: the first gives way
+    update((2, 1), (2, 2))
+    update((5, 0))
+    assert {flow.key for flow in tracker.flows} == {b"\0\2", b"\0\4", b"\0\5"}
+
+
 def test_packets_without_a_number_are_counted(backend):
     tracker = Tracker("rtp")
     payload = bytes(20)
@@ -429,6 +443,7 @@ def test_restarts_count_as_the_runs_by_themselves(backend, runs, width):
     assert flow.restarts == flow.ambiguous == len(runs) - 1
 
 
+LONG_ENOUGH = bytes(8)  # behind the last field: the C reads each by one load then
 WILD = st.lists(
     st.tuples(
         st.one_of(st.integers(-3, 3), st.sampled_from([-2000, -200, -40, 40, 200, 3000, 2**31, 2**63])),
@@ -456,17 +471,49 @@ def test_both_backends_agree_on_everything(steps, width, limit, now, window):
     packets, time, at = [], NOW, 500
     for ahead, step, count, flow in steps:
         at, time = at + ahead, time + step
-        payload = (at % (1 << 8 * width)).to_bytes(width, "big") + bytes([count, flow])
+        payload = (at % (1 << 8 * width)).to_bytes(width, "big") + bytes([count, flow, *LONG_ENOUGH])
         packets.append((record(payload, min(time, 2**63 - 1)), payload))
     order = "be" if width > 1 else ""
     format = sequence.Format.parse(f"u{8 * width}{order}@0+u8@{width}/u8@{width + 1},end=4")
+    agree(packets, format, limit, now, window, 7)
+
+
+@pytest.mark.long
+@settings(deadline=None, max_examples=100)
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(1, 30), st.sampled_from([0, 0, 0, 1, -1, 5]), st.integers(0, 200_000)),
+        max_size=30,
+    ),
+    width=st.integers(1, 8),
+    limit=st.integers(5, 12),
+    by_port=st.booleans(),
+)
+def test_both_backends_agree_on_flows_that_mostly_go_on(steps, width, limit, by_port):
+    """Ten flows, of which a part gives way: each step a few packets of one, in order, and then perhaps a gap."""
+    if has_fast():
+        pytest.skip(f"feature fast: {has_fast()}")
+    packets, time, at = [], NOW, dict.fromkeys(range(10), 100)
+    for flow, count, ahead, pause in steps:
+        for _ in range(count):
+            payload = (at[flow] % (1 << 8 * width)).to_bytes(width, "big") + bytes([flow, *LONG_ENOUGH])
+            packets.append((record(payload, time), payload))
+            at[flow], time = at[flow] + 1, time + 1000
+        at[flow], time = at[flow] + ahead, time + pause
+    order = "be" if width > 1 else ""
+    text = f"u{8 * width}{order}@0/u8@{width}" + ("/source_port" if by_port else "")
+    agree(packets, sequence.Format.parse(text), limit, 0, 1_000_000, 100)
+
+
+def agree(packets, format, limit, now, window, chunk):
+    """Both backends count the same of packets in parts of `chunk`, after each."""
     found = {}
     for name in ("fast", "pure"):
         module, views = (pytest.importorskip(f"mcast_fast._core.{name}.{one}") for one in ("sequence", "views"))
-        tracker = module.Tracker(format.plan, False, window, limit)
+        tracker = module.Tracker(format.plan, format.source_port, window, limit)
         seen = []
-        for start in range(0, len(packets), 7):
-            seen.append(tracker.update(joined(views, packets[start : start + 7])))
+        for start in range(0, len(packets), chunk):
+            seen.append(tracker.update(joined(views, packets[start : start + chunk])))
             seen.append(tracker.flows(now))
             for row in tracker.flows(now):
                 assert row.expected == row.received - row.duplicates + row.lost + row.pending

@@ -156,6 +156,14 @@ def test_rtp(backend):
     ]
 
 
+@pytest.mark.parametrize("first", range(1, 9))
+@pytest.mark.parametrize("second", range(1, 9))
+def test_a_key_of_two_parts_wherever_the_second_begins(backend, first, second):
+    fields = f"u{8 * first}{'be' if first > 1 else ''}@0/u{8 * second}{'be' if second > 1 else ''}@{first}"
+    payload = bytes(range(0x81, 0xA1))
+    assert columns(f"u8@0/{fields}", payload) == [(Kind.DATA, 0x81, 1, key(payload[: first + second]))]
+
+
 def test_st2110_takes_its_upper_half_from_behind_sources_and_extension(backend):
     upper = struct.pack(">H", 0x1234)
     extension = struct.pack(">HH", 0xBEDE, 2) + bytes(8)
@@ -309,7 +317,10 @@ def test_mcast_fast(backend):
 
 # ---- both backends ----
 
-FORMATS = st.sampled_from([*PRESETS, "u8@0", "u24le@1&0xfffff0/b3@0", "u64le@rtp3+u8@2/u56be@1", "u40be@2*999:u16le@0"])
+KEYS = ["u16be@0/u24be@1/u64le@2&0xff0000ff0/u32be@0", "u8@0/u64be@3/u64le@1"]  # a part lies in both words of the key
+FORMATS = st.sampled_from(
+    [*PRESETS, "u8@0", "u24le@1&0xfffff0/b3@0", "u64le@rtp3+u8@2/u56be@1", "u40be@2*999:u16le@0", *KEYS]
+)
 PIECES = st.lists(
     st.one_of(
         st.binary(max_size=12),

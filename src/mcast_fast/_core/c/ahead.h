@@ -1,5 +1,5 @@
 /* Payloads that are read soon, fetched into the cache meanwhile: a ring's memory was written by another processor, and a miss costs
- * more than all the rest of a packet. */
+ * more than all the rest of a packet. And what compilers cannot know: what is seldom. */
 #ifndef MCAST_AHEAD_H
 #define MCAST_AHEAD_H
 
@@ -9,8 +9,10 @@
 
 #if defined(__GNUC__)
 #define MCAST_PREFETCH(address) __builtin_prefetch(address)
+#define MCAST_SELDOM __attribute__((noinline)) /* kept out of the loop that calls it, and its registers too */
 #else
 #define MCAST_PREFETCH(address) ((void)(address))
+#define MCAST_SELDOM
 #endif
 
 enum { MCAST_AHEAD = 3, MCAST_AHEAD_LINES = 8 };

@@ -94,7 +94,7 @@ evict(mcast_arbiter *arbiter)
     return at;
 }
 
-static mcast_feed *
+MCAST_SELDOM static mcast_feed *
 new_feed(mcast_arbiter *arbiter, const mcast_feed_key *key)
 {
     if (arbiter->count < arbiter->limit && arbiter->count == arbiter->capacity && grow(arbiter) != 0)
@@ -103,6 +103,8 @@ new_feed(mcast_arbiter *arbiter, const mcast_feed_key *key)
     if (!feed)
         return NULL;
     feed->key = *key;
+    feed->run = &feed->runs[0];
+    feed->old = &feed->runs[1];
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++)
         feed->legs[leg].behind = MCAST_SILENT;
     uint32_t at = arbiter->count == arbiter->limit ? evict(arbiter) : arbiter->count++;
@@ -183,7 +185,7 @@ channel_of(mcast_leg *leg, const mcast_record *record)
 /* ---- time ---- */
 
 /* The clock adds up the steps forwards of the times of arrival: one that is set back stands still. */
-static void
+static inline void
 pass_time(mcast_arbiter *arbiter, int64_t time)
 {
     if (time == 0 || time == INT64_MAX)
@@ -197,7 +199,7 @@ pass_time(mcast_arbiter *arbiter, int64_t time)
         arbiter->last_time = time;
 }
 
-static void
+static inline void
 arrive(mcast_arbiter *arbiter, int64_t time)
 {
     pass_time(arbiter, time);
@@ -210,12 +212,11 @@ arrive(mcast_arbiter *arbiter, int64_t time)
 enum { DONE, NO_MEMORY, NO_PAIR, STUCK };
 
 static int
-take_packet(mcast_arbiter *arbiter, uint32_t at, const mcast_record *record, const unsigned char *payload)
+take_packet(mcast_arbiter *arbiter, mcast_leg *leg, const mcast_arrival *packet)
 {
-    mcast_leg *leg = &arbiter->legs[at];
+    const mcast_record *record = packet->record;
     mcast_numbered numbered;
-    mcast_arrival packet = {record, payload, at};
-    mcast_sequence_read(&arbiter->format, payload, record->length, &numbered);
+    mcast_sequence_read(&arbiter->format, packet->payload, record->length, &numbered);
     if (numbered.kind == MCAST_SHORT || numbered.kind == MCAST_OTHER) {
         arrive(arbiter, record->timestamp);
         leg->ledger.packets++;
@@ -236,7 +237,7 @@ take_packet(mcast_arbiter *arbiter, uint32_t at, const mcast_record *record, con
     if (!feed)
         return NO_MEMORY;
     feed->used = 1;
-    if (mcast_feed_take(arbiter, feed, &packet, &numbered) != 0)
+    if (mcast_feed_take(arbiter, feed, packet, &numbered) != 0)
         return NO_MEMORY;
     leg->ledger.packets++;
     leg->ledger.heartbeats += numbered.kind != MCAST_DATA;
@@ -255,14 +256,15 @@ head_time(const mcast_leg *leg, const mcast_leg_input *input)
     return time ? time : leg->last;
 }
 
-/* The leg whose next packet came first, or that with fewer of them so far; -1: one has none, and its next one may be earlier. */
-static int
-first_leg(const mcast_arbiter *arbiter, const mcast_leg_input *inputs)
+/* The leg whose next packet came first (`heads`: when), or that with fewer of them so far; -1: one has none, and its next one may be
+ * earlier. */
+static inline int
+first_leg(const mcast_arbiter *arbiter, const mcast_leg_input *inputs, const int64_t *heads)
 {
     int first = -1;
     int64_t earliest = 0, quiet = INT64_MAX;
     for (uint32_t i = 0; i < arbiter->leg_count; i++) {
-        int64_t time = head_time(&arbiter->legs[i], &inputs[i]);
+        int64_t time = heads[i];
         if (inputs[i].at == inputs[i].count) {
             quiet = time < quiet ? time : quiet;
         } else if (first < 0 || time < earliest ||
@@ -289,27 +291,33 @@ known_until(const mcast_arbiter *arbiter, const mcast_leg_input *inputs)
 static int
 take_packets(mcast_arbiter *arbiter, mcast_leg_input *inputs)
 {
+    int64_t heads[MCAST_MOST_LEGS];
+    for (uint32_t i = 0; i < arbiter->leg_count; i++)
+        heads[i] = head_time(&arbiter->legs[i], &inputs[i]);
     for (uint32_t left = TURN_PACKETS; left > 0; left--) {
-        int at = first_leg(arbiter, inputs);
+        int at = first_leg(arbiter, inputs, heads);
         if (at < 0)
             return MCAST_ARBITER_WAITS;
         mcast_leg_input *input = &inputs[at];
+        mcast_leg *leg = &arbiter->legs[at];
         const mcast_record *record = &input->records[input->at];
         MCAST_PREFETCH(record + RECORDS_AHEAD);
         mcast_sequence_look_ahead(&arbiter->format, input->records, input->at, input->count, input->arena);
-        if (arbiter->legs[at].was_new) /* the next one is likely to be delivered, too: its payload is copied */
+        if (leg->was_new) /* the next one is likely to be delivered, too: its payload is copied */
             mcast_look_ahead(input->arena, input->records, input->at, input->count);
         uint64_t before = arbiter->packets;
-        int status = take_packet(arbiter, (uint32_t)at, record, input->arena + record->offset);
+        const mcast_arrival packet = {record, input->arena + record->offset, (uint32_t)at};
+        int status = take_packet(arbiter, leg, &packet);
         if (status == NO_MEMORY)
             return MCAST_ARBITER_FAILED;
         if (status == NO_PAIR)
             return MCAST_ARBITER_UNPAIRED + at;
         input->at++;
-        arbiter->legs[at].taken++;
-        arbiter->legs[at].was_new = arbiter->packets != before;
+        leg->taken++;
+        leg->was_new = arbiter->packets != before;
         if (record->timestamp)
-            arbiter->legs[at].last = record->timestamp;
+            leg->last = record->timestamp;
+        heads[at] = head_time(leg, input);
         if (status == STUCK)
             return MCAST_ARBITER_FAILED;
         if (arbiter->out.data.used >= TURN_BYTES)
@@ -368,12 +376,20 @@ mcast_arbiter_due(mcast_arbiter *arbiter)
     return due;
 }
 
+/* Large batches come in turn with small ones: where a leg's batch ends within that of another. */
+static void
+forget_slowly(size_t *usual, size_t used)
+{
+    *usual -= *usual / 8;
+    *usual = used > *usual ? used : *usual;
+}
+
 void
 mcast_arbiter_take(mcast_arbiter *arbiter, mcast_memory *records, mcast_memory *data)
 {
     mcast_lock(&arbiter->lock);
-    arbiter->usual_records = arbiter->out.records.used;
-    arbiter->usual_bytes = arbiter->out.data.used;
+    forget_slowly(&arbiter->usual_records, arbiter->out.records.used);
+    forget_slowly(&arbiter->usual_bytes, arbiter->out.data.used);
     *records = arbiter->out.records;
     *data = arbiter->out.data;
     memset(&arbiter->out, 0, sizeof arbiter->out);
@@ -405,6 +421,7 @@ mcast_arbiter_open(mcast_arbiter **opened, const mcast_format *format, uint32_t 
     arbiter->seed = ((uint64_t)(uintptr_t)arbiter ^ (uint64_t)mcast_monotonic_ns()) * 0x9e3779b97f4a7c15u;
     arbiter->format = *format;
     arbiter->leg_count = legs;
+    arbiter->all_legs = (uint8_t)((1u << legs) - 1);
     arbiter->hold = hold;
     arbiter->silence = 2 * hold > SHORTEST_SILENCE ? 2 * hold : SHORTEST_SILENCE;
     arbiter->remembered = arbiter->silence;

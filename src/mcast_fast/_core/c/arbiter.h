@@ -87,9 +87,9 @@ typedef struct mcast_feed_key {
 
 typedef struct mcast_feed {
     mcast_feed_key key;
+    mcast_feed_run *run, *old; /* the run that began last, and the one before: of these two */
     mcast_feed_run runs[2];
-    uint8_t current; /* the run that began last */
-    uint8_t used;    /* since the hand of the eviction passed */
+    uint8_t used; /* since the hand of the eviction passed */
     uint32_t generation;
     mcast_leg_flow legs[MCAST_MOST_LEGS];
 } mcast_feed;
@@ -154,7 +154,8 @@ typedef struct mcast_arbiter {
     uint32_t leg_count;
     uint32_t limit; /* flows */
     int in_order;
-    int failed; /* no memory: a packet stays where it is */
+    uint8_t all_legs; /* a bit each */
+    int failed;       /* no memory: a packet stays where it is */
     mcast_leg legs[MCAST_MOST_LEGS];
 
     int64_t clock; /* ns: the steps forwards of the times of arrival */
@@ -170,7 +171,7 @@ typedef struct mcast_arbiter {
     uint64_t positions; /* remembered, of all flows */
 
     mcast_batch out;                   /* what is decided */
-    size_t usual_records, usual_bytes; /* of the last one that was taken */
+    size_t usual_records, usual_bytes; /* of the last ones that were taken */
     mcast_kept *kept;
     uint32_t kept_count, kept_capacity, kept_unused;
     mcast_chunk *chunks;

@@ -16,12 +16,6 @@ unwrap(const mcast_arbiter *arbiter, uint64_t number, uint64_t beside)
     return beside + (uint64_t)((int64_t)((number - beside) << unused) >> unused);
 }
 
-static inline mcast_feed_run *
-current_of(mcast_feed *feed)
-{
-    return &feed->runs[feed->current];
-}
-
 /* The run that a leg is in, or NULL. */
 static inline mcast_feed_run *
 run_of(mcast_feed *feed, const mcast_leg_flow *leg)
@@ -168,7 +162,7 @@ steps_back(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_fee
     return 1;
 }
 
-static void
+static inline void
 go_on(const mcast_arbiter *arbiter, mcast_feed_run *run, mcast_leg_flow *of, uint32_t leg, uint64_t position,
       uint64_t end)
 {
@@ -188,16 +182,6 @@ go_on(const mcast_arbiter *arbiter, mcast_feed_run *run, mcast_leg_flow *of, uin
     }
 }
 
-/* Space for a packet, wherever it goes; 0, or -1 without memory. */
-static int
-reserve(mcast_arbiter *arbiter, size_t length)
-{
-    if (mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.records, sizeof(mcast_record)) != 0 ||
-        mcast_memory_reserve(&mcast_shared_pool, &arbiter->out.data, length) != 0)
-        return -1;
-    return arbiter->in_order ? mcast_kept_reserve(arbiter, length) : 0;
-}
-
 /* A packet of a leg in a run. `is_own`: it is the run that the leg is in. */
 static int
 take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet,
@@ -213,7 +197,7 @@ take(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_
         of->low = position;
     if (is_own && steps_back(arbiter, feed, run, packet->leg, position, end))
         return suspect(arbiter, feed, packet, numbered, has_brought(run, packet->leg, position));
-    if (reserve(arbiter, packet->record->length) != 0)
+    if (mcast_arrival_reserve(arbiter, packet->record->length) != 0)
         return -1;
     release(arbiter, feed, packet->leg);
     if (mcast_is_before(run->next, end) && mcast_run_advance(arbiter, feed, run, packet->leg, end) != 0)
@@ -253,7 +237,7 @@ restart(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, const mcast_numb
         return -1;
     arbiter->restarts++;
     arbiter->ambiguous++;
-    return take_stashed(arbiter, feed, current_of(feed), leg, second);
+    return take_stashed(arbiter, feed, feed->run, leg, second);
 }
 
 /* A packet by which its leg comes into a run. */
@@ -274,11 +258,11 @@ static int
 take_in(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered)
 {
     mcast_leg_flow *of = &feed->legs[packet->leg];
-    mcast_feed_run *run = current_of(feed);
+    mcast_feed_run *run = feed->run;
     if (!run->generation) {
         if (mcast_run_begin(arbiter, feed, numbered->number) != 0)
             return -1;
-        run = current_of(feed);
+        run = feed->run;
     }
     uint64_t position = unwrap(arbiter, numbered->number, run->next);
     if (of->generation && !is_within(arbiter, run, numbered->number, numbered->count) &&
@@ -300,15 +284,14 @@ choose(const mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *own, uint
        const mcast_numbered *numbered)
 {
     const mcast_leg_flow *of = &feed->legs[leg];
-    mcast_feed_run *current = current_of(feed), *old = &feed->runs[!feed->current];
-    mcast_feed_run *other = own == current ? old : current;
+    mcast_feed_run *other = own == feed->run ? feed->old : feed->run;
     uint64_t here = position_in_own(arbiter, own, of, numbered->number);
     uint64_t there = unwrap(arbiter, numbered->number, other->next);
     if (!other->generation || !is_within(arbiter, other, numbered->number, numbered->count))
         return own;
     if (distance(here, of->next) > distance(there, other->next))
         return other;
-    return own == old && has_brought(own, leg, here) && !has_brought(other, leg, there) ? other : own;
+    return own == feed->old && has_brought(own, leg, here) && !has_brought(other, leg, there) ? other : own;
 }
 
 static int
@@ -321,7 +304,7 @@ take_numbers(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *pack
     mcast_feed_run *run = choose(arbiter, feed, own, packet->leg, numbered);
     if (run == own)
         return take(arbiter, feed, own, packet, numbered, position_in_own(arbiter, own, of, numbered->number), 1);
-    if (run == current_of(feed))
+    if (run == feed->run)
         return move(arbiter, feed, run, packet, numbered);
     return take(arbiter, feed, run, packet, numbered, unwrap(arbiter, numbered->number, run->next), 0);
 }
@@ -331,7 +314,7 @@ static int
 take_heartbeat(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, uint64_t number)
 {
     mcast_feed_run *run = run_of(feed, &feed->legs[leg]);
-    if (!run || run != current_of(feed))
+    if (!run || run != feed->run)
         return 0;
     uint64_t position = position_in_own(arbiter, run, &feed->legs[leg], number);
     feed->legs[leg].clock = arbiter->clock;
@@ -343,38 +326,48 @@ take_heartbeat(mcast_arbiter *arbiter, mcast_feed *feed, uint32_t leg, uint64_t 
 
 /* Whether a packet is its leg's next number in the only run, which has come so far, or goes on by this one: most are. */
 static inline int
-goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, const mcast_leg_flow *of,
-        const mcast_numbered *numbered)
+goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_leg_flow *of, const mcast_numbered *numbered)
 {
+    const mcast_feed_run *run = feed->run;
     uint32_t unused = 64 - arbiter->format.bits;
-    return numbered->count == 1 && of->generation == run->generation && run->generation &&
-           !feed->runs[!feed->current].generation && !of->stash.count && (numbered->number - of->next) << unused == 0 &&
+    return numbered->count == 1 && of->generation == run->generation && run->generation && !feed->old->generation &&
+           !of->stash.count && (numbered->number - of->next) << unused == 0 &&
            run->next - of->next < 1ull << (arbiter->format.bits - 1) && !mcast_is_before(of->next, run->tail);
 }
 
-static int
-take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet)
+/* Its slot says what else there is to do: 1, 0 where that is more than is usual, -1 without memory. */
+static inline int
+take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_leg_flow *of, const mcast_arrival *packet)
 {
-    mcast_leg_flow *of = &feed->legs[packet->leg];
+    mcast_feed_run *run = feed->run;
     uint64_t position = of->next;
-    if (reserve(arbiter, packet->record->length) != 0 ||
-        (position == run->next && mcast_run_advance(arbiter, feed, run, packet->leg, position + 1) != 0))
-        return -1;
+    if (position == run->next) {
+        int status = mcast_run_follow(arbiter, feed, run, packet);
+        if (status <= 0)
+            return status;
+    } else {
+        const mcast_slot *slot = mcast_slot_at(run, position);
+        if (!slot->legs || slot->legs >> packet->leg & 1 || mcast_is_before(position, run->floor))
+            return 0;
+        mcast_run_repeat(arbiter, run, packet->leg, position);
+    }
     go_on(arbiter, run, of, packet->leg, position, position + 1);
-    mcast_run_admit(arbiter, run, packet, position, position + 1);
-    return 0;
+    return 1;
 }
 
 int
 mcast_feed_take(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet, const mcast_numbered *numbered)
 {
-    mcast_feed_run *run = current_of(feed);
-    mcast_feed_pass(arbiter, feed);
-    if (numbered->kind == MCAST_DATA && goes_on(arbiter, feed, run, &feed->legs[packet->leg], numbered) &&
-        !has_brought(run, packet->leg, feed->legs[packet->leg].next))
-        return take_next(arbiter, feed, run, packet);
+    if (feed->old->generation || mcast_run_is_due(arbiter, feed->run))
+        mcast_feed_pass(arbiter, feed);
     if (numbered->kind != MCAST_DATA)
         return take_heartbeat(arbiter, feed, packet->leg, numbered->number);
+    mcast_leg_flow *of = &feed->legs[packet->leg];
+    if (goes_on(arbiter, feed, of, numbered)) {
+        int status = take_next(arbiter, feed, of, packet);
+        if (status != 0)
+            return status < 0 ? -1 : 0;
+    }
     if (numbered->count > MCAST_MOST_COVERED) {
         count_outside(arbiter, packet->leg, numbered->count);
         return 0;
@@ -385,7 +378,7 @@ mcast_feed_take(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *p
 void
 mcast_feed_settle(mcast_arbiter *arbiter, mcast_feed *feed)
 {
-    mcast_feed_run *run = current_of(feed), *old = &feed->runs[!feed->current];
+    mcast_feed_run *run = feed->run, *old = feed->old;
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++)
         release(arbiter, feed, leg);
     if (old->generation)

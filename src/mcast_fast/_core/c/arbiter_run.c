@@ -42,16 +42,35 @@ clear(mcast_slot *slot, int64_t time)
 
 /* ---- delivering ---- */
 
-static int
-emit(mcast_arbiter *arbiter, const mcast_record *record, const unsigned char *payload)
+/* Space in the batch for a packet: 0, or -1 without. */
+static inline int
+reserve_out(mcast_arbiter *arbiter, size_t length)
 {
-    if (mcast_batch_append(&mcast_shared_pool, &arbiter->out, record, payload) != 0) {
-        arbiter->failed = 1;
-        return -1;
-    }
+    mcast_batch *out = &arbiter->out;
+    return MCAST_ARENA_LIMIT - out->data.used < length ||
+                   mcast_memory_reserve(&mcast_shared_pool, &out->records, sizeof(mcast_record)) != 0 ||
+                   mcast_memory_reserve(&mcast_shared_pool, &out->data, length) != 0
+               ? -1
+               : 0;
+}
+
+static inline void
+put_out(mcast_arbiter *arbiter, const mcast_record *record, const unsigned char *payload)
+{
+    mcast_batch_put(&arbiter->out, record, payload);
     arbiter->packets++;
     arbiter->bytes += record->length;
     arbiter->truncated += record->flags & MCAST_TRUNCATED;
+}
+
+static int
+emit(mcast_arbiter *arbiter, const mcast_record *record, const unsigned char *payload)
+{
+    if (reserve_out(arbiter, record->length) != 0) {
+        arbiter->failed = 1;
+        return -1;
+    }
+    put_out(arbiter, record, payload);
     return 0;
 }
 
@@ -110,6 +129,8 @@ static void
 charge(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, uint64_t position)
 {
     mcast_slot *slot = mcast_slot_at(run, position);
+    if (slot->legs == arbiter->all_legs)
+        return;
     if (!slot->legs && !arbiter->in_order) {
         slot->skipped = 1;
         arbiter->unrecovered++;
@@ -193,7 +214,7 @@ pass(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_feed_run *run)
 void
 mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed)
 {
-    mcast_feed_run *run = &feed->runs[feed->current], *old = &feed->runs[!feed->current];
+    mcast_feed_run *run = feed->run, *old = feed->old;
     if (old->generation) {
         if (arbiter->clock - run->start >= arbiter->hold)
             mcast_run_end(arbiter, feed, old);
@@ -209,7 +230,7 @@ mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed)
 int
 mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number)
 {
-    mcast_feed_run *run = &feed->runs[!feed->current];
+    mcast_feed_run *run = feed->old;
     if (run->generation)
         mcast_run_end(arbiter, feed, run);
     memset(run, 0, sizeof *run);
@@ -219,7 +240,8 @@ mcast_run_begin(mcast_arbiter *arbiter, mcast_feed *feed, uint64_t number)
     run->start = run->advanced = run->mark_clock = run->low_clock = arbiter->clock;
     run->starting = 1;
     run->generation = ++feed->generation;
-    feed->current = !feed->current;
+    feed->old = feed->run;
+    feed->run = run;
     return 0;
 }
 
@@ -248,18 +270,18 @@ charge_all(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run 
 }
 
 /* Whether the silence was so long that, at the rate before it, the number may have come half around; as in flow.c. */
-static int
+static inline int
 is_ambiguous(const mcast_arbiter *arbiter, const mcast_feed_run *run)
 {
-    uint32_t bits = arbiter->format.bits;
     int64_t step = arbiter->clock - run->advanced, spent = run->advanced - run->low_clock;
-    if (bits >= 64 || step < MCAST_NOTABLE_SILENCE || spent <= 0)
+    uint32_t bits = arbiter->format.bits;
+    if (step < MCAST_NOTABLE_SILENCE || bits >= 64 || spent <= 0)
         return 0;
     return (double)step * (double)(run->next - run->low) >= (double)(1ull << (bits - 1)) * (double)spent;
 }
 
 /* Others bring what these legs do not. */
-static void
+static inline void
 leave_behind(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_feed_run *run, uint32_t ahead)
 {
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++) {
@@ -269,7 +291,7 @@ leave_behind(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_feed_run *run
     }
 }
 
-static void
+static inline void
 look_at_width(mcast_arbiter *arbiter, mcast_feed_run *run)
 {
     if (arbiter->format.bits >= 64)
@@ -277,6 +299,21 @@ look_at_width(mcast_arbiter *arbiter, mcast_feed_run *run)
     int wide = run->next - run->floor > 1ull << (arbiter->format.bits - 1);
     arbiter->ambiguous += wide && !run->wide;
     run->wide = (uint8_t)wide;
+}
+
+/* The run has come to its `next` by a packet of this leg. */
+static inline void
+note_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint32_t leg)
+{
+    run->advanced = arbiter->clock;
+    if (arbiter->clock - run->mark_clock >= arbiter->hold) {
+        run->low = run->mark;
+        run->low_clock = run->mark_clock;
+        run->mark = run->next;
+        run->mark_clock = arbiter->clock;
+    }
+    leave_behind(arbiter, feed, run, leg);
+    look_at_width(arbiter, run);
 }
 
 int
@@ -307,15 +344,7 @@ mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run,
     arbiter->expected += count;
     arbiter->pending += count;
     arbiter->positions += count;
-    run->advanced = arbiter->clock;
-    if (arbiter->clock - run->mark_clock >= arbiter->hold) {
-        run->low = run->mark;
-        run->low_clock = run->mark_clock;
-        run->mark = run->next;
-        run->mark_clock = arbiter->clock;
-    }
-    leave_behind(arbiter, feed, run, leg);
-    look_at_width(arbiter, run);
+    note_advance(arbiter, feed, run, leg);
     return 0;
 }
 
@@ -435,6 +464,60 @@ emit_arrival(mcast_arbiter *arbiter, const mcast_arrival *packet)
 {
     if (emit(arbiter, packet->record, packet->payload) == 0 && arbiter->legs[packet->leg].renamed_count)
         mcast_record_rename(arbiter, packet->leg, mcast_batch_next(&arbiter->out) - 1);
+}
+
+int
+mcast_run_follow(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet)
+{
+    const mcast_record *record = packet->record;
+    mcast_leg_ledger *ledger = &arbiter->legs[packet->leg].ledger;
+    int waits = arbiter->in_order && (run->starting || run->head != run->next);
+    uint64_t remembered = run->next - run->tail;
+    if (remembered > run->mask || remembered >= limit_of(arbiter, run) || is_ambiguous(arbiter, run) ||
+        (waits && arbiter->kept_bytes + sizeof *record + record->length > arbiter->kept_limit))
+        return 0;
+    if ((waits ? mcast_kept_reserve(arbiter, record->length) : reserve_out(arbiter, record->length)) != 0)
+        return -1;
+    mcast_slot *slot = mcast_slot_at(run, run->next++);
+    *slot = (mcast_slot){.time = arbiter->arrival, .legs = (uint8_t)(1u << packet->leg), .leg = (uint8_t)packet->leg};
+    for (uint32_t i = 0; i < arbiter->leg_count; i++)
+        arbiter->legs[i].ledger.pending += i != packet->leg;
+    arbiter->expected++;
+    arbiter->positions++;
+    ledger->received++;
+    ledger->first++;
+    note_advance(arbiter, feed, run, packet->leg);
+    if (waits) {
+        arbiter->pending++;
+        arbiter->held++;
+        slot->kept = mcast_kept_add(arbiter, packet) + 1;
+        return 1;
+    }
+    run->head += (uint64_t)arbiter->in_order;
+    arbiter->delivered++;
+    put_out(arbiter, record, packet->payload);
+    if (arbiter->legs[packet->leg].renamed_count)
+        mcast_record_rename(arbiter, packet->leg, mcast_batch_next(&arbiter->out) - 1);
+    return 1;
+}
+
+void
+mcast_run_repeat(mcast_arbiter *arbiter, mcast_feed_run *run, uint32_t leg, uint64_t position)
+{
+    mcast_slot *slot = mcast_slot_at(run, position);
+    arbiter->legs[leg].ledger.received++;
+    arbiter->legs[leg].ledger.pending--;
+    arbiter->duplicates++;
+    note_skew(arbiter, slot, leg);
+    slot->legs |= (uint8_t)(1u << leg);
+}
+
+int
+mcast_arrival_reserve(mcast_arbiter *arbiter, size_t length)
+{
+    if (reserve_out(arbiter, length) != 0)
+        return -1;
+    return arbiter->in_order ? mcast_kept_reserve(arbiter, length) : 0;
 }
 
 void

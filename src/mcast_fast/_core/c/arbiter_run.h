@@ -38,6 +38,22 @@ int mcast_run_extend(mcast_arbiter *arbiter, mcast_feed_run *run, uint64_t posit
 void mcast_run_admit(mcast_arbiter *arbiter, mcast_feed_run *run, const mcast_arrival *packet, uint64_t position,
                      uint64_t end);
 
+/* A packet brought one number, which is the run's next one; 1, 0 where it has to go the long way (mcast_run_advance, mcast_run_admit), -1
+ * without memory. */
+int mcast_run_follow(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, const mcast_arrival *packet);
+
+/* The leg brought a number for the first time that others had brought before, and that is not charged. */
+void mcast_run_repeat(mcast_arbiter *arbiter, mcast_feed_run *run, uint32_t leg, uint64_t position);
+
+/* Whether something is due by the clock. */
+static inline int
+mcast_run_is_due(const mcast_arbiter *arbiter, const mcast_feed_run *run)
+{
+    return (run->starting && arbiter->clock - run->start >= arbiter->hold) ||
+           (run->floor != run->next && arbiter->clock - mcast_slot_at(run, run->floor)->time >= arbiter->hold) ||
+           (run->tail != run->floor && arbiter->clock - mcast_slot_at(run, run->tail)->time >= arbiter->remembered);
+}
+
 /* What is due by the clock. */
 void mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed);
 
@@ -45,6 +61,9 @@ void mcast_feed_pass(mcast_arbiter *arbiter, mcast_feed *feed);
 void mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint64_t end);
 
 void mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run);
+
+/* Space for a packet, wherever it goes; 0, or -1 without memory. */
+int mcast_arrival_reserve(mcast_arbiter *arbiter, size_t length);
 
 /* Space for a packet that waits; 0, or -1 without memory. */
 int mcast_kept_reserve(mcast_arbiter *arbiter, size_t length);

@@ -19,12 +19,7 @@ mcast_batch_append(mcast_pool *pool, mcast_batch *batch, const mcast_record *rec
     if (mcast_memory_reserve(pool, &batch->records, sizeof *record) != 0 ||
         mcast_memory_reserve(pool, &batch->data, record->length) != 0)
         return -1;
-    mcast_record *copy = mcast_batch_next(batch);
-    *copy = *record;
-    copy->offset = (uint32_t)batch->data.used;
-    memcpy(batch->data.bytes + batch->data.used, payload, record->length);
-    batch->records.used += sizeof *record;
-    batch->data.used += record->length;
+    mcast_batch_put(batch, record, payload);
     return 0;
 }
 

@@ -22,8 +22,10 @@ static const int64_t MCAST_LATEST_CLOCK = INT64_MAX / 4; /* ns */
 static inline int
 mcast_is_ambiguous(const mcast_tracked *flow, const mcast_format *format, int64_t step)
 {
+    if (step < MCAST_NOTABLE_SILENCE || format->bits >= 64)
+        return 0;
     int64_t spent = flow->clock - step - flow->low_clock;
-    if (format->bits >= 64 || step < MCAST_NOTABLE_SILENCE || spent <= 0)
+    if (spent <= 0)
         return 0;
     double half = (double)(1ull << (format->bits - 1));
     return (double)step * (double)(flow->next - flow->low) >= half * (double)spent;
@@ -39,7 +41,8 @@ mcast_flow_follow(mcast_tracked *flow, const mcast_numbered *packet, const mcast
         return 0;
     const int64_t step = (int64_t)forward;
     flow->clock += step;
-    flow->ambiguous += (uint64_t)mcast_is_ambiguous(flow, format, step);
+    if (mcast_is_ambiguous(flow, format, step))
+        flow->ambiguous++;
     flow->gained = flow->clock;
     flow->last_time = time;
     flow->packets++;

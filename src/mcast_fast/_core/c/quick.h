@@ -25,50 +25,56 @@ mcast_quick_value(const mcast_quick *field, const uint8_t *payload)
     return (field->little ? mcast_load_little(at) : mcast_load_big(at)) >> field->down & field->mask;
 }
 
-/* The key as one large integer, into which fields are shifted from below. */
 static inline void
 mcast_quick_key(const mcast_format *format, const uint8_t *payload, uint64_t key[2])
 {
     uint64_t high = 0, low = 0;
-    uint32_t size = 0;
     for (uint32_t i = 0; i < format->key_count; i++) {
-        uint32_t width = format->keys[i].width;
-        uint64_t value = mcast_quick_value(&format->quick_keys[i], payload);
-        high = width == 8 ? low : high << 8 * width | low >> (64 - 8 * width);
-        low = width == 8 ? value : low << 8 * width | value;
-        size += width;
-    }
-    uint32_t unused = 8 * (MCAST_KEY_SIZE - size);
-    if (unused >= 64) {
-        high = unused == 128 ? 0 : low << (unused - 64);
-        low = 0;
-    } else if (unused > 0) {
-        high = high << unused | low >> (64 - unused);
-        low <<= unused;
+        const mcast_quick *field = &format->quick_keys[i];
+        uint64_t value = mcast_quick_value(field, payload);
+        if (!field->word) {
+            high |= value << field->up;
+            continue;
+        }
+        low |= value << field->up;
+        if (field->across)
+            high |= value >> field->across;
     }
     key[0] = high;
     key[1] = low;
 }
 
+static inline int
+mcast_quick_passes(const mcast_format *format, const uint8_t *payload)
+{
+    for (uint32_t i = 0; i < format->test_count; i++) {
+        const mcast_quick_test *test = &format->quick_tests[i];
+        uint64_t bytes;
+        memcpy(&bytes, payload + test->offset, sizeof bytes);
+        if ((bytes & test->mask) != test->wanted)
+            return 0;
+    }
+    return 1;
+}
+
 static inline void
 mcast_quick_read(const mcast_format *format, const uint8_t *payload, mcast_numbered *numbered)
 {
+    if (!mcast_quick_passes(format, payload)) {
+        *numbered = (mcast_numbered){.kind = MCAST_OTHER};
+        return;
+    }
     uint64_t count = 1;
-    *numbered = (mcast_numbered){.kind = MCAST_OTHER};
-    for (uint32_t i = 0; i < format->test_count; i++)
-        if (mcast_quick_value(&format->quick_tests[i], payload) != format->wanted[i])
-            return;
     numbered->kind = MCAST_DATA;
     numbered->number = mcast_quick_value(&format->quick_number, payload);
     if (format->has_high)
         numbered->number += mcast_quick_value(&format->quick_high, payload) * format->scale;
-    if (format->key_count)
-        mcast_quick_key(format, payload, numbered->key);
+    mcast_quick_key(format, payload, numbered->key);
     if (format->has_count) {
         count = mcast_quick_value(&format->quick_count, payload);
         if (count == format->end || count == 0 || count == format->heartbeat) {
             numbered->kind = count == format->end ? MCAST_END : MCAST_HEARTBEAT;
-            return;
+            count = 0;
         }
     }
     numbered->count = (uint32_t)count;

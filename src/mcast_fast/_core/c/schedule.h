@@ -11,6 +11,20 @@ enum {
     MCAST_LATE_BUCKETS = (MCAST_LATE_BITS - 3) * MCAST_LATE_STEPS, /* as lateness.py */
 };
 
+/* The position of the highest bit of a number that is not 0. */
+static inline int
+mcast_highest_bit(uint64_t number)
+{
+#if defined(__GNUC__)
+    return 63 - __builtin_clzll(number);
+#else
+    int position = 0;
+    while (number >>= 1)
+        position++;
+    return position;
+#endif
+}
+
 static inline unsigned
 mcast_late_bucket(int64_t late)
 {
@@ -18,9 +32,7 @@ mcast_late_bucket(int64_t late)
         return late > 0 ? (unsigned)late : 0;
     if (late >> (MCAST_LATE_BITS + 1))
         return MCAST_LATE_BUCKETS - 1;
-    int bits = 5; /* the position of its highest bit */
-    while (late >> (bits + 1))
-        bits++;
+    int bits = mcast_highest_bit((uint64_t)late);
     return (unsigned)(bits - 4) * MCAST_LATE_STEPS + ((unsigned)(late >> (bits - 5)) & (MCAST_LATE_STEPS - 1));
 }
 

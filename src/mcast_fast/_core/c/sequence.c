@@ -165,7 +165,41 @@ static mcast_quick
 quick_of(const mcast_field *field)
 {
     uint8_t unread = field->little || field->width == 0 ? 0 : (uint8_t)(64 - 8 * field->width);
-    return (mcast_quick){field->mask >> field->shift, field->offset, (uint8_t)(unread + field->shift), field->little};
+    return (mcast_quick){.mask = field->mask >> field->shift,
+                         .offset = field->offset,
+                         .down = (uint8_t)(unread + field->shift),
+                         .little = field->little};
+}
+
+/* The same of a part of the key that ends `end` bytes behind the key's start. */
+static mcast_quick
+quick_part_of(const mcast_field *field, uint32_t end)
+{
+    mcast_quick quick = quick_of(field);
+    quick.word = end > 8;
+    quick.up = (uint8_t)(8 * ((end > 8 ? 16 : 8) - end));
+    quick.across = (uint8_t)(end > 8 && end - field->width < 8 ? 8 * (end - 8) : 0);
+    return quick;
+}
+
+/* The bytes of a value as the payload has them, and zeros up to eight. */
+static uint64_t
+bytes_of(const mcast_field *field, uint64_t value)
+{
+    uint8_t bytes[8] = {0};
+    uint64_t word;
+    for (uint32_t i = 0; i < field->width; i++)
+        bytes[field->little ? i : field->width - 1u - i] = (uint8_t)(value >> 8 * i);
+    memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+static mcast_quick_test
+quick_test_of(const mcast_field *field, uint64_t wanted)
+{
+    if (wanted > field->mask >> field->shift) /* no payload passes */
+        return (mcast_quick_test){0, 1, field->offset};
+    return (mcast_quick_test){bytes_of(field, field->mask), bytes_of(field, wanted << field->shift), field->offset};
 }
 
 void
@@ -187,10 +221,10 @@ mcast_format_prepare(mcast_format *format)
     format->quick_number = quick_of(&format->number);
     format->quick_high = quick_of(&format->high);
     format->quick_count = quick_of(&format->count);
-    for (uint32_t i = 0; i < format->key_count; i++)
-        format->quick_keys[i] = quick_of(&format->keys[i]);
+    for (uint32_t i = 0, end = 0; i < format->key_count; i++)
+        format->quick_keys[i] = quick_part_of(&format->keys[i], end += format->keys[i].width);
     for (uint32_t i = 0; i < format->test_count; i++)
-        format->quick_tests[i] = quick_of(&format->tests[i]);
+        format->quick_tests[i] = quick_test_of(&format->tests[i], format->wanted[i]);
 }
 
 /* ---- other layouts ---- */

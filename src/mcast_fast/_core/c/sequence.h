@@ -20,12 +20,20 @@ typedef struct mcast_field {
     uint8_t after_rtp;
 } mcast_field;
 
-/* A field as one load of eight bytes gives it: shifted down, and masked. */
+/* A field as one load of eight bytes gives it: shifted down, and masked. A part of a key is shifted up to where it is in one of the key's
+ * two words; of one that begins in the first and ends in the second, `across` more goes to the first. */
 typedef struct mcast_quick {
     uint64_t mask;
     uint32_t offset;
     uint8_t down, little;
+    uint8_t word, up, across;
 } mcast_quick;
+
+/* A test as one load of eight bytes passes it: those of `mask` are those of `wanted`, in the payload's own order. */
+typedef struct mcast_quick_test {
+    uint64_t mask, wanted;
+    uint32_t offset;
+} mcast_quick_test;
 
 typedef struct mcast_format {
     mcast_field number, high, count;
@@ -40,7 +48,8 @@ typedef struct mcast_format {
     uint8_t bits;                           /* of the number, 1 to 64: it wraps after them */
     uint8_t layout;
     uint32_t enough; /* bytes of payload from which on every field may be read by loads of eight; 0: never */
-    mcast_quick quick_number, quick_high, quick_count, quick_keys[MCAST_MOST_KEYS], quick_tests[MCAST_MOST_TESTS];
+    mcast_quick quick_number, quick_high, quick_count, quick_keys[MCAST_MOST_KEYS];
+    mcast_quick_test quick_tests[MCAST_MOST_TESTS];
 } mcast_format;
 
 typedef struct mcast_numbered {

@@ -107,6 +107,18 @@ mcast_batch_next(const mcast_batch *batch)
     return (mcast_record *)(batch->records.bytes + batch->records.used);
 }
 
+/* Copies a packet behind those in use. There is space. */
+static inline void
+mcast_batch_put(mcast_batch *batch, const mcast_record *record, const unsigned char *payload)
+{
+    mcast_record *copy = mcast_batch_next(batch);
+    *copy = *record;
+    copy->offset = (uint32_t)batch->data.used;
+    memcpy(batch->data.bytes + batch->data.used, payload, record->length);
+    batch->records.used += sizeof *record;
+    batch->data.used += record->length;
+}
+
 /* Returns all that a batch has; it is empty then. */
 void mcast_batch_free(mcast_pool *pool, mcast_batch *batch);
 

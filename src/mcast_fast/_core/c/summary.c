@@ -181,7 +181,7 @@ mcast_summary_fit(mcast_summary *summary)
             summary->arrivals[i] = summary->arrivals[order[i].at];
     }
     free(order);
-    summary->count = summary->last = summary->most;
+    summary->count = summary->most;
     fill_table(summary);
 }
 
@@ -198,8 +198,7 @@ begin(mcast_summary *summary, const mcast_record *record)
     memcpy(flow->group, record->group, sizeof flow->group);
     flow->port = record->port;
     flow->interface_index = record->interface_index;
-    put_in_table(summary, summary->count);
-    summary->last = summary->count++;
+    put_in_table(summary, summary->count++);
     return flow;
 }
 
@@ -221,8 +220,5 @@ mcast_counted *
 mcast_summary_find(mcast_summary *summary, const mcast_record *record)
 {
     mcast_counted *flow = mcast_summary_known(summary, record);
-    if (!flow)
-        return begin(summary, record);
-    summary->last = (size_t)(flow - summary->flows);
-    return flow;
+    return flow ? flow : begin(summary, record);
 }

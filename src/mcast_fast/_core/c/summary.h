@@ -9,6 +9,8 @@
 #include "record.h"
 #include <stddef.h>
 
+enum { MCAST_RECENT_FLOWS = 64 };
+
 typedef struct mcast_counted {
     uint8_t source[16]; /* as they follow each other in the record */
     uint8_t group[16];
@@ -35,7 +37,8 @@ typedef struct mcast_summary {
     size_t most;     /* that are wanted */
     uint32_t *table; /* places in `flows`, + 1; twice as many slots as the capacity */
     uint32_t table_mask;
-    size_t last; /* the flow of the latest packet */
+    uint32_t recent
+        [MCAST_RECENT_FLOWS]; /* places of flows, by a part of their names: most likely the one that is looked for */
     uint64_t seed;
     mcast_counted others;
     int by_interface;         /* flows of a monitor: the interface is a part of each */
@@ -94,9 +97,17 @@ mcast_counted_time(mcast_counted *flow, int64_t time)
 static inline mcast_counted *
 mcast_summary_flow(mcast_summary *summary, const mcast_record *record)
 {
-    mcast_counted *flow = summary->last < summary->count ? &summary->flows[summary->last] : NULL;
-    return flow && mcast_is_counted_by(flow, record, summary->by_interface) ? flow
-                                                                            : mcast_summary_find(summary, record);
+    uint32_t source, group;
+    memcpy(&source, record->source + 12, sizeof source);
+    memcpy(&group, record->group + 12, sizeof group);
+    uint32_t mixed = ((source ^ record->port) * 0x9e3779b1u + group) * 0x85ebca6bu;
+    uint32_t *place = &summary->recent[mixed / (UINT32_MAX / MCAST_RECENT_FLOWS + 1)];
+    mcast_counted *flow = *place < summary->count ? &summary->flows[*place] : NULL;
+    if (flow && mcast_is_counted_by(flow, record, summary->by_interface))
+        return flow;
+    flow = mcast_summary_find(summary, record);
+    *place = flow == &summary->others ? *place : (uint32_t)(flow - summary->flows);
+    return flow;
 }
 
 /* Of a monitor's flow. */

@@ -8,7 +8,7 @@ enum { FIRST_FLOWS = 16, SLOTS = 4 };
 /* ---- flows by their key ---- */
 
 /* A sum of products: processors make them side by side. */
-static uint32_t
+static inline uint32_t
 hash_of(uint64_t seed, const mcast_flow_key *key)
 {
     uint64_t hash = (key->source[0] ^ seed) * 0xff51afd7ed558ccdu + (key->source[1] ^ seed) * 0xc4ceb9fe1a85ec53u +
@@ -58,6 +58,10 @@ static int
 grow(mcast_tracker *tracker)
 {
     uint32_t capacity = tracker->capacity ? 2 * tracker->capacity : FIRST_FLOWS;
+    uint8_t *used = realloc(tracker->used, capacity);
+    if (!used)
+        return -1;
+    tracker->used = used; /* larger than is needed, where the rest fails */
     mcast_flow_slot *table = calloc(SLOTS * (size_t)capacity, sizeof *table);
     mcast_tracked *flows = table ? mcast_aligned_allocate(capacity * sizeof *flows) : NULL;
     if (!flows) {
@@ -81,8 +85,8 @@ grow(mcast_tracker *tracker)
 static uint32_t
 evict(mcast_tracker *tracker)
 {
-    while (tracker->flows[tracker->hand].used) {
-        tracker->flows[tracker->hand].used = 0;
+    while (tracker->used[tracker->hand]) {
+        tracker->used[tracker->hand] = 0;
         tracker->hand = (tracker->hand + 1) % tracker->count;
     }
     uint32_t at = tracker->hand;
@@ -110,6 +114,7 @@ new_flow(mcast_tracker *tracker, const mcast_flow_key *key)
     memset(flow, 0, sizeof *flow);
     flow->key = *key;
     flow->restarted_at = -1;
+    tracker->used[at] = 0;
     put_in_table(tracker, at);
     tracker->last = at;
     return flow;
@@ -120,13 +125,12 @@ enum { TOGETHER = 16 }; /* GROUP is a type of the Windows headers */
 
 typedef struct waiting {
     mcast_numbered packet;
-    uint64_t ports; /* as in a key */
-    uint32_t hash;  /* where it was wanted: is_hashed */
-    int is_hashed;
+    uint32_t hash;   /* of its key, and */
+    uint32_t likely; /* the place of its flow, most likely, from 1; 0: they were not looked for */
 } waiting;
 
 static inline mcast_flow_key
-key_of(const mcast_record *record, const waiting *one)
+key_of(const mcast_tracker *tracker, const mcast_record *record, const waiting *one)
 {
     mcast_flow_key key;
     for (size_t i = 0; i < 2; i++) { /* words: copies of sixteen bytes would be stored, and loaded again */
@@ -134,23 +138,23 @@ key_of(const mcast_record *record, const waiting *one)
         memcpy(&key.group[i], record->group + 8 * i, sizeof key.group[i]);
         key.key[i] = one->packet.key[i];
     }
-    key.ports = one->ports;
+    key.ports = record->port | (uint64_t)(record->source_port & tracker->source_port_mask) << 16;
     return key;
 }
 
 static inline int
-is_last_flow(const mcast_tracker *tracker, const mcast_record *record, const waiting *one)
+is_flow(const mcast_tracker *tracker, uint32_t at, const mcast_record *record, const waiting *one)
 {
-    const mcast_flow_key key = key_of(record, one);
-    return tracker->last < tracker->count && mcast_is_same_flow(&tracker->flows[tracker->last].key, &key);
+    const mcast_flow_key key = key_of(tracker, record, one);
+    return at < tracker->count && mcast_is_same_flow(&tracker->flows[at].key, &key);
 }
 
 static mcast_tracked *
 find_flow(mcast_tracker *tracker, const mcast_record *record, const waiting *one)
 {
-    const mcast_flow_key key = key_of(record, one);
+    const mcast_flow_key key = key_of(tracker, record, one);
     if (tracker->count > 0) {
-        uint32_t hash = one->is_hashed ? one->hash : hash_of(tracker->seed, &key);
+        uint32_t hash = one->likely ? one->hash : hash_of(tracker->seed, &key);
         const mcast_flow_slot *table = tracker->table;
         for (uint32_t slot = hash & tracker->table_mask; table[slot].place; slot = (slot + 1) & tracker->table_mask) {
             uint32_t at = table[slot].place - 1;
@@ -173,8 +177,7 @@ read_group(const mcast_tracker *tracker, const mcast_record *records, size_t sta
         const mcast_record *record = &records[start + i];
         mcast_sequence_look_ahead(&tracker->format, records, start + i, count, arena);
         mcast_sequence_read(&tracker->format, arena + record->offset, record->length, &group[i].packet);
-        group[i].is_hashed = 0;
-        group[i].ports = record->port | (tracker->by_source_port ? (uint64_t)record->source_port << 16 : 0);
+        group[i].likely = 0;
     }
 }
 
@@ -183,16 +186,13 @@ static void
 look_up(const mcast_tracker *tracker, const mcast_record *records, size_t size, waiting *group)
 {
     for (size_t i = 0; i < size; i++) {
-        const mcast_flow_key key = key_of(&records[i], &group[i]);
-        group[i].hash = hash_of(tracker->seed, &key);
-        group[i].is_hashed = 1;
-    }
-    for (size_t i = 0; i < size; i++) {
-        uint32_t at = tracker->table[group[i].hash & tracker->table_mask].place;
-        const uint8_t *flow = (const uint8_t *)&tracker->flows[at ? at - 1 : 0];
+        const mcast_flow_key key = key_of(tracker, &records[i], &group[i]);
+        uint32_t hash = hash_of(tracker->seed, &key), place = tracker->table[hash & tracker->table_mask].place;
+        group[i].hash = hash;
+        group[i].likely = place ? place : 1;
+        const uint8_t *flow = (const uint8_t *)&tracker->flows[group[i].likely - 1];
         MCAST_PREFETCH(flow);
         MCAST_PREFETCH(flow + MCAST_CACHE_LINE);
-        MCAST_PREFETCH(flow + 2 * MCAST_CACHE_LINE);
     }
 }
 
@@ -200,7 +200,7 @@ look_up(const mcast_tracker *tracker, const mcast_record *records, size_t size, 
 static void
 end_flows(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcast_sight *sight)
 {
-    mcast_flow_key key = key_of(record, one);
+    mcast_flow_key key = key_of(tracker, record, one);
     for (uint32_t i = 0; i < tracker->count; i++) {
         mcast_tracked *flow = &tracker->flows[i];
         memcpy(key.key, flow->key.key, sizeof key.key);
@@ -212,7 +212,7 @@ end_flows(mcast_tracker *tracker, const mcast_record *record, const waiting *one
     }
 }
 
-static void
+MCAST_SELDOM static void
 see(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcast_sight *sight)
 {
     if (one->packet.kind == MCAST_SHORT) {
@@ -227,15 +227,26 @@ see(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcas
         end_flows(tracker, record, one, sight);
         return;
     }
-    mcast_tracked *flow = one->is_hashed || !is_last_flow(tracker, record, one) ? find_flow(tracker, record, one)
-                                                                                : &tracker->flows[tracker->last];
+    mcast_tracked *flow = find_flow(tracker, record, one);
     if (!flow)
         return;
-    flow->used = 1;
+    tracker->used[tracker->last] = 1;
     if (mcast_flow_follow(flow, &one->packet, &tracker->format, record->timestamp))
         return;
     sight->time = record->timestamp;
     mcast_flow_see(flow, &one->packet, sight);
+}
+
+/* A packet that is just the next one of the flow that it is likely to be of: whether it was, and is counted. Most are. */
+static inline int
+see_next_of_likely(mcast_tracker *tracker, const mcast_record *record, const waiting *one)
+{
+    const uint32_t at = one->likely ? one->likely - 1 : tracker->last;
+    if (!is_flow(tracker, at, record, one) ||
+        !mcast_flow_follow(&tracker->flows[at], &one->packet, &tracker->format, record->timestamp))
+        return 0;
+    tracker->used[at] = 1;
+    return 1;
 }
 
 void
@@ -252,7 +263,8 @@ mcast_tracker_update(mcast_tracker *tracker, const mcast_record *records, size_t
         if (tracker->count > 1)
             look_up(tracker, &records[start], size, group);
         for (size_t i = 0; i < size; i++)
-            see(tracker, &records[start + i], &group[i], &sight);
+            if (!see_next_of_likely(tracker, &records[start + i], &group[i]))
+                see(tracker, &records[start + i], &group[i], &sight);
     }
     mcast_unlock(&tracker->lock);
 }
@@ -296,7 +308,7 @@ mcast_tracker_open(mcast_tracker **opened, const mcast_format *format, int by_so
     tracker->references = 1;
     tracker->seed = ((uint64_t)(uintptr_t)tracker ^ (uint64_t)mcast_monotonic_ns()) * 0x9e3779b97f4a7c15u;
     tracker->format = *format;
-    tracker->by_source_port = by_source_port;
+    tracker->source_port_mask = by_source_port ? UINT16_MAX : 0;
     tracker->window = window;
     tracker->limit = limit;
     *opened = tracker;
@@ -318,6 +330,7 @@ mcast_tracker_release(mcast_tracker *tracker)
         mcast_flow_free(&tracker->flows[i]);
     mcast_mutex_close(&tracker->lock);
     mcast_aligned_free(tracker->flows);
+    free(tracker->used);
     free(tracker->table);
     free(tracker);
 }

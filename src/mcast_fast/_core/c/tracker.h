@@ -64,7 +64,7 @@ typedef struct mcast_candidate {
     uint32_t strays;                  /* packets with this number that were strays */
 } mcast_candidate;
 
-/* What a packet that follows the one before touches is in the first three cache lines. */
+/* What a packet that follows the one before touches is in the first two cache lines. */
 typedef struct mcast_tracked {
     mcast_flow_key key;
     uint64_t next;
@@ -72,12 +72,14 @@ typedef struct mcast_tracked {
     int64_t last_time; /* of arrival; 0: none yet */
     int64_t
         due; /* by the clock: until then nothing ages, and a packet that follows only counts; INT64_MIN: it may not */
+    uint64_t packets;
     int64_t gained; /* when the clock last saw a number that was new */
-    uint64_t packets, received;
-    uint64_t mark, low; /* `next` at the start of this window and of the one before: what is below is old */
-    int64_t mark_clock, low_clock;
+    uint64_t received;
+    uint64_t low; /* `next` at the start of the window before this one: what is below is old */
+    int64_t low_clock;
+    uint64_t mark; /* the same of this window */
+    int64_t mark_clock;
     uint64_t ambiguous;
-    uint8_t used;  /* since the hand of the eviction passed */
     uint8_t known; /* whether there is a run: a number was seen */
     uint8_t ended;
     int64_t first_time; /* of arrival */
@@ -93,6 +95,7 @@ typedef struct mcast_tracked {
 } mcast_tracked;
 
 _Static_assert(sizeof(mcast_tracked) % 64 == 0, "flows begin at cache lines");
+_Static_assert(offsetof(mcast_tracked, mark) == 128, "two lines for a packet that follows");
 
 /* Kinds of changes; extraction.py has their names. */
 enum {
@@ -129,10 +132,11 @@ typedef struct mcast_tracker {
     mcast_mutex lock; /* taken last of all; nothing waits under it */
     mcast_refcount references;
     mcast_format format;
-    int by_source_port;
-    int64_t window; /* ns */
-    uint32_t limit; /* flows */
+    uint16_t source_port_mask; /* of what names a flow */
+    int64_t window;            /* ns */
+    uint32_t limit;            /* flows */
     mcast_tracked *flows;
+    uint8_t *used; /* of each: whether a packet came since the hand of the eviction passed */
     uint32_t count, capacity;
     mcast_flow_slot *table; /* by hash */
     uint32_t table_mask;
