@@ -49,7 +49,8 @@ TRUTHS = {
 }  # fmt: skip
 # An unused default: the group says it itself, so that the name or index is not looked up.
 TAKEN = {("interface", "a negative number"), ("interface", "a text"), ("source", "a text")}
-TAKEN |= {(name, "a function") for name in ("action", "on_file")}
+TAKEN |= {(name, "a function") for name in ("action", "on_file", "on_batch", "choose")}
+TAKEN |= {(name, "a text") for name in ("filter_text", "application", "hardware")}  # any, as names of interfaces are
 # Where a TypeError is right, as for sockets: what is no bytes-like object, and what is no batch or packet (ArgumentError).
 NO_BUFFER = {"payload", "payloads", "records", "data"}
 NO_BATCH = {"Receiver.give_back", "Receiver.reply", "aio.Receiver.reply", "Batch.concatenate", "Batch.from_bytes"}

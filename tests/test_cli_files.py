@@ -43,7 +43,7 @@ def test_info_tells_every_flow(feed):
         "239.1.1.1:5000", "10.0.0.1", "10", "0.000", "1,000,000,000", "2,048,000", "256/256/256", "0.000000", "0",
     ]  # fmt: skip
     assert v6.split() == ["[ff15::1]:5000", "fe80::1%eth0", "1", "0.000", "-", "-", "3/3/3", "0.000000", "3"]
-    assert "received 11, bytes 2563, truncated 0" in result.stdout
+    assert "received 11, bytes 2,563, truncated 0" in result.stdout
 
 
 def test_info_as_json(feed):

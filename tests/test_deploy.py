@@ -141,7 +141,7 @@ def test_the_manifest_is_yaml_and_its_command_one_that_there_is() -> None:
     command = importlib.import_module(f"mcast_fast.cli.{name}").command
     context = command.make_context(name, arguments)
     assert context.params["path"].startswith("/captures/")
-    assert context.params["metrics"] == ("0.0.0.0", 9464)
+    assert context.params["metrics"] == "0.0.0.0:9464"
     (port,) = container["ports"]
     annotated = daemon["spec"]["template"]["metadata"]["annotations"]
     assert (annotated["prometheus.io/port"], annotated["prometheus.io/path"]) == (

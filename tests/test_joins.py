@@ -77,7 +77,7 @@ class Kernel:
 
     # ---- the slots ----
 
-    def add(self, sock: "ModelSocket", port: int, group: bytes, interface: int, decider: None) -> int:
+    def add(self, sock: "ModelSocket", port: int, group: bytes, interface: int, decider: None, is_given: bool) -> int:
         self._called("add")
         key = next(self._numbers)
         self.let_pass[key], self.keys[sock.number] = {}, key

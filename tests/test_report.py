@@ -115,7 +115,7 @@ def test_figures_are_those_of_the_monitor_and_the_tracker(backend, form):
             watch.add(each[at : at + 1])
     found = collected(*batches, form=form)
     now_alone = {"silent": 0, "packets_per_second": 0, "bits_per_second": 0}  # as they are in the end, by the clock
-    bare = now_alone | dict.fromkeys(("sequence", "lost", "duplicates", "reordered", "restarts"))
+    bare = now_alone | dict.fromkeys(("sequence", "lost", "duplicates", "reordered", "restarts", "late"))
     expected = {stream.name: stream._replace(**bare) for stream in watch.streams()}
     assert {one.stream.name: one.stream._replace(**now_alone) for one in found.streams} == expected
     assert {flow.source: (flow.lost, flow.duplicates) for flow in found.flows} == {

@@ -203,7 +203,7 @@ class _Examination:
     def _run(self, groups: tuple[str, ...], options: dict[str, Any]) -> None:
         from mcast_fast.doctor._examination import examined
 
-        more = {"port": options["port"], "ring": bool(options["ring"])}
+        more = {"interface": options["interface"], "port": options["port"], "ring": bool(options["ring"])}
         with contextlib.suppress(MulticastError):  # what is refused here is refused to the receiver too, and said there
             self._report = examined(groups, self._ended.is_set, seconds=DOCTOR, watch=False, spread=True, **more)
 

@@ -23,7 +23,7 @@ from mcast_fast.cluster._deal import Deal
 from mcast_fast.cluster._heartbeat import Presence, State
 from mcast_fast.cluster._manifest import make_manifest, path_of
 from mcast_fast.cluster._plan import Host, Plan, formats_of
-from mcast_fast.errors import ArgumentError, FileError, MulticastError, file_error, warn
+from mcast_fast.errors import Argument, ArgumentError, FileError, MulticastError, file_error, warn
 from mcast_fast.files import _index
 from mcast_fast.files._limits import Rotation
 from mcast_fast.files._recorded import Recording
@@ -139,7 +139,8 @@ class Station:
 
     def __init__(self, plan: Plan, host: str, said: Said = lambda line: None) -> None:
         if host not in plan.hosts:
-            raise ArgumentError(f"host {host!r} is none of the plan {plan.path or plan.name}: {', '.join(plan.hosts)}")
+            hosts = ", ".join(plan.hosts)
+            raise ArgumentError(Argument("host", repr(host)), f" is none of the plan {plan.path or plan.name}: {hosts}")
         self._plan, self._host, self._said = plan, plan.hosts[host], said
         self._deal = Deal(plan)
         self._dealt: dict[frozenset[str], set[Group]] = {}

@@ -70,7 +70,7 @@ exporter.__module__ = "mcast_fast.monitor"
 
 
 class Exporter(Closing):
-    """Metrics over HTTP: what `exporter()` opens, and where its arguments are described.
+    """Metrics over HTTP: what `exporter()` opens. Arguments and errors are those of `mcast_fast.monitor.exporter`.
 
     Any thread and any signal handler may close it. It belongs to the process that opened it: in a forked child close()
     closes that process's descriptors and nothing else, and collect() raises ClosedError. An exporter that is collected
