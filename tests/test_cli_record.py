@@ -344,6 +344,7 @@ def test_tcpdump_s_names_of_rotation(record, tx, tmp_path):
         (["-Z", "nobody-of-that-name"], "no user"),
         (["-z", "'"], "is not one"),
         (["--index", "-w", "feed.pcapng.gz"], "can have no index"),
+        (["--ring", "--sequence", "rtp"], "`mcast-fast check` follows the numbers of the recording"),
     ],
 )
 def test_a_wrong_usage_is_exit_2(backend, tmp_path, arguments, told):

@@ -1,6 +1,7 @@
 """The narrow core itself, on both backends: the same names, behaviour and messages, and nothing outside its memory."""
 
 import ast
+import builtins
 import contextlib
 import errno
 import importlib
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mcast_fast import _core
-from mcast_fast._core import layout
+from mcast_fast._core import layout, lifetime
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import RECORD, RECORD_SIZE, V4_MAPPED
 from mcast_fast._host.interfaces import interfaces
@@ -1078,3 +1080,11 @@ def test_every_feature_is_told_with_its_reason_when_it_is_off():
 def test_an_unmapped_address_is_not_taken_for_a_mapped_one():
     assert V4_MAPPED + bytes(4) == map_address("0.0.0.0")
     assert map_address("::") == bytes(16)
+
+
+def test_all_are_closed_where_the_names_of_modules_are_gone():
+    """As the interpreter ends, they may be gone before the objects are; to try again then would never end."""
+    alone = FunctionType(lifetime.close_all.__code__, {"__builtins__": builtins})
+    left = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    alone(left)
+    assert [one.fileno() for one in left] == [-1, -1]

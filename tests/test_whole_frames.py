@@ -205,6 +205,12 @@ def test_a_super_packet_is_cut_into_the_frames_that_a_card_makes(ends, tmp_path,
         assert [int(row[2], 16) for row in rows] == [(first + number) & 0xFFFF for number in range(5)]
 
 
+def test_frames_have_no_numbers():
+    """Which are places in payloads; a recording of frames is checked."""
+    with pytest.raises(ArgumentError, match="sequence= reads payloads"):
+        mcast.Receiver("239.1.1.1%lo:5000", ring=True, frames=True, sequence="rtp")
+
+
 def test_frames_go_with_a_ring_only():
     with pytest.raises(ArgumentError, match="frames=True goes with ring= only"):
         mcast.Receiver("239.1.1.1%lo:5000", frames=True)

@@ -38,7 +38,7 @@ from mcast_fast._units import (
     Seconds,
     whole_number,
 )
-from mcast_fast.errors import ClosedError, warn
+from mcast_fast.errors import ArgumentError, ClosedError, warn
 from mcast_fast.groups import Group, Groups, at_least_one
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
@@ -135,7 +135,8 @@ class Receiver(Receiving):
         loopback: Whether receivers on this machine get that too; on Windows, whether this one gets what the machine
             sends (IP_MULTICAST_LOOP).
         sequence: Follow the numbers in the packets, so that `stats.flows` has what the network lost: the format as text
-            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own. It needs `timestamps`.
+            ("rtp"), a `sequence.Format`, or a `sequence.Tracker` of one's own. It needs `timestamps`, and payloads:
+            not with `frames`.
         fd: A UDP socket that is open and bound already, or its descriptor (of Windows a handle), to receive by instead
             of sockets of the receiver's own: of systemd's socket activation, or opened with privileges that are
             dropped since. It stays the caller's, who may close it at once; the receiver holds a duplicate (dup(2)). It
@@ -193,6 +194,8 @@ class Receiver(Receiving):
             options = for_ring(options, background=background, gro=gro, busy_poll=busy_poll)
         options = options if fd is None else for_given(options, ring=ring, watch=watch)
         self._tracker = tracker_of(sequence)
+        if frames and self._tracker is not None:
+            raise ArgumentError("sequence= reads payloads, and frames=True delivers whole frames; pass one of them")
         check_times(self._tracker, timestamps)
         # A network card's clock is not that of the system: there only packets move the time on.
         self._clock: Callable[[], int] = (lambda: 0) if timestamps == "hardware" else time.time_ns

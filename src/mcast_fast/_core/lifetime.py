@@ -3,7 +3,6 @@
 Rules of this module: `close` takes no lock that the code a signal interrupted may hold.
 """
 
-import contextlib
 import socket
 import threading
 import weakref
@@ -96,8 +95,11 @@ def close_all(sockets: Iterable[socket.socket]) -> None:
     while left:
         try:
             while left:
-                with contextlib.suppress(OSError):
+                # Without names of this module, which may be gone where the interpreter ends.
+                try:  # noqa: SIM105
                     left[-1].close()
+                except OSError:
+                    pass
                 left.pop()
         except BaseException as error:
             interrupted = error

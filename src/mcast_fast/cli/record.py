@@ -108,6 +108,8 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
 
     --match is as that of receive (`mcast-fast receive --help`); with it, --count and --timeout are of what passes.
 
+    With --ring --sequence is refused: `mcast-fast check FILE` follows the numbers of the recording.
+
     Without --ring the headers are synthetic: those of a socket's packets are not known, but for TTL and TOS. With it
     each frame is recorded as it came: tagged, in fragments, with a wrong checksum.
 
@@ -123,6 +125,11 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
     if not options["groups"] or path is None:
         raise click.UsageError(
             "name a group, such as 239.1.1.1%eth0:5000" if path is not None else "--write is missing"
+        )
+    if options["sequence"] and options["ring"]:
+        raise click.UsageError(
+            "--sequence reads payloads, and --ring records whole frames; leave one of them out, and `mcast-fast check` "
+            "follows the numbers of the recording"
         )
     match, streams = Match(options["tests"]), Streams(options["stats"])
     if match.reads_payload and options["ring"]:
