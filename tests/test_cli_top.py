@@ -60,6 +60,12 @@ def test_a_line_names_what_has_stalled():
     assert top_view.line(shown(*[STALLED] * 10), 0).endswith(", 7 more")
 
 
+def test_packets_that_share_their_time_are_counted():
+    text = top_view.totals(shown(FIRST)._replace(coalesced=12_345))
+    assert text.endswith("dropped 5, coalesced 12,345")
+    assert top_view.as_object(shown(FIRST)._replace(coalesced=7), 0)["coalesced"] == 7
+
+
 def test_the_views_of_a_screen():
     settings = Settings()
     text = on_screen(settings, FIRST, STALLED, WAITING)

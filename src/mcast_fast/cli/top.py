@@ -164,8 +164,8 @@ class Lines:
         if with_memberships:
             with contextlib.suppress(ClosedError):
                 memberships = self.receiver.memberships
-        seconds = time.monotonic() - self.began
-        return Shown(self.watch.streams(), drops(self.receiver.stats), memberships, seconds)
+        seconds, ledger = time.monotonic() - self.began, self.receiver.stats
+        return Shown(self.watch.streams(), drops(ledger), memberships, seconds, ledger.coalesced)
 
     def _run_safely(self) -> None:
         """What cannot be shown ends the program."""

@@ -35,6 +35,7 @@ class Shown(NamedTuple):
     drops: dict[str, int | None]
     memberships: Sequence[Membership]
     seconds: float  # since the program began
+    coalesced: int = 0  # packets that share their time
 
 
 # ---- texts ----
@@ -136,7 +137,8 @@ def totals(shown: Shown) -> str:
     if any(one.lost is not None for one in shown.streams):
         parts.append(f"lost {sum(one.lost or 0 for one in shown.streams):,}")
     parts.append(f"dropped {sum(value or 0 for cause, value in shown.drops.items() if cause != 'nic'):,}")
-    return ", ".join(parts + ([f"waiting {waiting:,}"] if waiting else []))
+    named = {"coalesced": shown.coalesced, "waiting": waiting}
+    return ", ".join(parts + [f"{name} {count:,}" for name, count in named.items() if count])
 
 
 def line(shown: Shown, now: float) -> str:
@@ -152,7 +154,9 @@ def line(shown: Shown, now: float) -> str:
 def as_object(shown: Shown, now: int, final: bool = False) -> dict[str, Any]:
     """What `--json` prints; `time` in ns since the epoch."""
     streams = [one._asdict() for one in shown.streams]
-    return {"time": now, "final": final, "seconds": shown.seconds, "streams": streams, "drops": shown.drops}
+    bare = shown._asdict() | {"streams": streams}
+    del bare["memberships"]
+    return {"time": now, "final": final, **bare}
 
 
 # ---- tables ----
