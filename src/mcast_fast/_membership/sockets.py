@@ -30,10 +30,12 @@ NOWHERE = bytes(16)
 
 # What a receiving socket reports with each packet: purpose -> options by IP version; a system has some.
 TIMES = ("SO_TIMESTAMPNS", "SO_TIMESTAMP", "SIO_TIMESTAMPING")
+# The first packets may come before the kernel takes times: SO_TIMESTAMPNS has it take theirs when they are read.
+CARD_TIMES = ("SO_TIMESTAMPNS", "SO_TIMESTAMPING")
 METADATA: dict[str, dict[int, tuple[str, ...]]] = {
     "destination": {4: ("IP_PKTINFO", "IP_RECVDSTADDR", "IP_RECVIF"), 6: ("IPV6_RECVPKTINFO",)},
     "time": {4: TIMES, 6: TIMES},
-    "hardware": {4: ("SO_TIMESTAMPING",), 6: ("SO_TIMESTAMPING",)},
+    "hardware": {4: CARD_TIMES, 6: CARD_TIMES},
     "drops": {4: ("SO_RXQ_OVFL",), 6: ("SO_RXQ_OVFL",)},
     "ttl": {4: ("IP_RECVTTL",), 6: ("IPV6_RECVHOPLIMIT",)},
     "tos": {4: ("IP_RECVTOS",), 6: ("IPV6_RECVTCLASS",)},
@@ -206,7 +208,7 @@ def ask_metadata(sock: socket.socket, version: int, wanted: Iterable[str]) -> No
     """Have the kernel report these with each packet."""
     for one in wanted:
         for name in METADATA[one][version]:
-            set_option(sock, name, HARDWARE_TIMES if one == "hardware" else 1)
+            set_option(sock, name, HARDWARE_TIMES if name == "SO_TIMESTAMPING" else 1)
 
 
 def ask_device(sock: socket.socket, interface: str, options: Options) -> None:

@@ -55,7 +55,8 @@ mcast_has_option(const mcast_option *option)
 enum {
     MCAST_CONTROL_SIZE = 256,
 };
-_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
+_Static_assert(CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(6 * sizeof(int64_t)) +
+                       CMSG_SPACE(2 * sizeof(int64_t)) + 5 * CMSG_SPACE(sizeof(int)) <=
                    MCAST_CONTROL_SIZE,
                "there is space for every control message that is requested");
 
