@@ -556,7 +556,8 @@ def test_a_handler_closes_it_in_the_middle_of_anything(backend, no_leak):
         assert until(lambda: not threads())
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+# Python itself prints what a handler raises in __del__.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.needs("timers")
 def test_an_opening_that_a_handler_interrupts_leaves_nothing(backend, no_leak):
     class OpeningInterruptedError(Exception):

@@ -20,6 +20,7 @@ from mcast_fast.doctor._probe_matrix import report
 from mcast_fast.doctor._probe_peer import MOST_MOVES, MOST_PEERS, Arrival, is_host
 from mcast_fast.doctor._probe_state import UNANSWERED, Phase, Sending, Settings, State
 from mcast_fast.doctor._probe_wire import (
+    LAST_NUMBER,
     SIZES,
     Burst,
     Entry,
@@ -664,6 +665,15 @@ def test_reports_of_strangers_are_bounded():
         listed = [Entry((number * 9 + n).to_bytes(8)) for n in range(5)]
         host.receive(hello_of(b"12345678", *listed), Arrival(False, net.address("a"), EPOCH), net.now)
     assert len(host.peers[b"12345678"].reports) == MOST_PEERS
+
+
+def test_the_last_number_is_one_whose_successor_has_32_bits():
+    data = hello_of(b"12345678", sequence=2**32)
+    assert parse(data, 4).header.sequence == LAST_NUMBER
+    beyond = data.replace(LAST_NUMBER.to_bytes(4), b"\xff" * 4)
+    assert beyond != data
+    with pytest.raises(WireError, match="malformed"):
+        parse(beyond, 4)
 
 
 def test_a_report_that_makes_no_sense_is_malformed():

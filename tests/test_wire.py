@@ -160,7 +160,8 @@ def test_a_child_of_a_fork_has_none(backend, no_leak):
 
 
 @needs_ring
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
+# Python itself prints what a handler raises in __del__.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.needs("timers")
 def test_an_opening_that_a_handler_interrupts_leaves_nothing(backend, no_leak):
     class OpeningInterruptedError(Exception):

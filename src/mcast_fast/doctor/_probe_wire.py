@@ -62,6 +62,9 @@ class Flags(IntFlag):
     LEAVING = 2
 
 
+LAST_NUMBER = 0xFFFFFFFE  # of hellos; how many there were then is a number of 32 bits too
+
+
 class Header(NamedTuple):
     """What every datagram begins with.
 
@@ -174,12 +177,12 @@ def burst_bytes(header: Header, series: int, step: int, number: int) -> bytes:
     return (_header_bytes(header) + _BURST.pack(series, step, number)).ljust(BURST_SIZE, b"\0")
 
 
-def _capped(value: int) -> int:
-    return min(value, 0xFFFFFFFF)
+def _capped(value: int, most: int = 0xFFFFFFFF) -> int:
+    return min(value, most)
 
 
 def _header_bytes(one: Header) -> bytes:
-    fields = one._replace(sequence=_capped(one.sequence), announced=_capped(one.announced))[1:-1]
+    fields = one._replace(sequence=_capped(one.sequence, LAST_NUMBER), announced=_capped(one.announced))[1:-1]
     return _HEADER.pack(MAGIC, VERSION, one.kind, *fields) + _text(one.name)
 
 
@@ -219,7 +222,10 @@ def _header(data: bytes) -> tuple[Header, int]:
     _, _, kind, identity, flags, *fields = _HEADER.unpack_from(data)
     name, at = _name(data, _HEADER.size)
     known = Flags(flags & (Flags.UNICAST | Flags.LEAVING))
-    return Header._make((Kind(kind), identity, known, *fields, name)), at
+    header = Header._make((Kind(kind), identity, known, *fields, name))
+    if header.sequence > LAST_NUMBER:
+        raise ValueError("a number that no hello has")
+    return header, at
 
 
 def _name(data: bytes, at: int) -> tuple[bytes, int]:
