@@ -211,7 +211,7 @@ def lines_shown(text: str) -> list[str]:
 class _Terminal:
     """A shell command whose standard output and error are one pseudo terminal, or one pipe."""
 
-    def __init__(self, command: str, columns: int, where: Path, is_typed: bool) -> None:
+    def __init__(self, command: str, columns: int, where: Path, is_typed: bool = False) -> None:
         import fcntl
         import pty
         import termios

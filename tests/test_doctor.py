@@ -536,3 +536,10 @@ def test_without_a_privilege_rules_are_unknown(monkeypatch):
 def test_findings_are_data():
     assert _finding.RANKS["interface.down"] < _finding.RANKS["firewall.drops-udp"] < _finding.RANKS["packets.none"]
     assert Report((LONG,)).problems == (LONG,)
+
+
+@pytest.mark.parametrize("name", ["eth0", 'e"t', "\udcff\udcfe", "😀"])
+def test_a_call_names_a_group_as_a_program_has_to(name):
+    group = mcast.Group.parse(f"239.1.1.1%{name}:5000")
+    written = _feeds.literal(group)
+    assert eval(written.encode("utf-8").decode("utf-8")) == str(group)

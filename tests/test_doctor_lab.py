@@ -16,6 +16,7 @@ from mcast_fast.doctor import _buffers, _context, _feeds, _listening
 from mcast_fast.doctor._feeds import quiet
 from mcast_fast.doctor._text import lines
 from tests import lab
+from tests.conftest import until
 from tests.faults import GROUP, HOLDER, JOINED, PORT, Bridged, Two, attach_xdp, frames, query, udp_frame
 from tests.multicast_router import routed
 
@@ -74,6 +75,8 @@ def test_an_interface_whose_name_is_no_text(two):
     for change in (("down",), ("name", "\udcff\udcfe\udc80"), ("up",)):
         two.b.host.run("ip", "link", "set", two.b.interface, *change)
         two.b = replace(two.b, interface=change[1] if change[0] == "name" else two.b.interface)
+    with two.b.host.enter():
+        assert until(lambda: next(one for one in mcast.interfaces() if one.index == number).has_carrier)
     finding = two.finds("membership.wrong-port", f"{GROUP}%{number}:{PORT + 1}", odd=lambda: None)
     assert all(line.isprintable() for _, line in lines(doctor.Report((finding,)), 80))
     two.cures(finding)

@@ -105,7 +105,11 @@ WRONG = {
     "a fanout group without a ring": ({"packet_fanout": 1}, ArgumentError, ["packet_fanout", "ring="]),
     "a fanout group beyond 16 bits": ({"ring": True, "packet_fanout": 65_536}, ArgumentError, ["packet_fanout 65536"]),
     "more than there is memory": ({"ring": "8000GiB"}, ArgumentError, ["8,589,934,592,000 bytes", "use a smaller one"]),
-    "more than any machine has": ({"ring": 2**63}, ArgumentError, ["9,223,372,036,854,775,808 bytes", "use a smaller one"]),
+    "more than any machine has": (
+        {"ring": 2**63},
+        ArgumentError,
+        ["9,223,372,036,854,775,808 bytes", "use a smaller one"],
+    ),
 }
 
 

@@ -121,8 +121,8 @@ def add_one(counted: Counter[Kind], one: Kind) -> None:
 
 
 def literal(group: Group) -> str:
-    """A group as it is written in a program; an interface's name may hold quotes."""
-    return json.dumps(str(group), ensure_ascii=False)
+    """A group as it is written in a program; an interface's name may hold quotes, and bytes that are no UTF-8."""
+    return json.dumps(str(group), ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _zone(name: str) -> str:
