@@ -107,7 +107,7 @@ def plain(text: str) -> str:
 def paragraphs(where: str, text: str) -> Iterator[Text]:
     """Those of a page: headings, items of lists and blocks of prose, each with its line. Tables are left out."""
     text = re.sub(r"<!--.*?-->", blank, FENCE.sub(blank, text), flags=re.DOTALL)
-    text = re.sub(r"^(\||    ).*", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^( *\||    ).*", "", text, flags=re.MULTILINE)
     text = re.sub(r"^(#.*)\n", r"\1\n\n", text, flags=re.MULTILINE)
     for match in re.finditer(r"(?:^(?!\s*$).*\n?)+", text, re.MULTILINE):
         line = text.count("\n", 0, match.start()) + 1
