@@ -254,6 +254,7 @@ def test_a_closed_stream_is_an_empty_one(closed):
         (("receive", "239.1.1.1@10.0.0.5:5000"), "the source goes before the group: 10.0.0.5@239.1.1.1:5000"),
         (("receive", "udp://@239.1.1.1:5000?timeout=3"), "pass --timeout to the receiver"),
         (("receive", "239.1.1.1:5000", "--port", "70000"), "--port: '70000' is no UDP port; use 1 to 65535"),
+        (("receive", "239.1.1.1:5000", "--port", "0000000011234"), "--port: '0000000011234' is no UDP port"),
         (("replay", "x.pcap", "--to", "239.1.1.1:1", "--speed", "2", "--max"), "--speed, --rate and --max exclude"),
     ],
 )
