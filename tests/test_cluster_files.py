@@ -16,7 +16,7 @@ import mcast_fast as mcast
 from mcast_fast import _core, cluster, errors, files, sequence
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import Flag
-from mcast_fast.cluster import _clock, _manifest, _verify
+from mcast_fast.cluster import _clock, _manifest, _verify, _whole
 from mcast_fast.errors import MulticastWarning
 from tests.test_cli import invoke
 from tests.test_pcapng import NOW, record
@@ -240,6 +240,16 @@ def test_the_verb_makes_shows_and_indexes(backend, tmp_path):
     assert [(file.host, Path(file.path).name) for file in captures.files] == [("alpha", "feed.pcapng")]
     assert captures.flows()[0].received == 5
     assert captures.work.by_manifest == 1
+
+
+def test_a_manifest_that_is_interrupted_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    def interrupted(_descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_whole.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _whole.write_whole(str(tmp_path / "x"), b"data")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_ring_of_files_deletes_manifests_too(backend, tmp_path):
