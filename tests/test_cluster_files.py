@@ -16,7 +16,7 @@ import mcast_fast as mcast
 from mcast_fast import _core, cluster, errors, files, sequence
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import Flag
-from mcast_fast.cluster import _clock, _manifest, _verify, _whole
+from mcast_fast.cluster import _clock, _manifest, _table, _verify, _whole
 from mcast_fast.errors import MulticastWarning
 from tests.test_cli import invoke
 from tests.test_pcapng import NOW, record
@@ -187,6 +187,36 @@ MADE = {
     "clock": {"at": 1, "source": "kernel", "synchronized": True, "offset": 0, "error": 5},
     "error": "",
 }
+
+
+HOSTILE = {
+    "bytes": {"bytes": 2**64 - 1},
+    "packets": {"packets": 2**64 - 1},
+    "clock": {"clock": MADE["clock"] | {"offset": 2**100}},
+    "error of the clock": {"clock": MADE["clock"] | {"error": 2**100}},
+    "plan": {"plan": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_no_index_of_manifests_can_hold_is_no_manifest(values):
+    with pytest.raises(errors.ArgumentError, match=r"^/d/feed\.pcapng\.manifest\.json"):
+        cluster.Manifest.from_dict(MADE | values, "/d/feed.pcapng.manifest.json")
+
+
+def test_a_run_whose_numbers_are_not_in_order_is_named_with_its_file():
+    values = json.loads(json.dumps(MADE))
+    values["flows"][0]["runs"][0]["first"] = 9
+    with pytest.raises(errors.ArgumentError, match=r"^/d/feed\.pcapng\.manifest\.json: 'flows': a run's numbers"):
+        cluster.Manifest.from_dict(values, "/d/feed.pcapng.manifest.json")
+
+
+def test_drops_beyond_all_counts_are_indexed(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ledger = dict.fromkeys(MADE["ledger"], 2**64 - 1)
+    manifest = cluster.Manifest.from_dict(MADE | {"ledger": ledger}, "/d/feed.pcapng.manifest.json")
+    _table.store_table([manifest], str(tmp_path / "all.parquet"))
+    assert parquet.read_table(tmp_path / "all.parquet")["dropped"].to_pylist() == [2**63 - 1]
 
 
 def test_verify_names_what_is_wrong(two_hosts):
