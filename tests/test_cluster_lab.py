@@ -241,9 +241,9 @@ def test_a_host_that_leaves_and_comes_back_loses_nothing(backend, tmp_path):
 # ---- a station by itself ----
 
 
-def plan_of_one(tmp_path, interface):
+def plan_of_one(tmp_path, interface, groups=2):
     return cluster.Plan.load(
-        write_plan(tmp_path, {"a": interface}, interval="20ms", silent="40ms", packets=100_000, groups=2)
+        write_plan(tmp_path, {"a": interface}, interval="20ms", silent="40ms", packets=100_000, groups=groups)
     )
 
 
@@ -290,6 +290,21 @@ def test_a_recorder_that_cannot_be_started_leaves_nothing_open(backend, tmp_path
         _station._Session(plan, plan.hosts["a"], list(plan.groups), types.SimpleNamespace(add=finished.append))
     assert opened[0].closed
     assert len(finished) == 1  # its file is whole, and has no packets
+
+
+def test_many_memberships_change_a_part_at_a_time(backend, tmp_path, monkeypatch):
+    """So that heartbeats go on meanwhile."""
+    monkeypatch.setattr(_station, "MOST_CHANGES", 2)
+    plan = plan_of_one(tmp_path, loopback(), groups=6)
+    (tmp_path / "a").mkdir()
+    first, *others = plan.groups
+    session = _station._Session(plan, plan.hosts["a"], [first], types.SimpleNamespace(add=[].append))
+    counts = []
+    for _ in range(4):
+        session.change(set(others))
+        counts.append((first in session.held, len(session.held), len(session.receiver.memberships)))
+    session.end()
+    assert counts == [(True, 3, 3), (True, 5, 5), (False, 5, 5), (False, 5, 5)]
 
 
 def test_a_file_whose_manifest_fails_costs_the_next_ones_nothing(tmp_path, monkeypatch):

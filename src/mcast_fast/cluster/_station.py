@@ -34,6 +34,7 @@ from mcast_fast.sender import Sender
 
 LOOKS = 4  # at who is there, per interval of heartbeats
 MOST_HEARTBEATS = 256  # taken between two looks
+MOST_CHANGES = 2000  # of memberships between two looks, some 0.1 ms each: heartbeats must not wait for more
 LEAVING_BEATS = 3  # a heartbeat may be lost
 Said = Callable[[str], None]
 
@@ -107,11 +108,13 @@ class _Session:
             self._done.set()
 
     def change(self, wanted: set[Group]) -> None:
-        """Join and leave groups until it holds these."""
-        for group in sorted(wanted - self.held, key=str):
+        """Join and leave groups until it holds these, or for as long as heartbeats can wait."""
+        joins = sorted(wanted - self.held, key=str)[:MOST_CHANGES]
+        leaves = sorted(self.held - wanted, key=str)[: MOST_CHANGES - len(joins)]
+        for group in joins:
             self.receiver.join(group)
             self.held.add(group)
-        for group in sorted(self.held - wanted, key=str):
+        for group in leaves:
             self.receiver.leave(group)
             self.held.discard(group)
 
@@ -242,7 +245,7 @@ class Station:
         elif self._session is not None and wanted != self._session.held:
             before = len(self._session.held)
             self._session.change(wanted)
-            self._said(f"records {len(wanted)} groups, {before} before")
+            self._said(f"records {len(self._session.held)} groups, {before} before")
             if not wanted:
                 self._end_session()
         self._look_around()
