@@ -81,7 +81,7 @@ def write_files(directory: Path, packets: int) -> None:
 
 @contextlib.contextmanager
 def workers(number: int) -> Iterator[Any]:
-    """A scheduler and so many workers of one thread, as processes; a client of theirs."""
+    """A scheduler and this number of workers with one thread each, as processes; a client of theirs."""
     import distributed
 
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}

@@ -2,8 +2,9 @@
 
 In turn, and in a new order every round, each contender receives all groups from a stream that never ends: a program
 that receives in a thread of the library, as top does, and drops the batches; the same with a Monitor that counts them;
-top on a pseudo terminal of 160 columns and 50 rows; and that with --metrics, scraped every second. CPU is the user and
-system time of the whole process over some seconds, behind its start.
+the first one with packets gathered before they are taken, as top gathers them; top on a pseudo terminal of 160 columns
+and 50 rows; and that with --metrics, scraped every second. CPU is the user and system time of the whole process over
+some seconds, behind its start.
 """
 
 import argparse
@@ -35,7 +36,9 @@ WARM_UP = 2.0
 ROWS, COLUMNS = 50, 160
 PATIENCE = 30.0
 BUFFER = "16MiB"
-BEYOND = "top: % of a core beyond receiving"
+# Batches are large where packets are gathered, so that only what gathers too is compared with top.
+ALONE = "gathered"
+BEYOND = "top: % of a core beyond receiving, gathered as it does"
 BARS = (Bar(BEYOND, None, Direction.AT_MOST, 5.0),)
 
 SENDING = """
@@ -50,16 +53,21 @@ with mcast.Sender(group, rate=rate, burst=50) as tx:
         number += 1
 """
 RECEIVING = """
-import signal, sys
+import signal, sys, time
 import mcast_fast as mcast
 from mcast_fast import monitor
-rx = mcast.Receiver(sys.argv[1], background=True, buffer_size=sys.argv[2])
+from mcast_fast.cli.top import AT_ONCE, GATHER
+gathers = "gathered" in sys.argv
+size = {"batch_size": AT_ONCE} if gathers else {}
+rx = mcast.Receiver(sys.argv[1], background=True, buffer_size=sys.argv[2], **size)
 signal.signal(signal.SIGINT, lambda *_: rx.close())
 print("packets/s: it receives", flush=True)
 watch = monitor.Monitor(rx) if "monitor" in sys.argv else None
 for batch in rx:
     if watch is not None:
         watch.add(batch)
+    if gathers and len(batch) < AT_ONCE:
+        time.sleep(GATHER)
 print(f"received {rx.stats.received:,}, dropped {rx.stats.dropped:,}")
 """
 
@@ -75,6 +83,7 @@ def top(group: str, *more: str) -> list[str]:
 CONTENDERS = {
     "receiving": ("receiving alone", ours),
     "monitor": ("receiving, and Monitor.add", lambda group: ours(group, "monitor")),
+    "gathered": ("receiving, gathered as top does", lambda group: ours(group, "gathered")),
     "top": ("mcast-fast top", top),
     "metrics": (
         "mcast-fast top --metrics, scraped each second",
@@ -103,9 +112,8 @@ def run(options: argparse.Namespace) -> Report:
         group = text.format(receiving.interface)
         report.samples = measure(group, receiving, options)
     report.series = {name: [sample["cpu"] for sample in taken] for name, taken in report.samples.items()}
-    if {"receiving", "top"} <= report.series.keys():
-        pairs = zip(report.series["top"], report.series["receiving"], strict=True)
-        report.counts[BEYOND] = median(mine - alone for mine, alone in pairs)
+    if {ALONE, "top"} <= report.series.keys():
+        report.counts[BEYOND] = beyond(report, "top", ALONE)
     report.tables = [table(report)]
     return report
 
@@ -205,18 +213,24 @@ def end(program: "subprocess.Popen[bytes]") -> None:
     program.wait()
 
 
+def beyond(report: Report, name: str, alone: str) -> float:
+    """What a contender takes beyond another one, in the same round."""
+    return median(mine - other for mine, other in zip(report.series[name], report.series[alone], strict=True))
+
+
 def table(report: Report) -> Table:
-    alone = report.series.get("receiving")
     rows = []
     for name, taken in report.samples.items():
-        beyond = (
-            "-" if alone is None else f"{median(a - b for a, b in zip(report.series[name], alone, strict=True)):.1f}"
-        )
+        of_each = [
+            f"{beyond(report, name, alone):.1f}" if alone in report.series else "-" for alone in ("receiving", ALONE)
+        ]
         dropped = ", ".join(f"{sample['dropped']:,}" for sample in taken)
         rate = f"{median(sample['rate'] for sample in taken):,.0f}"
         rows.append(
-            (CONTENDERS[name][0], f"{report.measured[name]:.1f}", spread(report.series[name]), beyond, rate, dropped)
+            (CONTENDERS[name][0], f"{report.measured[name]:.1f}", spread(report.series[name]), *of_each, rate, dropped)
         )
     return Table(
-        "CPU in % of a core (medians)", ("", "of a core", "quartiles", "beyond receiving", "packets/s", "dropped"), rows
+        "CPU in % of a core (medians)",
+        ("", "of a core", "quartiles", "beyond receiving", "beyond it, gathered", "packets/s", "dropped"),
+        rows,
     )

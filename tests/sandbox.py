@@ -187,12 +187,12 @@ def main() -> None:
         for name in sys.argv[1:at]:
             if change := (ABSENT | USERS).get(name):
                 change()
+        refuse(*(name for name in sys.argv[1:at] if name in REFUSALS))
+        if "unit" in sys.argv[1:at]:
+            restrict_as_a_unit()
     except OSError as error:
         print(error, file=sys.stderr)
         sys.exit(CANNOT)
-    refuse(*(name for name in sys.argv[1:at] if name in REFUSALS))
-    if "unit" in sys.argv[1:at]:
-        restrict_as_a_unit()
     for name in sys.argv[1:at]:
         if name.startswith("families:"):
             allow_families([int(number) for number in name.removeprefix("families:").split(",")])

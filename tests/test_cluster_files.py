@@ -16,7 +16,7 @@ import mcast_fast as mcast
 from mcast_fast import _core, cluster, errors, files, sequence
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import Flag
-from mcast_fast.cluster import _clock, _manifest, _verify
+from mcast_fast.cluster import _clock, _manifest, _table, _verify, _whole
 from mcast_fast.errors import MulticastWarning
 from tests.test_cli import invoke
 from tests.test_pcapng import NOW, record
@@ -189,6 +189,36 @@ MADE = {
 }
 
 
+HOSTILE = {
+    "bytes": {"bytes": 2**64 - 1},
+    "packets": {"packets": 2**64 - 1},
+    "clock": {"clock": MADE["clock"] | {"offset": 2**100}},
+    "error of the clock": {"clock": MADE["clock"] | {"error": 2**100}},
+    "plan": {"plan": "\ud800"},
+}
+
+
+@pytest.mark.parametrize("values", HOSTILE.values(), ids=HOSTILE.keys())
+def test_what_no_index_of_manifests_can_hold_is_no_manifest(values):
+    with pytest.raises(errors.ArgumentError, match=r"^/d/feed\.pcapng\.manifest\.json"):
+        cluster.Manifest.from_dict(MADE | values, "/d/feed.pcapng.manifest.json")
+
+
+def test_a_run_whose_numbers_are_not_in_order_is_named_with_its_file():
+    values = json.loads(json.dumps(MADE))
+    values["flows"][0]["runs"][0]["first"] = 9
+    with pytest.raises(errors.ArgumentError, match=r"^/d/feed\.pcapng\.manifest\.json: 'flows': a run's numbers"):
+        cluster.Manifest.from_dict(values, "/d/feed.pcapng.manifest.json")
+
+
+def test_drops_beyond_all_counts_are_indexed(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ledger = dict.fromkeys(MADE["ledger"], 2**64 - 1)
+    manifest = cluster.Manifest.from_dict(MADE | {"ledger": ledger}, "/d/feed.pcapng.manifest.json")
+    _table.store_table([manifest], str(tmp_path / "all.parquet"))
+    assert parquet.read_table(tmp_path / "all.parquet")["dropped"].to_pylist() == [2**63 - 1]
+
+
 def test_verify_names_what_is_wrong(two_hosts):
     assert invoke("manifest", "verify", two_hosts / "a", two_hosts / "b").exit_code == 0
     (two_hosts / "a" / "a-1.pcapng").unlink()
@@ -240,6 +270,16 @@ def test_the_verb_makes_shows_and_indexes(backend, tmp_path):
     assert [(file.host, Path(file.path).name) for file in captures.files] == [("alpha", "feed.pcapng")]
     assert captures.flows()[0].received == 5
     assert captures.work.by_manifest == 1
+
+
+def test_a_manifest_that_is_interrupted_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    def interrupted(_descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_whole.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _whole.write_whole(str(tmp_path / "x"), b"data")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_ring_of_files_deletes_manifests_too(backend, tmp_path):

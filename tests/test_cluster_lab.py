@@ -10,12 +10,14 @@ import struct
 import sys
 import threading
 import time
+import types
 
 import pytest
 
 from mcast_fast import cluster, files, sequence
+from mcast_fast.cluster import _station
 from mcast_fast.cluster._verify import verify
-from mcast_fast.errors import CaptureError
+from mcast_fast.errors import CaptureError, InterfaceError, MulticastWarning
 from tests import lab
 from tests.conftest import free_port, loopback
 from tests.test_cli import environment
@@ -236,6 +238,113 @@ def test_a_host_that_leaves_and_comes_back_loses_nothing(backend, tmp_path):
         assert sorted(found) == list(range(sent))
 
 
+# ---- a station by itself ----
+
+
+def plan_of_one(tmp_path, interface, groups=2):
+    return cluster.Plan.load(
+        write_plan(tmp_path, {"a": interface}, interval="20ms", silent="40ms", packets=100_000, groups=groups)
+    )
+
+
+def test_a_station_that_ends_by_an_exception_leaves_nothing_open(backend, tmp_path, monkeypatch):
+    station = _station.Station(plan_of_one(tmp_path, loopback()), "a")
+
+    def fail(_presence, _now):
+        raise KeyboardInterrupt
+
+    def refused(_maker):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mcast_fast.cluster._heartbeat.Presence.settled", fail)
+    finish = _station.ManifestMaker.finish
+    monkeypatch.setattr(_station.ManifestMaker, "finish", lambda maker: (finish(maker), refused(maker)))
+    with pytest.raises(KeyboardInterrupt):
+        station.run()
+    assert station._ears.closed
+    assert station._voice.closed
+
+
+def test_an_interface_that_there_is_not_is_an_error(backend, tmp_path):
+    with pytest.raises(InterfaceError):
+        _station.Station(plan_of_one(tmp_path, "nowhere0"), "a")
+
+
+def test_a_recorder_that_cannot_be_started_leaves_nothing_open(backend, tmp_path, monkeypatch):
+    plan = plan_of_one(tmp_path, loopback())
+    (tmp_path / "a").mkdir()
+    opened, finished = [], []
+    receiver = _station.Receiver
+
+    def noted(*groups, **options):
+        opened.append(receiver(*groups, **options))
+        return opened[-1]
+
+    monkeypatch.setattr(_station, "Receiver", noted)
+
+    def refuse(*_arguments, **_options):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(_station, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        _station._Session(plan, plan.hosts["a"], list(plan.groups), types.SimpleNamespace(add=finished.append))
+    assert opened[0].closed
+    assert len(finished) == 1  # its file is whole, and has no packets
+
+
+def test_many_memberships_change_a_part_at_a_time(backend, tmp_path, monkeypatch):
+    """So that heartbeats go on meanwhile."""
+    monkeypatch.setattr(_station, "MOST_CHANGES", 2)
+    plan = plan_of_one(tmp_path, loopback(), groups=6)
+    (tmp_path / "a").mkdir()
+    first, *others = plan.groups
+    session = _station._Session(plan, plan.hosts["a"], [first], types.SimpleNamespace(add=[].append))
+    counts = []
+    for _ in range(4):
+        session.change(set(others))
+        counts.append((first in session.held, len(session.held), len(session.receiver.memberships)))
+    session.end()
+    assert counts == [(True, 3, 3), (True, 5, 5), (False, 5, 5), (False, 5, 5)]
+
+
+def test_a_file_whose_manifest_fails_costs_the_next_ones_nothing(tmp_path, monkeypatch):
+    first, second = tmp_path / "1.pcapng", tmp_path / "2.pcapng"
+    for path in (first, second):
+        files.Writer(path).close()
+    make = _station.make_manifest
+
+    def failing(path, *arguments):
+        if path == str(first):
+            raise MemoryError("too much")
+        return make(path, *arguments)
+
+    monkeypatch.setattr(_station, "make_manifest", failing)
+    maker = _station.ManifestMaker(plan_of_one(tmp_path, loopback()), "a")
+
+    def make_both():
+        for path in (first, second):
+            maker.add(str(path))
+        maker.finish()
+
+    with pytest.warns(MulticastWarning, match=r"1\.pcapng has no manifest: too much"):
+        make_both()
+    assert [path.name for path in tmp_path.glob("*.manifest.json")] == ["2.pcapng.manifest.json"]
+
+
+@pytest.mark.lab
+def test_heartbeats_are_heard_by_an_interface_that_comes_back(backend, tmp_path):
+    with lab.Lab() as made:
+        _, end = made.link("a", "b", number=3)
+        plan = plan_of_one(tmp_path, end.interface)
+        with end.host.enter():
+            station = _station.Station(plan, "a")
+        with station._ears as ears, station._voice:
+            made.hosts["b"].run("ip", "link", "delete", end.interface)
+            until(lambda: not ears.memberships[0].joined)
+            made.link("a", "b", number=3)
+            until(lambda: ears.memberships[0].joined)
+
+
 # ---- three hosts, a scheduler and their workers ----
 
 GROUPS = 60
@@ -295,7 +404,7 @@ class On:
 def test_three_hosts_one_of_which_is_killed(tmp_path):
     """The whole of it: 60 groups, three recorders, a Dask scheduler and three workers; prints what it measures."""
     names = ("a", "b", "c")
-    with lab.Lab(("switch", *"abcd")) as made:
+    with lab.Lab(("switch", *"abcd")) as made, contextlib.ExitStack() as sending:
         plain = Bridge(made, "abcd")
         plain.ends = {name: On(end, number) for number, (name, end) in enumerate(plain.ends.items(), 1)}
         ends = plain.ends
@@ -310,7 +419,7 @@ def test_three_hosts_one_of_which_is_killed(tmp_path):
         started = recorders(lambda name, words, **options: ends[name].host.spawn(words, **options), plan, names, "fast")
         with ends["d"].host.enter():
             feed = Feed(plan, ends["d"].interface, ends["d"].ipv4_on_bridge, rate=100, size=1000)
-            feed.__enter__()
+            sending.enter_context(feed)
         until(lambda: min(feed.sent.values()) > 500)
         killed = time.time_ns()
         started["b"].process.send_signal(signal.SIGKILL)
@@ -319,7 +428,7 @@ def test_three_hosts_one_of_which_is_killed(tmp_path):
             started[name].expect("records 30 groups", timeout=60)
         before = min(feed.sent.values())
         until(lambda: min(feed.sent.values()) > before + 1000)
-        feed.__exit__()
+        sending.close()
         for name in ("a", "c"):
             started[name].process.send_signal(signal.SIGTERM)
         for name in ("a", "c"):

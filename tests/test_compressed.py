@@ -194,6 +194,7 @@ def test_kill_9_loses_nothing_that_was_flushed(record, tx, tmp_path, kind):  # n
 
 @pytest.mark.needs("signals to processes")
 @pytest.mark.weekly
+@pytest.mark.hang_timeout(1200)
 def test_kill_9_at_a_hundred_moments_loses_nothing_that_was_flushed(record, tx, tmp_path, kind):  # noqa: F811
     chance = random.Random(9)
     for turn in range(100):

@@ -258,6 +258,8 @@ def test_a_filter_is_the_cause_only_of_what_stops_with_it(came_after, after, fou
     feed.widened, feed.narrowed, feed.came_wide, feed.came_after = 8.0, 8.1, 5, came_after
     context = SimpleNamespace(feeds=[feed], listening=SimpleNamespace(began=1.0, ended=8.1 + after))
     assert len(list(_interface.nic_filter(context))) == found
+    feed.came_wide = 0  # the packets that ended it were another group's, on the same interface
+    assert not list(_interface.nic_filter(context))
 
 
 def test_an_interface_is_widened_for_what_is_silent_and_narrowed_when_it_comes():
@@ -275,6 +277,18 @@ def test_an_interface_is_widened_for_what_is_silent_and_narrowed_when_it_comes()
         listening._widen(wire, feeds[1:], now)
     assert switched == [(7, True), (7, False)]
     assert [feed.narrowed for feed in feeds] == [1.3, 1.3]
+
+
+def test_an_interface_is_widened_for_a_moment():
+    switched = []
+    wire = SimpleNamespace(take_all=lambda index, *, begins: switched.append((index, begins)))
+    feeds = _feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None)
+    feeds[0].interface = replace(feeds[0].interface, index=7, name="eth0", is_loopback=False)
+    listening = _listening.Listening(feeds, spread=True)
+    for now in (1.0, 1.1 + _listening.WIDE, 1.2 + _listening.WIDE):
+        listening._widen(wire, feeds, now)
+    assert switched == [(7, True), (7, False)]
+    assert feeds[0].narrowed == 1.1 + _listening.WIDE
 
 
 @pytest.mark.parametrize(("interface", "name"), [("eth0", "eth0.4000"), ("enp129s0f0np0", "vlan4000")])

@@ -5,6 +5,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ import pytest
 
 import mcast_fast as mcast
 from mcast_fast import doctor
-from mcast_fast.doctor import _buffers, _context, _feeds, _listening
+from mcast_fast.doctor import _buffers, _context, _examination, _feeds, _listening
 from mcast_fast.doctor._feeds import quiet
 from mcast_fast.doctor._text import lines
 from tests import lab
@@ -197,7 +198,6 @@ def filtered_bits(two: Two) -> str:
     with end.host.enter():
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
         seen.bind((end.interface, 0x0800))
-        seen.settimeout(30)
         end.host.run("ip", "maddress", "add", "01:00:5e:01:01:01", "dev", end.interface)
     with two.a.host.enter():
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -334,7 +334,7 @@ def test_what_changes_while_it_watches(two, monkeypatch, change):
         "removed": (["ip", "link", "del", name], "interface.missing"),
     }[change]
     two.stream()
-    taken = threading.Semaphore(0)
+    taken, changed = threading.Semaphore(0), []
     take = _feeds.Feed.take
     monkeypatch.setattr(_feeds.Feed, "take", lambda *a: (take(*a), taken.release()))
 
@@ -342,10 +342,16 @@ def test_what_changes_while_it_watches(two, monkeypatch, change):
         for _ in range(2):
             taken.acquire()
         two.b.host.run(*act, stdin=f"table {RULES['input']}\n" if change == "rule" else "")
+        changed.append(time.monotonic())
 
+    def is_over() -> bool:
+        return bool(changed) and time.monotonic() > changed[0] + 1.0
+
+    options = {"interface": None, "port": None, "seconds": 600, "watch": True, "ring": False, "spread": True}
     changing = threading.Thread(target=make_change)
     changing.start()
-    report = two.examine(two.text(), seconds=2, watch=True)
+    with two.b.host.enter():
+        report = _examination.examined(two.text(), is_over, **options)
     changing.join()
     assert report.findings[0].id == found, report
     assert "packets.stopped" in {one.id for one in report.problems}

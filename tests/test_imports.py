@@ -260,8 +260,6 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     interfaces      : options output
     doctor          : output options signals
     probe           : codes output options signals
-    top_keys        :
-    top_view        : output top_keys
     top             : codes output options signals metrics top_keys top_view
     report          : codes output options signals
     bench           : codes output options signals
@@ -306,10 +304,9 @@ def table(text):
     between, inside = {}, {}
     for line in text.strip().splitlines():
         name, allowed = (part.strip() for part in line.split(":"))
-        if line[0] == " ":
-            inside.setdefault(next(reversed(between)), {})[name] = allowed.split()
-        else:
-            between[name] = allowed.split()
+        rows = inside.setdefault(next(reversed(between)), {}) if line[0] == " " else between
+        assert name not in rows, f"two rows of {name}"
+        rows[name] = allowed.split()
     return between, inside
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, _core, files
+from mcast_fast._core.extraction import Place
 from mcast_fast._core.matching import LONGEST, MOST_TESTS, MOST_VALUES, PacketTest, Subject
 from mcast_fast.cli import record
 from mcast_fast.cli.match import Match, parsed
@@ -153,6 +154,9 @@ def test_the_core_refuses_what_it_cannot_hold(backend):
         PacketTest(Subject.BYTES, ((b"1", b"1"),)),
         PacketTest(Subject.INTEGER, ((1, 1),)),
         PacketTest(Subject.BYTES, ((b"12", b"12"),), place=parsed("b4@0=00000000").place),
+        PacketTest(Subject.BYTES, ((b"12", b"12"),), place=Place(0, 0)),
+        PacketTest(Subject.INTEGER, ((1, 1),), place=Place(0, 9, mask=1)),
+        PacketTest(Subject.INTEGER, ((1, 1),), place=Place(0, 16)),
         PacketTest(Subject.CONTENTS, ((b"x" * (LONGEST + 1),) * 2,)),
         PacketTest(Subject.PORT, ((1, 1),) * (MOST_VALUES + 1)),
     ],
@@ -161,7 +165,7 @@ def test_the_compiled_core_reads_nothing_beyond_a_test(test):
     from mcast_fast._core.fast.sequence import matching
     from mcast_fast._core.fast.views import Batch
 
-    with pytest.raises(ValueError, match="test"):
+    with pytest.raises(ValueError, match=r"test|field"):
         matching(Batch.from_bytes(b"", b"", {}), (test,))
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import mcast_fast as mcast
 from mcast_fast import _core, errors, monitor, sequence
+from mcast_fast._core.extraction import MOST_GAPS, ChangeRow
 from mcast_fast._core.layout import V4_MAPPED
-from mcast_fast._report import charts, collect, grid, markup, packets, page, pictures, style, table, text
+from mcast_fast._report import charts, collect, grid, losses, markup, packets, page, pictures, style, table, text
 from mcast_fast._report.grid import MOST_BINS, Grid
 from mcast_fast.cli import report
 from mcast_fast.doctor import Finding
@@ -156,6 +157,56 @@ def test_what_is_missing_at_the_end_is_lost_and_what_came_late_is_not(backend):
     (flow,) = found.flows
     assert flow.lost == sum(flow.series) == 2
     assert [one.numbers for one in flow.bursts] == [2]
+
+
+def bursts(*batches):
+    """Milliseconds since NOW, and numbers."""
+    (flow,) = collected(*batches, form="rtp").flows
+    assert sum(one.numbers for one in flow.bursts) == flow.lost == sum(flow.series)
+    return [((one.first - NOW) // MS, (one.last - NOW) // MS, one.numbers) for one in flow.bursts]
+
+
+def test_numbers_that_are_lost_again_are_lost_at_their_own_time(backend):
+    """They wrapped, or the sender began anew."""
+    first, second = range(100, 110), range(65536 + 100, 65536 + 105)
+    wrapped = [n for n in range(66_700) if n not in first and n not in second]
+    assert bursts(batch(stream(wrapped))) == [(110, 110, 10), (65641, 65641, 5)]
+    run = stream([n for n in range(3000) if n not in range(100, 105)])
+    for values, _ in run[100:105]:  # 105 to 109: behind 110
+        values[0] += 10 * MS
+    again = stream([n for n in range(3000) if n not in range(105, 110)], start=NOW + 10 * SECOND)
+    assert bursts(batch(run), batch(again)) == [(110, 110, 5), (10110, 10110, 5)]
+
+
+@pytest.mark.parametrize(("late", "expected"), [([], [(300, 300, 4), (900, 900, 1)]), ([99], [(300, 300, 4)])])
+def test_what_is_pending_at_the_end_is_of_gaps_that_are_not_over(backend, late, expected):
+    """99 is missing since 98 came behind 100: it is the first to be lost, of the gap that was seen last."""
+    rows = []
+    for number, at in ((100, 0), (105, 300), (98, 900), (106, 1100), *((one, 1150) for one in late)):
+        ((values, payload),) = stream([number])
+        values[0] = NOW + at * MS
+        rows.append((values, payload))
+    assert bursts(batch(rows)) == expected
+
+
+def test_nothing_is_lost_before_the_first_gap():
+    """A number of a gap that is not remembered."""
+    table = Grid()
+    one = losses.Losses(table, 16, SECOND)
+    row = ChangeRow(losses._GAP, bytes(16), 1, bytes(16), 2, b"", 5, 5, NOW)
+    one.add([row, row._replace(kind=losses._LOST, first=900, last=900, time=NOW + MS)])
+    one.add([row._replace(kind=losses._LATE, first=901, last=901, time=NOW + MS)])
+    assert (table.span.start, table.span.bins) == (NOW // MS * MS, 1)
+
+
+def test_every_gap_that_a_tracker_has_pending_is_remembered(backend):
+    count = MOST_GAPS + 100
+    times = {}
+    rows = stream(range(0, 2 * count, 2))
+    for at, (values, _) in enumerate(rows):
+        values[0] = times[at] = NOW + at * 10_000
+    (burst,) = collected(batch(rows), form="rtp").flows[0].bursts
+    assert (burst.first, burst.last, burst.numbers) == (times[1], times[count - 1], count - 1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -425,7 +476,7 @@ def test_a_group(backend, tmp_path, monkeypatch):
         def batches(self, **limits):
             with mcast.Sender(group, ttl=0) as sender:
                 sender.send_batch([rtp(number) for number in range(40) if number != 20])
-            yield from super().batches(count=39, timeout="10s")
+            yield from super().batches(count=39)
             came.set()
 
     monkeypatch.setattr(report, "Receiver", Receiving)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcast_fast import _core, errors, sequence
-from mcast_fast._core.extraction import KEY_SIZE
+from mcast_fast._core.extraction import KEY_SIZE, Place, Plan
 from mcast_fast.sequence import Field, Format, Kind
 from tests.test_pcapng import batch_of, each_backend, record
 
@@ -364,3 +364,21 @@ def test_columns_are_arrays(backend):
     assert [len(column) for column in columns_in(none)] == [0, 0, 0, 0]
     with pytest.raises(TypeError, match="a batch is required, not list"):
         _core.sequence.columns_of([batch], Format.parse("rtp").plan)
+
+
+@pytest.mark.needs("fast")
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(Place(0, 16), 64),
+        Plan(Place(0, 1, mask=255), 8, high=Place(0, 9, mask=1)),
+        Plan(Place(0, 1, mask=255), 8, count_at=Place(0, 0)),
+        Plan(Place(0, 1, mask=255), 8, keys=(Place(0, 9, mask=1),)),
+        Plan(Place(0, 1, mask=255), 8, tests=((Place(0, 16), 0),)),
+    ],
+)
+def test_the_compiled_core_reads_no_integer_of_more_than_eight_bytes(plan):
+    from mcast_fast._core.fast.sequence import Tracker
+
+    with pytest.raises(ValueError, match="cannot be read"):
+        Tracker(plan, False, 1, 1)

@@ -15,7 +15,7 @@ from mcast_fast._membership.arguments import (
     Timestamps,
     background_bytes,
     check_numbers,
-    check_times,
+    check_sequence,
     for_given,
     for_ring,
     ring_arguments,
@@ -38,7 +38,7 @@ from mcast_fast._units import (
     Seconds,
     whole_number,
 )
-from mcast_fast.errors import ArgumentError, ClosedError
+from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups, at_least_one
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
@@ -194,9 +194,7 @@ class Receiver(Receiving):
             options = for_ring(options, background=background, gro=gro, busy_poll=busy_poll)
         options = options if fd is None else for_given(options, ring=ring, watch=watch)
         self._tracker = tracker_of(sequence)
-        if frames and self._tracker is not None:
-            raise ArgumentError("sequence= reads payloads, and frames=True delivers whole frames; pass one of them")
-        check_times(self._tracker, timestamps)
+        check_sequence(self._tracker, timestamps, frames)
         # A network card's clock is not that of the system: there only packets move the time on.
         self._clock: Callable[[], int] = (lambda: 0) if timestamps == "hardware" else time.time_ns
         names: dict[int, str] = {}

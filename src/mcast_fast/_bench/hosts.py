@@ -67,7 +67,7 @@ class Listening:
         self._socket.close()
 
     def stop(self) -> None:
-        """Have `serve` return within 0.2 s."""
+        """Have `serve` return: within 0.2 s, or when the request is answered that it is at."""
         self._is_stopped = True
 
     def serve(self) -> None:

@@ -92,7 +92,7 @@ class EventNews:
 
     def __init__(self) -> None:
         self._event = Event()
-        self._notifications: list[int | None] = []
+        self._notifications: list[ctypes.c_void_p] = []
         try:
             for notify in calls().notify:
                 self._ask(notify)
@@ -102,11 +102,11 @@ class EventNews:
 
     def _ask(self, notify: Function) -> None:
         notification = HANDLE()
+        self._notifications.append(notification)  # before the call: no signal handler can come between
         call = ctypes.cast(calls().set_event, ctypes.c_void_p)  # type: ignore[arg-type]
         number = notify(socket.AF_UNSPEC, call, self._event.handle, False, ctypes.byref(notification))
         if number:
             raise _error(number)
-        self._notifications.append(notification.value)
 
     def read(self) -> list[Change]:
         """What changed is not said."""
@@ -120,7 +120,7 @@ class EventNews:
         """Have the system call no more, and close the event; again does nothing."""
         while self._notifications:
             notification = self._notifications.pop()
-            if notification:  # wine's stub gives none
+            if notification.value:  # none where it was refused; wine's stub gives none
                 calls().cancel_mib_change_notify2(notification)  # waits for a call of SetEvent that is under way
         self._event.close()
 

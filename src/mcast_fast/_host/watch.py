@@ -225,7 +225,6 @@ class Listener:
             return False  # the close comes
         except Exception as error:
             self._has_lost_news = True  # in part, perhaps: they are compared in a while
-            self._plan(What.FAILED, 0, RETRY)  # of no interface: it only ends the waiting
             self._fail(error)
         return False
 
@@ -258,6 +257,8 @@ class Listener:
         task.when = min(now + after, max(now, task.since + FLAPPING))
 
     def _until_next(self) -> float | None:
+        if self._has_lost_news:  # the last turn failed: what is due waits for the comparison, too
+            return RETRY
         times = [task.when for task in self._tasks.values()] + ([] if self._list_at is None else [self._list_at])
         return max(0.0, min(times) - time.monotonic()) if times else None
 

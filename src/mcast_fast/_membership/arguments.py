@@ -117,10 +117,12 @@ def check_numbers(timeout: Seconds | None, ttl: int, max_packet_size: int) -> No
     whole_number(max_packet_size, "max_packet_size", 1, MAX_PACKET_SIZE)
 
 
-def check_times(sequence: object, timestamps: object) -> None:
-    """ArgumentError where numbers are to be followed without the times of arrival."""
+def check_sequence(sequence: object, timestamps: object, frames: bool) -> None:
+    """ArgumentError where numbers are to be followed without the times of arrival, or without payloads."""
     if sequence is not None and timestamps is None:
         raise ArgumentError("sequence= needs the times of arrival: leave timestamps=None out")
+    if sequence is not None and frames:
+        raise ArgumentError("sequence= reads payloads, and frames=True delivers whole frames; pass one of them")
 
 
 def ring_arguments(

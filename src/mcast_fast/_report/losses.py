@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from dataclasses import dataclass, field
 
-from mcast_fast._core.extraction import ChangeRow, FlowRow, What
+from mcast_fast._core.extraction import MOST_GAPS, ChangeRow, FlowRow, What
 from mcast_fast._report.grid import Grid
 from mcast_fast._units import NANOSECONDS
 
@@ -15,8 +15,8 @@ LOST = "lost"  # the table of the grid
 APART = NANOSECONDS // 10  # losses that are farther from each other are two bursts
 MOST_PLACES = 256  # with a row of their own
 MOST_BURSTS = 1000  # of a place; what follows counts to the last one
-_MOST_GAPS = 4096  # remembered of a flow
-_LOOKED_AT = 64  # of them, for a number that came late
+_LOOKED_AT = 64  # gaps, for a number that came late
+_MOST_GAPS = MOST_GAPS + _LOOKED_AT  # remembered of a flow: what a tracker has pending, and those that are over
 _MOST_FLOWS = 4096
 
 _GAP, _LOST, _LATE, _RESTARTED = (tuple(What).index(one) for one in (What.GAP, What.LOST, What.LATE, What.RESTARTED))
@@ -40,7 +40,7 @@ class _Gap:
     first: int
     count: int
     time: int
-    lost: int = 0  # of its numbers, so far
+    over: int = 0  # of its numbers, from the first one on: they are not pending
 
 
 @dataclass(slots=True)
@@ -67,30 +67,35 @@ class Losses:
         self._window = window
         self._gaps: dict[_Flow, deque[_Gap]] = {}
         self._places: dict[Place, _Lost] = {}
+        self._earliest = 0  # when the first gap was seen; 0: none was
 
     def add(self, changes: list[ChangeRow]) -> None:
         """Take in what a batch changed."""
         for one in changes:
             flow = one.source, one.source_port, one.group, one.port, one.key
             if one.kind == _GAP:
-                gaps = self._gaps_of(flow)
-                gaps.append(_Gap(one.first, self._count(one), one.time))
+                self._gaps_of(flow).append(_Gap(one.first, self._count(one), one.time))
+                self._earliest = min(self._earliest or one.time, one.time)
             elif one.kind == _LOST:
                 self._lose(flow, one)
             elif one.kind == _LATE:
                 self._take_back(flow, one)
             elif one.kind == _RESTARTED:
                 self._place(flow).restarted = one.time
+                self._gaps.pop(flow, None)  # of the run before: its numbers come again
 
     def end(self, flows: list[FlowRow]) -> None:
         """The packets are over: what is pending did not come either."""
         for one in flows:
             left = one.pending
             flow = one.source, one.source_port, one.group, one.port, one.key
+            found: list[tuple[int, int]] = []
             for gap in reversed(self._gaps.get(flow, deque())):
-                count = min(left, gap.count - gap.lost)
-                self._count_lost(flow, gap.time, count)
+                count = min(left, gap.count - gap.over)
+                found.append((gap.time, count))
                 left -= count
+            for time, count in reversed(found):  # the earliest first: what is near the burst before is a part of it
+                self._count_lost(flow, time, count)
             self._count_lost(flow, one.last_time, left)
         for place, known in self._places.items():
             rows = [one for one in flows if (one.source, one.port, one.group) == place]
@@ -104,7 +109,9 @@ class Losses:
     def bursts(self, place: Place) -> tuple[Burst, ...]:
         """Of one source, port and group, in the order of time."""
         found = self._places.get(place)
-        return tuple(one for one in found.bursts if one.numbers > 0) if found is not None else ()
+        if found is None:
+            return ()
+        return tuple(sorted((one for one in found.bursts if one.numbers > 0), key=lambda one: one.first))
 
     def row(self, place: Place) -> int | None:
         """Its row in the grid; None: nothing was lost."""
@@ -127,11 +134,12 @@ class Losses:
     def _lose(self, flow: _Flow, one: ChangeRow) -> None:
         count = self._count(one)
         gaps: deque[_Gap] = self._gaps.get(flow, deque())
-        time = one.time - self._window
+        time = self._about(one)
         for at, gap in enumerate(gaps):
-            if (one.first - gap.first) & self._mask < gap.count:
+            offset = (one.first - gap.first) & self._mask
+            if gap.over <= offset < gap.count:  # one that is over may have had the same numbers, before they wrapped
                 time = gap.time
-                gap.lost += count
+                gap.over = offset + count
                 for _ in range(at - _LOOKED_AT):  # those before it are over: numbers are lost in their order
                     gaps.popleft()
                 break
@@ -142,9 +150,12 @@ class Losses:
         for gap in itertools.islice(reversed(gaps), _LOOKED_AT):
             if (one.first - gap.first) & self._mask < gap.count:
                 self._count_lost(flow, gap.time, -self._count(one))
-                gap.lost -= self._count(one)
                 return
-        self._count_lost(flow, one.time - self._window, -self._count(one))
+        self._count_lost(flow, self._about(one), -self._count(one))
+
+    def _about(self, one: ChangeRow) -> int:
+        """When a gap was seen that is not remembered."""
+        return max(one.time - self._window, self._earliest)
 
     def _count_lost(self, flow: _Flow, time: int, count: int) -> None:
         if not count:

@@ -67,6 +67,8 @@ def command(sources: tuple[str, ...], as_json: bool, fail_on_loss: bool, **optio
         raise click.UsageError("--for is for groups; a file is read to its end")
     if options["legs"] and len(sources) < 2:
         raise click.UsageError("--legs compares two files or groups, or more")
+    if options["legs"] and _form(options) is None:
+        raise click.UsageError("--legs compares numbers: --format none has none")
     figures = _of_files(sources, options) if all(are_files) else _of_groups(sources, options)
     if not figures.streams:
         for error in figures.errors:
@@ -170,6 +172,7 @@ def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
         collectors = [Collector(grid, "", _form(options), one) for one in receivers]
         complain(f"receiving for {text.seconds(limits['duration'])}; Ctrl-C ends it early")
         examination = _Examination(groups, options)
+        opened.callback(examination.findings)  # its thread ends, whatever ends this
         started = time.monotonic()
         if options["legs"]:
             more, _ = _arbitrated(receivers, collectors, groups, options, limits)
@@ -226,8 +229,6 @@ def _arbitrated(
     limits: dict[str, Any],
 ) -> tuple[dict[str, Any], list[str]]:
     """Take all that comes of the legs; the fields of Figures that this makes, and why a file ended early."""
-    if _form(options) is None:
-        raise click.UsageError("--legs compares numbers: --format none has none")
     form = "rtp" if options["form"] == AUTO else options["form"]
     taps = [Tap(leg, collector) for leg, collector in zip(legs, collectors, strict=True)]
     errors = []

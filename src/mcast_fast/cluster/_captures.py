@@ -1,5 +1,6 @@
 """Captures: questions to the files of many hosts, answered where the files are."""
 
+import functools
 import hashlib
 import os
 from collections import defaultdict
@@ -15,7 +16,7 @@ from mcast_fast.cluster._catalogue import File, of_paths, of_plan, place
 from mcast_fast.cluster._engine import Dask, Engine, Job, Problem, Threads
 from mcast_fast.cluster._flows import Flow, Gap, flows_of
 from mcast_fast.cluster._manifest import Manifest
-from mcast_fast.cluster._plan import Plan, formats_of
+from mcast_fast.cluster._plan import Plan, formats_by_name, formats_of
 from mcast_fast.cluster._streams import SLACK, Stream, merged, ordered
 from mcast_fast.cluster._survey import Contents, Counted
 from mcast_fast.errors import ArgumentError, warn
@@ -206,20 +207,14 @@ class Captures:
         if self._format is not None:
             return self._format in numbers
         there = {(format, *flow.name[:2]) for format, flows in numbers.items() for flow in flows}
-        wanted = self._formats_by_name()
+        wanted = self._formats_by_name
         names = {(one.group, one.port) for one in manifest.contents.flows}
         return all(name not in wanted or (wanted[name], *name) in there for name in names)
 
+    @functools.cached_property
     def _formats_by_name(self) -> dict[tuple[str, int | None], str]:
-        """The plan's format of each group and port."""
-        feeds = self._plan.feeds if self._plan is not None else ()
-        return {
-            (one.address, one.port): feed.format
-            for feed in feeds
-            if feed.format is not None
-            for leg in feed.legs
-            for one in leg.expand()
-        }
+        """The plan's format of each group and port: made once, for every manifest is compared with it."""
+        return formats_by_name(self._plan)
 
     def _chosen(self, contents: Contents) -> Contents:
         """What of a manifest is of the format that is followed."""
@@ -227,7 +222,7 @@ class Captures:
             return replace(contents, numbers={self._format: contents.numbers[self._format]})
         if self._plan is None:
             return contents
-        wanted = self._formats_by_name()
+        wanted = self._formats_by_name
         numbers = {
             format: [flow for flow in flows if wanted.get(flow.name[:2]) == format]
             for format, flows in contents.numbers.items()

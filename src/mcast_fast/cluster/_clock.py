@@ -67,7 +67,12 @@ def _chrony() -> ClockState | None:
         return None
     try:
         done = subprocess.run(
-            [program, "-c", "tracking"], capture_output=True, text=True, timeout=PATIENCE, check=False
+            [program, "-c", "tracking"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -177,7 +177,7 @@ def _numbered(format: str, name: FlowName, hosts: dict[str, list[FlowRuns]], clo
         lost=expected - there,
         duplicates=received - there,
         restarts=max(0, len(runs) - 1),
-        ambiguous=max(ambiguous, len(runs) - 1),  # nothing tells what is missing between two runs
+        ambiguous=max(ambiguous, len(runs) - 1),  # nothing says what is missing between two runs
         first=runs[0].first & mask if runs else None,
         last=(runs[-1].next - 1) & mask if runs else None,
         first_time=min(times[0], default=None),

@@ -28,6 +28,7 @@ MOST = 1 << 24  # rows of a list
 ANY = integer(-(2**127), 2**127)
 TIME = integer(-(2**63), 2**63 - 1)
 COUNT = integer(0, 2**64 - 1)
+SIZE = integer(0, 2**63 - 1)  # as the index of manifests has it
 
 
 def _one_of(*values: Any) -> Check:
@@ -116,20 +117,20 @@ CLOCK = {
     "at": Key(TIME, "when it was read, ns since the epoch"),
     "source": Key(_one_of("chrony", "kernel", ""), "who says it; '': nobody does"),
     "synchronized": Key(optional(_one_of(True, False)), "whether something keeps the clock in time; null: unknown"),
-    "offset": Key(optional(ANY), "ns that it was off; null: unknown"),
-    "error": Key(optional(ANY), "ns by which it may be wrong at most; null: unknown"),
+    "offset": Key(optional(TIME), "ns that it was off; null: unknown"),
+    "error": Key(optional(TIME), "ns by which it may be wrong at most; null: unknown"),
 }
 MANIFEST = {
     "schema": Key(_one_of(SCHEMA), "what this is"),
     "version": Key(_one_of(VERSION), "of this form"),
     "file": Key(_file_name, "name of the file, which lies beside this one"),
-    "bytes": Key(COUNT, "its size"),
+    "bytes": Key(SIZE, "its size"),
     "modified": Key(TIME, "its time of modification, ns since the epoch"),
     "sha256": Key(_hexadecimal, "of the file"),
     "host": Key(host_name, "that recorded it"),
-    "plan": Key(_any_text, "digest of the plan; '': none"),
+    "plan": Key(_hexadecimal, "digest of the plan; '': none"),
     "interfaces": Key(several(text, 4096), "on which it was recorded"),
-    "packets": Key(COUNT, "UDP packets to groups"),
+    "packets": Key(SIZE, "UDP packets to groups"),
     "first_time": Key(optional(TIME), "of the first packet, ns since the epoch; null: unknown"),
     "last_time": Key(optional(TIME), "of the last one"),
     "ledger": Key(_table(LEDGER_KEYS), "what the interfaces received, and what was dropped meanwhile"),
@@ -229,7 +230,10 @@ class Manifest:
         found = checked_table(values, MANIFEST, path)
         numbers: dict[str, list[FlowRuns]] = {format: [] for format in found["unnumbered"]}
         for row in found["flows"]:
-            numbers.setdefault(row["format"], []).append(_flow(row))
+            try:
+                numbers.setdefault(row["format"], []).append(_flow(row))
+            except ArgumentError as error:
+                raise ArgumentError(f"{path}: 'flows': {error}") from None
         contents = Contents(
             found["packets"],
             found["interfaces"],

@@ -371,17 +371,17 @@ def _check_names(plan: Plan, path: str) -> None:
 
 
 def formats_of(plan: Plan | None) -> dict[str, str]:
-    """The format of each group of a plan, by the group and its port as text."""
+    """The format of each group of a plan, by the group and its port as text, without source and interface."""
+    return {str(Group(*name)): format for name, format in formats_by_name(plan).items()}
+
+
+def formats_by_name(plan: Plan | None) -> dict[tuple[str, int | None], str]:
+    """The format of each group of a plan, by its address and port."""
     feeds = plan.feeds if plan is not None else ()
     return {
-        text_of(group): feed.format
+        (group.address, group.port): feed.format
         for feed in feeds
         if feed.format is not None
         for leg in feed.legs
         for group in leg.expand()
     }
-
-
-def text_of(group: Group) -> str:
-    """A group and its port, without source and interface."""
-    return str(Group(group.address, group.port))

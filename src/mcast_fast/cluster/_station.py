@@ -8,6 +8,7 @@ Rules of this module: groups are joined as soon as they are dealt, and left when
 there for `silent`. So both record a group that moves for a moment, and at no moment nobody does.
 """
 
+import contextlib
 import secrets
 import threading
 import time
@@ -26,7 +27,6 @@ from mcast_fast.cluster._plan import Host, Plan, formats_of
 from mcast_fast.errors import Argument, ArgumentError, FileError, MulticastError, file_error, warn
 from mcast_fast.files import _index
 from mcast_fast.files._limits import Rotation
-from mcast_fast.files._recorded import Recording
 from mcast_fast.files._recorder import AT_ONCE, Recorder
 from mcast_fast.groups import Group
 from mcast_fast.receiver import Receiver
@@ -34,6 +34,7 @@ from mcast_fast.sender import Sender
 
 LOOKS = 4  # at who is there, per interval of heartbeats
 MOST_HEARTBEATS = 256  # taken between two looks
+MOST_CHANGES = 2000  # of memberships between two looks, some 0.1 ms each: heartbeats must not wait for more
 LEAVING_BEATS = 3  # a heartbeat may be lost
 Said = Callable[[str], None]
 
@@ -48,15 +49,16 @@ class ManifestMaker(_index.Indexer):
 
     def _make(self, path: str) -> None:
         clock = clock_state()
-        if self._has_index:
-            super()._make(path)
         try:
+            if self._has_index:
+                super()._make(path)
             make_manifest(path, self._host, self._formats, clock, self._digest).store()
-        except MulticastError as error:
+        except Exception as error:  # whatever is wrong with one file: those after it get theirs
             if Path(path).exists():  # else a ring has deleted it meanwhile
                 warn(f"{path} has no manifest: {error}")
         if not Path(path).exists():
-            Path(path_of(path)).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(path_of(path)).unlink()
 
 
 class _Session:
@@ -88,24 +90,31 @@ class _Session:
             raise
         self.held = set(groups)
         self.failure: BaseException | None = None
-        self.result: Recording | None = None
         self._done = threading.Event()
-        start(self._run, name="mcast-fast recorder")
+        try:
+            start(self._run, name="mcast-fast recorder")
+        except BaseException:  # where it runs all the same, it ends by this
+            with contextlib.suppress(MulticastError):
+                self.recorder.close()
+            self.receiver.close()
+            raise
 
     def _run(self) -> None:
         try:
-            self.result = self.recorder.run()
+            self.recorder.run()
         except BaseException as error:  # for the thread that asks
             self.failure = error
         finally:
             self._done.set()
 
     def change(self, wanted: set[Group]) -> None:
-        """Join and leave groups until it holds these."""
-        for group in sorted(wanted - self.held, key=str):
+        """Join and leave groups until it holds these, or for as long as heartbeats can wait."""
+        joins = sorted(wanted - self.held, key=str)[:MOST_CHANGES]
+        leaves = sorted(self.held - wanted, key=str)[: MOST_CHANGES - len(joins)]
+        for group in joins:
             self.receiver.join(group)
             self.held.add(group)
-        for group in sorted(self.held - wanted, key=str):
+        for group in leaves:
             self.receiver.leave(group)
             self.held.discard(group)
 
@@ -116,9 +125,11 @@ class _Session:
 
     def end(self) -> None:
         """Write what has arrived, finish the file, and close; raises what the recorder failed with."""
-        self.recorder.stop()
-        self._done.wait()
-        self.receiver.close()
+        try:
+            self.recorder.stop()
+            self._done.wait()
+        finally:
+            self.receiver.close()
         if self.failure is not None:
             raise self.failure
 
@@ -144,7 +155,6 @@ class Station:
         self._plan, self._host, self._said = plan, plan.hosts[host], said
         self._deal = Deal(plan)
         self._dealt: dict[frozenset[str], set[Group]] = {}
-        self._owners: dict[Group, str] = {}
         self._stopped = False
         self._there: frozenset[str] = frozenset()
         self._told: set[str] = set()
@@ -157,7 +167,11 @@ class Station:
         beat = plan.heartbeat
         self._presence = Presence(plan, host, secrets.randbits(63) or 1, time.monotonic_ns())
         self._ears = Receiver(
-            beat.group, interface=self._host.interface, batch_size=MOST_HEARTBEATS, max_packet_size=128
+            beat.group,
+            interface=self._host.interface,
+            batch_size=MOST_HEARTBEATS,
+            max_packet_size=128,
+            watch=bool(_core.features()["watch"]),  # an interface that comes back has lost its memberships
         )
         try:
             self._voice = Sender(beat.group, interface=self._host.interface, ttl=beat.ttl)
@@ -176,10 +190,14 @@ class Station:
             FileError: A file cannot be written.
             SocketError: Groups cannot be joined or received.
         """
-        maker = ManifestMaker(self._plan, self._host.name)
         interval = self._plan.heartbeat.interval
         due = end = 0
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._ears.close)
+            stack.callback(self._voice.close)
+            maker = ManifestMaker(self._plan, self._host.name)
+            stack.callback(maker.finish)
+            stack.callback(self._end_session)
             while True:
                 now = time.monotonic_ns()
                 if now >= due:
@@ -190,14 +208,7 @@ class Station:
                 if self._stopped and not end:
                     end, due = now + LEAVING_BEATS * interval, 0
                 if end and now >= end:
-                    break
-        finally:
-            try:
-                self._end_session()
-            finally:
-                maker.finish()
-                self._voice.close()
-                self._ears.close()
+                    return
 
     def _beat(self, state: State) -> None:
         try:
@@ -234,7 +245,7 @@ class Station:
         elif self._session is not None and wanted != self._session.held:
             before = len(self._session.held)
             self._session.change(wanted)
-            self._said(f"records {len(wanted)} groups, {before} before")
+            self._said(f"records {len(self._session.held)} groups, {before} before")
             if not wanted:
                 self._end_session()
         self._look_around()

@@ -12,6 +12,7 @@ from mcast_fast.errors import ArgumentError, file_error
 from mcast_fast.files._optional import module
 
 TABLE = ".parquet"
+MOST = 2**63 - 1  # of a count; a file may say that more was dropped
 WHAT = "an index of manifests"
 
 
@@ -45,7 +46,7 @@ def _row(manifest: Manifest) -> dict[str, Any]:
         "packets": manifest.packets,
         "first_time": manifest.first_time,
         "last_time": manifest.last_time,
-        "dropped": sum(known) if known else None,
+        "dropped": min(MOST, sum(known)) if known else None,
         "groups": sorted({f"{one.group} port {one.port}" for one in contents.flows}),
         "clock_synchronized": clock.synchronized,
         "clock_offset": clock.offset,

@@ -21,9 +21,10 @@ def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
         Path(beside).replace(path)
         _sync_directory(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            Path(beside).unlink()
         raise file_error("write", path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            Path(beside).unlink()  # it is there after a failure, or an exception of a signal handler
 
 
 def _sync_directory(path: str) -> None:

@@ -40,7 +40,7 @@ def _overflow(feed: Feed, user: port_users.PortUser, now: int, count: int) -> Fi
     evidence = [
         f"{now} drops while the doctor listened, {user.drops} since it was opened",
         f"{user.queued} bytes wait in it; its limit is {user.buffer or 'not known'} bytes",
-        f"net.core.rmem_max = {'not known' if limit is None else limit}",
+        _limit(limit),
     ]
     evidence += [f"{offloads.GRO} is off on {feed.name}"] * uncoalesced
     evidence += [f"{count} sockets on the port lost packets; the first {SHOWN} are reported"] * (count > SHOWN)
@@ -111,12 +111,16 @@ def short(context: Context) -> Iterator[Finding]:
             (
                 f"about {rate:,.0f} packets per second of {size:,.0f} bytes; a buffer of {smallest:,} bytes holds at "
                 f"most {smallest // _memory(size):,}, each with what the kernel needs",
-                f"net.core.rmem_max = {limit}",
+                _limit(limit),
             ),
             f"sysctl -w net.core.rmem_max={wanted * MIB}" if needs_sysctl else call,
             (f"Then open it with {call}. " * needs_sysctl) + f"That holds {PAUSE * 1000:.0f} ms.",
             group=feed.text,
         )
+
+
+def _limit(size: int | None) -> str:
+    return f"net.core.rmem_max = {'not known' if size is None else size}"
 
 
 def _memory(size: float) -> int:

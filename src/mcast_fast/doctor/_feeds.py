@@ -29,8 +29,8 @@ class Feed:
     and source, what a receiver of any source on every interface delivered. `frames`: what was seen at interfaces.
     `last`: the time of the last packet where it is joined, by the monotonic clock; 0 when none came. `first_heard`,
     `last_heard`, `packets`, `octets` of payload: of what a receiver delivered. `is_gone`: its interface was removed
-    meanwhile. `widened`, `narrowed`: when its interface began to take all
-    groups, and ended; `came_wide`, `came_after`: packets meanwhile, and after it.
+    meanwhile. `widened`, `narrowed`: when its interface began to take all groups, and ended; `came_wide`, `came_after`:
+    packets meanwhile, and after it.
     """
 
     group: Group

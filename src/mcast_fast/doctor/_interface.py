@@ -142,8 +142,10 @@ def nic_filter(context: Context) -> Iterator[Finding]:
     """Whether packets came only while the interface took all groups."""
     for feed in context.feeds:
         after = context.listening.ended - feed.narrowed
-        gap = (feed.narrowed - feed.widened) / max(1, feed.came_wide)
-        if not feed.narrowed or feed.came_after or after < max(AFTER, SETTLED * gap):
+        wide = feed.narrowed - feed.widened
+        if not (feed.narrowed and feed.came_wide) or feed.came_after:
+            continue
+        if after < max(AFTER, SETTLED * wide / feed.came_wide):
             continue
         yield Finding(
             "interface.nic-filter",
@@ -152,7 +154,7 @@ def nic_filter(context: Context) -> Iterator[Finding]:
             "tcpdump runs",
             (
                 f"no packet in {feed.widened - context.listening.began:.1f} s, then {feed.came_wide} in "
-                f"{feed.narrowed - feed.widened:.1f} s with allmulticast, then none in {after:.1f} s without",
+                f"{wide:.1f} s with allmulticast, then none in {after:.1f} s without",
             ),
             f"ip link set dev {quote(feed.name)} allmulticast on",
             "It costs the processor what the filter kept away. The cause is the driver, its firmware, or a sender that "

@@ -28,7 +28,8 @@ MOST_CONTROLS = 100  # queries and reports that are kept for a bundle
 SAMPLED = 100  # packets of a batch that are looked at, and counted
 TURN = 0.1  # seconds
 USUAL = 10.0  # seconds: what is done after a part of the time is done after that part of them at the latest
-COME = 5  # packets of a group that come while an interface takes all groups, after which it does no longer
+COME = 5  # packets of a group, after which its interface takes all groups no longer
+WIDE = USUAL / 4  # seconds for which it takes them at most
 AFTER = 0.5  # seconds for which it is watched then
 NO_FAMILY = frozenset({errno.EAFNOSUPPORT, getattr(errno, "WSAEAFNOSUPPORT", errno.EAFNOSUPPORT)})
 
@@ -136,17 +137,21 @@ class Listening:
             return None
 
     def _widen(self, wire: Wire, silent: list[Feed], now: float) -> None:
-        """Have the interfaces of silent groups take all of them (allmulti), and no longer once one of these comes."""
+        """Have the interfaces of silent groups take all of them (allmulti), until one of these comes, or for WIDE."""
         for feed in silent:
             index = feed.interface.index if feed.interface and not feed.interface.is_loopback else 0
             if index and not feed.widened:
                 feed.widened = now
                 self._take_all(wire, index, begins=True)
-        come = {feed.interface.index for feed in self.feeds if feed.interface and feed.came_wide >= COME} & self._wide
-        for index in come:
+        done = {
+            feed.interface.index
+            for feed in self.feeds
+            if feed.interface and feed.widened and (feed.came_wide >= COME or now >= feed.widened + WIDE)
+        } & self._wide
+        for index in done:
             self._take_all(wire, index, begins=False)
         for feed in self.feeds:
-            if feed.widened and feed.interface and feed.interface.index in come:
+            if feed.widened and feed.interface and feed.interface.index in done:
                 feed.narrowed = now
 
     def _take_all(self, wire: Wire, index: int, *, begins: bool) -> None:

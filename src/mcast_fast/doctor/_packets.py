@@ -29,7 +29,7 @@ def _silent(context: Context, feed: Feed, where: str, is_on_wire: bool | None) -
     listened = f"listened for {context.listening.seconds:.1f} s on {where}"
     everywhere = context.listening.has_joined_everywhere
     scope = "; joined on every interface, from any source, for half of it" if everywhere else ""
-    scope += ", and it took all groups (allmulticast) for a quarter" if feed.widened else ""
+    scope += ", and it took all groups (allmulticast) for a moment" if feed.widened else ""
     if is_on_wire:
         return Finding(
             "packets.none",

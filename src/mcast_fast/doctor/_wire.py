@@ -14,7 +14,14 @@ from ipaddress import IPv4Address, IPv6Address
 from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6
 from mcast_fast._host.interfaces import interface_name
 from mcast_fast._membership import bpf
-from mcast_fast._membership.rings import attach_program
+from mcast_fast._membership.rings import (
+    ETH_P_ALL,
+    PACKET_ADD_MEMBERSHIP,
+    PACKET_MR_ALLMULTI,
+    PACKET_MREQ,
+    SOL_PACKET,
+    attach_program,
+)
 from mcast_fast.doctor._frames import Context
 
 FRAME = 2048  # bytes of a frame that are looked at
@@ -22,10 +29,7 @@ AT_ONCE = 200  # frames that are read in one turn
 LISTED = 50  # groups that the kernel's filter names; with more it passes all
 
 # packet(7), <linux/if_packet.h>
-ETH_P_ALL, SOL_PACKET, PACKET_AUXDATA = 3, 263, 8
-PACKET_ADD_MEMBERSHIP, PACKET_DROP_MEMBERSHIP, PACKET_MR_ALLMULTI = 1, 2, 2
-PACKET_OUTGOING = 4
-MEMBERSHIP = struct.Struct("=iHH8x")
+PACKET_DROP_MEMBERSHIP, PACKET_AUXDATA, PACKET_OUTGOING = 2, 8, 4
 ADDRESS = struct.Struct("=2x2siHB9x")  # sockaddr_ll: protocol, index, hardware, kind of packet
 CONTROL = struct.Struct("@Nii")  # cmsghdr: length, level, type
 AUXDATA = struct.Struct("=IIIHHHH")  # status, length, captured, offsets of headers, tag, its protocol
@@ -84,7 +88,7 @@ class Wire:
     def take_all(self, index: int, *, begins: bool) -> None:
         """Have an interface take the packets of all groups, whatever its filter says, or no longer; packet(7)."""
         option = PACKET_ADD_MEMBERSHIP if begins else PACKET_DROP_MEMBERSHIP
-        self._socket.setsockopt(SOL_PACKET, option, MEMBERSHIP.pack(index, PACKET_MR_ALLMULTI, 0))
+        self._socket.setsockopt(SOL_PACKET, option, PACKET_MREQ.pack(index, PACKET_MR_ALLMULTI, 0))
 
     def frames(self) -> Iterator[tuple[Context, bytes, int]]:
         """Packets that wait, with what the kernel says of each, and their ethertypes."""

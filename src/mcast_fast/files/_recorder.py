@@ -112,12 +112,9 @@ class Recorder(Guarded):
         self._receiver = checked(receiver, Receiver | Arbiter, "receiver", "a Receiver, or an Arbiter")
         checked(rotate, Rotation | None, "rotate", "a Rotation")
         checked(stop, Autostop | None, "stop", "an Autostop")
-        if on_file is not None:
-            checked_call(on_file, "on_file")
-        if choose is not None:
-            checked_call(choose, "choose")
-        if on_batch is not None:
-            checked_call(on_batch, "on_batch")
+        for call, name in ((on_file, "on_file"), (choose, "choose"), (on_batch, "on_batch")):
+            if call is not None:
+                checked_call(call, name)
         checked_text(filter_text, "filter_text")
         subject = subject_of(path, "write")
         self._stream = None if isinstance(path, str | os.PathLike) else path

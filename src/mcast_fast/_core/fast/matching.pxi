@@ -58,7 +58,7 @@ cdef int fill_test(mcast_match_test *test, given) except -1:
         raise ValueError("a test has a place too many, or none")
     wanted = 16 if subject <= Subject.GROUP else 0
     if given.place is not None:
-        test.field = field_of(given.place)
+        test.field = field_of(given.place, MCAST_KEY_SIZE if subject == MCAST_MATCH_BYTES else 8)
         wanted = test.field.width if subject == MCAST_MATCH_BYTES else 0
     for i, (first, last) in enumerate(given.ranges):
         if isinstance(first, int) == (subject in (0, 1, MCAST_MATCH_BYTES, MCAST_MATCH_CONTENTS)):

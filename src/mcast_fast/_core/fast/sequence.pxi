@@ -48,9 +48,12 @@ if (MCAST_KEY_SIZE, MCAST_MOST_KEYS, MCAST_MOST_TESTS) != (
     raise ImportError("the compiled plan of a format is not that of extraction.py: rebuild the extension")
 
 
-cdef mcast_field field_of(place) except *:
-    """A field as it is read; its integers are in range, or OverflowError."""
+cdef mcast_field field_of(place, size_t widest=8) except *:
+    """A field as it is read; OverflowError or ValueError where it has integers out of range. `widest`: 8 of an integer,
+    MCAST_KEY_SIZE where it may be bytes, which have no mask."""
     cdef mcast_field field
+    if not 1 <= place.width <= (8 if place.mask else widest):
+        raise ValueError(f"a field of {place.width} bytes cannot be read")
     field.mask = place.mask
     field.offset = place.offset
     field.width = place.width
@@ -68,8 +71,6 @@ cdef int fill_format(mcast_format *format, plan) except -1:
         raise ValueError("the plan has too many fields")
     if sum(place.width for place in plan.keys) > MCAST_KEY_SIZE or not 1 <= plan.bits <= 64:
         raise ValueError("the plan has a key or a number that is too long")
-    if any(place is not None and not 1 <= place.width <= (8 if place.mask else MCAST_KEY_SIZE) for place in places):
-        raise ValueError("the plan has a field that is too long")
     memset(format, 0, sizeof(mcast_format))
     format.number = field_of(plan.number)
     format.has_high = plan.high is not None
@@ -79,7 +80,7 @@ cdef int fill_format(mcast_format *format, plan) except -1:
     if format.has_count:
         format.count = field_of(plan.count_at)
     for i, place in enumerate(plan.keys):
-        format.keys[i] = field_of(place)
+        format.keys[i] = field_of(place, MCAST_KEY_SIZE)
     for i, (place, value) in enumerate(plan.tests):
         format.tests[i] = field_of(place)
         format.wanted[i] = value

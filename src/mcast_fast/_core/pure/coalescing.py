@@ -337,9 +337,8 @@ def _device(socket: socket_module.socket) -> bytes:
 
 
 def _renew(decider: socket_module.socket, like: socket_module.socket, coalesces: bool) -> int:
-    """Puts a socket that is bound after all others in place of a decider that was bound before: errno, or 0
-    with
-    that as it was."""
+    """Puts a socket that is bound after all others in place of a decider that was bound before: errno, or 0 with that
+    as it was."""
     options, reuse = SYSTEM.options, (socket_module.SOL_SOCKET, socket_module.SO_REUSEADDR)
     try:
         with socket_module.socket(like.family, socket_module.SOCK_DGRAM, socket_module.IPPROTO_UDP) as fresh:
