@@ -4,9 +4,11 @@ CPython looks for signals when a function is entered, after a call, and when a l
 instructions. A trace function finds those moments in the files given, and acts at the n-th.
 """
 
+import contextlib
 import dis
 import functools
 import inspect
+import signal
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -31,6 +33,24 @@ class HandlerError(Exception):
 
 def raise_error() -> None:
     raise HandlerError
+
+
+def interrupt_after(step: float, times: int, call: Callable[[], object]) -> None:
+    """Call it `times` times; a signal handler raises HandlerError after 1, 2, 3 … times `step` seconds."""
+
+    def handle(*_: object) -> None:
+        raise HandlerError
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        for number in range(times):
+            with contextlib.suppress(HandlerError):
+                signal.setitimer(signal.ITIMER_REAL, step * (number + 1))
+                call()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @functools.cache

@@ -33,8 +33,12 @@ def invoke(*arguments, **options):
     return CliRunner().invoke(program, [str(one) for one in arguments], **options)
 
 
+# click keeps the help option of a command that it made in the first context, with that context's names.
+WHOLE = click.Context(program, info_name="mcast-fast", **program.context_settings)
+
+
 def command(verb):
-    return program.get_command(click.Context(program, info_name="mcast-fast"), verb)
+    return program.get_command(WHOLE, verb)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,8 @@ def test_help_ends_with_examples_that_are_right(verb):
         assert len(line) <= 76
         words = shlex.split(re.split(r"[|>]", line.removeprefix('eval "$(').removesuffix(')"'))[0])
         assert words[:2] == ["mcast-fast", verb]
-        command(verb).make_context(verb, [one for one in words[2:] if one != "feed.ts"], resilient_parsing=True)
+        given = [one for one in words[2:] if one != "feed.ts"]
+        command(verb).make_context(verb, given, parent=WHOLE, resilient_parsing=True)
         known = {name for one in command(verb).params for name in one.opts}
         assert {one for one in words[2:] if re.match(r"--?[a-z]", one)} <= known | {"-"}
     assert max(map(len, text.splitlines())) <= 80
@@ -181,6 +186,7 @@ def test_man_pages(verb):
             ["groff", "-man", "-Tutf8", "-ww", "-z"], input=text, text=True, capture_output=True, check=True
         )
         assert done.stderr == ""
+    assert ".B \\-h, \\-\\-help" in text.splitlines()
 
 
 def test_man_pages_are_written(tmp_path):
@@ -254,6 +260,7 @@ def test_a_closed_stream_is_an_empty_one(closed):
         (("receive", "239.1.1.1@10.0.0.5:5000"), "the source goes before the group: 10.0.0.5@239.1.1.1:5000"),
         (("receive", "udp://@239.1.1.1:5000?timeout=3"), "pass --timeout to the receiver"),
         (("receive", "239.1.1.1:5000", "--port", "70000"), "--port: '70000' is no UDP port; use 1 to 65535"),
+        (("receive", "239.1.1.1:5000", "--port", "0000000011234"), "--port: '0000000011234' is no UDP port"),
         (("replay", "x.pcap", "--to", "239.1.1.1:1", "--speed", "2", "--max"), "--speed, --rate and --max exclude"),
     ],
 )

@@ -1,5 +1,6 @@
 """mcast-fast top: tables, lines, JSON and keys; what comes from the network controls no terminal."""
 
+import errno
 import io
 import json
 import re
@@ -7,12 +8,12 @@ import re
 import pytest
 
 from mcast_fast import monitor
-from mcast_fast.cli import top_keys, top_view
+from mcast_fast.cli import top, top_keys, top_view
 from mcast_fast.cli.top_keys import Settings
 from mcast_fast.cli.top_view import Shown
 from mcast_fast.monitor import Stream, StreamState
 from tests.conftest import free_port, loopback
-from tests.test_cli import program_backend, run  # noqa: F401
+from tests.test_cli import invoke, program_backend, run  # noqa: F401
 
 SECOND = 1_000_000_000
 GAPS = (0,) * 20 + (5, 3) + (0,) * 18
@@ -49,6 +50,20 @@ def on_screen(settings, *streams, width=120, height=24):
 
 
 # ---- what is shown ----
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("a table")])
+def test_what_cannot_be_shown_ends_it_with_the_error(monkeypatch, no_leak, error):
+    def refuse(*_):
+        raise error
+
+    monkeypatch.setattr(top, "line", refuse)
+    result = invoke("top", f"239.9.5.9%{loopback()}:{free_port()}", "--interval", "1ms")
+    assert result.exit_code == 1
+    if isinstance(error, OSError):
+        assert result.stderr == "mcast-fast: standard output: No space left on device (28)\n"
+    else:
+        assert result.exception is error
 
 
 def test_a_line_names_what_has_stalled():

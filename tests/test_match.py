@@ -5,7 +5,6 @@ import json
 import struct
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,9 +12,10 @@ import mcast_fast as mcast
 from mcast_fast import ArgumentError, _core, files
 from mcast_fast._core.extraction import Place
 from mcast_fast._core.matching import LONGEST, MOST_TESTS, MOST_VALUES, PacketTest, Subject
-from mcast_fast.cli import program, record
+from mcast_fast.cli import record
 from mcast_fast.cli.match import Match, parsed
-from tests.test_cli import when_joined  # noqa: F401
+from tests.conftest import free_port, loopback
+from tests.test_cli import invoke, when_joined  # noqa: F401
 from tests.test_columns import batch_of
 
 RTP = struct.pack("!BBHII", 0x90, 33, 7, 1, 2) + b"\0\0\0\1EEEE"  # with an extension of four bytes
@@ -172,10 +172,6 @@ def test_the_compiled_core_reads_nothing_beyond_a_test(test):
 # ---- verbs ----
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(program, [str(one) for one in arguments])
-
-
 def send(group, *payloads):
     with mcast.Sender(group, ttl=0) as sender:
         sender.send_batch(list(payloads))
@@ -234,3 +230,10 @@ def test_a_recorder_writes_what_is_chosen(backend, place, tmp_path):
 
 def by_size(batch):
     return _core.sequence.matching(batch, (parsed("size=3"),))
+
+
+@pytest.mark.parametrize("verb", [("receive",), ("record", "-w", "unwritten.pcapng")])
+def test_too_many_tests_open_nothing(verb, no_leak):
+    result = invoke(*verb, f"239.9.5.9%{loopback()}:{free_port()}", *["--match", "size>1"] * 17)
+    assert result.exit_code == 2
+    assert result.stderr == "mcast-fast: --match was given 17 times; at most 16 tests are made\n"

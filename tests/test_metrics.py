@@ -22,6 +22,7 @@ from mcast_fast import _core, errors, monitor
 from mcast_fast.monitor import Monitor, Stream, StreamState, _exporter, _families, _server
 from mcast_fast.stats import Flow, FlowState, Stats
 from tests.conftest import free_port, loopback, until
+from tests.interrupts import interrupt_after
 from tests.test_cli import invoke
 from tests.test_monitor import MS, SECOND, watched
 from tests.test_pcapng import NOW, record
@@ -432,7 +433,7 @@ def test_addresses(text, wanted):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "9464", ":", ":x", ":65536", ":-1", ":1234567", "::1:9464", "[::1]", "[a]:1", ":²"]
+    "text", ["", "9464", ":", ":x", ":65536", ":-1", ":1234567", ":0000001234567", "::1:9464", "[::1]", "[a]:1", ":²"]
 )
 def test_texts_that_are_no_address(text):
     with pytest.raises(errors.ArgumentError, match="use :9464"):
@@ -560,24 +561,7 @@ def test_a_handler_closes_it_in_the_middle_of_anything(backend, no_leak):
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.needs("timers")
 def test_an_opening_that_a_handler_interrupts_leaves_nothing(backend, no_leak):
-    class OpeningInterruptedError(Exception):
-        pass
-
-    def interrupt(*_):
-        raise OpeningInterruptedError
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for step in range(40):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 2e-5 * (step + 1))
-                monitor.exporter(Monitor(), ANY).close()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            except OpeningInterruptedError:
-                pass
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    interrupt_after(2e-5, 40, lambda: monitor.exporter(Monitor(), ANY).close())
     gc.collect()
     assert until(lambda: not threads())
 

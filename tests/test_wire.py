@@ -20,6 +20,7 @@ from mcast_fast._membership import rings
 from mcast_fast.monitor import Monitor, StreamState, Wire
 from tests import lab
 from tests.conftest import free_port, loopback, until
+from tests.interrupts import interrupt_after
 from tests.test_cli import invoke
 
 RING = "1MiB"
@@ -164,22 +165,7 @@ def test_a_child_of_a_fork_has_none(backend, no_leak):
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.needs("timers")
 def test_an_opening_that_a_handler_interrupts_leaves_nothing(backend, no_leak):
-    class OpeningInterruptedError(Exception):
-        pass
-
-    def interrupt(*_):
-        raise OpeningInterruptedError
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for step in range(30):
-            with contextlib.suppress(OpeningInterruptedError):
-                signal.setitimer(signal.ITIMER_REAL, 1e-4 * (step + 1))
-                Wire(loopback(), ring=RING).close()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    interrupt_after(1e-4, 30, lambda: Wire(loopback(), ring=RING).close())
     gc.collect()
 
 

@@ -1,4 +1,4 @@
-"""The calls of a Receiver that take packets, and what they have in common: a timeout and a size of batches.
+"""The calls of a Receiver that take packets, and what they have in common: a timeout, a size of batches, and the end.
 
 Rules of this module: all of them go to the slots, which count each as a use of the receiver.
 """
@@ -12,7 +12,7 @@ from mcast_fast._core.layout import MOST_PACKETS
 from mcast_fast._core.lifetime import Closing
 from mcast_fast._iteration import Batches, Endless, Limits, Packets
 from mcast_fast._units import UNSET, Seconds, Unset, in_seconds, wait_in_ns, whole_number
-from mcast_fast.errors import ClosedError
+from mcast_fast.errors import ClosedError, warn
 
 if TYPE_CHECKING:
     from mcast_fast._core.fast.slots import Slots
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Receiving(Closing):
-    """The base of Receiver, which closes the slots."""
+    """The base of Receiver and Wire. Each sets `when_idle` of the slots once it can be torn down."""
 
     def __init__(self, slots: "Slots") -> None:
         self._slots = slots
@@ -176,7 +176,12 @@ class Receiving(Closing):
 
     def _check_process(self) -> None:
         """ClosedError in another process than the one that opened the receiver."""
-        raise NotImplementedError
+        if self._slots.foreign:
+            try:
+                with self._slots.inside():
+                    self._slots.check()
+            finally:
+                self._slots.settle()
 
     def _wait(self, timeout: Seconds | Unset | None) -> int:
         return self._slots.timeout_ns if isinstance(timeout, Unset) else wait_in_ns(timeout)
@@ -195,6 +200,51 @@ class Receiving(Closing):
     def batch_size(self) -> int:
         """The largest number of packets in a batch; by default it is larger while packets are coalesced."""
         return self._slots.batch_size
+
+    # ---- the end ----
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() was called."""
+        return self._slots.closed
+
+    def close(self) -> None:
+        """Wake every thread that receives here, leave the groups, and close the sockets.
+
+        Calls that wait raise ClosedError; iterations end. It may be called from any thread and from a signal handler,
+        also in the middle of another call: the last call to return then closes the sockets. Closing again does
+        nothing. In a forked child it closes that process's descriptors and nothing else.
+        """
+        try:
+            self._slots.close()
+        except BaseException:  # a signal handler raised: it is closed nevertheless
+            self._slots.close()
+            raise
+
+    def _tear_down(self) -> None:
+        """Nobody is inside any more. Whatever a step meets, the others are done."""
+        try:
+            self._release()
+        except BaseException:  # each step can be done again
+            self._release()
+            raise
+
+    def _release(self) -> None:
+        """Close what is open beside the slots; it can be done again."""
+        raise NotImplementedError
+
+    def __del__(self) -> None:
+        slots = getattr(self, "_slots", None)
+        if slots is None or slots.closed or slots.foreign or slots.when_idle is None:
+            return
+        try:
+            warn(f"unclosed {self!r}", ResourceWarning, self)
+        finally:
+            slots.when_idle = self._tear_down  # what refers to it weakly may have been cleared already
+            try:
+                self.close()
+            finally:
+                slots.when_idle = None
 
 
 # To users they are calls of Receiver: pickles and the errors of wrong arguments name it.

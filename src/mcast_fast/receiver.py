@@ -38,7 +38,7 @@ from mcast_fast._units import (
     Seconds,
     whole_number,
 )
-from mcast_fast.errors import ClosedError, warn
+from mcast_fast.errors import ClosedError
 from mcast_fast.groups import Group, Groups, at_least_one
 from mcast_fast.sequence._format import Format
 from mcast_fast.sequence._tracker import Tracker, lost_by, tracker_of
@@ -446,11 +446,6 @@ class Receiver(Receiving):
             **counters,
         )
 
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._slots.closed
-
     def fileno(self) -> int:
         """Return a descriptor for select, poll or an event loop, readable while a receive would not wait.
 
@@ -466,27 +461,6 @@ class Receiver(Receiving):
         self._check_open()
         require("descriptor", "fileno()")
         return self._slots.fileno()
-
-    def close(self) -> None:
-        """Wake every thread that receives here, leave the groups, and close the sockets.
-
-        Calls that wait raise ClosedError; iterations end. It may be called from any thread and from a signal handler,
-        also in the middle of another call: the last call to return then closes the sockets. Closing again does
-        nothing. In a forked child it closes that process's descriptors and nothing else.
-        """
-        try:
-            self._slots.close()
-        except BaseException:  # a signal handler raised: it is closed nevertheless
-            self._slots.close()
-            raise
-
-    def _tear_down(self) -> None:
-        """Nobody is inside any more. Whatever a step meets, the others are done."""
-        try:
-            self._release()
-        except BaseException:  # each step can be done again
-            self._release()
-            raise
 
     def _release(self) -> None:
         if not self._slots.foreign:
@@ -516,24 +490,6 @@ class Receiver(Receiving):
     @_inside
     def _check_open(self) -> None:
         """ClosedError when the receiver is closed, or another process's."""
-
-    def _check_process(self) -> None:
-        """ClosedError in another process than the one that opened the receiver."""
-        if self._slots.foreign:
-            self._check_open()
-
-    def __del__(self) -> None:
-        slots = getattr(self, "_slots", None)
-        if slots is None or slots.closed or slots.foreign or not hasattr(self, "_nic"):
-            return
-        try:
-            warn(f"unclosed {self!r}", ResourceWarning, self)
-        finally:
-            slots.when_idle = self._tear_down  # what refers to it weakly may have been cleared already
-            try:
-                self.close()
-            finally:
-                slots.when_idle = None
 
     def __repr__(self) -> str:
         sockets = len(self._joins.sockets())

@@ -54,7 +54,7 @@ def page_name(verb: str | None) -> str:
 
 def page(group: click.Group, verb: str | None) -> str:
     """The man page of a verb, or of the program, as troff reads it."""
-    whole = click.Context(group, info_name=PROGRAM)
+    whole = click.Context(group, info_name=PROGRAM, **group.context_settings)
     shown = group.get_command(whole, verb) if verb else group
     if shown is None:
         return ""

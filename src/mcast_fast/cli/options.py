@@ -107,7 +107,7 @@ def _percent(text: str) -> float:
 
 
 def _port(text: str) -> int:
-    if text.isascii() and text.isdigit() and 0 < int(text[:9]) < 65_536:
+    if text.isascii() and text.isdigit() and len(text) < 6 and 0 < int(text) < 65_536:
         return int(text)
     raise ArgumentError(f"{text!r} is no UDP port; use 1 to 65535")
 

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,15 +104,13 @@ def command(
     form = output or ("json" if as_json else "text")
     if strip and form != "raw":
         raise click.UsageError("--strip is of -o raw")
-    on_terminal = sys.stdout.isatty()
-    times = Clock(clock or ("local" if on_terminal else "utc"))
-    columns = shutil.get_terminal_size().columns if on_terminal else None
+    match, streams = Match(tests), Streams(stats)
+    write = _writer(form, clock, strip)
     limits = {name: options.pop(name) for name in ("count", "timeout", "duration")}
     receiver = Receiver(
         *groups, timeout=limits["timeout"], recv_ttl=options["ttl"], sequence=options["sequence"], **receiving(options)
     )
-    came, started, match = 0, time.monotonic(), Match(tests)
-    streams = Streams(stats)
+    came, started = 0, time.monotonic()
     with stop_signals_call(receiver.close):
         try:
             summarise(_listening(receiver, groups))
@@ -121,7 +120,7 @@ def command(
                 for batch in match.batches(receiver, see, **limits):
                     came += len(batch)
                     streams.add(batch)
-                    write_whole(_without_rtp(batch) if strip else rendered(batch, form, times, columns))
+                    write(batch)
         finally:
             ended = receiver.closed  # by a signal
             receiver.close()
@@ -129,9 +128,8 @@ def command(
             _summarise(ledger, match, streams, time.monotonic() - started, as_json, form)
     if not came and not ended:
         waited = min(filter(None, (limits["timeout"], limits["duration"])), default=0.0)
-        nothing_came(
-            waited, groups, match.unmatched, **{name: options[name] for name in ("port", "interface", "source")}
-        )
+        named = {name: options[name] for name in ("port", "interface", "source")}
+        nothing_came(waited, groups, match.unmatched, **named)
         raise click.exceptions.Exit(NOTHING_CAME)
     if fail_on_loss and (ledger.dropped or ledger.lost or missing(ledger.flows)):
         raise click.exceptions.Exit(LOSS)
@@ -147,8 +145,14 @@ def _listening(receiver: Receiver, groups: tuple[str, ...]) -> str:
     return f"listening to {' '.join(groups)}" + (f" on {', '.join(names)}" if names else "")
 
 
-def _without_rtp(batch: "Batch") -> bytes:
-    return b"".join(map(stripped, batch.payloads()))
+def _writer(form: str, clock: str | None, strip: str | None) -> "Callable[[Batch], None]":
+    """What prints the packets of a batch."""
+    if strip:
+        return lambda batch: write_whole(b"".join(map(stripped, batch.payloads())))
+    on_terminal = sys.stdout.isatty()
+    times = Clock(clock or ("local" if on_terminal else "utc"))
+    columns = shutil.get_terminal_size().columns if on_terminal else None
+    return lambda batch: write_whole(rendered(batch, form, times, columns))
 
 
 def _summarise(ledger: Stats, match: Match, streams: Streams, seconds: float, as_json: bool, form: str) -> None:

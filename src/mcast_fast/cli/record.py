@@ -122,20 +122,10 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
     if plan is not None or host is not None:
         _by_plan(ctx, plan, host)
         return
-    if not options["groups"] or path is None:
-        raise click.UsageError(
-            "name a group, such as 239.1.1.1%eth0:5000" if path is not None else "--write is missing"
-        )
-    if options["sequence"] and options["ring"]:
-        raise click.UsageError(
-            "--sequence reads payloads, and --ring records whole frames; leave one of them out, and `mcast-fast check` "
-            "follows the numbers of the recording"
-        )
+    if path is None:
+        raise click.UsageError("--write is missing")
     match, streams = Match(options["tests"]), Streams(options["stats"])
-    if match.reads_payload and options["ring"]:
-        raise click.UsageError(
-            "--match tests sizes and payloads, and --ring records whole frames; leave one of them out"
-        )
+    _check_usage(options, match)
     rotation, stop, printname = _limits(options)
     indexer = _indexer(path) if options["index"] else None
     note = written_over(path)
@@ -202,6 +192,21 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 
 # What was requested --------------------------------------------------------------------------------------------------
+
+
+def _check_usage(options: dict[str, Any], match: Match) -> None:
+    """UsageError where no group is named, or options exclude each other."""
+    if not options["groups"]:
+        raise click.UsageError("name a group, such as 239.1.1.1%eth0:5000")
+    if options["sequence"] and options["ring"]:
+        raise click.UsageError(
+            "--sequence reads payloads, and --ring records whole frames; leave one of them out, and `mcast-fast check` "
+            "follows the numbers of the recording"
+        )
+    if match.reads_payload and options["ring"]:
+        raise click.UsageError(
+            "--match tests sizes and payloads, and --ring records whole frames; leave one of them out"
+        )
 
 
 def _pairs(option: str, texts: Iterable[str], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -139,12 +139,13 @@ class Lines:
         self.as_json = as_json
         self.ended: threading.Event = threading.Event()
         self.began: float = time.monotonic()
+        self.failure: Exception | None = None  # of the thread
         self.shown: Shown = Shown((), {}, (), 0.0)
         self.shown = self.look()
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Shows, in a thread of its own, what comes meanwhile."""
+        """Show, in a thread of its own, what comes meanwhile; what cannot be shown ends it, and is raised."""
         thread = threading.Thread(target=self._run_safely, name="top", daemon=True)
         thread.start()
         try:
@@ -153,6 +154,8 @@ class Lines:
             self.ended.set()
             thread.join()
             self.refresh()
+        if self.failure is not None:
+            raise self.failure
 
     def refresh(self, with_memberships: bool = False) -> None:
         """Have what is shown be what there is now."""
@@ -168,11 +171,10 @@ class Lines:
         return Shown(self.watch.streams(), drops(ledger), memberships, seconds, ledger.coalesced)
 
     def _run_safely(self) -> None:
-        """What cannot be shown ends the program."""
         try:
             self.run()
-        except OSError as error:  # of writing
-            complain(f"standard output: {error.strerror}")
+        except Exception as error:
+            self.failure = error
             self.receiver.close()
 
     def run(self) -> None:

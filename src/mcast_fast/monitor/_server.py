@@ -64,7 +64,7 @@ def endpoint(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     is_wrong = ":" in host if bare == host else ":" not in bare
-    if not colon or is_wrong or not (port.isascii() and port.isdigit()) or int(port[:6]) > 65_535:
+    if not colon or is_wrong or not (port.isascii() and port.isdigit() and len(port) < 6) or int(port) > 65_535:
         raise ArgumentError(
             f"address {escaped(text)!r} is not [HOST]:PORT; use :9464 (this machine), 0.0.0.0:9464 or [::]:9464 "
             "(every interface), or port 0 (any that is free)"
@@ -246,9 +246,7 @@ class Server:
         data = client.socket.recv(LONGEST_REQUEST)
         if not data:
             self._drop(waiting, client)
-        elif (
-            not client.is_answered
-        ):  # else it goes on sending, and is read to its end: a reset could overtake the answer
+        elif not client.is_answered:  # one that is answered is read to its end: a reset could overtake the answer
             client.received += data
             is_long = len(client.received) > LONGEST_REQUEST
             if b"\r\n\r\n" in client.received or is_long:

@@ -12,7 +12,7 @@ from mcast_fast._membership.rings import Ring, RingOptions, ring_options, start_
 from mcast_fast._membership.sockets import require
 from mcast_fast._receiving import Receiving
 from mcast_fast._units import Seconds
-from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError, warn
+from mcast_fast.errors import ArgumentError, ClosedError, InterfaceError
 from mcast_fast.stats import Stats
 
 if TYPE_CHECKING:
@@ -107,46 +107,11 @@ class Wire(Receiving):
             **counters,
         )
 
-    @property
-    def closed(self) -> bool:
-        """Whether close() was called."""
-        return self._slots.closed
-
-    def close(self) -> None:
-        """Wake every thread that receives here, and close the rings.
-
-        As Receiver.close(): from any thread and any signal handler, at any moment; closing again does nothing.
-        """
-        try:
-            self._slots.close()
-        except BaseException:  # a signal handler raised: it is closed nevertheless
-            self._slots.close()
-            raise
-
-    def _tear_down(self) -> None:
-        """Nobody is inside any more."""
+    def _release(self) -> None:
         if not self._slots.foreign:
             self._nic.total(self._interfaces)  # the last reading
         close_all(ring.socket for ring in self._rings)
         self._nic.close()
-
-    def _check_process(self) -> None:
-        if self._slots.foreign:
-            with self._slots.inside():
-                self._slots.check()
-
-    def __del__(self) -> None:
-        slots = getattr(self, "_slots", None)
-        if slots is None or slots.closed or slots.foreign or not hasattr(self, "_nic"):
-            return
-        try:
-            warn(f"unclosed {self!r}", ResourceWarning, self)
-        finally:
-            slots.when_idle = self._tear_down  # what refers to it weakly may have been cleared already
-            try:
-                self.close()
-            finally:
-                slots.when_idle = None
 
     def __repr__(self) -> str:
         return f"<Wire of {', '.join(self.interfaces)}{', closed' if self.closed else ''}>"
