@@ -57,7 +57,7 @@ def _as_wide(*instead: str) -> Callable[[re.Match[str]], str]:
 # What differs from run to run, and what is shown instead.
 MASKS = (
     (r"(?<=^state        receiving, silent )[\d.,]+ [mun]?s, silences \d+", "12 ms, silences 0"),
-    (r"(?<=^packets      )\d+, [\d,]+ bytes", "150, 9,900 bytes"),
+    (r"(?<=^packets      )[\d,]+, [\d,]+ bytes", "150, 9,900 bytes"),
     (r"(?<=^largest gap  )[\d.,]+ [mun]?s", "21 ms"),
     (r"(?<=^gaps         )<.*", "< 16.8 ms: 3, < 33.6 ms: 146"),
     (r"(?<=^30 s         ) *[▁▂▃▄▅▆▇█]+$", " ▅███"),
@@ -338,7 +338,7 @@ def _wrapped(line: str, columns: int) -> list[str]:
 
 
 def _masked(line: str) -> str:
-    line = SGR.sub("", line)
+    line = SGR.sub("", line).rstrip()  # what ends with a colour's code can have spaces before it: as many as a figure is wide
     for pattern, instead in MASKS:
         line = re.sub(pattern, instead, line)
     return line

@@ -1,6 +1,5 @@
 """fork(): an object belongs to the process that opened it; a child refuses it, and the parent notices nothing."""
 
-import ctypes
 import importlib
 import os
 import sys
@@ -14,6 +13,7 @@ from tests.conftest import has_fast
 from tests.lifecycle.process import run
 from tests.lifecycle.programs.fork import ENDS, IN_PARENT
 from tests.lifecycle.programs.paths import NEEDS, PATHS
+from tests.malloc import allocated
 
 pytestmark = pytest.mark.needs("signals to processes", "timers")
 
@@ -38,23 +38,6 @@ def test_the_parent_goes_on_whatever_a_child_does(backend: str, path: str, end: 
 
 
 # ---- what a child frees ----
-
-
-class Allocated(ctypes.Structure):
-    """struct mallinfo2 (mallinfo(3))."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks")
-    ] + [("keepcost", ctypes.c_size_t)]
-
-
-def allocated() -> int:
-    """How many bytes malloc(3) has given out."""
-    ask = ctypes.CDLL(None).mallinfo2
-    ask.restype = Allocated
-    found = ask()
-    return int(found.uordblks + found.hblkhd)
 
 
 def compiled(name: str) -> Any:
