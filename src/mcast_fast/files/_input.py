@@ -6,7 +6,6 @@ from mcast_fast.errors import CaptureError, file_error
 from mcast_fast.files._unpacking import Unpacked, position_of
 
 CHUNK = 256 * 1024  # bytes read at once
-LARGE_CHUNK = 2 * CHUNK  # where many packets are wanted at once: more would not stay in a processor's cache
 
 
 class Input:
@@ -16,11 +15,11 @@ class Input:
     call into C that makes the system call too, and counted from there by steps that no handler interrupts.
     """
 
-    def __init__(self, file: IO[bytes], subject: str, follow: bool, chunk: int = CHUNK) -> None:
+    def __init__(self, file: IO[bytes], subject: str, follow: bool) -> None:
         self._file = file if isinstance(file, Unpacked) else Unpacked(file, owned=False)
         self._subject = subject
         self._follow = self._file.grows = follow
-        self._buffer = bytearray(chunk)
+        self._buffer = bytearray(CHUNK)
         self._start = 0
         self._end = 0
         self._came: list[int | None] = []  # what reads returned, and is not counted yet

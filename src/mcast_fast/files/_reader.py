@@ -25,7 +25,7 @@ from mcast_fast._units import (
     moment_in_ns,
 )
 from mcast_fast.errors import CaptureError, FileError
-from mcast_fast.files._input import CHUNK, LARGE_CHUNK, Input
+from mcast_fast.files._input import Input
 from mcast_fast.files._skipped import named
 from mcast_fast.files._streams import PathOrFile, open_input, subject_of
 from mcast_fast.files._unpacking import PAUSE
@@ -37,8 +37,6 @@ from mcast_fast.stats import ReaderStats
 if TYPE_CHECKING:
     from mcast_fast._core.fast.files import Decoder, Summary
     from mcast_fast._core.fast.views import Batch
-
-MANY = 4096  # packets in a batch; from there on more of the file is read at once
 
 
 def filter_rows(
@@ -140,10 +138,7 @@ class Reader(Delivery):
             LATEST if end is None else moment_in_ns(end, "end"),
         )
         self._input = Input(
-            open_input(file) if isinstance(file, str | os.PathLike) else file,
-            self._subject,
-            bool(follow),
-            LARGE_CHUNK if self._batch_size >= MANY else CHUNK,
+            open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject, bool(follow)
         )
         self._owned = isinstance(file, str | os.PathLike)
         self._fresh: list[tuple[Batch, object]] = []  # decoded, and not yet seen by the tracker; each with a token
