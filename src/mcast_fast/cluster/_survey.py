@@ -67,7 +67,7 @@ def survey(path: str, formats: Formats) -> Contents:
         FileError: The system refuses to open or read the file.
         FeatureError: The compression needs a package that is not there.
     """
-    with Reader(path, batch_size=4096) as reader:
+    with Reader(path, multicast_only=True) as reader:
         summary = summarise(path, reader)
     found = Contents(
         summary.stats.received,

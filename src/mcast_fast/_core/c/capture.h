@@ -163,7 +163,7 @@ typedef struct mcast_decoder {
     mcast_reassembly reassembly;
     mcast_decode_counters counters;
     mcast_skipped_list skipped;
-    mcast_summary *summary; /* what counts the packets instead of a batch; NULL: none */
+    mcast_summary *summary;                          /* what counts the packets instead of a batch; NULL: none */
     mcast_usual_flow known_flows[MCAST_KNOWN_FLOWS]; /* wanted ones, by a part of their names */
     uint64_t known_fits;                             /* the summary's, when they were at these places */
     uint64_t needed;

@@ -109,7 +109,8 @@ static size_t MCAST_SELDOM
 mcast_usual_deliver(mcast_decoder *decoder, const mcast_usual_run *run, const unsigned char *bytes, size_t size,
                     size_t limit)
 {
-    mcast_memory records = decoder->records, data = decoder->data; /* stored again at the end: payloads might lie over the decoder */
+    mcast_memory records = decoder->records,
+                 data = decoder->data; /* stored again at the end: payloads might lie over the decoder */
     const int takes_all = !decoder->filtered && !decoder->multicast_only;
     const int takes_multicast = !decoder->filtered && decoder->multicast_only;
     const size_t first = records.used, begun = data.used;
@@ -213,10 +214,10 @@ mcast_usual_count(mcast_decoder *decoder, const mcast_usual_run *run, const unsi
         memcpy(&port, usual.ip + 22, sizeof port);
         uint64_t mixed = addresses * 0x9e3779b97f4a7c15u + port * 0xd6e8feb86659fd93u;
         mcast_usual_flow *known = &decoder->known_flows[mixed >> 58];
-        mcast_counted *flow = known->addresses == addresses && known->port == port &&
-                                      known->interface_index == run->interface_at + 1
-                                  ? &summary->flows[known->place]
-                                  : NULL;
+        mcast_counted *flow =
+            known->addresses == addresses && known->port == port && known->interface_index == run->interface_at + 1
+                ? &summary->flows[known->place]
+                : NULL;
         at += usual.block;
         if (!mcast_usual_is_inside(run, usual.timestamp) ||
             (!flow && !(flow = mcast_usual_find(decoder, run, &usual, known)))) {
