@@ -169,7 +169,7 @@ typedef struct mcast_arbiter {
     uint32_t table_mask;
     uint32_t hand, last;
     mcast_secret secret; /* of the hash: unknown outside of the process */
-    uint64_t positions; /* remembered, of all flows */
+    uint64_t positions;  /* remembered, of all flows */
 
     mcast_batch out;                   /* what is decided */
     size_t usual_records, usual_bytes; /* of the last ones that were taken */

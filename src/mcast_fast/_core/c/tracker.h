@@ -99,7 +99,8 @@ typedef struct mcast_candidate {
 /* What a packet that follows the one before touches is in the first two cache lines; it writes to the second only. */
 typedef struct mcast_tracked {
     mcast_flow_key key;
-    int64_t due; /* by the clock: until then nothing ages, and a packet that follows only counts; INT64_MIN: it may not */
+    int64_t
+        due; /* by the clock: until then nothing ages, and a packet that follows only counts; INT64_MIN: it may not */
     uint64_t next;
     int64_t clock;     /* ns, by the times of arrival */
     int64_t last_time; /* of arrival; 0: none yet */
@@ -165,15 +166,15 @@ typedef struct mcast_tracker {
     mcast_refcount references;
     mcast_format format;
     uint32_t ports_mask; /* of what names a flow */
-    int64_t window;            /* ns */
-    uint32_t limit;            /* flows */
+    int64_t window;      /* ns */
+    uint32_t limit;      /* flows */
     mcast_tracked *flows;
     uint8_t *used; /* of each: whether a packet came since the hand of the eviction passed */
     uint32_t count, capacity;
     mcast_flow_slot *table; /* by hash */
     uint32_t table_mask;
-    uint32_t hand; /* of the eviction */
-    uint32_t last; /* the flow of the last packet */
+    uint32_t hand;       /* of the eviction */
+    uint32_t last;       /* the flow of the last packet */
     mcast_secret secret; /* of the hash: unknown outside of the process */
     uint64_t evicted, evicted_lost, evicted_expected;
     uint64_t short_packets, other_packets;
