@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mcast_fast as mcast
 from mcast_fast import doctor
-from mcast_fast.doctor._feeds import quiet
+from mcast_fast.errors import unwarned
 from tests import lab
 
 PORT = 5000
@@ -79,7 +79,7 @@ class Two:
     def cures(self, finding: doctor.Finding, *groups: str, **options: object) -> None:
         """The remedy as it is printed: a command is run and the same question is asked again; a call has to receive."""
         if finding.remedy.startswith("mcast."):
-            with self.b.host.enter(), quiet(), eval(finding.remedy, {"mcast": mcast}) as rx:
+            with self.b.host.enter(), unwarned(), eval(finding.remedy, {"mcast": mcast}) as rx:
                 assert rx.recv().data
             return
         self.b.host.run("sh", "-c", finding.remedy)

@@ -8,7 +8,7 @@ import contextlib
 import dis
 import functools
 import inspect
-import signal
+import itertools
 import sys
 from collections.abc import Callable
 from types import CodeType, FrameType
@@ -33,24 +33,6 @@ class HandlerError(Exception):
 
 def raise_error() -> None:
     raise HandlerError
-
-
-def interrupt_after(step: float, times: int, call: Callable[[], object]) -> None:
-    """Call it `times` times; a signal handler raises HandlerError after 1, 2, 3 … times `step` seconds."""
-
-    def handle(*_: object) -> None:
-        raise HandlerError
-
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
-        for number in range(times):
-            with contextlib.suppress(HandlerError):
-                signal.setitimer(signal.ITIMER_REAL, step * (number + 1))
-                call()
-                signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @functools.cache
@@ -97,6 +79,17 @@ class Interrupter:
         if self._left == 0:
             self.happened = True
             self._act()
+
+
+def interrupt_at_each(files: frozenset[str], call: Callable[[], object], step: int = 1) -> None:
+    """Call it again and again: a handler raises HandlerError at the first moment, then `step` later, until none is left."""
+    for number in itertools.count(1, step):
+        interrupter = Interrupter(files, number, raise_error)
+        with contextlib.suppress(HandlerError):
+            interrupter.run(call)
+        if not interrupter.happened:
+            break
+    assert number > 10 * step
 
 
 needs_tracing = pytest.mark.skipif(

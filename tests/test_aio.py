@@ -10,13 +10,14 @@ import linecache
 import subprocess
 import sys
 import threading
+import types
 import warnings
 
 import pytest
 
 import mcast_fast as mcast
 from mcast_fast import ArgumentError, ClosedError, aio, sequence
-from mcast_fast.aio import _sender
+from mcast_fast.aio import _receiver, _sender
 from tests import loops
 from tests.conftest import free_port, place_of
 from tests.legs import GROUPS, leg
@@ -222,6 +223,24 @@ def test_what_a_cancelled_collect_had_is_received_next(run, tx, group):
             assert (await rx.recv()).data == numbered(1)[0]
             assert (await rx.recv_batch(4)).payloads() == numbered(5)[1:]
             assert (await rx.collect(7)).payloads() == numbered(12)[5:]
+
+    run(main())
+
+
+def test_what_was_collected_is_received_next_where_memory_is_short(run, tx, group, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    short = types.SimpleNamespace(views=types.SimpleNamespace(Batch=types.SimpleNamespace(concatenate=fail)))
+
+    async def main():
+        async with aio.Receiver(group, timeout=5) as rx:
+            tx.send_batch(numbered(10))
+            with monkeypatch.context() as patch:
+                patch.setattr(_receiver, "_core", short)
+                with pytest.raises(MemoryError):
+                    await rx.collect(10)
+            assert (await rx.collect(10)).payloads() == numbered(10)
 
     run(main())
 

@@ -445,7 +445,6 @@ def test_three_hosts_one_of_which_is_killed(tmp_path):
             print(
                 f"taken over after {min(late):.3f} to {max(late):.3f} s; {min(lost)} to {max(lost)} packets of a group lost"
             )
-            assert max(late) < 2.0
             with dask(plain, names, tmp_path) as client:
                 for path in tmp_path.glob("*/*.manifest.json"):
                     path.unlink()  # so that files are read

@@ -14,8 +14,8 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import doctor
 from mcast_fast.doctor import _buffers, _context, _examination, _feeds, _listening
-from mcast_fast.doctor._feeds import quiet
 from mcast_fast.doctor._text import lines
+from mcast_fast.errors import unwarned
 from tests import lab
 from tests.conftest import until
 from tests.faults import GROUP, HOLDER, JOINED, PORT, Bridged, Two, attach_xdp, frames, query, udp_frame
@@ -369,7 +369,7 @@ def test_another_sender(two):
     assert "10.77.0.66" in finding.summary
     wanted = finding.remedy
     two.cures(finding)
-    with two.b.host.enter(), quiet(), eval(wanted, {"mcast": mcast}) as rx:
+    with two.b.host.enter(), unwarned(), eval(wanted, {"mcast": mcast}) as rx:
         assert {packet.source for packet in rx.collect(100, timeout=30)} == {two.a.ipv4}
 
 
@@ -377,12 +377,12 @@ def test_a_buffer_that_overflows(two):
     """A program that reads in bursts: its small buffer overflows, and the larger one of the remedy does not."""
     burst = 200
     two.stream(rate=3000, size=1400)
-    with two.b.host.enter(), quiet():
+    with two.b.host.enter(), unwarned():
         rx = mcast.Receiver(two.text(), buffer_size=16_384, gro=False)
     with rx:
         finding = two.finds("buffers.overflow", two.text())
     assert "another socket of this process" in finding.summary
-    with two.b.host.enter(), quiet(), eval(finding.remedy, {"mcast": mcast}) as rx:
+    with two.b.host.enter(), unwarned(), eval(finding.remedy, {"mcast": mcast}) as rx:
         assert rx.collect(burst, timeout=30)[0].dropped == 0
 
 
@@ -409,7 +409,7 @@ def test_ttl_1_at_a_router():
             stream = two.stream(ttl=1)
             finding = two.finds("sender.ttl-1", two.text())
             stream.stop()
-            with c.host.enter(), quiet():
+            with c.host.enter(), unwarned():
                 rx = mcast.Receiver(f"{GROUP}%{c.interface}:{PORT}", timeout=30)
             with a.host.enter(), rx:
                 tx = eval(finding.remedy.replace(inside.interface, a.interface), {"mcast": mcast})
@@ -435,7 +435,7 @@ def test_a_buffer_that_is_small_for_the_rate(two, monkeypatch):
     monkeypatch.setattr(_buffers, "PAUSE", 60)
     monkeypatch.setattr(_listening, "ENOUGH", 2 * _buffers.LEAST_PACKETS)
     two.stream(rate=1000)
-    with two.b.host.enter(), quiet():
+    with two.b.host.enter(), unwarned():
         rx = mcast.Receiver(two.text(), buffer_size="4MiB", gro=False, background=True)
     with rx:
         finding = two.finds("buffers.short", two.text())

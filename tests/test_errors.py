@@ -4,6 +4,7 @@ import copy
 import errno
 import inspect
 import pickle
+import threading
 
 import pytest
 
@@ -121,3 +122,25 @@ def test_an_error_survives_a_copy_and_another_process(error, copied):
     assert type(again) is type(error)
     assert (again.errno, str(again), again.operation) == (error.errno, str(error), error.operation)
     assert getattr(again, "sent", None) == getattr(error, "sent", None)
+
+
+def test_warnings_are_hidden_in_their_own_thread_alone():
+    """A doctor in a thread hides its own, and not those of the program."""
+    is_hidden = threading.Event()
+
+    def warn() -> None:
+        is_hidden.wait()
+        errors.warn("of another thread")
+
+    def examine() -> None:
+        with errors.unwarned():
+            is_hidden.set()
+            errors.warn("hidden")
+            other.join()
+        errors.warn("behind it")
+
+    other = threading.Thread(target=warn)
+    other.start()  # before, for some interpreters pass the context on
+    with pytest.warns(errors.MulticastWarning) as caught:
+        examine()
+    assert [str(one.message) for one in caught] == ["of another thread", "behind it"]

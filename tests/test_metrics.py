@@ -22,7 +22,7 @@ from mcast_fast import _core, errors, monitor
 from mcast_fast.monitor import Monitor, Stream, StreamState, _exporter, _families, _server
 from mcast_fast.stats import Flow, FlowState, Stats
 from tests.conftest import free_port, loopback, until
-from tests.interrupts import interrupt_after
+from tests.interrupts import interrupt_at_each, needs_tracing
 from tests.test_cli import invoke
 from tests.test_monitor import MS, SECOND, watched
 from tests.test_pcapng import NOW, record
@@ -559,9 +559,10 @@ def test_a_handler_closes_it_in_the_middle_of_anything(backend, no_leak):
 
 # Python itself prints what a handler raises in __del__.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.needs("timers")
+@needs_tracing
 def test_an_opening_that_a_handler_interrupts_leaves_nothing(backend, no_leak):
-    interrupt_after(2e-5, 40, lambda: monitor.exporter(Monitor(), ANY).close())
+    files = frozenset((_exporter.__file__, _server.__file__))
+    interrupt_at_each(files, lambda: monitor.exporter(Monitor(), ANY).close(), step=3)
     gc.collect()
     assert until(lambda: not threads())
 

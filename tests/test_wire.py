@@ -17,10 +17,10 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import errors
 from mcast_fast._membership import rings
-from mcast_fast.monitor import Monitor, StreamState, Wire
+from mcast_fast.monitor import Monitor, StreamState, Wire, _wire
 from tests import lab
 from tests.conftest import free_port, loopback, until
-from tests.interrupts import interrupt_after
+from tests.interrupts import interrupt_at_each, needs_tracing
 from tests.test_cli import invoke
 
 RING = "1MiB"
@@ -163,9 +163,10 @@ def test_a_child_of_a_fork_has_none(backend, no_leak):
 @needs_ring
 # Python itself prints what a handler raises in __del__.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.needs("timers")
+@needs_tracing
 def test_an_opening_that_a_handler_interrupts_leaves_nothing(backend, no_leak):
-    interrupt_after(1e-4, 30, lambda: Wire(loopback(), ring=RING).close())
+    files = frozenset((_wire.__file__, rings.__file__))
+    interrupt_at_each(files, lambda: Wire(loopback(), ring=RING).close(), step=7)
     gc.collect()
 
 

@@ -54,9 +54,13 @@ class System(NamedTuple):
 BSD_FLAGS = FlagCall(0xC0206911, 0x8000)
 
 
-def _missing(name: str, has_news: bool = True) -> dict[str, str]:
-    unknown = {} if has_news else {"watch": f"how {name} reports changes of interfaces is not known to mcast-fast"}
-    return unknown | {"igmp_version": f"{name} does not report which IGMP or MLD version an interface uses"}
+def _reporting_less(system: System) -> System:
+    """A system that reports less than Linux does: with what is missing there."""
+    name = system.name
+    missing = {"igmp_version": f"{name} does not report which IGMP or MLD version an interface uses"}
+    if not system.interface_news:
+        missing["watch"] = f"how {name} reports changes of interfaces is not known to mcast-fast"
+    return system._replace(missing=missing | dict(system.missing))
 
 
 # Linux delivers a group's packets to each socket, with SO_REUSEPORT too, which balances unicast alone (socket(7)). But
@@ -76,49 +80,55 @@ LINUX = System(
     interface_news="netlink",
     has_packet_sockets=True,
 )
-DARWIN = System(
-    name="macOS",
-    key="darwin",
-    buffer_remedy="raise it with `sysctl -w kern.ipc.maxsockbuf={}`",
-    flag_call=BSD_FLAGS,
-    interface_news="routing socket",
-    missing=_missing("macOS"),
+DARWIN = _reporting_less(
+    System(
+        name="macOS",
+        key="darwin",
+        buffer_remedy="raise it with `sysctl -w kern.ipc.maxsockbuf={}`",
+        flag_call=BSD_FLAGS,
+        interface_news="routing socket",
+    )
 )
-FREEBSD = System(
-    name="FreeBSD",
-    key="freebsd",
-    buffer_remedy="raise it with `sysctl kern.ipc.maxsockbuf={}`",
-    flag_call=BSD_FLAGS,
-    interface_news="routing socket",
-    missing=_missing("FreeBSD"),
+FREEBSD = _reporting_less(
+    System(
+        name="FreeBSD",
+        key="freebsd",
+        buffer_remedy="raise it with `sysctl kern.ipc.maxsockbuf={}`",
+        flag_call=BSD_FLAGS,
+        interface_news="routing socket",
+    )
 )
-DRAGONFLY = System(name="DragonFly", key="dragonfly", flag_call=BSD_FLAGS, missing=_missing("DragonFly", False))
-OPENBSD = System(
-    name="OpenBSD",
-    key="openbsd",
-    flag_call=BSD_FLAGS,
-    interface_news="routing socket",
-    missing=_missing("OpenBSD"),
+DRAGONFLY = _reporting_less(System(name="DragonFly", key="dragonfly", flag_call=BSD_FLAGS))
+OPENBSD = _reporting_less(
+    System(
+        name="OpenBSD",
+        key="openbsd",
+        flag_call=BSD_FLAGS,
+        interface_news="routing socket",
+    )
 )
-NETBSD = System(
-    name="NetBSD",
-    key="netbsd",
-    flag_call=FlagCall(0xC0906911, 0x8000),
-    interface_news="routing socket",
-    missing=_missing("NetBSD"),
+NETBSD = _reporting_less(
+    System(
+        name="NetBSD",
+        key="netbsd",
+        flag_call=FlagCall(0xC0906911, 0x8000),
+        interface_news="routing socket",
+    )
 )
 WATCHED_BY_64_BITS = "a 32-bit Windows program cannot hand a function of the system to another one (_host/events.py)"
 # Binding a group answers WSAEADDRNOTAVAIL (10049); SO_REUSEADDR alone shares a port. A backslash is part of a path.
-WINDOWS = System(
-    name="Windows",
-    key="win32",
-    reuse=("SO_REUSEADDR",),
-    binds_groups=False,
-    escape="",
-    own_group={"creationflags": 0x200},  # CREATE_NEW_PROCESS_GROUP
-    selects_files=False,
-    interface_news="notifications",
-    missing=_missing("Windows") | ({} if sys.maxsize > 2**32 else {"watch": WATCHED_BY_64_BITS}),
+WINDOWS = _reporting_less(
+    System(
+        name="Windows",
+        key="win32",
+        reuse=("SO_REUSEADDR",),
+        binds_groups=False,
+        escape="",
+        own_group={"creationflags": 0x200},  # CREATE_NEW_PROCESS_GROUP
+        selects_files=False,
+        interface_news="notifications",
+        missing={} if sys.maxsize > 2**32 else {"watch": WATCHED_BY_64_BITS},
+    )
 )
 
 SYSTEMS = {
@@ -139,7 +149,7 @@ def find(platform: str) -> System:
     >>> find("freebsd14").name
     'FreeBSD'
     """
-    unknown = System(name=platform, key=platform, missing=_missing(platform, False))
+    unknown = _reporting_less(System(name=platform, key=platform))
     return SYSTEMS.get(platform) or SYSTEMS.get(platform.rstrip("0123456789."), unknown)
 
 

@@ -3,10 +3,13 @@
 Rules of this module: no I/O, no imports of ours but `_systems`; every other module may import it.
 """
 
+import contextlib
 import errno as errno_module
 import os
 import sys
 import warnings
+from _contextvars import ContextVar  # the module that contextvars imports, without what costs time
+from collections.abc import Iterator
 from types import FrameType
 from typing import NamedTuple
 
@@ -165,6 +168,19 @@ class SsmWarning(MulticastWarning):
     """Source-specific joins reach the network as any-source ones: the interface uses an older IGMP or MLD version."""
 
 
+_WARNS = ContextVar("warns", default=True)
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Without warnings of this package in this thread and task; `warnings.catch_warnings` would hide those of all."""
+    before = _WARNS.set(False)
+    try:
+        yield
+    finally:
+        _WARNS.reset(before)
+
+
 # Modules between a user's call and the code that warns: this package, and the machinery that imports it.
 _PASSED = ("mcast_fast", "importlib", "_frozen_importlib", "_frozen_importlib_external")
 
@@ -174,6 +190,8 @@ def warn(message: str | Warning, category: type[Warning] = MulticastWarning, sou
 
     In a thread of the library, and in the command line, that is the outermost line. `category`: of a message that is
     text. `source`: the object that a ResourceWarning is about."""
+    if not _WARNS.get():
+        return
     frame: FrameType | None = sys._getframe(1)
     outermost = frame
     while frame is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _PASSED:

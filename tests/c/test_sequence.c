@@ -15,6 +15,15 @@ random_field(uint32_t widest)
     return field;
 }
 
+/* Fields are looked for one by one, or read by loads of eight bytes where the payload is long enough. */
+static void
+prepare(mcast_format *format, int by_loads)
+{
+    mcast_format_prepare(format);
+    if (!by_loads)
+        format->enough = format->enough_if_plain = UINT32_MAX;
+}
+
 static mcast_format
 random_format(void)
 {
@@ -38,8 +47,7 @@ random_format(void)
     format.wanted[0] = below(4);
     format.after_rtp = (uint8_t)below(2);
     format.parameter = below(2) * (1 + below(2000));
-    if (below(2))
-        mcast_format_prepare(&format);
+    prepare(&format, below(2));
     return format;
 }
 
@@ -94,7 +102,8 @@ test_every_place_and_width(void)
         payload[i] = (uint8_t)(i + 1);
     for (uint32_t width = 1; width <= 8; width++)
         for (uint32_t offset = 0; offset <= sizeof payload; offset++)
-            for (int little = 0; little < 2; little++) {
+            for (int way = 0; way < 4; way++) {
+                int little = way & 1, by_loads = way >> 1;
                 mcast_format format = {.bits = 64, .scale = 1, .end = UINT64_MAX, .heartbeat = UINT64_MAX};
                 mcast_numbered one;
                 uint64_t expected = 0;
@@ -102,6 +111,7 @@ test_every_place_and_width(void)
                 format.number.offset = offset;
                 format.number.width = (uint8_t)width;
                 format.number.little = (uint8_t)little;
+                prepare(&format, by_loads);
                 mcast_sequence_read(&format, payload, sizeof payload, &one);
                 if (offset + width > sizeof payload) {
                     CHECK(one.kind == MCAST_SHORT);

@@ -23,6 +23,7 @@ numbered(uint8_t width)
     format.count = (mcast_field){.mask = 0xff, .offset = 4, .width = 1};
     format.keys[0] = (mcast_field){.mask = 0xff, .offset = 5, .width = 1};
     format.key_count = 1;
+    mcast_format_prepare(&format);
     return format;
 }
 

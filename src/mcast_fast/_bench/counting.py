@@ -11,7 +11,6 @@ from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._tracker import Tracker
 
 SILENCE = 0.2  # seconds after which what has not come is lost
-LONGEST = 5.0  # seconds that are waited at most, whoever else sends to the group
 _FLOWS = 64  # of other senders too, who may send to the group
 
 
@@ -31,6 +30,7 @@ class Counting:
         self._cpu = self._started_cpu = 0.0
         self._started: float | None = None
         self._latest = time.monotonic()
+        self._newest = 0  # ns since the epoch: when the last packet came that is counted
         self._before = self._receiver.stats
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="bench", daemon=True)
@@ -52,6 +52,7 @@ class Counting:
                     if self._started is None:  # at the first packets: the sender may take a while to open
                         self._started = time.monotonic()
                     self._cpu, self._latest = time.thread_time(), time.monotonic()
+                    self._newest = batch[-1].timestamp or 0
                     self._changed.notify_all()
         except ClosedError:
             pass
@@ -71,14 +72,17 @@ class Counting:
             self._started, self._latest = None, time.monotonic()
 
     def counted(self, key: int, sent: int) -> Counted:
-        """What came of the packets of a trial: when all have come, or nothing has for SILENCE."""
+        """What came of the packets of a trial: when all have come, or nothing has for SILENCE.
+
+        Where others go on sending to the group: when a packet is counted that came SILENCE after this call, for all
+        that came before it are then. A thread that is slow is waited for."""
         began = time.monotonic()
-        end = began + LONGEST
+        over = time.time_ns() + round(SILENCE * 1e9)
         with self._changed:
             while True:
                 received, duplicates = self._numbers(key)
                 left = max(self._latest, began) + SILENCE - time.monotonic()
-                if received >= sent or not self._thread.is_alive() or time.monotonic() > end:
+                if received >= sent or not self._thread.is_alive() or self._newest >= over:
                     break
                 if left <= 0 and self._is_idle():
                     break

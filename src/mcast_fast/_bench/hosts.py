@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from mcast_fast._bench import wire
-from mcast_fast._bench.counting import LONGEST, Counting
+from mcast_fast._bench.counting import Counting
 from mcast_fast._bench.measure import ring_arguments
 from mcast_fast._bench.trial import Counted, How
 from mcast_fast.doctor._probe_ends import unicast_port
@@ -25,6 +25,7 @@ FORGOTTEN = 30.0  # seconds
 _LOOK = 0.2  # seconds between two looks at whether it is to end
 _PATIENCE = 0.5  # seconds for an answer, until it is asked again
 _TRIES = 20
+_COUNTS = 6.0  # seconds for an answer that comes when all packets are counted, until it is asked again
 _LARGEST = 2048  # bytes of a datagram that is looked at
 _WAYS: dict[str, How] = {"sockets": "sockets", "ring": "ring"}
 
@@ -178,7 +179,7 @@ class Remote:
 
     def counted(self, key: int, sent: int) -> Counted:
         """What came there."""
-        found = wire.counted_of(self._ask("count", key=key, sent=sent, patience=LONGEST + 1))
+        found = wire.counted_of(self._ask("count", key=key, sent=sent, patience=_COUNTS))
         if found is None:
             raise SocketError(0, f"host {self._host} answers what no version of this program does", "receive")
         return found

@@ -37,7 +37,7 @@ LATENCY_MS = (1, 1000)
 
 # linux/if_packet.h, linux/if_arp.h, asm-generic/socket.h, netdevice(7)
 ETH_P_ALL = 0x0003
-ADDRESS = struct.Struct("=HHiHBB8s")  # struct sockaddr_ll (packet(7))
+ADDRESS = struct.Struct("=HHiHBB8s")  # sockaddr_ll (packet(7)): family, protocol, index, hardware, kind, address
 SOL_PACKET = 263
 PACKET_FANOUT, PACKET_FANOUT_HASH, PACKET_FANOUT_FLAG_IGNORE_OUTGOING = 18, 0, 0x4000
 PACKET_ADD_MEMBERSHIP, PACKET_MR_ALLMULTI = 1, 2

@@ -185,19 +185,20 @@ class Receiver:
         batches: list[Batch] = []
         left = limit
         try:
-            while left:
-                left_ns = timeout_ns if timeout_ns <= 0 else max(0, int((end - clock()) * NANOSECONDS))
-                batches.append(await self._line.take(partial(self._now, left), left_ns))
-                left -= len(batches[-1])
-        except TimeoutError:
-            pass
-        except ClosedError:
-            if not batches:
-                raise
-        except BaseException:
+            try:
+                while left:
+                    left_ns = timeout_ns if timeout_ns <= 0 else max(0, int((end - clock()) * NANOSECONDS))
+                    batches.append(await self._line.take(partial(self._now, left), left_ns))
+                    left -= len(batches[-1])
+            except TimeoutError:
+                pass
+            except ClosedError:
+                if not batches:
+                    raise
+            return _core.views.Batch.concatenate(batches)
+        except BaseException:  # MemoryError of the last step, too
             self._give_back(batches)
             raise
-        return _core.views.Batch.concatenate(batches)
 
     def __aiter__(self) -> Self:
         """Iterate over batches until the receiver is closed.

@@ -28,8 +28,9 @@ from mcast_fast.doctor import (
     _switch,
 )
 from mcast_fast.doctor._context import Check, Context
-from mcast_fast.doctor._feeds import feeds_of, quiet
+from mcast_fast.doctor._feeds import feeds_of
 from mcast_fast.doctor._finding import Finding, Report, ranked
+from mcast_fast.errors import unwarned
 from mcast_fast.groups import Groups, listed
 
 CHECKS: tuple[Check, ...] = (
@@ -135,7 +136,7 @@ def examined(
 ) -> Report:
     """The same, ending early when `is_over` says so: a signal handler cannot return from within."""
     wait = wait_in_ns(seconds, "seconds") / 1e9
-    with quiet():
+    with unwarned():  # what the library would warn of is a finding
         wanted = listed((groups,))
         feeds = feeds_of(wanted, interface, port) if wanted else []
         surveyed = find_interface(interface) if interface is not None and not wanted else None

@@ -2,9 +2,8 @@
 
 import contextlib
 import json
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -187,14 +186,6 @@ def known_interfaces() -> tuple[tuple[Interface, ...], str]:
         return tuple(interfaces()), ""
     except MulticastError as error:
         return (), str(error)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """What the library would warn of is a finding."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def is_whole(feed: Feed) -> bool:

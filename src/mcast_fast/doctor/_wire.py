@@ -15,6 +15,7 @@ from mcast_fast._core.protocols import ETHER_IPV4, ETHER_IPV6
 from mcast_fast._host.interfaces import interface_name
 from mcast_fast._membership import bpf
 from mcast_fast._membership.rings import (
+    ADDRESS,
     ETH_P_ALL,
     PACKET_ADD_MEMBERSHIP,
     PACKET_MR_ALLMULTI,
@@ -30,7 +31,6 @@ LISTED = 50  # groups that the kernel's filter names; with more it passes all
 
 # packet(7), <linux/if_packet.h>
 PACKET_DROP_MEMBERSHIP, PACKET_AUXDATA, PACKET_OUTGOING = 2, 8, 4
-ADDRESS = struct.Struct("=2x2siHB9x")  # sockaddr_ll: protocol, index, hardware, kind of packet
 CONTROL = struct.Struct("@Nii")  # cmsghdr: length, level, type
 AUXDATA = struct.Struct("=IIIHHHH")  # status, length, captured, offsets of headers, tag, its protocol
 CHECKSUM_NOT_READY, VLAN_VALID = 1 << 3, 1 << 4
@@ -101,7 +101,7 @@ class Wire:
             size = self._receive(self._socket.fileno(), ctypes.byref(message), socket.MSG_DONTWAIT)
             if size < 0:  # nothing waits, or an interface went down, which is said once
                 return
-            protocol, index, _, kind = ADDRESS.unpack(self._address.raw)
+            _, protocol, index, _, kind, *_ = ADDRESS.unpack(self._address.raw)
             if index not in names:
                 names[index] = interface_name(index)
             status, tag = _auxiliary(self._control.raw[: message.control_length])
@@ -109,7 +109,7 @@ class Wire:
             is_outgoing = kind == PACKET_OUTGOING
             can_check = not is_outgoing and not status & CHECKSUM_NOT_READY
             beside = Context(names[index], vlan, is_outgoing, can_check)
-            yield beside, self._data.raw[:size], int.from_bytes(protocol, "big")
+            yield beside, self._data.raw[:size], socket.ntohs(protocol)
 
 
 def _auxiliary(control: bytes) -> tuple[int, int]:

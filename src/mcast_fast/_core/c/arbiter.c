@@ -12,10 +12,9 @@ static const int64_t SHORTEST_SILENCE = 1000000000;     /* ns */
 static uint32_t
 hash_of(const mcast_arbiter *arbiter, const mcast_feed_key *key)
 {
-    uint64_t hash = (key->key[0] ^ arbiter->seed) * 0x94d049bb133111ebu +
-                    (key->key[1] ^ arbiter->seed) * 0xd6e8feb86659fd93u +
-                    (key->channel ^ arbiter->seed) * 0xa0761d6478bd642fu;
-    return (uint32_t)((hash ^ hash >> 32) * 0xff51afd7ed558ccdu >> 32);
+    const mcast_secret *secret = &arbiter->secret;
+    const uint64_t low = key->key[1] + key->channel * secret->words[2];
+    return (uint32_t)mcast_products_fold(mcast_hash_pair(secret, 0, key->key[0], low));
 }
 
 static int
@@ -418,7 +417,7 @@ mcast_arbiter_open(mcast_arbiter **opened, const mcast_format *format, uint32_t 
         free(arbiter);
         return status;
     }
-    arbiter->seed = ((uint64_t)(uintptr_t)arbiter ^ (uint64_t)mcast_monotonic_ns()) * 0x9e3779b97f4a7c15u;
+    mcast_secret_fill(&arbiter->secret, (uint64_t)(uintptr_t)arbiter ^ (uint64_t)mcast_monotonic_ns() << 20);
     arbiter->format = *format;
     arbiter->leg_count = legs;
     arbiter->all_legs = (uint8_t)((1u << legs) - 1);

@@ -14,6 +14,7 @@
 #ifndef MCAST_ARBITER_H
 #define MCAST_ARBITER_H
 
+#include "hash.h"
 #include "schedule.h"
 #include "sequence.h"
 #include "source.h"
@@ -167,8 +168,8 @@ typedef struct mcast_arbiter {
     uint32_t *table; /* feed + 1 by hash; 0: free */
     uint32_t table_mask;
     uint32_t hand, last;
-    uint64_t seed;
-    uint64_t positions; /* remembered, of all flows */
+    mcast_secret secret; /* of the hash: unknown outside of the process */
+    uint64_t positions;  /* remembered, of all flows */
 
     mcast_batch out;                   /* what is decided */
     size_t usual_records, usual_bytes; /* of the last ones that were taken */

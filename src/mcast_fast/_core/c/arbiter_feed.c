@@ -329,10 +329,9 @@ static inline int
 goes_on(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_leg_flow *of, const mcast_numbered *numbered)
 {
     const mcast_feed_run *run = feed->run;
-    uint32_t unused = 64 - arbiter->format.bits;
     return numbered->count == 1 && of->generation == run->generation && run->generation && !feed->old->generation &&
-           !of->stash.count && (numbered->number - of->next) << unused == 0 &&
-           run->next - of->next < 1ull << (arbiter->format.bits - 1) && !mcast_is_before(of->next, run->tail);
+           !of->stash.count && ((numbered->number ^ of->next) & arbiter->format.mask) == 0 &&
+           run->next - of->next < arbiter->format.half && !mcast_is_before(of->next, run->tail);
 }
 
 /* Its slot says what else there is to do: 1, 0 where that is more than is usual, -1 without memory. */

@@ -294,9 +294,7 @@ leave_behind(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_feed_run *run
 static inline void
 look_at_width(mcast_arbiter *arbiter, mcast_feed_run *run)
 {
-    if (arbiter->format.bits >= 64)
-        return;
-    int wide = run->next - run->floor > 1ull << (arbiter->format.bits - 1);
+    int wide = run->next - run->floor > arbiter->format.half; /* never with 64 bits: so much is not remembered */
     arbiter->ambiguous += wide && !run->wide;
     run->wide = (uint8_t)wide;
 }

@@ -138,7 +138,7 @@ mcast_decode_packet_options(mcast_decoder *decoder, const unsigned char *at, con
     return more < 0 ? MCAST_DECODE_WRONG : 0;
 }
 
-/* The enhanced packet block, and the obsolete one, which has 16 bits of interface and 16 of drops in the place of 32 of interface. */
+/* The enhanced packet block, and the obsolete one, which has 16 bits of interface and 16 of drops where the other has 32 of interface. */
 static inline int
 mcast_decode_packet(mcast_decoder *decoder, const unsigned char *block, const unsigned char *end, int obsolete)
 {

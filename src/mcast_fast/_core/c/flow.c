@@ -29,7 +29,7 @@ mcast_change_add(const mcast_sight *sight, const mcast_tracked *flow, uint32_t k
         changes->memory = memory;
         changes->capacity = capacity;
     }
-    const uint64_t mask = UINT64_MAX >> (64u - sight->format->bits);
+    const uint64_t mask = sight->format->mask;
     changes->memory[changes->count++] = (mcast_change){
         .key = flow->key, .first = first & mask, .last = (end - 1) & mask, .time = sight->time, .kind = kind};
 }

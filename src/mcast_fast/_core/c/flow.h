@@ -22,13 +22,13 @@ static const int64_t MCAST_LATEST_CLOCK = INT64_MAX / 4; /* ns */
 static inline int
 mcast_is_ambiguous(const mcast_tracked *flow, const mcast_format *format, int64_t step)
 {
-    if (step < MCAST_NOTABLE_SILENCE || format->bits >= 64)
+    if (step < MCAST_NOTABLE_SILENCE)
         return 0;
-    int64_t spent = flow->clock - step - flow->low_clock;
-    if (spent <= 0)
+    const int64_t spent = flow->clock - step - flow->low_clock;
+    const uint64_t sent = flow->next - flow->low;
+    if (step <= spent && sent < format->half / 2) /* nearly all: without products */
         return 0;
-    double half = (double)(1ull << (format->bits - 1));
-    return (double)step * (double)(flow->next - flow->low) >= half * (double)spent;
+    return spent > 0 && format->bits < 64 && (double)step * (double)sent >= (double)format->half * (double)spent;
 }
 
 /* A packet came that may be just the next one, within what nothing else happens in: whether it was, and is counted. */
@@ -36,7 +36,7 @@ static inline int
 mcast_flow_follow(mcast_tracked *flow, const mcast_numbered *packet, const mcast_format *format, int64_t time)
 {
     const uint64_t forward = (uint64_t)time - (uint64_t)flow->last_time;
-    if ((packet->number ^ flow->next) << (64u - format->bits) != 0 || packet->kind != MCAST_DATA || time == 0 ||
+    if (((packet->number ^ flow->next) & format->mask) != 0 || packet->kind != MCAST_DATA || time == 0 ||
         forward > (uint64_t)INT64_MAX / 2 || flow->clock + (int64_t)forward >= flow->due)
         return 0;
     const int64_t step = (int64_t)forward;

@@ -57,6 +57,25 @@ mcast_quick_passes(const mcast_format *format, const uint8_t *payload)
     return 1;
 }
 
+/* A number, a key of at most eight bytes, and a test, in network order: no loops. Where a format has no key or no test, its mask is 0. */
+static inline void
+mcast_plain_read(const mcast_format *format, const uint8_t *payload, mcast_numbered *numbered)
+{
+    const mcast_quick_test *test = &format->quick_tests[0];
+    const mcast_quick *number = &format->quick_number, *key = &format->quick_keys[0];
+    uint64_t bytes;
+    memcpy(&bytes, payload + test->offset, sizeof bytes);
+    if ((bytes & test->mask) != test->wanted) {
+        *numbered = (mcast_numbered){.kind = MCAST_OTHER};
+        return;
+    }
+    numbered->number = mcast_load_big(payload + number->offset) >> number->down & number->mask;
+    numbered->key[0] = (mcast_load_big(payload + key->offset) >> key->down & key->mask) << key->up;
+    numbered->key[1] = 0;
+    numbered->count = 1;
+    numbered->kind = MCAST_DATA;
+}
+
 static inline void
 mcast_quick_read(const mcast_format *format, const uint8_t *payload, mcast_numbered *numbered)
 {
@@ -84,7 +103,9 @@ mcast_quick_read(const mcast_format *format, const uint8_t *payload, mcast_numbe
 static inline void
 mcast_sequence_read(const mcast_format *format, const uint8_t *payload, size_t length, mcast_numbered *numbered)
 {
-    if (format->enough && length >= format->enough)
+    if (length >= format->enough_if_plain)
+        mcast_plain_read(format, payload, numbered);
+    else if (length >= format->enough)
         mcast_quick_read(format, payload, numbered);
     else
         mcast_sequence_read_any(format, payload, length, numbered);

@@ -202,22 +202,37 @@ quick_test_of(const mcast_field *field, uint64_t wanted)
     return (mcast_quick_test){bytes_of(field, field->mask), bytes_of(field, wanted << field->shift), field->offset};
 }
 
-void
-mcast_format_prepare(mcast_format *format)
+/* Bytes of payload from which on a load of eight bytes at any field stays inside; UINT32_MAX: there is none that says so. */
+static uint32_t
+enough_of(const mcast_format *format)
 {
     const mcast_field *fields[] = {&format->number, &format->high, &format->count};
     uint32_t last = 0;
+    if (format->layout != MCAST_BY_FIELDS || format->after_rtp)
+        return UINT32_MAX;
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
         last = fields[i]->offset > last ? fields[i]->offset : last;
     for (uint32_t i = 0; i < format->test_count; i++)
         last = format->tests[i].offset > last ? format->tests[i].offset : last;
-    format->enough = format->layout == MCAST_BY_FIELDS && !format->after_rtp ? 1 : 0;
     for (uint32_t i = 0; i < format->key_count; i++) {
         last = format->keys[i].offset > last ? format->keys[i].offset : last;
         if (!format->keys[i].mask) /* bytes are copied where they are looked for */
-            format->enough = 0;
+            return UINT32_MAX;
     }
-    format->enough = format->enough ? last + 8 : 0;
+    return last + 8;
+}
+
+static int
+is_plain(const mcast_format *format)
+{
+    return !format->has_high && !format->has_count && format->test_count <= 1 && format->key_count <= 1 &&
+           !format->quick_keys[0].word && !format->quick_keys[0].little && !format->quick_number.little;
+}
+
+void
+mcast_format_prepare(mcast_format *format)
+{
+    format->enough = enough_of(format);
     format->quick_number = quick_of(&format->number);
     format->quick_high = quick_of(&format->high);
     format->quick_count = quick_of(&format->count);
@@ -225,6 +240,9 @@ mcast_format_prepare(mcast_format *format)
         format->quick_keys[i] = quick_part_of(&format->keys[i], end += format->keys[i].width);
     for (uint32_t i = 0; i < format->test_count; i++)
         format->quick_tests[i] = quick_test_of(&format->tests[i], format->wanted[i]);
+    format->enough_if_plain = is_plain(format) ? format->enough : UINT32_MAX;
+    format->mask = UINT64_MAX >> (64u - format->bits);
+    format->half = 1ull << (format->bits - 1);
 }
 
 /* ---- other layouts ---- */

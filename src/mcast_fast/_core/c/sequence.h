@@ -47,7 +47,9 @@ typedef struct mcast_format {
     uint8_t has_high, has_count, after_rtp; /* after_rtp: whether any field is */
     uint8_t bits;                           /* of the number, 1 to 64: it wraps after them */
     uint8_t layout;
-    uint32_t enough; /* bytes of payload from which on every field may be read by loads of eight; 0: never */
+    uint32_t enough; /* bytes of payload from which on every field may be read by loads of eight; UINT32_MAX: never */
+    uint32_t enough_if_plain; /* the same of a format that mcast_plain_read can read */
+    uint64_t mask, half;      /* of the numbers: all bits, and half of the range */
     mcast_quick quick_number, quick_high, quick_count, quick_keys[MCAST_MOST_KEYS];
     mcast_quick_test quick_tests[MCAST_MOST_TESTS];
 } mcast_format;

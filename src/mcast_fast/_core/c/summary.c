@@ -8,7 +8,7 @@ mcast_summary_open(mcast_summary *summary, size_t most, uint64_t seed)
 {
     memset(summary, 0, sizeof *summary);
     summary->most = most;
-    summary->seed = seed;
+    mcast_secret_fill(&summary->secret, seed);
 }
 
 void
@@ -31,19 +31,16 @@ word_at(const uint8_t *bytes)
     return word;
 }
 
-/* A sum of products: processors make them side by side. */
 static uint32_t
 hash_of(const mcast_summary *summary, const uint8_t source[16], const uint8_t group[16], uint16_t port,
         uint32_t interface_index)
 {
-    const uint64_t seed = summary->seed;
+    const mcast_secret *secret = &summary->secret;
     int is_part = summary->by_interface || mcast_is_link_local(source);
     uint64_t rest = (uint64_t)(is_part ? interface_index : 0) << 16 | port;
-    uint64_t hash = (word_at(source) ^ seed) * 0xff51afd7ed558ccdu +
-                    (word_at(source + 8) ^ seed) * 0xc4ceb9fe1a85ec53u + (word_at(group) ^ seed) * 0x9e3779b97f4a7c15u +
-                    (word_at(group + 8) ^ seed) * 0xbf58476d1ce4e5b9u;
-    hash = (hash ^ hash >> 32) * 0xff51afd7ed558ccdu + (rest ^ seed) * 0x94d049bb133111ebu;
-    return (uint32_t)((hash ^ hash >> 29) * 0xd6e8feb86659fd93u >> 32);
+    return (uint32_t)mcast_products_fold(
+        mcast_hash_pair(secret, 0, word_at(source), word_at(source + 8) + rest * secret->words[4]) +
+        mcast_hash_pair(secret, 2, word_at(group), word_at(group + 8)));
 }
 
 static void

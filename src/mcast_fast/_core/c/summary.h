@@ -6,6 +6,7 @@
 #define MCAST_SUMMARY_H
 
 #include "arrivals.h"
+#include "hash.h"
 #include "record.h"
 #include <stddef.h>
 
@@ -39,7 +40,7 @@ typedef struct mcast_summary {
     uint32_t table_mask;
     uint32_t recent
         [MCAST_RECENT_FLOWS]; /* places of flows, by a part of their names: most likely the one that is looked for */
-    uint64_t seed;
+    mcast_secret secret;      /* of the hash */
     uint64_t fits; /* times that flows were given other places */
     mcast_counted others;
     int by_interface;         /* flows of a monitor: the interface is a part of each */

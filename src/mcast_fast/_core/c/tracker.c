@@ -7,22 +7,19 @@ enum { FIRST_FLOWS = 16, SLOTS = 4 };
 
 /* ---- flows by their key ---- */
 
-/* A sum of products: processors make them side by side. */
 static inline uint32_t
-hash_of(uint64_t seed, const mcast_flow_key *key)
+hash_of(const mcast_secret *secret, const mcast_flow_key *key)
 {
-    uint64_t hash = (key->source[0] ^ seed) * 0xff51afd7ed558ccdu + (key->source[1] ^ seed) * 0xc4ceb9fe1a85ec53u +
-                    (key->group[0] ^ seed) * 0x9e3779b97f4a7c15u + (key->group[1] ^ seed) * 0xbf58476d1ce4e5b9u;
-    uint64_t more = (key->key[0] ^ seed) * 0x94d049bb133111ebu + (key->key[1] ^ seed) * 0xd6e8feb86659fd93u +
-                    (key->ports ^ seed) * 0xa0761d6478bd642fu;
-    hash = (hash ^ hash >> 32) * 0xff51afd7ed558ccdu + (more ^ more >> 32) * 0xc4ceb9fe1a85ec53u;
-    return (uint32_t)(hash >> 32);
+    const uint64_t source = key->source[1] + key->ports * secret->words[6];
+    return (uint32_t)mcast_products_fold(mcast_hash_pair(secret, 0, key->source[0], source) +
+                                         mcast_hash_pair(secret, 2, key->group[0], key->group[1]) +
+                                         mcast_hash_pair(secret, 4, key->key[0], key->key[1]));
 }
 
 static void
 put_in_table(mcast_tracker *tracker, uint32_t at)
 {
-    uint32_t hash = hash_of(tracker->seed, &tracker->flows[at].key), slot = hash & tracker->table_mask;
+    uint32_t hash = hash_of(&tracker->secret, &tracker->flows[at].key), slot = hash & tracker->table_mask;
     while (tracker->table[slot].place)
         slot = (slot + 1) & tracker->table_mask;
     tracker->table[slot] = (mcast_flow_slot){hash, at + 1};
@@ -32,7 +29,7 @@ put_in_table(mcast_tracker *tracker, uint32_t at)
 static uint32_t
 slot_of(const mcast_tracker *tracker, uint32_t at)
 {
-    uint32_t slot = hash_of(tracker->seed, &tracker->flows[at].key) & tracker->table_mask;
+    uint32_t slot = hash_of(&tracker->secret, &tracker->flows[at].key) & tracker->table_mask;
     while (tracker->table[slot].place != at + 1)
         slot = (slot + 1) & tracker->table_mask;
     return slot;
@@ -125,8 +122,7 @@ enum { TOGETHER = 16 }; /* GROUP is a type of the Windows headers */
 
 typedef struct waiting {
     mcast_numbered packet;
-    uint32_t hash;   /* of its key, and */
-    uint32_t likely; /* the place of its flow, most likely, from 1; 0: they were not looked for */
+    uint32_t likely; /* the place of its flow, most likely, from 1; 0: none is known */
 } waiting;
 
 static inline mcast_flow_key
@@ -138,7 +134,7 @@ key_of(const mcast_tracker *tracker, const mcast_record *record, const waiting *
         memcpy(&key.group[i], record->group + 8 * i, sizeof key.group[i]);
         key.key[i] = one->packet.key[i];
     }
-    key.ports = record->port | (uint64_t)(record->source_port & tracker->source_port_mask) << 16;
+    key.ports = mcast_ports_of(record) & tracker->ports_mask;
     return key;
 }
 
@@ -154,7 +150,7 @@ find_flow(mcast_tracker *tracker, const mcast_record *record, const waiting *one
 {
     const mcast_flow_key key = key_of(tracker, record, one);
     if (tracker->count > 0) {
-        uint32_t hash = one->likely ? one->hash : hash_of(tracker->seed, &key);
+        uint32_t hash = hash_of(&tracker->secret, &key);
         const mcast_flow_slot *table = tracker->table;
         for (uint32_t slot = hash & tracker->table_mask; table[slot].place; slot = (slot + 1) & tracker->table_mask) {
             uint32_t at = table[slot].place - 1;
@@ -177,22 +173,25 @@ read_group(const mcast_tracker *tracker, const mcast_record *records, size_t sta
         const mcast_record *record = &records[start + i];
         mcast_sequence_look_ahead(&tracker->format, records, start + i, count, arena);
         mcast_sequence_read(&tracker->format, arena + record->offset, record->length, &group[i].packet);
-        group[i].likely = 0;
+        group[i].likely = tracker->last + 1;
     }
 }
 
-/* Where there are several flows: the hashes of a group, and its flows on their way into the cache. */
+/* Where there are several flows: those of a group, on their way into the cache. One that is not in its first slot is in the next, most
+ * likely: both are looked at without a branch, which would often be guessed wrong. */
 static void
 look_up(const mcast_tracker *tracker, const mcast_record *records, size_t size, waiting *group)
 {
     for (size_t i = 0; i < size; i++) {
         const mcast_flow_key key = key_of(tracker, &records[i], &group[i]);
-        uint32_t hash = hash_of(tracker->seed, &key), place = tracker->table[hash & tracker->table_mask].place;
-        group[i].hash = hash;
-        group[i].likely = place ? place : 1;
-        const uint8_t *flow = (const uint8_t *)&tracker->flows[group[i].likely - 1];
-        MCAST_PREFETCH(flow);
-        MCAST_PREFETCH(flow + MCAST_CACHE_LINE);
+        const uint32_t hash = hash_of(&tracker->secret, &key);
+        const mcast_flow_slot first = tracker->table[hash & tracker->table_mask];
+        const mcast_flow_slot next = tracker->table[(hash + 1) & tracker->table_mask];
+        const uint32_t place = first.hash == hash ? first.place : next.place;
+        group[i].likely = place;
+        const uintptr_t flow = (uintptr_t)tracker->flows + place * sizeof *tracker->flows; /* the one behind it */
+        MCAST_PREFETCH((const void *)(flow - sizeof *tracker->flows));
+        MCAST_PREFETCH((const void *)(flow - sizeof *tracker->flows + MCAST_CACHE_LINE));
     }
 }
 
@@ -241,7 +240,7 @@ see(mcast_tracker *tracker, const mcast_record *record, const waiting *one, mcas
 static inline int
 see_next_of_likely(mcast_tracker *tracker, const mcast_record *record, const waiting *one)
 {
-    const uint32_t at = one->likely ? one->likely - 1 : tracker->last;
+    const uint32_t at = one->likely - 1;
     if (!is_flow(tracker, at, record, one) ||
         !mcast_flow_follow(&tracker->flows[at], &one->packet, &tracker->format, record->timestamp))
         return 0;
@@ -306,9 +305,9 @@ mcast_tracker_open(mcast_tracker **opened, const mcast_format *format, int by_so
         return status;
     }
     tracker->references = 1;
-    tracker->seed = ((uint64_t)(uintptr_t)tracker ^ (uint64_t)mcast_monotonic_ns()) * 0x9e3779b97f4a7c15u;
+    mcast_secret_fill(&tracker->secret, (uint64_t)(uintptr_t)tracker ^ (uint64_t)mcast_monotonic_ns() << 20);
     tracker->format = *format;
-    tracker->source_port_mask = by_source_port ? UINT16_MAX : 0;
+    tracker->ports_mask = mcast_ports_mask(by_source_port);
     tracker->window = window;
     tracker->limit = limit;
     *opened = tracker;

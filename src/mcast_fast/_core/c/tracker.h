@@ -9,6 +9,7 @@
 #ifndef MCAST_TRACKER_H
 #define MCAST_TRACKER_H
 
+#include "hash.h"
 #include "platform.h"
 #include "refcount.h"
 #include "sequence.h"
@@ -22,9 +23,40 @@ typedef struct mcast_flow_key {
     uint64_t source[2];
     uint64_t group[2];
     uint64_t key[2];
-    uint64_t
-        ports; /* of the group and, 16 bits higher, of the sender, 0 where it names no flow: one store, for one load follows */
+    uint64_t ports; /* mcast_ports_of: one store, for one load follows */
 } mcast_flow_key;
+
+/* The sender's port and the group's as they follow each other in a record. */
+static inline uint32_t
+mcast_ports_of(const mcast_record *record)
+{
+    uint32_t ports;
+    _Static_assert(offsetof(mcast_record, port) == offsetof(mcast_record, source_port) + 2, "one load");
+    memcpy(&ports, &record->source_port, sizeof ports);
+    return ports;
+}
+
+static inline uint32_t
+mcast_ports_join(uint16_t source_port, uint16_t port)
+{
+    const mcast_record record = {.source_port = source_port, .port = port};
+    return mcast_ports_of(&record);
+}
+
+static inline void
+mcast_ports_split(uint64_t ports, uint16_t *source_port, uint16_t *port)
+{
+    const uint32_t joined = (uint32_t)ports;
+    memcpy(source_port, &joined, sizeof *source_port);
+    memcpy(port, (const uint8_t *)&joined + sizeof *source_port, sizeof *port);
+}
+
+/* Of these, what names a flow. */
+static inline uint32_t
+mcast_ports_mask(int by_source_port)
+{
+    return mcast_ports_join(by_source_port ? UINT16_MAX : 0, UINT16_MAX);
+}
 
 static inline int
 mcast_is_same_flow(const mcast_flow_key *left, const mcast_flow_key *right)
@@ -42,7 +74,7 @@ mcast_flow_key_of(const mcast_record *record, const uint64_t key[2], int by_sour
     memcpy(&to->group, record->group, sizeof to->group);
     to->key[0] = key[0];
     to->key[1] = key[1];
-    to->ports = record->port | (by_source_port ? (uint64_t)record->source_port << 16 : 0);
+    to->ports = mcast_ports_of(record) & mcast_ports_mask(by_source_port);
 }
 
 typedef struct mcast_gap {
@@ -64,14 +96,14 @@ typedef struct mcast_candidate {
     uint32_t strays;                  /* packets with this number that were strays */
 } mcast_candidate;
 
-/* What a packet that follows the one before touches is in the first two cache lines. */
+/* What a packet that follows the one before touches is in the first two cache lines; it writes to the second only. */
 typedef struct mcast_tracked {
     mcast_flow_key key;
+    int64_t
+        due; /* by the clock: until then nothing ages, and a packet that follows only counts; INT64_MIN: it may not */
     uint64_t next;
     int64_t clock;     /* ns, by the times of arrival */
     int64_t last_time; /* of arrival; 0: none yet */
-    int64_t
-        due; /* by the clock: until then nothing ages, and a packet that follows only counts; INT64_MIN: it may not */
     uint64_t packets;
     int64_t gained; /* when the clock last saw a number that was new */
     uint64_t received;
@@ -95,7 +127,8 @@ typedef struct mcast_tracked {
 } mcast_tracked;
 
 _Static_assert(sizeof(mcast_tracked) % 64 == 0, "flows begin at cache lines");
-_Static_assert(offsetof(mcast_tracked, mark) == 128, "two lines for a packet that follows");
+_Static_assert(offsetof(mcast_tracked, next) == 64 && offsetof(mcast_tracked, mark) == 128,
+               "two lines for a packet that follows");
 
 /* Kinds of changes; extraction.py has their names. */
 enum {
@@ -132,17 +165,17 @@ typedef struct mcast_tracker {
     mcast_mutex lock; /* taken last of all; nothing waits under it */
     mcast_refcount references;
     mcast_format format;
-    uint16_t source_port_mask; /* of what names a flow */
-    int64_t window;            /* ns */
-    uint32_t limit;            /* flows */
+    uint32_t ports_mask; /* of what names a flow */
+    int64_t window;      /* ns */
+    uint32_t limit;      /* flows */
     mcast_tracked *flows;
     uint8_t *used; /* of each: whether a packet came since the hand of the eviction passed */
     uint32_t count, capacity;
     mcast_flow_slot *table; /* by hash */
     uint32_t table_mask;
-    uint32_t hand; /* of the eviction */
-    uint32_t last; /* the flow of the last packet */
-    uint64_t seed; /* of the hash: unknown outside of the process */
+    uint32_t hand;       /* of the eviction */
+    uint32_t last;       /* the flow of the last packet */
+    mcast_secret secret; /* of the hash: unknown outside of the process */
     uint64_t evicted, evicted_lost, evicted_expected;
     uint64_t short_packets, other_packets;
 } mcast_tracker;

@@ -93,7 +93,7 @@ cdef class Frame:
         fill_key(self.frame.flow.key, flow.key)
         memcpy(self.frame.flow.source, <const char *><bytes>flow.source, 16)
         memcpy(self.frame.flow.group, <const char *><bytes>flow.group, 16)
-        self.frame.flow.ports = <uint16_t>flow.port | <uint64_t><uint16_t>flow.source_port << 16
+        self.frame.flow.ports = mcast_ports_join(flow.source_port, flow.port)
         self.frame.base, self.frame.id = base, id
         self.rows_memory = PyByteArray_FromStringAndSize(NULL, rows * size)
         self.present_memory = bytearray(rows)

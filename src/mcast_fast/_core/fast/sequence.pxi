@@ -172,6 +172,8 @@ cdef extern from "tracker.h":
         uint64_t evicted_expected
         uint64_t short_packets
         uint64_t other_packets
+    uint32_t mcast_ports_join(uint16_t source_port, uint16_t port) nogil
+    void mcast_ports_split(uint64_t ports, uint16_t *source_port, uint16_t *port) nogil
     int mcast_tracker_open(mcast_tracker **tracker, const mcast_format *format, int by_source_port, int64_t window,
                            uint32_t limit) nogil
     void mcast_tracker_keep(mcast_tracker *tracker) nogil
@@ -191,10 +193,12 @@ if (MCAST_MOST_GAPS, MCAST_NEAR, MCAST_STARTED, MCAST_ENDED) != (
 
 cdef tuple key_row(const mcast_flow_key *key):
     cdef uint8_t bytes[16]
+    cdef uint16_t source_port, port
     mcast_sequence_write_key(key.key, bytes)
+    mcast_ports_split(key.ports, &source_port, &port)
     return (
-        PyBytes_FromStringAndSize(<const char *>key.source, 16), <uint16_t>(key.ports >> 16),
-        PyBytes_FromStringAndSize(<const char *>key.group, 16), <uint16_t>key.ports,
+        PyBytes_FromStringAndSize(<const char *>key.source, 16), source_port,
+        PyBytes_FromStringAndSize(<const char *>key.group, 16), port,
         PyBytes_FromStringAndSize(<const char *>bytes, MCAST_KEY_SIZE),
     )
 
