@@ -42,7 +42,8 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 )
 @click.option("--max-gap", type=LONGER, help="The longest time between two packets, such as 1s.")
 @click.option("--pause", type=TIME, help="From the end of the file to the next --loop.")
-@shared("count", "ttl", fail_on_loss="Exit 3 when something of FILE could not be sent.")
+@shared("count", duration="End this long after the first departure (10s, 5min).")
+@shared("ttl", fail_on_loss="Exit 3 when something of FILE could not be sent.")
 @click.option("--keep", default="", metavar="ttl,tos", help="Send with the recorded TTL, TOS, or both.")
 @shared(
     "no_loopback",

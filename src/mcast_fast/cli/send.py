@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
-from mcast_fast._units import NANOSECONDS, rate_of
+from mcast_fast._sending.outgoing import LARGEST_PAYLOAD, packets_in
+from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.codes import INTERRUPTED, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
 from mcast_fast.cli.output import complain, interrupted, json_line, own_line, pace_object, pace_text, text_line
@@ -206,9 +206,7 @@ def _at_once(rate: float | str | None, stdin_lines: bool) -> int:
         return 1
     if rate is None:
         return AT_ONCE
-    wanted = rate_of(rate)
-    a_second = wanted.per_second / (8 * LARGEST_PAYLOAD[6]) if wanted.by_bits else wanted.per_second
-    return max(1, min(AT_ONCE, int(a_second / 10)))
+    return min(AT_ONCE, packets_in(0.1, rate))
 
 
 def _send(sender: Sender, payloads: Iterator[bytes], at_once: int, progress: bool, as_json: bool) -> None:
