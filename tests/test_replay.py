@@ -150,7 +150,7 @@ def test_a_duration_ends_the_wait_for_a_pipe(rx, group, monkeypatch):
         end.write(packets(*numbered(50)).getvalue())
         end.flush()
         told = Replay(file, to=group, ttl=0, speed=100.0, duration="100ms").run()
-        assert told.packets == 50
+        assert 1 <= told.packets <= 50
         end.close()
 
 

@@ -117,7 +117,7 @@ def _no_verb(name: str) -> str:
 def _complain_of_usage(error: click.ClickException) -> None:
     """One line, as all errors are: what is wrong, and where the help is."""
     message = error.format_message()
-    if "\n" in message:  # no verb was given: the message is the help
+    if "\n" in message and not isinstance(error, click.MissingParameter):  # no verb was given: the message is the help
         click.echo(message, err=True)
         return
     if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.message:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import ERROR, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
 from mcast_fast.cli.output import brief_time, summarise
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+OTHERS = {  # of the report: what else came
+    "foreign": "of other programs came to this group and port: use one that is unused",
+    "other_version": "came of another version of mcast-fast: use one version on all hosts",
+    "malformed": "came malformed",
+    "crowded": "came from hosts beyond the 64 that are followed",
+}
 WIDE = 160  # columns where there is no terminal
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "problem": "bold red"}
 MOST_FINDINGS = 20  # that are printed: one host of many that hears nobody makes one with each other host
@@ -125,7 +132,8 @@ def _print(report: ProbeReport) -> None:
                 console.print(table)
                 console.print()
     _print_findings(console, report)
-    _print_end(console, report)
+    for line in _ends(report):
+        console.print(line, style="bold")
 
 
 class Names:
@@ -253,7 +261,8 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
     alike: dict[tuple[str, tuple[str, ...], str], list[ProbeFinding]] = {}
     for finding in found[:MOST_FINDINGS]:
         alike.setdefault((finding.id, finding.causes, finding.remedy), []).append(finding)
-    for (name, causes, remedy), findings in alike.items():
+    is_last = len(report.hosts) == 1 and not any(getattr(report, name) for name in OTHERS)
+    for at, ((name, causes, remedy), findings) in enumerate(alike.items(), 1):
         grid = Table.grid(padding=(0, 2))
         for one in findings:
             style = COLOURS[one.verdict]
@@ -264,25 +273,20 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
         console.print(grid)
         if remedy:
             console.print(f"try      {remedy}", soft_wrap=True)  # a command is copied whole
-        console.print()
+        if at < len(alike) or not is_last:
+            console.print()
     if len(found) > MOST_FINDINGS:
         console.print(f"and {len(found) - MOST_FINDINGS} more like these: --json has all")
 
 
-def _print_end(console: "Console", report: ProbeReport) -> None:
+def _ends(report: ProbeReport) -> Iterator[str]:
     """What else came, and the verdict."""
-    others = {
-        "foreign": "datagrams of other programs came to this group and port: use one that is unused",
-        "other_version": "datagrams came of another version of mcast-fast: use one version on all hosts",
-        "malformed": "datagrams were malformed",
-        "crowded": "datagrams came from hosts beyond the 64 that are followed",
-    }
-    for name, text in others.items():
+    for name, text in OTHERS.items():
         if count := getattr(report, name):
-            console.print(f"{count} {text}")
+            yield f"{plural(count, 'datagram')} {text}"
     if len(report.hosts) > 1:
         heard = sum(bool(one.multicast and one.multicast.received) for one in report.links)
         bad = sum(one.verdict not in ("ok", "warning") for one in report.links)
-        counted = f"{heard} of {len(report.links)} directions are heard, {bad} have a problem or are unknown"
+        counted = f"{heard} of {len(report.links)} directions are heard, {bad} with a problem or unknown"
         all_hear = "all hear all" if report.ok else counted
-        console.print(f"{report.group}: {len(report.hosts)} hosts, {report.seconds:.0f} s: {all_hear}", style="bold")
+        yield f"{report.group}: {len(report.hosts)} hosts, {report.seconds:.0f} s: {all_hear}"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcast_fast._core.extraction import HISTORY
 from mcast_fast._membership.memberships import Membership
+from mcast_fast._units import plural
 from mcast_fast.cli.output import brief_time, endpoint_text
 from mcast_fast.cli.top_keys import HELP, Settings
 from mcast_fast.errors import escaped
@@ -130,7 +131,7 @@ def totals(shown: Shown) -> str:
     waiting = sum(one.state is StreamState.WAITING for one in shown.streams)
     streams = len(shown.streams) - waiting
     parts = [
-        f"{streams:,} stream{'' if streams == 1 else 's'}",
+        plural(streams, "stream"),
         f"{packets:,} packets/s",
         f"{bits / MEGABIT:,.1f} Mbit/s",
     ]
