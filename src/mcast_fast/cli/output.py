@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 USAGE_ERRORS = (GroupError, InterfaceError, ArgumentError)
 
-NUMBER = re.compile(r" (?=(?:[\d+-][\d.,]*|n/a)(?!\S*:))|(?<=\d) (?=\w)")  # spaces before and after one
+NUMBER = re.compile(r"(?<=\w) (?=[\d+-]|n/a)|(?<=\d) (?=\w)")  # spaces before and after one
 KEPT = "\ue000"  # in their place while lines are made; textwrap breaks at none but spaces of ASCII
 
 # Standard error ------------------------------------------------------------------------------------------------------

@@ -209,21 +209,23 @@ class Screen(Lines):
         super().__init__(*arguments)
         self._drawing = threading.Lock()  # held while the terminal is written to, or is given back
         self._keys = Keys()
+        self._console = new_console()
+        self._has_terminal = False
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Show it meanwhile; Ctrl-Z gives the terminal back for as long as the program is stopped."""
-        with signals_call({"SIGTSTP": self._stop}), super().running():
+        # Where Ctrl-Z does nothing (without job control, SIG_IGN), it stays so.
+        stops = signal.getsignal(getattr(signal, "SIGTSTP", signal.SIGINT)) is signal.SIG_DFL
+        with signals_call({"SIGTSTP": self._stop} if stops else {}), super().running():
             yield
 
     def run(self) -> None:
         """Until `ended`, or a key says so."""
         from rich.live import Live
 
-        console, settings = new_console(), Settings()
-        with Live(console=console, screen=True, auto_refresh=False) as live, contextlib.ExitStack() as opened:
-            self._keys.begin()
-            opened.callback(self._keys.end)
+        console, settings = self._console, Settings()
+        with Live(console=console, screen=True, auto_refresh=False) as live, self._terminal():
             while not self.ended.is_set():
                 if not settings.is_paused:
                     self.refresh(settings.view == "memberships")
@@ -232,19 +234,33 @@ class Screen(Lines):
                 for key in self._keys.typed(REFRESH):
                     self.press(settings, key)
 
-    def _stop(self) -> None:
-        """Stop as Ctrl-Z does; `fg` goes on. By the thread of the signal handler, which draws nothing."""
-        console = new_console()
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """The terminal is ours, with its keys."""
         with self._drawing:
-            self._keys.end()
-            console.show_cursor(True)
-            console.set_alt_screen(False)
+            self._keys.begin()
+            self._has_terminal = True
+        try:
+            yield
+        finally:
+            with self._drawing:
+                self._has_terminal = False
+                self._keys.end()
+
+    def _stop(self) -> None:
+        """Stop as Ctrl-Z does, until `fg`. The thread of signal handlers is here, and another one draws."""
+        with self._drawing:
+            if self._has_terminal:
+                self._keys.end()
+                self._console.show_cursor(True)
+                self._console.set_alt_screen(False)
             before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTSTP)
             signal.signal(signal.SIGTSTP, before)
-            self._keys.begin()
-            console.set_alt_screen(True)
-            console.show_cursor(False)
+            if self._has_terminal:
+                self._keys.begin()
+                self._console.set_alt_screen(True)
+                self._console.show_cursor(False)
 
     def press(self, settings: Settings, key: str) -> None:
         """Do what a key says."""
