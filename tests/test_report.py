@@ -489,7 +489,7 @@ def test_what_cannot_be_written_is_said_before_it_listens(backend, tmp_path, mon
     for wrong in (tmp_path / "none" / "r.html", tmp_path):
         result = invoke("report", group, "--for", "1h", option, wrong)
         assert result.exit_code == 1
-        assert f"write {wrong}: " in result.stderr
+        assert f"open {wrong}: " in result.stderr
         assert "receiving" not in result.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ import click
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import ERROR, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
-from mcast_fast.cli.output import brief_time, summarise
+from mcast_fast.cli.output import brief_time, own_line, summarise
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe import probe
 from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
@@ -102,6 +102,7 @@ def command(
             on_event=summarise,
             stop=lambda: bool(stopped),
         )
+    own_line()
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:
@@ -154,17 +155,18 @@ class Names:
         return self._names[identity]
 
 
-def _table(*headings: str) -> "Table":
+def _table(headings: Iterable[str], names: int = 1) -> "Table":
+    """A table whose first columns are names; the others are numbers, on the right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for at, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", justify="left" if at < names else "right")
     return table
 
 
 def _hosts(report: ProbeReport, names: Names) -> "Table":
-    table = _table("host", "address", "TTL", "DSCP", "dropped")
+    table = _table(("host", "address", "TTL", "DSCP", "dropped"), 2)
     for one in report.hosts:
         address = "this host" if one.is_self else f"{one.address or '?'} port {one.port or '?'}"
         heard = "" if one.was_heard else " (not heard here)"
@@ -173,14 +175,14 @@ def _hosts(report: ProbeReport, names: Names) -> "Table":
 
 
 def _text(value: object) -> str:
-    return "?" if value is None else str(value)
+    return "?" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _matrix(report: ProbeReport, names: Names) -> "Table":
     """Rows send, columns receive."""
     from rich.text import Text
 
-    table = _table("hears multicast of", *(names[one.identity] for one in report.hosts))
+    table = _table(("hears multicast of", *(names[one.identity] for one in report.hosts)), 1 + len(report.hosts))
     cells = {(one.sender, one.receiver): one for one in report.links}
     for sender in report.hosts:
         row: list[Text] = [Text(names[sender.identity], style="bold")]
@@ -209,7 +211,7 @@ QUALITY = ("from > to", "largest", "burst", "delay", "spread", "round trip")
 
 def _details(report: ProbeReport, names: Names) -> tuple["Table", "Table"]:
     """What arrived, and what else is known: each is 80 columns wide with names of usual lengths."""
-    arrivals, quality = _table(*ARRIVALS), _table(*QUALITY)
+    arrivals, quality = _table(ARRIVALS), _table(QUALITY)
     for link in report.links:
         title = f"{names[link.sender]} > {names[link.receiver]}"
         if link.multicast is not None and link.unicast is not None:
@@ -220,14 +222,14 @@ def _details(report: ProbeReport, names: Names) -> tuple["Table", "Table"]:
 
 def _arrivals(link: ProbeLink, multicast: ProbeCount, unicast: ProbeCount) -> tuple[str, ...]:
     counted = (multicast.startup, multicast.duplicates, multicast.reordered)
-    return _share(multicast), _share(unicast), *map(str, counted), _text(link.hops)
+    return _share(multicast), _share(unicast), *map(_text, counted), _text(link.hops)
 
 
 def _quality(link: ProbeLink) -> tuple[str, ...]:
     whole = max((sent for sent, came in link.bursts if came == sent), default=0)
     return (
         _text(link.largest),
-        str(whole) if link.bursts else "?",
+        _text(whole) if link.bursts else "?",
         _time(link.delay),
         "?" if link.spread is None else brief_time(link.spread),
         _time(link.round_trip),

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mcast_fast.cli.codes import ERROR, INTERRUPTED, LOSS
 from mcast_fast.cli.contents import nothing_of
 from mcast_fast.cli.options import LONGER, SPEED, TIME, shared
-from mcast_fast.cli.output import brief_time, complain, interrupted, own_line, standard_input, wrapped
+from mcast_fast.cli.output import brief_time, complain, interrupted, on_own_line, own_line, standard_input, wrapped
 from mcast_fast.cli.progress import How, shown_as
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
@@ -137,6 +137,7 @@ def _show_bar(replay: Replay, ended: threading.Event, size: int | None) -> None:
         while not ended.wait(BAR_SECONDS):
             result = replay.result
             bar.update(task, completed=replay.position, description=f"turn {result.loops}, sent {result.packets:,}")
+    on_own_line()  # it is removed, and what the terminal showed of Ctrl-C
 
 
 def _json(result: Replayed) -> str:

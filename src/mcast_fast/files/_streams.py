@@ -61,7 +61,7 @@ def check_writable(path: str) -> None:
             if is_new:
                 target.unlink()
     except OSError as error:
-        raise file_error("write", path, error) from None
+        raise file_error("open", path, error) from None
 
 
 def plain_suffix(path: str) -> str:
