@@ -120,10 +120,7 @@ def test_repair_says_what_was_cut(feed):
     result = invoke("repair", feed)
     assert result.exit_code == 0
     assert f"{feed}: " in result.stdout
-    assert (
-        f"with 10 packets kept; {size - 2 - feed.stat().st_size} bytes cut and kept in {feed}.cut"
-        in result.stdout
-    )
+    assert f"with 10 packets kept; {size - 2 - feed.stat().st_size} bytes cut and kept in {feed}.cut" in result.stdout
     assert "nothing was cut" in invoke("repair", feed).stdout
     assert json.loads(invoke("repair", feed, "--json").stdout)["frames"] == 10
 

@@ -119,7 +119,9 @@ def test_numbers_are_whole_in_80_columns():
     assert re.search(r"50,000 +102.4 1,000,000 256-1316", on_screen(Settings(), FIRST, width=80))
 
 
-@pytest.mark.parametrize(("width", "group", "source"), [(60, "239.1.1.1", "10.0.0.5"), (80, "239.255.1.34", "192.168.123.45")])
+@pytest.mark.parametrize(
+    ("width", "group", "source"), [(60, "239.1.1.1", "10.0.0.5"), (80, "239.255.1.34", "192.168.123.45")]
+)
 def test_addresses_of_ipv4_are_whole_in_few_columns(width, group, source):
     """What is left out instead are columns that matter less, and keys."""
     one = FIRST._replace(group=group, source=source, sequence="mcast-fast")

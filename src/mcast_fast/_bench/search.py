@@ -77,7 +77,7 @@ class Search:
                 self._high = min(self._high, max(self._low, trial.wanted))  # the sender sends no more than this
 
     def _is_lost_anyway(self, latest: Trial) -> bool:
-        """Whether the network loses packets at a small part of the rate too: more time would find no rate that is held."""
+        """Whether the network loses packets at a small part of the rate too, so that more time would find none."""
         return latest.cause() == "elsewhere" and latest.offered <= FEW * self._trials[0].offered
 
     def _is_held(self, trial: Trial) -> bool:

@@ -35,7 +35,6 @@ def packets_in(seconds: float, rate: float | str) -> int:
     return max(1, int(per_second * seconds))
 
 
-
 # Errors that Linux has for an ICMP answer to an earlier datagram (icmp_err_convert[] in net/ipv4/icmp.c, and
 # net/ipv6/icmp.c), and how often one datagram is tried again for each: "refused" is never this machine's own answer.
 ICMP_ANSWERS = {errno.ECONNREFUSED: 100} | {

@@ -83,9 +83,7 @@ def command(
     _exit(tracker, errors, missed + (dropped if fail_on_loss else 0))
 
 
-def _read(
-    file: str, tracker: Tracker, options: dict[str, Any], limits: dict[str, Any], how: How | None
-) -> str:
+def _read(file: str, tracker: Tracker, options: dict[str, Any], limits: dict[str, Any], how: How | None) -> str:
     """Show the packets of a file to the tracker; why it ends early, or nothing."""
     named = {name: options[name] for name in ("port", "interface", "source")}
     with Reader(standard_input(file), sequence=tracker, batch_size=4096, **named) as reader:

@@ -52,7 +52,8 @@ def command(
     else:
         left_out = left_out_text(done)
         complain(
-            f"converted {plural(done.packets, 'packet')} to {form}{note}" + (f"; not converted: {left_out}" if left_out else "")
+            f"converted {plural(done.packets, 'packet')} to {form}{note}"
+            + (f"; not converted: {left_out}" if left_out else "")
         )
     if fail_on_loss and done.lost:
         raise click.exceptions.Exit(LOSS)

@@ -124,12 +124,13 @@ def _table(flows: tuple[Flow, ...], width: int | None) -> list[str]:
 def _heading(summary: Summary) -> list[str]:
     """What the whole file holds."""
     total = summary.total
+    packets = plural(total.packets, "packet")
     _, seconds, rate, bits, *_ = _cells(total)
     named = [escaped(one.name) or "?" for one in summary.interfaces]
     more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
     lines = [
         f"{escaped(summary.file)}: {summary.form or 'unknown'}, interfaces {', '.join(named[:LISTED]) or 'none'}{more}",
-        f"{plural(total.packets, 'packet')} of {plural(len(summary.flows), 'flow')}, {seconds} s, {rate} packets/s, {bits} Mbit/s of payload",
+        f"{packets} of {plural(len(summary.flows), 'flow')}, {seconds} s, {rate} packets/s, {bits} Mbit/s of payload",
     ]
     if total.first is not None:
         lines.append(f"from {time_text(total.first)} to {time_text(total.last)}")

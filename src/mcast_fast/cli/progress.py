@@ -46,9 +46,12 @@ class Came(Protocol):
     """A ledger."""
 
     @property
-    def received(self) -> int: ...
+    def received(self) -> int:
+        """Packets."""
+
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Of their payloads."""
 
 
 def dropped(ledger: Any) -> str:

@@ -149,8 +149,8 @@ class Replay:
         fastest: Instead of the recorded times, as fast as it goes.
         loops: Times that the file is gone through; None: no limit.
         count: End after this many packets.
-        duration: End this long after the first departure, seconds or text ("10s"): packets that are due later stay; None:
-            no limit. Of an Arbiter: this long after run() was called.
+        duration: End this long after the first departure, seconds or text ("10s"): packets that are due later stay.
+            Of an Arbiter: this long after run() was called. None: no limit.
         max_gap: The longest time between two packets, in recorded seconds, or text such as "1s"; None: no limit.
         pause: Seconds, or text, from the end of a turn to the next; None: the mean gap of the file, or a second where
             all its packets have one time.
@@ -371,7 +371,7 @@ class Replay:
         return next((at for at in range(start, end) if times[at] > latest), end)
 
     def _seconds_left(self) -> float:
-        """From now to the end of `duration`; without one, or before it begins, the longest time that a wait may take."""
+        """From now to the end of `duration`; without one, or before it begins, the longest that a wait may be."""
         if self._end is None:
             return threading.TIMEOUT_MAX
         return max(0.0, min((self._end - time.monotonic_ns()) / NANOSECONDS, threading.TIMEOUT_MAX))
@@ -489,7 +489,9 @@ class ReadAhead:
         seconds_left: How long it may wait for one now; nothing comes behind that.
     """
 
-    def __init__(self, items: Iterator[Item], seconds_left: Callable[[], float] = lambda: threading.TIMEOUT_MAX) -> None:
+    def __init__(
+        self, items: Iterator[Item], seconds_left: Callable[[], float] = lambda: threading.TIMEOUT_MAX
+    ) -> None:
         self._seconds_left = seconds_left
         self._peeked: list[Item | BaseException | None] = []
         self._reading = Reading(items, weakref.ref(self))
