@@ -68,7 +68,7 @@ def wrapped(text: str, stream: TextIO) -> str:
 
 
 def folded(text: str, columns: int) -> list[str]:
-    """Lines of so many columns at most, where words allow it; a number stays with the words around it.
+    """Lines that fit in `columns`, where words allow it; a number stays with the words around it.
 
     >>> folded("received 3, in 1.00 s, 3 packets/s", 18)
     ['received 3,', '  in 1.00 s,', '  3 packets/s']
