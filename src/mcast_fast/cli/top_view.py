@@ -27,7 +27,7 @@ NAMES = 4  # columns that are no numbers
 LEAST_NAME = 8  # columns of the terminal
 # What an address of IPv4 takes, and a group with its port: these stay whole, and columns are left out instead.
 WHOLE_NAMES = len("255.255.255.255:65535"), len("255.255.255.255")
-LEFT_OUT_FIRST = {
+LEFT_OUT_FIRST: dict[str, tuple[str, ...]] = {
     "rates": ("bytes", "packets"),
     "integrity": ("numbers", "restarts", "reordered"),
     "timing": ("silences", "silence", "median gap"),
