@@ -4,12 +4,15 @@
 """
 
 import re
+import shlex
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import dropwhile, takewhile
 
 from tests import lab
-from tests.screens import Screen, shown
+from tests.screens import SOURCE, Screen, shown
 
+PROBE = "mcast-fast probe 239.9.9.9%eth0:5009 --for 1s --burst 0 --name hosta"  # another host runs it too
 LAB_SCREENS = {
     "demo-80": Screen("mcast-fast demo -c 1000"),
     "interfaces-80": Screen("mcast-fast interfaces"),
@@ -18,6 +21,10 @@ LAB_SCREENS = {
     "doctor-80": Screen("mcast-fast doctor 239.1.1.1%eth0:5000 --seconds 1s"),
     "doctor-error": Screen("mcast-fast doctor 239.1.1.1"),
     "probe-alone": Screen("mcast-fast probe 239.9.9.9%eth0:5009 --wait 100ms --name hosta"),
+    "probe-two": Screen(PROBE),
+    "probe-two-160": Screen(PROBE, 160),
+    "demo-160": Screen("mcast-fast demo -c 1000", 160),
+    "doctor-160": Screen("mcast-fast doctor 239.1.1.1%eth0:5000 --seconds 1s", 160),
     "error-interface": Screen("mcast-fast receive 239.1.1.1%eth1:5000"),
 }
 CONTAINER = "warning   containers."  # a finding where the tests run in one
@@ -32,17 +39,30 @@ MASKS = (
     (r"(?<=istened for )[\d.]+ s", "1.0 s"),
     (r"(?<=within )[\d.]+ s", "0.1 s"),
     (r"^1 problem, 1 warning\.", "1 problem."),
+    (r"(?<=is heard, by )(multicast|unicast)", "multicast"),
+    (r"^(host. > host. +)(\d+/\d+) +(\d+/\d+) +\d+ +(?=0)", r"\1    20/20    20/20        0    "),
+    (r"^(from > to {6}largest  burst) .*", r"\1   delay  spread  round trip"),
+    (r"^(host. > host. {3}65,507 +\?) .*", r"\1  250 us  410 us     1.27 ms"),
+    (r"(?<=hosts, )\d+ s:", "1 s:"),
 )
 
 
 def all_shown() -> dict[str, list[str]]:
     """Every screen, by its name."""
     with lab.Lab(("a", "b")) as hosts:
-        a, _ = hosts.link("a", "b", names=("eth0", "eth0"))
+        a, b = hosts.link("a", "b", names=("eth0", "eth0"))
         a.host.run("ip", "-6", "address", "flush", "dev", "eth0", "scope", "link")  # which differ from run to run
+        made = {}
         with ThreadPoolExecutor(4) as pool:
-            made = pool.map(lambda screen: _masked(shown(screen, 5000, a.host.namespace)), LAB_SCREENS.values())
-            return dict(zip(LAB_SCREENS, made, strict=True))
+            alone = [name for name, screen in LAB_SCREENS.items() if screen.command != PROBE]
+            of_each = pool.map(lambda name: _masked(shown(LAB_SCREENS[name], 5000, a.host.namespace)), alone)
+            made |= dict(zip(alone, of_each, strict=True))
+        for name in ("probe-two", "probe-two-160"):  # one after the other: what one loses, the other would show
+            peer = [sys.executable, "-m", "mcast_fast", *shlex.split(PROBE.replace("hosta", "hostb"))[1:]]
+            program = b.host.spawn(["env", f"PYTHONPATH={SOURCE}", *peer])
+            made[name] = _masked(shown(LAB_SCREENS[name], 5000, a.host.namespace))
+            program.finish(timeout=100)
+        return made
 
 
 def _masked(lines: list[str]) -> list[str]:

@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ import click
 
 import mcast_fast as mcast
 from mcast_fast.cli import VERBS, program
+from mcast_fast.cli.output import folded
 from tests.capture_files import RAW, ipv4, udp
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
@@ -34,8 +34,8 @@ PAYLOAD = b"price 101.25, size 400, time 14:00:00.000001, venue A, sequence 17"
 
 # Of top, whose columns keep their places: what is shown instead has the width of what it is instead of.
 LIVE = (
-    (r"(?<=receiving)( +[\d,]+)( +[\d.]+)( +[\d,]+)(?= 66-66)", ("50", "0.0", "150")),  # rates
-    (r"(?<=66-66) [ ▁▂▃▄▅▆▇█]+$", (" ▅███",)),
+    (r"(?<=receiving)( +[\d,]+)( +[\d.]+)( +[\d,]+)(?= +66\b)", ("50", "0.0", "150")),  # rates
+    (r"(?<= 66) [ ▁▂▃▄▅▆▇█]+$", (" ▅███",)),
     (
         r"(?<=receiving)( +(?:< )?[\d.,]+ [mun]?s)( +[\d.,]+ [mun]?s)( +[\d.,]+ [mun]?s)( +\d+)$",
         ("< 33.6 ms", "21 ms", "12 ms", "0"),
@@ -75,10 +75,16 @@ MASKS = (
     (r"in [\d.]+ s, [\d,.]+ packets/s$", "in 0.001 s, 300,000.0 packets/s"),
     (r"batches \d, largest_batch \d, wakeups \d", "batches 2, largest_batch 1, wakeups 2"),
     (r'"seconds": [\d.]+, "late.*', '"seconds": 0.001, …}'),
+    (r"in [\d.]+ s, [\d,.]+ packets/s(?=; late)", "in 0.200 s, 200.0 packets/s"),
+    (r"late p50 .*$", "late p50 60 us, p99 210 us, max 250 us"),
+    (r"^sent \d*[\d,]{3}\d$", "sent 1,000"),
     (r"(?<=lo {15}2 {4}132).*$", "        3.0    0.00"),
     (r"^[\d,]+ packets/s, [\d,.]+ Mbit/s", "3 packets/s, 0.0 Mbit/s"),
     *((pattern, _as_wide(*instead)) for pattern, instead in LIVE),
 )
+
+
+SUMMARIES = ("mcast-fast: received", "mcast-fast: sockets", "sockets, ", "sent ")  # their figures are masked
 
 
 class Screen(NamedTuple):
@@ -116,12 +122,16 @@ SCREENS = {
     "receive-lines": Screen("mcast-fast receive 239.1.1.1%lo:5000 -o none --progress -d 1200ms 2>&1 | cat", 0),
     "receive-json": Screen("mcast-fast receive 239.1.1.1%lo:5000 -o none --time utc -t 100ms --json"),
     "send-80": Screen("mcast-fast send 239.1.1.1%lo:5000 --size 64 -c 3 --rate 1k"),
+    "send-running": Screen("mcast-fast send 239.1.1.1%lo:5000 --size 64 --rate 1k -d 1h", shot=r"sent [\d,]+ *$"),
     "send-json": Screen("mcast-fast send 239.1.1.1%lo:5000 hello --json | cat", 0),
     "send-answers": Screen("mcast-fast send 239.1.1.1%lo:5000 who --wait 100ms"),
     "record-running": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcapng", sends=3, shot=r"dropped, new"),
+    "record-160": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcapng -c 3", 160, sends=3),
     "record-nothing": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcap -t 100ms --json"),
     "record-80": Screen("mcast-fast record 239.1.1.1%lo:5000 -w new.pcapng -c 3", sends=3),
     "replay-80": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 --max"),
+    "replay-duration": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 -d 200ms"),
+    "replay-160": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 -d 200ms", 160),
     "replay-piped": Screen("mcast-fast replay feed.pcap --to 239.1.1.1%lo:5000 --max --json | cat", 0),
     "error-replay": Screen("mcast-fast replay feed.pcap"),
     "info-piped": Screen("mcast-fast info feed.pcap | cat", 0),
@@ -133,10 +143,18 @@ SCREENS = {
     "check-nothing": Screen("mcast-fast check 239.1.1.1%lo:5000 -f rtp -t 100ms -q"),
     "check-160": Screen("mcast-fast check feed.pcap -f u64be@0", 160),
     "arbitrate-80": Screen("mcast-fast arbitrate feed.pcap feed.pcap -f u64be@0"),
+    "arbitrate-160": Screen("mcast-fast arbitrate feed.pcap feed.pcap -f u64be@0", 160),
+    "arbitrate-running": Screen(
+        "mcast-fast arbitrate 239.1.1.1%lo:5000 239.1.1.2%lo:5000 -f rtp", shot=r"unrecovered, 239\S+ \S+"
+    ),
     "convert": Screen("mcast-fast convert feed.pcap feed.csv"),
     "report-80": Screen("mcast-fast report feed.pcap -f u64be@0"),
+    "report-160": Screen("mcast-fast report feed.pcap -f u64be@0", 160),
+    "error-report-input": Screen("mcast-fast report feed.pcap -o feed.pcap"),
+    "error-report-output": Screen("mcast-fast report 239.1.1.1%lo:5000 --for 60s -o none/page.html"),
     "error-report": Screen("mcast-fast report feed.pcap --legs"),
     "bench-piped": Screen("mcast-fast bench --no-ring --for 200ms --loss 99.9% 2>&1 | cat", 0),
+    "bench-80": Screen("mcast-fast bench --no-ring --for 200ms --loss 99.9%"),
     "error-bench": Screen("mcast-fast bench 239.9.9.9:5000"),
     "merge": Screen("mcast-fast merge feed.pcap feed.pcap -w both.pcapng"),
     "repair": Screen("mcast-fast repair feed.pcap -o whole.pcap"),
@@ -165,6 +183,7 @@ SCREENS = {
     "error-format": Screen("mcast-fast check feed.pcap -f rpt"),
     "error-file": Screen("mcast-fast info none.pcap"),
     "error-directory": Screen("mcast-fast record 239.1.1.1%lo:5000 -w ."),
+    "error-plan": Screen("mcast-fast plan"),
     "error-rate": Screen("mcast-fast send 239.1.1.1%lo:5000 x --rate 10x"),
 }
 
@@ -324,7 +343,7 @@ def _unwrapped(lines: list[str]) -> list[str]:
     """Summaries as one line each: where they are folded depends on figures that are masked."""
     found: list[str] = []
     for line in lines:
-        if line.startswith("  ") and found and found[-1].startswith("mcast-fast: received"):
+        if line.startswith("  ") and found and found[-1].startswith(SUMMARIES):
             found[-1] += f" {line.strip()}"
         else:
             found.append(line)
@@ -332,9 +351,7 @@ def _unwrapped(lines: list[str]) -> list[str]:
 
 
 def _wrapped(line: str, columns: int) -> list[str]:
-    if not line.startswith("mcast-fast: received"):
-        return [line]
-    return textwrap.wrap(line, columns, subsequent_indent="  ", break_on_hyphens=False)
+    return folded(line, columns) if line.startswith(SUMMARIES) else [line]
 
 
 def _masked(line: str) -> str:

@@ -102,6 +102,17 @@ def test_a_search_that_is_ended_early():
     assert "not tried twice" in words.details(one.result())
 
 
+def test_a_network_that_loses_at_every_rate():
+    """No rate is held, and more time would find none."""
+    one = search.Search("sockets", 100)
+    for wanted in (None, 50_000, 10_000, 5_000):
+        sent = wanted or 100_000
+        one.take(Trial(wanted, Sent(sent, 1.0, 0.1), Counted(sent - 3, 0, 0, None, 0, 0.1, 1.0)))
+        assert one.result().limit == ("elsewhere" if sent <= 10_000 else "time")
+    assert one.result().rate == 0
+    assert "elsewhere: 3 of 5,000 packets were lost at 5,000/s" in words.details(one.result())
+
+
 def test_the_verdict():
     sockets, ring = (
         Result("sockets", 1316, 310_400.0, "kernel buffers", 320_000.0, ()),

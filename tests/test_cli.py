@@ -685,7 +685,7 @@ def test_send_at_a_rate(listener, option):
 
 
 def test_send_tells_its_progress(listener, monkeypatch):
-    monkeypatch.setattr(sys.modules["mcast_fast.cli.send"], "PROGRESS_NS", 10_000_000)
+    monkeypatch.setattr("mcast_fast.cli.progress.SECONDS", 0.01)
     result = invoke("send", listener.text, "x", "--count", 10, "--rate", "100/s", "--progress")
     assert sent(result.stdout) == 10
     assert re.fullmatch(r"(mcast-fast: sent \d+\n)+", result.stderr)

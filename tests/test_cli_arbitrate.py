@@ -58,11 +58,19 @@ def test_the_feed_is_sent_on(backend, captures):
         assert numbers([rx.collect(99)]) == [n for n in range(100) if n != 6]
 
 
+def test_it_shows_its_progress(backend, monkeypatch):
+    monkeypatch.setattr("mcast_fast.cli.progress.SECONDS", 0.02)
+    groups = [Place(4, loopback()).group() for _ in range(2)]
+    result = run("arbitrate", *groups, "-f", "rtp", "-d", "100ms", "--progress", code=4)
+    assert f"mcast-fast: 0 packets/s, 0.0 Mbit/s, 0 unrecovered, {groups[0]}" in result.stderr
+    assert "packets/s" not in run("arbitrate", *groups, "-f", "rtp", "-d", "100ms", "-q", code=4).stderr
+
+
 def test_wrong_words(captures, tmp_path):
     assert "not both" in run("arbitrate", *captures, "-f", "rtp", "-w", "x", "--to", "239.1.1.1:1", code=2).stderr
     assert "is not a format" in run("arbitrate", *captures, "-f", "rtq", code=2).stderr
     assert "is not A=B" in run("arbitrate", *captures, "-f", "rtp", "--pair", "239.1.1.1", code=2).stderr
-    assert "no number by this format" in run("arbitrate", *captures, "-f", "rtp", code=4).stderr
+    assert "195 packets without a number by this format" in run("arbitrate", *captures, "-f", "rtp", code=4).stderr
     torn = tmp_path / "torn.pcapng"
     torn.write_bytes(captures[0].read_bytes()[:-3])
     done = run("arbitrate", torn, captures[1], "-f", "u64be@0", code=1)

@@ -120,10 +120,7 @@ def test_repair_says_what_was_cut(feed):
     result = invoke("repair", feed)
     assert result.exit_code == 0
     assert f"{feed}: " in result.stdout
-    assert (
-        f"with 10 packets were kept; {size - 2 - feed.stat().st_size} bytes were cut and kept in {feed}.cut"
-        in result.stdout
-    )
+    assert f"with 10 packets kept; {size - 2 - feed.stat().st_size} bytes cut and kept in {feed}.cut" in result.stdout
     assert "nothing was cut" in invoke("repair", feed).stdout
     assert json.loads(invoke("repair", feed, "--json").stdout)["frames"] == 10
 
@@ -349,7 +346,7 @@ def test_what_is_not_converted_is_reported_by_name(backend, tmp_path):
     done = invoke("convert", path, target, "--fail-on-loss")
     assert (done.exit_code, done.stderr) == (
         3,
-        "mcast-fast: converted 1 packets to csv; not converted: skipped 2 (802.3 with LLC 2), broken 1\n",
+        "mcast-fast: converted 1 packet to csv; not converted: skipped 2 (802.3 with LLC 2), broken 1\n",
     )
     done = invoke("convert", path, target, "--json")
     assert (done.exit_code, json.loads(done.stdout)) == (
@@ -386,5 +383,5 @@ def test_merge_reports_what_is_left_out(backend, tmp_path):
     result = invoke("merge", path, "-w", tmp_path / "out.pcapng", "--fail-on-loss")
     assert (result.exit_code, result.stderr) == (
         3,
-        "mcast-fast: merged 0 blocks of 1 files and 0 interfaces; left out 1\n",
+        "mcast-fast: merged 0 blocks of 1 file and 0 interfaces; left out 1\n",
     )

@@ -18,20 +18,20 @@ BEFORE, NOW = Moment(SECOND, 100, 1000), Moment(3 * SECOND, 2_000_100, 501_000)
 
 
 def test_rates_are_of_what_came_since():
-    assert line("a.pcapng", BEFORE, NOW, 5) == "1,000,000 packets/s, 2.0 Mbit/s, 5 dropped, a.pcapng"
-    assert line("a.pcapng", NOW, NOW, None) == "0 packets/s, 0.0 Mbit/s, n/a dropped, a.pcapng"
+    assert line("a.pcapng", BEFORE, NOW, "5 dropped") == "1,000,000 packets/s, 2.0 Mbit/s, 5 dropped, a.pcapng"
+    assert line("a.pcapng", NOW, NOW, "n/a dropped") == "0 packets/s, 0.0 Mbit/s, n/a dropped, a.pcapng"
 
 
 @pytest.mark.parametrize("columns", [0, 1, 20, 49, 50, 80, 300])
 def test_it_fits_the_terminal(columns):
     path = "/recordings/" + "long/" * 20 + "feed_00001_20261129.pcapng"
-    text = line(path, BEFORE, NOW, 5, columns)
+    text = line(path, BEFORE, NOW, "5 dropped", columns)
     assert len(text) == max(0, min(columns, 80) - 1)
     assert columns < 80 or text.endswith("…/feed_00001_20261129.pcapng"[-10:])
 
 
 def test_a_name_does_not_control_the_terminal():
-    assert line("\x1b[2J.pcapng", NOW, NOW, 0).endswith("\\x1b[2J.pcapng")
+    assert line("\x1b[2J.pcapng", NOW, NOW, "0 dropped").endswith("\\x1b[2J.pcapng")
 
 
 class Terminal:

@@ -41,7 +41,7 @@ def test_check_of_a_file(capture):
 
 def test_check_without_loss_without_numbers_and_with_wrong_words(capture, tmp_path):
     assert "receiving" in run("check", capture, "-f", "u64be@0", "-c", 3).stdout
-    assert "6 packets have no number by the format rtp" in run("check", capture, "-f", "rtp", code=4).stderr
+    assert "6 packets without a number by the format rtp" in run("check", capture, "-f", "rtp", code=4).stderr
     assert "is not a format" in run("check", capture, "-f", "rtq", code=2).stderr
     assert "not both" in run("check", capture, "239.1.1.1:5000", "-f", "rtp", code=2).stderr
     torn = tmp_path / "torn.pcapng"

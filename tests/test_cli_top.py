@@ -3,7 +3,11 @@
 import errno
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -13,7 +17,7 @@ from mcast_fast.cli.top_keys import Settings
 from mcast_fast.cli.top_view import Shown
 from mcast_fast.monitor import Stream, StreamState
 from tests.conftest import free_port, loopback
-from tests.test_cli import invoke, program_backend, run  # noqa: F401
+from tests.test_cli import environment, invoke, program_backend, run  # noqa: F401
 
 SECOND = 1_000_000_000
 GAPS = (0,) * 20 + (5, 3) + (0,) * 18
@@ -113,6 +117,18 @@ def test_a_screen_fits_its_terminal(width):
 
 def test_numbers_are_whole_in_80_columns():
     assert re.search(r"50,000 +102.4 1,000,000 256-1316", on_screen(Settings(), FIRST, width=80))
+
+
+@pytest.mark.parametrize(
+    ("width", "group", "source"), [(60, "239.1.1.1", "10.0.0.5"), (80, "239.255.1.34", "192.168.123.45")]
+)
+def test_addresses_of_ipv4_are_whole_in_few_columns(width, group, source):
+    """What is left out instead are columns that matter less, and keys."""
+    one = FIRST._replace(group=group, source=source, sequence="mcast-fast")
+    for view, numbers in (("rates", "50,000 +102.4"), ("integrity", "12 +1"), ("timing", "5 ms")):
+        text = on_screen(Settings(view=view), one, width=width)
+        assert re.search(rf"{group}:5000 {source} eth0 +receiving.* {numbers}", text), text
+        assert "…" not in text.splitlines()[-1]
 
 
 def test_what_comes_from_the_network_controls_no_terminal():
@@ -215,6 +231,51 @@ def test_nothing_came_as_a_program(program_backend):  # noqa: F811
     assert done.returncode == 4
     assert "0 streams, 0 packets/s" in done.stdout
     assert "nothing came within 0.2 s" in done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.needs("pseudo terminals", "signals to processes")
+def test_ctrl_z_gives_the_terminal_back(program_backend):  # noqa: F811
+    """In a process group of its own, for what has no shell to go on by is not stopped."""
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    group = f"239.9.2.1%{loopback()}:{free_port()}"
+    argv = [sys.executable, "-m", "mcast_fast", "top", group]
+    variables = environment(program_backend) | {"TERM": "xterm"}
+    files = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    program = subprocess.Popen(argv, env=variables, process_group=0, **files)
+    text = ""
+
+    def read_until(pattern):
+        nonlocal text
+        while not re.search(pattern, text):
+            text += os.read(ours, 4096).decode()
+        text = ""
+
+    try:
+        read_until("rates, by")
+        assert termios.tcgetattr(theirs) != before
+        program.send_signal(signal.SIGTSTP)
+        _, status = os.waitpid(program.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert termios.tcgetattr(theirs) == before
+        read_until(r"\x1b\[\?1049l$")
+        program.send_signal(signal.SIGCONT)
+        read_until(r"(?s)\x1b\[\?1049h.*rates, by")
+        os.write(ours, b"t")
+        read_until("integrity, by")
+        os.write(ours, b"q")
+        read_until("dropped by")
+        assert program.wait() == 0
+        assert termios.tcgetattr(theirs) == before
+    finally:
+        program.kill()
+        program.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.parametrize("wrong", [["--interval", "0"], ["--stalled-after", "0"], ["--format", "nonsense"]])

@@ -176,7 +176,7 @@ def test_many_hosts_are_a_list_of_what_is_wrong(capsys):
     assert "host00 > host03" not in many
     assert many.count("problem  of") == 20
     assert "and 9 more like these: --json has all" in many
-    assert many.splitlines()[-1].endswith("841 of 870 directions are heard, 29 have a problem or are unknown")
+    assert many.splitlines()[-1].endswith("841 of 870 directions are heard, 29 with a problem or unknown")
 
 
 def test_findings_that_are_alike_are_counted_too(capsys):

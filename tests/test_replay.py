@@ -4,6 +4,7 @@ import errno
 import importlib
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,6 +113,45 @@ def test_count_ends_it(rx, group, tmp_path):
     path.write_bytes(packets(*numbered(50, 0.1)).getvalue())
     assert Replay(path, to=group, ttl=0, loops=None, count=120).run().packets == 120
     assert len(rx.collect(121, timeout=0.2)) == 120
+
+
+@pytest.mark.parametrize(("speed", "due"), [(1.0, 21), (0.5, 11), (2.0, 41)])
+def test_what_is_due_behind_the_duration_stays(rx, group, speed, due):
+    """By the time that packets are due, not by the clock: however late the machine is. It does not wait for the next."""
+    feed = packets(*numbered(50), (3_600_000, b"an hour later", 1))
+    told = Replay(feed, to=group, ttl=0, speed=speed, duration="20ms").run()
+    assert told.packets == due
+    assert len(rx.collect(due, timeout=1)) == due
+
+
+def test_a_duration_ends_turns_and_pauses(rx, group, tmp_path):
+    path = tmp_path / "feed.pcapng"
+    path.write_bytes(packets(*numbered(10)).getvalue())
+    told = Replay(path, to=group, ttl=0, loops=None, pause="1h", duration=0.5).run()
+    assert (told.packets, told.loops) == (10, 2)
+    assert Replay(path, to=group, ttl=0, loops=None, fastest=True, duration="20ms").run().packets >= 10
+
+
+@pytest.mark.parametrize("rate", ["100/s", "3200bit/s"])
+def test_a_duration_ends_what_is_sent_at_a_rate(rx, group, tmp_path, rate):
+    """4 bytes each: 100 per second; 1,000 of them would take 10 s."""
+    told = Replay(packets(*numbered(1000)), to=group, ttl=0, rate=rate, duration="50ms").run()
+    assert 1 <= told.packets <= 20
+    assert len(rx.collect(told.packets, timeout=1)) == told.packets
+
+
+@pytest.mark.needs("signals to processes")
+def test_a_duration_ends_the_wait_for_a_pipe(rx, group, monkeypatch):
+    """It has the whole file, and nobody ends it."""
+    monkeypatch.setattr("mcast_fast.files._replay.START", 0.05)
+    monkeypatch.setattr("mcast_fast.files._replay.PATIENCE", 0.01)
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as end, os.fdopen(reading, "rb", 0) as file:
+        end.write(packets(*numbered(50)).getvalue())
+        end.flush()
+        told = Replay(file, to=group, ttl=0, speed=100.0, duration="100ms").run()
+        assert 1 <= told.packets <= 50
+        end.close()
 
 
 @pytest.mark.parametrize("how", [{"fastest": True}, {"rate": "100k/s"}])
@@ -428,6 +468,8 @@ def test_a_closed_sender_sends_nothing(group):
         ({"speed": float("nan")}, "more than 0"),
         ({"loops": 0}, "loops"),
         ({"count": 0}, "count"),
+        ({"duration": -1}, "duration"),
+        ({"duration": "1 parsec"}, "duration"),
         ({"to": "239.1.1.1:5000+2"}, "name one"),
         ({"mapping": {"239.1.1.1": "10.0.0.1"}}, "10.0.0.1"),
         ({"to": "239.1.1.1", "as_recorded": True}, "exclude each other"),
@@ -554,6 +596,8 @@ def test_the_report_as_text_and_json(rx, group, feed):
     told = json.loads(invoke("replay", feed, "--to", group, "--ttl", "0", "--max", "--json").stdout)
     assert (told["packets"], told["loops"], told["late_max"]) == (100, 1, None)
     assert len(rx.collect(200, timeout=1)) == 200
+    told = json.loads(invoke("replay", feed, "--to", group, "--ttl", "0", "-d", "50ms", "--json").stdout)
+    assert told["packets"] == 51
 
 
 @pytest.mark.parametrize(

@@ -469,6 +469,41 @@ def test_errors_of_the_verb(tmp_path, monkeypatch):
     assert "pip install 'mcast-fast[numpy]'" in result.output
 
 
+@pytest.mark.parametrize("option", ["-o", "--svg"])
+def test_a_file_that_is_read_is_not_written_over(tmp_path, option):
+    full = write(tmp_path / "feed.pcapng", batch(stream(range(3))))
+    before = full.read_bytes()
+    for same in (full, f"{tmp_path}/./feed.pcapng"):
+        result = invoke("report", full, option, same, *(["-o", tmp_path / "r.html"] if option == "--svg" else []))
+        assert result.exit_code == 2
+        assert f"{same} is a file that is read" in result.stderr
+    result = invoke("report", full, "-o", tmp_path / "r.html", "--svg", f"{tmp_path}/./r.html")
+    assert result.exit_code == 2
+    assert "--output and --svg are both" in result.stderr
+    assert full.read_bytes() == before
+    assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize("option", ["-o", "--svg"])
+def test_what_cannot_be_written_is_said_before_it_listens(backend, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    group = f"239.9.3.1%{loopback()}:{free_port()}"
+    for wrong in (tmp_path / "none" / "r.html", tmp_path):
+        result = invoke("report", group, "--for", "1h", option, wrong)
+        assert result.exit_code == 1
+        assert f"open {wrong}: " in result.stderr
+        assert "receiving" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_stays_until_the_page_is_written(backend, tmp_path):
+    page = tmp_path / "r.html"
+    page.write_text("before")
+    group = f"239.9.3.1%{loopback()}:{free_port()}"
+    assert invoke("report", group, "--for", "20ms", "--no-doctor", "-o", page).exit_code == 4
+    assert page.read_text() == "before"
+
+
 def test_a_group(backend, tmp_path, monkeypatch):
     group = f"239.9.3.1%{loopback()}:{free_port()}"
     silent = f"239.9.3.2%{loopback()}:{free_port()}"

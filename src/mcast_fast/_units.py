@@ -143,6 +143,15 @@ def size_text(size: int) -> str:
     return f"{value:.3g} {unit}"
 
 
+def plural(count: int, one: str) -> str:
+    """A number of things, its thousands separated.
+
+    >>> plural(1, "packet"), plural(2000, "packet")
+    ('1 packet', '2,000 packets')
+    """
+    return f"{count:,} {one}{'' if count == 1 else 's'}"
+
+
 def rate_of(value: float | str, what: str = "rate") -> Rate:
     """A rate from a number of datagrams per second, or from text: datagrams ('50k/s') or bits of payload ('800Mbit/s');
     ArgumentError names `what`.

@@ -91,7 +91,8 @@ class Bench:
         return Outcome(tuple(one for one in results if one.trials), not_tried, not self.is_stopped())
 
     def _search(self, how: How, size: int, peer: Peer, load_of: Callable[[int], Load]) -> Result:
-        self._say(f"{how}, {size:,} bytes: for {self._wanted.seconds:g} s at most")
+        if not self.is_stopped():
+            self._say(f"{how}, {size:,} bytes: for {self._wanted.seconds:g} s at most")
         search = Search(how, size, self._wanted.allowed)
         unit = self._wanted.seconds / TRIALS
         end, done = time.monotonic() + self._wanted.seconds, 0

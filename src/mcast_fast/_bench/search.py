@@ -12,6 +12,7 @@ RESOLUTION = 0.05
 TRIALS = 12  # of which a search has the time
 MOST = 24  # trials at all
 LEAST = 1.0  # packets per second: below it nothing is held
+FEW = 0.1  # of the rate of the first trial: what is lost of so few is not lost for their number
 _LOWER = 0.9  # of a rate that was held at first, and not when it was tried again
 
 
@@ -75,6 +76,10 @@ class Search:
             if trial.is_short and trial.wanted is not None and self._high is not None:
                 self._high = min(self._high, max(self._low, trial.wanted))  # the sender sends no more than this
 
+    def _is_lost_anyway(self, latest: Trial) -> bool:
+        """Whether the network loses packets at a small part of the rate too, so that more time would find none."""
+        return latest.cause() == "elsewhere" and latest.offered <= FEW * self._trials[0].offered
+
     def _is_held(self, trial: Trial) -> bool:
         return trial.sent.packets > 0 and trial.loss <= self._allowed
 
@@ -87,6 +92,6 @@ class Search:
             rate = max((one for one in held if self._high is None or one < self._high), default=0.0)
         if self._failed is None or (self._is_confirmed and self._trials[-1].is_short):
             limit = "sender" if self._trials else "time"
-        elif rate or len(self._trials) >= MOST:
+        elif rate or len(self._trials) >= MOST or self._is_lost_anyway(self._failed):
             limit = self._failed.cause()
         return Result(self._how, self._size, rate, limit, self._high, tuple(self._trials), self._is_confirmed)

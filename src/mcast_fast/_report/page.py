@@ -11,6 +11,7 @@ from mcast_fast._report.figures import Figures
 from mcast_fast._report.markup import Markup, joined, safe, tag
 from mcast_fast._report.pictures import NARROW, WIDE, Legend, Picture, pictures
 from mcast_fast._report.style import PAGE
+from mcast_fast._units import plural
 from mcast_fast._version import __version__
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.sequence._ledger import LegStats
@@ -226,9 +227,9 @@ def _footer(figures: Figures, made: str) -> Markup:
             "end."
         )
     if figures.untimed:
-        notes.append(f"{text.plural(figures.untimed, 'packet')} had no time, and are on no time line.")
+        notes.append(f"{plural(figures.untimed, 'packet')} had no time, and are on no time line.")
     if figures.unnumbered and figures.flows:
-        notes.append(f"{text.plural(figures.unnumbered, 'packet')} had no number.")
+        notes.append(f"{plural(figures.unnumbered, 'packet')} had no number.")
     notes += [f"Not read to the end: {one}." for one in figures.errors]
     notes.append(f"Made {made} by mcast-fast {__version__}.")
     return tag("footer", *(tag("p", one) for one in notes))

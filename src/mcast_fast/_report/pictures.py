@@ -13,7 +13,7 @@ from mcast_fast._report.charts import Bar, Frame, Line
 from mcast_fast._report.figures import Figures, Shown
 from mcast_fast._report.markup import Markup, tag
 from mcast_fast._report.style import CHARTS
-from mcast_fast._units import NANOSECONDS
+from mcast_fast._units import NANOSECONDS, plural
 from mcast_fast.monitor._stream import gap_bound
 
 MOST_SHOWN = 6  # streams with a colour of their own
@@ -74,7 +74,7 @@ def legend_of(figures: Figures) -> Legend:
     entries = tuple(
         (colour, text.name_of(one, figures.streams), one) for colour, one in zip(COLOURS, ordered, strict=False)
     )
-    return Legend(entries, f"{text.plural(rest, 'other stream')}, summed" if rest else "")
+    return Legend(entries, f"{plural(rest, 'other stream')}, summed" if rest else "")
 
 
 def pictures(figures: Figures, legend: Legend) -> Iterable[Picture]:
@@ -143,7 +143,7 @@ def _losses(figures: Figures) -> Picture:
     """A lane for each source and group that lost something, and one for the drops of this host."""
     losing = [one for one in figures.flows if one.lost and any(one.series)]
     series = [Line(text.flow_name(one, figures.flows), "bad", one.series) for one in losing[:MOST_SHOWN]]
-    totals = [f"{one.lost:,} lost, {text.plural(len(one.bursts), 'burst')}" for one in losing[:MOST_SHOWN]]
+    totals = [f"{one.lost:,} lost, {plural(len(one.bursts), 'burst')}" for one in losing[:MOST_SHOWN]]
     rest = losing[MOST_SHOWN:]
     if rest:
         series.append(
@@ -226,7 +226,7 @@ def _sizes(figures: Figures) -> Picture:
     ]
     apart = charts.nice((high + 1 - low) * step / 8)
     marks = [(at * apart, f"{at * apart:,.0f}") for at in range(int((high + 1) * step / apart) + 1)]
-    note = f"From {smallest:,} to {largest:,} bytes. A bar covers {text.plural(step, 'byte')}."
+    note = f"From {smallest:,} to {largest:,} bytes. A bar covers {plural(step, 'byte')}."
     return Picture(
         title, unit, note, draw=lambda frame: charts.histogram(title, bars, marks, "c0", frame._replace(height=200.0))
     )

@@ -10,6 +10,7 @@ from mcast_fast._report import text
 from mcast_fast._report.figures import Figures, Flow, Shown
 from mcast_fast._report.markup import Content, Markup, tag
 from mcast_fast._report.pictures import Legend
+from mcast_fast._units import plural
 
 LISTED = 50  # streams; the rest is summed
 _MEGABIT = 1e6 / 8
@@ -138,7 +139,7 @@ def streams(figures: Figures, legend: Legend) -> Markup:
     note = "Rates are means from a stream's first packet to its last one."
     if rest:
         packets = text.count(sum(one.stream.packets for one in rest))
-        of = {"Group": f"{text.plural(len(rest), 'stream')} more", "Packets": packets}
+        of = {"Group": f"{plural(len(rest), 'stream')} more", "Packets": packets}
         rows.append(("", tuple(of.get(column.heading, "") for column in columns)))
         note += f" The {LISTED} streams with the most packets; the last row is all others together."
     names = sum(column.is_name for column in columns)

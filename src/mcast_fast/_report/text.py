@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from mcast_fast._report.figures import Figures, Flow, Shown
-from mcast_fast._units import NANOSECONDS
+from mcast_fast._units import NANOSECONDS, plural
 from mcast_fast.monitor._stream import OTHER, gap_bound
 
 UNKNOWN = "\u2013"  # an en dash
@@ -25,11 +25,6 @@ def count(value: int | None) -> str:
 def word(value: int) -> str:
     """A small number as a word."""
     return _WORDS[value] if value < len(_WORDS) else f"{value:,}"
-
-
-def plural(value: int, one: str) -> str:
-    """'1 stream', '3 streams'."""
-    return f"{value:,} {one}{'' if value == 1 else 's'}"
 
 
 def duration(nanoseconds: int | None) -> str:

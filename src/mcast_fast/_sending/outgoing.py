@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mcast_fast import _core
 from mcast_fast._host.interfaces import Interface
 from mcast_fast._sending.destinations import Target
-from mcast_fast._units import iterated, whole_number
+from mcast_fast._units import iterated, rate_of, whole_number
 from mcast_fast.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ Payload = bytes | bytearray | memoryview
 Call = Callable[["Route", int, bool], tuple[int, int]]
 
 LARGEST_PAYLOAD = {4: 65_507, 6: 65_527}
+
+
+def packets_in(seconds: float, rate: float | str) -> int:
+    """How many datagrams leave within this time at a rate: one at least; of a rate of bits, of the largest ones.
+
+    >>> packets_in(0.1, "50k/s")
+    5000
+    """
+    wanted = rate_of(rate)
+    per_second = wanted.per_second / (8 * LARGEST_PAYLOAD[6]) if wanted.by_bits else wanted.per_second
+    return max(1, int(per_second * seconds))
+
 
 # Errors that Linux has for an ICMP answer to an earlier datagram (icmp_err_convert[] in net/ipv4/icmp.c, and
 # net/ipv6/icmp.c), and how often one datagram is tried again for each: "refused" is never this machine's own answer.

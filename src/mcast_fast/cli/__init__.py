@@ -117,7 +117,7 @@ def _no_verb(name: str) -> str:
 def _complain_of_usage(error: click.ClickException) -> None:
     """One line, as all errors are: what is wrong, and where the help is."""
     message = error.format_message()
-    if "\n" in message:  # no verb was given: the message is the help
+    if "\n" in message and not isinstance(error, click.MissingParameter):  # no verb was given: the message is the help
         click.echo(message, err=True)
         return
     if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.message:
@@ -125,8 +125,9 @@ def _complain_of_usage(error: click.ClickException) -> None:
     if isinstance(error, click.MissingParameter) and error.param is not None:
         message = f"{_named(error.param)} is missing"
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
-        known = [name for one in error.ctx.command.params for name in one.opts if name.startswith("--")]
-        message = f"there is no option {error.option_name}{nearest(error.option_name, known)}"
+        known = [name[2:] for one in error.ctx.command.params for name in one.opts if name.startswith("--")]
+        near = nearest(error.option_name.lstrip("-"), known, "--")
+        message = f"there is no option {error.option_name}{near}"
     context = error.ctx if isinstance(error, click.UsageError) else None
     where = f"; see `{context.command_path} --help`" if context is not None else ""
     begun = message[:1].lower() if message[1:2].islower() else message[:1]
@@ -137,6 +138,8 @@ def _named(param: click.Parameter) -> str:
     """What a parameter is called, with an example where it is a group."""
     is_option = isinstance(param, click.Option)
     name = max(param.opts, key=len) if is_option else param.metavar or param.human_readable_name
+    if isinstance(param.type, click.Choice):
+        return f"{name} ({', '.join(param.type.choices)})"
     return f"{name} (such as 239.1.1.1%eth0:5000)" if name.startswith(("GROUP", "LEG")) else name
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
-from mcast_fast.cli.output import complain, counted, standard_input, wrapped
+from mcast_fast.cli.output import complain, counted, own_line, standard_input, wrapped
+from mcast_fast.cli.progress import Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ArgumentError, CaptureError, FileError
 from mcast_fast.files._limits import Autostop
@@ -54,8 +56,17 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
     source="Take packets of this source only, for legs that name none.",
 )
 @shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared("quiet", "progress")
 @shared(json="The ledger as an object on standard output.", fail_on_loss="Exit 3 when no leg brought a number.")
-def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json: bool, **options: Any) -> None:
+def command(
+    legs: tuple[str, ...],
+    path: str | None,
+    target: str | None,
+    quiet: bool,
+    progress: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Make one feed of several legs (A and B) until Ctrl-C, or until their files end. A LEG is a group or a file.
 
     \b
@@ -78,16 +89,24 @@ def command(legs: tuple[str, ...], path: str | None, target: str | None, as_json
         arbiter = opened.enter_context(
             Arbiter(sources, options["form"], options["hold"], options["order"], pairs, timeout=waits)
         )
-        error = _run(arbiter, path, target, options)
+        subject = " ".join(legs)
+        with Progress(lambda: (arbiter.stats, subject), lambda show: show(), shown_as(quiet, progress), _loss):
+            error = _run(arbiter, path, target, options)
         if not arbiter.closed:
             arbiter.flush()
         stats = arbiter.stats
+    own_line()
     if as_json:
         click.echo(_json(stats), err=path == "-")
     else:
         for line in _lines(stats):
             click.echo(wrapped(line, sys.stderr if path == "-" else sys.stdout), err=path == "-")
     _exit(stats, error, options["fail_on_loss"])
+
+
+def _loss(stats: ArbiterStats) -> str:
+    """What the progress line says of loss."""
+    return f"{stats.unrecovered:,} unrecovered"
 
 
 def _leg(text: str, options: dict[str, Any], opened: contextlib.ExitStack) -> Receiver | Reader:
@@ -154,7 +173,7 @@ def _exit(stats: ArbiterStats, error: str, fail_on_loss: bool) -> None:
     if error:
         complain(error)
     if unnumbered := sum(leg.unnumbered for leg in stats.legs):
-        complain(f"{unnumbered:,} packets have no number by this format")
+        complain(f"{plural(unnumbered, 'packet')} without a number by this format")
     code = 1 if error else LOSS if fail_on_loss and stats.unrecovered else 0
     if not stats.delivered and not code:
         complain("no packet with a number came")

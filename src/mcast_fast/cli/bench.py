@@ -17,7 +17,7 @@ from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._version import __version__
 from mcast_fast.cli.codes import ERROR, INTERRUPTED
 from mcast_fast.cli.options import LONGER, PERCENT, shared
-from mcast_fast.cli.output import complain, wrapped
+from mcast_fast.cli.output import complain, own_line, summarise, wrapped
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe_ends import unicast_port
 from mcast_fast.errors import ArgumentError, GroupError
@@ -89,12 +89,13 @@ def command(group: str | None, host: str | None, listen: bool, as_json: bool, **
         seconds=options["seconds"],
         allowed=options["loss"],
     )
-    bench = Bench(wanted, complain)
+    bench = Bench(wanted, summarise)
     with stop_signals_call(bench.stop):
         if host is None:
             outcome = on_loopback(bench, **named)
         else:
             outcome = _between_hosts(bench, host, _single(group), options["ttl"])
+    own_line()
     _report(outcome, wanted, host, as_json)
     if not outcome.is_whole:
         raise click.exceptions.Exit(INTERRUPTED)

@@ -7,12 +7,14 @@ from typing import Any
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.flows import flows_json, missing, print_flows, table_of
 from mcast_fast.cli.metrics import observed
 from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, standard_input
+from mcast_fast.cli.progress import How, Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import CaptureError
 from mcast_fast.files._reader import Reader
@@ -31,7 +33,7 @@ REFRESHES = 2  # per second, of a table on a terminal
 @shared("interface", "port", "source")
 @click.option("--window", type=TIME, default=WINDOW, show_default=True, help="What is missing for longer is lost.")
 @shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
-@shared(quiet="No live table, which a terminal gets meanwhile.")
+@shared(quiet="No live table, and of files no line per second, which a terminal gets.")
 @shared(json="An object at the end instead of a table.", fail_on_loss="Exit 3 also when a packet was dropped here.")
 def command(
     sources: tuple[str, ...],
@@ -65,12 +67,14 @@ def command(
     limits = {name: options.pop(name) for name in ("timeout", "duration", "count")}
     if any(are_files) and options["metrics"] is not None:
         raise click.UsageError("--metrics is of groups; a file is read to its end at once")
+    shown = not as_json and not quiet
     if all(are_files):
-        errors = [error for file in sources if (error := _read(file, tracker, options, limits))]
+        how = shown_as(not shown, False)
+        errors = [error for file in sources if (error := _read(file, tracker, options, limits, how))]
         flows, lost, dropped = tracker.flows, tracker.lost, 0
     else:
         errors = []
-        flows, lost, dropped = _receive(sources, tracker, options, limits, not as_json and not quiet)
+        flows, lost, dropped = _receive(sources, tracker, options, limits, shown)
     if as_json:
         click.echo(flows_json(flows, lost=lost, unnumbered=tracker.unnumbered, evicted=tracker.evicted))
     elif flows:
@@ -79,13 +83,14 @@ def command(
     _exit(tracker, errors, missed + (dropped if fail_on_loss else 0))
 
 
-def _read(file: str, tracker: Tracker, options: dict[str, Any], limits: dict[str, Any]) -> str:
+def _read(file: str, tracker: Tracker, options: dict[str, Any], limits: dict[str, Any], how: How | None) -> str:
     """Show the packets of a file to the tracker; why it ends early, or nothing."""
     named = {name: options[name] for name in ("port", "interface", "source")}
     with Reader(standard_input(file), sequence=tracker, batch_size=4096, **named) as reader:
         try:
-            for _ in reader.batches(**limits):
-                pass
+            with Progress(lambda: (reader.stats, file), lambda show: show(), how):
+                for _ in reader.batches(**limits):
+                    pass
         except CaptureError as error:
             return str(error)
     return ""
@@ -106,7 +111,7 @@ def _receive(
                 see(batch)
     stats = receiver.stats
     if stats.dropped:
-        complain(f"{stats.dropped:,} packets were dropped in this machine")
+        complain(f"{plural(stats.dropped, 'packet')} dropped in this machine")
     return stats.flows, stats.lost or 0, stats.dropped or 0
 
 
@@ -128,7 +133,7 @@ def _exit(tracker: Tracker, errors: list[str], missed: int) -> None:
     for error in errors:
         complain(error)
     if tracker.unnumbered:
-        complain(f"{tracker.unnumbered:,} packets have no number by the format {tracker.format}")
+        complain(f"{plural(tracker.unnumbered, 'packet')} without a number by the format {tracker.format}")
     code = 1 if errors else LOSS if missed else 0
     if not tracker.flows and not code:
         complain("no packet with a number came")

@@ -5,6 +5,7 @@ import json
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS
 from mcast_fast.cli.options import shared
 from mcast_fast.cli.output import complain, standard_input, standard_output, written_over
@@ -51,7 +52,8 @@ def command(
     else:
         left_out = left_out_text(done)
         complain(
-            f"converted {done.packets:,} packets to {form}{note}" + (f"; not converted: {left_out}" if left_out else "")
+            f"converted {plural(done.packets, 'packet')} to {form}{note}"
+            + (f"; not converted: {left_out}" if left_out else "")
         )
     if fail_on_loss and done.lost:
         raise click.exceptions.Exit(LOSS)

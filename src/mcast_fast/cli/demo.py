@@ -12,7 +12,7 @@ import click
 from mcast_fast import _core
 from mcast_fast._host.interfaces import Interface, interfaces, multicast_interfaces
 from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
-from mcast_fast._units import NANOSECONDS
+from mcast_fast._units import NANOSECONDS, plural
 from mcast_fast._version import __version__
 from mcast_fast.cli.options import shared
 from mcast_fast.cli.output import complain, endpoint_text, wrapped
@@ -165,7 +165,8 @@ def command(count: int, size: int, as_json: bool) -> None:
     """
     say = _silent if as_json else _say
     missing = f" (the compiled one is missing; {remedy})" if (remedy := _core.remedy()) else ""
-    say(f"mcast-fast {__version__}, {_core.backend} backend{missing}, {count:,} packets of {size} bytes")
+    packets = f"{plural(count, 'packet')} of {plural(size, 'byte')}"
+    say(f"mcast-fast {__version__}, {_core.backend} backend{missing}, {packets}")
     found, skipped = places()
     runs = []
     for version, interface in found.items():
@@ -220,6 +221,6 @@ def _failure(one: Run) -> str:
         return ""
     dropped = "an unknown number" if one.dropped_socket is None else one.dropped_socket
     return (
-        f"lost {one.lost} of {one.sent} packets {where}; the kernel dropped {dropped} of them because the socket's "
-        "buffer was full"
+        f"lost {one.lost:,} of {plural(one.sent, 'packet')} {where}; the kernel dropped {dropped} of them because the "
+        "socket's buffer was full"
     )

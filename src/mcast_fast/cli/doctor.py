@@ -1,14 +1,16 @@
 """mcast-fast doctor: why packets do not arrive, and what cures it."""
 
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from typing import Any
 
 import click
 
+from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.options import LONGER, TIME, groups_alone, shared
-from mcast_fast.cli.output import complain
+from mcast_fast.cli.output import brief_time, complain, own_line
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._examination import examined
 from mcast_fast.doctor._text import as_json as json_text
@@ -68,6 +70,8 @@ def command(
       mcast-fast doctor --interface eth0
     """
     ended = threading.Event()
+    if watch is not None and sys.stderr.isatty():
+        complain(f"listening for {brief_time(round(watch * NANOSECONDS))}; Ctrl-C ends it early")
     with stop_signals_call(ended.set):
         report = examined(
             [replace(one, interface=one.interface or interface) for one in map(Group.parse, groups)],
@@ -79,6 +83,7 @@ def command(
             ring=ring,
             spread=not no_spread,
         )
+    own_line()
     if as_json:
         click.echo(json_text(report))
     else:

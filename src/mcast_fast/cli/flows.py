@@ -43,7 +43,13 @@ def cells(flow: Flow) -> tuple[str, ...]:
     """A row of the table."""
     source = flow.source if flow.source_port is None else endpoint_text(flow.source, flow.source_port)
     names = endpoint_text(flow.group, flow.port), source, flow.key.hex() or "-", str(flow.state)
-    return (*names, *(str(getattr(flow, name)) for name in COUNTERS))
+    return (*names, *(_cell(flow, name) for name in COUNTERS))
+
+
+def _cell(flow: Flow, name: str) -> str:
+    """A counter with its thousands separated; `first` and `last` are numbers of packets, as they are in them."""
+    value = getattr(flow, name)
+    return str(value) if name in ("first", "last") or value is None else f"{value:,}"
 
 
 def table_of(flows: Iterable[Flow], columns: int) -> "Table":
@@ -78,5 +84,5 @@ def print_flows(flows: Iterable[Flow]) -> None:
 def complain_of(flows: Iterable[Flow]) -> None:
     """A line for each flow on standard error."""
     for flow in flows:
-        counted = ", ".join(f"{name} {getattr(flow, name)}" for name in COUNTERS)
+        counted = ", ".join(f"{name} {_cell(flow, name)}" for name in COUNTERS)
         complain(f"{' '.join(cells(flow)[:NAMES])}: {counted}")

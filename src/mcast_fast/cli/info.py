@@ -4,16 +4,15 @@ import dataclasses
 import json
 import shutil
 import sys
-import textwrap
 
 import click
 
-from mcast_fast._units import NANOSECONDS
+from mcast_fast._units import NANOSECONDS, plural
 from mcast_fast.cli.codes import ERROR, NOTHING_CAME
 from mcast_fast.cli.contents import nothing_of
 from mcast_fast.cli.flows import flow_object, print_flows
 from mcast_fast.cli.options import shared
-from mcast_fast.cli.output import aligned, complain, endpoint_text, standard_input, time_text
+from mcast_fast.cli.output import aligned, complain, endpoint_text, folded, standard_input, time_text
 from mcast_fast.errors import escaped
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._skipped import left_out_text
@@ -125,13 +124,13 @@ def _table(flows: tuple[Flow, ...], width: int | None) -> list[str]:
 def _heading(summary: Summary) -> list[str]:
     """What the whole file holds."""
     total = summary.total
-    packets, seconds, rate, bits, *_ = _cells(total)
+    packets = plural(total.packets, "packet")
+    _, seconds, rate, bits, *_ = _cells(total)
     named = [escaped(one.name) or "?" for one in summary.interfaces]
     more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
-    flows = f"{len(summary.flows):,} flow{'s' if len(summary.flows) != 1 else ''}"
     lines = [
         f"{escaped(summary.file)}: {summary.form or 'unknown'}, interfaces {', '.join(named[:LISTED]) or 'none'}{more}",
-        f"{packets} packets of {flows}, {seconds} s, {rate} packets/s, {bits} Mbit/s of payload",
+        f"{packets} of {plural(len(summary.flows), 'flow')}, {seconds} s, {rate} packets/s, {bits} Mbit/s of payload",
     ]
     if total.first is not None:
         lines.append(f"from {time_text(total.first)} to {time_text(total.last)}")
@@ -154,4 +153,4 @@ def summary_lines(summary: Summary, width: int | None) -> list[str]:
 def _wrapped(lines: list[str], width: int | None) -> list[str]:
     if width is None:
         return lines
-    return [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="  ")]
+    return [part for line in lines for part in folded(line, width)]

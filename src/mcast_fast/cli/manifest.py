@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import ERROR
 from mcast_fast.cli.options import TIME, shared
 from mcast_fast.cli.output import complain, time_text
@@ -93,7 +94,7 @@ def _show(files: list[str], options: dict[str, object]) -> int:
         return 0
     for one in manifests:
         times = " to ".join(time_text(time) if time is not None else "?" for time in (one.first_time, one.last_time))
-        click.echo(f"{one.path}: {one.host}, {one.packets:,} packets, {times}, sha256 {one.sha256[:16]}…")
+        click.echo(f"{one.path}: {one.host}, {plural(one.packets, 'packet')}, {times}, sha256 {one.sha256[:16]}…")
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS
 from mcast_fast.cli.options import shared
 from mcast_fast.cli.output import complain, standard_output, written_over
@@ -33,7 +34,8 @@ def command(files: tuple[str, ...], target: str, as_json: bool, fail_on_loss: bo
         click.echo(json.dumps(dataclasses.asdict(done)), err=target == "-")
     else:
         counted = {"late": done.late, "left out": done.left_out}
+        of = f"{plural(done.files, 'file')} and {plural(done.interfaces, 'interface')}"
         notes = "".join(f"; {name} {count:,}" for name, count in counted.items() if count)
-        complain(f"merged {done.blocks:,} blocks of {done.files} files and {done.interfaces} interfaces{note}{notes}")
+        complain(f"merged {plural(done.blocks, 'block')} of {of}{note}{notes}")
     if fail_on_loss and done.left_out:
         raise click.exceptions.Exit(LOSS)

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
 
-from mcast_fast._units import NANOSECONDS
+from mcast_fast._units import NANOSECONDS, plural
 from mcast_fast.cli.words import in_options, options_of
 from mcast_fast.errors import DOCTOR, ArgumentError, GroupError, InterfaceError, MulticastWarning
 from mcast_fast.groups import Group
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch, Packet
 
 USAGE_ERRORS = (GroupError, InterfaceError, ArgumentError)
+
+NUMBER = re.compile(r"(?<=\w) (?=[\d+-]|n/a)|(?<=\d) (?=\w)")  # spaces before and after one
+KEPT = "\ue000"  # in their place while lines are made; textwrap breaks at none but spaces of ASCII
 
 # Standard error ------------------------------------------------------------------------------------------------------
 
@@ -60,8 +64,18 @@ def wrapped(text: str, stream: TextIO) -> str:
     """A summary in lines that fit the terminal; as it is where the stream is none, so that grep finds all of it."""
     if not stream.isatty():
         return text
-    columns = shutil.get_terminal_size().columns
-    return textwrap.fill(text, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(folded(text, shutil.get_terminal_size().columns))
+
+
+def folded(text: str, columns: int) -> list[str]:
+    """Lines that fit in `columns`, where words allow it; a number stays with the words around it.
+
+    >>> folded("received 3, in 1.00 s, 3 packets/s", 18)
+    ['received 3,', '  in 1.00 s,', '  3 packets/s']
+    """
+    whole = NUMBER.sub(KEPT, text)
+    lines = textwrap.wrap(whole, columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return [line.replace(KEPT, " ") for line in lines]
 
 
 def summarise(text: str) -> None:
@@ -74,7 +88,7 @@ def nothing_came(seconds: float, groups: Iterable[str], unmatched: int = 0, **de
     """Say that no packet came, and what finds the cause; or that none was chosen. `defaults`: port, interface, source
     where none is named."""
     if unmatched:
-        complain(f"nothing that --match takes came within {seconds:g} s; {unmatched:,} other packets did")
+        complain(f"nothing that --match takes came within {seconds:g} s; {plural(unmatched, 'other packet')} did")
         return
     parsed = [Group.parse(one) for one in groups]
     whole = (replace(one, **{name: getattr(one, name) or value for name, value in defaults.items()}) for one in parsed)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import ERROR, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
-from mcast_fast.cli.output import brief_time, summarise
+from mcast_fast.cli.output import brief_time, own_line, summarise
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe import probe
 from mcast_fast.doctor._probe_counts import ProbeCount, ProbeTimes
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+OTHERS = {  # of the report: what else came
+    "foreign": "of other programs came to this group and port: use one that is unused",
+    "other_version": "came of another version of mcast-fast: use one version on all hosts",
+    "malformed": "came malformed",
+    "crowded": "came from hosts beyond the 64 that are followed",
+}
 WIDE = 160  # columns where there is no terminal
 COLOURS = {"ok": "green", "warning": "yellow", "unknown": "yellow", "problem": "bold red"}
 MOST_FINDINGS = 20  # that are printed: one host of many that hears nobody makes one with each other host
@@ -95,6 +102,7 @@ def command(
             on_event=summarise,
             stop=lambda: bool(stopped),
         )
+    own_line()
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2))
     else:
@@ -125,7 +133,8 @@ def _print(report: ProbeReport) -> None:
                 console.print(table)
                 console.print()
     _print_findings(console, report)
-    _print_end(console, report)
+    for line in _ends(report):
+        console.print(line, style="bold")
 
 
 class Names:
@@ -146,17 +155,18 @@ class Names:
         return self._names[identity]
 
 
-def _table(*headings: str) -> "Table":
+def _table(headings: Iterable[str], names: int = 1) -> "Table":
+    """A table whose first columns are names; the others are numbers, on the right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
+    for at, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", justify="left" if at < names else "right")
     return table
 
 
 def _hosts(report: ProbeReport, names: Names) -> "Table":
-    table = _table("host", "address", "TTL", "DSCP", "dropped")
+    table = _table(("host", "address", "TTL", "DSCP", "dropped"), 2)
     for one in report.hosts:
         address = "this host" if one.is_self else f"{one.address or '?'} port {one.port or '?'}"
         heard = "" if one.was_heard else " (not heard here)"
@@ -165,14 +175,14 @@ def _hosts(report: ProbeReport, names: Names) -> "Table":
 
 
 def _text(value: object) -> str:
-    return "?" if value is None else str(value)
+    return "?" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _matrix(report: ProbeReport, names: Names) -> "Table":
     """Rows send, columns receive."""
     from rich.text import Text
 
-    table = _table("hears multicast of", *(names[one.identity] for one in report.hosts))
+    table = _table(("hears multicast of", *(names[one.identity] for one in report.hosts)), 1 + len(report.hosts))
     cells = {(one.sender, one.receiver): one for one in report.links}
     for sender in report.hosts:
         row: list[Text] = [Text(names[sender.identity], style="bold")]
@@ -201,7 +211,7 @@ QUALITY = ("from > to", "largest", "burst", "delay", "spread", "round trip")
 
 def _details(report: ProbeReport, names: Names) -> tuple["Table", "Table"]:
     """What arrived, and what else is known: each is 80 columns wide with names of usual lengths."""
-    arrivals, quality = _table(*ARRIVALS), _table(*QUALITY)
+    arrivals, quality = _table(ARRIVALS), _table(QUALITY)
     for link in report.links:
         title = f"{names[link.sender]} > {names[link.receiver]}"
         if link.multicast is not None and link.unicast is not None:
@@ -212,14 +222,14 @@ def _details(report: ProbeReport, names: Names) -> tuple["Table", "Table"]:
 
 def _arrivals(link: ProbeLink, multicast: ProbeCount, unicast: ProbeCount) -> tuple[str, ...]:
     counted = (multicast.startup, multicast.duplicates, multicast.reordered)
-    return _share(multicast), _share(unicast), *map(str, counted), _text(link.hops)
+    return _share(multicast), _share(unicast), *map(_text, counted), _text(link.hops)
 
 
 def _quality(link: ProbeLink) -> tuple[str, ...]:
     whole = max((sent for sent, came in link.bursts if came == sent), default=0)
     return (
         _text(link.largest),
-        str(whole) if link.bursts else "?",
+        _text(whole) if link.bursts else "?",
         _time(link.delay),
         "?" if link.spread is None else brief_time(link.spread),
         _time(link.round_trip),
@@ -253,7 +263,8 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
     alike: dict[tuple[str, tuple[str, ...], str], list[ProbeFinding]] = {}
     for finding in found[:MOST_FINDINGS]:
         alike.setdefault((finding.id, finding.causes, finding.remedy), []).append(finding)
-    for (name, causes, remedy), findings in alike.items():
+    is_last = len(report.hosts) == 1 and not any(getattr(report, name) for name in OTHERS)
+    for at, ((name, causes, remedy), findings) in enumerate(alike.items(), 1):
         grid = Table.grid(padding=(0, 2))
         for one in findings:
             style = COLOURS[one.verdict]
@@ -264,25 +275,20 @@ def _print_findings(console: "Console", report: ProbeReport) -> None:
         console.print(grid)
         if remedy:
             console.print(f"try      {remedy}", soft_wrap=True)  # a command is copied whole
-        console.print()
+        if at < len(alike) or not is_last:
+            console.print()
     if len(found) > MOST_FINDINGS:
         console.print(f"and {len(found) - MOST_FINDINGS} more like these: --json has all")
 
 
-def _print_end(console: "Console", report: ProbeReport) -> None:
+def _ends(report: ProbeReport) -> Iterator[str]:
     """What else came, and the verdict."""
-    others = {
-        "foreign": "datagrams of other programs came to this group and port: use one that is unused",
-        "other_version": "datagrams came of another version of mcast-fast: use one version on all hosts",
-        "malformed": "datagrams were malformed",
-        "crowded": "datagrams came from hosts beyond the 64 that are followed",
-    }
-    for name, text in others.items():
+    for name, text in OTHERS.items():
         if count := getattr(report, name):
-            console.print(f"{count} {text}")
+            yield f"{plural(count, 'datagram')} {text}"
     if len(report.hosts) > 1:
         heard = sum(bool(one.multicast and one.multicast.received) for one in report.links)
         bad = sum(one.verdict not in ("ok", "warning") for one in report.links)
-        counted = f"{heard} of {len(report.links)} directions are heard, {bad} have a problem or are unknown"
+        counted = f"{heard} of {len(report.links)} directions are heard, {bad} with a problem or unknown"
         all_hear = "all hear all" if report.ok else counted
-        console.print(f"{report.group}: {len(report.hosts)} hosts, {report.seconds:.0f} s: {all_hear}", style="bold")
+        yield f"{report.group}: {len(report.hosts)} hosts, {report.seconds:.0f} s: {all_hear}"

@@ -11,7 +11,7 @@ import click
 
 from mcast_fast import _core
 from mcast_fast._host.privileges import become
-from mcast_fast._units import whole_number
+from mcast_fast._units import plural, whole_number
 from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
 from mcast_fast.cli.match import Match
@@ -180,7 +180,7 @@ def _by_plan(ctx: click.Context, path: str | None, host: str | None) -> None:
     with stop_signals_call(station.stop):
         complain(f"host {host} of the plan {path}, digest {plan.digest}")
         station.run()
-    complain(f"written {station.written:,} packets, {station.files:,} files")
+    complain(f"written {plural(station.written, 'packet')}, {plural(station.files, 'file')}")
 
 
 def _name_of(one: click.Parameter) -> str:
@@ -390,7 +390,7 @@ def _summarise(result: Recording, match: Match, streams: Streams, seconds: float
         click.echo(json.dumps(fields), err=path == "-")
     unwritten = result.stats.received - result.written - match.unmatched
     if result.reason == "error" and unwritten > 0:
-        complain(f"{unwritten:,} packets were received and not written")
+        complain(f"{plural(unwritten, 'packet')} received and not written")
 
 
 def _exit_code(result: Recording, match: Match, options: dict[str, Any]) -> int:

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.options import shared
 from mcast_fast.cli.output import wrapped
 from mcast_fast.files._repair import Repaired, repair
@@ -27,8 +28,8 @@ def command(file: str, output: str | None, as_json: bool) -> None:
 
 
 def _line(done: Repaired) -> str:
-    kept = f"{done.output}: {done.kept:,} bytes with {done.frames:,} packets"
+    kept = f"{done.output}: {plural(done.kept, 'byte')} with {plural(done.frames, 'packet')}"
     if not done.cut:
         return f"{kept} can be read to the end; nothing was cut"
     where = f" and kept in {done.remains}" if done.remains else ""
-    return f"{kept} were kept; {done.cut:,} bytes were cut{where}: {done.reason}"
+    return f"{kept} kept; {plural(done.cut, 'byte')} cut{where}: {done.reason}"

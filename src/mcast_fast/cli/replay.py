@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from mcast_fast.cli.codes import ERROR, INTERRUPTED, LOSS
 from mcast_fast.cli.contents import nothing_of
 from mcast_fast.cli.options import LONGER, SPEED, TIME, shared
-from mcast_fast.cli.output import brief_time, complain, interrupted, own_line, standard_input, wrapped
+from mcast_fast.cli.output import brief_time, complain, interrupted, on_own_line, own_line, standard_input, wrapped
 from mcast_fast.cli.progress import How, shown_as
 from mcast_fast.errors import ArgumentError
 from mcast_fast.files._replay import Replay, Replayed
@@ -42,7 +42,8 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 )
 @click.option("--max-gap", type=LONGER, help="The longest time between two packets, such as 1s.")
 @click.option("--pause", type=TIME, help="From the end of the file to the next --loop.")
-@shared("count", "ttl", fail_on_loss="Exit 3 when something of FILE could not be sent.")
+@shared("count", duration="End this long after the first departure (10s, 5min).")
+@shared("ttl", fail_on_loss="Exit 3 when something of FILE could not be sent.")
 @click.option("--keep", default="", metavar="ttl,tos", help="Send with the recorded TTL, TOS, or both.")
 @shared(
     "no_loopback",
@@ -136,6 +137,7 @@ def _show_bar(replay: Replay, ended: threading.Event, size: int | None) -> None:
         while not ended.wait(BAR_SECONDS):
             result = replay.result
             bar.update(task, completed=replay.position, description=f"turn {result.loops}, sent {result.packets:,}")
+    on_own_line()  # it is removed, and what the terminal showed of Ctrl-C
 
 
 def _json(result: Replayed) -> str:

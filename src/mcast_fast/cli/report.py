@@ -19,8 +19,9 @@ from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came, standard_input, wrapped, write_whole
 from mcast_fast.cli.signals import stop_signals_call
-from mcast_fast.errors import CaptureError, MulticastError, file_error
+from mcast_fast.errors import ArgumentError, CaptureError, MulticastError, file_error
 from mcast_fast.files._reader import Reader
+from mcast_fast.files._streams import check_writable, is_same_file, is_same_path
 from mcast_fast.monitor._monitor import AUTO
 from mcast_fast.monitor._stream import drops
 from mcast_fast.receiver import Receiver
@@ -69,6 +70,7 @@ def command(sources: tuple[str, ...], as_json: bool, fail_on_loss: bool, **optio
         raise click.UsageError("--legs compares two files or groups, or more")
     if options["legs"] and _form(options) is None:
         raise click.UsageError("--legs compares numbers: --format none has none")
+    _check_outputs(sources if all(are_files) else (), options)
     figures = _of_files(sources, options) if all(are_files) else _of_groups(sources, options)
     if not figures.streams:
         for error in figures.errors:
@@ -86,6 +88,18 @@ def command(sources: tuple[str, ...], as_json: bool, fail_on_loss: bool, **optio
         raise click.exceptions.Exit(ERROR)
     if fail_on_loss and (figures.lost or figures.all_dropped):
         raise click.exceptions.Exit(LOSS)
+
+
+def _check_outputs(files: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Before anything is received or read: the page and the picture are none of the files, and can be written."""
+    outputs = {"--output": options["path"], "--svg": options["svg"]}
+    outputs = {option: path for option, path in outputs.items() if path not in (None, "-")}
+    for option, path in outputs.items():
+        if any(is_same_file(path, file) for file in files):
+            raise ArgumentError(f"{option} {path} is a file that is read; name another one")
+        check_writable(path)
+    if len(outputs) > 1 and is_same_path(*outputs.values()):
+        raise ArgumentError(f"--output and --svg are both {options['svg']}; name two files")
 
 
 def _complain_of_nothing(sources: tuple[str, ...], figures: Figures, options: dict[str, Any]) -> None:

@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 
 import click
 
-from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
-from mcast_fast._units import NANOSECONDS, rate_of
+from mcast_fast._sending.outgoing import LARGEST_PAYLOAD, packets_in
+from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.codes import INTERRUPTED, NOTHING_CAME
 from mcast_fast.cli.options import LONGER, TIME, shared
 from mcast_fast.cli.output import complain, interrupted, json_line, own_line, pace_object, pace_text, text_line
-from mcast_fast.cli.progress import shown_as
+from mcast_fast.cli.progress import Renewed, shown_as
 from mcast_fast.cli.rtp import Headers
 from mcast_fast.errors import GroupError
 from mcast_fast.groups import Group
@@ -29,7 +29,6 @@ FOREVER = sys.maxsize
 PATTERNS = {"counter": bytes(range(256)), "zeros": b"\0", "random": b""}
 AT_ONCE = 256  # payloads handed over together
 ENDS = 3  # times that the end of numbered datagrams is sent, for one may be lost
-PROGRESS_NS = NANOSECONDS  # from one line of progress to the next
 
 
 @click.command("send", short_help="Send datagrams to groups.")
@@ -99,7 +98,7 @@ def command(
         numbers = Numbers() if sequence else None
         numbered = payloads if numbers is None else map(numbers.number, payloads)
         at_once = _at_once(wanted_rate, options["stdin_lines"])
-        _send(sender, numbered, at_once, shown_as(quiet, progress) is not None, as_json)
+        _send(sender, numbered, at_once, Renewed(shown_as(quiet, progress)), as_json)
         if numbers is not None:
             for _ in range(ENDS):
                 sender.send(numbers.end())
@@ -206,24 +205,22 @@ def _at_once(rate: float | str | None, stdin_lines: bool) -> int:
         return 1
     if rate is None:
         return AT_ONCE
-    wanted = rate_of(rate)
-    a_second = wanted.per_second / (8 * LARGEST_PAYLOAD[6]) if wanted.by_bits else wanted.per_second
-    return max(1, min(AT_ONCE, int(a_second / 10)))
+    return min(AT_ONCE, packets_in(0.1, rate))
 
 
-def _send(sender: Sender, payloads: Iterator[bytes], at_once: int, progress: bool, as_json: bool) -> None:
+def _send(sender: Sender, payloads: Iterator[bytes], at_once: int, progress: Renewed, as_json: bool) -> None:
     """Send them all; how many left is printed whatever happens, but for an error before the first."""
-    started = shown = time.monotonic_ns()
+    started = time.monotonic_ns()
     try:
         while batch := list(itertools.islice(payloads, at_once)):
             sender.send_batch(batch)
-            if progress and time.monotonic_ns() - shown >= PROGRESS_NS:
-                shown = time.monotonic_ns()
-                complain(f"sent {sender.stats.datagrams:,}")
+            if progress.is_due():
+                progress.show(f"sent {sender.stats.datagrams:,}")
     except KeyboardInterrupt:
         interrupted()
         raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
+        progress.remove()
         if sender.stats.datagrams or sys.exception() is None or isinstance(sys.exception(), click.exceptions.Exit):
             own_line()
             click.echo(_report(sender, (time.monotonic_ns() - started) / NANOSECONDS, as_json))

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,8 @@ from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.metrics import served
 from mcast_fast.cli.options import LONGER, TIME, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came
-from mcast_fast.cli.signals import stop_signals_call
-from mcast_fast.cli.top_keys import Settings, keys
+from mcast_fast.cli.signals import signals_call, stop_signals_call
+from mcast_fast.cli.top_keys import Keys, Settings
 from mcast_fast.cli.top_view import COLUMNS, Shown, as_object, drops_table, line, screen, stream_table, totals
 from mcast_fast.errors import ClosedError, FeatureError, SocketError
 from mcast_fast.monitor._monitor import MOST_STREAMS, STALLED_AFTER, Monitor
@@ -204,18 +205,62 @@ class Lines:
 class Screen(Lines):
     """A table on a terminal, and keys."""
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._drawing = threading.Lock()  # held while the terminal is written to, or is given back
+        self._keys = Keys()
+        self._console = new_console()
+        self._has_terminal = False
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Show it meanwhile; Ctrl-Z gives the terminal back for as long as the program is stopped."""
+        # Where Ctrl-Z does nothing (without job control, SIG_IGN), it stays so.
+        stops = signal.getsignal(getattr(signal, "SIGTSTP", signal.SIGINT)) is signal.SIG_DFL
+        with signals_call({"SIGTSTP": self._stop} if stops else {}), super().running():
+            yield
+
     def run(self) -> None:
         """Until `ended`, or a key says so."""
         from rich.live import Live
 
-        console, settings = new_console(), Settings()
-        with keys() as typed, Live(console=console, screen=True, auto_refresh=False) as live:
+        console, settings = self._console, Settings()
+        with Live(console=console, screen=True, auto_refresh=False) as live, self._terminal():
             while not self.ended.is_set():
                 if not settings.is_paused:
                     self.refresh(settings.view == "memberships")
-                live.update(screen(self.shown, settings, self.watch.history, *console.size), refresh=True)
-                for key in typed(REFRESH):
+                with self._drawing:
+                    live.update(screen(self.shown, settings, self.watch.history, *console.size), refresh=True)
+                for key in self._keys.typed(REFRESH):
                     self.press(settings, key)
+
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """The terminal is ours, with its keys."""
+        with self._drawing:
+            self._keys.begin()
+            self._has_terminal = True
+        try:
+            yield
+        finally:
+            with self._drawing:
+                self._has_terminal = False
+                self._keys.end()
+
+    def _stop(self) -> None:
+        """Stop as Ctrl-Z does, until `fg`. The thread of signal handlers is here, and another one draws."""
+        with self._drawing:
+            if self._has_terminal:
+                self._keys.end()
+                self._console.show_cursor(True)
+                self._console.set_alt_screen(False)
+            before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTSTP)
+            signal.signal(signal.SIGTSTP, before)
+            if self._has_terminal:
+                self._keys.begin()
+                self._console.set_alt_screen(True)
+                self._console.show_cursor(False)
 
     def press(self, settings: Settings, key: str) -> None:
         """Do what a key says."""

@@ -6,8 +6,9 @@ import re
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 VIEWS = ("rates", "integrity", "timing", "drops", "memberships")
 SORTS = ("name", "rate", "bits", "lost", "gap", "silent")
@@ -24,7 +25,7 @@ _TYPED = re.compile(rb"\x1b(?:\[[0-9;]*[A-Za-z~]|O[A-Za-z])?|[^\x1b]+")
 NAMES = {"\r": "enter", "\n": "enter", "\x7f": "backspace", "\b": "backspace", "k": "up", "j": "down"}
 PAGE = 10  # rows
 LONGEST_FILTER = 60
-HELP = "q quit  t view  s sort  r reverse  / filter  p pause  enter expand  x reset"
+HELP = ("q quit", "t view", "s sort", "r reverse", "/ filter", "p pause", "enter expand", "x reset")
 
 
 @dataclass
@@ -101,36 +102,41 @@ def split(data: bytes) -> list[str]:
     return found
 
 
-@contextlib.contextmanager
-def keys() -> Iterator[Callable[[float], list[str]]]:
-    """A call that waits for some seconds, and returns what was typed meanwhile; nothing where there is no terminal."""
-    try:
-        import termios
-        import tty
+class Keys:
+    """Reads keys from a terminal, between `begin` and `end`, which may come again; nothing where there is none."""
 
-        descriptor = sys.stdin.fileno()
-        before = termios.tcgetattr(descriptor)
-    except (ImportError, OSError, ValueError, AttributeError):
-        yield _none_typed
-        return
-    except termios.error:
-        yield _none_typed
-        return
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._before: list[Any] = []
+        with contextlib.suppress(ImportError, OSError, ValueError, AttributeError):  # io.UnsupportedOperation too
+            import termios
 
-    def typed(seconds: float) -> list[str]:
-        ready, _, _ = select.select([descriptor], [], [], seconds)
-        data = os.read(descriptor, 64) if ready else b""
+            descriptor = sys.stdin.fileno()
+            with contextlib.suppress(termios.error):
+                self._before = termios.tcgetattr(descriptor)
+                self._descriptor = descriptor
+
+    def begin(self) -> None:
+        """Have the terminal hand over each key at once, and show none."""
+        if self._descriptor is not None:
+            import tty
+
+            tty.setcbreak(self._descriptor)
+
+    def end(self) -> None:
+        """Have the terminal be as it was."""
+        if self._descriptor is not None:
+            import termios
+
+            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
+
+    def typed(self, seconds: float) -> list[str]:
+        """Wait for so long at most; what was typed meanwhile."""
+        if self._descriptor is None:
+            time.sleep(seconds)
+            return []
+        ready, _, _ = select.select([self._descriptor], [], [], seconds)
+        data = os.read(self._descriptor, 64) if ready else b""
         if ready and not data:  # it was hung up
             return ["q"]
         return split(data)
-
-    tty.setcbreak(descriptor)
-    try:
-        yield typed
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-
-
-def _none_typed(seconds: float) -> list[str]:
-    time.sleep(seconds)
-    return []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcast_fast._core.extraction import HISTORY
 from mcast_fast._membership.memberships import Membership
+from mcast_fast._units import plural
 from mcast_fast.cli.output import brief_time, endpoint_text
 from mcast_fast.cli.top_keys import HELP, Settings
 from mcast_fast.errors import escaped
@@ -24,6 +25,13 @@ WITHOUT_BARS = 85  # columns of a table of IPv4 without sparklines
 FEWEST_BARS = 5
 NAMES = 4  # columns that are no numbers
 LEAST_NAME = 8  # columns of the terminal
+# What an address of IPv4 takes, and a group with its port: these stay whole, and columns are left out instead.
+WHOLE_NAMES = len("255.255.255.255:65535"), len("255.255.255.255")
+LEFT_OUT_FIRST: dict[str, tuple[str, ...]] = {
+    "rates": ("bytes", "packets"),
+    "integrity": ("numbers", "restarts", "reordered"),
+    "timing": ("silences", "silence", "median gap"),
+}
 
 History = Callable[[Stream], Sequence[tuple[int, int]]]
 
@@ -62,6 +70,13 @@ def megabits(stream: Stream) -> str:
     return f"{stream.bits_per_second / MEGABIT:,.1f}"
 
 
+def sizes(stream: Stream) -> str:
+    """Bytes of the smallest and the largest payload; one number where all have the same."""
+    if not stream.packets:
+        return "-"
+    return str(stream.largest) if stream.smallest == stream.largest else f"{stream.smallest}-{stream.largest}"
+
+
 def sparkline(values: Iterable[int]) -> str:
     """A bar for each value, the largest of which is the highest one."""
     values = list(values)
@@ -87,7 +102,7 @@ COLUMNS: dict[str, tuple[tuple[str, Callable[[Stream], str]], ...]] = {
         ("packets/s", lambda one: count_text(one.packets_per_second)),
         ("Mbit/s", megabits),
         ("packets", lambda one: count_text(one.packets)),
-        ("bytes", lambda one: f"{one.smallest}-{one.largest}" if one.packets else "-"),
+        ("bytes", sizes),
     ),
     "integrity": (
         ("numbers", lambda one: escaped(one.sequence or "-")),
@@ -130,7 +145,7 @@ def totals(shown: Shown) -> str:
     waiting = sum(one.state is StreamState.WAITING for one in shown.streams)
     streams = len(shown.streams) - waiting
     parts = [
-        f"{streams:,} stream{'' if streams == 1 else 's'}",
+        plural(streams, "stream"),
         f"{packets:,} packets/s",
         f"{bits / MEGABIT:,.1f} Mbit/s",
     ]
@@ -182,6 +197,7 @@ def stream_table(
     rows = [["group", "source", "iface", "state", *(heading for heading, _ in columns)]]
     rows += [[*name_of(one), str(one.state), *(text(one) for _, text in columns)] for one in streams]
     width -= seconds + 1 if history is not None else 0
+    rows = _fitting(rows, LEFT_OUT_FIRST[view], width)
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for at in (1, 0):  # addresses of IPv6 are cut, before numbers are
         widths[at] = max(LEAST_NAME, min(widths[at], widths[at] + width - sum(widths) - len(widths) + 1))
@@ -194,6 +210,21 @@ def stream_table(
         cells = [_fitted(cell, size, at >= NAMES) for at, (cell, size) in enumerate(zip(row, widths, strict=True))]
         lines.append(Text(" ".join([*cells, bar]).rstrip(), style=style, no_wrap=True, overflow="ellipsis"))
     return Group(*lines)
+
+
+def _fitting(rows: list[list[str]], left_out_first: Sequence[str], width: int) -> list[list[str]]:
+    """Rows without the columns for which there is no place beside the names."""
+    from rich.cells import cell_len
+
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    widths[:2] = map(min, widths, WHOLE_NAMES)
+    kept = list(range(len(columns)))
+    for heading in left_out_first:
+        if sum(widths[at] + 1 for at in kept) - 1 <= width:
+            break
+        kept.remove(rows[0].index(heading))
+    return [[row[at] for at in kept] for row in rows]
 
 
 def _fitted(cell: str, size: int, right: bool) -> str:
@@ -244,7 +275,7 @@ def details(stream: Stream, history: History) -> "RenderableType":
     texts = [
         ("stream", " ".join(name_of(stream))),
         ("state", f"{stream.state}, silent {duration_text(stream.silent)}, silences {stream.silences:,}"),
-        ("packets", f"{stream.packets:,}, {stream.bytes:,} bytes, {stream.smallest} to {stream.largest} each"),
+        ("packets", f"{stream.packets:,}, {stream.bytes:,} bytes, {sizes(stream).replace('-', ' to ')} each"),
         ("numbers", f"{stream.sequence or '-'}: lost {count_text(stream.lost)}, twice {count_text(stream.duplicates)}"),
         ("largest gap", duration_text(stream.largest_gap)),
         (
@@ -264,14 +295,16 @@ def screen(shown: Shown, settings: Settings, history: History, width: int, heigh
     from rich.console import Group
     from rich.text import Text
 
-    rows = max(1, height - AROUND - (DETAILS if settings.is_expanded else 0))
+    is_expanded = settings.is_expanded and settings.view in COLUMNS
+    rows = max(1, height - AROUND - (DETAILS if is_expanded else 0))
     streams = chosen(shown.streams, settings)
     settings.selected = min(settings.selected, max(0, len(streams) - 1))
     first = max(0, settings.selected - rows + 1)
     state = f"{settings.view}, by {settings.sort}{' reversed' if settings.is_reversed else ''}"
     if settings.filter or settings.is_typing:
         state += f", filter {settings.filter}{'_' if settings.is_typing else ''}: {len(streams):,}"
-    parts: list[RenderableType] = [Text(totals(shown) + (", paused" if settings.is_paused else ""), no_wrap=True)]
+    above = totals(shown) + (", paused" if settings.is_paused else "")
+    parts: list[RenderableType] = [Text(above, no_wrap=True, overflow="ellipsis")]
     if settings.view == "drops":
         parts.append(drops_table(shown))
     elif settings.view == "memberships":
@@ -281,7 +314,17 @@ def screen(shown: Shown, settings: Settings, history: History, width: int, heigh
         seconds = min(HISTORY, width - WITHOUT_BARS)
         bars = history if settings.view == "rates" and seconds >= FEWEST_BARS else None
         parts.append(stream_table(seen, settings.view, width, bars, seconds, settings.selected - first))
-        if settings.is_expanded and streams:
+        if is_expanded and streams:
             parts.append(details(streams[settings.selected], history))
-    parts += [Text(text, style="dim", no_wrap=True, overflow="ellipsis") for text in (state, HELP)]
+    parts += [Text(text, style="dim", no_wrap=True, overflow="ellipsis") for text in (state, _help(width))]
     return Group(*parts)
+
+
+def _help(width: int) -> str:
+    """The keys, as many as there are columns for."""
+    shown = ""
+    for key in HELP:
+        if len(shown) + len(key) + 2 * bool(shown) > width:
+            break
+        shown += f"  {key}" if shown else key
+    return shown

@@ -30,9 +30,9 @@ def _option(argument: Argument, options: Mapping[str, str]) -> str:
     return options[argument.name] if value in ("", "True") else f"{options[argument.name]} {value}"
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """' (did you mean …?)' where a word is near; empty elsewhere."""
+def nearest(word: str, words: Iterable[str], before: str = "") -> str:
+    """' (did you mean …?)' where a word is near, with what is put before each; empty elsewhere."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word, list(words), 2, 0.6)
+    near = [before + one for one in get_close_matches(word, list(words), 2, 0.6)]
     return f" (did you mean {' or '.join(near)}?)" if near else ""

@@ -8,9 +8,10 @@ import contextlib
 import itertools
 import math
 import queue
+import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from mcast_fast import _core
 from mcast_fast._core import threads
 from mcast_fast._sending.arguments import kept_flags
+from mcast_fast._sending.outgoing import packets_in
 from mcast_fast._units import NANOSECONDS, Seconds, checked, duration_in_ns, whole_number
 from mcast_fast.errors import Argument, ArgumentError, CaptureError
 from mcast_fast.files._reader import Reader
@@ -38,6 +40,7 @@ LONGEST_PEEK = 3600.0  # seconds
 PATIENCE = 0.1  # seconds after which the reading thread sees that no more is wanted
 MOST = 2**62
 LONE_PAUSE_NS = NANOSECONDS  # between two turns of a file whose packets have one time
+PIECE = 0.1  # seconds that what is sent at a rate lasts at once, where the time is limited
 HELD = 4  # batches at the start of a turn that may have no times before one that has
 
 
@@ -146,7 +149,8 @@ class Replay:
         fastest: Instead of the recorded times, as fast as it goes.
         loops: Times that the file is gone through; None: no limit.
         count: End after this many packets.
-        duration: Of an Arbiter: end after this long, seconds or text; None: no limit.
+        duration: End this long after the first departure, seconds or text ("10s"): packets that are due later stay.
+            Of an Arbiter: this long after run() was called. None: no limit.
         max_gap: The longest time between two packets, in recorded seconds, or text such as "1s"; None: no limit.
         pause: Seconds, or text, from the end of a turn to the next; None: the mean gap of the file, or a second where
             all its packets have one time.
@@ -186,12 +190,10 @@ class Replay:
             if groups or loops != 1:
                 raise ArgumentError("an Arbiter is sent on once, and whole: groups and loops are of files")
             fastest = fastest or (speed is None and rate is None)
-        elif duration is not None:
-            raise ArgumentError("duration is of an Arbiter: a file ends by itself")
         else:
             subject_of(file, "read", "readinto")
         self._subject = repr(file) if isinstance(file, Arbiter) else subject_of(file)
-        self._duration = duration
+        self._duration = None if duration is None else duration_in_ns(duration, "duration")
         _check_pace(speed, rate, fastest)
         if loops != 1 and hasattr(file, "read"):
             raise ArgumentError(f"{self._subject} can be read once only; loops need a path")
@@ -220,6 +222,9 @@ class Replay:
         self._in_turn = 0  # packets
         self._origin = self._last = self._moment = 0
         self._started = self._ended = self._turn_began = 0
+        self._end: int | None = None  # ns of the monotonic clock
+        self._is_over = False
+        self._at_once = AT_ONCE if rate is None or duration is None else min(AT_ONCE, packets_in(PIECE, rate))
         self._left_out = _LeftOut()
         self.position: int = 0
 
@@ -239,12 +244,12 @@ class Replay:
             if isinstance(self._file, Arbiter):
                 items: _Live | ReadAhead = _Live(self._live(self._file))
             else:
-                items = ReadAhead(self._batches(self._file))
+                items = ReadAhead(self._batches(self._file), self._seconds_left)
             with items as ahead:
                 for turn, batch, position in ahead:
                     self._send(turn, batch[: self._left] if len(batch) > self._left else batch, ahead)
                     self.position = position
-                    if self._left == 0:
+                    if self._left == 0 or self._is_over:
                         break
         finally:
             if self._sender is not None:
@@ -274,7 +279,8 @@ class Replay:
     def _live(self, arbiter: Arbiter) -> "Iterator[Item]":
         """What an arbiter delivers, until its legs end, it is closed, or nothing came within its timeout."""
         count = None if self._left == MOST else self._left
-        return ((0, batch, 0) for batch in arbiter.batches(count=count, duration=self._duration))
+        duration = None if self._duration is None else self._duration / NANOSECONDS
+        return ((0, batch, 0) for batch in arbiter.batches(count=count, duration=duration))
 
     def _batches(self, file: PathOrFile) -> Iterator["Item"]:
         """The batches of the file, with the number of the turn, and up to where the file was read for them; for each
@@ -328,7 +334,7 @@ class Replay:
         else:
             # Before a long gap there is time to see whether the clock comes back behind it.
             self._send_part(batch[:place], times[:place], times[place:], self._sender, self._schedule)
-            following = ahead.peek(gap / (self._speed or 1) / NANOSECONDS)
+            following = ahead.peek(min(gap / (self._speed or 1) / NANOSECONDS, self._seconds_left()))
             known = times_of(following[1]) if following is not None and following[0] == turn else []
             self._send_part(batch[place:], times[place:], known, self._sender, self._schedule)
         self._in_turn += len(batch)
@@ -339,20 +345,44 @@ class Replay:
     ) -> None:
         """Send packets that have these times (none: they do not matter), of which those of `following` come next."""
         steps = dict(self._spacing.steps(times, following))
-        for start, end in itertools.pairwise(sorted({0, *steps, len(batch)})):
+        for start, end in itertools.pairwise(sorted({0, *steps, len(batch), *range(0, len(batch), self._at_once)})):
             if start in steps:
                 self._go_on(times[start], steps[start], schedule)
-            try:
-                sender.send_recorded(batch[start:end], schedule)
-            finally:
-                self._ended = time.monotonic_ns()
-            self._last = max(self._last, *times[start:end], 0)
+            in_time = self._in_time(times, start, end)
+            if in_time > start:
+                try:
+                    sender.send_recorded(batch[start:in_time], schedule)
+                finally:
+                    self._ended = time.monotonic_ns()
+                self._last = max(self._last, *times[start:in_time], 0)
+            self._is_over = self._is_over or in_time < end
+            if self._is_over:
+                return
+
+    def _in_time(self, times: list[int], start: int, end: int) -> int:
+        """Up to where packets leave before the end of `duration`."""
+        if self._end is None:
+            return end
+        if self._ended and time.monotonic_ns() >= self._end:
+            return start
+        if not self._speed:
+            return end
+        latest = self._origin + int((self._end - self._moment) * self._speed)
+        return next((at for at in range(start, end) if times[at] > latest), end)
+
+    def _seconds_left(self) -> float:
+        """From now to the end of `duration`; without one, or before it begins, the longest that a wait may be."""
+        if self._end is None:
+            return threading.TIMEOUT_MAX
+        return max(0.0, min((self._end - time.monotonic_ns()) / NANOSECONDS, threading.TIMEOUT_MAX))
 
     def _begin(self, turn: int, batch: "Batch", schedule: Schedule) -> None:
         """The file from its start: at once, or behind the turn before."""
         times = times_of(batch)
         if turn == 0:
             self._moment = self._started = time.monotonic_ns() + (LEAD_NS if self._speed else 0)
+            if self._duration is not None and not isinstance(self._file, Arbiter):
+                self._end = self._started + self._duration
         elif self._speed:
             lasted = self._reached() - self._turn_began
             gap = lasted / (self._in_turn - 1) if self._in_turn > 1 and lasted else LONE_PAUSE_NS / self._speed
@@ -452,9 +482,17 @@ class _Live(contextlib.AbstractContextManager["_Live"]):
 
 
 class ReadAhead:
-    """Takes batches from an iterator in a thread of its own, AHEAD of them before they are requested."""
+    """Takes batches from an iterator in a thread of its own, AHEAD of them before they are requested.
 
-    def __init__(self, items: Iterator[Item]) -> None:
+    Args:
+        items: The batches.
+        seconds_left: How long it may wait for one now; nothing comes behind that.
+    """
+
+    def __init__(
+        self, items: Iterator[Item], seconds_left: Callable[[], float] = lambda: threading.TIMEOUT_MAX
+    ) -> None:
+        self._seconds_left = seconds_left
         self._peeked: list[Item | BaseException | None] = []
         self._reading = Reading(items, weakref.ref(self))
         threads.start(self._reading.run, name="mcast-fast replay reads ahead")
@@ -473,7 +511,10 @@ class ReadAhead:
 
     def _next(self) -> "Item | BaseException | None":
         if not self._peeked:
-            return self._reading.read.get()
+            try:
+                return self._reading.read.get(timeout=self._seconds_left())
+            except queue.Empty:
+                return None
         item = self._peeked[0]
         self._peeked = []
         return item

@@ -44,6 +44,26 @@ def is_same_file(one: PathOrFile, other: PathOrFile) -> bool:
         return False
 
 
+def is_same_path(one: str, other: str) -> bool:
+    """Whether both name one file, which need not be there."""
+    return os.path.realpath(one) == os.path.realpath(other) or is_same_file(one, other)
+
+
+def check_writable(path: str) -> None:
+    """FileError where a file of this name cannot be written. It is opened as writing it would, and left as it was; what
+    is no file, such as a pipe, is not tried: its reader would take that for the end."""
+    target = Path(os.path.realpath(path))  # of a link that leads nowhere what is made is removed, and not the link
+    try:
+        is_new = not target.exists()
+        if is_new or target.is_file() or target.is_dir():
+            with target.open("ab"):
+                pass
+            if is_new:
+                target.unlink()
+    except OSError as error:
+        raise file_error("open", path, error) from None
+
+
 def plain_suffix(path: str) -> str:
     """The suffix of a path in front of that of its compression, lower case: '.pcap' of 'feed.PCAP.gz'."""
     name = Path(path.lower())
