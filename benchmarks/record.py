@@ -112,8 +112,8 @@ class Sending:
     end: End
 
     def dropped(self) -> int:
-        """Packets that the link itself dropped: a veth pair has a queue of 256, which is full when nobody's processor has
-        had time for it. They never reached the host that records, and nobody there can count them."""
+        """Packets that the link itself dropped, for its queue was full when no processor had time. They never reached
+        the host that records, and nobody there can count them."""
         file = f"/sys/class/net/{self.end.interface}/statistics/tx_dropped"
         return int(subprocess.check_output([*inside(self.end), "cat", file]))
 
@@ -286,5 +286,6 @@ def table(report: Report) -> Table:
             )
         )
     of = ("start", "of tcpdump", "of dumpcap", "of plain C")
-    headings = ("", "CPU ns per recorded packet beyond start", "quartiles", *of, "sent per second", "lost", "in the link")
+    lost = ("sent per second", "lost", "in the link")
+    headings = ("", "CPU ns per recorded packet beyond start", "quartiles", *of, *lost)
     return Table("recording a live stream (medians)", headings, rows)

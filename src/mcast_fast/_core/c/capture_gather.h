@@ -10,9 +10,9 @@
 #include "platform.h"
 
 enum {
-    MCAST_GATHERED_VECTORS = 1024, /* IOV_MAX of Linux, macOS and FreeBSD (writev(2)) */
-    MCAST_GATHERED_BYTES = 64 << 10,       /* beside payloads that are not copied: more would leave the cache before it is written */
-    MCAST_GATHERED_COPIED = 2048,          /* bytes of a payload that is copied, at the most */
+    MCAST_GATHERED_VECTORS = 1024,   /* IOV_MAX of Linux, macOS and FreeBSD (writev(2)) */
+    MCAST_GATHERED_BYTES = 64 << 10, /* beside payloads that are not copied: what the cache holds */
+    MCAST_GATHERED_COPIED = 2048,    /* bytes of a payload that is copied, at the most */
 };
 
 #if MCAST_HAS_WRITEV
