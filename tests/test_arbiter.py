@@ -10,7 +10,6 @@ from mcast_fast._core.extraction import Turn
 from mcast_fast.sequence import Arbiter, LegState
 from tests.conftest import has_fast
 from tests.legs import GROUPS, MS, NOW, Played, batch_of, check, leg, numbers
-from tests.test_pcapng import each_backend
 
 FORMAT = "u64be@0"
 HOLD = 50  # ms
@@ -297,6 +296,7 @@ def test_a_leg_that_never_came_is_waiting(backend):
         check(stats)
 
 
+@pytest.mark.long
 def test_silence_on_16_bits_is_ambiguous_where_the_numbers_may_have_come_around(backend):
     rows = [(number, number * 0.01) for number in range(5_000)]
     rows += [(number, 5_000 + number * 0.01) for number in range(5_000, 5_100)]
@@ -514,7 +514,6 @@ def looks_begun_anew(events):
 
 
 @pytest.mark.long
-@each_backend
 @given(
     steps=st.lists(
         st.tuples(st.booleans(), st.booleans(), st.integers(0, 80), st.integers(0, 80)), min_size=2, max_size=60
