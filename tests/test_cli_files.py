@@ -226,6 +226,30 @@ def test_a_summary_says_what_it_does_not_take(backend):
             _core.files.Summary(most)
 
 
+@pytest.mark.parametrize("most", [1, 7, 50])
+def test_packets_that_are_counted_alone_are_counted_as_batches_are(backend, tmp_path, most):
+    """Also where flows move, for there are too many, and where another summary takes the place of one that is gone."""
+    path = tmp_path / "feed.pcapng"
+    with mcast.files.Writer(path) as writer:
+        for group, source, time, length, wire in hostile(2000):
+            values = record(bytes(length), time, wire=wire, index=2 + length % 2)
+            values[6], values[7] = map_address(source), map_address(group)
+            writer.write(batch_of((values, bytes(length))))
+    data = path.read_bytes()
+
+    def counted(alone):
+        decoder = _core.files.Decoder("feed", None, True)
+        found, at = [], 0
+        for end in (len(data) // 2, len(data)):
+            summary = _core.files.Summary(most)
+            at += decoder.decode(memoryview(data)[at:end], 10_000, False, summary if alone else None)
+            summary.add(decoder.take())
+            found.append(summary.flows())
+        return found, decoder.counters() | {"batches": 0}
+
+    assert counted(True) == counted(False)
+
+
 @pytest.mark.parametrize("sequence", [None, "u64be@0"])
 def test_a_file_is_counted_as_its_batches_are(backend, feed, sequence):
     with mcast.open(feed) as reader:

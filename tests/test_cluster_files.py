@@ -1,5 +1,6 @@
 """Manifests, and questions to files, in threads of one machine."""
 
+import gc
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import mcast_fast as mcast
 from mcast_fast import _core, cluster, errors, files, sequence
 from mcast_fast._core.addresses import map_address
 from mcast_fast._core.layout import Flag
-from mcast_fast.cluster import _clock, _manifest, _table, _verify, _whole
+from mcast_fast.cluster import _clock, _manifest, _table, _tasks, _verify, _whole
 from mcast_fast.errors import MulticastWarning
 from tests.test_cli import invoke
 from tests.test_pcapng import NOW, record
@@ -388,11 +389,49 @@ def test_packets_of_one_time_come_by_host_and_sequence(backend, tmp_path):
     assert numbers == [10, 11, 12, 0, 1, 2]
 
 
-def test_large_answers_travel_in_pieces(two_hosts, monkeypatch):
-    monkeypatch.setattr("mcast_fast.cluster._tasks.PIECE", 1000)
-    monkeypatch.setattr("mcast_fast.files._scan.BATCH", 16)
+@pytest.fixture
+def scans(monkeypatch):
+    """The files that were read from their start, when answers travel by some 16 packets at a time."""
+    begun = []
+
+    def noted(paths, **options):
+        begun.extend(paths)
+        return files.scan(paths, batch_size=16, **options)
+
+    monkeypatch.setattr(_tasks, "PIECE", 256)
+    monkeypatch.setattr(_tasks, "scan", noted)
+    return begun
+
+
+def test_large_answers_travel_in_pieces(two_hosts, scans):
+    fetched = cluster.open([two_hosts / "a"]).fetch("239.1.1.1:5000")
+    first = next(fetched)
+    assert len(first) <= 16
+    assert len(_tasks._readings) == 1  # it stays open
+    assert len(first) + sum(map(len, fetched)) == 997
+    assert scans == list(dict.fromkeys(scans))  # each file once
+    assert _tasks._readings == {}
+
+
+def test_a_file_that_did_not_stay_open_is_read_again(two_hosts, scans, monkeypatch):
+    whole = batches_text(cluster.open([two_hosts / "a"]).fetch("239.1.1.1:5000"))
+    once = len(scans)
+    monkeypatch.setattr(_tasks, "KEPT", 1)
     captures = cluster.open([two_hosts / "a"])
-    assert len(batches_text(captures.fetch("239.1.1.1:5000"))) == 997
+    one, other = captures.fetch("239.1.1.1:5000"), captures.fetch("239.1.1.1:5000")
+    pairs = list(zip(one, other, strict=True))
+    assert batches_text(left for left, _ in pairs) == batches_text(right for _, right in pairs) == whole
+    assert len(scans) > 3 * once
+
+
+def test_an_answer_that_is_left_leaves_nothing_open(two_hosts, scans):
+    fetched = cluster.open([two_hosts / "a"]).fetch("239.1.1.1:5000")
+    next(fetched)
+    (reading,) = _tasks._readings.values()
+    del fetched
+    gc.collect()
+    assert _tasks._readings == {}
+    assert reading.batches.gi_frame is None  # its reader and its file are closed
 
 
 def test_more_hosts_than_an_arbiter_has_legs(backend, tmp_path):

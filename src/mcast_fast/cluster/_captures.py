@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -326,14 +327,17 @@ class Captures:
         """The packets of one group in the files of one recorder, piece by piece."""
         text = str(replace(leg, interface=None))
         for file in files:
-            skip = 0
-            while skip >= 0:
-                batch, skip = self._piece(file, text, start, end, skip)
-                if len(batch):
-                    yield batch
+            name, skip = secrets.token_hex(8), 0
+            try:
+                while skip >= 0:
+                    batch, skip = self._piece(file, text, start, end, skip, name)
+                    if len(batch):
+                        yield batch
+            finally:
+                _tasks.forget(name)
 
-    def _piece(self, file: File, group: str, start: int, end: int, skip: int) -> "tuple[Batch, int]":
-        for job, (batch, passed, error) in self._run(_tasks.read, [file], (group,), start, end, skip):
+    def _piece(self, file: File, group: str, start: int, end: int, skip: int, name: str) -> "tuple[Batch, int]":
+        for job, (batch, passed, error) in self._run(_tasks.read, [file], (group,), start, end, skip, name):
             if error:
                 self._report(Problem("unreadable", job.host, job.path, error))
             return batch, passed

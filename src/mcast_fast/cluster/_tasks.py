@@ -7,12 +7,13 @@ import glob
 import os
 import re
 import socket
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mcast_fast import _core
+from mcast_fast._core import process
 from mcast_fast._core.layout import ARENA_LIMIT
 from mcast_fast.cluster._manifest import Manifest, is_of, path_of
 from mcast_fast.cluster._survey import Contents, Formats, survey
@@ -28,6 +29,7 @@ CAPTURES = (".pcapng", ".ntar", ".pcap", ".cap")
 COMPRESSIONS = ("", ".gz", ".zst")
 SUFFIXES = tuple(suffix + packed for suffix in CAPTURES for packed in COMPRESSIONS)
 PIECE = 32 << 20  # bytes of payload that travel at once
+KEPT = 64  # files that stay open from one piece to the next
 ROW_GROUP = 100_000
 
 
@@ -100,24 +102,56 @@ def extent(path: str) -> tuple[int | None, int | None]:
     return min((one.earliest for one in chunks), default=None), max((one.latest for one in chunks), default=None)
 
 
-def read(path: str, groups: tuple[str, ...], start: int, end: int, skip: int) -> "tuple[Batch, int, str]":
+@dataclass(slots=True)
+class _Reading:
+    """A file that is read piece by piece, where it stands: its packets behind the first `passed` ones."""
+
+    batches: "Generator[Batch]"
+    passed: int = 0
+    process: int = field(default_factory=lambda: process.number)
+
+
+_readings: dict[str, _Reading] = {}  # by the names that whoever reads gave; the one that was used last is the last one
+
+
+def read(path: str, groups: tuple[str, ...], start: int, end: int, skip: int, name: str) -> "tuple[Batch, int, str]":
     """The next packets of groups in a file behind those that were skipped: a batch, how many to skip next time (-1: the
-    file has no more), and why the file ends early, or nothing."""
+    file has no more), and why the file ends early, or nothing.
+
+    The file stays open under `name`, which no other reading has. Where it is not open (another worker read the last
+    piece, or it was closed for KEPT others) it is read from its start."""
+    reading = _readings.pop(name, None)
+    if reading is None or reading.passed != skip or reading.process != process.number:
+        reading = _Reading(cast("Generator[Batch]", iter(scan([path], groups=groups, start=start, end=end))))
     parts: list[Batch] = []
-    size, passed, error = 0, 0, ""
+    size, error = 0, ""
     try:
-        for batch in scan([path], groups=groups, start=start, end=end):
-            here = batch[max(0, skip - passed) :]
-            passed += len(batch)
+        for batch in reading.batches:
+            here = batch[max(0, skip - reading.passed) :]
+            reading.passed += len(batch)
             if not len(here):
                 continue
             parts.append(here)
             size += here.payload_bytes
             if size >= min(PIECE, ARENA_LIMIT):
-                return _core.views.Batch.concatenate(parts), passed, ""
+                _keep(name, reading)
+                return _core.views.Batch.concatenate(parts), reading.passed, ""
     except CaptureError as wrong:
         error = str(wrong)
     return _core.views.Batch.concatenate(parts), -1, error
+
+
+def _keep(name: str, reading: _Reading) -> None:
+    _readings[name] = reading
+    for oldest in list(_readings)[:-KEPT]:
+        forget(oldest)
+
+
+def forget(name: str) -> None:
+    """Close the file of a reading that is not finished; nothing where it is not open here."""
+    reading = _readings.pop(name, None)
+    if reading is not None:
+        reading.batches.close()
 
 
 def export(path: str, host: str, url: str, name: str) -> tuple[int, int]:

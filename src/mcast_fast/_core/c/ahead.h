@@ -10,7 +10,9 @@
 #if defined(__GNUC__)
 #define MCAST_PREFETCH(address) __builtin_prefetch(address)
 #define MCAST_SELDOM __attribute__((noinline)) /* kept out of the loop that calls it, and its registers too */
+#define MCAST_ALWAYS __attribute__((always_inline)) inline
 #else
+#define MCAST_ALWAYS inline
 #define MCAST_PREFETCH(address) ((void)(address))
 #define MCAST_SELDOM
 #endif

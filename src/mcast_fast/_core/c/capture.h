@@ -128,6 +128,16 @@ typedef struct mcast_decode_counters {
     uint64_t reassembled;
 } mcast_decode_counters;
 
+/* A flow that was counted lately, as its packets have it; port 0 and interface 0: none. */
+typedef struct mcast_usual_flow {
+    uint64_t addresses; /* source and group, as four bytes each */
+    uint32_t interface_index;
+    uint32_t place; /* in the flows of the summary */
+    uint16_t port;
+} mcast_usual_flow;
+
+enum { MCAST_KNOWN_FLOWS = 64 };
+
 typedef struct mcast_decoder {
     mcast_pool *pool;
     mcast_memory records; /* of the batch at work */
@@ -153,7 +163,9 @@ typedef struct mcast_decoder {
     mcast_reassembly reassembly;
     mcast_decode_counters counters;
     mcast_skipped_list skipped;
-    mcast_summary *summary; /* what counts the packets instead of a batch; NULL: none */
+    mcast_summary *summary;                          /* what counts the packets instead of a batch; NULL: none */
+    mcast_usual_flow known_flows[MCAST_KNOWN_FLOWS]; /* wanted ones, by a part of their names */
+    uint64_t known_fits;                             /* the summary's, when they were at these places */
     uint64_t needed;
     int failure;
     uint64_t value, other;

@@ -7,6 +7,7 @@
 #define MCAST_CAPTURE_READ_H
 
 #include "capture.h"
+#include "capture_usual.h"
 
 /* Options ----------------------------------------------------------------------------------------------------------- */
 
@@ -242,62 +243,6 @@ mcast_decode_whole(mcast_decoder *decoder, const unsigned char *block, uint32_t 
     }
 }
 
-enum { MCAST_USUAL_HEADERS = 14 + 20 + 8, MCAST_USUAL_BLOCK = 28 + MCAST_USUAL_HEADERS + 4 };
-
-/* The record of a frame that was captured whole, where it is a UDP datagram in Ethernet and IPv4 without tags, options or fragments; its
- * payload, or NULL of any other. The checks are those of frames.h. */
-static inline const unsigned char *
-mcast_frame_usual(const unsigned char *frame, size_t size, mcast_record *record)
-{
-    const unsigned char *ip = frame + 14, *udp = ip + 20;
-    if (size < MCAST_USUAL_HEADERS || mcast_big16(frame + 12) != MCAST_ETHER_IPV4 || ip[0] != 0x45 ||
-        ip[9] != MCAST_PROTOCOL_UDP || mcast_big16(ip + 6) & 0x3fff)
-        return NULL;
-    size_t total = mcast_big16(ip + 2), length = mcast_big16(udp + 4);
-    if (total < 28 || total > size - 14 || length < 8 || length > total - 20)
-        return NULL;
-    *record = (mcast_record){.length = (uint16_t)(length - 8),
-                             .wire_length = (uint16_t)(length - 8),
-                             .source_port = mcast_big16(udp),
-                             .port = mcast_big16(udp + 2),
-                             .flags = MCAST_TTL | MCAST_TOS,
-                             .ttl = ip[8],
-                             .tos = ip[1]};
-    mcast_map_v4(record->source, ip + 12);
-    mcast_map_v4(record->group, ip + 16);
-    return udp + 8;
-}
-
-/* Most blocks: a packet without options, in this machine's byte order, with a usual frame. Bytes of the block; 0 where it is not that simple or
- * there is no memory: nothing has changed then, and mcast_decode_block says what it is. */
-static inline size_t
-mcast_decode_usual(mcast_decoder *decoder, const unsigned char *block, size_t size)
-{
-    uint32_t head[7], again; /* type, length, interface, time, bytes captured and sent */
-    if (decoder->swapped || size < MCAST_USUAL_BLOCK)
-        return 0;
-    memcpy(head, block, sizeof head);
-    if (head[0] != MCAST_BLOCK_PACKET || head[1] > size || head[5] != head[6] || head[5] > UINT16_MAX ||
-        head[1] != 32 + ((head[5] + 3) & ~3u) || head[2] >= decoder->described - decoder->section)
-        return 0;
-    memcpy(&again, block + head[1] - 4, sizeof again);
-    mcast_captured captured = {decoder->section + head[2], 0, 0, block + 28, head[5], head[5], 0};
-    mcast_interface *device = &decoder->interfaces[captured.interface_at];
-    mcast_record *record = mcast_decoder_next(decoder);
-    if (again != head[1] || device->link_type != MCAST_LINK_ETHERNET || !record)
-        return 0;
-    const unsigned char *payload = mcast_frame_usual(captured.frame, captured.size, record);
-    if (!payload || mcast_decoder_reserve(decoder, captured.size) != 0)
-        return 0;
-    captured.timestamp = mcast_interface_time(device, (uint64_t)head[3] << 32 | head[4]);
-    decoder->counters.frames++;
-    if (mcast_decoder_is_inside(decoder, &captured) && mcast_decoder_wants(decoder, record, device->name))
-        mcast_decoder_pass(decoder, &captured, record, payload);
-    else
-        decoder->counters.filtered++;
-    return head[1];
-}
-
 /* One block of `size` bytes that are there; *used says how many it had, 0 when it is not whole. */
 static inline int
 mcast_decode_block(mcast_decoder *decoder, const unsigned char *bytes, size_t size, size_t *used)
@@ -441,12 +386,14 @@ static inline int
 mcast_decode(mcast_decoder *decoder, const unsigned char *bytes, size_t size, size_t limit, size_t *used)
 {
     mcast_decoder_expect(decoder);
+    if (decoder->summary)
+        mcast_usual_forget(decoder);
     for (*used = 0;;) {
         if (mcast_decoder_count(decoder) >= limit || decoder->data.used > UINT32_MAX - UINT16_MAX)
             break;
         const unsigned char *at = bytes + *used;
         size_t left = size - *used, taken = 0;
-        if (decoder->known && !decoder->pcap && (taken = mcast_decode_usual(decoder, at, left)) > 0) {
+        if (decoder->known && !decoder->pcap && (taken = mcast_decode_usual(decoder, at, left, limit)) > 0) {
             *used += taken;
             continue;
         }

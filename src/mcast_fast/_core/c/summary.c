@@ -182,6 +182,7 @@ mcast_summary_fit(mcast_summary *summary)
     }
     free(order);
     summary->count = summary->most;
+    summary->fits++;
     fill_table(summary);
 }
 
