@@ -1,7 +1,9 @@
 """Loss and CPU a recorded packet of programs that record a live stream into a tmpfs: single packets, at full speed.
 
 Each recorder is a process of its own, started for each stream; the order turns every round. CPU is the user and system
-time of the whole process, less what starting and ending without a packet takes, which is measured in the same round.
+time of the whole process, less what it had used when it said that it records, and less what ending takes without a
+packet, in a recording of the same round. One start is never subtracted from another one: those of a Python program
+differ by tens of milliseconds, which are tens of nanoseconds for each of a million packets.
 Two plain C programs (reference_record.c) are the limits: of a ring, and of sockets.
 """
 
@@ -103,6 +105,20 @@ def add_options(options: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
+class Sending:
+    """Who sends, and from where."""
+
+    process: Process
+    end: End
+
+    def dropped(self) -> int:
+        """Packets that the link itself dropped, for its queue was full when no processor had time. They never reached
+        the host that records, and nobody there can count them."""
+        file = f"/sys/class/net/{self.end.interface}/statistics/tx_dropped"
+        return int(subprocess.check_output([*inside(self.end), "cat", file]))
+
+
+@dataclass(frozen=True)
 class Paths:
     """Where recordings go, and the compiled reference."""
 
@@ -121,7 +137,7 @@ def run(options: argparse.Namespace) -> Report:
         library = str(stack.enter_context(reference.compiled()))
         sending, receiving = stack.enter_context(link(coalesces=coalesces))
         order = {"interface": sending.interface, "address": sending.ipv4, "library": library, "core": None}
-        sender = stack.enter_context(Process("send", order, prefix=inside(sending)))
+        sender = Sending(stack.enter_context(Process("send", order, prefix=inside(sending))), sending)
         program = stack.enter_context(reference.compiled_program(SOURCE))
         place = TMPFS if TMPFS.is_dir() else None
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mcast-benchmarks-", dir=place)))
@@ -149,7 +165,7 @@ def is_there(name: str, notes: list[str]) -> bool:
 
 
 def measure(
-    names: list[str], sender: Process, receiving: End, paths: Paths, options: argparse.Namespace
+    names: list[str], sender: Sending, receiving: End, paths: Paths, options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
     samples: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     order = list(names)
@@ -157,18 +173,19 @@ def measure(
         stream(name, sender, receiving, paths, options, options.count // 4)
     for _ in range(options.rounds):
         for name in order:
-            started = stream(name, sender, receiving, paths, options, 0)["cpu"]
+            idle = stream(name, sender, receiving, paths, options, 0)
             sample = stream(name, sender, receiving, paths, options, options.count)
-            samples[name].append(sample | {"start": started / options.count})
+            end = (idle["cpu"] - idle["start"]) / sample["recorded"]
+            samples[name].append(sample | {"start": sample["start"] + end})
         order.append(order.pop(0))
     return samples
 
 
 def stream(
-    name: str, sender: Process, receiving: End, paths: Paths, options: argparse.Namespace, count: int
+    name: str, sender: Sending, receiving: End, paths: Paths, options: argparse.Namespace, count: int
 ) -> dict[str, Any]:
-    """One recording: CPU ns per packet in the file (in all, without packets), and how many are missing: what a program
-    drops must not make it look cheap."""
+    """One recording: CPU ns per packet in the file (in all, without packets), how many of them were used at its start,
+    and how many packets are missing: what a program drops must not make it look cheap."""
     file = paths.directory / "recorded.pcapng"
     _, command, line = RECORDERS[name]
     log = paths.directory / "log"
@@ -181,11 +198,14 @@ def stream(
         program = subprocess.Popen(argv, cwd=ROOT, stdout=output, stderr=output)
     try:
         wait_for(lambda: re.search(line, log.read_text()) is not None, f"{name} does not record: {log.read_text()}")
-        rate = 0.0
+        started = cpu_of(program.pid)
+        rate, in_link = 0.0, 0
         if count:
-            sent = sender.ask("send", port=PORT, count=count, size=options.size, segments=SEGMENTS)
+            in_link = sender.dropped()
+            sent = sender.process.ask("send", port=PORT, count=count, size=options.size, segments=SEGMENTS)
             rate = count / sent["nanoseconds"] * 1e9
             wait_until_quiet(file)
+            in_link = sender.dropped() - in_link
         program.send_signal(signal.SIGINT)
         _, status, usage = os.wait4(program.pid, 0)
         program.returncode = os.waitstatus_to_exitcode(status)
@@ -200,7 +220,21 @@ def stream(
     nanoseconds = (usage.ru_utime + usage.ru_stime) * 1e9
     written = recorded(file) if count else 1
     file.unlink(missing_ok=True)
-    return {"cpu": nanoseconds / written, "lost": max(count, 1) - written, "rate": rate, "dropped": dropped}
+    return {
+        "cpu": nanoseconds / written,
+        "start": started / written,
+        "recorded": written,
+        "lost": max(count, 1) - in_link - written,
+        "in_link": in_link,
+        "rate": rate,
+        "dropped": dropped,
+    }
+
+
+def cpu_of(pid: int) -> int:
+    """The ns for which the threads of a process have run (Documentation/scheduler/sched-stats.rst)."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
 def wait_for(condition: Callable[[], bool], failure: str) -> None:
@@ -248,8 +282,10 @@ def table(report: Report) -> Table:
                 ratio(to[name], to.get("c sockets" if name in ("plain", "c sockets") else "c ring")),
                 f"{rate:,.0f}",
                 lost,
+                ", ".join(f"{sample['in_link']:,}" for sample in taken),
             )
         )
     of = ("start", "of tcpdump", "of dumpcap", "of plain C")
-    headings = ("", "CPU ns per recorded packet beyond start", "quartiles", *of, "sent per second", "lost")
+    lost = ("sent per second", "lost", "in the link")
+    headings = ("", "CPU ns per recorded packet beyond start", "quartiles", *of, *lost)
     return Table("recording a live stream (medians)", headings, rows)

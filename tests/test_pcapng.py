@@ -209,6 +209,19 @@ def test_the_largest_datagrams_are_written(backend, size, v6):
     assert read(written(batch_of((record(payload, v6=v6), payload)))).payloads() == [payload]
 
 
+@pytest.mark.parametrize("form", ["pcapng", "pcap"])
+def test_payloads_of_all_sizes_are_written_one_behind_the_other(backend, tmp_path, form):
+    """Into a file large payloads go straight from the batch, and small ones in pieces: more of each than one call has."""
+    sizes = [*([300] * 400), 0, 1, 2, 3, 9000, 2047, 2048, 2049, 2050, 65_507, 5, 65_507, *([2049] * 600), 7]
+    payloads = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    batch = batch_of(*((record(one, time=NOW + at), one) for at, one in enumerate(payloads)))
+    path = tmp_path / f"feed.{form}"
+    with mcast.files.Writer(path) as writer:
+        assert writer.write(batch) == len(sizes)
+    assert path.read_bytes() == written(batch, form=form)
+    assert read(path.read_bytes()).payloads() == payloads
+
+
 @pytest.mark.parametrize(("size", "v6"), [(65_508, False), (65_528, True)])
 def test_what_no_datagram_can_hold_is_refused_behind_what_can_be_written(backend, size, v6):
     batch = batch_of((record(b"good"), b"good"), (record(bytes(size), v6=v6), bytes(size)))
@@ -713,7 +726,8 @@ def test_what_is_counted_is_what_stands_in_the_file(backend, room, size, form):
         assert len(read(file.data[: error.bytes])) == error.packets
 
 
-def test_a_full_disk_leaves_a_file_that_every_program_reads(backend, tmp_path):
+@pytest.mark.parametrize(("count", "size"), [(10, 1000), (200, 1000), (50, 3000)])
+def test_a_full_disk_leaves_a_file_that_every_program_reads(backend, tmp_path, count, size):
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -722,7 +736,7 @@ def test_a_full_disk_leaves_a_file_that_every_program_reads(backend, tmp_path):
     try:
         with pytest.raises(mcast.errors.FileError, match="ulimit -f") as caught, mcast.files.Writer(path) as writer:
             for _ in range(100):
-                writer.write(some(10, 1000))
+                writer.write(some(count, size))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

@@ -254,9 +254,44 @@ test_that_another_process_returns_nothing(void)
     close_all(&self, file);
 }
 
+/* Gives a pool so many blocks; how many it keeps. */
+static size_t
+kept(mcast_pool *pool, size_t count)
+{
+    enum { BLOCK = 1 << 20, MOST = 64 };
+    void *blocks[MOST];
+    size_t capacity;
+    for (size_t i = 0; i < count; i++)
+        CHECK((blocks[i] = mcast_pool_take(pool, BLOCK, &capacity)) && capacity == BLOCK);
+    for (size_t i = 0; i < count; i++)
+        mcast_pool_give(pool, blocks[i], capacity);
+    return pool->retained / BLOCK;
+}
+
+/* A pool keeps more for as long as somebody wants that. */
+static void
+test_that_a_pool_keeps_what_is_wanted(void)
+{
+    mcast_pool pool = {.lock = MCAST_MUTEX_INITIAL};
+    CHECK(kept(&pool, 20) == 2);
+    mcast_pool_retain(&pool, 8 << 20);
+    mcast_pool_retain(&pool, 4 << 20);
+    CHECK(kept(&pool, 20) == 14);
+    mcast_pool_release(&pool, 4 << 20);
+    CHECK(pool.retained == 10 << 20);
+    mcast_pool_release(&pool, 8 << 20);
+    CHECK(pool.retained == 2 << 20);
+    CHECK(kept(&pool, 20) == 2);
+    mcast_pool_retain(&pool, 0);
+    for (size_t capacity, i = 0; i < 2; i++)
+        mcast_aligned_free(mcast_pool_take(&pool, 1 << 20, &capacity));
+    CHECK(pool.retained == 0);
+}
+
 int
 main(void)
 {
+    test_that_a_pool_keeps_what_is_wanted();
     test_that_nothing_held_stops_it();
     test_that_pinned_bytes_are_relocated();
     test_that_another_process_returns_nothing();

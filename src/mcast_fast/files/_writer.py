@@ -290,7 +290,8 @@ class Writer(Guarded):
     # ---- from batches to bytes ----
 
     def _goes_in_place(self, batch: "Batch") -> bool:
-        """Whether the system takes the payloads from where they are: of a plain file, and not of a small batch."""
+        """Whether the encoder writes by itself, large payloads from where they are: of a plain file, and not of a small
+        batch."""
         return _core.files.GATHERS and type(self._file) is io.FileIO and batch.payload_bytes >= GATHERED
 
     def _write_encoded(self, batch: "Batch", at: int) -> int:
@@ -303,7 +304,7 @@ class Writer(Guarded):
         return stop
 
     def _write_in_place(self, batch: "Batch", at: int) -> int:
-        """As `_write_encoded`, without a copy of the payloads. What the system does not take is then gathered."""
+        """As `_write_encoded`, by the encoder itself. What the system does not take is then gathered."""
         self._add_interfaces()
         if self._buffer:
             self._write_gathered()

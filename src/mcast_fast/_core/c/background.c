@@ -5,6 +5,11 @@
 #include "receiver.h"
 #include <errno.h>
 
+enum {
+    KEPT_SHARE = 8, /* this part of the memory that packets may wait in is kept for reuse, where nothing waits */
+    MOST_KEPT = 32 << 20,
+};
+
 typedef struct queued {
     struct queued *next;
     mcast_batch batch;
@@ -12,7 +17,9 @@ typedef struct queued {
 
 typedef struct mcast_background {
     size_t limit; /* bytes that may wait */
-    int cpu;      /* where the thread runs; -1 anywhere */
+    size_t
+        kept; /* bytes of memory that the pool keeps for it: page faults of new memory would cost more than the copies into it */
+    int cpu; /* where the thread runs; -1 anywhere */
     mcast_thread thread;
     mcast_mutex queue_lock;
     mcast_poller ready; /* readable while a receive would not wait */
@@ -265,6 +272,7 @@ mcast_background_close(mcast_receiver *receiver)
     }
     background->last = NULL;
     mcast_unlock(&background->queue_lock);
+    mcast_pool_release(receiver->pool, background->kept);
 }
 
 void
@@ -295,9 +303,12 @@ mcast_background_open(mcast_receiver *receiver, size_t limit, int cpu)
     if (status == 0)
         status = mcast_poller_open(&background->ready);
     receiver->background = background;
+    background->kept = limit / KEPT_SHARE < MOST_KEPT ? limit / KEPT_SHARE : MOST_KEPT;
+    mcast_pool_retain(receiver->pool, background->kept);
     if (status == 0)
         status = mcast_thread_start(&background->thread, run, receiver);
     if (status != 0) {
+        mcast_pool_release(receiver->pool, background->kept);
         receiver->background = NULL;
         mcast_poller_close(&background->ready);
         free(background);

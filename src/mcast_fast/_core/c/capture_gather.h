@@ -1,15 +1,18 @@
-/* Capture files, written without copying payloads: what surrounds them in the file is gathered with them into one system call, from wherever
- * they are (a ring's blocks, an arena). */
+/* Capture files, written from wherever the payloads are (a ring's blocks, an arena) by one system call for many packets.
+ *
+ * Small packets are copied into a piece that stays in the processor's cache: what a system call takes for each vector is more than such a
+ * copy. Large payloads are not copied: the call takes them from where they are, between the bytes that surround them in the file. */
 #ifndef MCAST_CAPTURE_GATHER_H
 #define MCAST_CAPTURE_GATHER_H
 
+#include "ahead.h"
 #include "capture_write.h"
 #include "platform.h"
 
 enum {
-    MCAST_GATHERED_VECTORS = 1024, /* IOV_MAX of Linux, macOS and FreeBSD (writev(2)) */
-    MCAST_GATHERED_PACKETS = (MCAST_GATHERED_VECTORS - 1) / 2,
-    MCAST_GATHERED_ASIDE = MCAST_PACKET_OVERHEAD, /* of a packet, above all that surrounds its payload */
+    MCAST_GATHERED_VECTORS = 1024,   /* IOV_MAX of Linux, macOS and FreeBSD (writev(2)) */
+    MCAST_GATHERED_BYTES = 64 << 10, /* beside payloads that are not copied: what the cache holds */
+    MCAST_GATHERED_COPIED = 2048,    /* bytes of a payload that is copied, at the most */
 };
 
 #if MCAST_HAS_WRITEV
@@ -18,24 +21,31 @@ enum {
 
 typedef struct mcast_gather {
     struct iovec vectors[MCAST_GATHERED_VECTORS];
-    unsigned char aside[MCAST_GATHERED_PACKETS * MCAST_GATHERED_ASIDE];
+    unsigned char aside[MCAST_GATHERED_BYTES + MCAST_PACKET_OVERHEAD + MCAST_GATHERED_COPIED];
     int count;   /* vectors */
     size_t size; /* bytes of all vectors */
     size_t sent; /* of them */
 } mcast_gather;
 
-/* Gathers packets until there are enough for one call, or as mcast_encode: how many. The payloads stay in `data`. */
+/* Gathers packets until there are enough for one call, or as mcast_encode: how many. Large payloads stay in `data`. */
 static inline size_t
 mcast_gather_fill(mcast_gather *gather, mcast_encoder *encoder, const mcast_record *records, size_t count,
                   const unsigned char *data)
 {
     unsigned char *start = gather->aside, *at = start; /* of what has no vector yet */
+    const unsigned char *const enough = start + MCAST_GATHERED_BYTES;
     size_t i = 0;
     gather->count = 0;
     gather->size = gather->sent = 0;
     encoder->unfit = 0;
-    for (; i < count && i < MCAST_GATHERED_PACKETS; i++) {
+    for (; i < count && at < enough && gather->count < MCAST_GATHERED_VECTORS - 2; i++) {
         const unsigned char *payload = data + records[i].offset;
+        mcast_look_ahead(data, records, i, count);
+        if (records[i].length <= MCAST_GATHERED_COPIED) {
+            if (!mcast_encode_packet(encoder, &records[i], payload, 0, at, &at))
+                break;
+            continue;
+        }
         unsigned char *before = mcast_encode_packet(encoder, &records[i], payload, 1, at, &at);
         if (!before)
             break;

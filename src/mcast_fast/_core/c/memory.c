@@ -22,6 +22,13 @@ mcast_pool_prepare(void)
     return mcast_process_add_hook(&hook);
 }
 
+/* Bytes of the blocks of a class. */
+static size_t
+class_capacity(int class_)
+{
+    return ((size_t)MCAST_POOL_SMALLEST / 4 * (4 + class_ % 4)) << (class_ / 4);
+}
+
 /* The class whose blocks hold `size` bytes, or -1 when such a size is not pooled; *rounded is what to allocate. */
 static int
 pool_class(size_t size, size_t *rounded)
@@ -30,7 +37,7 @@ pool_class(size_t size, size_t *rounded)
     if (size <= MCAST_POOL_SMALLEST / 2)
         return -1;
     for (int i = 0; i < MCAST_POOL_CLASSES; i++) {
-        size_t capacity = ((size_t)MCAST_POOL_SMALLEST / 4 * (4 + i % 4)) << (i / 4);
+        size_t capacity = class_capacity(i);
         if (size <= capacity) {
             *rounded = capacity;
             return i;
@@ -63,7 +70,7 @@ mcast_pool_give(mcast_pool *pool, void *block, size_t capacity)
     int class_ = pool_class(capacity, &rounded);
     if (block && class_ >= 0 && rounded == capacity) {
         mcast_lock(&pool->lock);
-        int kept = pool->retained + capacity <= MCAST_POOL_RETAINED;
+        int kept = pool->retained + capacity <= MCAST_POOL_RETAINED + pool->more;
         if (kept) {
             *(void **)block = pool->unused[class_];
             pool->unused[class_] = block;
@@ -74,6 +81,32 @@ mcast_pool_give(mcast_pool *pool, void *block, size_t capacity)
             return;
     }
     mcast_aligned_free(block);
+}
+
+void
+mcast_pool_retain(mcast_pool *pool, size_t more)
+{
+    mcast_lock(&pool->lock);
+    pool->more += more;
+    mcast_unlock(&pool->lock);
+}
+
+void
+mcast_pool_release(mcast_pool *pool, size_t more)
+{
+    mcast_lock(&pool->lock);
+    pool->more -= more;
+    for (int i = MCAST_POOL_CLASSES - 1; i >= 0 && pool->retained > MCAST_POOL_RETAINED + pool->more;) {
+        void *block = pool->unused[i];
+        if (!block) {
+            i--;
+            continue;
+        }
+        pool->unused[i] = *(void **)block;
+        pool->retained -= class_capacity(i);
+        mcast_aligned_free(block);
+    }
+    mcast_unlock(&pool->lock);
 }
 
 int

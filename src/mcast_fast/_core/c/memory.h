@@ -16,13 +16,14 @@
 enum {
     MCAST_POOL_SMALLEST = 4096,
     MCAST_POOL_CLASSES = 9 * 4,   /* nine octaves: the largest is 1.75 MiB */
-    MCAST_POOL_RETAINED = 2 << 20 /* bytes kept for reuse, for the whole process */
+    MCAST_POOL_RETAINED = 2 << 20 /* bytes kept for reuse, for the whole process, unless mcast_pool_retain says more */
 };
 
 typedef struct mcast_pool {
     mcast_mutex lock;
     void *unused[MCAST_POOL_CLASSES]; /* each block's first word points to the next */
     size_t retained;
+    size_t more; /* bytes that are kept beyond MCAST_POOL_RETAINED */
 } mcast_pool;
 
 /* The one of the process; its lock is held across a fork, so that a child can use it. */
@@ -36,6 +37,10 @@ void *mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity);
 
 /* Returns a block of that capacity; NULL does nothing. */
 void mcast_pool_give(mcast_pool *pool, void *block, size_t capacity);
+
+/* Has the pool keep so many bytes more, for whoever has many batches on their way at a time; and as many less again. */
+void mcast_pool_retain(mcast_pool *pool, size_t more);
+void mcast_pool_release(mcast_pool *pool, size_t more);
 
 /* A growing piece of memory. */
 typedef struct mcast_memory {

@@ -502,7 +502,7 @@ cdef class Encoder:
         """Does nothing: `rest` is set by the call that leaves one."""
 
     def write(self, int descriptor, Batch batch not None, Py_ssize_t start):
-        """Write packets from `start` on into a descriptor, their payloads straight from where they are.
+        """Write packets from `start` on into a descriptor, large payloads straight from where they are.
 
         What signal handlers raise is passed on between two system calls; `written_packets` and `written_bytes` count
         what was written.
