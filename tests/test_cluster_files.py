@@ -195,6 +195,9 @@ HOSTILE = {
     "clock": {"clock": MADE["clock"] | {"offset": 2**100}},
     "error of the clock": {"clock": MADE["clock"] | {"error": 2**100}},
     "plan": {"plan": "\ud800"},
+    "directory above": {"file": ".."},
+    "elsewhere": {"file": "../feed.pcapng"},
+    "no name": {"file": "."},
 }
 
 

@@ -241,6 +241,17 @@ def test_clocks_that_differ_are_found_by_the_numbers_of_both(backend):
     assert 4 * SECOND < ahead <= 5 * SECOND
 
 
+def test_a_clock_that_is_behind_is_found_too(backend):
+    """That of the host whose recording begins later, although its clock is behind."""
+    early = [(number, NOW + number * 10 * MS + 2 * SECOND) for number in range(1000)]
+    behind = [(number, NOW + number * 10 * MS) for number in range(300, 1000)]
+    flow, clocks = flow_of([("a", early), ("b", behind)], 8)
+    assert (flow.lost, flow.restarts, flow.expected) == (0, 0, 1000)
+    ((hosts, ahead),) = clocks.items()
+    assert hosts == ("b", "a")
+    assert SECOND < -ahead <= 2 * SECOND
+
+
 def test_time_without_a_recorder_is_no_loss(backend):
     first = [(number, NOW + number * MS) for number in range(100)]
     second = [(number, NOW + number * MS) for number in range(3000, 3100) if number != 3050]

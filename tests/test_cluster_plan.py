@@ -185,6 +185,25 @@ def test_spare_hosts_take_over_first():
     assert [len(share.groups) for share in cluster.Deal(plan).shares(["h1", "h2", "h3"])] == [20, 20, 20]
 
 
+def test_a_spare_host_takes_over_first_also_where_others_have_more_capacity():
+    text = """
+[heartbeat]
+group = "239.255.77.1:5077"
+[hosts.alpha]
+capacity = "10Gbit/s"
+[hosts.beta]
+capacity = "10Gbit/s"
+[hosts.gamma]
+spare = true
+capacity = "1Gbit/s"
+[[groups]]
+group = "239.1.1.1:5000+4"
+rate = "100Mbit/s"
+"""
+    shares = cluster.Deal(cluster.Plan.parse(text)).shares(["beta", "gamma"])
+    assert [len(share.groups) for share in shares] == [2, 2]
+
+
 def test_legs_and_copies_are_on_different_hosts():
     deal = cluster.Deal(cluster.Plan.parse(PLAN))
     found = owners(deal.shares())
