@@ -268,6 +268,18 @@ def test_two_recorders_of_one_host(backend):
     assert (flow.lost, flow.expected, flow.duplicates, flow.restarts) == (0, 1000, 300, 0)
 
 
+def test_a_clock_that_was_set_back_leaves_times_in_their_order():
+    anchors = [_runs.Anchor(0, 9000), _runs.Anchor(10, 2000), _runs.Anchor(20, 3000)]
+    joined = _runs.Joined.of(("a", 0), _runs.Run(0, 21, 9000, 3000, anchors=anchors))
+    assert [joined.times_at(position) for position in (0, 5, 10, 15, 20)] == [
+        (9000, 9000),
+        (2000, 9000),
+        (2000, 2000),
+        (2000, 3000),
+        (3000, 3000),
+    ]
+
+
 def test_anchors_stay_few_and_near_enough():
     anchors = [_runs.Anchor(position, position) for position in range(0, 10_000, 10)]
     thin = _numbers.thinned(anchors, 40)
