@@ -273,6 +273,16 @@ def network():
     return made
 
 
+def test_a_heartbeat_that_comes_again_keeps_nobody_there(network):
+    """A network that repeats datagrams, or a stranger that does."""
+    network.pass_time(1000)
+    again = network.hosts.pop("beta").beat(network.now)
+    for _ in range(10):
+        network.hosts["alpha"].hear(again, network.now, network.now)
+        network.pass_time(100)
+    assert network.there("alpha") == ["alpha", "gamma"]
+
+
 def test_a_host_that_falls_silent_is_gone_after_the_plan_s_time(network):
     network.pass_time(1000)
     assert network.there("alpha") == ["alpha", "beta", "gamma"]
