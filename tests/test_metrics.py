@@ -1,5 +1,6 @@
 """Metrics: what an exporter shows, over HTTP and as a collector; its life; what it takes from the network."""
 
+import errno
 import gc
 import gzip
 import http.client
@@ -428,6 +429,19 @@ def test_without_descriptors_it_waits_for_some(monkeypatch, caplog):
         assert get(exporter)[0] == 200
     assert left == [0]
     assert "Too many open files" in caplog.text
+
+
+@pytest.mark.parametrize("refused", ["getaddrinfo", "socket", "socketpair"])
+def test_an_exporter_without_descriptors_is_an_error_of_ours(monkeypatch, no_leak, refused):
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    if refused == "socketpair":
+        monkeypatch.setattr(_server.pairs, "connected", refuse)
+    else:
+        monkeypatch.setattr(socket, refused, refuse)
+    with pytest.raises(mcast.SocketError, match=r"\(24\)"):
+        monitor.exporter(Monitor(), ANY)
 
 
 # ---- where it listens ----
