@@ -44,6 +44,14 @@ os.environ["PYTHONWARNINGS"] = ",".join(
     filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:the default receive buffer"))
 )
 
+# Whether an example comes in time says something of the machine. A test with `backend` is called with many examples for each of both.
+with contextlib.suppress(ImportError):  # a part of the suite runs where only pytest is
+    from hypothesis import HealthCheck, settings
+
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
+    settings.register_profile("any machine", deadline=None, suppress_health_check=checks)
+    settings.load_profile("any machine")
+
 QUICK = "not (lab or long)"  # the expression in pyproject.toml: another one was given by the user, and is left as it is
 ALL_TAKE = "25 minutes, as root with the lab's programs (README.md)"
 

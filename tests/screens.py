@@ -338,7 +338,9 @@ def _wrapped(line: str, columns: int) -> list[str]:
 
 
 def _masked(line: str) -> str:
-    line = SGR.sub("", line).rstrip()  # what ends with a colour's code can have spaces before it: as many as a figure is wide
+    line = SGR.sub(
+        "", line
+    ).rstrip()  # what ends with a colour's code can have spaces before it: as many as a figure is wide
     for pattern, instead in MASKS:
         line = re.sub(pattern, instead, line)
     return line

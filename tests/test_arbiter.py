@@ -558,7 +558,7 @@ def test_any_order_loss_and_repetition_is_as_the_model_says(backend, steps, agai
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     steps=st.lists(
         st.tuples(
@@ -592,7 +592,7 @@ def test_both_backends_agree_on_every_field(steps, width, limit, kept, in_order,
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, 20), st.integers(0, 3), st.sampled_from([1, 60, 400, 1100])), min_size=1, max_size=60

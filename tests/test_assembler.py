@@ -334,7 +334,7 @@ CASES = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 3), st.bo
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(steps=WILD, case=CASES)
 def test_both_backends_agree_on_everything_and_lose_no_packet(steps, case):
     if has_fast():

@@ -112,7 +112,7 @@ def test_the_ledger_of_a_recording_is_in_its_manifest(backend, tmp_path):
     assert (ledger["delivered"], ledger["dropped_system"], ledger["received"], ledger["dropped"]) == (3, 2, 5, None)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_no_manifest_breaks_what_reads_it(data):
     values = json.loads(json.dumps(MADE))

@@ -66,7 +66,7 @@ def members(spans):
     return {number for first, end in spans for number in range(first, end)}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SPANS, SPANS)
 def test_spans_are_sets(left, right):
     one, other = _spans.united(left), _spans.united(right)
@@ -101,7 +101,7 @@ def stream(fates, first=0, step=MS, start=NOW):
 
 
 @pytest.mark.parametrize("width", [1, 2, 8])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(fates=FATES, first=st.integers(0, 2**20))
 def test_a_file_has_the_numbers_that_came(width, fates, first):
     packets = stream(fates, first)
@@ -122,7 +122,7 @@ def test_a_file_has_the_numbers_that_came(width, fates, first):
 
 
 @pytest.mark.parametrize("width", [1, 2, 8])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(fates=FATES, first=st.integers(0, 2**20), cuts=st.lists(st.integers(0, 130), max_size=4))
 def test_it_does_not_matter_how_a_stream_is_cut_into_files(width, fates, first, cuts):
     packets = stream(fates, first)
@@ -144,7 +144,7 @@ def test_it_does_not_matter_how_a_stream_is_cut_into_files(width, fates, first, 
 
 
 @pytest.mark.parametrize("width", [2, 8])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.sampled_from(["both", "both", "both", "a", "b", "none"]), min_size=2, max_size=150),
     st.integers(0, 2**20),

@@ -96,7 +96,7 @@ def test_an_error_names_file_table_and_key(old, new, said):
     assert str(caught.value).startswith(said)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_no_text_breaks_the_reading_of_a_plan(data):
     lines = PLAN.splitlines()
@@ -141,7 +141,7 @@ PLANS = st.tuples(
 ).filter(lambda made: made[2] < made[0] and made[3] <= made[0])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(PLANS, st.randoms())
 def test_only_the_groups_of_a_host_that_fails_move(made, chosen):
     plan, names = plan_of(*made)
@@ -162,7 +162,7 @@ def test_only_the_groups_of_a_host_that_fails_move(made, chosen):
                 assert after[group] == who
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(PLANS)
 def test_rates_are_dealt_evenly(made):
     """No host has more than another one but by the largest group: what greedy dealing promises."""
@@ -344,7 +344,7 @@ def test_a_clock_that_is_off_is_noticed(network):
     assert network.hosts["alpha"].clocks() == {"beta": 5 * SECOND}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.one_of(st.binary(max_size=64), st.tuples(st.integers(0, 39), st.integers(0, 255)))))
 def test_hostile_datagrams_neither_stop_nor_grow_it(datagrams):
     plan = cluster.Plan.parse(PLAN)

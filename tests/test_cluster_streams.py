@@ -27,14 +27,14 @@ def told(found):
 TIMES = st.lists(st.integers(0, 6), max_size=14).map(sorted)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(TIMES, max_size=4), st.integers(1, 5))
 def test_streams_become_one(streams, size):
     found = told(merged([batches(times, at, size) for at, times in enumerate(streams)]))
     assert found == sorted((time, at, place) for at, times in enumerate(streams) for place, time in enumerate(times))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5))
 def test_what_is_a_little_out_of_order_is_put_in_order(delays, size):
     times = [place + delay for place, delay in enumerate(delays)]

@@ -20,7 +20,7 @@ from types import FunctionType
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mcast_fast import _core
@@ -39,8 +39,6 @@ NOWHERE = bytes(16)
 SECOND = 1_000_000_000
 WAIT = 5 * SECOND
 EVERYTHING = None
-
-each_backend = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def option(sock, name, value):
@@ -727,7 +725,6 @@ def record(offset, length):
     return RECORD.pack(1, offset, 1, 0, length, length, HERE, GROUP, 1, 2, 0, 0, 0)
 
 
-@each_backend
 @given(records=RECORDS, arena=st.binary(max_size=300))
 def test_records_make_a_block_only_when_their_payloads_lie_in_the_arena(backend, records, arena):
     packed = b"".join(record(*one) for one in records)
@@ -743,7 +740,6 @@ def test_records_make_a_block_only_when_their_payloads_lie_in_the_arena(backend,
     assert (bytes(block.records), bytes(block.data)) == (packed, arena)
 
 
-@each_backend
 @given(records=st.binary(max_size=200) | st.binary(min_size=64, max_size=64), arena=st.binary(max_size=100))
 def test_any_bytes_make_a_block_or_a_value_error(backend, records, arena):
     try:

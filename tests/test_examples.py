@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
@@ -394,7 +394,7 @@ def described_by(name: str) -> Callable[[bytes], str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", PACKETS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @example(data=None, at=0, bits=0)
 @given(data=st.none() | st.binary(max_size=300), at=st.integers(0, 200), bits=st.integers(0, 255))
 def test_any_bytes_are_one_line_without_control_characters(name, data, at, bits):

@@ -169,13 +169,13 @@ def test_ttl_and_tos_are_flagged():
 WHOLE = [(frame, link) for frame, link, _ in PLANTED.values()] + [(frame, 1) for frame, _ in NOT_DELIVERED.values()]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(frame=st.binary(max_size=200), link=st.sampled_from(LINKS), wire=st.integers(0, 300))
 def test_both_backends_agree_on_any_bytes(frame, link, wire):
     agreed(frame, link, wire)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.data(), planted=st.sampled_from(WHOLE))
 @pytest.mark.long
 def test_both_backends_agree_on_damaged_frames(data, planted):

@@ -290,7 +290,7 @@ def test_with_and_without_a_source(sources: SourceFilter, one: bytes, other: byt
 
 
 @pytest.mark.parametrize("full_state", [True, False], ids=["full state", "call by call"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(changes=st.lists(operations, max_size=12))
 @pytest.mark.long
 def test_any_changes_end_in_what_is_wanted(full_state: bool, changes: list[Any]) -> None:
@@ -305,7 +305,7 @@ def test_any_changes_end_in_what_is_wanted(full_state: bool, changes: list[Any])
         assert model.kernel.state() == ({}, {})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(changes=st.lists(operations, min_size=1, max_size=8), last=st.lists(operations, min_size=1, max_size=8))
 @pytest.mark.long
 def test_a_refusal_at_any_call_leaves_everything_as_it_was(changes: list[Any], last: list[Any]) -> None:
@@ -360,7 +360,7 @@ SPREAD_AND_BACK = [("set", ONE, sources, SOURCES[0]) for sources in (include(0, 
 
 
 @pytest.mark.long
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(changes=st.lists(operations, min_size=2, max_size=10))
 @example(changes=SPREAD_AND_BACK)
 @example(changes=SPREAD_AND_BACK[1:] + SPREAD_AND_BACK)
@@ -391,7 +391,7 @@ def test_what_stays_wanted_is_heard_at_every_moment(changes: list[Any]) -> None:
             model.kernel.after_call = lambda: None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(first=st.frozensets(one_source, min_size=1), then=st.frozensets(one_source, min_size=1))
 def test_a_source_that_stays_wanted_stays_at_its_socket(first: frozenset[bytes], then: frozenset[bytes]) -> None:
     channel = GroupEndpoint(ENDPOINTS[0], GROUPS[0])

@@ -308,7 +308,7 @@ PACKETS = st.lists(
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(packets=PACKETS, most=st.integers(1, 6), back=st.integers(0, 5 * SECOND))
 def test_both_backends_agree(packets, most, back):
     """Any streams, times and clocks, also one that goes back; nothing is lost: all packets are in the rows."""

@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mcast_fast as mcast
@@ -24,7 +24,6 @@ from mcast_fast._core.layout import RECORD, V4_MAPPED, Flag
 from tests import capture_files as cf
 from tests.conftest import BACKENDS, has_fast
 
-each_backend = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 NOW = 1_700_000_000_123_456_789
 ORDERS = ("<", ">")
 V4, V4_GROUP = V4_MAPPED + bytes([10, 0, 0, 1]), V4_MAPPED + bytes([239, 1, 1, 1])
@@ -109,7 +108,6 @@ def made(packets, names):
 
 
 @pytest.mark.long
-@each_backend
 @given(packets=st.lists(PACKETS, max_size=8))
 def test_what_is_written_reads_back_equal(backend, packets):
     names = {0: "", 1: "eth0", 2: "eth1", 77: "a long name, with a comma"}
@@ -122,7 +120,6 @@ def test_what_is_written_reads_back_equal(backend, packets):
 
 
 @pytest.mark.long
-@each_backend
 @given(packets=st.lists(PACKETS, max_size=8))
 def test_classic_pcap_keeps_all_but_interfaces_and_drops(backend, packets):
     batch = made([(one[0] % (2**32 * 10**9), 1, 0, *one[3:]) for one in packets], {1: "eth0"})
@@ -132,7 +129,6 @@ def test_classic_pcap_keeps_all_but_interfaces_and_drops(backend, packets):
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
 @given(packets=st.lists(PACKETS, max_size=8), form=st.sampled_from(["pcapng", "pcap"]))
 def test_both_backends_write_the_same_bytes(packets, form):
     if missing := has_fast():
@@ -421,7 +417,7 @@ def test_times_of_any_resolution(backend, order, resolution, ticks, offset, time
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(resolution=st.integers(0, 255), ticks=st.integers(0, 2**64 - 1), offset=st.integers(-(2**63), 2**63 - 1))
 def test_both_backends_tell_the_same_time(resolution, ticks, offset):
     if missing := has_fast():
@@ -640,7 +636,7 @@ SAMPLES = [
 
 
 @pytest.mark.long
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(data=st.data(), sample=st.sampled_from(SAMPLES))
 def test_any_bytes_parse_or_are_refused_by_both_backends_alike(data, sample):
     damaged = bytearray(sample)
@@ -651,7 +647,6 @@ def test_any_bytes_parse_or_are_refused_by_both_backends_alike(data, sample):
 
 
 @pytest.mark.long
-@each_backend
 @given(data=st.binary(max_size=300))
 def test_any_bytes_parse_or_raise_our_own_error(backend, data):
     for start in (b"", START, cf.pcap()):

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Formatter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcast_fast.doctor import ProbeReport
@@ -154,7 +154,7 @@ def test_all_hear_all():
 
 
 @pytest.mark.long
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.floats(0, 0.4), st.floats(0, 0.3))
 def test_what_is_lost_and_doubled_is_reported_to_the_datagram(seed, loss, doubled):
     """By each host of itself, and by the other one of it."""
@@ -610,7 +610,7 @@ def test_a_stranger_that_says_it_was_reached_is_not_believed():
     assert sent_to(host, net, 5) == {victim: UNANSWERED}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(headers, st.lists(entries, max_size=3), st.booleans()), max_size=6))
 def test_whatever_strangers_report_is_taken_in(messages):
     """Nothing is raised, and what is sent then can be read."""

@@ -1,7 +1,7 @@
 """What the probe counts, and its datagrams as bytes: whatever comes, in whatever order."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcast_fast.doctor._probe_counts import GRACE, WINDOW, Arrivals, ProbeCount, ProbeTimes, Series, Times
@@ -26,9 +26,6 @@ from mcast_fast.doctor._probe_wire import (
     size_bytes,
 )
 
-# A machine may be slow.
-SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-
 # ---- counting ----
 
 
@@ -50,7 +47,6 @@ def announce(arrivals: Arrivals, sent: int) -> None:
         arrivals.announce(sent, turn * GRACE)
 
 
-@settings(SLOW)
 @given(st.lists(st.integers(0, 300)), st.integers(0, 400))
 def test_any_loss_duplication_and_reordering_is_counted(numbers, announced):
     arrivals = Arrivals()
@@ -63,7 +59,6 @@ def test_any_loss_duplication_and_reordering_is_counted(numbers, announced):
     assert count.expected == count.received + count.startup + count.lost
 
 
-@settings(SLOW)
 @given(st.lists(st.integers(0, WINDOW - 1)), st.integers(0, 2**32 - WINDOW))
 def test_numbers_may_begin_anywhere(numbers, first):
     """A host that comes later does not miss what was sent before."""
@@ -112,7 +107,6 @@ def test_what_is_overtaken_is_not_lost():
     assert arrivals.count.lost == 0
 
 
-@settings(SLOW)
 @given(st.lists(st.integers(-(2**60), 2**60), min_size=1))
 def test_times(values):
     times = Times()
@@ -188,7 +182,7 @@ headers = st.builds(
 
 
 @pytest.mark.long
-@settings(SLOW, max_examples=30)
+@settings(max_examples=30)
 @given(headers, st.integers(0, 255), st.integers(0, 2**32 - 1), st.lists(entries, max_size=9))
 def test_a_hello_is_read_as_it_was_written(header, known, dropped, listed):
     data, count = hello_bytes(header, known, dropped, tuple(listed))
@@ -198,7 +192,7 @@ def test_a_hello_is_read_as_it_was_written(header, known, dropped, listed):
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@settings(SLOW, max_examples=20)
+@settings(max_examples=20)
 @given(headers, st.data())
 def test_tests_are_read_as_they_were_written(version, header, data):
     step = data.draw(st.integers(0, len(SIZES[version]) - 1))
@@ -210,7 +204,6 @@ def test_tests_are_read_as_they_were_written(version, header, data):
     assert parse(burst, version) == Burst(header._replace(kind=Kind.BURST), 3, 1, 99)
 
 
-@settings(SLOW)
 @given(st.binary(max_size=300))
 def test_what_others_send_is_foreign(data):
     with pytest.raises(WireError) as caught:
@@ -219,7 +212,7 @@ def test_what_others_send_is_foreign(data):
 
 
 @pytest.mark.long
-@settings(SLOW, max_examples=60)
+@settings(max_examples=60)
 @given(headers, st.lists(entries, max_size=3), st.data())
 def test_what_is_broken_is_refused_or_read(header, listed, data):
     """Whatever becomes of the bytes, nothing but WireError is raised."""

@@ -127,7 +127,7 @@ def outcome(backend, frames):
     return bytes(batch.records), bytes(batch.data), decoder.counters()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 300))
 @pytest.mark.long
 def test_both_backends_agree_on_any_fragments(seed, count):

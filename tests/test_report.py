@@ -70,7 +70,7 @@ def shown(found):
 # ---- counts over time ----
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 1 << 61), st.integers(0, 5)), min_size=1, max_size=40), st.integers(1, 7))
 def test_bins_hold_what_was_counted_whatever_its_order(events, size):
     table = Grid()
@@ -224,7 +224,7 @@ def test_every_gap_that_a_tracker_has_pending_is_remembered(backend):
     assert (burst.first, burst.last, burst.numbers) == (times[1], times[count - 1], count - 1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_the_time_line_of_losses_adds_up(data):
     """Whatever is lost, late, again or in another order."""

@@ -456,7 +456,7 @@ WILD = st.lists(
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     steps=WILD,
     width=st.integers(1, 8),
@@ -479,7 +479,7 @@ def test_both_backends_agree_on_everything(steps, width, limit, now, window):
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, 9), st.integers(1, 30), st.sampled_from([0, 0, 0, 1, -1, 5]), st.integers(0, 200_000)),
