@@ -12,7 +12,6 @@ from mcast_fast._core.extraction import Turn
 from mcast_fast.sequence import Arbiter, LegState
 from tests.conftest import has_fast
 from tests.legs import GROUPS, MS, NOW, Played, batch_of, check, leg, numbers
-from tests.test_pcapng import each_backend
 
 FORMAT = "u64be@0"
 HOLD = 50  # ms
@@ -530,7 +529,6 @@ def looks_begun_anew(events):
 
 
 @pytest.mark.long
-@each_backend
 @given(
     steps=st.lists(
         st.tuples(st.booleans(), st.booleans(), st.integers(0, 80), st.integers(0, 80)), min_size=2, max_size=60

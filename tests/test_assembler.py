@@ -10,7 +10,7 @@ import mcast_fast as mcast
 from mcast_fast import _core, errors, files
 from mcast_fast.sequence import Assembler
 from tests.conftest import has_fast
-from tests.test_pcapng import NOW, each_backend, record
+from tests.test_pcapng import NOW, record
 from tests.test_sequence import MS, joined
 
 
@@ -301,7 +301,6 @@ def test_arguments(backend):
 
 
 @pytest.mark.long
-@each_backend
 @given(order=st.permutations(range(24)), lost=st.sets(st.integers(0, 23)), start=st.sampled_from([0, 65_528, 96]))
 def test_any_order_within_the_window_gives_the_same_frames(backend, order, lost, start):
     """Each number is in its row, or missing: 6 frames of 4 numbers, of which all may be open."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mcast_fast import _core, errors, sequence
 from mcast_fast.sequence import Placement, place
 from tests.conftest import has_fast
-from tests.test_pcapng import NOW, batch_of, each_backend, record
+from tests.test_pcapng import NOW, batch_of, record
 
 NUMBER = "u16be@0"
 GUARD = 64
@@ -175,7 +175,6 @@ BODY = st.binary(max_size=6)
 PACKETS = st.lists(st.tuples(st.integers(-9, 20) | st.integers(0, 65535), BODY), max_size=40)
 
 
-@each_backend
 @given(packets=PACKETS, base=st.integers(-5, 70_000), rows=st.integers(1, 12), size=st.integers(1, 4))
 def test_any_packets_are_placed_as_the_model_places_them(backend, packets, base, rows, size):
     packets = [(base + number, body) for number, body in packets]

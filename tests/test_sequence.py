@@ -11,7 +11,7 @@ from mcast_fast import _core, errors, sequence
 from mcast_fast._core import layout
 from mcast_fast.sequence import FlowState, Kind, Tracker, What
 from tests.conftest import has_fast
-from tests.test_pcapng import NOW, batch_of, each_backend, record
+from tests.test_pcapng import NOW, batch_of, record
 
 SECOND = 1_000_000_000
 MS = 1_000_000
@@ -390,7 +390,6 @@ STEPS = st.lists(st.tuples(st.integers(-6, 8), st.integers(0, 30)), min_size=1, 
 
 
 @pytest.mark.long
-@each_backend
 @given(start=st.integers(0, 2**64 - 1), width=st.integers(1, 8), steps=STEPS, cut=st.integers(0, 80))
 def test_any_order_loss_and_repetition_counts_as_the_model_counts(backend, start, width, steps, cut):
     """Unless it looks like a restart: two packets in a row that are older than the window."""
@@ -423,7 +422,6 @@ def runs(draw):
 
 
 @pytest.mark.long
-@each_backend
 @given(runs=runs(), width=st.integers(2, 8))
 def test_restarts_count_as_the_runs_by_themselves(backend, runs, width):
     window, time, packets, models = 1000, NOW, [], []

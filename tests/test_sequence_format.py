@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mcast_fast import _core, errors, sequence
 from mcast_fast._core.extraction import KEY_SIZE, Place, Plan
 from mcast_fast.sequence import Field, Format, Kind
-from tests.test_pcapng import batch_of, each_backend, record
+from tests.test_pcapng import batch_of, record
 
 PRESETS = [
     "rtp",
@@ -332,7 +332,6 @@ PIECES = st.lists(
 ).map(b"".join)
 
 
-@each_backend
 @given(FORMATS, st.lists(PIECES, max_size=8))
 def test_any_payload_is_the_same_to_both_backends(text, payloads):
     found = {}
