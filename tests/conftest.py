@@ -43,6 +43,8 @@ WANTED = os.environ.get("MCAST_FAST_BACKEND", "")
 os.environ["PYTHONWARNINGS"] = ",".join(
     filter(None, (os.environ.get("PYTHONWARNINGS"), "ignore:the default receive buffer"))
 )
+# They would compile all modules anew, each of them: that takes most of the processor's time of a short one.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Whether an example comes in time says something of the machine. A test with `backend` is called with many examples for each of both.
 with contextlib.suppress(ImportError):  # a part of the suite runs where only pytest is
@@ -237,6 +239,11 @@ def loopback() -> str:
     return next(one.name for one in interfaces() if one.is_loopback)
 
 
+@functools.cache
+def loopback_is_up() -> bool:
+    return any(one.is_loopback and one.is_up for one in interfaces())
+
+
 def can_bind(address: str) -> bool:
     """Whether the system binds an address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
@@ -411,10 +418,9 @@ def tx(backend: str, group: str) -> Iterator[Sender]:
 def place_of(version: int) -> "Place":
     """Where a test can send to itself by this family; skips the test where there is no such place."""
     if version == 4:
-        loopback = next((one for one in interfaces() if one.is_loopback and one.is_up), None)
-        if loopback is None:
+        if not loopback_is_up():
             pytest.skip("feature loopback: no loopback interface is up")
-        return Place(4, loopback.name)
+        return Place(4, loopback())
     interface = multicast_ipv6()
     if interface is None:
         pytest.skip("feature IPv6 multicast: no interface is up, multicast-capable and has an IPv6 address")

@@ -24,8 +24,8 @@ NUMBER, FIRST_ARGUMENT = 0, 16  # offsets in struct seccomp_data
 
 # asm/unistd_64.h, asm-generic/unistd.h
 CALLS = {
-    "x86_64": {"socket": 41, "recvmmsg": 299, "sendmmsg": 307},
-    "aarch64": {"socket": 198, "recvmmsg": 243, "sendmmsg": 269},
+    "x86_64": {"socket": 41, "setsockopt": 54, "recvmmsg": 299, "sendmmsg": 307},
+    "aarch64": {"socket": 198, "setsockopt": 208, "recvmmsg": 243, "sendmmsg": 269},
 }
 NUMBERS = CALLS.get(platform.machine()) if sys.platform == "linux" else None
 
@@ -40,6 +40,7 @@ class Refusal(NamedTuple):
 
 REFUSALS = {
     "netlink": Refusal(("socket",), errno.EAFNOSUPPORT, 16),
+    "options": Refusal(("setsockopt",), errno.EPERM),
     "mmsg:ENOSYS": Refusal(("recvmmsg", "sendmmsg"), errno.ENOSYS),
     "mmsg:EPERM": Refusal(("recvmmsg", "sendmmsg"), errno.EPERM),
 }

@@ -800,6 +800,7 @@ def test_closing_an_arbiter_ends_its_collect_with_what_came(run, backend):
     run(main())
 
 
+@pytest.mark.long
 def test_legs_that_end_end_a_collect_and_both_iterations(run, backend):
     """And other tasks run meanwhile, though nothing is waited for."""
 

@@ -312,6 +312,7 @@ def test_a_leg_that_never_came_is_waiting(backend):
         check(stats)
 
 
+@pytest.mark.long
 def test_silence_on_16_bits_is_ambiguous_where_the_numbers_may_have_come_around(backend):
     rows = [(number, number * 0.01) for number in range(5_000)]
     rows += [(number, 5_000 + number * 0.01) for number in range(5_000, 5_100)]

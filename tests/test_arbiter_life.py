@@ -215,6 +215,7 @@ leg.empty.wait()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "program",
     [pytest.param(FORKED, marks=pytest.mark.needs("signals to processes")), LEFT_OPEN],

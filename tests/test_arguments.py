@@ -249,6 +249,7 @@ def watches_have_ended():
 ALL = list(cases())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "method", "parameter", "several"),
     ALL,

@@ -112,6 +112,7 @@ def test_the_ledger_of_a_recording_is_in_its_manifest(backend, tmp_path):
     assert (ledger["delivered"], ledger["dropped_system"], ledger["received"], ledger["dropped"]) == (3, 2, 5, None)
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(st.data())
 def test_no_manifest_breaks_what_reads_it(data):
@@ -340,6 +341,7 @@ def test_the_kernel_says_how_the_clock_stands(monkeypatch):
 # ---- questions ----
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("by_manifest", [True, False])
 def test_two_hosts_as_one(two_hosts, by_manifest):
     if not by_manifest:
@@ -360,6 +362,7 @@ def test_two_hosts_as_one(two_hosts, by_manifest):
     assert (b.host, b.received, b.lost, b.covered) == ("b", 2398, 102, 1)
 
 
+@pytest.mark.long
 def test_one_feed_of_two_hosts_and_who_lost_what(two_hosts):
     captures = cluster.open([two_hosts / "*" / "*.pcapng"], format="mcast-fast")
     with captures.feed("239.1.1.1:5000") as feed:
@@ -541,6 +544,7 @@ def test_it_needs_neither_dask_nor_pyarrow(backend, tmp_path):
 # ---- Parquet ----
 
 
+@pytest.mark.long
 def test_parquet_of_all_hosts(two_hosts, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     captures = cluster.open([two_hosts / "a", two_hosts / "b"])

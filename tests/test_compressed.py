@@ -52,6 +52,7 @@ def test_a_file_stays_as_it_is_where_its_compression_is_missing(tmp_path, monkey
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("torn", ["in the first member", "in the last member", "broken", "behind a broken block"])
 def test_a_torn_compressed_file_becomes_readable(backend, tmp_path, kind, torn, in_place):
@@ -139,6 +140,7 @@ def test_much_that_is_not_flushed_is_put_into_members_too(backend, tmp_path, kin
         assert 20 * 30 - len(payloads_in(path)[0]) <= 30 * (1 + 50_000 // (30 * 300))
 
 
+@pytest.mark.long
 @pytest.mark.needs("process limits")
 @pytest.mark.parametrize("room", [0, 100, 5_000, 40_000])
 def test_a_full_disk_leaves_what_is_counted(backend, tmp_path, kind, room, monkeypatch):

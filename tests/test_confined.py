@@ -14,7 +14,7 @@ import pytest
 from tests import sandbox
 from tests.conftest import BACKENDS, IN_CI
 
-pytestmark = [pytest.mark.weekly, pytest.mark.needs("system call filters", "users"), pytest.mark.hang_timeout(600)]
+pytestmark = [pytest.mark.weekly, pytest.mark.needs("system call filters", "users"), pytest.mark.hang_timeout(1200)]
 
 SANDBOX = [sys.executable, "-m", "tests.sandbox"]
 BUBBLEWRAP = [

@@ -725,6 +725,7 @@ def record(offset, length):
     return RECORD.pack(1, offset, 1, 0, length, length, HERE, GROUP, 1, 2, 0, 0, 0)
 
 
+@pytest.mark.long
 @given(records=RECORDS, arena=st.binary(max_size=300))
 def test_records_make_a_block_only_when_their_payloads_lie_in_the_arena(backend, records, arena):
     packed = b"".join(record(*one) for one in records)

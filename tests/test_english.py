@@ -139,6 +139,7 @@ def test_a_page_is_plain_english(path):
     assert [fault for one in paragraphs(name, path.read_text("utf-8")) for fault in one.faults()] == []
 
 
+@pytest.mark.long
 def test_docstrings_are_plain_english():
     found = []
     for path in MODULES:

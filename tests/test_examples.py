@@ -440,6 +440,7 @@ def test_a_script_is_short(name):
 NOTEBOOK = EXAMPLES / "capture_to_plot.ipynb"
 
 
+@pytest.mark.long
 def test_the_notebook_plots_what_it_captured(monkeypatch, tmp_path, capsys):
     """Its cells as a program; the kernel is started weekly."""
     pytest.importorskip("matplotlib").use("Agg")

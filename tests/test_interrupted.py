@@ -136,6 +136,7 @@ def start(setup: Setup, unread: bool) -> None:
         setup.take(setup.slots.receive_one(WAIT))
 
 
+@pytest.mark.long
 @each_start
 @each_call
 def test_an_exception_at_any_moment_loses_nothing(setup, call, unread):
@@ -151,6 +152,7 @@ def test_an_exception_at_any_moment_loses_nothing(setup, call, unread):
     assert setup.slots.counters()["largest_batch"] <= 1000
 
 
+@pytest.mark.long
 @each_start
 @each_call
 def test_exceptions_in_two_calls_in_a_row_lose_nothing(setup, call, unread):
@@ -166,6 +168,7 @@ def test_exceptions_in_two_calls_in_a_row_lose_nothing(setup, call, unread):
         setup.check_books()
 
 
+@pytest.mark.long
 @each_start
 @each_call
 def test_a_handler_may_receive_in_the_middle_of_a_receive(setup, call, unread):
@@ -182,6 +185,7 @@ def test_a_handler_may_receive_in_the_middle_of_a_receive(setup, call, unread):
             break
 
 
+@pytest.mark.long
 @each_start
 @each_call
 def test_a_handler_may_change_the_filter_in_the_middle_of_a_receive(setup, call, unread):

@@ -59,6 +59,7 @@ def blocks_of(data):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 def test_packets_come_in_the_order_of_time_and_none_is_lost(backend, tmp_path, seed, monkeypatch):
     monkeypatch.setattr(_merge, "SMALLEST_PIECE", 1000)

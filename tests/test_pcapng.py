@@ -693,6 +693,7 @@ class Small:
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("room", [0, 1, 100, 1000, 70_000, 100_000, 131_073])
 @pytest.mark.parametrize("size", [10, 1400])
 @pytest.mark.parametrize("form", ["pcapng", "pcap"])

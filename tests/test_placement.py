@@ -214,6 +214,7 @@ BODIES = st.none() | st.sampled_from(["rtp", "spead", "vdif", "rtp3", "spead9", 
 SHAPES = st.tuples(st.integers(1, 300), st.integers(1, 60))
 
 
+@pytest.mark.long
 @settings(max_examples=120)
 @given(payloads=PAYLOADS, form=FORMS, base=st.integers(0, 2**64 - 1) | st.integers(0, 300), body=BODIES, shape=SHAPES)
 def test_both_backends_place_alike_and_write_nowhere_else(payloads, form, base, body, shape):

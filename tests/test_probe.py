@@ -183,6 +183,7 @@ def test_what_is_lost_and_doubled_is_reported_to_the_datagram(seed, loss, double
                 assert count.lost >= len(set(wanted) - set(numbers))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lag", [-40 * MS, -3 * MS, 3 * MS, 40 * MS])
 def test_what_is_on_the_way_is_not_lost(lag):
     """One way is slower than the other one; whenever a host reports, some datagrams have not arrived yet."""

@@ -181,6 +181,7 @@ def bursts(*batches):
     return [((one.first - NOW) // MS, (one.last - NOW) // MS, one.numbers) for one in flow.bursts]
 
 
+@pytest.mark.long
 def test_numbers_that_are_lost_again_are_lost_at_their_own_time(backend):
     """They wrapped, or the sender began anew."""
     first, second = range(100, 110), range(65536 + 100, 65536 + 105)
@@ -214,6 +215,7 @@ def test_nothing_is_lost_before_the_first_gap():
     assert (table.span.start, table.span.bins) == (NOW // MS * MS, 1)
 
 
+@pytest.mark.long
 def test_every_gap_that_a_tracker_has_pending_is_remembered(backend):
     count = MOST_GAPS + 100
     times = {}

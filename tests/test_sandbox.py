@@ -40,6 +40,7 @@ def under(*arguments: str, absent: str, backend: str | None = None) -> str:
 
 # A run of the core takes 10 s and more: without what few programs lack, once per week.
 @pytest.mark.long
+@pytest.mark.hang_timeout(1200)  # a suite: minutes on a busy machine
 @pytest.mark.parametrize(
     "refused",
     [
@@ -153,6 +154,47 @@ def test_without_netlink_errors_name_the_setting(backend: str) -> None:
         assert os.strerror(errno.EAFNOSUPPORT) in text
 
 
+OPTIONS = """
+import os, sys
+import mcast_fast
+from tests import sandbox
+
+group = "239.7.7.10%lo:5910"
+opened = mcast_fast.Receiver(group), mcast_fast.Sender(group)
+sandbox.refuse("options")
+for name, open_it in (
+    ("receiver", lambda: mcast_fast.Receiver(group)),
+    ("several groups", lambda: mcast_fast.Receiver(group, "239.7.7.11%lo:5910")),
+    ("watch", lambda: mcast_fast.Receiver(group, watch=True)),
+    ("sender", lambda: mcast_fast.Sender(group)),
+    ("sender with a TTL", lambda: mcast_fast.Sender(group, ttl=3)),
+    ("join", lambda: opened[0].join("239.7.7.12%lo:5910")),
+    ("leave", lambda: opened[0].leave(group)),
+):
+    before = set(os.listdir("/dev/fd"))
+    try:
+        open_it()
+    except mcast_fast.SocketError as error:
+        print(name, error.operation, len(set(os.listdir("/dev/fd")) - before), error, sep="|")
+print([one.group for one in opened[0].memberships], sep="|")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_options_of_sockets_errors_name_the_sandbox_and_nothing_stays_open(backend: str) -> None:
+    done = run("-c", OPTIONS, refused=(), backend=backend)
+    *refused, held = done.stdout.splitlines() or [done.stderr]
+    assert [line.split("|")[0] for line in refused] == [
+        "receiver", "several groups", "watch", "sender", "sender with a TTL", "join", "leave"
+    ], done.stderr  # fmt: skip
+    for line in refused:
+        _, operation, still_open, text = line.split("|")
+        assert (operation in ("open", "bind", "join", "leave"), still_open) == (True, "0"), line
+        assert f"{os.strerror(errno.EPERM)} (1); a sandbox (seccomp" in text
+    assert held == "['239.7.7.10']"
+
+
 PATCHED = """
 import select, sys, types
 sys.modules["gevent.monkey"] = types.ModuleType("gevent.monkey")
@@ -180,3 +222,43 @@ def test_where_epoll_is_patched_away_a_receiver_works_and_says_who_took_it(backe
     received, descriptor = done.stdout.splitlines() or [done.stderr, ""]
     assert received == "1"
     assert descriptor == "True" if backend == "fast" else descriptor.startswith("fileno(): gevent has taken epoll")
+
+
+GREEN = """
+import sys, threading
+if sys.argv[1] == "gevent":
+    from gevent import monkey, socket
+    monkey.patch_all()
+    wait = socket.wait_read
+else:
+    import eventlet
+    from eventlet import hubs
+    eventlet.monkey_patch()
+    wait = lambda descriptor: hubs.trampoline(descriptor, read=True)
+import mcast_fast
+from tests.conftest import free_port
+
+group = f"239.7.7.10%lo:{free_port()}"
+with mcast_fast.Receiver(group, timeout=60, watch=True) as rx, mcast_fast.Sender(group, ttl=0) as tx:
+    threading.Timer(0.1, tx.send, [b"x"]).start()  # by a green thread, which has to come to run
+    try:
+        wait(rx.fileno())
+    except mcast_fast.FeatureError as error:
+        print(error)
+    else:
+        print(sys.argv[1], "waits for a descriptor")
+    print(len(rx.recv_batch()))
+"""
+
+
+@pytest.mark.weekly
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_green_threads_run_while_a_receiver_waits(backend: str, library: str) -> None:
+    """As docs/environments.md shows; the libraries are of the extra `green`."""
+    pytest.importorskip(library)
+    done = run("-c", GREEN, library, refused=(), backend=backend)
+    *_, descriptor, received = done.stdout.splitlines() or [done.stderr, ""]
+    assert received == "1", done.stderr
+    taken = f"fileno(): {library} has taken epoll"
+    assert descriptor.startswith(f"{library} waits" if backend == "fast" else taken)

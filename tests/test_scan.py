@@ -176,6 +176,7 @@ def damaged(data, seed):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(12))
 def test_a_damaged_index_is_made_anew_with_a_warning(tmp_path, backend, seed):
     path = tmp_path / "a.pcapng"

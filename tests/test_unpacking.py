@@ -91,6 +91,7 @@ def test_a_wrong_checksum_is_an_error_behind_all_packets(backend, kind, size):
     assert "check" in reason.lower()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 @pytest.mark.parametrize("behind", [b"garbage", bytes(100), b"\x1f", b"\x00\x1f"])
 def test_what_follows_the_last_stream_and_is_none_is_ignored(backend, kind, behind):

@@ -1,5 +1,6 @@
 """Interfaces that go and come back while a receiver watches; and the kernel's news, taken apart."""
 
+import _thread
 import contextlib
 import ctypes
 import dataclasses
@@ -771,6 +772,79 @@ def test_where_it_is_only_reported_that_something_changed(made, monkeypatch):
 
 
 # ---- events of Windows ----
+
+
+class Green:
+    """A lock that is held: while it is waited for, the other green threads run, of which one does `work` at last."""
+
+    def __init__(self, work):
+        self.work, self.waited = work, []
+
+    def acquire(self, timeout=None):
+        if timeout is not None:
+            self.waited.append(timeout)
+            if len(self.waited) == 3:
+                self.work()
+
+
+@pytest.fixture
+def green(monkeypatch):
+    """Threads as gevent and eventlet have them; what is returned makes them do something."""
+
+    def start(work):
+        made = Green(work)
+        monkeypatch.setattr(_thread, "start_new_thread", lambda function, arguments: None)
+        monkeypatch.setattr(events.threading, "Lock", lambda: made)
+        return made
+
+    return start
+
+
+def test_green_threads_run_while_an_event_of_windows_is_waited_for(monkeypatch, green):
+    """A wait in the system would hold up all of them."""
+    ready = []
+
+    def look(count, handles, every, milliseconds):
+        assert milliseconds == 0, "no other green thread can run"
+        return ready[0] if ready else 0x102  # WAIT_TIMEOUT
+
+    handle = itertools.count(1).__next__
+    fake = events.Calls(
+        create_event=lambda *_: handle(),
+        set_event=None,
+        close_handle=lambda _: 1,
+        wait_for_multiple_objects=look,
+        wsa_event_select=lambda *_: 0,
+        notify=(),
+        cancel_mib_change_notify2=None,
+    )
+    monkeypatch.setattr(events, "calls", lambda: fake)
+    one, other = pairs.connected()
+    with contextlib.closing(one), contextlib.closing(other):
+        hub = green(lambda: ready.append(events.WAIT_OBJECT_0 + 1))
+        waiting = events.EventNews().waiting(one)
+        assert waiting.wait(0) == (False, False)
+        assert hub.waited == []
+        assert waiting.wait(None) == (False, True)
+        assert hub.waited == [events.LOOK] * 3
+        ready.clear()
+        assert waiting.wait(events.LOOK / 2) == (False, False)
+        assert max(hub.waited[3:]) <= events.LOOK / 2
+        ready.append(events.WAIT_OBJECT_0)
+        assert waiting.wait(None) == (True, False)
+        waiting.close()
+
+
+@pytest.mark.needs("events of Windows")
+@pytest.mark.parametrize("woken", [True, False])
+def test_green_threads_set_an_event_and_wake(green, woken):
+    one, other = pairs.connected()
+    made = events.EventNews()
+    green(lambda: other.send(b"!") if woken else events.calls().set_event(made._event.handle))
+    waiting = made.waiting(one)
+    assert waiting.wait(None) == (woken, not woken)
+    for each in (waiting, made, one, other):
+        each.close()
 
 
 @pytest.mark.needs("events of Windows")

@@ -206,7 +206,8 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("bind", "EADDRNOTAVAIL", ""): "the address must be one of this machine's; list them with `mcast-fast interfaces`",
     ("bind", "WSAEADDRNOTAVAIL", "win32"): "Windows binds no group address; bind the interface",
     ("bind", "ENODEV", ""): "the interface has gone; list them with `mcast-fast interfaces`",
-    ("bind", "EPERM", "linux"): "binding to a device needs Linux 5.7 or CAP_NET_RAW",
+    ("bind", "EPERM", "linux"): "a sandbox (seccomp) refuses an option of the socket; or Linux is older "
+    "than 5.7, where binding to a device needs CAP_NET_RAW",
     ("join", "ENOBUFS", "linux"): "a membership limit is reached; raise net.ipv4.igmp_max_memberships or igmp_max_msf "
     "(sources; IPv6: net.ipv6.mld_max_msf), and net.core.optmem_max beyond 2,000 groups; or let spread=True use more "
     "sockets",
@@ -220,8 +221,10 @@ REMEDIES: dict[tuple[str, str, str], str] = {
         "",
     ): "the interface cannot take this group; check that it is up and has the MULTICAST flag",
     ("join", "EADDRINUSE", ""): "the socket holds this group already",
+    ("join", "EPERM", "linux"): "a sandbox (seccomp) refuses memberships",
     ("join", "EINVAL", ""): "the group and the source must be of one family, and the interface multicast-capable",
     ("join", "WSAEINVAL", "win32"): "the socket holds this group already, or the interface has gone",
+    ("leave", "EPERM", "linux"): "a sandbox (seccomp) refuses memberships",
     ("leave", "EADDRNOTAVAIL", ""): "the socket does not hold this group",
     (
         "filter",
@@ -245,6 +248,7 @@ REMEDIES: dict[tuple[str, str, str], str] = {
     ("send", "EINVAL", ""): "the group and the address to send from must fit the interface; leave the source out",
     ("send", "EADDRNOTAVAIL", ""): "the interface has no address to send from",
     ("receive", "ENETDOWN", ""): "the interface went down",
+    ("open", "EPERM", "linux"): "a sandbox (seccomp, AppArmor, SELinux) or a missing privilege forbids it",
     ("open", "ELOOP", ""): "it is a link, which a recording does not follow; name the file itself",
     ("write", "ENOSPC", ""): "the disk is full; free some of it, or write elsewhere",
     ("write", "EDQUOT", ""): "the quota is used up; free some of it, or write elsewhere",

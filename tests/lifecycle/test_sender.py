@@ -68,6 +68,7 @@ CALLS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_a_close_at_any_moment_of_a_call_closes_everything(group, no_leak, call):
     """As by a signal's handler; the call ends with its result or with ClosedError."""
@@ -93,6 +94,7 @@ def interrupt():
 
 
 # A socket that was just made is closed when it is forgotten; an iterator that is given up raises into nowhere.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 def test_an_exception_at_any_moment_of_a_call_loses_no_count_and_no_descriptor(group, came, no_leak, call):

@@ -4,6 +4,13 @@ import _thread
 import queue
 import threading
 from collections.abc import Callable
+from types import BuiltinFunctionType
+
+
+def are_green() -> bool:
+    """Whether threads that are started now take turns in one thread of the system: gevent and eventlet put functions of
+    theirs in place of the interpreter's."""
+    return not isinstance(_thread.start_new_thread, BuiltinFunctionType)
 
 
 def start(target: Callable[..., object], *arguments: object, name: str) -> None:

@@ -9,10 +9,12 @@ import ctypes
 import functools
 import math
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mcast_fast._core import pairs
+from mcast_fast._core import pairs, threads
 from mcast_fast._host.changes import ANYTHING, Change
 
 HANDLE = ctypes.c_void_p
@@ -20,6 +22,8 @@ INFINITE = 0xFFFFFFFF
 WAIT_FAILED = 0xFFFFFFFF
 WAIT_OBJECT_0 = 0
 FD_READ, FD_CLOSE = 0x01, 0x20  # winsock2.h
+# Seconds between two looks where a wait would hold up all green threads.
+LOOK = 0.05
 NOTIFYING = ("NotifyIpInterfaceChange", "NotifyUnicastIpAddressChange")
 
 Function = Callable[..., Any]
@@ -126,10 +130,16 @@ class EventNews:
 
 
 class EventWaiting:
-    """Waits for the event, and for something to read at a socket."""
+    """Waits for the event, and for something to read at a socket.
+
+    Patches of gevent and eventlet do not see a wait of Windows: it would hold up every green thread of this one. There
+    it looks every LOOK seconds, and the others run in between."""
 
     def __init__(self, news: Event, wake: pairs.End) -> None:
         self._news, self._readable = news, Event()
+        self._pause = threading.Lock() if threads.are_green() else None
+        if self._pause is not None:
+            self._pause.acquire()  # for ever: waiting for it with a timeout lets the others run
         if calls().wsa_event_select(wake.fileno(), self._readable.handle, FD_READ | FD_CLOSE):
             error = _last_error()
             self._readable.close()
@@ -137,6 +147,17 @@ class EventWaiting:
 
     def wait(self, seconds: float | None) -> tuple[bool, bool]:
         """As news.Waiting; the first one of both that is set."""
+        if self._pause is None:
+            return self._is_set(seconds)
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        while True:
+            found = self._is_set(0)
+            left = deadline - time.monotonic()
+            if any(found) or left <= 0:
+                return found
+            self._pause.acquire(timeout=min(LOOK, left))
+
+    def _is_set(self, seconds: float | None) -> tuple[bool, bool]:
         milliseconds = INFINITE if seconds is None else min(math.ceil(1000 * seconds), INFINITE - 1)
         handles = (HANDLE * 2)(self._readable.handle, self._news.handle)
         found: int = calls().wait_for_multiple_objects(2, handles, False, milliseconds)
