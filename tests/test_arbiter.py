@@ -1,5 +1,7 @@
 """Arbiter: whatever legs bring, in whatever order, each number comes once and is counted rightly, on every leg."""
 
+import contextlib
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -274,6 +276,20 @@ def test_a_silent_leg_is_a_state_and_not_the_loss_of_everything(backend):
     # behind since 2009, when the other leg next came after its last; what is charged within a second of that counts as lost
     assert other.lost == 1009 - HOLD
     assert other.covered == other.lost
+
+
+@pytest.mark.parametrize(
+    ("ms", "hold", "state"), [(999, "50ms", "receiving"), (1000, "50ms", "silent"), (1000, "600ms", "receiving")]
+)
+def test_a_leg_that_brings_nothing_for_a_second_and_twice_the_hold_is_silent(backend, ms, hold, state):
+    rows, got = without((), 101 + ms), []
+    legs = leg(rows, live=True), leg(rows[:101], GROUPS[1], live=True)
+    with Arbiter(legs, FORMAT, hold=hold) as feed:
+        while len(got) < len(rows):
+            with contextlib.suppress(TimeoutError):
+                got += numbers([feed.recv_batch(timeout=0)])
+        assert legs_of(feed.stats, "state") == ["receiving", state]
+        assert feed.stats.legs[1].silent_since == (NOW + 100 * MS if state == "silent" else None)
 
 
 def test_silence_of_both_legs_is_neither_loss_nor_restart(backend):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from mcast_fast.cli import output
 from mcast_fast.cli.progress import Moment, line
 from tests.screens import lines_shown
 from tests.test_cli import environment, program_backend  # noqa: F401
@@ -96,3 +97,13 @@ def test_a_quiet_recording_shows_none(terminal, tx):  # noqa: F811
     program = terminal("--quiet", "-a", "duration:1.5")
     program.expect("recording ")
     assert "packets/s" not in program.end()
+
+
+def test_rates_are_over_the_time_that_it_took():
+    assert output.pace_text(2.0, 1000, 1_000_000) == "in 2.00 s, 500 packets/s, 4.0 Mbit/s"
+    assert output.pace_text(2.0, 0, 0) == "in 2.00 s"
+    assert output.pace_object(2.0, 1000, 1_000_000) == {
+        "seconds": 2.0,
+        "packets_per_second": 500.0,
+        "bits_per_second": 4_000_000.0,
+    }

@@ -197,6 +197,9 @@ HOSTILE = {
     "clock": {"clock": MADE["clock"] | {"offset": 2**100}},
     "error of the clock": {"clock": MADE["clock"] | {"error": 2**100}},
     "plan": {"plan": "\ud800"},
+    "directory above": {"file": ".."},
+    "elsewhere": {"file": "../feed.pcapng"},
+    "no name": {"file": "."},
 }
 
 
@@ -211,6 +214,20 @@ def test_a_run_whose_numbers_are_not_in_order_is_named_with_its_file():
     values["flows"][0]["runs"][0]["first"] = 9
     with pytest.raises(errors.ArgumentError, match=r"^/d/feed\.pcapng\.manifest\.json: 'flows': a run's numbers"):
         cluster.Manifest.from_dict(values, "/d/feed.pcapng.manifest.json")
+
+
+def test_a_file_that_grows_meanwhile_gets_no_manifest(backend, tmp_path, monkeypatch):
+    path, read = write(tmp_path / "feed.pcapng", stream(range(5))), _manifest.survey
+
+    def survey_and_append(*arguments):
+        found = read(*arguments)
+        with Path(path).open("ab") as file:
+            file.write(b"more")
+        return found
+
+    monkeypatch.setattr(_manifest, "survey", survey_and_append)
+    with pytest.raises(errors.FileError, match="changed while its manifest was made"):
+        manifested(path, "a")
 
 
 def test_drops_beyond_all_counts_are_indexed(tmp_path):

@@ -241,6 +241,17 @@ def test_clocks_that_differ_are_found_by_the_numbers_of_both(backend):
     assert 4 * SECOND < ahead <= 5 * SECOND
 
 
+def test_a_clock_that_is_behind_is_found_too(backend):
+    """That of the host whose recording begins later, although its clock is behind."""
+    early = [(number, NOW + number * 10 * MS + 2 * SECOND) for number in range(1000)]
+    behind = [(number, NOW + number * 10 * MS) for number in range(300, 1000)]
+    flow, clocks = flow_of([("a", early), ("b", behind)], 8)
+    assert (flow.lost, flow.restarts, flow.expected) == (0, 0, 1000)
+    ((hosts, ahead),) = clocks.items()
+    assert hosts == ("b", "a")
+    assert SECOND <= -ahead <= 2 * SECOND
+
+
 def test_time_without_a_recorder_is_no_loss(backend):
     first = [(number, NOW + number * MS) for number in range(100)]
     second = [(number, NOW + number * MS) for number in range(3000, 3100) if number != 3050]
@@ -255,6 +266,18 @@ def test_two_recorders_of_one_host(backend):
     every = [(number, NOW + number * 10 * MS) for number in range(1000)]
     flow, _ = flow_of([("a", every[:600]), ("a", every[300:])], 8)
     assert (flow.lost, flow.expected, flow.duplicates, flow.restarts) == (0, 1000, 300, 0)
+
+
+def test_a_clock_that_was_set_back_leaves_times_in_their_order():
+    anchors = [_runs.Anchor(0, 9000), _runs.Anchor(10, 2000), _runs.Anchor(20, 3000)]
+    joined = _runs.Joined.of(("a", 0), _runs.Run(0, 21, 9000, 3000, anchors=anchors))
+    assert [joined.times_at(position) for position in (0, 5, 10, 15, 20)] == [
+        (9000, 9000),
+        (2000, 9000),
+        (2000, 2000),
+        (2000, 3000),
+        (3000, 3000),
+    ]
 
 
 def test_anchors_stay_few_and_near_enough():

@@ -185,6 +185,25 @@ def test_spare_hosts_take_over_first():
     assert [len(share.groups) for share in cluster.Deal(plan).shares(["h1", "h2", "h3"])] == [20, 20, 20]
 
 
+def test_a_spare_host_takes_over_first_also_where_others_have_more_capacity():
+    text = """
+[heartbeat]
+group = "239.255.77.1:5077"
+[hosts.alpha]
+capacity = "10Gbit/s"
+[hosts.beta]
+capacity = "10Gbit/s"
+[hosts.gamma]
+spare = true
+capacity = "1Gbit/s"
+[[groups]]
+group = "239.1.1.1:5000+4"
+rate = "100Mbit/s"
+"""
+    shares = cluster.Deal(cluster.Plan.parse(text)).shares(["beta", "gamma"])
+    assert [len(share.groups) for share in shares] == [2, 2]
+
+
 def test_legs_and_copies_are_on_different_hosts():
     deal = cluster.Deal(cluster.Plan.parse(PLAN))
     found = owners(deal.shares())
@@ -252,6 +271,16 @@ def network():
     for name in made.plan.hosts:
         made.start(name)
     return made
+
+
+def test_a_heartbeat_that_comes_again_keeps_nobody_there(network):
+    """A network that repeats datagrams, or a stranger that does."""
+    network.pass_time(1000)
+    again = network.hosts.pop("beta").beat(network.now)
+    for _ in range(10):
+        network.hosts["alpha"].hear(again, network.now, network.now)
+        network.pass_time(100)
+    assert network.there("alpha") == ["alpha", "gamma"]
 
 
 def test_a_host_that_falls_silent_is_gone_after_the_plan_s_time(network):

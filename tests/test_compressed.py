@@ -39,6 +39,19 @@ def kind(request):
     return request.param
 
 
+def test_a_file_stays_as_it_is_where_its_compression_is_missing(tmp_path, monkeypatch):
+    path = tmp_path / "feed.pcapng.zst"
+    path.write_bytes(b"an older recording")
+    for name in ("compression.zstd", "backports.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for write in (mcast.files.Writer, lambda target: mcast.files.merge([path], target)):
+        for target in (path.with_name("new.pcapng.zst"), path):
+            with pytest.raises(mcast.errors.MulticastError):
+                write(target)
+    assert path.read_bytes() == b"an older recording"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("in_place", [True, False])
 @pytest.mark.parametrize("torn", ["in the first member", "in the last member", "broken", "behind a broken block"])

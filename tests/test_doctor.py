@@ -34,6 +34,7 @@ from mcast_fast.doctor import (
     _listening,
     _packets,
     _readings,
+    _routing,
     _sender,
     _text,
     _wire,
@@ -249,6 +250,24 @@ def test_every_group_whose_ttl_is_1_is_reported(monkeypatch):
     monkeypatch.setattr(_sender, "_forwarded", lambda: {"239.1.1.1", "239.1.1.2"})
     found = list(_sender.short_ttl(SimpleNamespace(feeds=feeds)))
     assert [(one.verdict, one.group) for one in found] == [("problem", feed.text) for feed in feeds]
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "here", "mode"), [(0, 1, "strict"), (1, 0, "strict"), (2, 1, "loose"), (1, 2, "loose"), (0, 0, None)]
+)
+def test_the_larger_value_of_rp_filter_is_in_force(monkeypatch, everywhere, here, mode):
+    values = {"ipv4/conf/all/rp_filter": everywhere, f"ipv4/conf/{loopback()}/rp_filter": here}
+    monkeypatch.setattr(_routing, "setting", values.get)
+    context = SimpleNamespace(
+        feeds=_feeds.feeds_of([f"239.1.1.1%{loopback()}:5000"], None, None),
+        arrives=lambda feed: False,
+        is_opened=lambda feed: True,
+        is_on_wire=lambda feed: True,
+        grown=lambda name: 5,
+        route=lambda source: None,
+    )
+    found = list(_routing.rp_filter(context))
+    assert [one.evidence[0].rpartition(": ")[2] for one in found] == [mode] * (mode is not None)
 
 
 @pytest.mark.parametrize(("came_after", "after", "found"), [(0, 2.0, 1), (3, 2.0, 0), (0, 0.2, 0), (0, 0.0, 0)])

@@ -442,6 +442,9 @@ def test_a_buffer_that_is_small_for_the_rate(two, monkeypatch):
     rate = float(re.search(r"about ([\d,]+) packets", finding.evidence[0])[1].replace(",", ""))
     buffer = int(re.search(r"buffer_size='(\d+)MiB'", finding.remedy)[1]) << 20
     assert 2 * buffer >= 60 * (rate - 1) * _buffers._memory(256) > 2 * 4 << 20
+    own = int(re.search(r"a buffer of ([\d,]+) bytes", finding.evidence[0])[1].replace(",", ""))
+    held = int(re.search(r"holds (\d+) ms of this feed", finding.summary)[1])
+    assert held == pytest.approx(1000 * own / (rate * _buffers._memory(256)), rel=0.01)
 
 
 # ---- a switch whose querier is silent ----

@@ -15,7 +15,7 @@ import mcast_fast as mcast
 from mcast_fast import _core, files
 from mcast_fast.files import _merge
 from tests import capture_files as made
-from tests.test_pcapng import some
+from tests.test_pcapng import some, written
 
 START = 1_795_870_800_000_000_000
 MS = 1_000_000
@@ -257,6 +257,18 @@ def test_mutations_are_read_or_refused_alike_by_merge_and_reader(backend, tmp_pa
             failures.append(error.offset)
     if failures[0] != failures[1]:  # the reader does not look into what it does not need
         assert None in failures
+
+
+def test_a_file_that_is_replaced_meanwhile_is_an_error(backend, tmp_path):
+    """Rotated files, of which the writer has begun another one by the same name."""
+    path, other = tmp_path / "feed.pcapng", tmp_path / "other.pcapng"
+    for one in (path, other):
+        one.write_bytes(written(some(5)))
+    pieces = _merge._Pieces(str(path), 100)
+    assert len(pieces.next(0)) == 100
+    other.replace(path)
+    with pytest.raises(mcast.errors.CaptureError, match="offset 100: it was replaced while it was read"):
+        pieces.next(0)
 
 
 def test_compressed_files_and_targets(backend, tmp_path):

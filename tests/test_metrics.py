@@ -1,5 +1,6 @@
 """Metrics: what an exporter shows, over HTTP and as a collector; its life; what it takes from the network."""
 
+import errno
 import gc
 import gzip
 import http.client
@@ -13,7 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -360,7 +361,8 @@ def test_what_is_no_request(data, status):
         assert get(exporter)[0] == 200
 
 
-def test_clients_that_say_nothing_keep_nobody_away():
+def test_clients_that_say_nothing_keep_nobody_away(monkeypatch):
+    monkeypatch.setattr(_server, "PATIENCE", 3600.0)
     with exported() as exporter:
         silent = [socket.create_connection(exporter.address, timeout=60) for _ in range(2 * _server.MOST_CLIENTS)]
         try:
@@ -375,6 +377,19 @@ def test_a_silent_client_is_dropped_after_a_while(monkeypatch):
     monkeypatch.setattr(_server, "PATIENCE", 0.05)
     with exported() as exporter, socket.create_connection(exporter.address, timeout=60) as silent:
         assert silent.recv(1) == b""
+
+
+def test_a_request_that_comes_byte_by_byte_is_dropped_after_a_while(monkeypatch):
+    monkeypatch.setattr(_server, "PATIENCE", 0.1)
+    with exported() as exporter, socket.create_connection(exporter.address, timeout=60) as slow:
+        slow.settimeout(0.001)
+        answer = None
+        with suppress(ConnectionError):
+            while answer is None:
+                slow.sendall(b"a")
+                with suppress(TimeoutError):
+                    answer = slow.recv(65_536)
+        assert not answer
 
 
 def test_a_client_that_reads_slowly_gets_all_of_a_long_answer(monkeypatch):
@@ -414,6 +429,19 @@ def test_without_descriptors_it_waits_for_some(monkeypatch, caplog):
         assert get(exporter)[0] == 200
     assert left == [0]
     assert "Too many open files" in caplog.text
+
+
+@pytest.mark.parametrize("refused", ["getaddrinfo", "socket", "socketpair"])
+def test_an_exporter_without_descriptors_is_an_error_of_ours(monkeypatch, no_leak, refused):
+    def refuse(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    if refused == "socketpair":
+        monkeypatch.setattr(_server.pairs, "connected", refuse)
+    else:
+        monkeypatch.setattr(socket, refused, refuse)
+    with pytest.raises(mcast.SocketError, match=r"\(24\)"):
+        monitor.exporter(Monitor(), ANY)
 
 
 # ---- where it listens ----

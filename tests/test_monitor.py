@@ -189,6 +189,16 @@ def test_rtp_is_recognised_with_its_loss(backend):
     assert (stream.sequence, stream.lost, stream.duplicates, stream.restarts) == ("rtp", 2, 1, 0)
 
 
+def test_the_losses_of_several_rtp_streams_at_one_place_are_added_up(backend):
+    watch, _ = watched()
+    watch.add(rtp(*range(20), *range(23, 40), ssrc=7))
+    watch.add(rtp(*range(20), *range(24, 40), 39, ssrc=8))
+    watch.add(rtp(*range(40, 5000), ssrc=7))
+    watch.add(rtp(*range(40, 5000), ssrc=8))
+    (stream,) = watch.streams()
+    assert (stream.lost, stream.duplicates, stream.packets) == (7, 1, 37 + 37 + 2 * 4960)
+
+
 @pytest.mark.parametrize("payloads", [rtp, lambda *numbers: rtp(*numbers, version=1)])
 def test_what_is_not_rtp_is_not_taken_for_it(backend, payloads):
     watch, _ = watched()

@@ -88,6 +88,21 @@ def test_bins_hold_what_was_counted_whatever_its_order(events, size):
         assert list(table.row("bytes", row)) == [(row + 1) * one for one in expected]
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_bins_that_become_one_are_added_up(step):
+    """Dense counts from a time that no wider bin begins at, forwards and backwards."""
+    table, start = Grid(), NOW // SECOND * SECOND + 3_000_000
+    times = [start + at * step * 1_000_000 for at in range(3000)]
+    for time in times:
+        table.add_one("lost", 0, time, 1)
+    span = table.span
+    expected = [0] * span.bins
+    for time in times:
+        expected[(time - span.start) // span.width] += 1
+    assert span.width == 5_000_000
+    assert list(table.row("lost", 0)) == expected
+
+
 def test_bins_become_wider_and_no_more_of_them():
     table = Grid()
     table.add_one("lost", 0, NOW, 5)

@@ -510,6 +510,16 @@ def test_what_is_left_is_not_delivered_any_more(ends):
         assert rx.recv().group == V4
 
 
+def test_what_is_left_is_counted_also_where_payloads_stay_in_the_ring(ends):
+    a, b = ends
+    with receiver(b, V4, "239.1.1.2", ring_latency=PATIENT) as rx:
+        for group in (V4, "239.1.1.2"):
+            a.blast(group, PORT, count=DENSE).finish()
+        rx.leave(V4)
+        assert numbers(receive(rx, DENSE)) == list(range(DENSE))
+        assert (rx.stats.received, rx.stats.filtered) == (DENSE, DENSE)
+
+
 def test_a_blocked_source_is_not_delivered_any_more(ends):
     a, b = ends
     a.host.add_address(a.interface, "10.77.0.9/24")

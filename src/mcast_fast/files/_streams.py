@@ -253,6 +253,9 @@ def open_output(path: str | os.PathLike[str], exclusive: bool = False, follow_li
         ArgumentError: It is no path.
     """
     subject = subject_of(path)
+    kind = COMPRESSED.get(Path(subject).suffix.lower(), "")
+    if kind == "zstd":
+        zstd_module()  # a missing one is an error before a file of that name is emptied
     try:
         mode, opener = "xb" if exclusive else "wb", _opener(subject, follow_links)
         raw: IO[bytes] = open(subject, mode, buffering=0, opener=opener)  # noqa: SIM115
@@ -261,7 +264,7 @@ def open_output(path: str | os.PathLike[str], exclusive: bool = False, follow_li
     except ValueError as error:
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None
     try:
-        return packed(raw, COMPRESSED.get(Path(subject).suffix.lower(), ""))
+        return packed(raw, kind)
     except BaseException:
         raw.close()
         raise

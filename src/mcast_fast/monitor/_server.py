@@ -81,6 +81,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise ArgumentError(
             f"address {shown}: no such host: {error.args[-1]}; use an address of this machine"
         ) from None
+    except OSError as error:  # no descriptor is left to read the system's files by (EAI_SYSTEM, getaddrinfo(3))
+        raise socket_error("metrics", shown, error) from error
     family, kind, protocol, _, address = found[0]
     try:
         listener = socket.socket(family, kind, protocol)
@@ -97,6 +99,16 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise socket_error("metrics", shown, error) from error
     return listener
+
+
+def _pair() -> tuple[pairs.End, pairs.End]:
+    """Two sockets to wake the thread by; SocketError."""
+    try:
+        return pairs.connected()
+    except OSError as error:
+        if error.errno is None:  # of a signal handler
+            raise
+        raise socket_error("open", "a pair of sockets for metrics", error) from error
 
 
 class _Client:
@@ -135,7 +147,7 @@ class Server:
         self._ends: list[Any] = []
         try:
             self.address: tuple[str, int] = self._listener.getsockname()[:2]
-            self._ends.extend(pairs.connected())
+            self._ends.extend(_pair())
             self._ends[1].setblocking(False)
             threads.start(self._run, name="mcast-fast metrics")
         except BaseException as error:
