@@ -25,16 +25,18 @@ enum {
     MCAST_ALL_POSITIONS = 1 << 22,   /* of all flows together */
     MCAST_LEAST_POSITIONS = 1 << 13, /* of each flow in any case */
     MCAST_MOST_COVERED = 1 << 12,    /* numbers that one packet may cover */
+    MCAST_LEAST_SPAN = 1 << 7,       /* fewer numbers that are missing have a slot each */
+    MCAST_SPAN = 0xff,               /* no leg */
     MCAST_CHUNK = 1 << 18,           /* bytes of memory for packets that wait */
 };
 
-/* What became of a number. */
+/* What became of a number, or of many in a row of which none came: those behind the first have no slots. */
 typedef struct mcast_slot {
     int64_t time;    /* by the clock: when it came, or was seen to be missing */
-    uint32_t kept;   /* the packet that waits to be delivered at this number + 1; 0: none */
+    uint32_t kept;   /* the packet that waits to be delivered at this number + 1; 0: none. Of a span, how many numbers it has */
     uint8_t legs;    /* that brought it, a bit each */
     uint8_t absent;  /* legs that were charged as absent */
-    uint8_t leg;     /* that was first */
+    uint8_t leg;     /* that was first; MCAST_SPAN: this slot is of many */
     uint8_t skipped; /* it was given up: counted as unrecovered */
 } mcast_slot;
 
@@ -43,6 +45,8 @@ typedef struct mcast_slot {
 typedef struct mcast_feed_run {
     mcast_slot *slots;
     uint64_t mask;        /* slots - 1 */
+    uint64_t *spans;      /* the first numbers of slots of many, in order; tail, floor and head are never inside of a span */
+    uint32_t span_count, span_capacity;
     uint64_t first, next; /* positions: numbers unwrapped */
     uint64_t tail;        /* what is below is forgotten */
     uint64_t floor;       /* what is below is charged */

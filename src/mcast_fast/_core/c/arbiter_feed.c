@@ -50,7 +50,7 @@ static int
 has_brought(const mcast_feed_run *run, uint32_t leg, uint64_t position)
 {
     return !mcast_is_before(position, run->tail) && mcast_is_before(position, run->next) &&
-           (mcast_slot_at(run, position)->legs >> leg & 1);
+           !(run->span_count && mcast_span_has(run, position)) && (mcast_slot_at(run, position)->legs >> leg & 1);
 }
 
 /* The position of a number in the run of its leg: beside the leg's last one, unless it was silent while others went on by so much that
@@ -157,7 +157,7 @@ steps_back(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_fee
     if (!mcast_is_before(position, of->low) && arbiter->clock - of->gained <= arbiter->hold)
         return 0;
     for (; position != end; position++)
-        if (!mcast_is_before(position, run->tail) && !(mcast_slot_at(run, position)->legs >> leg & 1))
+        if (!mcast_is_before(position, run->tail) && !has_brought(run, leg, position))
             return 0;
     return 1;
 }
@@ -345,6 +345,8 @@ take_next(mcast_arbiter *arbiter, mcast_feed *feed, mcast_leg_flow *of, const mc
         if (status <= 0)
             return status;
     } else {
+        if (run->span_count && mcast_span_has(run, position))
+            return 0;
         const mcast_slot *slot = mcast_slot_at(run, position);
         if (!slot->legs || slot->legs >> packet->leg & 1 || mcast_is_before(position, run->floor))
             return 0;
@@ -394,6 +396,7 @@ mcast_feed_free(mcast_arbiter *arbiter, mcast_feed *feed)
     for (int i = 0; i < 2; i++) {
         arbiter->positions -= feed->runs[i].next - feed->runs[i].tail;
         free(feed->runs[i].slots);
+        free(feed->runs[i].spans);
     }
     free(feed);
 }

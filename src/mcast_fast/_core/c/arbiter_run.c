@@ -26,18 +26,12 @@ reserve(mcast_feed_run *run, uint64_t tail, uint64_t end)
     mcast_slot *slots = malloc((size_t)size * sizeof *slots);
     if (!slots)
         return -1;
-    for (uint64_t at = run->tail; at != run->next; at++)
+    for (uint64_t at = run->tail; at != run->next; at += mcast_slot_size(mcast_slot_at(run, at)))
         slots[at & (size - 1)] = *mcast_slot_at(run, at);
     free(run->slots);
     run->slots = slots;
     run->mask = size - 1;
     return 0;
-}
-
-static inline void
-clear(mcast_slot *slot, int64_t time)
-{
-    *slot = (mcast_slot){.time = time};
 }
 
 /* ---- delivering ---- */
@@ -95,21 +89,24 @@ deliver(mcast_arbiter *arbiter, mcast_feed_run *run)
     }
 }
 
-/* The number at the head is given up. It may be there where no memory was left to deliver it. */
+/* What is at the head is given up. It may be there where no memory was left to deliver it. */
 static void
 skip(mcast_arbiter *arbiter, mcast_feed_run *run)
 {
-    mcast_slot *slot = mcast_slot_at(run, run->head++);
+    mcast_slot *slot = mcast_slot_at(run, run->head);
+    uint64_t count = mcast_slot_size(slot);
+    run->head += count;
     if (slot->legs) {
         arbiter->held--;
         arbiter->late++;
     }
-    if (slot->kept)
+    if (slot->leg != MCAST_SPAN && slot->kept) {
         mcast_kept_remove(arbiter, slot->kept - 1);
-    slot->kept = 0;
+        slot->kept = 0;
+    }
     slot->skipped = 1;
-    arbiter->unrecovered++;
-    arbiter->pending--;
+    arbiter->unrecovered += count;
+    arbiter->pending -= count;
 }
 
 /* ---- charging ---- */
@@ -125,28 +122,45 @@ was_absent(const mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_fee
     return of->generation == run->generation && of->behind != MCAST_SILENT && due - of->behind >= arbiter->silence;
 }
 
-static void
-charge(mcast_arbiter *arbiter, const mcast_feed *feed, const mcast_feed_run *run, uint64_t position)
+/* A span at the floor gets an end where a leg begins, for the leg is absent for what is before. */
+MCAST_SELDOM static void
+cut_where_legs_begin(const mcast_arbiter *arbiter, mcast_feed_run *run)
 {
+    for (uint32_t leg = 0; leg < arbiter->leg_count; leg++)
+        if (run->members >> leg & 1 && mcast_is_before(run->floor, run->first_of[leg]))
+            mcast_span_cut(run, run->first_of[leg]);
+}
+
+/* What is at the floor. */
+static void
+charge(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_feed_run *run)
+{
+    uint64_t position = run->floor;
     mcast_slot *slot = mcast_slot_at(run, position);
-    if (slot->legs == arbiter->all_legs)
+    if (slot->legs == arbiter->all_legs) {
+        run->floor++;
         return;
+    }
+    if (slot->leg == MCAST_SPAN)
+        cut_where_legs_begin(arbiter, run);
+    uint64_t count = mcast_slot_size(slot);
+    run->floor += count;
     if (!slot->legs && !arbiter->in_order) {
         slot->skipped = 1;
-        arbiter->unrecovered++;
-        arbiter->pending--;
+        arbiter->unrecovered += count;
+        arbiter->pending -= count;
     }
     for (uint32_t leg = 0; leg < arbiter->leg_count; leg++) {
         mcast_leg_ledger *ledger = &arbiter->legs[leg].ledger;
         if (slot->legs >> leg & 1)
             continue;
-        ledger->pending--;
+        ledger->pending -= count;
         if (was_absent(arbiter, feed, run, leg, position, slot->time + arbiter->hold)) {
-            ledger->absent++;
+            ledger->absent += count;
             slot->absent |= (uint8_t)(1u << leg);
             continue;
         }
-        ledger->lost++;
+        ledger->lost += count;
         ledger->covered += slot->legs && !slot->skipped;
     }
 }
@@ -170,11 +184,13 @@ void
 mcast_run_settle(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint64_t end)
 {
     run->starting = 0;
+    if (run->span_count)
+        mcast_span_cut(run, end);
     if (arbiter->in_order)
         for (deliver(arbiter, run); mcast_is_before(run->head, end); deliver(arbiter, run))
             skip(arbiter, run);
-    for (; mcast_is_before(run->floor, end); run->floor++)
-        charge(arbiter, feed, run, run->floor);
+    while (mcast_is_before(run->floor, end))
+        charge(arbiter, feed, run);
 }
 
 static void
@@ -182,6 +198,10 @@ forget(mcast_arbiter *arbiter, mcast_feed_run *run, uint64_t tail)
 {
     arbiter->positions -= tail - run->tail;
     run->tail = tail;
+    if (run->span_count) {
+        mcast_span_cut(run, tail);
+        mcast_span_forget(run, tail);
+    }
 }
 
 static void
@@ -192,7 +212,7 @@ pass(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_feed_run *run)
         if (arbiter->in_order)
             deliver(arbiter, run);
     }
-    for (; run->floor != run->next; run->floor++) {
+    while (run->floor != run->next) {
         const mcast_slot *slot = mcast_slot_at(run, run->floor);
         if (arbiter->clock - slot->time < arbiter->hold)
             break;
@@ -203,11 +223,11 @@ pass(mcast_arbiter *arbiter, const mcast_feed *feed, mcast_feed_run *run)
             if (run->head == run->floor)
                 break; /* without memory: later */
         }
-        charge(arbiter, feed, run, run->floor);
+        charge(arbiter, feed, run);
     }
     uint64_t tail = run->tail;
     while (tail != run->floor && arbiter->clock - mcast_slot_at(run, tail)->time >= arbiter->remembered)
-        tail++;
+        tail += mcast_slot_size(mcast_slot_at(run, tail));
     forget(arbiter, run, tail);
 }
 
@@ -251,6 +271,7 @@ mcast_run_end(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run)
     mcast_run_settle(arbiter, feed, run, run->next);
     forget(arbiter, run, run->next);
     free(run->slots);
+    free(run->spans);
     memset(run, 0, sizeof *run);
 }
 
@@ -314,6 +335,19 @@ note_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint
     look_at_width(arbiter, run);
 }
 
+/* The numbers were sent, and none of them has come yet. */
+static void
+open_numbers(mcast_arbiter *arbiter, mcast_feed_run *run, uint64_t first, uint64_t end)
+{
+    uint64_t count = end - first;
+    mcast_span_put(run, first, end, &(mcast_slot){.time = arbiter->arrival});
+    for (uint32_t i = 0; i < arbiter->leg_count; i++)
+        arbiter->legs[i].ledger.pending += count;
+    arbiter->expected += count;
+    arbiter->pending += count;
+    arbiter->positions += count;
+}
+
 int
 mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run, uint32_t leg, uint64_t end)
 {
@@ -334,14 +368,8 @@ mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run,
             run->tail = run->floor = run->head = run->next = tail;
         }
     }
-    uint64_t count = end - run->next;
-    for (; run->next != end; run->next++)
-        clear(mcast_slot_at(run, run->next), arbiter->arrival);
-    for (uint32_t i = 0; i < arbiter->leg_count; i++)
-        arbiter->legs[i].ledger.pending += count;
-    arbiter->expected += count;
-    arbiter->pending += count;
-    arbiter->positions += count;
+    open_numbers(arbiter, run, run->next, end);
+    run->next = end;
     note_advance(arbiter, feed, run, leg);
     return 0;
 }
@@ -349,17 +377,10 @@ mcast_run_advance(mcast_arbiter *arbiter, mcast_feed *feed, mcast_feed_run *run,
 int
 mcast_run_extend(mcast_arbiter *arbiter, mcast_feed_run *run, uint64_t position)
 {
-    uint64_t count = run->first - position;
     if (!run->starting || run->tail != run->first || run->floor != run->first ||
         run->next - position > limit_of(arbiter, run) || reserve(run, position, run->next) != 0)
         return -1;
-    for (uint64_t at = position; at != run->first; at++)
-        clear(mcast_slot_at(run, at), arbiter->arrival);
-    for (uint32_t i = 0; i < arbiter->leg_count; i++)
-        arbiter->legs[i].ledger.pending += count;
-    arbiter->expected += count;
-    arbiter->pending += count;
-    arbiter->positions += count;
+    open_numbers(arbiter, run, position, run->first);
     if (mcast_is_before(position, run->low))
         run->low = position;
     if (mcast_is_before(position, run->mark))
@@ -406,12 +427,22 @@ come_late(mcast_arbiter *arbiter, mcast_slot *slot, uint32_t leg)
     return 1;
 }
 
+static inline mcast_slot *
+own_slot(mcast_feed_run *run, uint64_t position)
+{
+    if (run->span_count) {
+        mcast_span_cut(run, position);
+        mcast_span_cut(run, position + 1);
+    }
+    return mcast_slot_at(run, position);
+}
+
 /* One number of a packet; whether the packet is the one to be delivered for it. */
 static int
 admit_number(mcast_arbiter *arbiter, mcast_feed_run *run, uint32_t leg, uint64_t position)
 {
     mcast_leg_ledger *ledger = &arbiter->legs[leg].ledger;
-    mcast_slot *slot = mcast_slot_at(run, position);
+    mcast_slot *slot = own_slot(run, position);
     uint8_t bit = (uint8_t)(1u << leg);
     int is_charged = mcast_is_before(position, run->floor), is_new = 0;
     if (slot->legs & bit) {

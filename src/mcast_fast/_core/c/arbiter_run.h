@@ -18,6 +18,30 @@ mcast_slot_at(const mcast_feed_run *run, uint64_t position)
     return &run->slots[position & run->mask];
 }
 
+/* How many numbers a slot is of. */
+static inline uint64_t
+mcast_slot_size(const mcast_slot *slot)
+{
+    return slot->leg == MCAST_SPAN ? slot->kept : 1;
+}
+
+/* ---- arbiter_span.c ---- */
+
+/* Numbers of which none came get this slot: one for all, so that a jump costs no more than a step; few have one each, so that the spans are
+ * few. */
+void mcast_span_put(mcast_feed_run *run, uint64_t first, uint64_t end, const mcast_slot *like);
+
+/* No span has this number and the one before it any more. */
+void mcast_span_cut(mcast_feed_run *run, uint64_t position);
+
+/* Whether the number has no slot of its own. */
+int mcast_span_has(const mcast_feed_run *run, uint64_t position);
+
+/* Spans that begin before this number are forgotten. */
+void mcast_span_forget(mcast_feed_run *run, uint64_t tail);
+
+/* ---- arbiter_run.c ---- */
+
 /* A packet, or what waits of it: its record and payload, and the leg that brought it. */
 typedef struct mcast_arrival {
     const mcast_record *record;

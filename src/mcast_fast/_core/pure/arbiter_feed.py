@@ -118,7 +118,7 @@ class Feed:
         one = self.legs[leg]
         if run.next < end or (position >= one.low and self.state.clock - one.gained <= self.state.hold):
             return False
-        return all(at < run.tail or run.slots[at].legs >> leg & 1 for at in range(position, end))
+        return all(at < run.tail or run.has_brought(leg, at) for at in range(position, end))
 
     def _go_on(self, run: Run, leg: int, position: int, end: int) -> None:
         one, clock = self.legs[leg], self.state.clock

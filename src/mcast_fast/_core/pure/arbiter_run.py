@@ -3,6 +3,7 @@
 Positions are numbers unwrapped; they are compared plainly where the C compares them modulo 2^64.
 """
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
 from mcast_fast._core import lateness
@@ -11,6 +12,7 @@ from mcast_fast._core.layout import FIELDS, RECORD_SIZE, Flag
 from mcast_fast._core.pure.flow import NOTABLE_SILENCE
 
 SILENT = -1  # no moment
+LEAST_SPAN = 16  # fewer numbers that are missing have a slot each
 _FLAGS = [one.name for one in FIELDS].index("flags")
 
 Row = tuple[int, ...]  # of a record
@@ -40,7 +42,7 @@ class Arrival:
 
 @dataclass(slots=True)
 class Slot:
-    """What became of a number."""
+    """What became of a number, or of `count` numbers in a row of which none came."""
 
     time: int
     kept: Arrival | None = None
@@ -48,6 +50,7 @@ class Slot:
     absent: int = 0
     leg: int = 0
     skipped: bool = False
+    count: int = 1
 
 
 @dataclass(slots=True)
@@ -131,6 +134,7 @@ class Run:
     over: bool = False
     first_of: list[int] = field(default_factory=lambda: [0] * MOST_LEGS)
     slots: dict[int, Slot] = field(default_factory=dict)
+    spans: list[int] = field(default_factory=list)  # the first numbers of slots of many, in order
 
     def __post_init__(self) -> None:
         self.next = self.tail = self.floor = self.head = self.low = self.mark = self.first
@@ -143,7 +147,40 @@ class Run:
 
     def has_brought(self, leg: int, position: int) -> bool:
         """Whether the leg has brought this number, as far as it is remembered."""
-        return self.tail <= position < self.next and bool(self.slots[position].legs >> leg & 1)
+        slot = self.slots.get(position)
+        return slot is not None and bool(slot.legs >> leg & 1)
+
+    # ---- slots: tail, floor and head are never inside of a span ----
+
+    def _put(self, first: int, end: int, like: Slot) -> None:
+        """Numbers of which none came have this slot: one for all, so that a jump costs no more than a step; few have one
+        each, so that the spans are few."""
+        count = end - first
+        if count >= LEAST_SPAN:
+            self.slots[first] = Slot(like.time, absent=like.absent, skipped=like.skipped, count=count)
+            insort(self.spans, first)
+            return
+        for position in range(first, end):
+            self.slots[position] = Slot(like.time, absent=like.absent, skipped=like.skipped)
+
+    def _cut(self, position: int) -> None:
+        """No span has this number and the one before it."""
+        at = bisect_left(self.spans, position) - 1
+        if at < 0 or position >= (end := self.spans[at] + self.slots[self.spans[at]].count):
+            return
+        first = self.spans.pop(at)
+        slot = self.slots.pop(first)
+        self._put(first, position, slot)
+        self._put(position, end, slot)
+
+    def _own_slot(self, position: int) -> Slot:
+        """The slot of this number alone."""
+        slot = self.slots.get(position)
+        if slot is not None and slot.count == 1:
+            return slot
+        self._cut(position)
+        self._cut(position + 1)
+        return self.slots[position]
 
     # ---- delivering ----
 
@@ -163,10 +200,11 @@ class Run:
             feed.pending -= 1
 
     def _skip(self) -> None:
-        self.slots[self.head].skipped = True
-        self.head += 1
-        self.state.feed.unrecovered += 1
-        self.state.feed.pending -= 1
+        slot = self.slots[self.head]
+        slot.skipped = True
+        self.head += slot.count
+        self.state.feed.unrecovered += slot.count
+        self.state.feed.pending -= slot.count
 
     # ---- charging ----
 
@@ -177,21 +215,28 @@ class Run:
         one = legs[leg]
         return one.run is self and one.behind != SILENT and due - one.behind >= self.state.silence
 
-    def _charge(self, legs: list[LegFlow], position: int) -> None:
-        state, slot = self.state, self.slots[position]
+    def _charge(self, legs: list[LegFlow]) -> None:
+        """The slot at the floor. A span has an end where a leg begins: the leg is absent for what is before."""
+        state, position = self.state, self.floor
+        if self.slots[position].count > 1:
+            for first in self.first_of[: len(legs)]:
+                self._cut(max(first, position))
+        slot = self.slots[position]
+        count = slot.count
+        self.floor += count
         if not slot.legs and not state.in_order:
             slot.skipped = True
-            state.feed.unrecovered += 1
-            state.feed.pending -= 1
+            state.feed.unrecovered += count
+            state.feed.pending -= count
         for leg, ledger in enumerate(state.legs):
             if slot.legs >> leg & 1:
                 continue
-            ledger.pending -= 1
+            ledger.pending -= count
             if self._was_absent(legs, leg, position, slot.time + state.hold):
-                ledger.absent += 1
+                ledger.absent += count
                 slot.absent |= 1 << leg
                 continue
-            ledger.lost += 1
+            ledger.lost += count
             ledger.covered += bool(slot.legs) and not slot.skipped
 
     def _take_back(self, slot: Slot, leg: int) -> None:
@@ -208,20 +253,22 @@ class Run:
     def settle(self, legs: list[LegFlow], end: int) -> None:
         """Everything below `end` is delivered and charged."""
         self.starting = False
+        self._cut(end)
         if self.state.in_order:
             self._deliver()
             while self.head < end:
                 self._skip()
                 self._deliver()
         while self.floor < end:
-            self._charge(legs, self.floor)
-            self.floor += 1
+            self._charge(legs)
 
     def _forget(self, tail: int) -> None:
+        self._cut(tail)
         self.state.positions -= tail - self.tail
-        for position in range(self.tail, tail):
-            del self.slots[position]
-        self.tail = tail
+        while self.tail < tail:
+            self.tail += self.slots.pop(self.tail).count
+        if self.spans and self.spans[0] < tail:
+            del self.spans[: bisect_left(self.spans, tail)]
 
     def pass_time(self, legs: list[LegFlow]) -> None:
         """What is due by the clock."""
@@ -238,11 +285,10 @@ class Run:
                 if not slot.legs:
                     self._skip()
                 self._deliver()
-            self._charge(legs, self.floor)
-            self.floor += 1
+            self._charge(legs)
         tail = self.tail
         while tail != self.floor and clock - self.slots[tail].time >= state.remembered:
-            tail += 1
+            tail += self.slots[tail].count
         self._forget(tail)
 
     def end(self, legs: list[LegFlow]) -> None:
@@ -272,8 +318,7 @@ class Run:
 
     def _open(self, first: int, end: int) -> None:
         """The numbers were sent, and none of them has come yet."""
-        for position in range(first, end):
-            self.slots[position] = Slot(self.state.arrival)
+        self._put(first, end, Slot(self.state.arrival))
         count = end - first
         for ledger in self.state.legs:
             ledger.pending += count
@@ -347,7 +392,7 @@ class Run:
 
     def _admit_number(self, leg: int, position: int) -> bool:
         """One number of a packet; whether the packet is the one to be delivered for it."""
-        state, slot, bit = self.state, self.slots[position], 1 << leg
+        state, slot, bit = self.state, self._own_slot(position), 1 << leg
         ledger, feed, is_new = state.legs[leg], state.feed, False
         if slot.legs & bit:
             ledger.duplicates += 1
