@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 import mcast_fast as mcast
 from mcast_fast import errors, files, sequence
 from mcast_fast._core.extraction import Turn
+from mcast_fast._core.layout import FIELDS
+from mcast_fast._core.pure import arbiter_run
 from mcast_fast.sequence import Arbiter, LegState
 from tests.conftest import has_fast
 from tests.legs import GROUPS, MS, NOW, Played, batch_of, check, leg, numbers
@@ -344,14 +346,56 @@ def test_what_waits_is_bounded(backend):
     assert stats.overflows == 2  # while it waits at the start, and for the missing number
 
 
-def test_a_gap_larger_than_what_is_remembered_is_counted_at_once(backend, monkeypatch):
+def test_a_gap_larger_than_what_is_remembered_is_counted_at_once(backend):
     far = 3_000_000
-    if backend == "pure":  # a million numbers take it seconds
-        monkeypatch.setattr("mcast_fast._core.pure.arbiter_run.MOST_POSITIONS", 1 << 14)
     got, stats = arbitrated(leg([(0, 0), (1, 60), (far, 2000), (far + 1, 2001)]), leg([(0, 1), (far, 2002)], GROUPS[1]))
     assert got == [0, 1, far, far + 1]
     assert of(stats, "expected", "unrecovered", "restarts") == (far + 2, far - 2, 0)
     assert [one.lost + one.absent for one in stats.legs] == [far - 2, far]
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_a_jump_costs_no_more_than_a_step(backend, order):
+    """A million numbers that are missing at once, 10,000 times: with a slot for each of them, no test would end."""
+    count, far = 10_000, 1_000_000
+    rows = [(at * far, at) for at in range(count)]
+    got, stats = arbitrated(leg(rows), leg(rows[:1], GROUPS[1]), order=order)
+    assert got == [number for number, _ in rows]
+    assert of(stats, "expected", "delivered", "restarts") == (rows[-1][0] + 1, count, 0)
+    assert stats.unrecovered == stats.legs[0].lost == (count - 1) * (far - 1)
+    assert stats.legs[1].lost + stats.legs[1].absent == (count - 1) * far
+    check(stats)
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_each_number_of_a_jump_has_its_own_fate(backend, order):
+    """The other leg brings some of what a leg jumped over: from either end, in the middle, next to each other, and twice."""
+    far = 500_000
+    late = [1, 2, far - 1, far // 2, far // 2 + 1, 100, 99, 400_000, 1, far // 2 + 200]
+    b = [(0, 0), *((number, 21 + at / 100) for at, number in enumerate(late)), (far, 30)]
+    got, stats = arbitrated(leg([(0, 0), (far, 20)]), leg(b, GROUPS[1]), hold="50ms", order=order)
+    brought = sorted(set(late))
+    assert sorted(got) == [0, *brought, far]
+    assert not order or got == sorted(got)
+    assert of(stats, "unrecovered", "late", "restarts") == (far - 1 - len(brought), 0, 0)
+    assert legs_of(stats, "lost") == [far - 1, far - 1 - len(brought)]
+    assert legs_of(stats, "covered") == [len(brought), 0]
+    assert stats.legs[1].duplicates == 1
+    check(stats)
+
+
+def test_slots_are_as_many_as_packets_and_not_as_numbers():
+    state = arbiter_run.State(64, 2, 50 * MS, True, 1 << 20)
+    legs = [arbiter_run.LegFlow(), arbiter_run.LegFlow()]
+    run = arbiter_run.Run(state, 0, 0)
+    for at in range(1, 1001):
+        run.advance(legs, 0, at * 1000)
+        assert len(run.slots) == len(run.spans) == at
+    for number in range(500, 1_000_000, 1000):
+        run.admit(arbiter_run.Arrival((0,) * len(FIELDS), b"", 1), number, number + 1)
+    assert (len(run.slots), len(run.spans)) == (3000, 2000)
+    run.advance(legs, 0, 10**9)
+    assert (len(run.slots), state.positions) == (1, 1 << 20)
 
 
 def test_flows_that_are_silent_give_way(backend):
@@ -616,6 +660,38 @@ def test_both_backends_agree_on_legs_that_mostly_go_on(steps, width, kept, in_or
             number, when = number + 1, when + step
     order = "be" if width > 1 else ""
     agree(rows, sequence.Format.parse(f"u{8 * width}{order}@0").plan, in_order, 4, kept, chunk)
+
+
+@pytest.mark.long
+@settings(max_examples=100)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.one_of(st.integers(-500, 500), st.sampled_from([-3000, 3000, 1 << 16, 1 << 20, 1 << 22])),
+            st.sampled_from([0, 1, 60, 400, 1100, 1_000_000_000]),
+            st.integers(1, 40),
+        ),
+        max_size=80,
+    ),
+    in_order=st.booleans(),
+    chunk=st.integers(1, 30),
+    least=st.sampled_from([2, 16, 100, 1 << 62]),
+)
+def test_spans_are_as_a_slot_for_each_number(steps, in_order, chunk, least):
+    """Jumps that the other legs fill, in any order: `least` 1 << 62 has a slot for each number, of which fewer are remembered."""
+    if has_fast():
+        pytest.skip(f"feature fast: {has_fast()}")
+    rows, when, top = [[], [], []], NOW, 5000
+    for one, ahead, step, count in steps:
+        when += step
+        if least > 1 << 20:
+            ahead = min(ahead, 1000)
+        rows[one].append((0, when, (top + ahead).to_bytes(8, "big") + bytes([count]) + LONG_ENOUGH))
+        top = max(top, top + ahead + count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arbiter_run, "LEAST_SPAN", least)
+        agree(rows, sequence.Format.parse("u64be@0+u8@8").plan, in_order, 4, 1 << 20, chunk)
 
 
 def agree(rows, plan, in_order, limit, kept, chunk):
