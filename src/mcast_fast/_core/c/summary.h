@@ -41,7 +41,7 @@ typedef struct mcast_summary {
     uint32_t recent
         [MCAST_RECENT_FLOWS]; /* places of flows, by a part of their names: most likely the one that is looked for */
     mcast_secret secret;      /* of the hash */
-    uint64_t fits; /* times that flows were given other places */
+    uint64_t fits;            /* times that flows were given other places */
     mcast_counted others;
     int by_interface;         /* flows of a monitor: the interface is a part of each */
     mcast_arrivals *arrivals; /* theirs, at the same places; else NULL */
