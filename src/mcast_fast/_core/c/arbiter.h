@@ -33,7 +33,7 @@ enum {
 /* What became of a number, or of many in a row of which none came: those behind the first have no slots. */
 typedef struct mcast_slot {
     int64_t time;    /* by the clock: when it came, or was seen to be missing */
-    uint32_t kept;   /* the packet that waits to be delivered at this number + 1; 0: none. Of a span, how many numbers it has */
+    uint32_t kept;   /* the packet that waits to be delivered at this number + 1; 0: none. Of many: how many */
     uint8_t legs;    /* that brought it, a bit each */
     uint8_t absent;  /* legs that were charged as absent */
     uint8_t leg;     /* that was first; MCAST_SPAN: this slot is of many */
@@ -44,8 +44,8 @@ typedef struct mcast_slot {
  * (RFC 1982). */
 typedef struct mcast_feed_run {
     mcast_slot *slots;
-    uint64_t mask;        /* slots - 1 */
-    uint64_t *spans;      /* the first numbers of slots of many, in order; tail, floor and head are never inside of a span */
+    uint64_t mask;   /* slots - 1 */
+    uint64_t *spans; /* the first numbers of slots of many, in order; tail, floor and head are never inside of a span */
     uint32_t span_count, span_capacity;
     uint64_t first, next; /* positions: numbers unwrapped */
     uint64_t tail;        /* what is below is forgotten */

@@ -153,8 +153,8 @@ class Run:
     # ---- slots: tail, floor and head are never inside of a span ----
 
     def _put(self, first: int, end: int, like: Slot) -> None:
-        """Numbers of which none came have this slot: one for all, so that a jump costs no more than a step; few have one
-        each, so that the spans are few."""
+        """Numbers of which none came have this slot: one for all, so that a jump costs no more than a step; few have
+        one each, so that the spans are few."""
         count = end - first
         if count >= LEAST_SPAN:
             self.slots[first] = Slot(like.time, absent=like.absent, skipped=like.skipped, count=count)
