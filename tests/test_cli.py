@@ -568,6 +568,12 @@ def test_a_second_signal_aborts(stuck):
 
 def test_summary_says_what_is_not_known():
     assert output.ledger_text(mcast.Stats()).endswith("dropped_socket n/a, truncated 0")
+    pieces = mcast.Stats(dropped_socket=470, drops_exact=False)
+    assert output.ledger_text(pieces).endswith("filtered 0, dropped_socket at least 470, truncated 0")
+    assert output.ledger_text(mcast.Stats(dropped_socket=0, drops_exact=False)).endswith(
+        "dropped_socket 0, truncated 0"
+    )
+    assert output.ledger_object(pieces, 0.0, ["dropped_socket"])["drops_exact"] is False
 
 
 def test_a_packet_without_a_time_shows_none():

@@ -32,6 +32,16 @@ def compressed(kind, *pieces):
     return b"".join(map(zstd_module().compress, pieces))
 
 
+@pytest.mark.parametrize("behind", [b"", b"tail"])
+def test_a_frame_that_ends_when_it_is_given_byte_by_byte_is_refused_as_a_whole(backend, tmp_path, behind):
+    """It says that it holds 500 bytes, and its first block is empty and the last one. Found by .ci/weekly/fuzz."""
+    pytest.importorskip("backports.zstd" if sys.version_info < (3, 14) else "compression.zstd")
+    path = tmp_path / "feed.pcapng.zst"
+    path.write_bytes(bytes.fromhex("28b52ffd60f4000100001078780100ef2ac0") + behind)
+    with pytest.raises(mcast.errors.CaptureError, match="corrupt"), mcast.open(path) as reader:
+        list(reader)
+
+
 @pytest.fixture(params=["gz", "zst"])
 def kind(request):
     if request.param == "zst":

@@ -111,7 +111,8 @@ def _receive(
                 see(batch)
     stats = receiver.stats
     if stats.dropped:
-        complain(f"{plural(stats.dropped, 'packet')} dropped in this machine")
+        least = "" if stats.drops_exact else "at least "
+        complain(f"{least}{plural(stats.dropped, 'packet')} dropped in this machine")
     return stats.flows, stats.lost or 0, stats.dropped or 0
 
 

@@ -155,14 +155,25 @@ WHOLE_LEDGER = (
 )
 
 
+LOWER_BOUNDS = ("dropped", "dropped_socket", "dropped_ring")  # where `drops_exact` is False
+
+
 def counted(value: int | None) -> str:
     """A number with its thousands separated; n/a where the system does not report it."""
     return "n/a" if value is None else f"{value:,}"
 
 
+def counted_of(stats: Any, name: str, value: int | None) -> str:
+    """The same of a counter: 'at least 470' of drops, where the kernel may have counted several packets as one."""
+    is_bound = value and name in LOWER_BOUNDS and not getattr(stats, "drops_exact", True)
+    return f"{'at least ' if is_bound else ''}{counted(value)}"
+
+
 def ledger_text(stats: Stats, names: Iterable[str] = SUMMARY) -> str:
     """'received 10, bytes 2,560, …'; what the system does not report is n/a."""
-    return ", ".join(f"{name} {counted(getattr(stats, name))}" for name in names if hasattr(stats, name))
+    return ", ".join(
+        f"{name} {counted_of(stats, name, getattr(stats, name))}" for name in names if hasattr(stats, name)
+    )
 
 
 def pace_text(seconds: float, packets: int, size: int) -> str:
@@ -181,7 +192,7 @@ def pace_object(seconds: float, packets: int, size: int) -> dict[str, float]:
 
 def ledger_object(stats: Stats, seconds: float, names: Iterable[str] = WHOLE_LEDGER) -> dict[str, Any]:
     """The ledger, the time it took and the rates, for JSON."""
-    counts = {name: getattr(stats, name) for name in names if hasattr(stats, name)}
+    counts = {name: getattr(stats, name) for name in (*names, "drops_exact") if hasattr(stats, name)}
     return counts | pace_object(seconds, stats.received, stats.bytes)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import click
 
 from mcast_fast._units import NANOSECONDS
-from mcast_fast.cli.output import complain, on_own_line
+from mcast_fast.cli.output import complain, counted_of, on_own_line
 from mcast_fast.errors import escaped
 
 SECONDS = 1.0
@@ -56,7 +56,7 @@ class Came(Protocol):
 
 def dropped(ledger: Any) -> str:
     """What a line says of the loss of a receiver or a file."""
-    return "n/a dropped" if ledger.dropped is None else f"{ledger.dropped:,} dropped"
+    return f"{counted_of(ledger, 'dropped', ledger.dropped)} dropped"
 
 
 def line(path: str, before: Moment, now: Moment, loss: str, columns: int = WIDEST) -> str:

@@ -20,7 +20,7 @@ from mcast_fast.cli.options import SIZE, TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import (
     WHOLE_LEDGER,
     complain,
-    counted,
+    counted_of,
     ledger_object,
     nothing_came,
     own_line,
@@ -364,7 +364,7 @@ def _text(result: Recording, match: Match, seconds: float, whole: bool = False) 
     counters = _counters(result, match)
     if whole:
         counters |= {name: getattr(result.stats, name, None) for name in WHOLE_LEDGER if name not in counters}
-    counts = ", ".join(f"{name} {counted(value)}" for name, value in counters.items())
+    counts = ", ".join(f"{name} {counted_of(result.stats, name, value)}" for name, value in counters.items())
     return f"{counts}, {pace_text(seconds, result.stats.received, result.stats.bytes)}"
 
 
