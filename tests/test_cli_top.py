@@ -70,6 +70,15 @@ def test_what_cannot_be_shown_ends_it_with_the_error(monkeypatch, no_leak, error
         assert result.exception is error
 
 
+def test_drops_of_coalesced_packets_are_a_lower_bound():
+    exact, bound = shown(FIRST), shown(FIRST)._replace(drops_exact=False)
+    assert [", dropped 5" in top_view.totals(exact), ", dropped at least 5" in top_view.totals(bound)] == [True, True]
+    none = bound._replace(drops=dict.fromkeys(DROPS, 0))
+    assert ", dropped 0" in top_view.totals(none)
+    assert ["at least" in printed(top_view.drops_table(one)) for one in (exact, bound)] == [False, True]
+    assert [top_view.as_object(one, 0)["drops_exact"] for one in (exact, bound)] == [True, False]
+
+
 def test_a_line_names_what_has_stalled():
     text = top_view.line(shown(FIRST, STALLED, WAITING), 0)
     assert text == (

@@ -110,6 +110,7 @@ def test_the_ledger_of_a_receiver(backend):
     wanted = {cause: value for cause, value in monitor.drops(stats).items() if value is not None}
     dropped = {cause: of(found, "mcast_packets_dropped_total", cause=cause) for cause in monitor.drops(stats)}
     assert {cause: value[0] for cause, value in dropped.items() if value} == wanted
+    assert of(found, "mcast_drops_exact") == [1]
     assert of(found, "mcast_build_info") == [1]
     assert not of(found, "mcast_streams")
 

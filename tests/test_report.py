@@ -1,6 +1,7 @@
 """The report: its figures are those of the monitor and the tracker; the page is well-formed, needs nothing else, and
 escapes what it shows."""
 
+import dataclasses
 import json
 import re
 import struct
@@ -273,6 +274,17 @@ def test_packets_without_a_time_and_drops(backend):
     untimed = collected(joined(_core.views, rows[:1]))
     assert untimed.span.bins == 0
     assert "had no time" in "".join(shown(untimed).itertext())
+
+
+def test_drops_of_coalesced_packets_are_a_lower_bound(backend):
+    payload = rtp(1)
+    found = collected(joined(_core.views, [(record(payload, NOW, dropped=7), payload)]))
+    found = dataclasses.replace(found, is_live=True, dropped={"socket": 7})
+    bound = dataclasses.replace(found, drops_exact=False)
+    pages = ["".join(shown(one).itertext()) for one in (found, bound)]
+    assert [(page.count("at least 7"), "Dropped, socket: at least 7." in page) for page in pages][0] == (0, False)
+    assert all(part in pages[1] for part in ("Droppedat least 7", "Dropped, socket: at least 7.", "at least 7 dropped"))
+    assert [one.as_dict()["drops_exact"] for one in (found, bound)] == [True, False]
 
 
 def test_streams_are_bounded_and_the_rest_is_summed(backend, monkeypatch):

@@ -93,6 +93,7 @@ class Figures:
         legs: The ledger of the legs, and their names.
         findings: Of the doctor, of a live report; None where it was not asked.
         errors: Why files end early.
+        drops_exact: False where drops are a lower bound, for the kernel counts coalesced packets as one.
     """
 
     sources: tuple[str, ...]
@@ -115,6 +116,7 @@ class Figures:
     findings: tuple[Finding, ...] | None = None
     errors: tuple[str, ...] = ()
     names: tuple[str, ...] = field(default=())  # of the legs
+    drops_exact: bool = True
 
     @property
     def packets(self) -> int:
@@ -157,6 +159,7 @@ class Figures:
             "bytes": self.bytes,
             "lost": self.lost,
             "dropped": self.dropped,
+            "drops_exact": self.drops_exact,
             "bins": self.span._asdict() | {"dropped": self.dropped_series, "others": self.others[0]},
             "streams": streams,
             "waiting": self.waiting,

@@ -68,13 +68,14 @@ def _tiles(figures: Figures) -> Markup:
     mean = figures.packets / figures.seconds if figures.seconds else 0
     bits = figures.bytes / _MEGABIT / figures.seconds if figures.seconds else 0
     longest = max((one.stream.largest_gap for one in figures.streams), default=None)
+    least = "at least " if figures.all_dropped and not figures.drops_exact else ""
     tiles: list[tuple[str, str, str, bool]] = [
         ("Packets", text.count(figures.packets), "", False),
         ("Mean rate", text.rate(mean), "/s", False),
         (f"Peak of {text.duration(figures.span.width)}", text.rate(peak / figures.span.seconds), "/s", False),
         ("Payload", f"{bits:,.1f}", "Mbit/s", False),
         ("Lost", "not known" if figures.lost is None else text.count(figures.lost), "", bool(figures.lost)),
-        ("Dropped", text.count(figures.all_dropped), "", bool(figures.all_dropped)),
+        ("Dropped", f"{least}{text.count(figures.all_dropped)}", "", bool(figures.all_dropped)),
         ("Longest gap", text.duration(longest), "", False),
     ]
     return tag(

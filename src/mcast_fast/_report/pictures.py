@@ -154,10 +154,11 @@ def _losses(figures: Figures) -> Picture:
             )
         )
         totals.append(f"{sum(one.lost for one in rest):,} lost")
+    least = "" if figures.drops_exact else "at least "
     if any(figures.dropped_series):
         whose = "dropped by this host" if figures.is_live else "dropped where it was recorded"
         series.append(Line(whose, "c1", figures.dropped_series))
-        totals.append(f"{sum(figures.dropped_series):,} dropped")
+        totals.append(f"{least}{sum(figures.dropped_series):,} dropped")
     title, notes = "Loss and drops", []
     if figures.flows:
         received = sum(one.received for one in figures.flows)
@@ -166,7 +167,7 @@ def _losses(figures: Figures) -> Picture:
         notes.append("What the network lost is not known: no numbers were recognised in the packets (--format).")
     for cause, count in figures.dropped.items():
         if count:
-            notes.append(f"Dropped, {cause}: {count:,}.")
+            notes.append(f"Dropped, {cause}: {least}{count:,}.")
     if figures.dropped and not any(figures.dropped.values()):
         notes.append("This host dropped nothing." if figures.is_live else "The recording reports no drops.")
     if not series:

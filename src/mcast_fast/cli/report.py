@@ -195,6 +195,7 @@ def _of_groups(groups: tuple[str, ...], options: dict[str, Any]) -> Figures:
                 collectors[0].add(batch)
         seconds = time.monotonic() - started
         more |= {"seconds": seconds, "is_live": True, "findings": examination.findings()}
+        more["drops_exact"] = all(one.stats.drops_exact for one in receivers)
         return figures_of(groups, collectors, grid, dropped=_dropped(receivers), **more)
 
 

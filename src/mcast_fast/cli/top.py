@@ -169,7 +169,7 @@ class Lines:
             with contextlib.suppress(ClosedError):
                 memberships = self.receiver.memberships
         seconds, ledger = time.monotonic() - self.began, self.receiver.stats
-        return Shown(self.watch.streams(), drops(ledger), memberships, seconds, ledger.coalesced)
+        return Shown(self.watch.streams(), drops(ledger), memberships, seconds, ledger.coalesced, ledger.drops_exact)
 
     def _run_safely(self) -> None:
         try:

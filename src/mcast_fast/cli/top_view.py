@@ -44,6 +44,7 @@ class Shown(NamedTuple):
     memberships: Sequence[Membership]
     seconds: float  # since the program began
     coalesced: int = 0  # packets that share their time
+    drops_exact: bool = True  # else the drops are a lower bound
 
 
 # ---- texts ----
@@ -151,7 +152,8 @@ def totals(shown: Shown) -> str:
     ]
     if any(one.lost is not None for one in shown.streams):
         parts.append(f"lost {sum(one.lost or 0 for one in shown.streams):,}")
-    parts.append(f"dropped {sum(value or 0 for cause, value in shown.drops.items() if cause != 'nic'):,}")
+    dropped = sum(value or 0 for cause, value in shown.drops.items() if cause != "nic")
+    parts.append(f"dropped {'at least ' if dropped and not shown.drops_exact else ''}{dropped:,}")
     named = {"coalesced": shown.coalesced, "waiting": waiting}
     return ", ".join(parts + [f"{name} {count:,}" for name, count in named.items() if count])
 
@@ -251,7 +253,8 @@ def pairs_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> "Rend
 
 def drops_table(shown: Shown) -> "RenderableType":
     """Drops by their causes."""
-    return pairs_table(("dropped by", "packets"), [(cause, count_text(value)) for cause, value in shown.drops.items()])
+    heading = "packets" if shown.drops_exact else "packets, at least"
+    return pairs_table(("dropped by", heading), [(cause, count_text(value)) for cause, value in shown.drops.items()])
 
 
 def memberships_table(shown: Shown, rows: int) -> "RenderableType":

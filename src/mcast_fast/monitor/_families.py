@@ -82,6 +82,13 @@ LEDGER = (
         "",
         lambda one: one.coalesced,
     ),
+    _Row(
+        "mcast_drops_exact",
+        "gauge",
+        "0 where the kernel may have counted several coalesced packets as one drop: then drops are a lower bound.",
+        "",
+        lambda one: int(one.drops_exact),
+    ),
     _Row("mcast_batches", "counter", "Batches that were delivered.", "", lambda one: one.batches),
     _Row("mcast_wakeups", "counter", "Returns from waiting.", "", lambda one: one.wakeups),
 )
