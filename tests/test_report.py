@@ -282,7 +282,7 @@ def test_drops_of_coalesced_packets_are_a_lower_bound(backend):
     found = dataclasses.replace(found, is_live=True, dropped={"socket": 7})
     bound = dataclasses.replace(found, drops_exact=False)
     pages = ["".join(shown(one).itertext()) for one in (found, bound)]
-    assert [(page.count("at least 7"), "Dropped, socket: at least 7." in page) for page in pages][0] == (0, False)
+    assert "at least 7" not in pages[0]
     assert all(part in pages[1] for part in ("Droppedat least 7", "Dropped, socket: at least 7.", "at least 7 dropped"))
     assert [one.as_dict()["drops_exact"] for one in (found, bound)] == [True, False]
 
