@@ -62,7 +62,9 @@ def test_it_shows_its_progress(backend, monkeypatch):
     monkeypatch.setattr("mcast_fast.cli.progress.SECONDS", 0.02)
     groups = [Place(4, loopback()).group() for _ in range(2)]
     result = run("arbitrate", *groups, "-f", "rtp", "-d", "100ms", "--progress", code=4)
-    assert f"mcast-fast: 0 packets/s, 0.0 Mbit/s, 0 unrecovered, {groups[0]}" in result.stderr
+    line = result.stderr.splitlines()[0]  # of what does not fit, as where interfaces have long names, the end is shown
+    assert line.startswith("mcast-fast: 0 packets/s, 0.0 Mbit/s, 0 unrecovered, ")
+    assert line.endswith(str(groups[1]).rpartition(":")[2])
     assert "packets/s" not in run("arbitrate", *groups, "-f", "rtp", "-d", "100ms", "-q", code=4).stderr
 
 
