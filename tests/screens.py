@@ -357,7 +357,7 @@ def _wrapped(line: str, columns: int) -> list[str]:
 def _masked(line: str) -> str:
     line = SGR.sub(
         "", line
-    ).rstrip()  # what ends with a colour's code can have spaces before it: as many as a figure is wide
+    ).rstrip()  # before the code of a colour at the end there may be spaces, by the width of a figure
     for pattern, instead in MASKS:
         line = re.sub(pattern, instead, line)
     return line

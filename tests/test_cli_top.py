@@ -79,6 +79,11 @@ def test_drops_of_coalesced_packets_are_a_lower_bound():
     assert [top_view.as_object(one, 0)["drops_exact"] for one in (exact, bound)] == [True, False]
 
 
+def test_a_stream_without_packets_has_no_sizes():
+    assert "packets      0, 0 bytes, - each" in printed(top_view.details(WAITING, no_history))
+    assert ", 256 to 1316 each" in printed(top_view.details(FIRST, no_history))
+
+
 def test_a_line_names_what_has_stalled():
     text = top_view.line(shown(FIRST, STALLED, WAITING), 0)
     assert text == (

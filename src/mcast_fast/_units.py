@@ -152,6 +152,15 @@ def plural(count: int, one: str) -> str:
     return f"{count:,} {one}{'' if count == 1 else 's'}"
 
 
+def bound(count: int | None, is_exact: bool) -> str:
+    """What stands before a count that is a lower bound.
+
+    >>> bound(470, is_exact=False), bound(0, is_exact=False), bound(470, is_exact=True)
+    ('at least ', '', '')
+    """
+    return "at least " if count and not is_exact else ""
+
+
 def rate_of(value: float | str, what: str = "rate") -> Rate:
     """A rate from a number of datagrams per second, or from text: datagrams ('50k/s') or bits of payload ('800Mbit/s');
     ArgumentError names `what`.

@@ -254,7 +254,7 @@ test_that_another_process_returns_nothing(void)
     close_all(&self, file);
 }
 
-/* Gives a pool so many blocks; how many it keeps. */
+/* Gives a pool `count` blocks; the number that it keeps. */
 static size_t
 kept(mcast_pool *pool, size_t count)
 {

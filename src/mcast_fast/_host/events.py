@@ -139,7 +139,7 @@ class EventWaiting:
         self._news, self._readable = news, Event()
         self._pause = threading.Lock() if threads.are_green() else None
         if self._pause is not None:
-            self._pause.acquire()  # for ever: waiting for it with a timeout lets the others run
+            self._pause.acquire()  # never released: waiting for it with a timeout lets the others run
         if calls().wsa_event_select(wake.fileno(), self._readable.handle, FD_READ | FD_CLOSE):
             error = _last_error()
             self._readable.close()

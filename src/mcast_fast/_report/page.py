@@ -11,7 +11,7 @@ from mcast_fast._report.figures import Figures
 from mcast_fast._report.markup import Markup, joined, safe, tag
 from mcast_fast._report.pictures import NARROW, WIDE, Legend, Picture, pictures
 from mcast_fast._report.style import PAGE
-from mcast_fast._units import plural
+from mcast_fast._units import bound, plural
 from mcast_fast._version import __version__
 from mcast_fast.doctor._finding import Finding
 from mcast_fast.sequence._ledger import LegStats
@@ -68,7 +68,7 @@ def _tiles(figures: Figures) -> Markup:
     mean = figures.packets / figures.seconds if figures.seconds else 0
     bits = figures.bytes / _MEGABIT / figures.seconds if figures.seconds else 0
     longest = max((one.stream.largest_gap for one in figures.streams), default=None)
-    least = "at least " if figures.all_dropped and not figures.drops_exact else ""
+    least = bound(figures.all_dropped, figures.drops_exact)
     tiles: list[tuple[str, str, str, bool]] = [
         ("Packets", text.count(figures.packets), "", False),
         ("Mean rate", text.rate(mean), "/s", False),

@@ -13,7 +13,7 @@ from mcast_fast._report.charts import Bar, Frame, Line
 from mcast_fast._report.figures import Figures, Shown
 from mcast_fast._report.markup import Markup, tag
 from mcast_fast._report.style import CHARTS
-from mcast_fast._units import NANOSECONDS, plural
+from mcast_fast._units import NANOSECONDS, bound, plural
 from mcast_fast.monitor._stream import gap_bound
 
 MOST_SHOWN = 6  # streams with a colour of their own
@@ -154,7 +154,7 @@ def _losses(figures: Figures) -> Picture:
             )
         )
         totals.append(f"{sum(one.lost for one in rest):,} lost")
-    least = "" if figures.drops_exact else "at least "
+    least = bound(figures.all_dropped, figures.drops_exact)
     if any(figures.dropped_series):
         whose = "dropped by this host" if figures.is_live else "dropped where it was recorded"
         series.append(Line(whose, "c1", figures.dropped_series))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mcast_fast._units import plural
+from mcast_fast._units import bound, plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.flows import flows_json, missing, print_flows, table_of
@@ -111,8 +111,7 @@ def _receive(
                 see(batch)
     stats = receiver.stats
     if stats.dropped:
-        least = "" if stats.drops_exact else "at least "
-        complain(f"{least}{plural(stats.dropped, 'packet')} dropped in this machine")
+        complain(f"{bound(stats.dropped, stats.drops_exact)}{plural(stats.dropped, 'packet')} dropped in this machine")
     return stats.flows, stats.lost or 0, stats.dropped or 0
 
 

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO
 
 import click
 
-from mcast_fast._units import NANOSECONDS, plural
+from mcast_fast._units import NANOSECONDS, bound, plural
 from mcast_fast.cli.words import in_options, options_of
 from mcast_fast.errors import DOCTOR, ArgumentError, GroupError, InterfaceError, MulticastWarning
 from mcast_fast.groups import Group
@@ -165,8 +165,8 @@ def counted(value: int | None) -> str:
 
 def counted_of(stats: Any, name: str, value: int | None) -> str:
     """The same of a counter: 'at least 470' of drops, where the kernel may have counted several packets as one."""
-    is_bound = value and name in LOWER_BOUNDS and not getattr(stats, "drops_exact", True)
-    return f"{'at least ' if is_bound else ''}{counted(value)}"
+    is_exact = name not in LOWER_BOUNDS or getattr(stats, "drops_exact", True)
+    return f"{bound(value, is_exact)}{counted(value)}"
 
 
 def ledger_text(stats: Stats, names: Iterable[str] = SUMMARY) -> str:

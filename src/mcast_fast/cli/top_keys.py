@@ -131,7 +131,7 @@ class Keys:
             termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._before)
 
     def typed(self, seconds: float) -> list[str]:
-        """Wait for so long at most; what was typed meanwhile."""
+        """Wait for this time at most; what was typed meanwhile."""
         if self._descriptor is None:
             time.sleep(seconds)
             return []

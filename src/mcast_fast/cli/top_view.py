@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mcast_fast._core.extraction import HISTORY
 from mcast_fast._membership.memberships import Membership
-from mcast_fast._units import plural
+from mcast_fast._units import bound, plural
 from mcast_fast.cli.output import brief_time, endpoint_text
 from mcast_fast.cli.top_keys import HELP, Settings
 from mcast_fast.errors import escaped
@@ -71,11 +71,11 @@ def megabits(stream: Stream) -> str:
     return f"{stream.bits_per_second / MEGABIT:,.1f}"
 
 
-def sizes(stream: Stream) -> str:
+def sizes(stream: Stream, to: str = "-") -> str:
     """Bytes of the smallest and the largest payload; one number where all have the same."""
     if not stream.packets:
         return "-"
-    return str(stream.largest) if stream.smallest == stream.largest else f"{stream.smallest}-{stream.largest}"
+    return str(stream.largest) if stream.smallest == stream.largest else f"{stream.smallest}{to}{stream.largest}"
 
 
 def sparkline(values: Iterable[int]) -> str:
@@ -153,7 +153,7 @@ def totals(shown: Shown) -> str:
     if any(one.lost is not None for one in shown.streams):
         parts.append(f"lost {sum(one.lost or 0 for one in shown.streams):,}")
     dropped = sum(value or 0 for cause, value in shown.drops.items() if cause != "nic")
-    parts.append(f"dropped {'at least ' if dropped and not shown.drops_exact else ''}{dropped:,}")
+    parts.append(f"dropped {bound(dropped, shown.drops_exact)}{dropped:,}")
     named = {"coalesced": shown.coalesced, "waiting": waiting}
     return ", ".join(parts + [f"{name} {count:,}" for name, count in named.items() if count])
 
@@ -278,7 +278,7 @@ def details(stream: Stream, history: History) -> "RenderableType":
     texts = [
         ("stream", " ".join(name_of(stream))),
         ("state", f"{stream.state}, silent {duration_text(stream.silent)}, silences {stream.silences:,}"),
-        ("packets", f"{stream.packets:,}, {stream.bytes:,} bytes, {sizes(stream).replace('-', ' to ')} each"),
+        ("packets", f"{stream.packets:,}, {stream.bytes:,} bytes, {sizes(stream, ' to ')} each"),
         ("numbers", f"{stream.sequence or '-'}: lost {count_text(stream.lost)}, twice {count_text(stream.duplicates)}"),
         ("largest gap", duration_text(stream.largest_gap)),
         (

@@ -5,6 +5,7 @@
 #include "receiver.h"
 #include <errno.h>
 
+/* Page faults of new memory would cost more than the copies into it. */
 enum {
     KEPT_SHARE = 8, /* this part of the memory that packets may wait in is kept for reuse, where nothing waits */
     MOST_KEPT = 32 << 20,
@@ -17,9 +18,8 @@ typedef struct queued {
 
 typedef struct mcast_background {
     size_t limit; /* bytes that may wait */
-    size_t
-        kept; /* bytes of memory that the pool keeps for it: page faults of new memory would cost more than the copies into it */
-    int cpu; /* where the thread runs; -1 anywhere */
+    size_t kept;  /* bytes that the pool keeps for reuse */
+    int cpu;      /* where the thread runs; -1 anywhere */
     mcast_thread thread;
     mcast_mutex queue_lock;
     mcast_poller ready; /* readable while a receive would not wait */

@@ -364,11 +364,17 @@ typedef struct mcast_captured {
     uint16_t flags; /* of the record, beside those that its headers give it */
 } mcast_captured;
 
-/* Whether a packet came in the times that are wanted. */
+/* Whether a time is one of those that are wanted: from `start` on, and before `end`, which INT64_MAX says there is none of. */
+static inline int
+mcast_is_inside(int64_t timestamp, int64_t start, int64_t end)
+{
+    return timestamp >= start && (timestamp < end || end == INT64_MAX);
+}
+
 static inline int
 mcast_decoder_is_inside(const mcast_decoder *decoder, const mcast_captured *captured)
 {
-    return captured->timestamp >= decoder->start && (captured->timestamp < decoder->end || decoder->end == INT64_MAX);
+    return mcast_is_inside(captured->timestamp, decoder->start, decoder->end);
 }
 
 /* Delivers what is wanted. */

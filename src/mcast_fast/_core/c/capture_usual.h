@@ -16,9 +16,8 @@ typedef struct mcast_usual_run {
     const mcast_interface *device;
     uint32_t number; /* of the interface in this section */
     uint32_t interface_at;
-    int is_in_ns; /* the device's times, since the epoch */
-    int64_t start, end;
-    int is_endless; /* `end` is none */
+    int is_in_ns;       /* the device's times, since the epoch */
+    int64_t start, end; /* as of the decoder */
 } mcast_usual_run;
 
 /* A packet of it. */
@@ -45,8 +44,7 @@ mcast_usual_begin(const mcast_decoder *decoder, const unsigned char *block, size
                              .interface_at = decoder->section + number,
                              .is_in_ns = device->resolution == 9 && device->time_offset == 0,
                              .start = decoder->start,
-                             .end = decoder->end,
-                             .is_endless = decoder->end == INT64_MAX};
+                             .end = decoder->end};
     return device->link_type == MCAST_LINK_ETHERNET && device->pending_drops == 0;
 }
 
@@ -77,12 +75,6 @@ mcast_usual_read(const mcast_usual_run *run, const unsigned char *block, size_t 
     return 1;
 }
 
-static inline int
-mcast_usual_is_inside(const mcast_usual_run *run, int64_t timestamp)
-{
-    return timestamp >= run->start && (run->is_endless || timestamp < run->end);
-}
-
 /* The record of a packet, but for its place in the arena. */
 static MCAST_ALWAYS void
 mcast_usual_record(const mcast_usual_run *run, const mcast_usual *usual, mcast_record *record)
@@ -109,8 +101,8 @@ static size_t MCAST_SELDOM
 mcast_usual_deliver(mcast_decoder *decoder, const mcast_usual_run *run, const unsigned char *bytes, size_t size,
                     size_t limit)
 {
-    mcast_memory records = decoder->records,
-                 data = decoder->data; /* stored again at the end: payloads might lie over the decoder */
+    /* Copies, stored again at the end: for all that the compiler knows, a payload's bytes may be written over the decoder. */
+    mcast_memory records = decoder->records, data = decoder->data;
     const int takes_all = !decoder->filtered && !decoder->multicast_only;
     const int takes_multicast = !decoder->filtered && decoder->multicast_only;
     const size_t first = records.used, begun = data.used;
@@ -135,7 +127,7 @@ mcast_usual_deliver(mcast_decoder *decoder, const mcast_usual_run *run, const un
         mcast_usual_record(run, &usual, record);
         int is_wanted = takes_all || (takes_multicast && (usual.ip[16] & 0xf0) == 0xe0) ||
                         (decoder->filtered && mcast_decoder_wants(decoder, record, run->device->name));
-        if (!is_wanted || !mcast_usual_is_inside(run, usual.timestamp)) {
+        if (!is_wanted || !mcast_is_inside(usual.timestamp, run->start, run->end)) {
             filtered++;
             continue;
         }
@@ -155,18 +147,6 @@ mcast_usual_deliver(mcast_decoder *decoder, const mcast_usual_run *run, const un
 }
 
 /* Counted ----------------------------------------------------------------------------------------------------------- */
-
-static MCAST_ALWAYS void
-mcast_usual_count_one(mcast_counted *flow, int64_t timestamp, uint16_t size)
-{
-    if (timestamp)
-        mcast_counted_time(flow, timestamp);
-    flow->smallest = flow->packets == 0 || size < flow->smallest ? size : flow->smallest;
-    flow->largest = size > flow->largest ? size : flow->largest;
-    flow->packets++;
-    flow->bytes += size;
-    flow->wire_bytes += size;
-}
 
 /* Has all flows looked up again: another summary may count from now on, or this one has moved them. */
 static inline void
@@ -219,12 +199,12 @@ mcast_usual_count(mcast_decoder *decoder, const mcast_usual_run *run, const unsi
                 ? &summary->flows[known->place]
                 : NULL;
         at += usual.block;
-        if (!mcast_usual_is_inside(run, usual.timestamp) ||
+        if (!mcast_is_inside(usual.timestamp, run->start, run->end) ||
             (!flow && !(flow = mcast_usual_find(decoder, run, &usual, known)))) {
             filtered++;
             continue;
         }
-        mcast_usual_count_one(flow, usual.timestamp, usual.length);
+        mcast_counted_packet(flow, usual.timestamp, usual.length, usual.length);
         received++;
         sum += usual.length;
     }

@@ -38,7 +38,7 @@ void *mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity);
 /* Returns a block of that capacity; NULL does nothing. */
 void mcast_pool_give(mcast_pool *pool, void *block, size_t capacity);
 
-/* Has the pool keep so many bytes more, for whoever has many batches on their way at a time; and as many less again. */
+/* The pool keeps `more` bytes for reuse beyond what it kept, for a user with many batches in flight; releasing takes that back. */
 void mcast_pool_retain(mcast_pool *pool, size_t more);
 void mcast_pool_release(mcast_pool *pool, size_t more);
 

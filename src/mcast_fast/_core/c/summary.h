@@ -126,17 +126,23 @@ mcast_wire_size(const mcast_record *record)
     return record->wire_length > record->length ? record->wire_length : record->length;
 }
 
+/* A packet of `length` bytes of payload, of which `size` were sent. */
 static inline void
-mcast_counted_add(mcast_counted *flow, const mcast_record *record)
+mcast_counted_packet(mcast_counted *flow, int64_t timestamp, uint16_t length, uint16_t size)
 {
-    uint16_t size = mcast_wire_size(record);
-    if (record->timestamp)
-        mcast_counted_time(flow, record->timestamp);
+    if (timestamp)
+        mcast_counted_time(flow, timestamp);
     flow->smallest = flow->packets == 0 || size < flow->smallest ? size : flow->smallest;
     flow->largest = size > flow->largest ? size : flow->largest;
     flow->packets++;
-    flow->bytes += record->length;
+    flow->bytes += length;
     flow->wire_bytes += size;
+}
+
+static inline void
+mcast_counted_add(mcast_counted *flow, const mcast_record *record)
+{
+    mcast_counted_packet(flow, record->timestamp, record->length, mcast_wire_size(record));
     flow->dropped += record->dropped;
     flow->truncated += record->flags & MCAST_TRUNCATED;
 }
