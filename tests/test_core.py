@@ -9,6 +9,7 @@ import inspect
 import itertools
 import os
 import select
+import selectors
 import socket
 import struct
 import subprocess
@@ -461,6 +462,38 @@ def test_a_removed_socket_can_come_back(pair, udp):
     pair.slots.accept(key, EVERYTHING)
     pair.arrive(b"a")
     assert pair.slots.receive(5, WAIT)[0].group == "239.1.1.2"
+
+
+class Late(selectors.SelectSelector):
+    """A thread that waits by select(2): what else happens between listing the descriptors and looking at them."""
+
+    meanwhile = staticmethod(lambda: None)
+
+    def _select(self, r, w, x, timeout=None):
+        listed, once, self.meanwhile = list(r), self.meanwhile, Late.meanwhile
+        once()
+        return (*select.select(listed, w, x, timeout)[:2], [])
+
+
+def test_a_wait_by_select_goes_on_when_a_socket_is_removed_and_closed_meanwhile(udp, monkeypatch):
+    """Where there is neither epoll nor kqueue: on Windows, and where gevent took them away."""
+    monkeypatch.setattr(selectors, "DefaultSelector", Late)
+    slots = both("slots")[1].Slots(16, 2000, {}, "the tested")
+    gone, stays, sender = udp(), udp(), udp()
+    key, other = (slots.add(one, 1, GROUP, 7) for one in (gone, stays))
+    slots.accept(other, EVERYTHING)
+
+    def leave():
+        slots.remove(key)
+        gone.close()
+        sender.sendto(b"a", stays.getsockname())
+
+    slots._selector.meanwhile = leave
+    assert slots.receive(5, WAIT).payloads() == [b"a"]
+    slots._selector.meanwhile = stays.close  # by somebody else
+    with pytest.raises(SocketError, match="receive by the tested: "):
+        slots.receive(5, WAIT)
+    slots.close()
 
 
 def test_after_a_close_nothing_is_received_and_all_is_counted(pair):

@@ -6,8 +6,10 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +223,16 @@ def shape(end: lab.End, limit: str, rate: str = "80mbit") -> None:
     )
 
 
+def assert_all_arrive(rx: mcast.Receiver, payloads: list[bytes]) -> None:
+    """Each once, in any order: besides the sender, a timer on another processor takes packets out of a shaper's queue,
+    and one overtakes the other where a processor is held up."""
+    came, wanted = Counter(rx.collect(len(payloads)).payloads()), Counter(payloads)
+    missing = [payload[:4].hex() for payload in wanted - came]
+    dropped = rx.stats.dropped, Path("/proc/net/softnet_stat").read_text()
+    assert not missing, f"{missing} did not arrive; dropped here and by the host: {dropped}"
+    assert came == wanted
+
+
 @pytest.mark.parametrize("limit", ["10kb", "50kb", "150kb"])
 @pytest.mark.parametrize("rate", [None, "20k/s"])
 def test_a_shaper_with_a_short_queue_delivers_all_that_is_said_to_have_left(ends, group, rx, limit, rate):
@@ -228,7 +240,7 @@ def test_a_shaper_with_a_short_queue_delivers_all_that_is_said_to_have_left(ends
     payloads = numbered(1000, 300)
     with sender(ends[0], group, rate=rate) as tx:
         assert tx.send_batch(payloads) == 300
-        assert rx.collect(300).payloads() == payloads
+        assert_all_arrive(rx, payloads)
         if segments(tx):
             assert "queue discipline tbf" in tx.stats.segmentation_reason
 
@@ -429,7 +441,7 @@ def test_a_full_queue_does_not_block_the_event_loop(ends, group, rx):
 
     asyncio.run(asyncio.wait_for(main(), 30))
     assert ticks > 100
-    assert rx.collect(200).payloads() == payloads
+    assert_all_arrive(rx, payloads)
 
 
 # ---- what refuses ----

@@ -44,6 +44,7 @@ class Rounds(State):
     Whoever calls a method is inside the receiver; the lock `_state` is held only where sockets are read or change."""
 
     _rotation = 0
+    _removals = 0  # of sockets from those that are waited for
     _failure: OSError | None = None  # behind packets: for the next call
 
     # ---- the sockets ----
@@ -61,6 +62,7 @@ class Rounds(State):
             self._selector.register(one.socket, selectors.EVENT_READ, one)
 
     def _unregister(self, one: Socket) -> None:
+        self._removals += 1
         with contextlib.suppress(KeyError, ValueError):  # closed by its opener
             self._selector.unregister(one.socket)
 
@@ -82,10 +84,15 @@ class Rounds(State):
                 return False
 
     def _select(self, left: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        try:
-            return self._selector.select(_slice(left))
-        except OSError as error:
-            raise self._refused(error) from error
+        while True:
+            removals = self._removals
+            try:
+                return self._selector.select(_slice(left))
+            except OSError as error:
+                # select(2), on Windows or under gevent, refuses what another thread removed and closed after
+                # the descriptors were listed.
+                if self._removals == removals:
+                    raise self._refused(error) from error
 
     def _refused(self, error: OSError) -> OSError:
         """What a call raises for an error of the system; that of a signal's handler has no number, and stays itself."""
