@@ -34,6 +34,12 @@ class Input:
         self._count()
         return memoryview(self._buffer)[self._start : self._end]
 
+    @property
+    def left(self) -> int:
+        """How many bytes were read and not decoded."""
+        self._count()
+        return self._end - self._start
+
     def skip_to(self, position: int) -> None:
         """The bytes before `position` are decoded."""
         self._start += position - self.position

@@ -203,12 +203,12 @@ class Reader(Delivery):
         try:
             while self._failure is None:
                 source.skip_to(decoder.offset)
-                with source.rest() as rest:
-                    decoder.decode(rest, limit, source.ended, summary)
-                    left = len(rest) - (decoder.offset - source.position)
-                source.skip_to(decoder.offset)
-                if decoder.count >= at_least or decoder.needed <= left or source.ended:
-                    break
+                if decoder.needed <= source.left or source.ended:  # else the next block is not whole yet
+                    with source.rest() as rest:
+                        decoder.decode(rest, limit, source.ended, summary)
+                    source.skip_to(decoder.offset)
+                    if decoder.count >= at_least or decoder.needed <= source.left or source.ended:
+                        break
                 source.read(decoder.needed)
                 self._check_open()  # a handler may have closed it meanwhile
                 if source.is_waiting and not self._wait_for_more(until):

@@ -118,7 +118,7 @@ stash_away(mcast_arbiter *arbiter, mcast_feed *feed, const mcast_arrival *packet
         stash->capacity = length ? length : 1;
     }
     memcpy(stash->payload, packet->payload, length);
-    stash->record = *packet->record;
+    mcast_record_copy(&stash->record, packet->record);
     stash->number = numbered->number;
     stash->count = numbered->count;
     stash->repeats = (uint8_t)repeats;

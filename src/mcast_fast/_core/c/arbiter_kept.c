@@ -67,7 +67,7 @@ mcast_kept_add(mcast_arbiter *arbiter, const mcast_arrival *packet)
     if (arbiter->kept_unused)
         arbiter->kept_unused = kept->next;
     mcast_chunk *chunk = &arbiter->chunks[arbiter->chunk - 1];
-    kept->record = *packet->record;
+    mcast_record_copy(&kept->record, packet->record);
     kept->record.offset = chunk->used;
     kept->chunk = arbiter->chunk - 1;
     mcast_record_rename(arbiter, packet->leg, &kept->record);

@@ -306,7 +306,7 @@ mcast_decoder_wants(mcast_decoder *decoder, const mcast_record *record, uint32_t
         uint32_t key = port << 16 | (open & 1 ? MCAST_ANY_NAME : name);
         const mcast_entry *entry = mcast_filter_place(&decoder->filter, record->group, key);
         if (entry->exclude != MCAST_UNUSED && mcast_entry_allows(&decoder->filter, entry, record->source)) {
-            decoder->latest = *record;
+            mcast_record_copy(&decoder->latest, record);
             decoder->latest_name = name;
             return 1;
         }

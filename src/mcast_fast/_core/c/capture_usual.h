@@ -81,15 +81,17 @@ mcast_usual_record(const mcast_usual_run *run, const mcast_usual *usual, mcast_r
 {
     const unsigned char *ip = usual->ip, *udp = ip + 20;
     uint16_t flags = (uint16_t)((MCAST_TTL | MCAST_TOS) & ~run->device->unknown);
-    *record = (mcast_record){.timestamp = usual->timestamp,
-                             .interface_index = run->interface_at + 1,
-                             .length = usual->length,
-                             .wire_length = usual->length,
-                             .source_port = mcast_big16(udp),
-                             .port = mcast_big16(udp + 2),
-                             .flags = flags,
-                             .ttl = flags & MCAST_TTL ? ip[8] : 0,
-                             .tos = flags & MCAST_TOS ? ip[1] : 0};
+    mcast_record_clear(record);
+    record->timestamp = usual->timestamp;
+    record->interface_index = run->interface_at + 1;
+    record->length = record->wire_length = usual->length;
+    record->source_port = mcast_big16(udp);
+    record->port = mcast_big16(udp + 2);
+    record->flags = flags;
+    if (flags & MCAST_TTL)
+        record->ttl = ip[8];
+    if (flags & MCAST_TOS)
+        record->tos = ip[1];
     mcast_map_v4(record->source, ip + 12);
     mcast_map_v4(record->group, ip + 16);
 }

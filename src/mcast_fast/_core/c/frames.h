@@ -275,7 +275,7 @@ mcast_frame_read_piece(const unsigned char *frame, size_t size, size_t wire, int
                        const unsigned char **payload, mcast_fragment *fragment)
 {
     mcast_rest rest = {frame, size, wire < size ? size : wire};
-    memset(record, 0, sizeof *record);
+    mcast_record_clear(record);
     record->flags = MCAST_TTL | MCAST_TOS;
     int type = mcast_frame_link(&rest, link_type), kind;
     if (type == MCAST_ETHER_IPV4)

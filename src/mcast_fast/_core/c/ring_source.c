@@ -210,7 +210,7 @@ split(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t lim
         if (reserve(receiver, ring, batch, limit, length) != 0)
             return -1;
         mcast_record *record = mcast_batch_next(batch);
-        *record = *whole;
+        mcast_record_copy(record, whole);
         record->length = record->wire_length = (uint16_t)length;
         record->flags |= MCAST_COALESCED;
         pack(receiver, ring, batch, record, payload + ring->segment);
@@ -271,7 +271,7 @@ cut(mcast_receiver *receiver, mcast_ring *ring, mcast_batch *batch, size_t limit
             return -1;
         unsigned char *to = batch->data.bytes + batch->data.used;
         mcast_record *record = mcast_batch_next(batch);
-        *record = *whole;
+        mcast_record_copy(record, whole);
         record->flags |= MCAST_COALESCED;
         mcast_whole_cut(bytes, headers, payload + ring->segment, length, ring->segment / size,
                         to + MCAST_TAG_SIZE * is_tag_out(frame));

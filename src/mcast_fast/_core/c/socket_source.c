@@ -106,7 +106,7 @@ describe(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, un
 {
     mcast_record *record = mcast_batch_next(batch);
     mcast_ancillary info = {socket->overflow, 0};
-    *record = socket->implied;
+    mcast_record_copy(record, &socket->implied);
     const unsigned char *payload = mcast_scratch_read(&receiver->scratch, i, record, &info);
     uint32_t more = info.overflow - socket->overflow; /* modulo 2^32, as the kernel counts */
     if (more > INT32_MAX) /* queued before the socket was added, and what was dropped since then */
