@@ -162,16 +162,38 @@ def test_completion(shell):
     assert "mcast-fast" in script
 
 
+LOOPBACK = next(one.name for one in mcast.interfaces() if one.is_loopback)
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
-    [("mcast-fast rec", ["receive", "record"]), ("mcast-fast receive --ti", ["--timeout", "--time"])],
-)
+    [
+        ("mcast-fast rec", ["plain,receive", "plain,record"]),
+        ("mcast-fast help rec", ["plain,receive", "plain,record"]),
+        ("mcast-fast receive --ti", ["plain,--time", "plain,--timeout"]),
+        ("mcast-fast receive --time l", ["plain,local"]),
+        (f"mcast-fast receive -i {LOOPBACK[:1]}", [f"plain,{LOOPBACK}"]),
+        (f"mcast-fast receive 239.1.1.1%{LOOPBACK[:1]}", [f"plain,239.1.1.1%{LOOPBACK}"]),
+        ("mcast-fast receive 239.", []),
+        ("mcast-fast check 239.", ["file,239."]),
+        (f"mcast-fast check 239.1.1.1%{LOOPBACK[:1]}", [f"file,239.1.1.1%{LOOPBACK[:1]}", f"plain,239.1.1.1%{LOOPBACK}"]),
+        *[
+            (f"mcast-fast {words} /tmp/f", ["file,/tmp/f"])
+            for words in (
+                "info", "convert", "convert in.pcap", "merge", "merge a b", "merge a -w", "repair", "repair a -o", "replay",
+                "report", "report a -o", "report a --svg", "arbitrate", "arbitrate a -w", "record -w", "record --plan",
+                "doctor --bundle", "manifest make", "manifest make --plan", "manifest index -w", "plan check", "send 239.1.1.1 --file",
+            )
+        ],
+    ],
+)  # fmt: skip
 def test_words_are_completed(words, found):
     environment = {
         "_MCAST_FAST_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))
     }  # fmt: skip
     result = CliRunner().invoke(program, [], prog_name="mcast-fast", env=environment)
-    assert sorted(line.split(",")[1] for line in result.stdout.splitlines()) == sorted(found)
+    lines = result.stdout.split()
+    assert sorted(lines if "%" not in words and "-i" not in words else set(lines) & set(found)) == sorted(found)
 
 
 @pytest.mark.long

@@ -265,7 +265,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     bench           : codes output options signals
     plan            : codes options output
     manifest        : codes options output
-    help            :
+    help            : options
     version         : options
     completion      :
     man             : codes examples options

@@ -11,7 +11,7 @@ import click
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
-from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
+from mcast_fast.cli.options import FILE, GROUP_OR_FILE, TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, counted, own_line, standard_input, wrapped
 from mcast_fast.cli.progress import Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
@@ -33,7 +33,7 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
 
 
 @click.command("arbitrate", short_help="Several legs of one feed as one, each number once.")
-@click.argument("legs", metavar="LEG...", nargs=-1, required=True, callback=groups_alone)
+@click.argument("legs", metavar="LEG...", type=GROUP_OR_FILE, nargs=-1, required=True, callback=groups_alone)
 @click.option(
     "-f", "--format", "--sequence", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8."
 )
@@ -44,7 +44,9 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
     "--order/--no-order", default=True, help="In the order of numbers (default), or what comes first at once."
 )
 @click.option("--pair", "pairs", multiple=True, metavar="A=B", help="Groups that belong together; A=B=C of three legs.")
-@click.option("-w", "--write", "path", metavar="FILE", help="Record the feed: pcapng, or .pcap; - is standard output.")
+@click.option(
+    "-w", "--write", "path", metavar="FILE", type=FILE, help="Record the feed: pcapng, or .pcap; - is standard output."
+)
 @click.option("--to", "target", metavar="GROUP", help="Send the feed to this group as it comes.")
 @shared(
     "interface",

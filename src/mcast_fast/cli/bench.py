@@ -16,7 +16,7 @@ from mcast_fast._bench.search import RESOLUTION
 from mcast_fast._sending.outgoing import LARGEST_PAYLOAD
 from mcast_fast._version import __version__
 from mcast_fast.cli.codes import ERROR, INTERRUPTED
-from mcast_fast.cli.options import LONGER, PERCENT, shared
+from mcast_fast.cli.options import GROUP, LONGER, PERCENT, shared
 from mcast_fast.cli.output import complain, own_line, summarise, wrapped
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe_ends import unicast_port
@@ -31,7 +31,7 @@ METHOD = (
 
 
 @click.command("bench", short_help="What this host can hold: the largest rate without loss.")
-@click.argument("group", metavar="[GROUP]", required=False)
+@click.argument("group", metavar="[GROUP]", type=GROUP, required=False)
 @click.option("--to", "host", metavar="HOST", help="Send to GROUP, which HOST counts (bench --listen GROUP there).")
 @click.option("--listen", is_flag=True, help="Count what another host sends to GROUP, until Ctrl-C.")
 @click.option(

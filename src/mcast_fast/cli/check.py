@@ -12,7 +12,7 @@ from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.flows import flows_json, missing, print_flows, table_of
 from mcast_fast.cli.metrics import observed
-from mcast_fast.cli.options import TIME, groups_alone, receiving, shared
+from mcast_fast.cli.options import GROUP_OR_FILE, TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, standard_input
 from mcast_fast.cli.progress import How, Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
@@ -26,7 +26,9 @@ REFRESHES = 2  # per second, of a table on a terminal
 
 
 @click.command("check", short_help="What is missing from a feed, by its numbers.")
-@click.argument("sources", metavar="GROUP...|FILE...", nargs=-1, required=True, callback=groups_alone)
+@click.argument(
+    "sources", metavar="GROUP...|FILE...", type=GROUP_OR_FILE, nargs=-1, required=True, callback=groups_alone
+)
 @click.option(
     "-f", "--format", "--sequence", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8."
 )

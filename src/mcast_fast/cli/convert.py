@@ -7,15 +7,15 @@ import click
 
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS
-from mcast_fast.cli.options import shared
+from mcast_fast.cli.options import FILE, shared
 from mcast_fast.cli.output import complain, standard_input, standard_output, written_over
 from mcast_fast.files._convert import FORMS, convert_file, form_of
 from mcast_fast.files._skipped import left_out_text
 
 
 @click.command("convert", short_help="Convert a capture file: pcapng, pcap, CSV, Parquet.")
-@click.argument("source", metavar="IN")
-@click.argument("target", metavar="OUT")
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("target", metavar="OUT", type=FILE)
 @shared("only")
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
 @click.option("--to", "form", type=click.Choice(FORMS), help="Format of OUT, when its suffix does not show it.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mcast_fast._units import NANOSECONDS
-from mcast_fast.cli.options import LONGER, TIME, groups_alone, shared
+from mcast_fast.cli.options import FILE, GROUP, LONGER, TIME, groups_alone, shared
 from mcast_fast.cli.output import brief_time, complain, own_line
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._examination import examined
@@ -27,7 +27,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 @click.command("doctor", short_help="Why packets of a group do not arrive.")
-@click.argument("groups", metavar="[GROUP...]", nargs=-1, callback=groups_alone)
+@click.argument("groups", metavar="[GROUP...]", type=GROUP, nargs=-1, callback=groups_alone)
 @shared("interface", "port")
 @click.option("--seconds", type=TIME, default="10s", show_default=True, help="Listen for this long at most.")
 @click.option(
@@ -41,7 +41,9 @@ STYLES: dict[str, dict[str, Any]] = {
 @click.option("--ring", is_flag=True, help="The program is to have a ring (CAP_NET_RAW).")
 @click.option("--no-spread", is_flag=True, help="The program has one socket for all groups, with its limits.")
 @shared(json="One JSON object instead of text.")
-@click.option("--bundle", metavar="FILE", help="Write everything that was read as a .tar.gz, for a bug report.")
+@click.option(
+    "--bundle", metavar="FILE", type=FILE, help="Write everything that was read as a .tar.gz, for a bug report."
+)
 @click.option("--mask", is_flag=True, help="In the bundle, names in place of the addresses of hosts.")
 def command(
     groups: tuple[str, ...],

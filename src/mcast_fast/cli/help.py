@@ -2,9 +2,11 @@
 
 import click
 
+from mcast_fast.cli.options import VERB
+
 
 @click.command("help", short_help="The help of a verb, or of the program.")
-@click.argument("verb", required=False)
+@click.argument("verb", type=VERB, required=False)
 @click.pass_context
 def command(ctx: click.Context, verb: str | None) -> None:
     """Show the help of VERB, as its --help does; without one, that of the program."""

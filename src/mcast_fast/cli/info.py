@@ -11,7 +11,7 @@ from mcast_fast._units import NANOSECONDS, plural
 from mcast_fast.cli.codes import ERROR, NOTHING_CAME
 from mcast_fast.cli.contents import nothing_of
 from mcast_fast.cli.flows import flow_object, print_flows
-from mcast_fast.cli.options import shared
+from mcast_fast.cli.options import FILE, GROUP, shared
 from mcast_fast.cli.output import aligned, complain, endpoint_text, folded, standard_input, time_text
 from mcast_fast.errors import escaped
 from mcast_fast.files._reader import Reader
@@ -24,8 +24,8 @@ LISTED = 8  # interfaces by name
 
 
 @click.command("info", short_help="The contents of a capture file.")
-@click.argument("file", metavar="FILE")
-@click.argument("groups", metavar="[GROUP]...", nargs=-1)
+@click.argument("file", metavar="FILE", type=FILE)
+@click.argument("groups", metavar="[GROUP]...", type=GROUP, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers too: rtp, or u64be@10/u32be@8.")
 @shared(json="An object instead of a table.")

@@ -9,7 +9,7 @@ import click
 from mcast_fast._version import __version__
 from mcast_fast.cli.codes import EXIT_CODES
 from mcast_fast.cli.examples import EXAMPLES
-from mcast_fast.cli.options import shared
+from mcast_fast.cli.options import VERB, shared
 from mcast_fast.errors import file_error
 
 PROGRAM = "mcast-fast"
@@ -17,7 +17,7 @@ BLOCK = "\b"  # begins a paragraph that click leaves as it is
 
 
 @click.command("man", short_help="Man pages of the program and its verbs.")
-@click.argument("verb", required=False)
+@click.argument("verb", type=VERB, required=False)
 @click.option("--directory", type=click.Path(path_type=Path), help="Write the pages of all verbs into this directory.")
 @shared(json="The names of the pages as an array.")
 @click.pass_context

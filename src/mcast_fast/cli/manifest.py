@@ -9,7 +9,7 @@ import click
 
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import ERROR
-from mcast_fast.cli.options import TIME, shared
+from mcast_fast.cli.options import FILE, TIME, shared
 from mcast_fast.cli.output import complain, time_text
 from mcast_fast.cluster._clock import clock_state
 from mcast_fast.cluster._manifest import Manifest, make_manifest, path_of
@@ -23,12 +23,14 @@ ACTIONS = ("make", "verify", "show", "index")
 
 @click.command("manifest", short_help="What finished files hold, and whether that is still so.")
 @click.argument("action", type=click.Choice(ACTIONS))
-@click.argument("paths", metavar="FILE...|DIRECTORY...", nargs=-1, required=True)
-@click.option("-w", "--write", "target", metavar="OUT", help="index: the Parquet file.")
+@click.argument("paths", metavar="FILE...|DIRECTORY...", type=FILE, nargs=-1, required=True)
+@click.option("-w", "--write", "target", metavar="OUT", type=FILE, help="index: the Parquet file.")
 @click.option(
     "--host", metavar="NAME", help="make: the host that recorded the files; this one's name where it is left out."
 )
-@click.option("--plan", "plan_path", metavar="FILE", help="make: the plan, which says the formats of groups.")
+@click.option(
+    "--plan", "plan_path", metavar="FILE", type=FILE, help="make: the plan, which says the formats of groups."
+)
 @click.option(
     "-f",
     "--format",

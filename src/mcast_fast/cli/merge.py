@@ -7,14 +7,16 @@ import click
 
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS
-from mcast_fast.cli.options import shared
+from mcast_fast.cli.options import FILE, shared
 from mcast_fast.cli.output import complain, standard_output, written_over
 from mcast_fast.files._merge import merge
 
 
 @click.command("merge", short_help="Merge capture files into one, ordered by time.")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("-w", "--write", "target", metavar="OUT", required=True, help="The result; - is standard output.")
+@click.argument("files", metavar="FILE...", type=FILE, nargs=-1, required=True)
+@click.option(
+    "-w", "--write", "target", metavar="OUT", type=FILE, required=True, help="The result; - is standard output."
+)
 @shared(
     json="The report as an object; on standard error where OUT is -.", fail_on_loss="Exit 3 when blocks were left out."
 )

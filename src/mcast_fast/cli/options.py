@@ -141,12 +141,49 @@ MATCH = Parsed("TEST", match.parsed)
 PORT = Parsed("PORT", _port)
 
 
-def _interfaces(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names of this machine's interfaces, for completion in shells."""
+# Completion in shells ------------------------------------------------------------------------------------------------
+
+
+class Completed(_ParamType):
+    """Any text, which shells complete by what functions find for what is typed so far."""
+
+    name = "text"
+
+    def __init__(self, *found: Callable[[click.Context, str], list[CompletionItem]]) -> None:
+        self._found = found
+
+    def shell_complete(self, ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """What it may become."""
+        return [item for found in self._found for item in found(ctx, incomplete)]
+
+
+def _files(_ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]  # the shell finds them
+
+
+def _interfaces(_ctx: click.Context, incomplete: str) -> list[CompletionItem]:
     from mcast_fast._host.interfaces import interfaces
 
     names = ["all", *(one.name for one in interfaces())]
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _interface_of_group(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    group, sign, name = incomplete.rpartition("%")
+    return [CompletionItem(group + sign + item.value) for item in _interfaces(ctx, name)] if sign else []
+
+
+def _verbs(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    program = ctx.find_root().command
+    verbs = program.list_commands(ctx) if isinstance(program, click.Group) else []
+    return [CompletionItem(verb) for verb in verbs if verb.startswith(incomplete)]
+
+
+FILE = Completed(_files)
+GROUP = Completed(_interface_of_group)
+GROUP_OR_FILE = Completed(_interface_of_group, _files)
+INTERFACE = Completed(_interfaces)
+VERB = Completed(_verbs)
 
 
 # The table -----------------------------------------------------------------------------------------------------------
@@ -157,7 +194,7 @@ SHARED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
         ("-i", "--interface"),
         {
             "metavar": "NAME",
-            "shell_complete": _interfaces,
+            "type": INTERFACE,
             "help": "Name, index or address, or 'all'; for groups that name none.",
         },
     ),

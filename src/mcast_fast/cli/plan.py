@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mcast_fast.cli.codes import ERROR
-from mcast_fast.cli.options import shared
+from mcast_fast.cli.options import FILE, shared
 from mcast_fast.cli.output import complain
 from mcast_fast.cluster._deal import Deal, Share
 from mcast_fast.cluster._plan import Plan
@@ -19,7 +19,7 @@ MEGABIT = 1e6
 
 @click.command("plan", short_help="The plan of a cluster: who records what.")
 @click.argument("action", type=click.Choice(ACTIONS))
-@click.argument("path", metavar="FILE")
+@click.argument("path", metavar="FILE", type=FILE)
 @click.option(
     "--down", multiple=True, metavar="HOST", help="deal: as if this host had failed; can be given several times."
 )

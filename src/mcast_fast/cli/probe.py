@@ -8,7 +8,7 @@ import click
 
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import ERROR, NOTHING_CAME
-from mcast_fast.cli.options import LONGER, TIME, shared
+from mcast_fast.cli.options import GROUP, LONGER, TIME, shared
 from mcast_fast.cli.output import brief_time, own_line, summarise
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.doctor._probe import probe
@@ -33,9 +33,8 @@ LONGEST_LIST = 12  # hosts whose matrix is a table; of more, only what is wrong 
 
 
 @click.command("probe", short_help="Two or more hosts: who hears whom, and why not.")
-@click.argument("group", metavar="GROUP")
-@click.option("-i", "--interface", help="Name, index or address; by default as the routing table says.")
-@shared("port", "sending_source")
+@click.argument("group", metavar="GROUP", type=GROUP)
+@shared("port", "sending_source", interface="Name, index or address; by default as the routing table says.")
 @click.option("--peer", "peers", metavar="HOST", multiple=True, help="Address of another host, tried by unicast too.")
 @click.option(
     "-d",

@@ -15,7 +15,7 @@ from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
 from mcast_fast.cli.match import Match
 from mcast_fast.cli.metrics import observed
-from mcast_fast.cli.options import groups_alone, receiving, shared
+from mcast_fast.cli.options import GROUP, groups_alone, receiving, shared
 from mcast_fast.cli.output import (
     LINES,
     SUMMARY,
@@ -48,7 +48,7 @@ LISTED = 64  # groups whose interfaces are named
 
 
 @click.command("receive", short_help="Print the packets of groups.")
-@click.argument("groups", metavar="GROUP...", nargs=-1, required=True, callback=groups_alone)
+@click.argument("groups", metavar="GROUP...", type=GROUP, nargs=-1, required=True, callback=groups_alone)
 @shared("interface", "port", "source", "match", "count", "timeout", "duration")
 @click.option("-o", "--output", type=click.Choice(FORMS), help="How to print: text, or json with --json.")
 @click.option("--time", "clock", type=click.Choice(TIMES), help="Times of text and hex: utc; on a terminal local.")

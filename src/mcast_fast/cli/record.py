@@ -16,7 +16,7 @@ from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.flows import complain_of, flow_object, missing
 from mcast_fast.cli.match import Match
 from mcast_fast.cli.metrics import observed
-from mcast_fast.cli.options import SIZE, TIME, groups_alone, receiving, shared
+from mcast_fast.cli.options import FILE, GROUP, SIZE, TIME, groups_alone, receiving, shared
 from mcast_fast.cli.output import (
     WHOLE_LEDGER,
     complain,
@@ -51,8 +51,8 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
 
 
 @click.command("record", short_help="Record the packets of groups into capture files.")
-@click.argument("groups", metavar="GROUP...", nargs=-1, callback=groups_alone)
-@click.option("-w", "--write", "path", metavar="FILE", help="pcapng, or .pcap; - is standard output.")
+@click.argument("groups", metavar="GROUP...", type=GROUP, nargs=-1, callback=groups_alone)
+@click.option("-w", "--write", "path", metavar="FILE", type=FILE, help="pcapng, or .pcap; - is standard output.")
 @shared("interface", "port", "source", "match", "count", "timeout", "duration")
 @click.option("-a", "--autostop", multiple=True, metavar="KEY:VALUE", help=f"End at: {', '.join(STOP_KEYS)}.")
 @click.option("-b", "--rotate", multiple=True, metavar="KEY:VALUE", help=f"Next file at: {', '.join(ROTATION_KEYS)}.")
@@ -80,7 +80,11 @@ COUNTED = ("files", "packets")  # keys whose value is a whole number
 @click.option("--index", "index", is_flag=True, help="Leave an index beside each finished file, for files.scan.")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers, and end with what is missing.")
 @click.option(
-    "--plan", "plan", metavar="PLAN", help="Record what a plan (TOML) deals to --host, in place of GROUPs and -w."
+    "--plan",
+    "plan",
+    metavar="PLAN",
+    type=FILE,
+    help="Record what a plan (TOML) deals to --host, in place of GROUPs and -w.",
 )
 @click.option("--host", metavar="NAME", help="The name of this host in the plan.")
 @shared("stats", "quiet", "progress", json="The summary as an object on standard output.")

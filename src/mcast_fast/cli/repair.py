@@ -7,14 +7,14 @@ import sys
 import click
 
 from mcast_fast._units import plural
-from mcast_fast.cli.options import shared
+from mcast_fast.cli.options import FILE, shared
 from mcast_fast.cli.output import wrapped
 from mcast_fast.files._repair import Repaired, repair
 
 
 @click.command("repair", short_help="Make a truncated capture file readable.")
-@click.argument("file", metavar="FILE")
-@click.option("-o", "--output", metavar="OUT", help="Copy what can be read to OUT, and leave FILE as it is.")
+@click.argument("file", metavar="FILE", type=FILE)
+@click.option("-o", "--output", metavar="OUT", type=FILE, help="Copy what can be read to OUT, and leave FILE as it is.")
 @shared(json="An object instead of a line.")
 def command(file: str, output: str | None, as_json: bool) -> None:
     """Cut a capture file where it cannot be read any further, and say what was cut.

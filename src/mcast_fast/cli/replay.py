@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from mcast_fast.cli.codes import ERROR, INTERRUPTED, LOSS
 from mcast_fast.cli.contents import nothing_of
-from mcast_fast.cli.options import LONGER, SPEED, TIME, shared
+from mcast_fast.cli.options import FILE, LONGER, SPEED, TIME, shared
 from mcast_fast.cli.output import brief_time, complain, interrupted, on_own_line, own_line, standard_input, wrapped
 from mcast_fast.cli.progress import How, shown_as
 from mcast_fast.errors import ArgumentError
@@ -27,7 +27,7 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), 
 
 
 @click.command("replay", short_help="Send the packets of a capture file again.")
-@click.argument("file", metavar="FILE")
+@click.argument("file", metavar="FILE", type=FILE)
 @click.option("--to", metavar="GROUP", help="Send to this group.")
 @click.option("--as-recorded", is_flag=True, help="Send to the groups that the packets were recorded from.")
 @click.option(

@@ -16,7 +16,7 @@ from mcast_fast._report.collect import Collector, figures_of, new_grid
 from mcast_fast._report.figures import Figures
 from mcast_fast._report.legs import Tap
 from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
-from mcast_fast.cli.options import LONGER, groups_alone, receiving, recognised_form, shared
+from mcast_fast.cli.options import FILE, GROUP_OR_FILE, LONGER, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came, standard_input, wrapped, write_whole
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ArgumentError, CaptureError, MulticastError, file_error
@@ -37,12 +37,16 @@ PATH = "report.html"
 
 
 @click.command("report", short_help="A page of what came: rates, gaps, loss, legs, streams that stopped.")
-@click.argument("sources", metavar="GROUP...|FILE...", nargs=-1, required=True, callback=groups_alone)
+@click.argument(
+    "sources", metavar="GROUP...|FILE...", type=GROUP_OR_FILE, nargs=-1, required=True, callback=groups_alone
+)
 @click.option(
     "-d", "--for", "--duration", "duration", type=LONGER, help="Receive groups for this long.  [default: 60s]"
 )
-@click.option("-o", "--output", "path", metavar="FILE", default=PATH, show_default=True, help="The page; - is stdout.")
-@click.option("--svg", metavar="FILE", help="The charts over time alone, as one picture.")
+@click.option(
+    "-o", "--output", "path", metavar="FILE", type=FILE, default=PATH, show_default=True, help="The page; - is stdout."
+)
+@click.option("--svg", metavar="FILE", type=FILE, help="The charts over time alone, as one picture.")
 @recognised_form
 @click.option("--legs", is_flag=True, help="Each GROUP or FILE is a leg of one feed: compare them.")
 @click.option("--hold", type=LONGER, default=HOLD, show_default=True, help="How much later a leg may bring a number.")

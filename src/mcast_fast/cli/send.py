@@ -16,7 +16,7 @@ import click
 from mcast_fast._sending.outgoing import LARGEST_PAYLOAD, packets_in
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.cli.codes import INTERRUPTED, NOTHING_CAME
-from mcast_fast.cli.options import LONGER, TIME, shared
+from mcast_fast.cli.options import GROUP, LONGER, TIME, shared
 from mcast_fast.cli.output import complain, interrupted, json_line, own_line, pace_object, pace_text, text_line
 from mcast_fast.cli.progress import Renewed, shown_as
 from mcast_fast.cli.rtp import Headers
@@ -32,7 +32,7 @@ ENDS = 3  # times that the end of numbered datagrams is sent, for one may be los
 
 
 @click.command("send", short_help="Send datagrams to groups.")
-@click.argument("arguments", metavar="GROUP... [PAYLOAD]", nargs=-1, required=True)
+@click.argument("arguments", metavar="GROUP... [PAYLOAD]", type=GROUP, nargs=-1, required=True)
 @shared("interface", "port", "sending_source", "source_port")
 @click.option(
     "-c", "--count", type=click.IntRange(min=1), metavar="N", help="How many times; 1, with --duration no limit."

@@ -13,7 +13,7 @@ import click
 from mcast_fast import _core
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.metrics import served
-from mcast_fast.cli.options import LONGER, TIME, groups_alone, receiving, recognised_form, shared
+from mcast_fast.cli.options import GROUP, LONGER, TIME, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.cli.top_keys import Keys, Settings
@@ -35,7 +35,7 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 
 
 @click.command("top", short_help="What each stream does now: rates, gaps, loss, states.")
-@click.argument("groups", metavar="[GROUP...]", nargs=-1, callback=groups_alone)
+@click.argument("groups", metavar="[GROUP...]", type=GROUP, nargs=-1, callback=groups_alone)
 @shared("port", "source", interface="For groups that name none; alone: all that reaches it, joined or not (a ring).")
 @recognised_form
 @click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
