@@ -46,6 +46,16 @@ pool_class(size_t size, size_t *rounded)
     return -1;
 }
 
+/* The first unused block of a class, which leaves the pool. */
+static void *
+unlink_block(mcast_pool *pool, int class_)
+{
+    void *block = pool->unused[class_];
+    pool->unused[class_] = *(void **)block;
+    pool->retained -= class_capacity(class_);
+    return block;
+}
+
 void *
 mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity)
 {
@@ -53,14 +63,33 @@ mcast_pool_take(mcast_pool *pool, size_t size, size_t *capacity)
     void *block = NULL;
     if (class_ >= 0) {
         mcast_lock(&pool->lock);
-        block = pool->unused[class_];
-        if (block) {
-            pool->unused[class_] = *(void **)block;
-            pool->retained -= *capacity;
-        }
+        pool->asked[class_] = ++pool->requests;
+        if (pool->unused[class_])
+            block = unlink_block(pool, class_);
         mcast_unlock(&pool->lock);
     }
     return block ? block : mcast_aligned_allocate(*capacity);
+}
+
+static int
+has_room(const mcast_pool *pool, size_t size)
+{
+    return pool->retained + size <= MCAST_POOL_RETAINED + pool->more;
+}
+
+/* Has blocks leave the pool that nobody asks for, such as those that a growing batch had before, until `size` bytes more fit; linked as
+ * in the pool, to be freed without the lock. */
+static void *
+evict(mcast_pool *pool, size_t size)
+{
+    void *evicted = NULL;
+    for (int i = 0; i < MCAST_POOL_CLASSES; i++)
+        while (!has_room(pool, size) && pool->unused[i] && pool->requests - pool->asked[i] > MCAST_POOL_STALE) {
+            void *block = unlink_block(pool, i);
+            *(void **)block = evicted;
+            evicted = block;
+        }
+    return evicted;
 }
 
 void
@@ -68,19 +97,24 @@ mcast_pool_give(mcast_pool *pool, void *block, size_t capacity)
 {
     size_t rounded;
     int class_ = pool_class(capacity, &rounded);
+    void *evicted = NULL;
     if (block && class_ >= 0 && rounded == capacity) {
         mcast_lock(&pool->lock);
-        int kept = pool->retained + capacity <= MCAST_POOL_RETAINED + pool->more;
-        if (kept) {
+        evicted = evict(pool, capacity);
+        if (has_room(pool, capacity)) {
             *(void **)block = pool->unused[class_];
             pool->unused[class_] = block;
             pool->retained += capacity;
+            block = NULL;
         }
         mcast_unlock(&pool->lock);
-        if (kept)
-            return;
     }
     mcast_aligned_free(block);
+    while (evicted) {
+        void *next = *(void **)evicted;
+        mcast_aligned_free(evicted);
+        evicted = next;
+    }
 }
 
 void
@@ -97,14 +131,10 @@ mcast_pool_release(mcast_pool *pool, size_t more)
     mcast_lock(&pool->lock);
     pool->more -= more;
     for (int i = MCAST_POOL_CLASSES - 1; i >= 0 && pool->retained > MCAST_POOL_RETAINED + pool->more;) {
-        void *block = pool->unused[i];
-        if (!block) {
+        if (pool->unused[i])
+            mcast_aligned_free(unlink_block(pool, i));
+        else
             i--;
-            continue;
-        }
-        pool->unused[i] = *(void **)block;
-        pool->retained -= class_capacity(i);
-        mcast_aligned_free(block);
     }
     mcast_unlock(&pool->lock);
 }

@@ -15,13 +15,16 @@
 
 enum {
     MCAST_POOL_SMALLEST = 4096,
-    MCAST_POOL_CLASSES = 9 * 4,   /* nine octaves: the largest is 1.75 MiB */
-    MCAST_POOL_RETAINED = 2 << 20 /* bytes kept for reuse, for the whole process, unless mcast_pool_retain says more */
+    MCAST_POOL_CLASSES = 9 * 4,    /* nine octaves: the largest is 1.75 MiB */
+    MCAST_POOL_RETAINED = 2 << 20, /* bytes kept for reuse, for the whole process, unless mcast_pool_retain says more */
+    MCAST_POOL_STALE = 64          /* blocks asked for; a size that was not among them gives way */
 };
 
 typedef struct mcast_pool {
     mcast_mutex lock;
-    void *unused[MCAST_POOL_CLASSES]; /* each block's first word points to the next */
+    void *unused[MCAST_POOL_CLASSES];   /* each block's first word points to the next */
+    uint64_t asked[MCAST_POOL_CLASSES]; /* the number of the latest request for this size */
+    uint64_t requests;
     size_t retained;
     size_t more; /* bytes that are kept beyond MCAST_POOL_RETAINED */
 } mcast_pool;
