@@ -53,6 +53,17 @@ def test_the_seed(backend, place):
     assert reply.source_port == 7645
 
 
+@contextlib.contextmanager
+def later(call, *arguments):
+    """Another thread makes a call while the block waits; it has ended after the block: who is inside a sender closes its sockets, not close()."""
+    thread = threading.Timer(0.03, call, arguments)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
 def seed_group(place):
     return f"224.0.0.123%{place.interface}:7645" if place.version == 4 else f"[ff02::123%{place.interface}]:7645"
 
@@ -375,8 +386,8 @@ def test_a_collect_that_is_not_filled_in_time_is_what_came(rx, tx):
 
 
 def test_a_collect_waits_for_what_comes_later(rx, tx):
-    threading.Timer(0.05, tx.send_batch, [numbered(3)]).start()
-    assert rx.collect(3, timeout=5).payloads() == numbered(3)
+    with later(tx.send_batch, numbered(3)):
+        assert rx.collect(3, timeout=5).payloads() == numbered(3)
 
 
 # ---- timeouts ----
@@ -417,9 +428,9 @@ def test_a_collect_never_raises_a_timeout(rx):
 @pytest.mark.parametrize("timeout", [3_000_000, 1e300, float("inf"), 10**40, None])
 def test_a_long_timeout_waits_and_does_not_overflow(rx, tx, timeout):
     """Longer than a poll can wait in milliseconds of 32 bits: 24 days."""
-    threading.Timer(0.02, tx.send_batch, [[b"a", b"b"]]).start()
-    assert rx.recv(timeout=timeout).data == b"a"
-    assert len(rx.collect(1, timeout=timeout)) == 1
+    with later(tx.send_batch, [b"a", b"b"]):
+        assert rx.recv(timeout=timeout).data == b"a"
+        assert len(rx.collect(1, timeout=timeout)) == 1
     rx.timeout = timeout
 
 
@@ -499,8 +510,8 @@ def test_the_descriptor_shows_what_recv_left_over(rx, tx):
 
 @pytest.mark.needs("descriptor")
 def test_the_descriptor_wakes_a_poll(rx, tx):
-    threading.Timer(0.02, tx.send, [b"a"]).start()
-    assert select.select([rx], [], [], 5)[0] == [rx]
+    with later(tx.send, b"a"):
+        assert select.select([rx], [], [], 5)[0] == [rx]
     assert rx.recv(timeout=0).data == b"a"
 
 
