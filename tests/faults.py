@@ -138,10 +138,10 @@ while True:
 """
 
 
-def udp_frame(*, vlan: int = 0, bad: bool = False, group_bits: str = "010101") -> bytes:
+def udp_frame(*, vlan: int = 0, bad: bool = False, group_bits: str = "010101", source: str = "10.77.0.1") -> bytes:
     """An Ethernet frame of the group, without a UDP checksum or with a wrong one; the last bits of its MAC address."""
     udp = struct.pack("!HHHH", 4000, PORT, 9, 0xDEAD if bad else 0) + b"x"
-    addresses = socket.inet_aton("10.77.0.1") + socket.inet_aton(GROUP)
+    addresses = socket.inet_aton(source) + socket.inet_aton(GROUP)
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 4, 17, 0) + addresses
     total = sum(struct.unpack("!10H", header))
     total = (total & 0xFFFF) + (total >> 16)

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -507,6 +508,40 @@ format = "mcast-fast"
         numbers = [one for batch in feed for one in sequence.numbers(batch, "mcast-fast").number]
         assert numbers == list(range(100))
         assert [leg.covered for leg in feed.stats.legs] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("", ("a-20261129-130000.pcapng", "a-b-20261129-130000.pcapng", "a-b-20261129-130000_00002.pcapng")),
+        ("x_{host}.pcapng.gz", ("x_a_00001_1.pcapng.gz", "x_a-b_00001_2.pcapng.gz", "x_a-b.pcapng.gz")),
+        ("100%%-%H={host}.pcapng", ("100%-13=a.pcapng", "100%-13=a-b.pcapng", "100%-13=a-b_00002.pcapng")),
+        ("%H.pcapng", ("13.pcapng", "14.pcapng", "15.pcapng")),
+    ],
+)
+def test_files_without_a_manifest_are_of_the_host_that_their_names_say(backend, tmp_path, pattern, names):
+    """That of a recorder that was killed has none, and in a directory of several hosts nothing else says whose it is."""
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f"""
+[heartbeat]
+group = "239.255.77.1:5077"
+[files]
+directory = '{tmp_path / "shared"}'
+{f"name = '{pattern}'" if pattern else ""}
+[hosts.a]
+[hosts.a-b]
+[[groups]]
+group = "239.1.1.1:5000"
+format = "mcast-fast"
+""")
+    for number, name in enumerate(names):
+        write(tmp_path / "shared" / name, stream(range(100 * number, 100 * number + 100)))
+    captures = cluster.open(plan)
+    here = socket.gethostname()  # where names say nothing
+    hosts = ["a", "a-b", "a-b"] if "{host}" in pattern or not pattern else [here] * 3
+    assert {Path(file.path).name: file.host for file in captures.files} == dict(zip(names, hosts, strict=True))
+    if hosts[0] != here:
+        assert [(one.host, one.received) for one in captures.flows()[0].hosts] == [("a", 100), ("a-b", 200)]
 
 
 # ---- what goes wrong ----

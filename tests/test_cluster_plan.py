@@ -382,6 +382,15 @@ def test_the_verb_deals(plan_file):
     assert f"alpha: {len(dealt['alpha']['groups'])} groups" in text
 
 
+def test_the_verb_counts_one(tmp_path):
+    alone = tmp_path / "alone.toml"
+    alone.write_text(
+        '[heartbeat]\ngroup = "239.255.77.1:5077"\n[files]\ndirectory = "/captures"\n[hosts.a]\n[[groups]]\ngroup = "239.1.1.1:5000"\n'
+    )
+    assert "1 host, 1 group, digest" in invoke("plan", "check", alone).output
+    assert "a: 1 group, 1.0 Mbit/s\n" in invoke("plan", "deal", alone).output
+
+
 def test_the_verb_checks_and_shows(plan_file):
     assert "3 hosts, 10 groups" in invoke("plan", "check", plan_file).output
     assert (

@@ -113,6 +113,16 @@ def test_the_command_of_a_plan_s_recorder_is_one_that_there_is() -> None:
     assert (params["plan"], params["host"]) == ("/etc/mcast-fast/plan.toml", "${MCAST_HOST}")
 
 
+@pytest.mark.parametrize("name", [name for name in UNITS if name.endswith(".service")])
+def test_a_service_that_fails_at_once_is_started_again_without_end(name: str) -> None:
+    """An interface that is not there yet at boot ends it with 2. systemd's defaults are 0.1 s between starts, and the end
+    of them after five in ten seconds."""
+    made = unit(name)
+    assert made["Service"]["Restart"] in ("always", "on-failure")
+    is_limited = made["Unit"].get("StartLimitIntervalSec") != "0"
+    assert not is_limited or float(made["Service"].get("RestartSec", "0.1")) * 4 > 10
+
+
 @pytest.mark.parametrize("name", UNITS)
 def test_units_are_what_systemd_takes(name: str, tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")

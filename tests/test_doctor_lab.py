@@ -252,6 +252,33 @@ def test_strict_rp_filter_without_any_route(two):
     two.cures(two.finds("routing.rp-filter", two.text()), two.text())
 
 
+def test_the_senders_address_is_also_one_of_this_host(two):
+    two.b.host.add_address("lo", f"{two.a.ipv4}/32")
+    two.stream()
+    finding = two.finds("routing.martian-source", two.text())
+    assert two.a.ipv4 in finding.summary
+    two.cures(finding, two.text())
+
+
+def test_a_cable_between_two_interfaces_of_one_host(two):
+    two.b.host.run("ip", "link", "add", "vc0", "type", "veth", "peer", "name", "vd0")
+    for name, address in (("vc0", "10.88.0.1/24"), ("vd0", "10.88.0.2/24")):
+        two.b.host.run("ip", "link", "set", name, "up")
+        two.b.host.add_address(name, address)
+    wanted = f"{GROUP}%vd0:{PORT}"
+    two.stream(end=lab.End(two.b.host, "vc0", "10.88.0.1", ""))
+    finding = two.finds("routing.martian-source", wanted)
+    two.cures(finding, wanted)
+
+
+@pytest.mark.parametrize("source", ["0.0.0.0", "127.0.0.1", "239.9.9.9", "255.255.255.255"])
+def test_a_source_that_no_host_can_have(two, source):
+    with frames(two.a, udp_frame(source=source)):
+        finding = two.finds("routing.martian-source", two.text())
+    assert source in finding.summary
+    assert not finding.remedy
+
+
 def test_no_route_for_the_sender(two):
     wanted = f"{GROUP}:{PORT}"
     code = "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('239.1.1.1', 5000))\n"

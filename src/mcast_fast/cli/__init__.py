@@ -120,8 +120,11 @@ def _complain_of_usage(error: click.ClickException) -> None:
     if "\n" in message and not isinstance(error, click.MissingParameter):  # no verb was given: the message is the help
         click.echo(message, err=True)
         return
-    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.message:
-        message = f"{max(error.param.opts, key=len)}: {error.message}"
+    if isinstance(error, click.BadParameter) and error.param is not None and error.message:
+        if isinstance(error.param, click.Option):
+            message = f"{max(error.param.opts, key=len)}: {error.message}"
+        elif isinstance(error.param.type, click.Choice):
+            message = f"{error.param.human_readable_name}: {error.message}"
     if isinstance(error, click.MissingParameter) and error.param is not None:
         message = f"{_named(error.param)} is missing"
     if isinstance(error, click.NoSuchOption) and error.ctx is not None:
@@ -135,9 +138,9 @@ def _complain_of_usage(error: click.ClickException) -> None:
 
 
 def _named(param: click.Parameter) -> str:
-    """What a parameter is called, with an example where it is a group."""
+    """What a parameter is called, by its short name too, with an example where it is a group."""
     is_option = isinstance(param, click.Option)
-    name = max(param.opts, key=len) if is_option else param.metavar or param.human_readable_name
+    name = "/".join(param.opts[:2]) if is_option else param.metavar or param.human_readable_name
     if isinstance(param.type, click.Choice):
         return f"{name} ({', '.join(param.type.choices)})"
     return f"{name} (such as 239.1.1.1%eth0:5000)" if name.startswith(("GROUP", "LEG")) else name

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mcast_fast._units import plural
 from mcast_fast.cli.codes import ERROR
 from mcast_fast.cli.options import FILE, shared
 from mcast_fast.cli.output import complain
@@ -52,7 +53,9 @@ def _check(plan: Plan, _down: tuple[str, ...], as_json: bool) -> None:
             complain(f"{one['host']} records {rate:,.0f} Mbit/s {when}, and can {capacity:,.0f}")
         if not found:
             groups = len(plan.groups)
-            click.echo(f"{path_text(plan)}: {len(plan.hosts)} hosts, {groups} groups, digest {plan.digest}")
+            click.echo(
+                f"{path_text(plan)}: {plural(len(plan.hosts), 'host')}, {plural(groups, 'group')}, digest {plan.digest}"
+            )
     if found:
         raise click.exceptions.Exit(ERROR)
 
@@ -109,7 +112,7 @@ def _deal(plan: Plan, down: tuple[str, ...], as_json: bool) -> None:
 
 def _share_text(share: Share) -> str:
     capacity = f" of {share.capacity / MEGABIT:,.0f}" if share.capacity is not None else ""
-    return f"{share.host}: {len(share.groups)} groups, {share.rate / MEGABIT:,.1f}{capacity} Mbit/s"
+    return f"{share.host}: {plural(len(share.groups), 'group')}, {share.rate / MEGABIT:,.1f}{capacity} Mbit/s"
 
 
 ACTIONS_DO: dict[str, Callable[[Plan, tuple[str, ...], bool], None]] = {"check": _check, "show": _show, "deal": _deal}

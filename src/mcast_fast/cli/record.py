@@ -96,7 +96,7 @@ def command(ctx: click.Context, /, path: str | None, plan: str | None, host: str
     \b
     Rotating, feed.pcapng becomes feed_00001_20261123015511.pcapng, and so on;
     a name with % is a pattern of strftime.
-      -b duration:60 -b files:24   a file a minute, the newest 24 are kept
+      -b duration:60 -b files:24   a file a minute, the run's newest 24
       -b interval:1h               a file an hour, on the hour (UTC)
       -b filesize:64MiB -z gzip    each file is packed when it is finished
       -b printname:FILE            names of finished files: to FILE, -, stderr

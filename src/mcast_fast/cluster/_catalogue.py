@@ -1,12 +1,13 @@
 """Which capture files there are, on which host, and what their manifests say."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from mcast_fast.cluster import _tasks
 from mcast_fast.cluster._engine import Engine, Job, Problem
 from mcast_fast.cluster._manifest import Manifest
-from mcast_fast.cluster._plan import Plan
+from mcast_fast.cluster._plan import Plan, recorder_of
 from mcast_fast.cluster._table import TABLE, manifests_of
 
 Catalogue = tuple[list["File"], list[Problem]]
@@ -44,12 +45,13 @@ def place(file: File) -> tuple[str, int, str]:
 
 def of_plan(plan: Plan, engine: Engine) -> Catalogue:
     """The files in the directories of a plan's hosts."""
-    hosts = engine.hosts()
+    hosts, named = engine.hosts(), partial(recorder_of, plan)
     if not hosts:
         directories: dict[str, str] = {}
-        for one in plan.hosts.values():  # a directory of several hosts: manifests say whose the files are
+        for one in plan.hosts.values():  # a directory of several hosts: manifests and names say whose the files are
             directories[one.directory] = "" if one.directory in directories else one.name
-        return _looked(engine, [Job(_tasks.look, ((directory,),), name) for directory, name in directories.items()])
+        looks = [Job(_tasks.look, ((directory,),), name) for directory, name in directories.items()]
+        return _looked(engine, looks, named=named)
     problems, jobs = [], []
     for one in plan.hosts.values():
         workers = hosts.get(one.name, ())
@@ -58,7 +60,7 @@ def of_plan(plan: Plan, engine: Engine) -> Catalogue:
             problems.append(
                 Problem("worker", one.name, "", f"host {one.name!r} of the plan has no worker: its files are left out")
             )
-    files, more = _looked(engine, jobs)
+    files, more = _looked(engine, jobs, named=named)
     return files, problems + more
 
 
@@ -84,8 +86,11 @@ def _by_manifest(manifest: Manifest, workers: tuple[str, ...]) -> File:
     )
 
 
-def _looked(engine: Engine, jobs: Iterable[Job], may_be_elsewhere: bool = False) -> Catalogue:
-    """What workers see. A file that several of them see, on one machine or by a network, is one file."""
+def _looked(
+    engine: Engine, jobs: Iterable[Job], may_be_elsewhere: bool = False, named: Callable[[str], str] = lambda _: ""
+) -> Catalogue:
+    """What workers see. A file that several of them see, on one machine or by a network, is one file. `named`: the host
+    that the name of a file says."""
     seen: dict[tuple[str, int, int, int], File] = {}
     problems: dict[Problem, None] = {}
     missing: dict[str, Problem] = {}
@@ -96,7 +101,7 @@ def _looked(engine: Engine, jobs: Iterable[Job], may_be_elsewhere: bool = False)
             continue
         machine, rows = found
         for one in rows:
-            host = one.manifest.host if one.manifest is not None else job.host or machine
+            host = one.manifest.host if one.manifest is not None else named(one.path) or job.host or machine
             if one.problem is not None:
                 problem = Problem(one.problem[0], host, one.path, one.problem[1])
                 if one.size < 0 and may_be_elsewhere:

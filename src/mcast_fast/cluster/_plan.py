@@ -5,6 +5,7 @@ Rules of this module: reading the file is its only I/O. Whoever reads the same p
 
 import hashlib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 from mcast_fast._units import NANOSECONDS, duration_in_ns, rate_of, size_in_bytes
 from mcast_fast.cluster._schema import Key, checked_table, flag, integer, several, text
 from mcast_fast.errors import ArgumentError, file_error
-from mcast_fast.files._limits import Rotation
+from mcast_fast.files._limits import Rotation, with_mark
 from mcast_fast.groups import Group
 from mcast_fast.sequence._format import Format
 
@@ -385,3 +386,22 @@ def formats_by_name(plan: Plan | None) -> dict[tuple[str, int | None], str]:
         for leg in feed.legs
         for group in leg.expand()
     }
+
+
+def recorder_of(plan: Plan, path: str) -> str:
+    """The host whose recorder gives a file this name; "" where names do not say it.
+
+    A file has a manifest only once it is finished, and never when its recorder was killed."""
+    if "{host}" not in plan.files.name:
+        return ""
+    names = sorted(plan.hosts, key=len, reverse=True)  # a name may begin with another one
+    return next((name for name in names if _name_pattern(plan, plan.hosts[name]).fullmatch(path)), "")
+
+
+def _name_pattern(plan: Plan, host: Host) -> re.Pattern[str]:
+    """What the names of a host's files have in common: what strftime put in, and a mark before the suffix, may be
+    anything."""
+    path = str(Path(host.directory, plan.files.name.replace("{host}", host.name)))
+    parts = re.split(r"(%%|%-?[A-Za-z])", with_mark(path, "%m"))
+    texts = ({"%%": "%"}.get(one, ".*") if number % 2 else re.escape(one) for number, one in enumerate(parts))
+    return re.compile("".join(texts))

@@ -18,7 +18,7 @@ from typing import Any
 
 from mcast_fast import _core
 from mcast_fast._core.threads import start
-from mcast_fast._units import NANOSECONDS
+from mcast_fast._units import NANOSECONDS, plural
 from mcast_fast.cluster._clock import clock_state
 from mcast_fast.cluster._deal import Deal
 from mcast_fast.cluster._heartbeat import Presence, State
@@ -241,11 +241,11 @@ class Station:
             wanted = wanted | (self._session.held & self._share(there & settled))
         if self._session is None and wanted:
             self._session = _Session(self._plan, self._host, sorted(wanted, key=str), maker)
-            self._said(f"records {len(wanted)} groups to {self._session.recorder.result.path}")
+            self._said(f"records {plural(len(wanted), 'group')} to {self._session.recorder.result.path}")
         elif self._session is not None and wanted != self._session.held:
             before = len(self._session.held)
             self._session.change(wanted)
-            self._said(f"records {len(self._session.held)} groups, {before} before")
+            self._said(f"records {plural(len(self._session.held), 'group')}, {before} before")
             if not wanted:
                 self._end_session()
         self._look_around()

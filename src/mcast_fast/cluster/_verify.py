@@ -83,5 +83,5 @@ def _of_clock(path: str, manifest: Manifest, limit: int) -> Iterable[Finding]:
     clock = manifest.clock
     off = clock.offset is not None and abs(clock.offset) > limit
     if off or clock.synchronized is False:
-        how = f"was off by {abs(clock.offset or 0) / NANOSECONDS:.3f} s" if off else "was kept in time by nothing"
+        how = f"was off by {abs(clock.offset or 0) / NANOSECONDS:.3f} s" if off else "was not synchronized"
         yield Finding("clock", path, f"{path}: the clock of {manifest.host} {how} ({clock.source})")

@@ -27,6 +27,7 @@ RANKING: tuple[str, ...] = (
     "interface.no-ipv6",
     "interface.xdp",
     "interface.nic-filter",
+    "routing.martian-source",
     "routing.rp-filter",
     "firewall.drops-fragments",
     "firewall.drops-udp",

@@ -17,6 +17,11 @@ from mcast_fast.errors import os_text
 STRICT, LOOSE = 1, 2
 HOST_SCOPES, SITE = (0, 1), 5
 DROPPED = "TcpExt.IPReversePathFilter"
+LOCAL_GROUPS = ipaddress.ip_network(
+    "224.0.0.0/24"
+)  # where the kernel takes packets from 0.0.0.0 (ip_mc_validate_source)
+BROADCAST = ipaddress.IPv4Address(0xFFFFFFFF)
+OWN = "an address of this host"
 
 
 def rp_filter(context: Context) -> Iterator[Finding]:
@@ -61,6 +66,53 @@ def _dropped(context: Context, feed: Feed, mode: int, source: str, evidence: tup
         else "",
         group=feed.text,
     )
+
+
+def martian_source(context: Context) -> Iterator[Finding]:
+    """Whether the kernel drops the packets because their source address cannot be right (`fib_validate_source`); no
+    counter shows it."""
+    for feed in context.feeds:
+        one = feed.interface
+        if feed.group.version != 4 or one is None or one.is_loopback:
+            continue
+        if context.arrives(feed) or not context.is_opened(feed):
+            continue
+        sources = {frame.source for frame, _ in feed.arrived()}
+        reasons = {source: _why_martian(context, feed, source) for source in sources}
+        if not reasons or not all(reasons.values()):
+            continue
+        source, reason = min(reasons.items())
+        settings = {name: setting(f"ipv4/conf/{name}/accept_local") or 0 for name in ("all", feed.name)}
+        is_own = reason == OWN
+        value = f"net.ipv4.conf.{feed.name.replace('.', '/')}.accept_local=1"
+        shown = tuple(f"net.ipv4.conf.{name}.accept_local = {number}" for name, number in settings.items())
+        yield Finding(
+            "routing.martian-source",
+            "problem",
+            f"the packets come from {source}, {reason}: the kernel drops them",
+            (f"packets from {source} were seen at {feed.name}", *((", ".join(shown),) if is_own else ())),
+            f"sysctl -w {quote(value)}" if is_own else "",
+            "That is right where one interface of this host sends to another one, by a cable or a bridge. Where "
+            "another host sends, two hosts have one address: change that of one of them instead."
+            if is_own
+            else "Give the sender an address of its own, or have it send from that.",
+            group=feed.text,
+        )
+
+
+def _why_martian(context: Context, feed: Feed, source: str) -> str:
+    """Why the kernel takes no packets from there; empty where it does."""
+    address = ipaddress.ip_address(source)
+    if address.is_loopback:
+        return "a loopback address"
+    if int(address) >> 24 == 0 and ipaddress.ip_address(feed.group.address) not in LOCAL_GROUPS:
+        return "which is no address"
+    if address.is_multicast or address == BROADCAST:
+        return "which no host can have"
+    if any(source in one.addresses for one in context.interfaces):
+        names = ("all", feed.name)
+        return "" if any(setting(f"ipv4/conf/{name}/accept_local") for name in names) else OWN
+    return ""
 
 
 def no_route(context: Context) -> Iterator[Finding]:
@@ -136,4 +188,4 @@ def _wider(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
     return str(ipaddress.IPv6Address(packed[:1] + bytes([packed[1] & 0xF0 | SITE]) + packed[2:]))
 
 
-CHECKS = (rp_filter, no_route, no_loopback, scope)
+CHECKS = (rp_filter, martian_source, no_route, no_loopback, scope)

@@ -44,7 +44,8 @@ class Rotation:
     that is set forward past one begins a file, and one that is set back by less than the interval does not. A packet is
     in the file that was open when it was written, which is some ms after it came. `filesize`: bytes or text with a unit
     ("64MiB"), before compression: no file is larger, but for a single packet that is. `packets`: in a file. `files`:
-    the number of files to keep, the newest; older ones are deleted (a ring of files). ArgumentError.
+    the number of files to keep, the newest; older ones of the same recording are deleted (a ring of files).
+    ArgumentError.
     """
 
     __module__ = "mcast_fast.files"
