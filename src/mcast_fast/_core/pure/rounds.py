@@ -172,6 +172,9 @@ class Rounds(State):
             read, before = Read(one, one.filter, self._own, self._epoch), self._counters
             more = self._receive_from(read, room)
             self._pack(call)
+            if self._has_cut:
+                self._has_cut = False
+                self._grow_buffers()
             if self._coalescing.mode != Mode.NEVER:
                 brought = _brought(read, more, before, self._counters, call.records)
                 self._coalescing.note(one, brought, self._grow_buffers)
