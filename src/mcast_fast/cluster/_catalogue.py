@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from mcast_fast.cluster import _tasks
 from mcast_fast.cluster._engine import Engine, Job, Problem
@@ -73,8 +74,12 @@ def of_paths(paths: Sequence[str], engine: Engine) -> Catalogue:
         jobs = [Job(_tasks.look, (patterns,), name, "", (worker,)) for worker, name in sorted(named.items())]
         jobs = jobs or [Job(_tasks.look, (patterns,))]
     files, problems = _looked(engine, jobs, len(hosts) > 1)
+    known = {(file.host, str(Path(file.path).absolute())) for file in files}
     for path in listed:
-        files += [_by_manifest(one, hosts.get(one.host, ())) for one in manifests_of(path)]
+        for one in manifests_of(path):  # which has absolute paths
+            if (one.host, one.path) not in known:
+                known.add((one.host, one.path))
+                files.append(_by_manifest(one, hosts.get(one.host, ())))
     return sorted(files, key=place), problems
 
 
@@ -85,8 +90,10 @@ def _by_manifest(manifest: Manifest, workers: tuple[str, ...]) -> File:
 
 
 def _looked(engine: Engine, jobs: Iterable[Job], may_be_elsewhere: bool = False) -> Catalogue:
-    """What workers see. A file that several of them see, on one machine or by a network, is one file."""
-    seen: dict[tuple[str, int, int, int], File] = {}
+    """What workers see. A file that several of them see, on one machine or by a network, is one file; so is one
+    that has several paths on a machine."""
+    seen: dict[tuple[object, ...], File] = {}
+    paths: dict[tuple[object, ...], tuple[object, ...]] = {}  # by machine and file: the key in `seen`
     problems: dict[Problem, None] = {}
     missing: dict[str, Problem] = {}
     several = list(jobs)
@@ -105,7 +112,7 @@ def _looked(engine: Engine, jobs: Iterable[Job], may_be_elsewhere: bool = False)
                     problems[problem] = None
             if one.size < 0:
                 continue
-            key = one.path, one.inode, one.size, one.modified
+            key = paths.setdefault((machine, *one.identity()), (one.path, one.inode, one.size, one.modified))
             if key in seen:
                 seen[key] = replace(seen[key], workers=(*seen[key].workers, *job.workers))
                 continue

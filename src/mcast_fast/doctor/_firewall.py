@@ -131,8 +131,8 @@ def _to(feed: Feed) -> Match:
 
 
 def _remedy(rule: Rule, *matches: Match) -> str:
-    """A rule before it that accepts what is wanted; in JSON where nft(8) would take a name for part of its grammar, which
-    might be another command."""
+    """A rule before it that accepts what is wanted; in JSON where nft(8) would take a name for part of its grammar:
+    that might be another command."""
     action = "insert" if rule.handle else "add"
     if all(PLAIN_NAME.fullmatch(name) for name in (rule.table, rule.chain)):
         where = f"{action} rule {rule.place}" + (f" handle {rule.handle}" if rule.handle else "")
