@@ -567,6 +567,70 @@ def test_what_is_wrong_is_said_and_the_rest_is_answered(two_hosts):
     assert flow.lost == 101
 
 
+def test_a_file_that_has_several_paths_is_one_file(two_hosts, monkeypatch):
+    """However it is named, and linked: with its manifest, where only one of the paths has one."""
+    first = two_hosts / "a" / "a-1.pcapng"
+    try:
+        (two_hosts / "a" / "0-link.pcapng").symlink_to(first)
+        (two_hosts / "a" / "z-hard.pcapng").hardlink_to(first)
+    except OSError as error:
+        pytest.skip(f"feature symbolic links: {error}")
+    monkeypatch.chdir(two_hosts)
+    paths = ["a", str(two_hosts / "a"), str(two_hosts / "b" / ".." / "a"), "./a/*.pcapng"]
+    captures = cluster.open(paths)
+    assert len(captures.files) == 2
+    assert {one.host for one in captures.files} == {"a"}
+    assert sum(len(batch) for batch in captures.fetch("239.1.1.1:5000")) == 997
+    (flow,) = captures.flows()
+    assert [(one.host, one.received) for one in flow.hosts] == [("a", 997)]
+    (two_hosts / "plan.toml").write_text(
+        f'[heartbeat]\ngroup = "239.9.9.9:9000"\n[hosts.a]\ndirectory = {json.dumps(str(two_hosts / "a"))}\n'
+        f'[hosts.c]\ndirectory = {json.dumps(str(two_hosts / "b" / ".." / "a"))}\n[[groups]]\ngroup = "239.1.1.1:5000"\n'
+    )
+    assert len(cluster.open(two_hosts / "plan.toml").files) == 2
+
+
+def test_an_index_beside_what_it_lists_adds_nothing(two_hosts):
+    pytest.importorskip("pyarrow")
+    made = [cluster.Manifest.load(str(path)) for path in sorted(two_hosts.glob("*/*.manifest.json"))]
+    index = str(two_hosts / "all.parquet")
+    _table.store_table(made, index)
+    for paths in ([index], [index, index], [index, str(two_hosts / "a")]):
+        captures = cluster.open(paths)
+        assert len(captures.files) == 4
+        assert sum(len(batch) for batch in captures.fetch("239.1.1.1:5000")) == 997 + 2398
+
+
+@pytest.mark.needs("named pipes")
+def test_what_is_no_file_is_not_waited_for(two_hosts):
+    """A pipe, whose opening waits for who writes it; said where it is named, or stands where a recording was."""
+    pipe = two_hosts / "a" / "pipe.pcapng"
+    os.mkfifo(pipe)
+    (two_hosts / "a" / "directory.pcapng").mkdir()
+    assert told(cluster.open(str(two_hosts / "a"))) == []
+    with pytest.warns(MulticastWarning, match="is no regular file"):
+        captures = cluster.open([str(pipe), str(two_hosts / "b")])
+    assert told(captures) == [("unreadable", "pipe.pcapng")]
+    assert len(captures.flows()) == 1
+    replaced = two_hosts / "a" / "a-1.pcapng"
+    replaced.unlink()
+    os.mkfifo(replaced)
+    with pytest.warns(MulticastWarning, match="is no regular file"):
+        captures = cluster.open(str(two_hosts / "a"))
+    assert told(captures) == [("unreadable", "a-1.pcapng")]
+    assert sum(len(batch) for batch in captures.fetch("239.1.1.1:5000")) == 597
+
+
+def test_numbers_of_one_bit_are_followed(two_hosts):
+    """Of a format with a mask of one bit, or of a manifest that says so: more cannot be told by it."""
+    path = two_hosts / "a" / "a-1.pcapng.manifest.json"
+    values = json.loads(path.read_text())
+    values["flows"][0]["bits"] = 1
+    path.write_text(json.dumps(values))
+    (flow,) = cluster.open([str(two_hosts / "a"), str(two_hosts / "b")]).flows()
+    assert [(one.host, one.received) for one in flow.hosts] == [("a", 997), ("b", 2398)]
+
+
 def test_a_clock_that_is_off_is_said(backend, tmp_path):
     for host, ahead in (("a", 0), ("b", 5 * SECOND)):
         packets = [(number, NOW + number * 10 * MS + ahead) for number in range(1000) if number % 100 or host == "b"]

@@ -11,7 +11,7 @@ from mcast_fast import Flag
 from tests import lab
 from tests.conftest import free_port
 
-UDP_SEGMENT = 103
+UDP_SEGMENT, UDP_GRO = 103, 104
 IPV4 = "239.1.1.1"
 
 
@@ -186,3 +186,65 @@ def test_capture_files_say_which_times_are_shared(port, blast, tmp_path):
     assert read.payloads() == batch.payloads()
     assert [bool(packet.flags & Flag.COALESCED) for packet in read] == [True] * 10 + [False]
     assert path.read_bytes().count(b"mcast-fast: shared time") == 10
+
+
+@pytest.fixture
+def given(port):
+    """A socket of the caller's, bound to the port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", port))
+        yield sock
+
+
+def test_a_given_socket_that_the_caller_has_coalesced_loses_no_piece(port, blast, given):
+    payload = numbered(6400)
+    given.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    with mcast.Receiver(f"{IPV4}%lo:{port}", fd=given, max_packet_size=50, timeout=5) as rx:
+        blast(port, payload, 100)
+        batch = rx.collect(64)
+        assert batch.payloads() == [piece[:50] for piece in pieces(payload, 100)]
+        assert {(packet.flags & Flag.COALESCED, packet.wire_length) for packet in batch} == {(Flag.COALESCED, 100)}
+        assert (rx.stats.coalesced, rx.stats.truncated, rx.stats.dropped) == (64, 64, 0)
+
+
+@pytest.mark.parametrize("options", [{"gro": False}, {"timestamps": "hardware"}])
+def test_a_given_socket_that_the_caller_has_coalesced_brings_no_single_packets(port, given, options):
+    if "timestamps" in options and not (have := mcast.features()["hardware_timestamps"]):
+        pytest.skip(f"feature hardware_timestamps: {have.reason}")
+    given.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    with pytest.raises(mcast.ArgumentError, match="has UDP_GRO set; leave one of them out"):
+        mcast.Receiver(f"{IPV4}%lo:{port}", fd=given, **options)
+
+
+@pytest.mark.parametrize(("limit", "kept", "truncated"), [(250, 3, 1), (200, 2, 0), (50, 1, 1)])
+def test_a_given_socket_that_is_coalesced_later_counts_what_did_not_fit_and_makes_room(
+    port, blast, given, limit, kept, truncated
+):
+    """What was cut off is in the ledger, and in `dropped` of the next packet."""
+    payload = numbered(6400)
+    sent = pieces(payload, 100)
+    with mcast.Receiver(f"{IPV4}%lo:{port}", fd=given, max_packet_size=limit, timeout=5) as rx:
+        given.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        blast(port, payload, 100)
+        first = rx.recv_batch()
+        assert b"".join(first.payloads()) == payload[:limit]
+        assert [packet.wire_length for packet in first] == [100] * kept
+        assert [bool(packet.flags & Flag.TRUNCATED) for packet in first].count(True) == truncated
+        assert bool(first[-1].flags & Flag.TRUNCATED) == bool(truncated)
+        stats = rx.stats
+        assert (stats.received, stats.truncated, stats.dropped) == (kept, truncated, 64 - kept)
+        blast(port, payload, 100)
+        second = rx.collect(64)
+        assert second.payloads() == [piece[:limit] for piece in sent]
+        assert [packet.dropped for packet in second] == [64 - kept] + [0] * 63
+        assert rx.stats.dropped == 64 - kept
+
+
+def test_a_super_packet_that_did_not_fit_is_filtered_with_all_its_pieces(port, blast, given):
+    with mcast.Receiver(f"{IPV4}%lo:{port}", fd=given, max_packet_size=150, timeout=5) as rx:
+        given.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        blast(port, numbered(6400), 100)
+        rx.block(f"{IPV4}%lo:{port}", "127.0.0.1")  # what is queued was sent before
+        with pytest.raises(TimeoutError):
+            rx.recv(timeout=0)
+        assert (rx.stats.received, rx.stats.filtered, rx.stats.dropped) == (0, 64, 0)

@@ -496,6 +496,46 @@ def test_a_wait_by_select_goes_on_when_a_socket_is_removed_and_closed_meanwhile(
     slots.close()
 
 
+@pytest.mark.parametrize("code", [errno.EBADF, errno.ENOTCONN])
+def test_a_wait_outlives_an_error_of_a_socket_that_is_gone(udp, monkeypatch, code):
+    """eventlet throws what it has to say of a socket that was closed into whatever its green thread waits for next."""
+    monkeypatch.setattr(selectors, "DefaultSelector", Late)
+    slots = both("slots")[1].Slots(16, 2000, {}, "the tested")
+    stays, sender = udp(), udp()
+    slots.accept(slots.add(stays, 1, GROUP, 7), EVERYTHING)
+
+    def fail():
+        sender.sendto(b"a", stays.getsockname())
+        raise OSError(code, "of a socket that was removed before this wait")
+
+    slots._selector.meanwhile = fail
+    assert slots.receive(5, WAIT).payloads() == [b"a"]
+    slots.close()
+
+
+class Lazy(selectors.SelectSelector):
+    """As gevent's: without a wait it knows what a wait before has brought, and nothing else."""
+
+    def select(self, timeout=None):
+        return super().select(timeout) if timeout else []
+
+
+def test_a_selector_that_does_not_look_without_a_wait_is_not_believed(udp, monkeypatch):
+    monkeypatch.setattr(selectors, "DefaultSelector", Lazy)
+    monkeypatch.setattr("mcast_fast._core.pure.rounds._LOOKS_AT_ONCE", False)
+    slots = both("slots")[1].Slots(16, 2000, {}, "the tested")
+    one, sender = udp(), udp()
+    slots.accept(slots.add(one, 1, GROUP, 7), EVERYTHING)
+    assert not slots.wait(0)
+    with pytest.raises(TimeoutError):
+        slots.receive(5, 0)
+    sender.sendto(b"a", one.getsockname())
+    assert slots.wait(0)
+    assert slots.receive(5, 0).payloads() == [b"a"]
+    assert not slots.wait(0)
+    slots.close()
+
+
 def test_after_a_close_nothing_is_received_and_all_is_counted(pair):
     pair.arrive(b"a")
     pair.slots.receive(1, WAIT)
@@ -1073,6 +1113,34 @@ def test_a_missing_extension_is_said_loudly_and_pure_runs():
     assert done.stdout.startswith("pure Feature(on=False, reason='the compiled backend is missing (no extension here)'")
     assert "MulticastWarning" in done.stderr
     assert "MCAST_FAST_BUILD=yes" in done.stderr
+
+
+SECOND_INTERPRETER = """
+import sys
+try:
+    import _interpreters as interpreters  # CPython 3.13 and newer
+except ImportError:
+    import _xxsubinterpreters as interpreters
+import mcast_fast
+first, one = mcast_fast.backend, interpreters.create()
+interpreters.run_string(one, f"import sys; sys.path[:] = {sys.path}; " + sys.argv[1])
+assert mcast_fast.backend == first
+"""
+
+
+@pytest.mark.needs("compiled modules")
+def test_a_second_interpreter_is_told_where_the_compiled_backend_runs():
+    """To build it again would change nothing."""
+    if missing := has_fast():
+        pytest.skip(f"feature fast: {missing}")
+    asked = SHOW + "; from mcast_fast import _core; print(_core.remedy())"
+    done = python(SECOND_INTERPRETER.replace("sys.argv[1]", repr(asked)))
+    chosen, remedy = done.stdout.splitlines() or [done.stderr, ""]
+    assert chosen.startswith("pure Feature(on=False, reason='this is a second interpreter of its process")
+    assert "main interpreter" in remedy
+    assert "MulticastWarning" in done.stderr
+    assert remedy in done.stderr
+    assert "compiler" not in done.stderr
 
 
 @pytest.mark.long

@@ -446,6 +446,22 @@ def test_it_runs_without_the_libraries_of_the_command_line():
 SECRETS = "10.1.2.3 fe80::abcd%eth0 02:42:ac:11:00:02 80:00:02:08:fe:80:00:00:00:00:00:00:e4:1d:2d:03:00:5a:f0:11 2001:db8::7 and 239.1.1.1, ff15::1, 127.0.0.1, ::1, 0.0.0.0, 12:30:59"
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("it is sent by 10.1.2.3.", "it is sent by host-1."),
+        ("10.1.2.3... 10.1.2.3_x", "host-1... host-1_x"),
+        ("two lines in JSON\\n10.1.2.3\\nfe81::1", "two lines in JSON\\nhost-2\\nhost-1"),
+        ("fe80::1: no route, lladdr:02:11:22:33:44:55:", "host-2: no route, lladdr:mac-1:"),
+        ("::ffff:10.1.2.3 and 64:ff9b::10.1.2.4/96", "host-1 and host-2/96"),
+        ("10.1.2.3.in-addr.arpa", "host-1.in-addr.arpa"),
+        ("239.1.1.1. ff15::1: 127.0.0.1. 0.0.0.0 12:34:56 1.2.3 1.3.6.1.4.1", ...),
+    ],
+)
+def test_what_stands_beside_an_address_does_not_show_it(text, masked):
+    assert _text._masked({"report.json": text})["report.json"] == (text if masked is ... else masked)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_bundle(tmp_path, monkeypatch, masked):
     monkeypatch.setattr(_text, "programs", lambda: {"ip-address.txt": SECRETS})

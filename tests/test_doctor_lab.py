@@ -1,6 +1,7 @@
 """Faults that are made between two hosts: the doctor names each first, alone and beside a harmless oddity, and what it prints as
 its remedy cures it."""
 
+import json
 import re
 import socket
 import sys
@@ -49,6 +50,19 @@ def test_wrong_interface(two, second):
     two.stream()
     wanted = two.text(end=second[1])
     two.cures(two.finds("membership.wrong-interface", wanted), wanted)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_group_joined_on_a_port_of_a_bridge(two, version):
+    """The bridge gets what comes to its ports, before any socket that is joined there."""
+    group = GROUP if version == 4 else "ff15::7"
+    for options in (("add", "br0", "type", "bridge"), ("set", two.b.interface, "master", "br0"), ("set", "br0", "up")):
+        two.b.host.run("ip", "link", *options)
+    two.b.host.add_address("br0", "10.78.0.2/24")
+    two.stream(group)
+    finding = two.finds("membership.wrong-interface", two.text(group), seconds=1)
+    assert "part of the bridge br0" in finding.summary
+    two.cures(finding)
 
 
 def test_interface_down(two):
@@ -538,3 +552,26 @@ def test_an_xdp_program_that_takes_the_group(two):
     attach_xdp(two.b)
     finding = two.finds("interface.xdp", two.text(), seconds=0.6)
     two.cures(finding, two.text())
+
+
+@pytest.mark.parametrize(
+    "name", ["a;b", "$(x)'`y`", "t c accept; flush ruleset; add chain ip x", "\u043a\u043b\u044e\u0447"]
+)
+def test_a_table_whose_name_is_no_word_of_nft(two, name):
+    """Other programs than nft(8) may choose such names, and its grammar has no quotes for them."""
+    two.stream()
+    at = {"family": "inet", "table": name, "chain": name}
+    base = {"family": "inet", "table": name, "name": name, "type": "filter", "hook": "input", "prio": 0}
+    daddr = {"payload": {"protocol": "ip", "field": "daddr"}}
+    drop = [{"match": {"op": "==", "left": daddr, "right": GROUP}}, {"drop": None}]
+    commands = [
+        {"add": {"table": {"family": "inet", "name": name}}},
+        {"add": {"chain": base | {"policy": "accept"}}},
+        {"add": {"rule": at | {"expr": drop}}},
+    ]
+    two.b.host.run("nft", "-j", "-f", "-", stdin=json.dumps({"nftables": commands}))
+    finding = two.finds("firewall.drops-udp", two.text(), odd=lambda: None)
+    before = json.loads(two.b.host.run("nft", "-j", "list", "ruleset"))["nftables"]
+    two.cures(finding, two.text())
+    after = json.loads(two.b.host.run("nft", "-j", "list", "ruleset"))["nftables"]
+    assert len(after) == len(before) + 1  # a rule, and nothing else

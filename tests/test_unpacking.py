@@ -168,6 +168,42 @@ def test_a_pipe_gives_each_packet_when_it_comes(backend, opened, blocking, compr
             reader.recv()
 
 
+@contextlib.contextmanager
+def high_descriptor(descriptor, least=1500):
+    """A duplicate whose number is beyond what select(2) takes, as a program with many connections has them."""
+    import fcntl
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard not in (-1, resource.RLIM_INFINITY) and hard <= least:
+        pytest.skip("feature process limits: no descriptors of such numbers")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, least + 1), hard))
+    try:
+        one = fcntl.fcntl(descriptor, fcntl.F_DUPFD, least)
+        try:
+            yield one
+        finally:
+            os.close(one)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.needs("pipes that do not block")
+@pytest.mark.needs("process limits")
+def test_a_pipe_is_waited_for_whatever_its_number(backend):
+    with (
+        Pipe(blocking=False) as pipe,
+        high_descriptor(pipe.reading) as high,
+        os.fdopen(high, "rb", 0, closefd=False) as file,
+        mcast.files.Reader(file, follow=True) as reader,
+    ):
+        os.write(pipe.writing, HEAD)
+        with pytest.raises(TimeoutError):
+            reader.recv(timeout=0.01)
+        os.write(pipe.writing, packets(1)[0])
+        assert reader.recv().timestamp == 10**9
+
+
 @pytest.mark.needs("pipes that do not block")
 @pytest.mark.parametrize("opened", OPENED.values(), ids=OPENED)
 def test_a_pause_of_a_pipe_that_does_not_block_is_not_its_end(backend, opened):

@@ -23,7 +23,7 @@ from mcast_fast._membership.arguments import (
 )
 from mcast_fast._membership.coalescing import Coalescing
 from mcast_fast._membership.desired import Defaults
-from mcast_fast._membership.given import HasFileno, take
+from mcast_fast._membership.given import HasFileno, comes_coalesced, take
 from mcast_fast._membership.joins import Joins
 from mcast_fast._membership.memberships import Membership
 from mcast_fast._membership.own_addresses import OwnAddresses
@@ -192,7 +192,8 @@ class Receiver(Receiving):
         ring_asked = ring_arguments(ring, ring_latency, packet_fanout, timestamps, vlan, frames)
         if ring_asked is not None:
             options = for_ring(options, background=background, gro=gro, busy_poll=busy_poll)
-        options = options if fd is None else for_given(options, ring=ring, watch=watch)
+        if fd is not None:
+            options = for_given(options, comes_coalesced=comes_coalesced(fd), gro=gro, ring=ring, watch=watch)
         self._tracker = tracker_of(sequence)
         check_sequence(self._tracker, timestamps, frames)
         # A network card's clock is not that of the system: there only packets move the time on.

@@ -187,7 +187,8 @@ class Stats(_Counters):
         fragments: Fragmented datagrams, which a ring does not reassemble; each counts once, by its first fragment.
         dropped_socket: Dropped by the kernel because a socket's buffer was full (Linux: SO_MEMINFO).
         dropped_ring: Dropped by the kernel because a ring was full (PACKET_STATISTICS); None without a ring.
-        dropped_background: Dropped by the library because `background` was full, or memory was short.
+        dropped_background: Dropped by the library because `background` was full, memory was short, or packets came
+            coalesced that were not to (`fd=`), and did not fit.
         dropped_nic: Lost by the interfaces before any socket, packets of other programs included (rx_dropped and
             rx_missed_errors, RTM_GETSTATS).
         drops_exact: False where a buffer that the kernel dropped may have held several packets: then the drops are a

@@ -23,9 +23,23 @@ REBUILD = (  # without the cache: pip keeps the wheel that was built before
     "(in a source tree: `pip install --force-reinstall --no-deps .`)"
 )
 
+ELSEWHERE = "this is a second interpreter of its process, and the compiled backend runs in one only"
+MOVE = (
+    "to have it, run this code in the main interpreter, and import mcast_fast there alone, or in a process of its own "
+    "(mod_wsgi: `WSGIApplicationGroup %{GLOBAL}`)"
+)
+_REFUSALS_TO_OTHERS = (  # of a module that is imported by a second interpreter: Cython's words, and CPython's
+    "only be loaded into one interpreter per process",
+    "does not support loading in subinterpreters",
+)
+
 
 def _load(name: str) -> dict[str, ModuleType]:
     return {module: importlib.import_module(f"mcast_fast._core.{name}.{module}") for module in MODULES}
+
+
+def _remedy_of(reason: str) -> str:
+    return MOVE if reason == ELSEWHERE else REBUILD if reason.startswith("the compiled") else ""
 
 
 def _choose(wanted: str) -> tuple[str, dict[str, ModuleType], str]:
@@ -39,11 +53,12 @@ def _choose(wanted: str) -> tuple[str, dict[str, ModuleType], str]:
     except ImportError as error:
         if wanted == "fast":
             raise
-        reason = f"the compiled backend is missing ({error})"
+        is_elsewhere = any(words in str(error) for words in _REFUSALS_TO_OTHERS)
+        reason = ELSEWHERE if is_elsewhere else f"the compiled backend is missing ({error})"
     if sys.implementation.name != "cpython":
         return "pure", _load("pure"), f"{sys.implementation.name} runs the pure backend"
     warn(
-        f"mcast-fast: {reason}; the pure Python backend runs, several times slower; {REBUILD}; "
+        f"mcast-fast: {reason}; the pure Python backend runs, several times slower; {_remedy_of(reason)}; "
         "MCAST_FAST_BACKEND=pure chooses the pure backend without this warning"
     )
     return "pure", _load("pure"), reason
@@ -60,7 +75,7 @@ else:
 
 def remedy() -> str:
     """How to get the compiled backend where it is wanted and missing; else empty."""
-    return REBUILD if backend == "pure" and _not_fast.startswith("the compiled") else ""
+    return _remedy_of(_not_fast)
 
 
 def features() -> dict[str, layout.Feature]:

@@ -101,13 +101,18 @@ def for_ring(options: Options, **others: object) -> Options:
     return replace(options, only_holds=True, coalescing=Mode.NEVER)
 
 
-def for_given(options: Options, **others: object) -> Options:
+def for_given(options: Options, *, comes_coalesced: bool, gro: bool | None, **others: object) -> Options:
     """The options of a socket of the caller's. It is the only one: no ring beside it, none that decides about
-    coalescing, and none is opened when an interface comes back. ArgumentError where one of `others` is given, too."""
+    coalescing, and none is opened when an interface comes back. ArgumentError where one of `others` is given, too, or
+    the caller has set UDP_GRO, and single packets are requested."""
     for name, value in others.items():
         if value:
             raise ArgumentError(f"{name}={value!r} opens sockets, and does not go with fd=: leave one of them out")
-    return replace(options, coalescing=Mode.ALWAYS if options.coalescing == Mode.ALWAYS else Mode.NEVER)
+    if comes_coalesced and (gro is False or "hardware" in options.metadata):
+        asked = "gro=False" if gro is False else 'timestamps="hardware"'
+        raise ArgumentError(f"{asked}: the socket that fd= gives has UDP_GRO set; leave one of them out")
+    is_always = comes_coalesced or options.coalescing == Mode.ALWAYS
+    return replace(options, coalescing=Mode.ALWAYS if is_always else Mode.NEVER)
 
 
 def check_numbers(timeout: Seconds | None, ttl: int, max_packet_size: int) -> None:

@@ -142,6 +142,17 @@ def take(fd: HasFileno | SupportsIndex) -> Given:
     return given
 
 
+def comes_coalesced(fd: HasFileno | SupportsIndex) -> bool:
+    """Whether the caller has set UDP_GRO on its socket. Switched off, it would spoil what is queued; ArgumentError and
+    SocketError as `take`."""
+    option = _core.membership.OPTIONS.get("UDP_GRO")
+    if option is None:
+        return False
+    with _duplicate(*_number(fd)) as sock, contextlib.suppress(OSError):
+        return bool(sock.getsockopt(*option))
+    return False
+
+
 def _number(fd: HasFileno | SupportsIndex) -> tuple[int, str]:
     """The descriptor, and what errors call it."""
     get = getattr(fd, "fileno", None)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 from mcast_fast.cluster import _tasks
 from mcast_fast.cluster._engine import Engine, Job, Problem
@@ -75,8 +76,12 @@ def of_paths(paths: Sequence[str], engine: Engine) -> Catalogue:
         jobs = [Job(_tasks.look, (patterns,), name, "", (worker,)) for worker, name in sorted(named.items())]
         jobs = jobs or [Job(_tasks.look, (patterns,))]
     files, problems = _looked(engine, jobs, len(hosts) > 1)
+    known = {(file.host, str(Path(file.path).absolute())) for file in files}
     for path in listed:
-        files += [_by_manifest(one, hosts.get(one.host, ())) for one in manifests_of(path)]
+        for one in manifests_of(path):  # which has absolute paths
+            if (one.host, one.path) not in known:
+                known.add((one.host, one.path))
+                files.append(_by_manifest(one, hosts.get(one.host, ())))
     return sorted(files, key=place), problems
 
 
@@ -89,9 +94,10 @@ def _by_manifest(manifest: Manifest, workers: tuple[str, ...]) -> File:
 def _looked(
     engine: Engine, jobs: Iterable[Job], may_be_elsewhere: bool = False, named: Callable[[str], str] = lambda _: ""
 ) -> Catalogue:
-    """What workers see. A file that several of them see, on one machine or by a network, is one file. `named`: the host
-    that the name of a file says."""
-    seen: dict[tuple[str, int, int, int], File] = {}
+    """What workers see. A file that several of them see, on one machine or by a network, is one file; so is one
+    that has several paths on a machine. `named`: the host that the name of a file says."""
+    seen: dict[tuple[object, ...], File] = {}
+    paths: dict[tuple[object, ...], tuple[object, ...]] = {}  # by machine and file: the key in `seen`
     problems: dict[Problem, None] = {}
     missing: dict[str, Problem] = {}
     several = list(jobs)
@@ -110,7 +116,7 @@ def _looked(
                     problems[problem] = None
             if one.size < 0:
                 continue
-            key = one.path, one.inode, one.size, one.modified
+            key = paths.setdefault((machine, *one.identity()), (one.path, one.inode, one.size, one.modified))
             if key in seen:
                 seen[key] = replace(seen[key], workers=(*seen[key].workers, *job.workers))
                 continue

@@ -180,7 +180,7 @@ def fit(run: Joined, other: Joined, bits: int, tolerance: int, count: int = 1) -
 def _behind(shift: int, missing: int, passed: int, bits: int, count: int) -> Iterator[Fit]:
     """One follows the other, with `missing` numbers and `passed` ns between them: less than 0 where clocks differ."""
     if 0 <= missing <= _most(passed, count):
-        yield Fit(shift, min(0, passed), missing < 1 << (bits - 2))
+        yield Fit(shift, min(0, passed), missing < 1 << max(0, bits - 2))
 
 
 def _most(passed: int, count: int) -> int:

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import socket
+import stat
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,13 +42,25 @@ class Found:
     size: int = -1  # -1: it is not there
     modified: int = 0
     inode: int = 0
+    device: int = 0
     manifest: Manifest | None = None
     problem: tuple[str, str] | None = None  # kind, text
+
+    def identity(self) -> tuple[object, ...]:
+        """What two paths of one machine have in common when they are of one file, such as a link's and its target's."""
+        if self.size < 0 or not self.inode:
+            return (str(Path(self.path).absolute()),)
+        return self.device, self.inode, self.size, self.modified
 
 
 def look(patterns: tuple[str, ...]) -> tuple[str, list[Found]]:
     """The name of this machine, and the capture files that patterns and directories name, with their manifests."""
-    return socket.gethostname(), [_found(path) for path in capture_paths(patterns)]
+    files: dict[tuple[object, ...], Found] = {}
+    for found in map(_found, capture_paths(patterns)):
+        known = files.setdefault(found.identity(), found)
+        if known.manifest is None and found.manifest is not None:
+            files[found.identity()] = found
+    return socket.gethostname(), list(files.values())
 
 
 def capture_paths(patterns: Iterable[str]) -> list[str]:
@@ -64,14 +77,26 @@ def _named(pattern: str) -> list[str]:
     else:
         return [pattern.removesuffix(_index.MANIFEST)]
     names = (one.removesuffix(_index.MANIFEST) for one in beside)
-    return [str(Path(one)) for one in dict.fromkeys(names) if one.endswith(SUFFIXES)]
+    return [str(Path(one)) for one in dict.fromkeys(names) if one.endswith(SUFFIXES) and not _is_other(one)]
+
+
+def _is_other(path: str) -> bool:
+    """Whether it is a pipe, a directory, or something else that no recorder writes; not in the place of a file that
+    has a manifest."""
+    try:
+        return not stat.S_ISREG(Path(path).stat().st_mode) and not Path(path_of(path)).exists()
+    except OSError:
+        return False  # it is missing
 
 
 def _found(path: str) -> Found:
     found = Found(path)
     try:
         status = Path(path).stat()
-        found.size, found.modified, found.inode = status.st_size, status.st_mtime_ns, status.st_ino
+        found.size, found.modified = status.st_size, status.st_mtime_ns
+        found.inode, found.device = status.st_ino, status.st_dev
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for who writes it
+            return Found(path, problem=("unreadable", f"{path} is no regular file"))
     except OSError as error:
         found.problem = "missing", f"{path}: {error.strerror}"
     manifest = path_of(path)

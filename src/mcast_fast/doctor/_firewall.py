@@ -1,5 +1,7 @@
 """Rules of nftables that drop the group, its fragments, or the reports of its membership."""
 
+import json
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -9,7 +11,9 @@ from mcast_fast.doctor._finding import Finding
 from mcast_fast.doctor._readings import rule_text
 from mcast_fast.doctor._rules import INPUT, OUTPUT, Rule
 
-MLD_TYPES = "{ mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }"
+MLD_TYPES = ("mld-listener-query", "mld-listener-report", "mld-listener-done", "mld2-listener-report")
+PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*", re.ASCII)  # what nft(8) reads as a name, wherever it stands
+Match = tuple[str, str, str | int | tuple[str, ...]]  # protocol, field, value or values
 
 
 def drops_udp(context: Context) -> Iterator[Finding]:
@@ -22,14 +26,14 @@ def drops_udp(context: Context) -> Iterator[Finding]:
         certain = [rule for rule in found if rule.is_certain or (context.grown_rule(rule) or 0) > 0]
         is_seen = context.is_on_wire(feed)
         for rule in (certain or found)[:1]:
-            match = f"{'ip' if feed.group.version == 4 else 'ip6'} daddr {feed.group.address} udp dport {feed.port}"
+            matches = (_to(feed), ("udp", "dport", feed.port))
             arrives = {True: "packets reach the interface", False: "no packet reached the interface", None: ""}[is_seen]
             yield Finding(
                 "firewall.drops-udp",
                 "problem" if is_seen or (certain and is_seen is None) else "warning",
                 f"a rule of the firewall {'drops' if certain else 'may drop'} the group's packets",
                 (*_evidence(context, rule), *([arrives] if arrives else [])),
-                _remedy(rule, match),
+                _remedy(rule, *matches),
                 "It lasts until the next boot, or until the rules are loaded again: add it where yours are kept.",
                 group=feed.text,
             )
@@ -58,7 +62,7 @@ def drops_fragments(context: Context) -> Iterator[Finding]:
                 "problem",
                 "a rule of the firewall drops fragments: datagrams above the MTU never arrive",
                 (*_evidence(context, rule), seen),
-                _remedy(rule, f"{'ip' if feed.group.version == 4 else 'ip6'} daddr {feed.group.address}"),
+                _remedy(rule, _to(feed)),
                 "Or send datagrams that fit the MTU (1,472 bytes of payload with IPv4 on Ethernet).",
                 group=feed.text,
             )
@@ -85,7 +89,7 @@ def drops_igmp(context: Context) -> Iterator[Finding]:
                 "problem" if found and not feed.heard else "warning",
                 f"a rule of the firewall drops {what} that this host wants the group",
                 (*_evidence(context, rule), f"{context.listening.reports} reports left this host while it was joined"),
-                _remedy(rule, "ip protocol igmp" if version == 4 else f"icmpv6 type {MLD_TYPES}"),
+                _remedy(rule, ("ip", "protocol", "igmp") if version == 4 else ("icmpv6", "type", MLD_TYPES)),
                 "Then join again, or wait for the next query.",
                 group=feed.text,
             )
@@ -122,10 +126,34 @@ def _evidence(context: Context, rule: Rule) -> tuple[str, ...]:
     return (f"nft, {rule.place}: {rule_text(rule)}", *counted)
 
 
-def _remedy(rule: Rule, match: str) -> str:
-    """A rule before it that accepts what is wanted."""
-    where = f"insert rule {rule.place} handle {rule.handle}" if rule.handle else f"add rule {rule.place}"
-    return f"nft {shlex.quote(f'{where} {match} accept')}"
+def _to(feed: Feed) -> Match:
+    return "ip" if feed.group.version == 4 else "ip6", "daddr", feed.group.address
+
+
+def _remedy(rule: Rule, *matches: Match) -> str:
+    """A rule before it that accepts what is wanted; in JSON where nft(8) would take a name for part of its grammar:
+    that might be another command."""
+    action = "insert" if rule.handle else "add"
+    if all(PLAIN_NAME.fullmatch(name) for name in (rule.table, rule.chain)):
+        where = f"{action} rule {rule.place}" + (f" handle {rule.handle}" if rule.handle else "")
+        return f"nft {shlex.quote(' '.join((where, *map(_text, matches), 'accept')))}"
+    made: dict[str, object] = {"family": rule.family, "table": rule.table, "chain": rule.chain}
+    if rule.handle:
+        made["handle"] = rule.handle
+    made["expr"] = [*map(_expression, matches), {"accept": None}]
+    return f"nft -j {shlex.quote(json.dumps({'nftables': [{action: {'rule': made}}]}))}"
+
+
+def _text(match: Match) -> str:
+    protocol, field, value = match
+    shown = f"{{ {', '.join(value)} }}" if isinstance(value, tuple) else value
+    return f"{protocol} {field} {shown}"
+
+
+def _expression(match: Match) -> dict[str, object]:
+    protocol, field, value = match
+    right = {"set": list(value)} if isinstance(value, tuple) else value
+    return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": field}}, "right": right}}
 
 
 CHECKS = (drops_udp, drops_fragments, drops_igmp, unread)

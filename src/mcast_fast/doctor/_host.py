@@ -87,6 +87,12 @@ def ring(context: Context) -> Iterator[Finding]:
     )
 
 
+def _advice(remedy: str) -> str:
+    if remedy:
+        return f"{remedy[0].upper()}{remedy[1:]}."
+    return "Let the library choose its backend (MCAST_FAST_BACKEND unset), by CPython."
+
+
 def backend(context: Context) -> Iterator[Finding]:
     """Which backend runs."""
     evidence: tuple[str, ...] = (
@@ -100,7 +106,7 @@ def backend(context: Context) -> Iterator[Finding]:
             "warning",
             "the pure backend runs, which is several times slower",
             (*evidence, *([reason] if reason else [])),
-            advice="Install a C compiler, and mcast-fast again; or let the library choose its backend.",
+            advice=_advice(_core.remedy()),
         )
     elif context.interfaces:
         up = [one.name for one in context.interfaces if one.is_up]

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from shlex import quote
 
 from mcast_fast._host import igmp_version, port_users
 from mcast_fast.doctor._context import Context
@@ -16,6 +17,7 @@ from mcast_fast.doctor._readings import setting
 from mcast_fast.errors import DOCTOR, SocketError
 
 SHOWN = 10  # sockets
+TAKE_ALL = frozenset({"bridge", "bond", "team"})  # kinds that get whatever comes to their parts
 INDEX_FIELDS = {4: "imr_ifindex of IP_ADD_MEMBERSHIP", 6: "ipv6mr_interface of IPV6_JOIN_GROUP"}
 IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))
 
@@ -115,7 +117,12 @@ def old_version(context: Context) -> Iterator[Finding]:
 def wrong_interface(context: Context) -> Iterator[Finding]:
     """Whether the packets arrive at another interface than the one that was joined."""
     for feed in context.feeds:
-        if feed.heard or not feed.name or not context.is_opened(feed) or feed.arrived():
+        if feed.heard or not feed.name or not context.is_opened(feed):
+            continue
+        if kind_and_name := _above(context, feed):
+            yield _joined_on_a_port(feed, *kind_and_name)
+            continue
+        if feed.arrived():
             continue
         counts: dict[str, int] = defaultdict(int)
         for (name, source), count in feed.elsewhere.items():
@@ -137,6 +144,28 @@ def wrong_interface(context: Context) -> Iterator[Finding]:
                 f"Or in another program: name {name} where it joins ({INDEX_FIELDS[feed.group.version]}).",
                 group=feed.text,
             )
+
+
+def _above(context: Context, feed: Feed) -> tuple[str, str] | None:
+    """The kind and name of what takes all packets of the feed's interface."""
+    link = context.links.get(feed.interface.index) if feed.interface is not None else None
+    above = context.links.get(link.master) if link is not None else None
+    if link is None or above is None or above.kind not in TAKE_ALL:
+        return None
+    return next(((above.kind, one.name) for one in context.interfaces if one.index == link.master), None)
+
+
+def _joined_on_a_port(feed: Feed, kind: str, name: str) -> Finding:
+    count = sum(count for _, count in feed.arrived())
+    return Finding(
+        "membership.wrong-interface",
+        "problem",
+        f"{feed.name} is part of the {kind} {name}, which gets all its packets; the group is joined on {feed.name}",
+        (f"`ip link show {quote(feed.name)}`: master {name}", f"{count} packets at {feed.name}"),
+        feed.call(feed.at(name)),
+        f"Or in another program: name {name} where it joins ({INDEX_FIELDS[feed.group.version]}).",
+        group=feed.text,
+    )
 
 
 def _is_port(context: Context, name: str) -> bool:

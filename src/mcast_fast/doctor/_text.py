@@ -30,9 +30,14 @@ PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 # Tables of /proc whose addresses are hexadecimal, or part of another number: not in a masked bundle.
 UNMASKABLE = ("udp", "udp6", "mcfilter", "mcfilter6", "igmp6", "ip_mr_cache", "ip_mr_vif")
-IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.])")
-IPV6 = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
-MAC = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5,19}[0-9A-Fa-f]{2}(?![\w:])")  # of InfiniBand: 20 bytes
+# What stands before or behind one does not matter: a full stop, a colon, or the letter of an escape in JSON.
+IPV4 = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
+IPV6 = re.compile(
+    r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?![0-9A-Fa-f])"
+)
+MAC = re.compile(
+    r"(?<![0-9A-Fa-f])(?:[0-9A-Fa-f]{2}:){5,19}[0-9A-Fa-f]{2}(?![0-9A-Fa-f]|:[0-9A-Fa-f])"
+)  # InfiniBand: 20
 
 
 def lines(report: Report, width: int) -> Iterator[tuple[Style, str]]:
@@ -144,7 +149,7 @@ def _masked(contents: Mapping[str, str]) -> dict[str, str]:
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
-            return text
+            return f"{replaced(shorter)}:" if (shorter := IPV6.fullmatch(text[:-1])) and text.endswith(":") else text
         if address.is_multicast or address.is_unspecified or address.is_loopback:
             return text
         return names.setdefault(str(address), f"host-{len(names) + 1}")

@@ -309,7 +309,7 @@ class Unpacked(io.RawIOBase):
         if self._ended or not SYSTEM.selects_files:
             time.sleep(seconds)
         else:
-            select.select([descriptor], [], [], seconds)
+            _wait_readable(descriptor, seconds)
 
     def close(self) -> None:
         """Close the file below, unless it is the caller's."""
@@ -318,6 +318,16 @@ class Unpacked(io.RawIOBase):
         finally:
             if self._owned:
                 self._raw.close()
+
+
+def _wait_readable(descriptor: int, seconds: float) -> None:
+    """By poll(2) where there is one: select(2) takes no descriptor beyond 1,023."""
+    if not hasattr(select, "poll"):  # Windows, eventlet
+        select.select([descriptor], [], [], seconds)
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(seconds * 1e3)
 
 
 def compression_of(head: bytes) -> str:

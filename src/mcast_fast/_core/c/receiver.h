@@ -43,6 +43,7 @@ typedef struct mcast_receiver {
     mcast_scratch scratch;
     unsigned slot_count; /* of the scratch */
     size_t slot_size;
+    int has_cut; /* a slot was too small for what was coalesced: by somebody else, for where that is known they are large enough */
     size_t packet_limit;         /* bytes of payload that are kept */
     size_t batch_size;           /* packets per batch, unless a receive call gives another number */
     size_t coalesced_batch_size; /* while packets may come coalesced */

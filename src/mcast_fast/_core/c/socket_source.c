@@ -53,19 +53,33 @@ reserve(mcast_receiver *receiver, mcast_batch *batch, unsigned received, size_t 
 
 /* ---- one slot ---- */
 
-/* A slot with several packets that the kernel coalesced, each of `segment` bytes but the last: makes a record of each out of the one that
- * describes them all, behind those in use. The number, or 0 without memory. */
+/* Bytes that a slot had on the wire; where that is not known, those that it holds. */
+static size_t
+whole_length(const mcast_record *record)
+{
+    return record->wire_length > record->length ? record->wire_length : record->length;
+}
+
+static unsigned
+count_of(size_t length, uint32_t segment)
+{
+    return segment ? (unsigned)((length + segment - 1) / segment) : 1;
+}
+
+/* A slot with several packets that the kernel coalesced, each of `segment` bytes but the last: makes a record of each that it holds, out of
+ * the one that describes them all, behind those in use. The number, or 0 without memory. */
 static unsigned
 split(mcast_receiver *receiver, mcast_batch *batch, uint32_t segment)
 {
     mcast_record whole = *mcast_batch_next(batch);
-    unsigned count = (whole.length + segment - 1) / segment;
+    unsigned count = count_of(whole.length, segment);
     size_t room = count + receiver->slot_count; /* for the slots that follow, too */
     if (mcast_memory_reserve(receiver->pool, &batch->records, room * sizeof whole) != 0)
         return 0;
     mcast_record *first = mcast_batch_next(batch);
     const uint32_t offset = whole.offset, dropped = whole.dropped, last = whole.length - (count - 1) * segment;
-    whole.flags |= MCAST_COALESCED;
+    const size_t rest = whole_length(&whole) - (count - 1) * segment, sent = rest < segment ? rest : segment;
+    whole.flags = (uint16_t)((whole.flags & ~MCAST_TRUNCATED) | MCAST_COALESCED);
     whole.length = whole.wire_length = (uint16_t)segment;
     whole.dropped = 0;
     *first = whole;
@@ -75,7 +89,10 @@ split(mcast_receiver *receiver, mcast_batch *batch, uint32_t segment)
         first[i].offset = offset + i * segment;
     }
     first->dropped = dropped;
-    first[count - 1].length = first[count - 1].wire_length = (uint16_t)last;
+    first[count - 1].length = (uint16_t)last;
+    first[count - 1].wire_length = (uint16_t)sent;
+    if (last < sent)
+        first[count - 1].flags |= MCAST_TRUNCATED;
     receiver->segments = count > receiver->segments ? count : receiver->segments;
     return count;
 }
@@ -85,7 +102,7 @@ static void
 take_in(mcast_receiver *receiver, mcast_batch *batch, unsigned count, size_t bytes)
 {
     mcast_record *first = mcast_batch_next(batch);
-    if (first->length > receiver->packet_limit || first->flags & MCAST_TRUNCATED) {
+    if (first->length > receiver->packet_limit || first[count - 1].flags & MCAST_TRUNCATED) {
         bytes = 0;
         for (unsigned i = 0; i < count; i++) {
             mcast_truncate(receiver, &first[i]);
@@ -113,10 +130,12 @@ describe(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, un
         more = 0;
     record->dropped = more + socket->pending_drops;
     socket->overflow += more;
-    *segment = info.segment && info.segment < record->length ? info.segment : 0;
+    *segment = info.segment && info.segment < whole_length(record) ? info.segment : 0;
+    if (*segment && whole_length(record) > record->length)
+        receiver->has_cut = 1;
     if (!mcast_filter_allows(&receiver->members[socket->key]->filter, record) ||
         mcast_is_own(mcast_receiver_own(receiver), record)) {
-        receiver->counters.filtered += *segment ? (record->length + *segment - 1) / *segment : 1;
+        receiver->counters.filtered += count_of(whole_length(record), *segment);
         socket->pending_drops = record->dropped;
         return NULL;
     }
@@ -129,15 +148,17 @@ take_slot(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, u
 {
     mcast_record *record = mcast_batch_next(batch);
     size_t size = record->length;
+    unsigned sent = count_of(whole_length(record), segment);
     record->offset = (uint32_t)offset;
     unsigned count = segment ? split(receiver, batch, segment) : 1;
     receiver->counters.coalesced += segment ? count : 0;
     if (count == 0) {
-        receiver->counters.dropped_memory += (size + segment - 1) / segment;
+        receiver->counters.dropped_memory += sent;
         socket->pending_drops = record->dropped + 1;
         return;
     }
-    socket->pending_drops = 0;
+    receiver->counters.dropped_memory += sent - count; /* cut off */
+    socket->pending_drops = sent - count;
     take_in(receiver, batch, count, size);
 }
 
@@ -296,6 +317,10 @@ receive(mcast_receiver *receiver, socket_source *socket, mcast_batch *batch, uns
     uint64_t bytes = counters->bytes;
     int received = direct ? receive_in_place(receiver, socket, batch, wanted, limit)
                           : receive_slots(receiver, socket, batch, wanted, limit);
+    if (receiver->has_cut) { /* somebody else set the option, at a socket that is shared */
+        receiver->has_cut = 0;
+        grow_slots(receiver);
+    }
     if (receiver->coalescing.mode == MCAST_COALESCES_NEVER)
         return received;
     int has_packets = mcast_batch_count(batch) > 0;
@@ -371,7 +396,7 @@ packets_in(const mcast_receiver *receiver, unsigned i)
     mcast_record record;
     mcast_ancillary info = {0, 0};
     mcast_scratch_read(&receiver->scratch, i, &record, &info);
-    return info.segment && info.segment < record.length ? (record.length + info.segment - 1) / info.segment : 1;
+    return count_of(whole_length(&record), info.segment && info.segment < whole_length(&record) ? info.segment : 0);
 }
 
 /* What is still queued is not wanted any more. Bounded, for its port may be talked to. */

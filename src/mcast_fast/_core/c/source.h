@@ -64,7 +64,7 @@ typedef struct mcast_counters {
     uint64_t batches;
     uint64_t largest_batch;
     uint64_t wakeups;
-    uint64_t dropped_memory;    /* read from the kernel, and no memory to keep them in */
+    uint64_t dropped_memory;    /* read from the kernel, and no memory to keep them in, or too little */
     uint64_t buffers;           /* what the kernel handed over for `received`: fewer when packets were coalesced */
     uint64_t coalesced;         /* of `received`: those that share a time with others */
     uint64_t dropped_inexactly; /* of `dropped_socket`: buffers that may have held several packets */

@@ -177,8 +177,8 @@ class Packing:
     """The records and payloads of a read, and what they add to the counters."""
 
     __slots__ = (
-        "_filter", "_limit", "_one", "_own", "_size", "bytes", "coalesced", "end", "filtered", "overflow", "payloads",
-        "pending_drops", "received", "records", "truncated",
+        "_filter", "_limit", "_one", "_own", "_size", "bytes", "coalesced", "cut_off", "end", "filtered", "has_cut",
+        "overflow", "payloads", "pending_drops", "received", "records", "truncated",
     )  # fmt: skip
 
     def __init__(self, read: Read, buffers: Buffers, packet_limit: int, base: int) -> None:
@@ -187,7 +187,8 @@ class Packing:
         self._size, self._limit = buffers.size, packet_limit
         self.overflow, self.pending_drops = read.one.overflow, read.one.pending_drops
         self.records, self.payloads, self.end = bytearray(), list[memoryview](), base
-        self.received = self.bytes = self.truncated = self.filtered = self.coalesced = 0
+        self.received = self.bytes = self.truncated = self.filtered = self.coalesced = self.cut_off = 0
+        self.has_cut = False  # a buffer was too small for what was coalesced: by somebody else
         for view, result in zip(buffers.views, read.results, strict=False):
             if HAS_RECVMSG:
                 self._add(view, *result)
@@ -204,6 +205,7 @@ class Packing:
             "filtered": before["filtered"] + self.filtered,
             "buffers": before["buffers"] + len(self.payloads),
             "coalesced": before["coalesced"] + self.coalesced,
+            "dropped_memory": before["dropped_memory"] + self.cut_off,
         }
 
     def _add(self, view: memoryview, wire: int, control: Any, flags: int, name: Any) -> None:
@@ -225,18 +227,19 @@ class Packing:
                 dropped = dropped + more & _UINT32
                 self.overflow = ancillary.overflow
         source = _packed_source(one.family, name[0])
-        segment = ancillary.segment if 0 < ancillary.segment < length else 0
+        whole = max(wire, length)
+        segment = ancillary.segment if 0 < ancillary.segment < whole else 0
+        self.has_cut |= segment > 0 and whole > length
         if not self._filter.allows(ancillary.group, ancillary.interface, source) or (
             self._own and is_own(self._own, source, name[1], one.port, ancillary.interface)
         ):
             self.pending_drops = dropped
-            self.filtered += -(-length // segment) if segment else 1
+            self.filtered += -(-whole // segment) if segment else 1
             return
-        self.pending_drops = 0
-        bits = ancillary.flags | (_TRUNCATED if cut else 0) | (_COALESCED if segment else 0)
+        bits = ancillary.flags | (_COALESCED if segment else _TRUNCATED if cut else 0)
         for at in range(0, length, segment) if segment else (0,):
-            size = min(segment, length - at) if segment else length
-            kept = min(size, self._limit)
+            size = min(segment, whole - at) if segment else length
+            kept = min(size, length - at, self._limit)
             flag = bits | _TRUNCATED if kept < size else bits
             self.records += RECORD.pack(
                 ancillary.timestamp, self.end + at, ancillary.interface, dropped, kept,
@@ -250,6 +253,8 @@ class Packing:
                 self.truncated += 1
             if segment:
                 self.coalesced += 1
+        self.pending_drops = -(-whole // segment) - -(-length // segment) if segment else 0
+        self.cut_off += self.pending_drops
         self.payloads.append(view[:length])
         self.end += length
 

@@ -6,6 +6,7 @@ What is read is kept and counted by state.py; how long a call goes on is up to s
 import contextlib
 import errno
 import selectors
+import socket
 import sys
 import time
 
@@ -36,6 +37,9 @@ _LONGEST_WAIT = 86_400.0  # seconds
 _GRACE = 0.01  # seconds beyond the deadline, to find what is wanted behind what is not
 # Nothing interrupts select() on Windows: signals are looked at between slices. Seconds.
 _SLICE = None if HAS_DESCRIPTOR else 0.05
+# gevent's selector runs no turn of its loop where it need not wait, and knows nothing of what came meanwhile.
+_LOOKS_AT_ONCE = selectors.DefaultSelector.__module__ == "selectors"
+_GONE = {errno.EBADF, errno.ENOTCONN, errno.ENOTSOCK}  # what is said of a socket that was closed; ENOTCONN by eventlet
 
 
 class Rounds(State):
@@ -87,12 +91,27 @@ class Rounds(State):
         while True:
             removals = self._removals
             try:
-                return self._selector.select(_slice(left))
+                ready = self._selector.select(_slice(left))
             except OSError as error:
-                # select(2), on Windows or under gevent, refuses what another thread removed and closed after
-                # the descriptors were listed.
-                if self._removals == removals:
+                # select(2), on Windows or under eventlet, refuses what another thread removed and closed after
+                # the descriptors were listed; eventlet may report it in the next wait only.
+                if self._removals == removals and not (error.errno in _GONE and self._all_open()):
                     raise self._refused(error) from error
+            else:
+                return ready if ready or left != 0 or _LOOKS_AT_ONCE else self._peek()
+
+    def _all_open(self) -> bool:
+        try:
+            for key in list(self._selector.get_map().values()):
+                key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # type: ignore[union-attr]
+        except OSError:
+            return False
+        return True
+
+    def _peek(self) -> list[tuple[selectors.SelectorKey, int]]:
+        """The sockets that have something now, each asked."""
+        keys = [key for key in list(self._selector.get_map().values()) if key.data is not None]
+        return [(key, selectors.EVENT_READ) for key in keys if _has_something(key.data.socket)]
 
     def _refused(self, error: OSError) -> OSError:
         """What a call raises for an error of the system; that of a signal's handler has no number, and stays itself."""
@@ -153,6 +172,9 @@ class Rounds(State):
             read, before = Read(one, one.filter, self._own, self._epoch), self._counters
             more = self._receive_from(read, room)
             self._pack(call)
+            if self._has_cut:
+                self._has_cut = False
+                self._grow_buffers()
             if self._coalescing.mode != Mode.NEVER:
                 brought = _brought(read, more, before, self._counters, call.records)
                 self._coalescing.note(one, brought, self._grow_buffers)
@@ -177,6 +199,17 @@ class Rounds(State):
             self._failure = error
             return False
         return True
+
+
+def _has_something(sock: socket.socket) -> bool:
+    """Whether a read would bring a datagram or an error."""
+    try:
+        sock.recv(1, socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0))
+    except BlockingIOError:
+        return False
+    except OSError:  # the datagram is larger (Windows), or the read brings this error
+        return True
+    return True
 
 
 def _brought(read: Read, more: bool, before: dict[str, int], after: dict[str, int], records: bytearray) -> Brought:

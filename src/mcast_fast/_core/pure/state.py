@@ -70,6 +70,7 @@ class State:
         self._pending: Read | None = None
         self._tracker: Tracker | None = None
         self._shown = False  # the descriptor is readable because of what is unread
+        self._has_cut = False  # the buffers are too small for what somebody else has coalesced
         self._state = threading.RLock()
         # Known before it has a descriptor: a selector is in a cycle of its own, so that one that an exception of a
         # signal handler leaves to nobody would be closed by a collection only.
@@ -112,6 +113,7 @@ class State:
                 call.epoch = call.epoch if count else read.epoch
                 one.overflow, one.pending_drops = packing.overflow, packing.pending_drops
                 self._counters = counters
+                self._has_cut |= packing.has_cut
                 self._pending = None
             except BaseException:  # no memory; with PyPy the handler of a signal, too
                 if self._pending is read:
