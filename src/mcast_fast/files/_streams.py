@@ -4,6 +4,7 @@ Rules of this module: no formats; every refusal of the system is a FileError.
 """
 
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from mcast_fast.errors import ArgumentError, file_error
+from mcast_fast.errors import ArgumentError, FileError, file_error
 from mcast_fast.files._unpacking import Unpacked, zstd_module
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
@@ -158,12 +159,28 @@ class Compressed(io.RawIOBase):
         if self._compressor is None:
             self._whole = self._written, self._settled
 
-    def give_up(self) -> None:
-        """Write nothing more, and cut the file behind its last whole member, where it can be cut."""
+    def give_up(self, header: bytes) -> None:
+        """Write nothing more, and cut the file behind its last whole member, where it can be cut. Where there is none,
+        a member with the header alone is put there, if the system takes it: no program reads an empty file."""
         self._process = 0
         self._out.clear()
         with contextlib.suppress(OSError):  # a pipe or a device
             os.ftruncate(self._raw.fileno(), self._whole[0])
+            if not self._whole[0]:
+                self._put_alone(header)
+
+    def _put_alone(self, header: bytes) -> None:
+        compressor = self._make()
+        member = compressor.compress(header) + compressor.flush(self._finish)
+        self._raw.seek(0)
+        try:
+            written = self._raw.write(member) == len(member)
+        except OSError:
+            written = False
+        if written:
+            self._whole = len(member), len(header)
+        else:
+            os.ftruncate(self._raw.fileno(), 0)
 
     def close(self) -> None:
         """Write the end, and close the file below, whatever happens; in a forked child the descriptor alone."""
@@ -217,7 +234,10 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         raw: IO[bytes] = Path(subject).open("rb", buffering=0)  # noqa: SIM115
     except OSError as error:
-        raise file_error("open", subject, error) from error
+        found = file_error("open", subject, error)
+        if error.errno == errno.ENOENT and any(one in subject for one in "*?["):
+            found = FileError(errno.ENOENT, f"{found}; patterns are for files.scan and `mcast-fast merge`")
+        raise found from error
     except ValueError as error:  # a zero byte
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None
     try:
