@@ -8,6 +8,7 @@ import io
 import os
 import random
 import threading
+import tracemalloc
 import zlib
 
 import pytest
@@ -91,6 +92,31 @@ def test_a_wrong_checksum_is_an_error_behind_all_packets(backend, kind, size):
     count, reason = read(bytes(data))
     assert count == size
     assert "check" in reason.lower()
+
+
+def test_the_module_of_zstd_is_looked_for_once(backend, monkeypatch):
+    """And not for each frame, of which a file may have one for each packet."""
+    true, calls = zstd() and _unpacking.zstd_module, []
+    monkeypatch.setattr(_unpacking, "zstd_module", lambda: calls.append(1) or true())
+    monkeypatch.setattr(_unpacking._Zstd, "module", None)
+    assert read(b"".join(packed("zstd", part) for part in (HEAD, *packets(5)))) == (5, "")
+    assert len(calls) == 1
+
+
+def test_an_error_behind_much_that_was_read_takes_no_memory_for_it(backend):
+    """A frame of zstd is decompressed again to the byte that is wrong: a few kilobytes to hundreds of megabytes."""
+    data = bytearray(packed("zstd", HEAD + cf.packet(cf.datagram(bytes(60_000))) * 600))
+    data[-2] ^= 0xFF
+    unpacked = _unpacking.Unpacked(io.BytesIO(data))
+    read = 0
+    tracemalloc.start()
+    try:
+        with pytest.raises(OSError, match="check"):
+            while piece := unpacked.read(1 << 16):
+                read += len(piece)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20 < read
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.long

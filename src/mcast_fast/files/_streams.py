@@ -8,6 +8,7 @@ import errno
 import functools
 import io
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -36,13 +37,21 @@ def subject_of(file: PathOrFile, *methods: str) -> str:
 
 
 def is_same_file(one: PathOrFile, other: PathOrFile) -> bool:
-    """Whether both are paths, of one file."""
-    if not isinstance(one, str | os.PathLike) or not isinstance(other, str | os.PathLike):
-        return False
+    """Whether both are one file, by whichever names, or open, as the shell's < and >> have it."""
     try:
-        return Path(one).samefile(other)
-    except (OSError, ValueError):
+        return os.path.samestat(_status(one), _status(other))
+    except (AttributeError, OSError, ValueError):
         return False
+
+
+def _status(file: PathOrFile) -> os.stat_result:
+    """What the system says of a path, or of an open file; OSError of one that is no file, such as a terminal."""
+    if isinstance(file, str | os.PathLike):
+        return Path(file).stat()
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return status
 
 
 def is_same_path(one: str, other: str) -> bool:

@@ -81,9 +81,10 @@ class _Zstd:
     """One frame of zstd. Its decompressors cannot be copied: after an error, one begins at the frame's start."""
 
     magics = (ZSTD, *SKIPPABLE)
+    module: Any = None  # looked for once: a file may have a frame for each packet
 
     def __init__(self) -> None:
-        module = zstd_module()
+        module = _Zstd.module = _Zstd.module or zstd_module()
         self.error: type[Exception] = module.ZstdError
         self._make: Callable[[], Any] = module.ZstdDecompressor
         self._stream = self._make()
@@ -97,7 +98,7 @@ class _Zstd:
         """As of gzip; `given` was decompressed to `made` bytes before, where it is kept."""
         if made and not given:
             return b""
-        return _until_wrong(self._make().decompress, given + data, self.error)[made:]
+        return _until_wrong(self._make().decompress, given + data, self.error, made)
 
     @property
     def ended(self) -> bool:
@@ -115,12 +116,15 @@ class _Zstd:
         return bytes(self._stream.unused_data)
 
 
-def _until_wrong(decompress: Callable[[bytes], bytes], data: bytes, error: type[Exception]) -> bytes:
-    """What decompresses of these bytes, one by one, before the error."""
+def _until_wrong(decompress: Callable[[bytes], bytes], data: bytes, error: type[Exception], known: int = 0) -> bytes:
+    """What decompresses of these bytes, one by one, before the error; but for the first `known` bytes, which may be
+    thousands of times as many as they were compressed."""
     found = bytearray()
     try:
         for at in range(len(data)):
-            found += decompress(data[at : at + 1])
+            piece = decompress(data[at : at + 1])
+            found += piece[known:]
+            known = max(0, known - len(piece))
     except (error, EOFError):  # given byte by byte, zstd takes the end of some frames that it refuses as a whole
         pass
     return bytes(found)
