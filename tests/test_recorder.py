@@ -260,6 +260,20 @@ def test_a_link_is_not_followed(rx, tmp_path):
     assert secret.read_text() == "not ours"
 
 
+@pytest.mark.skipif(
+    not Path("/dev/fd/0").is_symlink(), reason="feature /dev/fd: this system has none, or no links there"
+)
+def test_a_descriptor_by_its_name_is_recorded_to(rx, tx):
+    """As the shell's >(…) names a pipe."""
+    tx.send_batch(numbered(5))
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as pipe:
+        with os.fdopen(write, "wb"):
+            Recorder(rx, f"/dev/fd/{write}", stop=Autostop(packets=5)).run()
+        with mcast.open(pipe) as reader:
+            assert len(reader.collect(9)) == 5
+
+
 @pytest.mark.needs("modes of files")
 def test_a_file_that_others_may_read_keeps_its_mode_with_a_warning(rx, tmp_path):
     path = tmp_path / "feed.pcapng"

@@ -22,6 +22,7 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 OUTPUT = 64 * 1024  # compressed bytes that are written at once
 MEMBER = 256 << 10  # bytes that one member of a compressed file holds, and that a full disk may cost
 PRIVATE = 0o600  # a recording may hold what only its owner may see
+SYSTEM_LINKS = "/dev", "/dev/fd", "/proc/self/fd"  # such as /dev/stdout, and the shell's >(…)
 # In C: a function of Python would have a moment with the descriptor in its hands, in which an exception of a signal
 # handler would lose it.
 open_private = functools.partial(os.open, mode=PRIVATE)
@@ -259,8 +260,8 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def _opener(path: str, follow_links: bool) -> Callable[[str, int], int]:
-    """What opens a file to write. Links in /dev are the system's own."""
-    if follow_links or Path(path).parent == Path("/dev") or not hasattr(os, "O_NOFOLLOW"):
+    """What opens a file to write."""
+    if follow_links or Path(path).parent.as_posix() in SYSTEM_LINKS or not hasattr(os, "O_NOFOLLOW"):
         return open_private
     return lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, PRIVATE)
 
