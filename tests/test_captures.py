@@ -2,6 +2,7 @@
 
 import csv
 import io
+import random
 import stat
 
 import pytest
@@ -158,7 +159,7 @@ def test_csv_is_what_each_packet_says(mixed):
         ("1,,ten,1,239.1.1.1,2,,,,,", "line 2: 'ten' does not appear to be"),
         ("1,,10.0.0.1,70000,239.1.1.1,2,,,,,", "line 2: "),
         ("1,,10.0.0.1,1,239.1.1.1,2,,,,,abc", "line 2: "),
-        ("1,,10.0.0.1", "line 2: "),
+        ("1,,10.0.0.1", "line 2: its end is missing"),
         (f"1,,10.0.0.1,1,239.1.1.1,2,,,,,{'00' * 70_000}", "line 2: field larger than"),
     ],
 )
@@ -170,10 +171,39 @@ def test_a_bad_row_is_told_by_its_line(backend, line, reason):
 
 
 def test_columns_that_are_missing_are_named(backend):
-    file = io.BytesIO(b"time,source\n1,2\n")
-    file.name = "bad.csv"
-    with pytest.raises(mcast.errors.CaptureError, match="columns are missing: timestamp, interface"):
-        list(open_batches(file, (), True))
+    for data in (b"time,source\n1,2\n", b"time,source\n", b""):
+        file = io.BytesIO(data)
+        file.name = "bad.csv"
+        with pytest.raises(mcast.errors.CaptureError, match="columns are missing: timestamp, interface"):
+            list(open_batches(file, (), True))
+
+
+@pytest.mark.needs("process limits")
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
+def test_a_full_disk_is_an_error_of_the_target_and_leaves_whole_rows(backend, tmp_path, suffix):
+    """Half a row would be read as another one."""
+    import resource
+    import signal
+
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    target = tmp_path / f"b.{suffix}"
+    payloads = [random.Random(at).randbytes(500) for at in range(50)]
+    batch = batch_of(*((record(one), one) for one in payloads))
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000 if suffix == "parquet" else 500_000, before[1]))
+    try:
+        with pytest.raises(mcast.errors.FileError, match=rf"write .*b\.{suffix}: "):
+            convert([batch] * 50, target, form_of(target, None))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    if suffix == "csv":
+        lines = target.read_text().split("\n")
+        assert lines.pop() == ""
+        assert [line.rpartition(",")[2] for line in lines[1:]] == [one.hex() for one in payloads] * 9
+    elif suffix == "parquet":
+        assert not target.stat().st_size
 
 
 @pytest.mark.long

@@ -50,6 +50,13 @@ def test_the_feed_is_recorded(backend, captures, tmp_path):
     assert "leg 1" in run("arbitrate", *captures, "-f", "u64be@0", "-w", "-").stderr
 
 
+def test_the_feed_is_not_written_over_a_leg(backend, captures):
+    before = [path.read_bytes() for path in captures]
+    for target in captures:
+        assert "is its own target" in run("arbitrate", *captures, "-f", "u64be@0", "-w", target, code=2).stderr
+    assert [path.read_bytes() for path in captures] == before
+
+
 @pytest.mark.needs("kernel_timestamps")
 def test_the_feed_is_sent_on(backend, captures):
     group = Place(4, loopback()).group()

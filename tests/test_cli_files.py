@@ -15,6 +15,7 @@ from mcast_fast import _core
 from mcast_fast._core.addresses import map_address
 from mcast_fast.cli.info import summary_lines
 from mcast_fast.files import _summary
+from mcast_fast.files._convert import convert_file
 from tests import capture_files as cf
 from tests.conftest import BACKENDS
 from tests.test_cli import environment, invoke, program_backend  # noqa: F401
@@ -267,6 +268,13 @@ def test_lines_fit_the_terminal(backend, feed):
         summary = _summary.summarise("feed", reader)
     for width in (80, 100, 120):
         assert max(map(len, summary_lines(summary, width))) <= width
+    long = cf.ipv6(
+        cf.udp(port=65535), source="2001:db8:1111:2222:3333:4444:5555:6666", group="ff3e:30:" + "9999:" * 5 + "9"
+    )
+    path = feed.with_name("long")
+    path.write_bytes(cf.section() + cf.description(name="eth0") + cf.packet(cf.ethernet(long, kind=0x86DD)))
+    with mcast.open(path) as reader:
+        assert max(map(len, summary_lines(_summary.summarise("long", reader), 80))) <= 80
     narrow = summary_lines(summary, 80)
     at = narrow.index("239.1.1.1:5000  10.0.0.1")
     assert narrow[at + 1].split()[0] == "10"
@@ -337,6 +345,19 @@ def test_a_file_is_not_its_own_target(backend, tmp_path):
         done = invoke("convert", path, target)
         assert (done.exit_code, path.read_bytes()) == (2, written(some()))
         assert "is its own target" in done.stderr
+
+
+def test_an_open_file_is_not_its_own_target(backend, tmp_path):
+    """As the shell opens files for < and >>: what is written would be read again, or nothing be left to read."""
+    path = tmp_path / "feed.pcapng"
+    path.write_bytes(written(some()))
+    with path.open("rb") as inside, path.open("ab") as behind:
+        for source, target in ((inside, path), (path, behind), (inside, behind)):
+            with pytest.raises(mcast.ArgumentError, match="its own target"):
+                convert_file(source, target, "pcapng")
+        with pytest.raises(mcast.ArgumentError, match="its own target"):
+            mcast.files.merge([path], behind)
+    assert path.read_bytes() == written(some())
 
 
 def test_what_is_not_converted_is_reported_by_name(backend, tmp_path):

@@ -180,8 +180,33 @@ def test_a_full_disk_leaves_what_is_counted(backend, tmp_path, kind, room, monke
         assert (len(came), reason) == (error.packets, "")
     assert (writer.stats.packets, writer.stats.bytes, writer.stats.gathered) == (error.packets, error.bytes, 0)
     assert error.packets == 0 if room < 200 else error.packets > 0
-    assert bool(error.packets) == (path.stat().st_size > 0)
+    assert bool(error.bytes) == (path.stat().st_size > 0)
     assert path.stat().st_size <= room
+
+
+@pytest.mark.needs("process limits")
+@pytest.mark.parametrize("form", ["pcapng", "pcap"])
+def test_a_disk_that_is_full_in_the_first_member_leaves_a_file_without_packets(backend, tmp_path, kind, form):
+    import resource
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    path = tmp_path / f"feed.{form}.{kind}"
+    writer = mcast.files.Writer(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        writer.write(noise(30))
+        with pytest.raises(mcast.errors.FileError) as caught:
+            writer.flush()
+        writer.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert payloads_in(path) == ([], "")
+    stats = writer.stats
+    assert (stats.packets, stats.bytes, stats.gathered) == (0, caught.value.bytes, 0)
+    assert f" 0 packets, {stats.bytes} bytes are in the file" in str(caught.value)
+    data = path.read_bytes()
+    assert len(gzip.decompress(data) if kind == "gz" else zstd_module().decompress(data)) == stats.bytes > 0
 
 
 # ---- kill -9 ----

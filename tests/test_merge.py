@@ -8,6 +8,7 @@ import random
 import shutil
 import struct
 import subprocess
+import threading
 
 import pytest
 
@@ -269,6 +270,21 @@ def test_a_file_that_is_replaced_meanwhile_is_an_error(backend, tmp_path):
     other.replace(path)
     with pytest.raises(mcast.errors.CaptureError, match="offset 100: it was replaced while it was read"):
         pieces.next(0)
+
+
+@pytest.mark.needs("named pipes")
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_pipe_is_read_once(backend, tmp_path, compress):
+    """As the shell's <(…): opened a second time, it has lost what was read of it, or is waited for."""
+    data = compress(plain(tmp_path / "a", range(0, 50, 2)).read_bytes())
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    feeder = threading.Thread(target=pipe.write_bytes, args=(data,), daemon=True)
+    feeder.start()
+    merged_bytes, done = merged(pipe, plain(tmp_path / "b", range(1, 50, 2)))
+    feeder.join(20)
+    assert [row[0] for row in contents(merged_bytes)] == list(range(50))
+    assert done.files == 2
 
 
 def test_compressed_files_and_targets(backend, tmp_path):

@@ -260,6 +260,20 @@ def test_a_link_is_not_followed(rx, tmp_path):
     assert secret.read_text() == "not ours"
 
 
+@pytest.mark.skipif(
+    not Path("/dev/fd/0").is_symlink(), reason="feature /dev/fd: this system has none, or no links there"
+)
+def test_a_descriptor_by_its_name_is_recorded_to(rx, tx):
+    """As the shell's >(…) names a pipe."""
+    tx.send_batch(numbered(5))
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as pipe:
+        with os.fdopen(write, "wb"):
+            Recorder(rx, f"/dev/fd/{write}", stop=Autostop(packets=5)).run()
+        with mcast.open(pipe) as reader:
+            assert len(reader.collect(9)) == 5
+
+
 @pytest.mark.needs("modes of files")
 def test_a_file_that_others_may_read_keeps_its_mode_with_a_warning(rx, tmp_path):
     path = tmp_path / "feed.pcapng"
@@ -300,6 +314,19 @@ def test_rotation_at_full_intervals(rx, tx, tmp_path, monkeypatch):
     running.end()
     assert [number for file in running.files for number in numbers(file.path)] == list(range(30))
     assert [file.packets for file in running.files if file.packets] == [10] * 3
+
+
+def test_a_file_of_an_interval_is_called_after_it(rx, tmp_path, monkeypatch):
+    """By the clock that ended the one before: time(2), which localtime() reads by itself, is some ms behind."""
+    first, hours = 1_795_870_800, [0]  # a full hour
+    monkeypatch.setattr(time, "time_ns", lambda: (first + hours[0] * 3600) * 10**9)
+    running = Running(rx, tmp_path / "%d_%H.pcapng", rotate=Rotation(interval="1h"), stop=Autostop(files=4))
+    for turn in range(4):
+        hours[0] += 1
+        until(lambda count=turn + 1: len(running.files) >= count)
+    running.end()
+    begun = [time.localtime(first + hour * 3600) for hour in range(4)]
+    assert [Path(file.path).name for file in running.files] == [time.strftime("%d_%H.pcapng", one) for one in begun]
 
 
 # ---- ends ----
@@ -381,6 +408,26 @@ def test_a_full_device_ends_it(rx, tx):
     with pytest.raises(FileError, match=r"No space left on device .* 0 packets, 0 bytes are in the file"):
         recorder.run()
     assert (recorder.result.written, recorder.result.reason) == (0, "error")
+
+
+@pytest.mark.needs("process limits")
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_rotated_file_of_which_the_disk_takes_nothing_is_deleted(rx, tx, tmp_path, suffix):
+    """No program reads an empty file. One that is not rotated stays: it may have been there before."""
+    import resource
+    import signal
+
+    tx.send_batch(numbered(10))
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        for rotate in (Rotation(packets=100), None):
+            with pytest.raises(FileError, match="0 packets, 0 bytes are in the file"):
+                Recorder(rx, tmp_path / f"feed.pcapng{suffix}", rotate=rotate, stop=QUIET).run()
+            assert len(list(tmp_path.iterdir())) == (rotate is None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 PACK = """

@@ -490,6 +490,13 @@ def test_a_stream_cannot_be_looped(backend):
         Replay(packets((0, b"a", 1)), to="239.1.1.1", loops=2)
 
 
+@pytest.mark.needs("named pipes")
+def test_a_pipe_cannot_be_looped(backend, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ArgumentError, match="pipe can be read once only"):
+        Replay(tmp_path / "pipe", to="239.1.1.1", loops=None)
+
+
 # ---- the core ----
 
 

@@ -270,6 +270,42 @@ def test_an_index_may_be_read_by_whom_the_file_may(tmp_path, backend):
         assert stat.S_IMODE(index.stat().st_mode) == mode
 
 
+@pytest.mark.needs("named pipes")
+def test_what_is_beside_a_file_and_no_file_is_not_waited_for(tmp_path, backend):
+    path = tmp_path / "a.pcapng"
+    write(path, 300)
+    index = Path(_index.path_of(str(path)))
+    os.mkfifo(index)
+    assert len(rows(files.scan(path, groups="239.1.1.2"))) == 100
+    assert index.is_file()
+
+
+def test_a_file_that_is_cut_while_its_parts_are_read_is_an_error(tmp_path, backend, monkeypatch):
+    """Behind a whole block, which would look like its end."""
+    monkeypatch.setattr("mcast_fast.files._unpacking.CHUNK", 4096)
+    path = tmp_path / "a.pcapng"
+    write(path, 600)
+    chosen = {"start": START, "end": START + 500 * MS, "batch_size": 1}
+    rows(files.scan(path, **chosen))
+    with mcast.open(path) as reader:
+        reader.collect(200)
+        size = reader.offset
+    found = iter(files.scan(path, **chosen))
+    next(found)
+    os.truncate(path, size)
+    with pytest.raises(mcast.errors.CaptureError, match=f"the file was cut to {size} bytes while it was read"):
+        rows(found)
+
+
+def test_a_scan_stands_where_a_reader_does(tmp_path, backend):
+    path = tmp_path / "a.pcapng"
+    write(path, 30)
+    with files.scan(path) as scan:
+        expected = rows(scan)
+    assert expected
+    assert rows(scan) == expected
+
+
 # ---- arguments ----
 
 
@@ -282,6 +318,10 @@ def test_what_matches_nothing_is_an_error(tmp_path, backend):
         files.scan(7)
     with pytest.raises(mcast.errors.FileError, match="no files"):
         files.scan([])
+    with pytest.raises(
+        mcast.errors.FileError, match=r"open feed-\*\.pcapng: .* \(2\); .* patterns are for files\.scan"
+    ):
+        mcast.open("feed-*.pcapng")
 
 
 def test_patterns_leave_out_indexes_and_names_with_brackets_are_names(tmp_path, backend):

@@ -8,6 +8,7 @@ import io
 import os
 import random
 import threading
+import tracemalloc
 import zlib
 
 import pytest
@@ -16,6 +17,8 @@ import mcast_fast as mcast
 from mcast_fast import ArgumentError
 from mcast_fast._units import moment_in_ns
 from mcast_fast.errors import CaptureError
+from mcast_fast.files import _unpacking
+from mcast_fast.files._repair import repair
 from tests import capture_files as cf
 from tests.conftest import until
 
@@ -91,6 +94,31 @@ def test_a_wrong_checksum_is_an_error_behind_all_packets(backend, kind, size):
     assert "check" in reason.lower()
 
 
+def test_the_module_of_zstd_is_looked_for_once(backend, monkeypatch):
+    """And not for each frame, of which a file may have one for each packet."""
+    true, calls = zstd() and _unpacking.zstd_module, []
+    monkeypatch.setattr(_unpacking, "zstd_module", lambda: calls.append(1) or true())
+    monkeypatch.setattr(_unpacking._Zstd, "module", None)
+    assert read(b"".join(packed("zstd", part) for part in (HEAD, *packets(5)))) == (5, "")
+    assert len(calls) == 1
+
+
+def test_an_error_behind_much_that_was_read_takes_no_memory_for_it(backend):
+    """A frame of zstd is decompressed again to the byte that is wrong: a few kilobytes to hundreds of megabytes."""
+    data = bytearray(packed("zstd", HEAD + cf.packet(cf.datagram(bytes(60_000))) * 600))
+    data[-2] ^= 0xFF
+    unpacked = _unpacking.Unpacked(io.BytesIO(data))
+    read = 0
+    tracemalloc.start()
+    try:
+        with pytest.raises(OSError, match="check"):
+            while piece := unpacked.read(1 << 16):
+                read += len(piece)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20 < read
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 @pytest.mark.parametrize("behind", [b"garbage", bytes(100), b"\x1f", b"\x00\x1f"])
@@ -104,6 +132,41 @@ def test_streams_that_follow_one_another_are_one_file(backend, kinds, padding):
     parts = [HEAD + b"".join(packets(500)), *[b"".join(packets(500))] * (len(kinds) - 1)]
     data = padding.join(packed(kind, part) for kind, part in zip(kinds, parts, strict=True))
     assert read(data) == (500 * len(kinds), "")
+
+
+SKIPPABLE = [bytes([number]) + b"\x2a\x4d\x18\x05\0\0\0skips" for number in (0x50, 0x5F)]
+
+
+@pytest.mark.parametrize("skippable", SKIPPABLE)
+def test_skippable_frames_of_zstd_are_passed_over(backend, tmp_path, skippable):
+    """pzstd begins each frame with one, and seekable files end with one (RFC 8878, 3.1.2)."""
+    parts = [packed("zstd", HEAD + b"".join(packets(500))), packed("zstd", b"".join(packets(500)))]
+    data = skippable + skippable.join(parts) + skippable
+    assert read(data) == (1000, "")
+    assert read(data[:-3]) == (1000, "compressed data ends before the end of its stream")
+    torn = tmp_path / "feed.pcapng.zst"
+    torn.write_bytes(data[:-3])
+    assert repair(str(torn)).cut == len(skippable) - 3
+    assert read(torn.read_bytes()) == (1000, "")
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_zeros_behind_a_stream_are_not_kept(backend, kind):
+    """As a crash leaves them: gone through again with each read, a gigabyte of them would take hours."""
+    pieces = [packed(kind), *[bytes(_unpacking.CHUNK)] * 8, packed(kind, b"".join(packets(5)))]
+    kept = []
+
+    class Slow(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def read(self, size=-1):
+            kept.append(len(unpacked._packed))
+            return pieces.pop(0) if pieces else b""
+
+    unpacked = _unpacking.Unpacked(Slow())
+    assert unpacked.readall() == WHOLE + b"".join(packets(5))
+    assert max(kept) <= _unpacking.CHUNK
 
 
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
@@ -261,6 +324,21 @@ def test_the_first_bytes_of_a_stream_come_one_by_one(backend, tmp_path, kind, cu
             assert reader.recv(timeout=20).timestamp == number * 10**9
 
 
+@pytest.mark.parametrize("size", [0, -100])
+def test_a_followed_file_that_is_cut_is_an_error(backend, tmp_path, size):
+    """Nothing would come until it is as large as it was, and that would be from the middle of a block."""
+    path = tmp_path / "growing.pcapng"
+    path.write_bytes(WHOLE)
+    with mcast.open(path, follow=True, timeout=20) as reader:
+        assert len(reader.collect(COUNT)) == COUNT
+        size %= len(WHOLE)
+        os.truncate(path, size)
+        with pytest.raises(CaptureError, match=f"the file was cut to {size} bytes, and {len(WHOLE)} were read"):
+            reader.recv()
+        with pytest.raises(CaptureError, match="was cut"):
+            reader.recv_batch()
+
+
 def test_following_ends_when_the_reader_is_closed(backend, tmp_path):
     path = tmp_path / "growing.pcapng"
     path.write_bytes(WHOLE)
@@ -284,6 +362,13 @@ def test_only_packets_of_the_wanted_times_are_delivered(backend):
         with mcast.open(io.BytesIO(data), start=start, end=begin + 4 * second) as reader:
             assert [packet.timestamp for packet in reader.collect(99)] == [begin + n * second for n in range(4)]
             assert (reader.stats.received, reader.stats.filtered) == (4, 6)
+
+
+def test_a_packet_without_a_time_is_in_no_span(backend):
+    data = HEAD + cf.simple_packet(cf.datagram()) + b"".join(packets(3))
+    for span, expected in (({}, 4), ({"end": 3 * 10**9}, 2), ({"start": 0}, 3), ({"start": 0, "end": 2**63 - 1}, 3)):
+        with mcast.open(io.BytesIO(data), **span) as reader:
+            assert len(reader.collect(9)) == expected
 
 
 MOMENTS = {

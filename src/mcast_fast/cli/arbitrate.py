@@ -12,7 +12,7 @@ from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.options import FILE, GROUP_OR_FILE, TIME, groups_alone, receiving, shared
-from mcast_fast.cli.output import complain, counted, own_line, standard_input, wrapped
+from mcast_fast.cli.output import complain, counted, own_line, standard_input, standard_output, wrapped
 from mcast_fast.cli.progress import Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ArgumentError, CaptureError, FileError
@@ -20,6 +20,7 @@ from mcast_fast.files._limits import Autostop
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._recorder import Recorder
 from mcast_fast.files._replay import Replay
+from mcast_fast.files._streams import is_same_file
 from mcast_fast.groups import Group
 from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._arbiter import HOLD, Arbiter, Pairs
@@ -84,6 +85,8 @@ def command(
     """
     if path and target:
         raise click.UsageError("give -w or --to, not both")
+    if path:
+        _check_output(path, legs)
     with contextlib.ExitStack() as opened:
         sources: list[Receiver | Reader] = [_leg(leg, options, opened) for leg in legs]
         pairs: Pairs | None = dict(map(_pair, options["pairs"])) or None
@@ -104,6 +107,13 @@ def command(
         for line in _lines(stats):
             click.echo(wrapped(line, sys.stderr if path == "-" else sys.stdout), err=path == "-")
     _exit(stats, error, options["fail_on_loss"])
+
+
+def _check_output(path: str, legs: tuple[str, ...]) -> None:
+    """ArgumentError where the feed would be written over one of its legs."""
+    for leg in legs:
+        if is_a_file(leg) and is_same_file(standard_input(leg), standard_output(path)):
+            raise ArgumentError(f"{leg} is its own target; write to another file")
 
 
 def _loss(stats: ArbiterStats) -> str:

@@ -118,7 +118,8 @@ def _table(flows: tuple[Flow, ...], width: int | None) -> list[str]:
             return lines
     numbers = aligned([list(NARROW), *(_cells(flow) for flow in flows)], 0)
     names = ["group  source", *("  ".join(_names(flow)) for flow in flows)]
-    return [line for pair in zip(names, numbers, strict=True) for line in (pair[0], f" {pair[1]}")]
+    pairs = zip(names, numbers, strict=True)
+    return [line for name, number in pairs for line in (*_wrapped([name], width), f" {number}")]
 
 
 def _heading(summary: Summary) -> list[str]:

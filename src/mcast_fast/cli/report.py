@@ -99,7 +99,7 @@ def _check_outputs(files: tuple[str, ...], options: dict[str, Any]) -> None:
     outputs = {"--output": options["path"], "--svg": options["svg"]}
     outputs = {option: path for option, path in outputs.items() if path not in (None, "-")}
     for option, path in outputs.items():
-        if any(is_same_file(path, file) for file in files):
+        if any(is_same_file(path, standard_input(file)) for file in files):
             raise ArgumentError(f"{option} {path} is a file that is read; name another one")
         check_writable(path)
     if len(outputs) > 1 and is_same_path(*outputs.values()):

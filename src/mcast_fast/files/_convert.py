@@ -111,10 +111,12 @@ class CsvReader:
         error = None
         while error is None:
             try:
+                self._check_columns()
                 row = next(self._rows, None)
                 if row is None:
                     break
-                self._check_columns()
+                if None in row.values():  # fewer fields than columns: the file is torn
+                    raise ValueError("its end is missing")
                 record, payload = record_of(row, len(data), self._index(unguarded(row["interface"])))
             except Exception as wrong:  # csv.Error, UnicodeDecodeError, struct.error, ValueError, TypeError: a bad row
                 line = self._rows.line_num + isinstance(wrong, csv.Error)  # which comes before the line is counted
@@ -150,6 +152,7 @@ class CsvWriter:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self.whole = 0  # bytes of whole rows: half of one would be read as another one
         self._write(",".join(COLUMNS).encode() + b"\n")
 
     def write(self, batch: "Batch") -> None:
@@ -161,6 +164,7 @@ class CsvWriter:
         rest = memoryview(data)
         while rest:
             rest = rest[self._file.write(rest) :]
+        self.whole += len(data)
 
     def close(self) -> None:
         """Nothing is left to write."""
@@ -178,6 +182,7 @@ class ParquetWriter:
     """Batches as Parquet, a row group for each hundred thousand packets or so."""
 
     ROW_GROUP = 100_000
+    whole = 0  # bytes of a file without its end that can be read
 
     def __init__(self, file: IO[bytes]) -> None:
         self._pyarrow, self._parquet = arrow_modules()
@@ -227,25 +232,31 @@ def convert(batches: Iterable["Batch"], target: PathOrFile, form: str) -> int:
 def _write_table(batches: Iterable["Batch"], target: PathOrFile, form: str) -> int:
     if form == "parquet":
         arrow_modules()  # a missing one leaves no file
-    is_path = isinstance(target, str | os.PathLike)
-    file: IO[bytes] = open_output(target) if isinstance(target, str | os.PathLike) else target
-    packets = 0
     try:
-        writer = TABLES[form](file)
-        try:
-            for batch in batches:
-                writer.write(batch)
-                packets += len(batch)
-        finally:
-            writer.close()
-        file.flush()
+        if not isinstance(target, str | os.PathLike):
+            return _write_rows(batches, target, TABLES[form](target))
+        with open_output(target) as file:  # closing a compressed one writes, too
+            writer = TABLES[form](file)
+            try:
+                return _write_rows(batches, file, writer)
+            except OSError as error:
+                if not isinstance(error, FileError):  # of reading
+                    with contextlib.suppress(OSError):  # a compressed file, a pipe or a device
+                        file.truncate(writer.whole)
+                raise
     except OSError as error:
         if isinstance(error, FileError):
             raise
         raise file_error("write", subject_of(target), error) from error
-    finally:
-        if is_path:
-            file.close()
+
+
+def _write_rows(batches: Iterable["Batch"], file: IO[bytes], writer: Any) -> int:
+    packets = 0
+    with contextlib.closing(writer):
+        for batch in batches:
+            writer.write(batch)
+            packets += len(batch)
+    file.flush()
     return packets
 
 

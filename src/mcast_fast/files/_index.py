@@ -8,6 +8,7 @@ end, and are not compressed.
 """
 
 import contextlib
+import errno
 import os
 import queue
 import secrets
@@ -328,5 +329,7 @@ def stored(path: str) -> Index | None:
 
 
 def _contents(target: str) -> bytes:
+    if not Path(target).is_file():  # a pipe would be waited for
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target)
     with Path(target).open("rb") as file:
         return file.read(LARGEST)

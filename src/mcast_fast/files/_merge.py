@@ -66,6 +66,10 @@ class _Pieces:
         self._position = 0
         self._known: tuple[int, int] | None = None
         self._stream: Any = None
+        self._is_plain = False
+        if Path(path).exists() and not Path(path).is_file():
+            self._stream = open_input(path)  # a pipe gives its bytes once: it stays open
+            return
         with contextlib.closing(open_input(path)) as file:  # FeatureError and FileError before anything is written
             head = file.read(RECOGNISED)
         with Path(path).open("rb") as raw:

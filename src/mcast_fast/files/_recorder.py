@@ -272,6 +272,7 @@ class Recorder(Guarded):
             self._reason = "error"
             with contextlib.suppress(FileError):
                 self._writer.close()
+            self._remove_empty()
             self._give_back()
             raise
         finally:
@@ -462,7 +463,9 @@ class Recorder(Guarded):
         writer, taken = None, False
         while writer is None:
             if self._stream is None:
-                target = self._names.next(time.localtime(), taken)
+                # Not the time that localtime() reads by itself: time(2) is some ms behind, so that what begins with a
+                # full minute would be called after the one before.
+                target = self._names.next(time.localtime(time.time_ns() // NANOSECONDS), taken)
             try:
                 writer = Writer(
                     target,
@@ -510,6 +513,13 @@ class Recorder(Guarded):
         self._writer.close()
         if self._stream is None:
             self._hand_on(RecordedFile(self._path, self._writer.stats.packets, self._writer.stats.bytes))
+
+    def _remove_empty(self) -> None:
+        """Delete a file that this recording made and the system took no byte of: no program reads an empty one. Only of
+        a recording that rotates, whose files are new."""
+        if self._stream is None and self._rotate_limits != NO_LIMITS and not self._writer.stats.bytes:
+            with contextlib.suppress(OSError):
+                Path(self._path).unlink()
 
     def _hand_on(self, file: RecordedFile) -> None:
         if self._on_file is not None:

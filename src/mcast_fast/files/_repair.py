@@ -99,9 +99,12 @@ def _compression(path: str) -> str:
 def _last_whole(path: str, kept: int) -> tuple[int, int]:
     """Where the last whole member ends in a compressed file, and in what it decompresses to: `kept` bytes at most."""
     found = 0, 0
-    with Path(path).open("rb", buffering=0) as raw, contextlib.suppress(OSError):  # torn: that is why we are here
+    with Path(path).open("rb", buffering=0) as raw:
         unpacked = Unpacked(raw, owned=False)
-        while unpacked.read(COPIED_AT_ONCE) and unpacked.whole[1] <= kept:
+        with contextlib.suppress(OSError):  # torn: that is why we are here
+            while unpacked.read(COPIED_AT_ONCE) and unpacked.whole[1] <= kept:
+                found = unpacked.whole
+        if unpacked.whole[1] <= kept:  # the last one's end is seen by the read that fails
             found = unpacked.whole
     return found
 

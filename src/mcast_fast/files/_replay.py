@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -195,8 +196,8 @@ class Replay:
         self._subject = repr(file) if isinstance(file, Arbiter) else subject_of(file)
         self._duration = None if duration is None else duration_in_ns(duration, "duration")
         _check_pace(speed, rate, fastest)
-        if loops != 1 and hasattr(file, "read"):
-            raise ArgumentError(f"{self._subject} can be read once only; loops need a path")
+        if loops != 1 and (hasattr(file, "read") or Path(self._subject).is_fifo()):
+            raise ArgumentError(f"{self._subject} can be read once only; loops need the path of a file")
         self._file, self._groups = file, listed(groups)
         self._speed = None if fastest or rate is not None else speed or 1.0
         self._loops = loops if loops is None else whole_number(loops, "loops", 1, MOST)

@@ -71,16 +71,17 @@ class _Parts:
         self._file = _opened(path)
 
     def readinto(self, buffer: Any) -> int:
-        """The next bytes; 0 behind the last part."""
+        """The next bytes; 0 behind the last part. OSError where the file has become smaller than its index says."""
         while self._parts:
             begin, end = self._parts.pop()
             if begin < end:
                 self._file.seek(begin)
                 with memoryview(buffer) as whole, whole[: end - begin] as piece:
                     count: int = self._file.readinto(piece)
-                if count:
-                    self._parts.append((begin + count, end))
-                    return count
+                if not count:
+                    raise OSError(f"the file was cut to {begin} bytes while it was read, and had {end}")
+                self._parts.append((begin + count, end))
+                return count
         return 0
 
     def read(self, size: int) -> bytes:
@@ -206,6 +207,13 @@ class Scan:
         else:
             self.stats.index_bytes += _size_of(_index.path_of(path))
         return None if index is None else index.select(wanted.groups, wanted.start, wanted.end)
+
+    def __enter__(self) -> "Scan":
+        """Return the scan itself: it stands where a Reader does. There is nothing to close."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Do nothing: each iteration closes its files."""
 
     # ---- for other libraries ----
 

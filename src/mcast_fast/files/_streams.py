@@ -4,14 +4,16 @@ Rules of this module: no formats; every refusal of the system is a FileError.
 """
 
 import contextlib
+import errno
 import functools
 import io
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from mcast_fast.errors import ArgumentError, file_error
+from mcast_fast.errors import ArgumentError, FileError, file_error
 from mcast_fast.files._unpacking import Unpacked, zstd_module
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
@@ -20,6 +22,7 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 OUTPUT = 64 * 1024  # compressed bytes that are written at once
 MEMBER = 256 << 10  # bytes that one member of a compressed file holds, and that a full disk may cost
 PRIVATE = 0o600  # a recording may hold what only its owner may see
+SYSTEM_LINKS = "/dev", "/dev/fd", "/proc/self/fd"  # such as /dev/stdout, and the shell's >(…)
 # In C: a function of Python would have a moment with the descriptor in its hands, in which an exception of a signal
 # handler would lose it.
 open_private = functools.partial(os.open, mode=PRIVATE)
@@ -35,13 +38,21 @@ def subject_of(file: PathOrFile, *methods: str) -> str:
 
 
 def is_same_file(one: PathOrFile, other: PathOrFile) -> bool:
-    """Whether both are paths, of one file."""
-    if not isinstance(one, str | os.PathLike) or not isinstance(other, str | os.PathLike):
-        return False
+    """Whether both are one file, by whichever names, or open, as the shell's < and >> have it."""
     try:
-        return Path(one).samefile(other)
-    except (OSError, ValueError):
+        return os.path.samestat(_status(one), _status(other))
+    except (AttributeError, OSError, ValueError):
         return False
+
+
+def _status(file: PathOrFile) -> os.stat_result:
+    """What the system says of a path, or of an open file; OSError of one that is no file, such as a terminal."""
+    if isinstance(file, str | os.PathLike):
+        return Path(file).stat()
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return status
 
 
 def is_same_path(one: str, other: str) -> bool:
@@ -158,12 +169,28 @@ class Compressed(io.RawIOBase):
         if self._compressor is None:
             self._whole = self._written, self._settled
 
-    def give_up(self) -> None:
-        """Write nothing more, and cut the file behind its last whole member, where it can be cut."""
+    def give_up(self, header: bytes) -> None:
+        """Write nothing more, and cut the file behind its last whole member, where it can be cut. Where there is none,
+        a member with the header alone is put there, if the system takes it: no program reads an empty file."""
         self._process = 0
         self._out.clear()
         with contextlib.suppress(OSError):  # a pipe or a device
             os.ftruncate(self._raw.fileno(), self._whole[0])
+            if not self._whole[0]:
+                self._put_alone(header)
+
+    def _put_alone(self, header: bytes) -> None:
+        compressor = self._make()
+        member = compressor.compress(header) + compressor.flush(self._finish)
+        self._raw.seek(0)
+        try:
+            written = self._raw.write(member) == len(member)
+        except OSError:
+            written = False
+        if written:
+            self._whole = len(member), len(header)
+        else:
+            os.ftruncate(self._raw.fileno(), 0)
 
     def close(self) -> None:
         """Write the end, and close the file below, whatever happens; in a forked child the descriptor alone."""
@@ -217,7 +244,10 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         raw: IO[bytes] = Path(subject).open("rb", buffering=0)  # noqa: SIM115
     except OSError as error:
-        raise file_error("open", subject, error) from error
+        found = file_error("open", subject, error)
+        if error.errno == errno.ENOENT and any(one in subject for one in "*?["):
+            found = FileError(errno.ENOENT, f"{found}; patterns are for files.scan and `mcast-fast merge`")
+        raise found from error
     except ValueError as error:  # a zero byte
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None
     try:
@@ -230,8 +260,8 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def _opener(path: str, follow_links: bool) -> Callable[[str, int], int]:
-    """What opens a file to write. Links in /dev are the system's own."""
-    if follow_links or Path(path).parent == Path("/dev") or not hasattr(os, "O_NOFOLLOW"):
+    """What opens a file to write."""
+    if follow_links or Path(path).parent.as_posix() in SYSTEM_LINKS or not hasattr(os, "O_NOFOLLOW"):
         return open_private
     return lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, PRIVATE)
 

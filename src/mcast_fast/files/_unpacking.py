@@ -1,13 +1,15 @@
 """The bytes of a file, whichever compression it has: none, gzip or zstd, recognised by its first bytes.
 
 All that decompresses is delivered before the error of a torn or broken stream. Streams may follow one another (members
-of gzip, frames of zstd); what follows the last one and is none is ignored, as gzip(1) does. Nothing waits for more than
-is there: a pipe gives each packet when it comes.
+of gzip, frames of zstd, skippable ones too); what follows the last one and is none is ignored, as gzip(1) does. Nothing
+waits for more than is there: a pipe gives each packet when it comes.
 """
 
 import importlib
 import io
+import os
 import select
+import stat
 import time
 from collections.abc import Callable
 from typing import IO, Any
@@ -18,6 +20,8 @@ from mcast_fast.errors import FeatureError
 CHUNK = 256 * 1024  # bytes that are read at once
 RECOGNISED = 4  # bytes of a file that say how it is compressed
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+# Frames without contents (RFC 8878, 3.1.2): pzstd begins each piece with one, and seekable files end with one.
+SKIPPABLE = tuple(bytes([number]) + b"\x2a\x4d\x18" for number in range(0x50, 0x60))
 TORN = "compressed data ends before the end of its stream"
 KEPT = 1 << 20  # compressed bytes of a zstd frame that are kept, in case its end is broken
 PAUSE = 0.05  # seconds from one look at a file that does not block, or grows, to the next
@@ -38,7 +42,7 @@ def zstd_module() -> Any:
 class _Gzip:
     """One member of gzip."""
 
-    magic = GZIP
+    magics = (GZIP,)
 
     def __init__(self) -> None:
         import zlib
@@ -76,10 +80,11 @@ class _Gzip:
 class _Zstd:
     """One frame of zstd. Its decompressors cannot be copied: after an error, one begins at the frame's start."""
 
-    magic = ZSTD
+    magics = (ZSTD, *SKIPPABLE)
+    module: Any = None  # looked for once: a file may have a frame for each packet
 
     def __init__(self) -> None:
-        module = zstd_module()
+        module = _Zstd.module = _Zstd.module or zstd_module()
         self.error: type[Exception] = module.ZstdError
         self._make: Callable[[], Any] = module.ZstdDecompressor
         self._stream = self._make()
@@ -93,7 +98,7 @@ class _Zstd:
         """As of gzip; `given` was decompressed to `made` bytes before, where it is kept."""
         if made and not given:
             return b""
-        return _until_wrong(self._make().decompress, given + data, self.error)[made:]
+        return _until_wrong(self._make().decompress, given + data, self.error, made)
 
     @property
     def ended(self) -> bool:
@@ -111,12 +116,15 @@ class _Zstd:
         return bytes(self._stream.unused_data)
 
 
-def _until_wrong(decompress: Callable[[bytes], bytes], data: bytes, error: type[Exception]) -> bytes:
-    """What decompresses of these bytes, one by one, before the error."""
+def _until_wrong(decompress: Callable[[bytes], bytes], data: bytes, error: type[Exception], known: int = 0) -> bytes:
+    """What decompresses of these bytes, one by one, before the error; but for the first `known` bytes, which may be
+    thousands of times as many as they were compressed."""
     found = bytearray()
     try:
         for at in range(len(data)):
-            found += decompress(data[at : at + 1])
+            piece = decompress(data[at : at + 1])
+            found += piece[known:]
+            known = max(0, known - len(piece))
     except (error, EOFError):  # given byte by byte, zstd takes the end of some frames that it refuses as a whole
         pass
     return bytes(found)
@@ -163,7 +171,7 @@ class Unpacked(io.RawIOBase):
     @property
     def direct(self) -> Callable[[Any], Any] | None:
         """What reads the next bytes into a buffer in a single call, once it is known that they are not compressed."""
-        if not self._is_plain or self._ready or self._came or self._interrupted:
+        if not self._is_plain or self._ready or self._came or self._interrupted or self._failure:
             return None
         return getattr(self._raw, "readinto1", None) or getattr(self._raw, "readinto", None)
 
@@ -272,10 +280,11 @@ class Unpacked(io.RawIOBase):
     def _recognise(self) -> bool:
         """Begin the first stream of the file, or the next one; False when it takes more bytes to know it."""
         head = self._packed.lstrip(b"\0") if self._is_behind else self._packed
+        self._packed = head  # or a tail of zeros, which a crash may leave, would be kept, and gone through ever again
         if len(head) < RECOGNISED and (self.grows or not self._ended):
             return False
         for kind in (_Gzip, _Zstd):
-            if head.startswith(kind.magic):
+            if head.startswith(kind.magics):
                 stream = kind()
                 self._packed, self._stream, self._given, self._made_size, self._is_kept = head, stream, b"", 0, True
                 return True
@@ -292,10 +301,14 @@ class Unpacked(io.RawIOBase):
     def follow(self) -> None:
         """Have the end that was reached looked at again: the file may have grown.
 
-        It seeks to where it is: the C library of wine answers each read behind the end with that end, until then."""
+        It seeks to where it is: the C library of wine answers each read behind the end with that end, until then. A
+        file that has become smaller than what was read of it has another end: more would never come."""
         position = position_of(self._raw)
         if position is not None:
             self._raw.seek(position)
+            size = size_of(self._raw)
+            if size is not None and size < position:
+                self._failure = f"the file was cut to {size} bytes, and {position} were read"
         self._ended = False
 
     def wait(self, seconds: float) -> None:
@@ -332,7 +345,16 @@ def _wait_readable(descriptor: int, seconds: float) -> None:
 
 def compression_of(head: bytes) -> str:
     """How a file that begins with these bytes is compressed: "gzip", "zstd", or "" for not at all."""
-    return "gzip" if head.startswith(GZIP) else "zstd" if head.startswith(ZSTD) else ""
+    return "gzip" if head.startswith(_Gzip.magics) else "zstd" if head.startswith(_Zstd.magics) else ""
+
+
+def size_of(file: Any) -> int | None:
+    """How many bytes an open file has; None of a pipe, a device, or memory."""
+    try:
+        status = os.fstat(file.fileno())
+    except (AttributeError, OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def position_of(file: Any) -> int | None:

@@ -98,6 +98,7 @@ class Writer(Guarded):
         self._raw = link == "raw"
         self._filter_text = checked_text(filter_text, "filter_text")
         header = section_header(checked_text(application, "application"), checked_text(hardware, "hardware"))
+        self._header = pcap_header(self._raw) if self._form == "pcap" else header
         self._owned = isinstance(file, str | os.PathLike)
         self._file: Any = file
         if isinstance(file, str | os.PathLike):
@@ -113,7 +114,7 @@ class Writer(Guarded):
         self._whole: list[tuple[int, int, int]] = []  # (bytes, packets, batches) of the last two flushes that began
         self._started = time.time_ns()
         self._failure: FileError | None = None
-        self._buffer += pcap_header(self._raw) if self._form == "pcap" else header
+        self._buffer += self._header
         self._closed = False
 
     @guarded
@@ -456,9 +457,9 @@ class Writer(Guarded):
 
     def _return_to_whole(self, file: Compressed) -> None:
         """Count what of a compressed file can be read, and leave no more of it: what follows its last flush is lost."""
-        file.give_up()
+        file.give_up(self._header)
         counts = [one for one in self._whole if one[0] == file.whole]
-        self._bytes, self._packets, self._batches = counts[-1] if counts else (0, 0, 0)
+        self._bytes, self._packets, self._batches = counts[-1] if counts else (file.whole, 0, 0)
         self._buffer, self._sent, self._accepted = bytearray(), 0, self._packets
         self._batch_ends.clear()
 

@@ -364,11 +364,13 @@ typedef struct mcast_captured {
     uint16_t flags; /* of the record, beside those that its headers give it */
 } mcast_captured;
 
-/* Whether a time is one of those that are wanted: from `start` on, and before `end`, which INT64_MAX says there is none of. */
+/* Whether a time is one of those that are wanted: from `start` on, and before `end`, which INT64_MAX says there is none of. A packet without a
+ * time (0) is wanted only where all are. */
 static inline int
 mcast_is_inside(int64_t timestamp, int64_t start, int64_t end)
 {
-    return timestamp >= start && (timestamp < end || end == INT64_MAX);
+    return timestamp >= start && (timestamp < end || end == INT64_MAX) &&
+           (timestamp || (start == INT64_MIN && end == INT64_MAX));
 }
 
 static inline int

@@ -470,7 +470,9 @@ class Decoder:
             self._deliver(dataclasses.replace(captured, frame=datagram), whole, interface)
 
     def _is_inside(self, captured: _Captured) -> bool:
-        """Whether the packet came in the times that are wanted."""
+        """Whether the packet came in the times that are wanted; one without a time (0) only where all are."""
+        if captured.timestamp == 0:
+            return (self._first_time, self._end_time) == (_FIRST_TIME, _LAST_TIME)
         return captured.timestamp >= self._first_time and (
             captured.timestamp < self._end_time or self._end_time == _LAST_TIME
         )
