@@ -214,6 +214,59 @@ def test_what_is_lost_and_comes_late_stays_counted():
     assert after["mcast_sequence_late"] == {("239.1.1.1", "5000"): 3}
 
 
+def test_counters_do_not_decrease_where_flows_give_way_or_a_monitor_begins_anew(backend):
+    """Prometheus would take the rest for what a new process has counted: for losses that were none."""
+    watch = Monitor(sequence="u64be@0", max_streams=2)
+
+    def look():
+        found = values(get(exporter)[2].decode())
+        return of(found, "mcast_sequence_lost_total"), of(found, "mcast_stream_packets_total", group="239.1.1.1")
+
+    with exported(watch) as exporter:
+        watch.add(rows(*((NOW + at * SECOND, struct.pack(">Q", 100 * at)) for at in range(4))))
+        assert look() == ([198], [4])
+        for source in ("10.0.0.2", "10.0.0.3"):  # the flow of the first one gives way
+            watch.add(rows(*((NOW + 5 * SECOND, bytes(8)) for _ in range(2)), source=source))
+        assert watch._tracker.evicted == 1
+        assert look() == ([198], [6])
+        watch.reset()
+        watch.add(rows((NOW + 6 * SECOND, bytes(8))))
+        assert look() == ([198], [6])
+        watch.add(rows((NOW + 6 * SECOND, bytes(8))))
+        assert look() == ([198], [7])
+
+
+def test_of_series_that_are_gone_few_are_remembered(monkeypatch):
+    monkeypatch.setattr(_families, "_FORGOTTEN", 10)
+    rising = _families.Rising()
+    for number in range(100):
+        family = _families.Family("one", "counter", "", "", ("source",), [((str(number),), 5)])
+        assert rising.shown(family).samples == [((str(number),), 5)]
+    assert len(rising._known["one"]) <= 12
+
+
+def test_a_handler_that_looks_in_the_middle_of_a_look_is_not_remembered(monkeypatch):
+    counts = iter([3, 7, 8])
+    pages = _exporter._Pages(Monitor(), False)
+
+    def seen():
+        count = next(counts)
+        if count == 3:
+            assert metric() == 7
+        return count
+
+    def metric():
+        (family,) = pages.collect()
+        return family.samples[0].value
+
+    monkeypatch.setattr(pages, "_seen", seen)
+    monkeypatch.setattr(
+        _exporter, "families", lambda seen, *_: [_families.Family("one", "counter", "", samples=[((), seen)])]
+    )
+    assert metric() == 3
+    assert metric() == 8
+
+
 def test_numbers_are_the_receivers_own_or_the_monitors_and_never_both():
     stream = Stream("239.1.1.1", 5000, "10.0.0.1", "eth0", StreamState.RECEIVING)._replace(
         lost=7, duplicates=1, reordered=2, restarts=0, late=0

@@ -11,7 +11,7 @@ import click
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
-from mcast_fast.cli.options import FILE, GROUP_OR_FILE, TIME, groups_alone, receiving, shared
+from mcast_fast.cli.options import FILE, GROUP_OR_FILE, UP_TO_A_MINUTE, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, counted, own_line, standard_input, wrapped
 from mcast_fast.cli.progress import Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
@@ -26,8 +26,8 @@ from mcast_fast.sequence._arbiter import HOLD, Arbiter, Pairs
 from mcast_fast.sequence._ledger import ArbiterStats, LegStats
 
 FEED = (
-    *("expected", "delivered", "duplicates", "recovered", "unrecovered", "pending", "late", "restarts", "ambiguous"),
-    *("overflows", "evicted"),
+    *("expected", "delivered", "duplicates", "recovered", "unrecovered", "pending", "held", "late", "restarts"),
+    *("ambiguous", "overflows", "evicted"),
 )
 LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "duplicates", "outside", "unnumbered")
 
@@ -38,7 +38,11 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
     "-f", "--format", "--sequence", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8."
 )
 @click.option(
-    "--hold", type=TIME, default=HOLD, show_default=True, help="How much later another leg may bring a number."
+    "--hold",
+    type=UP_TO_A_MINUTE,
+    default=HOLD,
+    show_default=True,
+    help="How much later another leg may bring a number.",
 )
 @click.option(
     "--order/--no-order", default=True, help="In the order of numbers (default), or what comes first at once."
@@ -76,6 +80,8 @@ def command(
     covered      of those: another leg brought it
     absent       of a leg: sent before its first number, or while it was silent
     unrecovered  no leg brought it in time
+    pending      not there or not delivered at the end, before --hold had passed
+    held         of those of the feed: it waits for what is before it
 
     Without -w and --to the legs are compared. Files of the legs give the same figures as the live stream.
 
@@ -94,9 +100,7 @@ def command(
         subject = " ".join(legs)
         with Progress(lambda: (arbiter.stats, subject), lambda show: show(), shown_as(quiet, progress), _loss):
             error = _run(arbiter, path, target, options)
-        if not arbiter.closed:
-            arbiter.flush()
-        stats = arbiter.stats
+        stats = arbiter.stats  # and no flush: what other legs may still bring when it is ended is no loss of theirs
     own_line()
     if as_json:
         click.echo(_json(stats), err=path == "-")
@@ -176,7 +180,8 @@ def _exit(stats: ArbiterStats, error: str, fail_on_loss: bool) -> None:
         complain(error)
     if unnumbered := sum(leg.unnumbered for leg in stats.legs):
         complain(f"{plural(unnumbered, 'packet')} without a number by this format")
-    code = 1 if error else LOSS if fail_on_loss and stats.unrecovered else 0
+    missing = stats.unrecovered + stats.pending - stats.held
+    code = 1 if error else LOSS if fail_on_loss and missing else 0
     if not stats.delivered and not code:
         complain("no packet with a number came")
         code = NOTHING_CAME

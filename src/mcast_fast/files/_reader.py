@@ -27,7 +27,7 @@ from mcast_fast._units import (
 from mcast_fast.errors import CaptureError, FileError
 from mcast_fast.files._input import Input
 from mcast_fast.files._skipped import named
-from mcast_fast.files._streams import PathOrFile, open_input, subject_of
+from mcast_fast.files._streams import PathOrFile, is_same_file, open_input, subject_of
 from mcast_fast.files._unpacking import PAUSE
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sequence._format import Format
@@ -234,6 +234,10 @@ class Reader(Delivery):
         return True
 
     # ---- state ----
+
+    def _reads(self, file: PathOrFile) -> bool:
+        """Whether a path is that of the file."""
+        return self._owned and is_same_file(self._subject, file)
 
     @property
     def groups(self) -> tuple[Group, ...]:

@@ -7,18 +7,20 @@ import gzip
 import http
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
 from mcast_fast import _core
+from mcast_fast._core import process
 from mcast_fast._core.lifetime import Closing
 from mcast_fast._units import checked
 from mcast_fast._version import __version__
 from mcast_fast.errors import ClosedError, warn
 from mcast_fast.files._optional import module
-from mcast_fast.monitor._families import Family, Seen, families
+from mcast_fast.monitor._families import Family, Rising, Seen, families
 from mcast_fast.monitor._monitor import Monitor
 from mcast_fast.monitor._server import Answer, Request, Server, endpoint, plain
 from mcast_fast.monitor._stream import drops
@@ -168,6 +170,10 @@ class _Pages:
         self._watched = watched
         self._per_source = per_source
         self._build = {"version": __version__, "backend": _core.backend}
+        self._process = process.number
+        self._rising = Rising()
+        self._looking = threading.RLock()  # held from a look until it is remembered
+        self._is_looking = False
 
     def answer(self, request: Request) -> Answer:
         """What a client gets."""
@@ -182,7 +188,16 @@ class _Pages:
 
     def collect(self) -> Iterator[Any]:
         """As Exporter.collect."""
-        return map(self._metric, families(self._seen(), self._per_source, self._build))
+        if self._process != process.number:  # the thread that holds the lock may not be here
+            self._seen()
+        with self._looking:
+            is_first, self._is_looking = not self._is_looking, True  # else a signal handler looks in the middle
+            try:
+                found = families(self._seen(), self._per_source, self._build)
+                shown = [self._rising.shown(one, is_kept=is_first) for one in found]
+            finally:
+                self._is_looking = not is_first
+        return map(self._metric, shown)
 
     def _seen(self) -> Seen:
         if isinstance(self._watched, Monitor):

@@ -15,6 +15,7 @@ from mcast_fast.errors import escaped
 from mcast_fast.monitor._stream import Stream, StreamState, drops, gap_bound
 from mcast_fast.stats import Stats
 
+_FORGOTTEN = 1024  # series that are gone and remembered, of each family
 STREAM_LABELS = ("group", "port", "interface")
 NUMBER_LABELS = ("group", "port")
 SOURCE = "source"
@@ -150,6 +151,36 @@ NUMBERS = (
 GAPS = Family(
     "mcast_arrival_gap_seconds", "histogram", "Time between two packets of a stream, of all streams.", "seconds"
 )
+
+
+class Rising:
+    """Keeps counters from decreasing. A flow or a stream that gives way to another one takes its counts with it, and so
+    does a monitor that begins anew: Prometheus would take the smaller value for that of a new process, and count it
+    again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[tuple[str, ...], tuple[Any, Any]]] = {}  # the latest value, and what is added to it
+
+    def shown(self, family: Family, *, is_kept: bool = True) -> Family:
+        """A family as it is to be shown.
+
+        Args:
+            family: As it was counted.
+            is_kept: False: it is not remembered, for what is older may follow.
+        """
+        if family.kind != "counter":
+            return family
+        known = self._known.setdefault(family.name, {})
+        samples = []
+        for labels, value in family.samples:
+            latest, added = known.get(labels, (0, 0))
+            added += max(0, latest - value)
+            samples.append((labels, value + added))
+            if is_kept:
+                known[labels] = value, added
+        if len(known) > 2 * len(samples) + _FORGOTTEN:  # anybody may make series of sources
+            self._known[family.name] = {labels: known[labels] for labels, _ in samples if labels in known}
+        return family._replace(samples=samples)
 
 
 def families(seen: Seen, per_source: bool, build: dict[str, str]) -> Iterator[Family]:
