@@ -11,6 +11,7 @@ import click
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
+from mcast_fast.cli.metrics import served
 from mcast_fast.cli.options import FILE, GROUP_OR_FILE, UP_TO_A_MINUTE, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, counted, own_line, standard_input, wrapped
 from mcast_fast.cli.progress import Progress, shown_as
@@ -61,7 +62,7 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
     port="UDP port, for legs that name none.",
     source="Take packets of this source only, for legs that name none.",
 )
-@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics")
 @shared("quiet", "progress")
 @shared(json="The ledger as an object on standard output.", fail_on_loss="Exit 3 when no leg brought a number.")
 def command(
@@ -90,6 +91,8 @@ def command(
     """
     if path and target:
         raise click.UsageError("give -w or --to, not both")
+    if options["metrics"] is not None and all(map(is_a_file, legs)):
+        raise click.UsageError("--metrics is of groups; files are read to their ends at once")
     with contextlib.ExitStack() as opened:
         sources: list[Receiver | Reader] = [_leg(leg, options, opened) for leg in legs]
         pairs: Pairs | None = dict(map(_pair, options["pairs"])) or None
@@ -98,6 +101,7 @@ def command(
             Arbiter(sources, options["form"], options["hold"], options["order"], pairs, timeout=waits)
         )
         subject = " ".join(legs)
+        opened.enter_context(served(options, arbiter))
         with Progress(lambda: (arbiter.stats, subject), lambda show: show(), shown_as(quiet, progress), _loss):
             error = _run(arbiter, path, target, options)
         stats = arbiter.stats  # and no flush: what other legs may still bring when it is ended is no loss of theirs
