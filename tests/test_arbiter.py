@@ -465,6 +465,7 @@ def test_readers_pair_their_groups_by_position(backend, tmp_path):
         {"format": "spead"},
         {"format": "nothing"},
         {"pairs": {"239.1.1.1": "239.1.1.2"}},
+        {"pairs": ["239.1.1.1"]},
         {"legs": []},
         {"legs": [Played([])] * 2},
         {"legs": [Played([]) for _ in range(9)]},

@@ -291,10 +291,12 @@ def test_arguments(backend):
     for more in (
         {"shape": 5}, {"shape": (0, 1)}, {"shape": (1, 0)}, {"shape": (1 << 15, 1)}, {"window": 0}, {"window": "2h"},
         {"base": -1}, {"base": 65536}, {"pending": 0}, {"max_flows": 0}, {"by": "x"}, {"by": "b4@0"}, {"by": "u8@0,x"},
-        {"by": 5}, {"format": "spead"}, {"body": "x"}, {"format": "u64be@0", "shape": (1 << 20, 1 << 15)},
+        {"by": 5}, {"by": "u8@0,u8@1=256"}, {"by": "u8@0,u8@1=-1"}, {"by": "u8@0,u64be@0=18446744073709551616"},
+        {"format": "u8@0&0x1", "shape": (2, 4)}, {"format": "spead"}, {"body": "x"}, {"format": "u64be@0", "shape": (1 << 20, 1 << 15)},
     ):  # fmt: skip
         with pytest.raises(errors.ArgumentError):
             Assembler(**({"format": "u16be@0", "shape": (4, 4)} | more))
+    assert repr(Assembler("u8@0&0x1", (1, 4))) == "<Assembler of u8@0&0x1, frames of 1 rows of 4 bytes>"
     with pytest.raises(TypeError, match="a batch is required"):
         assembler().update(b"")
     assert repr(camera()) == "<Assembler of rtp, frames of 6 rows of 1 bytes>"

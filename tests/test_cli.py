@@ -681,6 +681,24 @@ def test_send_a_file(listener, tmp_path, options, size):
     assert listener.collect(2 * len(pieces)).payloads() == pieces * 2
 
 
+def test_send_an_empty_file_for_a_while(listener, tmp_path):
+    file = tmp_path / "empty.ts"
+    file.write_bytes(b"")
+    result = invoke("send", listener.text, "--file", file, "--duration", "1h")  # it ends at once
+    assert (result.exit_code, result.stdout) == (0, "sent 0\n")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("options", "code", "came"), [((), 0, 4), (("--duration", "1h"), 0, 4), (("--count", "2"), 2, 0)]
+)
+def test_send_what_comes_through_a_pipe_once(place, options, code, came):
+    result = run("send", place.group(), "--file", "-", "--size", 1000, *options, input="x" * 4000)
+    assert result.returncode == code, result.stderr
+    assert (sent(result.stdout) if result.stdout else 0) == came
+    assert ("--count sends the file again" in result.stderr) == (code == 2)
+
+
 @pytest.mark.long
 @pytest.mark.needs("kernel_timestamps")
 @pytest.mark.parametrize("option", [("--rate", "200/s"), ("--interval", "0.005")])

@@ -57,6 +57,26 @@ def test_the_feed_is_not_written_over_a_leg(backend, captures):
     assert [path.read_bytes() for path in captures] == before
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_leg_is_not_written_over(backend, captures, tmp_path, linked):
+    before = captures[1].read_bytes()
+    path = captures[1]
+    if linked:
+        path = tmp_path / "link.pcapng"
+        path.symlink_to(captures[1])
+    result = run("arbitrate", *captures, "-f", "u64be@0", "-w", path, code=2)
+    assert result.stderr == f"mcast-fast: {path} is its own target; write to another file\n"
+    assert captures[1].read_bytes() == before
+
+
+def test_what_a_leg_may_still_bring_at_the_end_is_no_loss_of_it(backend, captures):
+    """The second leg is 9 ms later: it has not brought all that the first one had when there was enough."""
+    found = json.loads(run("arbitrate", *captures, "-f", "u64be@0", "-c", 1, "--json").stdout)
+    assert found["expected"] == 100
+    assert found["legs"][1]["pending"] > 0
+    assert found["legs"][1]["lost"] <= len(LOST[1])
+
+
 @pytest.mark.needs("kernel_timestamps")
 def test_the_feed_is_sent_on(backend, captures):
     group = Place(4, loopback()).group()

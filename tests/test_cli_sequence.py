@@ -143,6 +143,27 @@ def test_what_was_dropped_here_is_loss_where_that_is_requested(backend, options,
     assert f"mcast-fast: {least}3 packets dropped in this machine" in done.stderr
 
 
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--fail-on-loss",), 3)])
+def test_info_fails_on_loss_where_that_is_requested(backend, capture, options, code):
+    run("info", capture, "--sequence", "u64be@0", *options, code=code)
+    run("info", capture, *options)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "most"),
+    [
+        ("check", "--window", "an hour"),
+        ("top", "--stalled-after", "an hour"),
+        ("arbitrate", "--hold", "a minute"),
+        ("report", "--hold", "a minute"),
+    ],
+)
+def test_a_time_that_is_too_long_names_the_option(verb, option, most):
+    group = Place(4, loopback()).group()
+    done = run(verb, group, "-f", "rtp", option, "61min", code=2)
+    assert done.stderr.startswith(f"mcast-fast: {option}: '61min' is too long; use up to {most}; see ")
+
+
 def test_stamps_are_checked():
     for arguments in ((0, -1, 0), (0, 0, 2**63), (0, 0, 0, 65_536)):
         with pytest.raises(mcast.ArgumentError, match="out of range"):

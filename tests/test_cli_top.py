@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 
 import pytest
 
+import mcast_fast as mcast
 from mcast_fast import monitor
 from mcast_fast.cli import top, top_keys, top_view
 from mcast_fast.cli.top_keys import Settings
@@ -292,7 +294,25 @@ def test_ctrl_z_gives_the_terminal_back(program_backend):  # noqa: F811
         os.close(theirs)
 
 
-@pytest.mark.parametrize("wrong", [["--interval", "0"], ["--stalled-after", "0"], ["--format", "nonsense"]])
+@pytest.mark.needs("kernel_timestamps")
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--fail-on-loss"], 3)])
+def test_what_is_missing_for_less_than_a_second_at_the_end_is_loss(backend, monkeypatch, options, code):
+    group = f"239.9.2.1%{loopback()}:{free_port()}"
+    opened = mcast.Receiver.__init__
+
+    def open_and_send(self, *groups, **more):
+        opened(self, *groups, **more)
+        with mcast.Sender(group, ttl=0) as tx:
+            tx.send_batch([struct.pack(">Q", number) for number in (1, 2, 4)])
+
+    monkeypatch.setattr(mcast.Receiver, "__init__", open_and_send)
+    result = invoke("top", group, "-f", "u64be@0", "-c", 3, "-t", 5, *options)
+    assert result.exit_code == code, result.output
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--interval", "0"], ["--stalled-after", "0"], ["--format", "nonsense"], ["--streams", "0"]]
+)
 def test_wrong_options(wrong):
     from tests.test_cli import invoke
 

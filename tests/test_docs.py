@@ -263,9 +263,10 @@ def test_a_command_of_ours_is_one(where, words, tmp_path, monkeypatch):
     for name in ("feed.pcapng", "feed_00001.pcapng"):
         Path(name).write_bytes(b"")
     verb, *arguments = ["feed_00001.pcapng" if "*" in word else word for word in ours(words)]
-    command = program.get_command(click.Context(program), verb)
+    whole = click.Context(program, **program.context_settings)  # without it the verb keeps an option --help without -h
+    command = program.get_command(whole, verb)
     assert command is not None, where
-    command.make_context(verb, arguments)
+    command.make_context(verb, arguments, whole)
 
 
 @pytest.mark.parametrize(("page", "words"), inside_sentences(), ids=str)
@@ -275,10 +276,11 @@ def test_a_command_inside_a_sentence_is_one(page, words, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     Path("feed.pcapng").write_bytes(b"")
-    command = program.get_command(click.Context(program), words[1])
+    whole = click.Context(program, **program.context_settings)
+    command = program.get_command(whole, words[1])
     assert command is not None, page
     if any(not word.startswith("-") for word in words[2:]) and "…" not in " ".join(words):
-        command.make_context(words[1], words[2:])
+        command.make_context(words[1], words[2:], whole)
 
 
 def test_other_commands_are_few():

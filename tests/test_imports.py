@@ -129,7 +129,7 @@ files       : _systems _version _units _core _guarded _delivery _membership _sen
     _blocks         :
     _merge          : _streams _pcapng _blocks _scan
     _recorded       :
-    _recorder       : _streams _writer _limits _postrotate _index _recorded
+    _recorder       : _streams _writer _limits _postrotate _index _recorded _reader
     _spacing        :
     _replay         : _streams _reader _spacing
     __init__        : _writer _reader _limits _recorded _recorder _replay _scan _merge

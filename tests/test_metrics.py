@@ -21,7 +21,9 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import _core, errors, monitor
 from mcast_fast.monitor import Monitor, Stream, StreamState, _exporter, _families, _server
+from mcast_fast.sequence import Arbiter
 from mcast_fast.stats import Flow, FlowState, Stats
+from tests import legs
 from tests.conftest import free_port, loopback, until
 from tests.interrupts import interrupt_at_each, needs_tracing
 from tests.test_cli import invoke
@@ -212,6 +214,85 @@ def test_what_is_lost_and_comes_late_stays_counted():
     after = numbered(_families.Seen(Stats(lost=2, flows=(flow(lost=2, late=3),)), ()))
     assert before["mcast_sequence_lost"] == after["mcast_sequence_lost"] == {("239.1.1.1", "5000"): 5}
     assert after["mcast_sequence_late"] == {("239.1.1.1", "5000"): 3}
+
+
+def test_counters_do_not_decrease_where_flows_give_way_or_a_monitor_begins_anew(backend):
+    """Prometheus would take the rest for what a new process has counted: for losses that were none."""
+    watch = Monitor(sequence="u64be@0", max_streams=2)
+
+    def look():
+        found = values(get(exporter)[2].decode())
+        return of(found, "mcast_sequence_lost_total"), of(found, "mcast_stream_packets_total", group="239.1.1.1")
+
+    with exported(watch) as exporter:
+        watch.add(rows(*((NOW + at * SECOND, struct.pack(">Q", 100 * at)) for at in range(4))))
+        assert look() == ([198], [4])
+        for source in ("10.0.0.2", "10.0.0.3"):  # the flow of the first one gives way
+            watch.add(rows(*((NOW + 5 * SECOND, bytes(8)) for _ in range(2)), source=source))
+        assert watch._tracker.evicted == 1
+        assert look() == ([198], [6])
+        watch.reset()
+        watch.add(rows((NOW + 6 * SECOND, bytes(8))))
+        assert look() == ([198], [6])
+        watch.add(rows((NOW + 6 * SECOND, bytes(8))))
+        assert look() == ([198], [7])
+
+
+def test_of_series_that_are_gone_few_are_remembered(monkeypatch):
+    monkeypatch.setattr(_families, "_FORGOTTEN", 10)
+    rising = _families.Rising()
+    for number in range(100):
+        family = _families.Family("one", "counter", "", "", ("source",), [((str(number),), 5)])
+        assert rising.shown(family).samples == [((str(number),), 5)]
+    assert len(rising._known["one"]) <= 12
+
+
+def test_a_handler_that_looks_in_the_middle_of_a_look_is_not_remembered(monkeypatch):
+    counts = iter([3, 7, 8])
+    pages = _exporter._Pages(Monitor(), False)
+
+    def seen():
+        count = next(counts)
+        if count == 3:
+            assert metric() == 7
+        return count
+
+    def metric():
+        (family,) = pages.collect()
+        return family.samples[0].value
+
+    monkeypatch.setattr(pages, "_seen", seen)
+    monkeypatch.setattr(
+        _exporter, "families", lambda seen, *_: [_families.Family("one", "counter", "", samples=[((), seen)])]
+    )
+    assert metric() == 3
+    assert metric() == 8
+
+
+def test_the_ledger_of_an_arbiter(backend, tmp_path):
+    path = tmp_path / "b.pcapng"
+    with mcast.files.Writer(path) as writer:
+        writer.write(
+            legs.batch_of([(n, legs.NOW + n * MS, n.to_bytes(8, "big")) for n in (0, 1, 2, 4, 6)], legs.GROUPS[1])
+        )
+    first = legs.leg([(n, n) for n in (0, 2, 4, 5, 6)])
+    with mcast.files.Reader(path) as second, Arbiter([first, second], "u64be@0") as feed:
+        for _ in feed:
+            pass
+        found = shown(feed)
+        with exported(feed) as exporter:
+            page = json.loads(get(exporter, "/json")[2])
+            list(openmetrics_parser.text_string_to_metric_families(get(exporter, **OPEN_METRICS)[2].decode()))
+    assert of(found, "mcast_feed_delivered_total") == of(found, "mcast_feed_packets_total") == [6]
+    assert (of(found, "mcast_feed_unrecovered_total"), of(found, "mcast_feed_recovered_total")) == ([1], [2])
+    assert of(found, "mcast_feed_pending") == [0]
+    for at, lost in (("0", 2), ("1", 2)):
+        assert of(found, "mcast_leg_lost_total", leg=at) == [lost]
+        assert of(found, "mcast_leg_covered_total", leg=at) == [1]
+        assert of(found, "mcast_legs", leg=at, state="ended") == [1]
+        assert sum(of(found, "mcast_legs", leg=at)) == 1
+    assert of(found, "mcast_leg_packets_dropped_total", leg="1", cause="recorded") == [0]
+    assert (page["feed"]["unrecovered"], [one["lost"] for one in page["legs"]]) == (1, [2, 2])
 
 
 def test_numbers_are_the_receivers_own_or_the_monitors_and_never_both():
@@ -512,7 +593,7 @@ def test_without_the_package_the_error_names_the_extra(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [None, "239.1.1.1", 7])
 def test_what_cannot_be_exported(wrong):
-    with pytest.raises(errors.ArgumentError, match="not a Receiver, a Wire, or a Monitor"):
+    with pytest.raises(errors.ArgumentError, match="not a Receiver, a Wire, a Monitor, or an Arbiter"):
         monitor.exporter(wrong, ANY)
 
 
@@ -685,7 +766,7 @@ def tcp_port():
         return probe.getsockname()[1]
 
 
-def scraped(*arguments, group, count=7):
+def scraped(*arguments, group, count=7, counter="mcast_stream_packets_total"):
     """What a verb serves when that many packets have come, and how it ended: a signal ends it then."""
     port, found = tcp_port(), {}
 
@@ -700,7 +781,7 @@ def scraped(*arguments, group, count=7):
             assert until(scrape, 60)
             with mcast.Sender(group, ttl=0) as tx:
                 tx.send_batch([b"\x80\x21\x00" + bytes([number]) + bytes(8) for number in range(count)])
-            assert until(lambda: of(scrape(), "mcast_stream_packets_total") == [count], 60), scrape()
+            assert until(lambda: of(scrape(), counter) == [count], 60), scrape()
             found.update(scrape())
         finally:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -735,6 +816,18 @@ def test_verbs_serve_what_they_receive(backend, no_leak, tmp_path, monkeypatch, 
     own_numbers = "rtp" in arguments
     assert of(found, "mcast_sequence_lost_total") == ([0] if own_numbers else [])  # by itself 16 packets show RTP
     assert any("source" in dict(has) for _, has in found) == ("--metrics-per-source" in arguments)
+    assert until(lambda: not threads())
+
+
+@pytest.mark.needs("signals to processes", "kernel_timestamps")
+def test_arbitrate_serves_its_ledger(backend, no_leak):
+    groups = [f"239.9.3.{number}%{loopback()}:{free_port()}" for number in (10, 11)]
+    options = (*groups, "-f", "rtp", "--hold", "1ms")
+    found, result = scraped("arbitrate", *options, group=groups[0], counter="mcast_feed_delivered_total")
+    assert result.exit_code == 0, result.stderr
+    assert of(found, "mcast_leg_received_total") == [7, 0]
+    assert of(found, "mcast_legs", leg="1", state="waiting") == [1]
+    assert of(found, "mcast_leg_packets_dropped_total", leg="0", cause="background") == [0]
     assert until(lambda: not threads())
 
 

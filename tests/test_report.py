@@ -305,6 +305,18 @@ def test_streams_are_bounded_and_the_rest_is_summed(backend, monkeypatch):
     assert "50 streams more" in "".join(rows[-1].itertext())
 
 
+def test_what_flows_lost_that_gave_way_is_lost(backend, monkeypatch):
+    monkeypatch.setattr(collect, "MOST_STREAMS", 2)
+    flows = [stream((1, 2, 4), start=NOW + number * 9 * MS, group=number) for number in range(5)]
+    found = collected(*(batch(one) for one in flows), form="u16be@2")
+    assert (found.lost, found.evicted_lost, len(found.flows)) == (5, 3, 2)
+    headline = text.headline(found)
+    assert headline.startswith("15 packets of more than 2 streams in ")
+    assert "; 5 lost on " in headline
+    assert ", 3 of them by flows that gave way to others" in headline
+    assert found.as_dict()["lost"] == 5
+
+
 def test_a_fault_has_a_colour_whatever_its_rate(backend):
     busy = [stream(range(400), step=10 * MS, group=at, source=at) for at in range(2, 12)]
     found = collected(batch(*busy, stream([n for n in range(200) if n != 100], step=20 * MS)))

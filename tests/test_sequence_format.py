@@ -110,6 +110,8 @@ def test_widths():
         ("u8@1*0:u8@0", "scale 0 is out of range"),
         ("u8@1:u8@0", "not a whole number"),
         ("u8@0&0&0", "is not a field"),
+        ("u32be@0&0", "a mask of 0 leaves none"),
+        ("u32be@0&0x0", "a mask of 0 leaves none"),
         (b"rtp", "is not a format"),
     ],
 )

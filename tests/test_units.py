@@ -132,6 +132,15 @@ def test_a_number_in_the_range_is_itself(value):
     assert whole_number(value, "ttl", 1, 255) == value
 
 
+def test_a_number_of_numpy_is_one():
+    numpy = pytest.importorskip("numpy")
+    found = whole_number(numpy.int64(7), "ttl", 1, 255)
+    assert (found, type(found)) == (7, int)
+    for wrong in (numpy.int64(0), numpy.float64(7), numpy.bool_(True)):
+        with pytest.raises(ArgumentError, match=r"ttl .* 1 to 255"):
+            whole_number(wrong, "ttl", 1, 255)
+
+
 @pytest.mark.parametrize("value", [0, 256, -1, True, 1.0, "1", None, 10**100])
 def test_a_number_out_of_range_is_refused_with_the_range(value):
     with pytest.raises(ArgumentError, match=r"ttl .* 1 to 255"):

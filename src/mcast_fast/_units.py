@@ -4,6 +4,7 @@ Rules of this module: no I/O. A size in text always has a unit: tcpdump's -B cou
 bare number in a text would be misread.
 """
 
+import operator
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -270,7 +271,11 @@ def iterated(values: Iterable[T], what: str, wanted: str) -> tuple[T, ...]:
 
 
 def whole_number(value: int, what: str, smallest: int, largest: int) -> int:
-    """`value` when it is an integer in the range; ArgumentError names `what`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not smallest <= value <= largest:
+    """`value` when it is an integer in the range, NumPy's too; ArgumentError names `what`."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not smallest <= number <= largest:
         raise ArgumentError(f"{what} {value!r} is out of range; use {smallest} to {largest}")
-    return value
+    return number

@@ -89,6 +89,11 @@ class Collector:
 
     # ---- figures ----
 
+    @property
+    def evicted_lost(self) -> int:
+        """Numbers lost by flows that gave way; 0 where any packet that looks like RTP makes a flow."""
+        return 0 if self.tracker is None or self._is_auto else self.tracker.core.totals().evicted_lost
+
     def streams(self) -> Iterator[Shown]:
         """What came, also of memberships for which nothing did."""
         for one in self.monitor.streams():
@@ -193,6 +198,7 @@ def figures_of(
         dropped_series=grid.row(DROPPED, 0),
         sizes=dict(sorted(sizes.items())),
         untimed=sum(one.packets.untimed for one in collectors),
+        evicted_lost=sum(one.evicted_lost for one in collectors),
         **more,
     )
 

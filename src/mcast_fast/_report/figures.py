@@ -94,6 +94,8 @@ class Figures:
         findings: Of the doctor, of a live report; None where it was not asked.
         errors: Why files end early.
         drops_exact: False where drops are a lower bound, for the kernel counts coalesced packets as one.
+        evicted_lost: Numbers lost by flows that gave way to others; 0 where the format was not named, for what they
+            were is not known.
     """
 
     sources: tuple[str, ...]
@@ -117,6 +119,7 @@ class Figures:
     errors: tuple[str, ...] = ()
     names: tuple[str, ...] = field(default=())  # of the legs
     drops_exact: bool = True
+    evicted_lost: int = 0
 
     @property
     def packets(self) -> int:
@@ -131,7 +134,7 @@ class Figures:
     @property
     def lost(self) -> int | None:
         """Numbers that did not come; None where no numbers were recognised."""
-        return sum(one.lost for one in self.flows) if self.flows else None
+        return sum(one.lost for one in self.flows) + self.evicted_lost if self.flows else None
 
     @property
     def all_dropped(self) -> int:
@@ -158,6 +161,7 @@ class Figures:
             "packets": self.packets,
             "bytes": self.bytes,
             "lost": self.lost,
+            "evicted_lost": self.evicted_lost,
             "dropped": self.dropped,
             "drops_exact": self.drops_exact,
             "bins": self.span._asdict() | {"dropped": self.dropped_series, "others": self.others[0]},

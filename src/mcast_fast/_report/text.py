@@ -132,7 +132,9 @@ def headline(figures: Figures) -> str:
     """The whole report in one sentence."""
     if not figures.streams:
         return f"No packet came{f' in {seconds(figures.seconds)}' if figures.is_live else ''}"
-    came = f"{plural(figures.packets, 'packet')} of {plural(len(figures.streams), 'stream')}"
+    named = [one for one in figures.streams if one.stream.group != OTHER]
+    more = "more than " if len(named) < len(figures.streams) else ""
+    came = f"{plural(figures.packets, 'packet')} of {more}{plural(len(named), 'stream')}"
     return "; ".join((f"{came} in {seconds(figures.seconds)}", *_faults(figures)))
 
 
@@ -146,7 +148,7 @@ def _faults(figures: Figures) -> Iterable[str]:
     losing = [one for one in figures.flows if one.lost > 0]
     if figures.legs is not None:
         yield f"{figures.legs.unrecovered:,} of {figures.legs.expected:,} came on no leg"
-    if losing:
+    if losing or figures.evicted_lost:
         yield _losses(losing, figures)
     if figures.all_dropped:
         who = "this host dropped" if figures.is_live else "the recordings report as dropped"
@@ -157,15 +159,17 @@ def _faults(figures: Figures) -> Iterable[str]:
         yield f"nothing came of {listed(figures.waiting)}"
     if figures.errors:
         yield f"{plural(len(figures.errors), 'file')} could not be read to the end"
-    if figures.flows and not losing:
+    if figures.flows and not figures.lost:
         yield "none lost"
     elif not figures.flows:
         yield "loss is not known, for no numbers were recognised"
 
 
 def _losses(losing: Sequence[Flow], figures: Figures) -> str:
-    where = listed([flow_name(one, figures.flows) for one in losing])
-    text = f"{figures.lost:,} lost on {where}"
+    names = [flow_name(one, figures.flows) for one in losing]
+    text = f"{figures.lost:,} lost" + (f" on {listed(names)}" if names else "")
+    if figures.evicted_lost:
+        return f"{text}, {figures.evicted_lost:,} of them by flows that gave way to others"
     if len(losing) == 1 and losing[0].bursts:
         number = len(losing[0].bursts)
         text += f" in {word(number)} burst{'' if number == 1 else 's'}"

@@ -11,8 +11,9 @@ import click
 from mcast_fast._units import plural
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
-from mcast_fast.cli.options import FILE, GROUP_OR_FILE, TIME, groups_alone, receiving, shared
-from mcast_fast.cli.output import complain, counted, own_line, standard_input, standard_output, wrapped
+from mcast_fast.cli.metrics import served
+from mcast_fast.cli.options import FILE, GROUP_OR_FILE, UP_TO_A_MINUTE, groups_alone, receiving, shared
+from mcast_fast.cli.output import complain, counted, own_line, standard_input, wrapped
 from mcast_fast.cli.progress import Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ArgumentError, CaptureError, FileError
@@ -20,15 +21,14 @@ from mcast_fast.files._limits import Autostop
 from mcast_fast.files._reader import Reader
 from mcast_fast.files._recorder import Recorder
 from mcast_fast.files._replay import Replay
-from mcast_fast.files._streams import is_same_file
 from mcast_fast.groups import Group
 from mcast_fast.receiver import Receiver
 from mcast_fast.sequence._arbiter import HOLD, Arbiter, Pairs
 from mcast_fast.sequence._ledger import ArbiterStats, LegStats
 
 FEED = (
-    *("expected", "delivered", "duplicates", "recovered", "unrecovered", "pending", "late", "restarts", "ambiguous"),
-    *("overflows", "evicted"),
+    *("expected", "delivered", "duplicates", "recovered", "unrecovered", "pending", "held", "late", "restarts"),
+    *("ambiguous", "overflows", "evicted"),
 )
 LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "duplicates", "outside", "unnumbered")
 
@@ -39,7 +39,11 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
     "-f", "--format", "--sequence", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8."
 )
 @click.option(
-    "--hold", type=TIME, default=HOLD, show_default=True, help="How much later another leg may bring a number."
+    "--hold",
+    type=UP_TO_A_MINUTE,
+    default=HOLD,
+    show_default=True,
+    help="How much later another leg may bring a number.",
 )
 @click.option(
     "--order/--no-order", default=True, help="In the order of numbers (default), or what comes first at once."
@@ -58,7 +62,7 @@ LEG = ("received", "lost", "covered", "absent", "pending", "first", "late", "dup
     port="UDP port, for legs that name none.",
     source="Take packets of this source only, for legs that name none.",
 )
-@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch")
+@shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics")
 @shared("quiet", "progress")
 @shared(json="The ledger as an object on standard output.", fail_on_loss="Exit 3 when no leg brought a number.")
 def command(
@@ -77,6 +81,8 @@ def command(
     covered      of those: another leg brought it
     absent       of a leg: sent before its first number, or while it was silent
     unrecovered  no leg brought it in time
+    pending      not there or not delivered at the end, before --hold had passed
+    held         of those of the feed: it waits for what is before it
 
     Without -w and --to the legs are compared. Files of the legs give the same figures as the live stream.
 
@@ -85,8 +91,8 @@ def command(
     """
     if path and target:
         raise click.UsageError("give -w or --to, not both")
-    if path:
-        _check_output(path, legs)
+    if options["metrics"] is not None and all(map(is_a_file, legs)):
+        raise click.UsageError("--metrics is of groups; files are read to their ends at once")
     with contextlib.ExitStack() as opened:
         sources: list[Receiver | Reader] = [_leg(leg, options, opened) for leg in legs]
         pairs: Pairs | None = dict(map(_pair, options["pairs"])) or None
@@ -95,11 +101,10 @@ def command(
             Arbiter(sources, options["form"], options["hold"], options["order"], pairs, timeout=waits)
         )
         subject = " ".join(legs)
+        opened.enter_context(served(options, arbiter))
         with Progress(lambda: (arbiter.stats, subject), lambda show: show(), shown_as(quiet, progress), _loss):
             error = _run(arbiter, path, target, options)
-        if not arbiter.closed:
-            arbiter.flush()
-        stats = arbiter.stats
+        stats = arbiter.stats  # and no flush: what other legs may still bring when it is ended is no loss of theirs
     own_line()
     if as_json:
         click.echo(_json(stats), err=path == "-")
@@ -107,13 +112,6 @@ def command(
         for line in _lines(stats):
             click.echo(wrapped(line, sys.stderr if path == "-" else sys.stdout), err=path == "-")
     _exit(stats, error, options["fail_on_loss"])
-
-
-def _check_output(path: str, legs: tuple[str, ...]) -> None:
-    """ArgumentError where the feed would be written over one of its legs."""
-    for leg in legs:
-        if is_a_file(leg) and is_same_file(standard_input(leg), standard_output(path)):
-            raise ArgumentError(f"{leg} is its own target; write to another file")
 
 
 def _loss(stats: ArbiterStats) -> str:
@@ -186,7 +184,8 @@ def _exit(stats: ArbiterStats, error: str, fail_on_loss: bool) -> None:
         complain(error)
     if unnumbered := sum(leg.unnumbered for leg in stats.legs):
         complain(f"{plural(unnumbered, 'packet')} without a number by this format")
-    code = 1 if error else LOSS if fail_on_loss and stats.unrecovered else 0
+    missing = stats.unrecovered + stats.pending - stats.held
+    code = 1 if error else LOSS if fail_on_loss and missing else 0
     if not stats.delivered and not code:
         complain("no packet with a number came")
         code = NOTHING_CAME

@@ -12,7 +12,7 @@ from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import is_a_file
 from mcast_fast.cli.flows import flows_json, missing, print_flows, table_of
 from mcast_fast.cli.metrics import observed
-from mcast_fast.cli.options import GROUP_OR_FILE, TIME, groups_alone, receiving, shared
+from mcast_fast.cli.options import GROUP_OR_FILE, UP_TO_AN_HOUR, groups_alone, receiving, shared
 from mcast_fast.cli.output import complain, standard_input
 from mcast_fast.cli.progress import How, Progress, shown_as
 from mcast_fast.cli.signals import stop_signals_call
@@ -33,7 +33,9 @@ REFRESHES = 2  # per second, of a table on a terminal
     "-f", "--format", "--sequence", "form", required=True, help="rtp, moldudp64, mcast-fast …, or u64be@10/u32be@8."
 )
 @shared("interface", "port", "source")
-@click.option("--window", type=TIME, default=WINDOW, show_default=True, help="What is missing for longer is lost.")
+@click.option(
+    "--window", type=UP_TO_AN_HOUR, default=WINDOW, show_default=True, help="What is missing for longer is lost."
+)
 @shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
 @shared(quiet="No live table, and of files no line per second, which a terminal gets.")
 @shared(json="An object at the end instead of a table.", fail_on_loss="Exit 3 also when a packet was dropped here.")

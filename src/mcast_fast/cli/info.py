@@ -8,9 +8,9 @@ import sys
 import click
 
 from mcast_fast._units import NANOSECONDS, plural
-from mcast_fast.cli.codes import ERROR, NOTHING_CAME
+from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
 from mcast_fast.cli.contents import nothing_of
-from mcast_fast.cli.flows import flow_object, print_flows
+from mcast_fast.cli.flows import flow_object, missing, print_flows
 from mcast_fast.cli.options import FILE, GROUP, shared
 from mcast_fast.cli.output import aligned, complain, endpoint_text, folded, standard_input, time_text
 from mcast_fast.errors import escaped
@@ -28,8 +28,13 @@ LISTED = 8  # interfaces by name
 @click.argument("groups", metavar="[GROUP]...", type=GROUP, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Unicast UDP too.")
 @click.option("--sequence", metavar="FORMAT", help="Follow the packets' numbers too: rtp, or u64be@10/u32be@8.")
-@shared(json="An object instead of a table.")
-def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str | None, as_json: bool) -> None:
+@shared(
+    json="An object instead of a table.",
+    fail_on_loss="Exit 3 when the file reports drops or, with --sequence, numbers are missing.",
+)
+def command(
+    file: str, groups: tuple[str, ...], everything: bool, sequence: str | None, as_json: bool, fail_on_loss: bool
+) -> None:
     """Count the packets of a capture file by group and source: pcapng or pcap, also .gz and .zst; - is standard input.
 
     Of each flow: packets; seconds from the first to the last; packets and megabits of payload per second; bytes of
@@ -37,7 +42,7 @@ def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str 
     listed, and the others together. What is left out of them is named in the last line.
 
     Exits 0; 1 when the file cannot be read to its end (what could be read is shown); 2 on a usage error;
-    4 when it holds no packet of the GROUPs.
+    3 on loss with --fail-on-loss; 4 when it holds no packet of the GROUPs.
     """
     with Reader(
         standard_input(file), *groups, multicast_only=not everything, batch_size=4096, sequence=sequence
@@ -60,6 +65,8 @@ def command(file: str, groups: tuple[str, ...], everything: bool, sequence: str 
     if groups and not summary.total.packets:  # the message has what matters of an empty table
         complain(nothing_of(file, groups))
         raise click.exceptions.Exit(NOTHING_CAME)
+    if fail_on_loss and (summary.stats.dropped or summary.stats.lost or missing(summary.stats.flows)):
+        raise click.exceptions.Exit(LOSS)
 
 
 def _flow_object(flow: Flow) -> dict[str, object]:

@@ -11,18 +11,19 @@ if TYPE_CHECKING:
     from mcast_fast._core.fast.views import Batch
     from mcast_fast.monitor._monitor import Monitor
     from mcast_fast.receiver import Receiver
+    from mcast_fast.sequence._arbiter import Arbiter
 
 
 @contextlib.contextmanager
-def served(options: dict[str, Any], watch: "Monitor") -> Iterator[None]:
-    """Metrics of a monitor meanwhile, where --metrics says so."""
+def served(options: dict[str, Any], watch: "Monitor | Arbiter") -> Iterator[None]:
+    """Metrics of a monitor or an arbiter meanwhile, where --metrics says so."""
     if options["metrics"] is None:
         yield
         return
     from mcast_fast.monitor._exporter import exporter
 
     try:
-        opened = exporter(watch, options["metrics"], per_source=options["metrics_per_source"])
+        opened = exporter(watch, options["metrics"], per_source=options.get("metrics_per_source", False))
     except SocketError as error:
         raise SocketError(error.errno or 0, f"--{error}", error.operation) from error
     with opened:

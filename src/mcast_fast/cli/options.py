@@ -5,6 +5,7 @@ A time is seconds, or has a unit (100ms, 5min). A rate is datagrams per second, 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -65,6 +66,13 @@ def _longer_than_nothing(text: str) -> float:
     seconds = _seconds(text)
     if not seconds:
         raise ArgumentError(f"{text!r} is no time; use more than 0, such as 100ms")
+    return seconds
+
+
+def _up_to(longest: float, named: str, text: str) -> float:
+    seconds = _longer_than_nothing(text)
+    if seconds > longest:
+        raise ArgumentError(f"{text!r} is too long; use up to {named}")
     return seconds
 
 
@@ -131,6 +139,8 @@ def _address(text: str) -> str:
 ADDRESS = Parsed("[HOST]:PORT", _address)
 TIME = Parsed("TIME", _seconds)
 LONGER = Parsed("TIME", _longer_than_nothing)
+UP_TO_A_MINUTE = Parsed("TIME", partial(_up_to, 60.0, "a minute"))
+UP_TO_AN_HOUR = Parsed("TIME", partial(_up_to, 3600.0, "an hour"))
 RATE = Parsed("RATE", _rate)
 SPEED = Parsed("FACTOR", _speed)
 DSCP = Parsed("DSCP", _dscp)

@@ -16,7 +16,16 @@ from mcast_fast._report.collect import Collector, figures_of, new_grid
 from mcast_fast._report.figures import Figures
 from mcast_fast._report.legs import Tap
 from mcast_fast.cli.codes import ERROR, LOSS, NOTHING_CAME
-from mcast_fast.cli.options import FILE, GROUP_OR_FILE, LONGER, groups_alone, receiving, recognised_form, shared
+from mcast_fast.cli.options import (
+    FILE,
+    GROUP_OR_FILE,
+    LONGER,
+    UP_TO_A_MINUTE,
+    groups_alone,
+    receiving,
+    recognised_form,
+    shared,
+)
 from mcast_fast.cli.output import complain, nothing_came, standard_input, wrapped, write_whole
 from mcast_fast.cli.signals import stop_signals_call
 from mcast_fast.errors import ArgumentError, CaptureError, MulticastError, file_error
@@ -49,7 +58,9 @@ PATH = "report.html"
 @click.option("--svg", metavar="FILE", type=FILE, help="The charts over time alone, as one picture.")
 @recognised_form
 @click.option("--legs", is_flag=True, help="Each GROUP or FILE is a leg of one feed: compare them.")
-@click.option("--hold", type=LONGER, default=HOLD, show_default=True, help="How much later a leg may bring a number.")
+@click.option(
+    "--hold", type=UP_TO_A_MINUTE, default=HOLD, show_default=True, help="How much later a leg may bring a number."
+)
 @click.option("--no-doctor", is_flag=True, help="Of groups: do not examine this host meanwhile.")
 @shared("interface", "port", "source", "buffer_size", "background", "ring", "watch")
 @shared(json="The figures as an object on standard output.", fail_on_loss="Exit 3 when something is missing.")
@@ -257,5 +268,4 @@ def _arbitrated(
                 pass
         except CaptureError as wrong:
             errors.append(str(wrong))
-        arbiter.flush()
         return {"legs": arbiter.stats, "names": names}, errors

@@ -135,6 +135,8 @@ def _what_to_send(
     if pattern is not None and (size is None or file is not None):
         raise click.UsageError("--pattern fills --size bytes; give --size, and no --file")
     if file is not None:
+        if 1 < count < FOREVER and not file.seekable():
+            raise click.UsageError("--count sends the file again, and what comes through a pipe is read only once")
         return arguments, _pieces(file, size or 1316, count)
     if options["stdin_lines"]:
         if count != 1 or size is not None:
@@ -180,9 +182,15 @@ def _pieces(file: BinaryIO, size: int, count: int) -> Iterator[bytes]:
     """The file in pieces of `size` bytes, from its beginning each time."""
     for turn in range(count):
         if turn:
+            if count == FOREVER and not file.seekable():  # as long as it lasts
+                return
             file.seek(0)
-        while piece := file.read(size):
+        piece = file.read(size)
+        if not piece:  # an empty file is empty each time
+            return
+        while piece:
             yield piece
+            piece = file.read(size)
 
 
 def _is_group(text: str) -> bool:

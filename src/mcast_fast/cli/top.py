@@ -13,13 +13,13 @@ import click
 from mcast_fast import _core
 from mcast_fast.cli.codes import LOSS, NOTHING_CAME
 from mcast_fast.cli.metrics import served
-from mcast_fast.cli.options import GROUP, LONGER, TIME, groups_alone, receiving, recognised_form, shared
+from mcast_fast.cli.options import GROUP, LONGER, UP_TO_AN_HOUR, groups_alone, receiving, recognised_form, shared
 from mcast_fast.cli.output import complain, nothing_came
 from mcast_fast.cli.signals import signals_call, stop_signals_call
 from mcast_fast.cli.top_keys import Keys, Settings
 from mcast_fast.cli.top_view import COLUMNS, Shown, as_object, drops_table, line, screen, stream_table, totals
 from mcast_fast.errors import ClosedError, FeatureError, SocketError
-from mcast_fast.monitor._monitor import MOST_STREAMS, STALLED_AFTER, Monitor
+from mcast_fast.monitor._monitor import LARGEST_TABLE, MOST_STREAMS, STALLED_AFTER, Monitor, missing
 from mcast_fast.monitor._stream import drops
 from mcast_fast.monitor._wire import Wire
 from mcast_fast.receiver import Receiver
@@ -39,8 +39,18 @@ WIDE = 250  # columns where there is no terminal: nothing is folded, so that gre
 @shared("port", "source", interface="For groups that name none; alone: all that reaches it, joined or not (a ring).")
 @recognised_form
 @click.option("--interval", type=LONGER, default="1s", show_default=True, help="Between lines, without a terminal.")
-@click.option("--stalled-after", type=TIME, default=STALLED_AFTER, show_default=True, help="A silence that is a stall.")
-@click.option("--streams", "most", default=MOST_STREAMS, show_default=True, help="Rows at most; others are added up.")
+@click.option(
+    "--stalled-after", type=UP_TO_AN_HOUR, default=STALLED_AFTER, show_default=True, help="A silence that is a stall."
+)
+@click.option(
+    "--streams",
+    "most",
+    type=click.IntRange(1, LARGEST_TABLE),
+    metavar="N",
+    default=MOST_STREAMS,
+    show_default=True,
+    help="Rows at most; others are added up.",
+)
 @shared("count", "timeout", "duration", "buffer_size", "background", "ring", "watch", "metrics", "metrics_per_source")
 @shared(
     json="An object per interval, and one at the end.",
@@ -87,7 +97,7 @@ def command(groups: tuple[str, ...], as_json: bool, **options: Any) -> None:
                     time.sleep(GATHER)
         ended = receiver.closed  # by a key or a signal
         display.report()
-    if code := _exit_code(display.shown, options, ended, groups):
+    if code := _exit_code(display.shown, missing(watch), options, ended, groups):
         raise click.exceptions.Exit(code)
 
 
@@ -109,9 +119,9 @@ def _opened(groups: tuple[str, ...], options: dict[str, Any]) -> Receiver | Wire
         raise SocketError(error.errno or 0, f"--interface without a group: {error}", error.operation) from error
 
 
-def _exit_code(shown: Shown, options: dict[str, Any], ended: bool, groups: tuple[str, ...]) -> int:
+def _exit_code(shown: Shown, missed: int, options: dict[str, Any], ended: bool, groups: tuple[str, ...]) -> int:
     dropped = sum(value or 0 for cause, value in shown.drops.items() if cause != "nic")
-    if options["fail_on_loss"] and (dropped or any(one.lost for one in shown.streams)):
+    if options["fail_on_loss"] and (dropped or missed):
         return LOSS
     came = any(one.packets for one in shown.streams)
     if not came and not ended and options["timeout"] is not None:

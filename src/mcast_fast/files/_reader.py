@@ -27,7 +27,7 @@ from mcast_fast._units import (
 from mcast_fast.errors import CaptureError, FileError
 from mcast_fast.files._input import Input
 from mcast_fast.files._skipped import named
-from mcast_fast.files._streams import PathOrFile, open_input, subject_of
+from mcast_fast.files._streams import PathOrFile, is_same_file, open_input, subject_of
 from mcast_fast.files._unpacking import PAUSE
 from mcast_fast.groups import Group, Groups, listed
 from mcast_fast.sequence._format import Format
@@ -141,6 +141,7 @@ class Reader(Delivery):
             open_input(file) if isinstance(file, str | os.PathLike) else file, self._subject, bool(follow)
         )
         self._owned = isinstance(file, str | os.PathLike)
+        self._file = file
         self._fresh: list[tuple[Batch, object]] = []  # decoded, and not yet seen by the tracker; each with a token
         self._failure: CaptureError | FileError | None = None
         self._closed = False
@@ -234,6 +235,10 @@ class Reader(Delivery):
         return True
 
     # ---- state ----
+
+    def _reads(self, file: PathOrFile) -> bool:
+        """Whether a path, or an open file, is what this reads."""
+        return is_same_file(self._file, file)
 
     @property
     def groups(self) -> tuple[Group, ...]:

@@ -117,6 +117,8 @@ class Recorder(Guarded):
                 checked_call(call, name)
         checked_text(filter_text, "filter_text")
         subject = subject_of(path, "write")
+        if isinstance(receiver, Arbiter):
+            _check_not_read(receiver, path)
         self._stream = None if isinstance(path, str | os.PathLike) else path
         if self._stream is not None and (rotate is not None or reserve is not None or command is not None):
             raise ArgumentError(f"{subject} is no file that can be rotated, preallocated, or passed to a command")
@@ -568,6 +570,15 @@ class Recorder(Guarded):
             file.packets,
             file.bytes,
         )
+
+
+def _check_not_read(arbiter: Arbiter, path: PathOrFile) -> None:
+    """ArgumentError where the path is that of a leg's file, which opening it would empty."""
+    from mcast_fast.files._reader import Reader
+
+    for leg in arbiter.legs:
+        if isinstance(leg, Reader) and leg._reads(path):
+            raise ArgumentError(f"{subject_of(path)} is its own target; write to another file")
 
 
 def _post_rotate(command: str) -> "PostRotate":

@@ -7,35 +7,37 @@ import gzip
 import http
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from mcast_fast import _core
+from mcast_fast._core import process
 from mcast_fast._core.lifetime import Closing
 from mcast_fast._units import checked
 from mcast_fast._version import __version__
 from mcast_fast.errors import ClosedError, warn
 from mcast_fast.files._optional import module
-from mcast_fast.monitor._families import Family, Seen, families
+from mcast_fast.monitor._families import FEED, Family, Rising, Seen, families
 from mcast_fast.monitor._monitor import Monitor
 from mcast_fast.monitor._server import Answer, Request, Server, endpoint, plain
 from mcast_fast.monitor._stream import drops
 from mcast_fast.monitor._wire import Wire
 from mcast_fast.receiver import Receiver
-from mcast_fast.stats import Stats
+from mcast_fast.sequence._arbiter import Arbiter
+from mcast_fast.stats import ReaderStats, Stats
 
 ADDRESS = ":9464"  # the port of OpenTelemetry's exporters for Prometheus
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 FASTEST_GZIP = 1
+Watched: TypeAlias = Receiver | Wire | Monitor | Arbiter
 NO_COUNTERS = {"events", "flows"}
 
 
-def exporter(
-    watched: Receiver | Wire | Monitor, address: str | None = ADDRESS, *, per_source: bool = False
-) -> "Exporter":
+def exporter(watched: Watched, address: str | None = ADDRESS, *, per_source: bool = False) -> "Exporter":
     """Export metrics over HTTP, from a thread of its own, until the exporter is closed.
 
         with monitor.exporter(watch):
@@ -44,8 +46,8 @@ def exporter(
 
     `/metrics` has them as OpenMetrics or as Prometheus' text, whichever the client prefers; `/json` has the ledger and
     all streams as JSON. Names, types and labels: docs/metrics.md. A Monitor gives the streams, and the ledger of its
-    receiver; a Receiver or a Wire by itself gives its ledger alone. They stay open when the exporter is closed, and may
-    be closed before.
+    receiver; a Receiver or a Wire by itself gives its ledger alone; an Arbiter gives its ledger, and what was dropped
+    of its legs. They stay open when the exporter is closed, and may be closed before.
 
     Args:
         watched: What is exported.
@@ -79,10 +81,8 @@ class Exporter(Closing):
 
     __module__ = "mcast_fast.monitor"
 
-    def __init__(
-        self, watched: Receiver | Wire | Monitor, address: str | None = ADDRESS, *, per_source: bool = False
-    ) -> None:
-        checked(watched, Receiver | Wire | Monitor, "watched", "a Receiver, a Wire, or a Monitor")
+    def __init__(self, watched: Watched, address: str | None = ADDRESS, *, per_source: bool = False) -> None:
+        checked(watched, Watched, "watched", "a Receiver, a Wire, a Monitor, or an Arbiter")
         self._pages = _Pages(watched, bool(per_source))
         self._closed = False
         self._servers: list[Server] = []  # one, or none
@@ -158,7 +158,7 @@ class Exporter(Closing):
 class _Pages:
     """What is answered: the thread refers to this, and not to the exporter, which may be forgotten."""
 
-    def __init__(self, watched: Receiver | Wire | Monitor, per_source: bool) -> None:
+    def __init__(self, watched: Watched, per_source: bool) -> None:
         what = "an exporter of metrics"
         self._core = module("prometheus_client.core", what, "metrics")
         self._texts = {
@@ -168,6 +168,10 @@ class _Pages:
         self._watched = watched
         self._per_source = per_source
         self._build = {"version": __version__, "backend": _core.backend}
+        self._process = process.number
+        self._rising = Rising()
+        self._looking = threading.RLock()  # held from a look until it is remembered
+        self._is_looking = False
 
     def answer(self, request: Request) -> Answer:
         """What a client gets."""
@@ -182,9 +186,22 @@ class _Pages:
 
     def collect(self) -> Iterator[Any]:
         """As Exporter.collect."""
-        return map(self._metric, families(self._seen(), self._per_source, self._build))
+        if self._process != process.number:  # the thread that holds the lock may not be here
+            self._seen()
+        with self._looking:
+            is_first, self._is_looking = not self._is_looking, True  # else a signal handler looks in the middle
+            try:
+                found = families(self._seen(), self._per_source, self._build)
+                shown = [self._rising.shown(one, is_kept=is_first) for one in found]
+            finally:
+                self._is_looking = not is_first
+        return map(self._metric, shown)
 
     def _seen(self) -> Seen:
+        if isinstance(self._watched, Arbiter):
+            ledgers = [one.stats for one in self._watched.legs]
+            dropped = tuple(drops(one) if isinstance(one, Stats | ReaderStats) else {} for one in ledgers)
+            return Seen(None, (), self._watched.stats, dropped)
         if isinstance(self._watched, Monitor):
             receiver, streams = self._watched.receiver, self._watched.streams()
         else:
@@ -218,6 +235,10 @@ class _Pages:
 def _as_object(seen: Seen) -> dict[str, Any]:
     """What was counted, for JSON."""
     found: dict[str, Any] = {"streams": [one._asdict() for one in seen.streams]}
+    if seen.feed is not None:
+        found["feed"] = {one.name.removeprefix("mcast_feed_"): one.value(seen.feed) for one in FEED}
+        legs = zip(seen.feed.legs, seen.leg_drops, strict=True)
+        found["legs"] = [asdict(leg) | {"drops": dropped} for leg, dropped in legs]
     if seen.stats is not None:
         names = [one.name for one in fields(Stats) if one.name not in NO_COUNTERS]
         found["ledger"] = {name: getattr(seen.stats, name) for name in names}

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 from mcast_fast._units import NANOSECONDS
 from mcast_fast.errors import escaped
 from mcast_fast.monitor._stream import Stream, StreamState, drops, gap_bound
+from mcast_fast.sequence._ledger import ArbiterStats, LegState
 from mcast_fast.stats import Stats
 
+_FORGOTTEN = 1024  # series that are gone and remembered, of each family
 STREAM_LABELS = ("group", "port", "interface")
 NUMBER_LABELS = ("group", "port")
 SOURCE = "source"
@@ -35,10 +37,13 @@ class Family(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What there was at one moment: the ledger, where there is a receiver, and streams, where there is a monitor."""
+    """What there was at one moment: the ledger, where there is a receiver, and streams, where there is a monitor; or
+    the ledger of an arbiter, and what was dropped of each of its legs, by cause."""
 
     stats: Stats | None
     streams: tuple[Stream, ...]
+    feed: ArbiterStats | None = None
+    leg_drops: tuple[dict[str, int | None], ...] = ()
 
 
 class _Row(NamedTuple):
@@ -91,6 +96,39 @@ LEDGER = (
     ),
     _Row("mcast_batches", "counter", "Batches that were delivered.", "", lambda one: one.batches),
     _Row("mcast_wakeups", "counter", "Returns from waiting.", "", lambda one: one.wakeups),
+)
+# Of an arbiter, in numbers; those that are taken back when they come late stay counted.
+FEED = (
+    _Row("mcast_feed_packets", "counter", "Packets that were delivered.", "", lambda one: one.received),
+    _Row("mcast_feed_delivered", "counter", "Numbers that were delivered.", "", lambda one: one.delivered),
+    _Row("mcast_feed_unrecovered", "counter", "Numbers that no leg brought in time.", "", lambda one: one.unrecovered),
+    _Row("mcast_feed_recovered", "counter", "Losses of legs that another leg covered.", "", lambda one: one.recovered),
+    _Row("mcast_feed_late", "counter", "Numbers that came behind where the feed was.", "", lambda one: one.late),
+    _Row("mcast_feed_restarts", "counter", "Times that the sender began anew.", "", lambda one: one.restarts),
+    _Row("mcast_feed_ambiguous", "counter", "Times that loss could not be told.", "", lambda one: one.ambiguous),
+    _Row("mcast_feed_pending", "gauge", "Numbers not delivered, and not given up.", "", lambda one: one.pending),
+)
+LEGS = (
+    _Row("mcast_leg_received", "counter", "Numbers that the leg brought, again too.", "", lambda one: one.received),
+    _Row(
+        "mcast_leg_lost",
+        "counter",
+        "Numbers that the leg did not bring in time while it was there, those that came late included.",
+        "",
+        lambda one: one.lost + one.late,
+    ),
+    _Row("mcast_leg_covered", "counter", "Of those, what another leg brought.", "", lambda one: one.covered),
+    _Row("mcast_leg_absent", "counter", "Numbers sent while the leg was silent.", "", lambda one: one.absent),
+    _Row("mcast_leg_late", "counter", "Numbers that came after they were charged.", "", lambda one: one.late),
+    _Row("mcast_leg_duplicates", "counter", "Numbers that the leg brought again.", "", lambda one: one.duplicates),
+    _Row("mcast_leg_first", "counter", "Numbers of which the leg was the first.", "", lambda one: one.first),
+)
+LEG_STATES = Family("mcast_legs", "gauge", "1 for the state that a leg has.", labels=("leg", "state"))
+LEG_DROPS = Family(
+    "mcast_leg_packets_dropped",
+    "counter",
+    "Packets of a leg that reached this machine and were lost in it.",
+    labels=("leg", "cause"),
 )
 BUILD = Family("mcast_build", "info", "The library that counts.")
 DROPPED = Family(
@@ -152,6 +190,36 @@ GAPS = Family(
 )
 
 
+class Rising:
+    """Keeps counters from decreasing. A flow or a stream that gives way to another one takes its counts with it, and so
+    does a monitor that begins anew: Prometheus would take the smaller value for that of a new process, and count it
+    again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[tuple[str, ...], tuple[Any, Any]]] = {}  # the latest value, and what is added to it
+
+    def shown(self, family: Family, *, is_kept: bool = True) -> Family:
+        """A family as it is to be shown.
+
+        Args:
+            family: As it was counted.
+            is_kept: False: it is not remembered, for what is older may follow.
+        """
+        if family.kind != "counter":
+            return family
+        known = self._known.setdefault(family.name, {})
+        samples = []
+        for labels, value in family.samples:
+            latest, added = known.get(labels, (0, 0))
+            added += max(0, latest - value)
+            samples.append((labels, value + added))
+            if is_kept:
+                known[labels] = value, added
+        if len(known) > 2 * len(samples) + _FORGOTTEN:  # anybody may make series of sources
+            self._known[family.name] = {labels: known[labels] for labels, _ in samples if labels in known}
+        return family._replace(samples=samples)
+
+
 def families(seen: Seen, per_source: bool, build: dict[str, str]) -> Iterator[Family]:
     """All families that have samples, in a fixed order.
 
@@ -166,6 +234,7 @@ def families(seen: Seen, per_source: bool, build: dict[str, str]) -> Iterator[Fa
         _streams(seen.streams, per_source),
         _numbers(seen, per_source),
         [GAPS._replace(samples=[((), _histogram(seen.streams))])] if seen.streams else (),
+        () if seen.feed is None else _feed(seen.feed, seen.leg_drops),
     )
     return (one for one in every if one.samples)
 
@@ -175,6 +244,23 @@ def _ledger(stats: Stats) -> Iterator[Family]:
         yield Family(name, kind, text, unit, (), (((), value(stats)),))
     causes = drops(stats).items()
     yield DROPPED._replace(samples=[((cause,), value) for cause, value in causes if value is not None])
+
+
+def _feed(stats: ArbiterStats, leg_drops: Iterable[dict[str, int | None]]) -> Iterator[Family]:
+    for name, kind, text, unit, value in FEED:
+        yield Family(name, kind, text, unit, (), (((), value(stats)),))
+    legs = [(str(at), leg) for at, leg in enumerate(stats.legs)]
+    states = [((at, state), int(leg.state is state)) for at, leg in legs for state in LegState]
+    yield LEG_STATES._replace(samples=states)
+    for name, kind, text, unit, value in LEGS:
+        yield Family(name, kind, text, unit, ("leg",), [((at,), value(leg)) for at, leg in legs])
+    dropped = [
+        ((str(at), cause), value)
+        for at, causes in enumerate(leg_drops)
+        for cause, value in causes.items()
+        if value is not None
+    ]
+    yield LEG_DROPS._replace(samples=dropped)
 
 
 def _streams(streams: Iterable[Stream], per_source: bool) -> Iterator[Family]:

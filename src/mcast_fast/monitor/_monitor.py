@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STALLED_AFTER = "1s"
 MOST_STREAMS = 4096
 AUTO = "auto"
-_LIMIT = 1 << 20  # streams
+LARGEST_TABLE = 1 << 20  # streams
 _LONGEST_SILENCE = 3600 * NANOSECONDS
 _RESTARTED_FOR = 5 * NANOSECONDS
 # Memberships are not asked for more often: the system is, for each. Nor for more than 1 / (1 + _PAUSE) of the time.
@@ -95,7 +95,7 @@ class Monitor:
         self._stalled_after = duration_in_ns(stalled_after, "stalled_after")
         if not 0 < self._stalled_after <= _LONGEST_SILENCE:
             raise ArgumentError(f"stalled_after {stalled_after!r} is out of range; use more than 0, up to an hour")
-        self._most = whole_number(max_streams, "max_streams", 1, _LIMIT)
+        self._most = whole_number(max_streams, "max_streams", 1, LARGEST_TABLE)
         self._clock = checked_call(clock, "clock")
         self._recognises = sequence == AUTO
         self._format = None if sequence is None else Format.parse("rtp" if sequence == AUTO else sequence)
@@ -277,6 +277,16 @@ class Monitor:
     def __repr__(self) -> str:
         rows, others = self._table.rows(self._clock())
         return f"<Monitor of {len(rows)} streams{' and others' if others else ''}>"
+
+
+def missing(watch: Monitor) -> int:
+    """Numbers that are missing by now, for however short a time; where a format was named, also of flows that gave way
+    to others."""
+    tracker, recognises = watch._tracker, watch._recognises
+    if tracker is None:
+        return 0
+    missed = sum(one.lost + one.pending for one in tracker.core.flows(0) if not recognises or is_recognised(one))
+    return missed + (0 if recognises else tracker.core.totals().evicted_lost)
 
 
 def is_recognised(flow: FlowRow) -> bool:

@@ -20,6 +20,7 @@ from mcast_fast._units import (
     UNSET,
     Seconds,
     Unset,
+    checked,
     iterated,
     size_in_bytes,
     wait_in_ns,
@@ -453,6 +454,7 @@ def _pairings(sources: list[Source], pairs: Pairs | None) -> list[list[tuple[byt
 
 def _given(legs: int, pairs: Pairs) -> list[list[tuple[bytes, int, int]]]:
     rows: list[dict[Name, int]] = [{} for _ in range(legs)]
+    checked(pairs, Mapping, "pairs", "a mapping of groups, such as {'239.1.1.1:5000': '239.2.1.1:5000'}")
     for channel, (first, others) in enumerate(pairs.items()):
         several = [others] if isinstance(others, str | Group) else list(others)
         if len(several) != legs - 1:

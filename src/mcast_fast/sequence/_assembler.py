@@ -35,10 +35,14 @@ def _frame_fields(by: str | None) -> tuple[Place | None, Place | None, int]:
     try:
         name, comma, test = (_BY_RTP if by == "rtp" else by).partition(",")
         field, _, value = test.rpartition("=")
-        places = [Field.parse(text).place for text in ((name, field) if comma else (name,))]
+        named = [Field.parse(text) for text in ((name, field) if comma else (name,))]
+        places = [one.place for one in named]
         if not all(place.mask for place in places):
             raise ArgumentError("a frame is named by integers, not by bytes")
-        return places[0], places[1] if comma else None, int(value, 0) if comma else 0
+        marked = int(value, 0) if comma else 0
+        if comma and not 0 <= marked < 1 << named[1].bits:
+            raise ArgumentError(f"{field} never has the value {marked:#x}")
+        return places[0], places[1] if comma else None, marked
     except (ArgumentError, AttributeError, ValueError) as error:
         raise ArgumentError(
             f"by {by!r} does not name frames: {error}; give rtp, or FIELD[,FIELD=VALUE] such as {_BY_RTP}: what all "
@@ -101,7 +105,7 @@ class Assembler:
             rows, size = shape
         except (TypeError, ValueError):
             raise ArgumentError(f"shape {shape!r} is not (rows, bytes per row)") from None
-        rows = whole_number(rows, "rows", 1, min(_MOST_ROWS, max(1, 1 << self.format.bits - 2)))
+        rows = whole_number(rows, "rows", 1, min(_MOST_ROWS, max(1, (1 << self.format.bits) // 4)))
         size = whole_number(size, "bytes per row", 1, MAX_PACKET_SIZE)
         if rows * size > _LARGEST_FRAME:
             raise ArgumentError(f"a frame of {rows:,} rows of {size:,} bytes is too large; use at most 4 GiB")

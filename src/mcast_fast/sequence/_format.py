@@ -93,8 +93,10 @@ class Field:
         bits = int(match["bits"])
         if bits % 8 or (bits > 8 and not match["order"]):
             raise ArgumentError(f"{text!r} is not a field: u8, or u16be, u16le, u24be … u64le")
-        mask = int(match["mask"], 0) if match["mask"] else None
-        return cls(offset, bits // 8, "little" if match["order"] == "le" else "big", mask or None, after_rtp)
+        mask = _integer(match["mask"], "mask") if match["mask"] else None
+        if mask == 0:
+            raise ArgumentError(f"{text!r} has no bits: a mask of 0 leaves none")
+        return cls(offset, bits // 8, "little" if match["order"] == "le" else "big", mask, after_rtp)
 
     def __str__(self) -> str:
         at = f"@{'rtp' if self.after_rtp else ''}{self.offset}"
