@@ -1,5 +1,6 @@
 """Tracker: every packet of a sequence is counted once and rightly, whatever order, loss, repetition and restarts there are."""
 
+import random
 import socket
 import struct
 
@@ -287,6 +288,21 @@ def test_flows_are_bounded_and_what_gave_way_stays_counted(backend):
     tracker.update(packets((4, 1), (3, 1), (5, 0)))
     assert [flow.key for flow in tracker.flows] == [b"\0\4", b"\0\5", b"\0\3"]
     assert (tracker.evicted, tracker.lost) == (2, 1)
+
+
+def test_a_flow_that_stays_is_found_whichever_others_gave_way(backend):
+    """Places of those that are gone are closed up, so that no flow is begun a second time."""
+    tracker = Tracker("u32be@2/u16be@0", max_flows=64)
+    made, numbers = random.Random(3), {}
+    for _ in range(40):
+        payloads = []
+        for key in [made.randrange(48) if made.random() < 0.8 else made.randrange(5000) for _ in range(200)]:
+            numbers[key] = numbers.get(key, 0) + made.choice((0, 1, 1, 2))
+            payloads.append(struct.pack(">HI8x", key, numbers[key]))
+        tracker.update(batch_of(*((record(one), one) for one in payloads)))
+        keys = [flow.key for flow in tracker.flows]
+        assert len(keys) == len(set(keys)) <= 64
+    assert tracker.evicted > 100
 
 
 def test_a_flow_that_goes_on_gives_way_to_none_that_is_silent(backend):
