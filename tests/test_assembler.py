@@ -78,6 +78,13 @@ def test_reordered_and_repeated_packets_across_frames(backend):
     assert [frame.duplicates for frame in found] == [1, 0]
 
 
+def test_the_times_of_a_frame_are_those_of_its_earliest_and_latest_packet(backend):
+    """Whichever was placed first: clocks of hosts differ, and a packet may have no time."""
+    untimed = (record(b"\0\2\0\2", 0), b"\0\2\0\2")
+    (found,) = assembler().update(batch((0, 5), (1, 3), untimed, (3, 4)))
+    assert (found.first_time, found.last_time) == (NOW + 3 * MS, NOW + 5 * MS)
+
+
 def test_a_frame_waits_for_the_window_once_a_later_one_began(backend):
     one = assembler(window="10ms")
     assert one.update(batch((0, 0), (1, 50), (4, 60), (5, 69))) == []

@@ -248,6 +248,37 @@ def test_packets_that_are_counted_alone_are_counted_as_batches_are(backend, tmp_
     assert counted(True) == counted(False)
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_flows_that_move_while_a_long_run_of_packets_is_counted_keep_their_packets(backend, most):
+    """A run of usual packets remembers where its flows are; new flows make all of them move."""
+    made = random.Random(7)
+    groups = [f"239.1.1.{min(int(made.expovariate(0.1)), 250)}" for _ in range(600)]
+    packets = [cf.packet(cf.datagram(bytes(number % 9), group=group)) for number, group in enumerate(groups)]
+    data = cf.section() + cf.description() + b"".join(packets)
+    decoder, alone, of_batches = (
+        _core.files.Decoder("feed", None, True),
+        _core.files.Summary(most),
+        _core.files.Summary(most),
+    )
+    assert decoder.decode(data, 10_000, True, alone) == len(data)
+    decoder = _core.files.Decoder("feed", None, True)
+    assert decoder.decode(data, 10_000, True) == len(data)
+    of_batches.add(decoder.take())
+    assert alone.flows() == of_batches.flows()
+
+
+def test_a_flow_is_counted_where_it_is_wanted_alone(backend, tmp_path):
+    """Copies of one flow on another interface are not."""
+    path = tmp_path / "two.pcapng"
+    packets = [cf.packet(cf.datagram(bytes(number + 1)), interface=number % 2) for number in range(6)]
+    path.write_bytes(b"".join([cf.section(), cf.description(name="a"), cf.description(name="b"), *packets]))
+    for interface, sizes in (("a", (1, 5)), ("b", (2, 6))):
+        with mcast.open(path, f"239.1.1.1%{interface}:5000") as reader:
+            (flow,) = _summary.summarise("two", reader).flows
+            assert (flow.packets, flow.smallest, flow.largest) == (3, *sizes)
+            assert (reader.stats.received, reader.stats.filtered) == (3, 3)
+
+
 @pytest.mark.parametrize("sequence", [None, "u64be@0"])
 def test_a_file_is_counted_as_its_batches_are(backend, feed, sequence):
     with mcast.open(feed) as reader:

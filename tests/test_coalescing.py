@@ -92,6 +92,33 @@ def test_a_batch_keeps_to_its_limit_and_the_rest_comes_next(port, blast, batch_s
         assert rx.stats.received == 1000
 
 
+def test_what_comes_larger_than_before_is_whole(port, blast):
+    """Space is made as large as the last ones needed: what is larger has its end elsewhere, and several are so at once."""
+    lengths = [9000 + 1500 * number for number in range(8)]
+    with receiver(port) as rx:
+        blast(port, numbered(9000), 1000)
+        assert rx.collect(9).payloads() == pieces(numbered(9000), 1000)
+        wanted = []
+        for number, length in enumerate(lengths):
+            payload = bytes([number]) + numbered(length)
+            blast(port, payload, 1000)
+            wanted += pieces(payload, 1000)
+        assert rx.collect(len(wanted)).payloads() == wanted
+
+
+def test_drops_are_told_with_the_first_piece_of_what_comes_next(port, blast):
+    with receiver(port, buffer_size="64KiB") as rx:
+        sent = 0
+        while not rx.stats.dropped_socket:
+            blast(port, numbered(6400), 100)
+            sent += 1
+        told = sum(packet.dropped for packet in rx.collect(64 * sent, timeout=0))
+        blast(port, numbered(500), 100)
+        batch = rx.collect(5)
+        assert [packet.dropped for packet in batch] == [rx.stats.dropped_socket - told, 0, 0, 0, 0]
+        assert batch[0].dropped > 0
+
+
 def test_pieces_and_single_packets_mixed(port, blast):
     sent = []
     with receiver(port) as rx, mcast.Sender(f"{IPV4}%lo:{port}", ttl=0) as tx:

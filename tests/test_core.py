@@ -303,6 +303,12 @@ def test_counters_add_up(pair):
     assert (told["truncated"], told["filtered"], told["dropped_memory"]) == (0, 0, 0)
 
 
+def test_a_wait_that_ends_with_a_packet_is_a_wakeup(pair):
+    pair.arrive(b"a")
+    pair.slots.receive(1, WAIT)
+    assert pair.slots.counters()["wakeups"] == 1
+
+
 def test_a_wait_in_vain_is_no_wakeup(pair):
     assert received_now(pair.slots) == []
     assert len(pair.slots.collect(1, 1_000_000)) == 0

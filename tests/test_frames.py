@@ -135,6 +135,8 @@ NOT_DELIVERED = {
     "total below the header": (cf.ethernet(cf.ipv4(cf.udp(), total=19)), "broken"),
     "IPv6 payload beyond the frame": (cf.ethernet(cf.ipv6(cf.udp(), total=400), 0x86DD), "broken"),
     "UDP length beyond the packet": (cf.ethernet(cf.ipv4(cf.udp(length=400))), "broken"),
+    "UDP length into the padding": (cf.ethernet(cf.ipv4(cf.udp(length=25))) + bytes(30), "broken"),
+    "UDP length into the padding, IPv6": (cf.ethernet(cf.ipv6(cf.udp(length=25)), 0x86DD) + bytes(30), "broken"),
     "UDP length of 7": (cf.ethernet(cf.ipv4(cf.udp(length=7))), "broken"),
     "half a tag": (bytes(12) + b"\x81\x00\x00", "broken"),
     "extension beyond the frame": (

@@ -105,6 +105,35 @@ def test_packets_of_one_time_are_in_the_order_of_the_files(backend, tmp_path):
     assert [row[0] for row in contents(merged(first, second)[0])] == list(range(10))
 
 
+def test_packets_of_one_time_stay_in_the_order_of_their_file(backend, tmp_path):
+    """Also where others of it come late, so that it has to be sorted."""
+    body = b"".join(made.packet(frame(number), ticks=START + (number % 3) * MS) for number in range(60))
+    path = tmp_path / "a"
+    path.write_bytes(made.section() + made.description(name="eth0", resolution=9) + body)
+    assert [row[0] for row in contents(merged(path)[0])] == sorted(range(60), key=lambda number: number % 3)
+
+
+def test_a_packet_without_a_time_stays_behind_the_one_before(backend, tmp_path):
+    times = {0: START, 1: START + 5 * MS, 2: 0, 3: START + 6 * MS}
+    body = b"".join(made.packet(frame(number), ticks=time) for number, time in times.items())
+    path = tmp_path / "a"
+    path.write_bytes(made.section() + made.description(name="eth0", resolution=9) + body)
+    data, done = merged(path, plain(tmp_path / "b", [4]))
+    assert ([row[0] for row in contents(data)], done.late) == ([0, 4, 1, 2, 3], 0)
+
+
+def test_every_packet_behind_the_youngest_so_far_is_late(backend, tmp_path, monkeypatch):
+    """Also one that is younger than a late one before it."""
+    monkeypatch.setattr(_merge, "SMALLEST_PIECE", 300)
+    monkeypatch.setattr(_merge, "PIECES", 300)
+    order = [*range(10, 700), 2, *range(700, 1400), 4, *range(1400, 1800)]
+    data, done = merged(plain(tmp_path / "a", order))
+    numbers = [row[0] for row in contents(data)]
+    assert done.late == sum(number < max(numbers[:at], default=0) for at, number in enumerate(numbers)) == 2
+    order = [*range(10, 700), *range(2, 10), *range(700, 1100)]
+    assert merged(plain(tmp_path / "b", order))[1].late == 8
+
+
 def test_every_block_is_kept_as_it_is(backend, tmp_path):
     """Frames that are no UDP, comments, drops, hashes, names, statistics."""
     comment = made.option("=", 1, b"seen") + made.option("=", 2988, b"a custom one") + bytes(4)

@@ -119,6 +119,28 @@ def test_what_is_written_reads_back_equal(backend, packets):
     assert [packet.interface_index for packet in batch] == [one[1] or None for one in packets]
 
 
+@pytest.mark.parametrize("form", ["pcapng", "pcap"])
+def test_each_packet_of_a_flow_is_written_with_its_own_ttl_and_tos(backend, form):
+    """The headers of a flow are kept from one packet to the next."""
+    addresses = [(V4, V4_GROUP), (V6, V6_GROUP)]
+    headers = [(7, 184), (7, 0), (8, 0), (8, 255), (8, 255), (7, 184)]
+    batch = made([(NOW, 1, 0, pair, 4000, 5000, *one, b"p", 0) for pair in addresses for one in headers], {1: "eth0"})
+    assert [(packet.ttl, packet.tos) for packet in read(written(batch, form=form))] == headers * 2
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_a_checksum_of_zero_is_written_as_all_ones(backend, v6):
+    """0 says that there is none (RFC 768); in IPv6 it is an error (RFC 8200, 8.1)."""
+
+    def checksum(payload):
+        data = written(batch_of((record(payload, v6=v6), payload)))
+        place = data.index(struct.pack(">HHH", 4000, 5000, 8 + len(payload))) + 6
+        return data[place : place + 2]
+
+    complement = checksum(bytes(2))
+    assert checksum(complement) == b"\xff\xff"
+
+
 @pytest.mark.long
 @given(packets=st.lists(PACKETS, max_size=8))
 def test_classic_pcap_keeps_all_but_interfaces_and_drops(backend, packets):
@@ -349,10 +371,17 @@ def test_drops_told_with_a_packet_nobody_wants_belong_to_the_next_one(backend):
     unwanted, wanted = cf.datagram(group="239.9.9.9"), cf.datagram()
     data = cf.section() + cf.description() + cf.description()
     data += cf.packet(unwanted, dropped=3) + cf.packet(wanted, interface=1) + cf.packet(wanted, dropped=4)
-    data += cf.packet(wanted, dropped=2**40)
+    data += cf.packet(wanted, dropped=2**40) + cf.packet(unwanted, dropped=2) + cf.packet(wanted) + cf.packet(wanted)
     with mcast.files.Reader(io.BytesIO(data), "239.1.1.1") as reader:
-        assert [packet.dropped for packet in reader.collect(10)] == [0, 7, 2**32 - 1]
-        assert reader.stats.dropped == 7 + 2**40
+        assert [packet.dropped for packet in reader.collect(10)] == [0, 7, 2**32 - 1, 2, 0]
+        assert reader.stats.dropped == 9 + 2**40
+
+
+def test_drops_that_no_counter_can_hold_are_the_most_that_it_can(backend):
+    data = cf.section() + cf.description() + cf.packet(cf.datagram(), dropped=2**63) * 3
+    with mcast.files.Reader(io.BytesIO(data)) as reader:
+        assert [packet.dropped for packet in reader.collect(10)] == [2**32 - 1] * 3
+        assert reader.stats.dropped == 2**64 - 1
 
 
 def test_a_pipe_is_read_as_it_comes(backend):
@@ -418,6 +447,10 @@ def test_a_block_of_16_mib_is_read_with_memory_for_one(backend):
         (0xFF, 2**64 - 1, None, 0),
         (0, 2**64 - 1, None, 0),
         (9, 2**64 - 1, None, 0),
+        (9, 2**63 - 1, None, 2**63 - 1),
+        (9, 2**63, None, 0),
+        (6, 9_223_372_036_854_775, None, 9_223_372_036_854_775_000),
+        (6, 9_223_372_036_854_776, None, 0),
         (9, 1, 2**63 - 1, 0),
         (6, 1, -(2**63), 0),
         (9, 10**9, -2, -(10**9)),
@@ -496,6 +529,14 @@ def test_classic_files(backend, order, magic, fraction, time):
     )
     batch = read(data)
     assert [(packet.timestamp, packet.interface_index) for packet in batch] == [(time, 1)] * 2
+
+
+@pytest.mark.parametrize("upper", [0x24000000, 0xF4000000])
+def test_the_frame_check_sequence_that_a_classic_file_announces_is_left_out(backend, upper):
+    """The upper six bits of the link's number: whether its length is known, and the length (draft-ietf-opsawg-pcap)."""
+    frame = cf.datagram() + bytes(4)
+    (packet,) = read(cf.pcap((0, 0, frame), link=cf.ETHERNET | upper))
+    assert (packet.data, packet.wire_length) == (b"payload", 7)
 
 
 @pytest.mark.parametrize(("version", "swapped"), [((2, 2), True), ((2, 3), True), ((2, 3), False), ((543, 0), True)])

@@ -109,6 +109,12 @@ def test_where_bodies_begin(backend, form, body, payload, base):
     assert (rows, result) == ([payload[-size:] if payload[0] != 0xA0 else b"abc"], Placement(placed=1))
 
 
+def test_a_body_of_nothing_but_padding_is_an_empty_one(backend):
+    payload = bytes([0xA0]) + RTP[1:] + b"\0\0\3"
+    rows, there, result = placed(batch_of((record(payload), payload)), 1, 3, form="rtp", base=7, body=None)
+    assert (rows, there, result) == ([bytes(3)], [1], Placement(placed=1, short=1))
+
+
 @pytest.mark.parametrize(
     ("form", "payload"),
     [

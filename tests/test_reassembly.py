@@ -83,6 +83,27 @@ def test_fragments_of_one_number_between_others_are_kept_apart(backend):
     assert read(woven)[0] == [b"a" * 3000, b"b" * 3000, b"c" * 3000]
 
 
+def test_fragments_of_one_number_on_two_interfaces_are_kept_apart(backend):
+    """Copies of one stream, captured on two links, have all else in common."""
+    packets = [cf.packet(frame, interface=number % 2) for number, frame in enumerate(pieces(piece4))]
+    data = b"".join([cf.section(), cf.description(), cf.description(), *packets])
+    with mcast.files.Reader(io.BytesIO(data)) as reader:
+        assert len(reader.collect(9)) == 0
+        assert (reader.stats.fragments, reader.stats.reassembled) == (1, 0)
+
+
+@pytest.mark.parametrize(("size", "reassembled"), [(65535, 1), (65536, 0), (65528 + 1480, 0)])
+def test_a_datagram_is_no_larger_than_udp_can_say(backend, size, reassembled):
+    """The last offset that a fragment can have is 65,528, from where it may reach further."""
+    datagram = cf.udp(bytes(size - 8), length=65535)
+    starts = [*range(0, 65528, PIECE // 8 * 8), 65528]
+    ends = [*starts[1:], size]
+    frames = [piece4(datagram, at, end - at) for at, end in zip(starts, ends, strict=True)]
+    found, stats = read(frames)
+    assert (found, stats.reassembled) == ([bytes(65527)] * reassembled, reassembled)
+    assert stats.fragments == 1 - reassembled
+
+
 @pytest.mark.parametrize("at", [8, 1472])
 def test_pieces_that_overlap_discard_their_datagram(backend, at):
     """RFC 5722: no host may let them pass."""

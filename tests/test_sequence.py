@@ -1,5 +1,6 @@
 """Tracker: every packet of a sequence is counted once and rightly, whatever order, loss, repetition and restarts there are."""
 
+import random
 import socket
 import struct
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcast_fast import _core, errors, sequence
-from mcast_fast._core import layout
+from mcast_fast._core import extraction, layout
 from mcast_fast.sequence import FlowState, Kind, Tracker, What
 from tests.conftest import has_fast
 from tests.test_pcapng import NOW, batch_of, record
@@ -287,6 +288,46 @@ def test_flows_are_bounded_and_what_gave_way_stays_counted(backend):
     tracker.update(packets((4, 1), (3, 1), (5, 0)))
     assert [flow.key for flow in tracker.flows] == [b"\0\4", b"\0\5", b"\0\3"]
     assert (tracker.evicted, tracker.lost) == (2, 1)
+
+
+def test_what_is_missing_after_a_late_number_is_lost_in_its_turn(backend):
+    """A gap that was lost and is filled late is forgotten: the next one is pending first."""
+    late = [(0, NOW), (2, NOW), (3, NOW + 2 * SECOND), (1, NOW + 2 * SECOND), (5, NOW + 2 * SECOND)]
+    flow = tracked(*late)
+    assert figures(flow, "lost", "late", "pending", "reordered") == (0, 1, 1, 0)
+    flow = tracked(*late, (6, NOW + 4 * SECOND))
+    assert figures(flow, "lost", "late", "pending", "reordered") == (1, 1, 0, 0)
+
+
+def test_both_ends_of_a_lost_gap_stay_lost_when_its_middle_comes_late(backend):
+    late = [(0, NOW), (6, NOW), (7, NOW + 2 * SECOND), (3, NOW + 2 * SECOND)]
+    assert figures(tracked(*late), "lost", "late", "pending", "reordered") == (4, 1, 0, 0)
+    late += [(9, NOW + 2 * SECOND), (5, NOW + 2 * SECOND), (1, NOW + 2 * SECOND)]
+    assert figures(tracked(*late), "lost", "late", "pending", "reordered") == (2, 3, 1, 0)
+    late += [(8, NOW + 2 * SECOND), (10, NOW + 5 * SECOND)]
+    assert figures(tracked(*late), "lost", "late", "pending", "reordered") == (2, 3, 0, 1)
+
+
+@pytest.mark.parametrize(("apart", "restarts"), [(extraction.NEAR, 1), (extraction.NEAR + 1, 0), (0, 0)])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_two_strays_are_a_new_run_where_they_are_near_each_other(backend, apart, restarts, direction):
+    far = 10**12
+    assert figures(tracked(5, far, far + direction * apart), "restarts", "strays") == (restarts, 0 if restarts else 2)
+
+
+def test_a_flow_that_stays_is_found_whichever_others_gave_way(backend):
+    """Places of those that are gone are closed up, so that no flow is begun a second time."""
+    tracker = Tracker("u32be@2/u16be@0", max_flows=64)
+    made, numbers = random.Random(3), {}
+    for _ in range(40):
+        payloads = []
+        for key in [made.randrange(48) if made.random() < 0.8 else made.randrange(5000) for _ in range(200)]:
+            numbers[key] = numbers.get(key, 0) + made.choice((0, 1, 1, 2))
+            payloads.append(struct.pack(">HI8x", key, numbers[key]))
+        tracker.update(batch_of(*((record(one), one) for one in payloads)))
+        keys = [flow.key for flow in tracker.flows]
+        assert len(keys) == len(set(keys)) <= 64
+    assert tracker.evicted > 100
 
 
 def test_a_flow_that_goes_on_gives_way_to_none_that_is_silent(backend):

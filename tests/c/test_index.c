@@ -49,9 +49,33 @@ plain_search(mcast_filter *filters, const uint16_t *ports, const mcast_record *r
     return 0;
 }
 
+/* What is reserved moves the index, and may be needed for nothing in the end: looks go on as before. */
+static void
+test_reserving(void)
+{
+    mcast_index index = {0};
+    mcast_filter filter;
+    mcast_entry entry = {.exclude = 1};
+    mcast_record record = {.interface_index = 1, .port = 7};
+    set_group(entry.group, 1);
+    set_group(record.group, 1);
+    CHECK(mcast_filter_open(&filter, 1, 0) == 0);
+    mcast_filter_add(&filter, &entry);
+    CHECK(mcast_index_reserve(&index, 1) == 0);
+    mcast_index_add(&index, &filter, 7);
+    for (size_t more = 1; more < 1000; more *= 3) {
+        CHECK(mcast_index_wants(&index, &record));
+        CHECK(mcast_index_reserve(&index, more) == 0);
+    }
+    CHECK(mcast_index_wants(&index, &record) && index.count == 1);
+    mcast_filter_free(&filter);
+    mcast_index_free(&index);
+}
+
 int
 main(void)
 {
+    test_reserving();
     mcast_index index = {0};
     mcast_filter filters[FILTERS] = {{0}};
     uint16_t ports[FILTERS] = {0};

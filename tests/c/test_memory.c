@@ -1,71 +1,102 @@
-/* The pool of blocks: what it keeps, and that sizes which nobody asks for any more make way for those that are asked for. */
+/* The pool of blocks: what it keeps, and for how long; and memory that grows and is cut to what is used. */
 #include "check.h"
 #include "memory.h"
 
-enum { KIB = 1024, LARGE = 400 * KIB };
+enum { BLOCK = 64 << 10, MANY = 128 }; /* MANY blocks are more than it keeps */
 
 static mcast_pool pool = {.lock = MCAST_MUTEX_INITIAL};
 
-/* Takes a block and gives it back; where it was. */
-static void *
-use(size_t size)
+/* Bytes of the blocks that the pool has. */
+static size_t
+held(void)
 {
-    size_t capacity;
-    void *block = mcast_pool_take(&pool, size, &capacity);
-    CHECK(block && capacity >= size && capacity <= size + size / 4);
-    memset(block, 1, capacity);
-    mcast_pool_give(&pool, block, capacity);
-    return block;
+    size_t sum = 0;
+    for (int i = 0; i < MCAST_POOL_CLASSES; i++)
+        for (void *block = pool.unused[i]; block; block = *(void **)block) {
+            size_t capacity = ((size_t)MCAST_POOL_SMALLEST / 4 * (size_t)(4 + i % 4)) << i / 4;
+            memset((unsigned char *)block + sizeof block, 0xee, capacity - sizeof block);
+            sum += capacity;
+        }
+    return sum;
 }
 
-/* Gives back as many blocks of this size as there were at once. */
+/* Takes MANY blocks of about BLOCK bytes, and gives all back. */
 static void
-fill(size_t size, unsigned count)
+use_many(void)
 {
-    void *blocks[64];
-    size_t capacity = 0;
-    CHECK(count <= 64);
-    for (unsigned i = 0; i < count; i++)
-        blocks[i] = mcast_pool_take(&pool, size, &capacity);
-    for (unsigned i = 0; i < count; i++)
-        mcast_pool_give(&pool, blocks[i], capacity);
+    void *blocks[MANY];
+    size_t capacities[MANY];
+    for (int i = 0; i < MANY; i++) {
+        blocks[i] = mcast_pool_take(&pool, BLOCK + (size_t)i * 100, &capacities[i]);
+        CHECK(blocks[i] && capacities[i] >= BLOCK + (size_t)i * 100);
+        CHECK(pool.retained == held());
+    }
+    for (int i = 0; i < MANY; i++) {
+        mcast_pool_give(&pool, blocks[i], capacities[i]);
+        CHECK(pool.retained == held());
+    }
 }
 
-/* How many of two blocks come out of the pool, once two were given back. */
-static unsigned
-kept(size_t size)
+static void
+test_what_is_kept(void)
 {
-    size_t capacity;
-    fill(size, 2);
-    const size_t before = pool.retained;
-    void *one = mcast_pool_take(&pool, size, &capacity), *other = mcast_pool_take(&pool, size, &capacity);
-    const size_t found = (before - pool.retained) / capacity;
-    mcast_pool_give(&pool, one, capacity);
-    mcast_pool_give(&pool, other, capacity);
-    return (unsigned)found;
+    size_t capacity, again;
+    void *block = mcast_pool_take(&pool, BLOCK, &capacity);
+    mcast_pool_give(&pool, block, capacity);
+    CHECK(held() == capacity && pool.retained == capacity);
+    CHECK(mcast_pool_take(&pool, BLOCK - 1, &again) == block && again == capacity);
+    CHECK(held() == 0 && pool.retained == 0);
+    mcast_pool_give(&pool, block, capacity);
+    for (int i = 0; i < 3; i++) { /* as much each time: what was taken made room */
+        use_many();
+        CHECK(pool.retained <= MCAST_POOL_RETAINED && pool.retained > MCAST_POOL_RETAINED - 2 * BLOCK);
+    }
+    mcast_pool_retain(&pool, 3 * BLOCK); /* two want more */
+    mcast_pool_retain(&pool, BLOCK);
+    use_many();
+    CHECK(pool.retained <= MCAST_POOL_RETAINED + 4 * BLOCK && pool.retained > MCAST_POOL_RETAINED);
+    mcast_pool_release(&pool, 4 * BLOCK);
+    CHECK(pool.retained == held() && pool.more == 0);
+    CHECK(pool.retained <= MCAST_POOL_RETAINED && pool.retained > MCAST_POOL_RETAINED - 2 * BLOCK);
+}
+
+static void
+test_growing(void)
+{
+    mcast_memory memory = {NULL, 0, 0};
+    for (size_t i = 0; i < 3 * BLOCK; i++) {
+        CHECK(mcast_memory_reserve(&pool, &memory, 1) == 0 && memory.capacity > i);
+        memory.bytes[memory.used++] = (unsigned char)(i * 7);
+    }
+    size_t before = memory.capacity;
+    mcast_memory_fit(&pool, &memory); /* more than half is used */
+    CHECK(memory.capacity == before);
+    memory.used = 5000;
+    mcast_memory_fit(&pool, &memory);
+    CHECK(memory.capacity < before / 2 && memory.used == 5000);
+    for (size_t i = 0; i < memory.used; i++)
+        CHECK(memory.bytes[i] == (unsigned char)(i * 7));
+    mcast_pool_give(&pool, memory.bytes, memory.capacity);
+}
+
+/* As a receiver that is closed leaves it: nothing is kept any more. */
+static void
+empty_pool(void)
+{
+    for (int i = 0; i < MCAST_POOL_CLASSES; i++)
+        while (pool.unused[i]) {
+            void *block = pool.unused[i];
+            pool.unused[i] = *(void **)block;
+            mcast_aligned_free(block);
+        }
 }
 
 int
 main(void)
 {
-    CHECK(use(LARGE) == use(LARGE)); /* it was kept */
-    fill(64 * KIB, 40);
-    CHECK(pool.retained > MCAST_POOL_RETAINED - LARGE && pool.retained <= MCAST_POOL_RETAINED);
-    /* 64 KiB were asked for just now: nothing gives way. */
-    CHECK(kept(300 * KIB) == 0);
-    for (int i = 0; i <= MCAST_POOL_STALE; i++)
-        use(300 * KIB);
-    CHECK(kept(300 * KIB) == 2);
-    CHECK(pool.retained <= MCAST_POOL_RETAINED);
-
-    mcast_pool_retain(&pool, 8 * MCAST_POOL_RETAINED);
-    fill(MCAST_POOL_RETAINED / 2, 8);
-    CHECK(pool.retained > 4 * MCAST_POOL_RETAINED);
-    mcast_pool_release(&pool, 8 * MCAST_POOL_RETAINED);
-    CHECK(pool.retained <= MCAST_POOL_RETAINED);
-    for (size_t size = 1; size < 4 * MCAST_POOL_RETAINED; size = size * 3 + 1)
-        use(size);
-    CHECK(pool.retained <= MCAST_POOL_RETAINED);
-    printf("test_memory: %zu KiB kept at the end\n", pool.retained / KIB);
+    test_what_is_kept();
+    test_growing();
+    empty_pool();
+    printf("a pool that keeps %d bytes, and memory that grows\n", (int)MCAST_POOL_RETAINED);
     return 0;
 }

@@ -234,6 +234,41 @@ test_that_pinned_bytes_are_relocated(void)
     close_all(&self, file);
 }
 
+/* One that was relocated ends, and another one, of the same mapping, is still where the ring was. */
+static void
+test_that_relocated_bytes_end_alone(void)
+{
+    kernel self = {0};
+    int file, pinned;
+    mcast_ring *ring = open_ring(&self, &file);
+    unsigned char number;
+    CHECK(fill(&self));
+    mcast_reference *first = receive(ring, &number);
+    mcast_reference_pin(first, &pinned);
+    CHECK(fill(&self));
+    mcast_reference *second = receive(ring, &number);
+    const unsigned char *bytes = mcast_reference_pin(second, &pinned);
+    for (int i = 2; i < 5 * BLOCKS; i++) {
+        if (first && mcast_word_load(&first->word) & MCAST_REFERENCE_RELOCATED) {
+            CHECK(!(mcast_word_load(&second->word) & MCAST_REFERENCE_RELOCATED));
+            mcast_reference_unpin(first);
+            mcast_reference_end(first);
+            first = NULL;
+        }
+        check_bytes(bytes, 1);
+        CHECK(fill(&self));
+        mcast_reference *next = receive(ring, &number);
+        CHECK(next && number == (unsigned char)i);
+        mcast_reference_end(next);
+    }
+    CHECK(!first && mcast_word_load(&second->word) & MCAST_REFERENCE_RELOCATED);
+    mcast_ring_close(ring);
+    check_bytes(bytes, 1);
+    mcast_reference_unpin(second);
+    mcast_reference_end(second);
+    close_all(&self, file);
+}
+
 /* A forked child ends what it has, and gives no block back: the memory is shared with its parent. */
 static void
 test_that_another_process_returns_nothing(void)
@@ -254,46 +289,12 @@ test_that_another_process_returns_nothing(void)
     close_all(&self, file);
 }
 
-/* Gives a pool `count` blocks; the number that it keeps. */
-static size_t
-kept(mcast_pool *pool, size_t count)
-{
-    enum { BLOCK = 1 << 20, MOST = 64 };
-    void *blocks[MOST];
-    size_t capacity;
-    for (size_t i = 0; i < count; i++)
-        CHECK((blocks[i] = mcast_pool_take(pool, BLOCK, &capacity)) && capacity == BLOCK);
-    for (size_t i = 0; i < count; i++)
-        mcast_pool_give(pool, blocks[i], capacity);
-    return pool->retained / BLOCK;
-}
-
-/* A pool keeps more for as long as somebody wants that. */
-static void
-test_that_a_pool_keeps_what_is_wanted(void)
-{
-    mcast_pool pool = {.lock = MCAST_MUTEX_INITIAL};
-    CHECK(kept(&pool, 20) == 2);
-    mcast_pool_retain(&pool, 8 << 20);
-    mcast_pool_retain(&pool, 4 << 20);
-    CHECK(kept(&pool, 20) == 14);
-    mcast_pool_release(&pool, 4 << 20);
-    CHECK(pool.retained == 10 << 20);
-    mcast_pool_release(&pool, 8 << 20);
-    CHECK(pool.retained == 2 << 20);
-    CHECK(kept(&pool, 20) == 2);
-    mcast_pool_retain(&pool, 0);
-    for (size_t capacity, i = 0; i < 2; i++)
-        mcast_aligned_free(mcast_pool_take(&pool, 1 << 20, &capacity));
-    CHECK(pool.retained == 0);
-}
-
 int
 main(void)
 {
-    test_that_a_pool_keeps_what_is_wanted();
     test_that_nothing_held_stops_it();
     test_that_pinned_bytes_are_relocated();
+    test_that_relocated_bytes_end_alone();
     test_that_another_process_returns_nothing();
     printf("%d blocks through a ring of %d, whatever was held\n", FILLINGS, BLOCKS);
     return 0;
