@@ -249,7 +249,7 @@ cli         : _version _units _core _host _sending groups stats sequence receive
     demo            : output options
     receive         : codes output options signals flows metrics progress rtp match streams
     check           : codes output options signals flows metrics contents progress
-    arbitrate       : codes output options signals contents progress
+    arbitrate       : codes output options signals metrics contents progress
     send            : codes output options progress rtp
     record          : codes output options signals flows metrics progress match streams
     replay          : codes output options contents progress

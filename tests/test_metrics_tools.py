@@ -12,6 +12,7 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import monitor
 from mcast_fast.monitor import Monitor, StreamState, _families
+from mcast_fast.sequence import ArbiterStats, LegState, LegStats
 from mcast_fast.stats import Flow, FlowState, Stats
 from tests.conftest import free_port, loopback, until
 from tests.test_metrics import ANY, batch, get, rtp
@@ -34,7 +35,9 @@ def every_family():
     """With a sample of each."""
     flow = Flow("10.0.0.1", None, "239.1.1.1", 5000, b"", FlowState.RECEIVING)
     stream = monitor.Stream("239.1.1.1", 5000, "10.0.0.1", "eth0", StreamState.RECEIVING, last_time=1)
-    seen = _families.Seen(Stats(dropped_socket=0, dropped_ring=0, dropped_nic=0, lost=0, flows=(flow,)), (stream,))
+    stats = Stats(dropped_socket=0, dropped_ring=0, dropped_nic=0, lost=0, flows=(flow,))
+    feed = ArbiterStats(legs=(LegStats(LegState.RECEIVING),))
+    seen = _families.Seen(stats, (stream,), feed, (monitor.drops(stats),))
     return list(_families.families(seen, True, {"version": "1", "backend": "fast"}))
 
 
