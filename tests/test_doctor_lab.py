@@ -51,6 +51,16 @@ def test_wrong_interface(two, second):
     two.cures(two.finds("membership.wrong-interface", wanted), wanted)
 
 
+def test_an_interface_that_is_part_of_a_bridge(two):
+    two.b.host.run("ip", "link", "add", "br0", "type", "bridge")
+    two.b.host.run("ip", "link", "set", "br0", "up")
+    two.b.host.run("ip", "link", "set", two.b.interface, "master", "br0")
+    two.stream()
+    finding = two.finds("membership.bridge-port", two.text())
+    assert "br0" in finding.remedy
+    two.cures(finding)
+
+
 def test_interface_down(two):
     two.stream()
     two.b.host.run("ip", "link", "set", two.b.interface, "down")
@@ -391,6 +401,8 @@ def test_another_sender(two):
     two.a.host.add_address(two.a.interface, "10.77.0.66/24")
     two.stream(rate=300)
     two.stream(rate=100, source="10.77.0.66")
+    with two.b.host.enter(), mcast.Receiver(two.text(source="10.77.0.66")) as rx:
+        rx.recv()  # it has started: the doctor ends when enough of the first one has come
     finding = two.finds("sender.several", two.text())
     assert finding.verdict == "warning"
     assert "10.77.0.66" in finding.summary

@@ -57,6 +57,7 @@ EXPLAINED: Mapping[str, tuple[str, ...]] = {
     "switch.no-querier": ("switch.querier-silent",),
     "containers.network": (ANY,),
     "containers.cloud": (ANY,),
+    "membership.wrong-interface": ("membership.bridge-port",),
     "membership.refused": ("interface.missing", "interface.no-ipv6"),
 }
 

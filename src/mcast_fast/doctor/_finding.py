@@ -26,6 +26,7 @@ RANKING: tuple[str, ...] = (
     "host.no-cap-net-raw",
     "interface.no-ipv6",
     "interface.xdp",
+    "membership.bridge-port",
     "interface.nic-filter",
     "routing.martian-source",
     "routing.rp-filter",

@@ -6,8 +6,10 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from shlex import quote
 
 from mcast_fast._host import igmp_version, port_users
+from mcast_fast._host.links import ABOVE_MEMBERS
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
@@ -133,6 +135,27 @@ def wrong_interface(context: Context) -> Iterator[Finding]:
                 f"the packets arrive at {name}, and the group is joined on {feed.name}"
                 + ("" if has_zone else ", which the routing table names"),
                 (f"{count} packets at {name}, none at {feed.name}",),
+                feed.call(feed.at(name)),
+                f"Or in another program: name {name} where it joins ({INDEX_FIELDS[feed.group.version]}).",
+                group=feed.text,
+            )
+
+
+def bridge_port(context: Context) -> Iterator[Finding]:
+    """Whether the group is joined on a part of a bridge or bond, whose packets that takes before any socket."""
+    names = {one.index: one.name for one in context.interfaces}
+    for feed in context.feeds:
+        link = context.links.get(feed.interface.index) if feed.interface else None
+        above = context.links.get(link.master) if link is not None and link.master else None
+        if feed.heard or not context.is_opened(feed) or link is None or above is None or link.master not in names:
+            continue
+        if above.kind in ABOVE_MEMBERS:
+            name = names[link.master]
+            yield Finding(
+                "membership.bridge-port",
+                "problem",
+                f"the {above.kind} {name} takes the packets of {feed.name}, a part of it, before any socket there",
+                (f"`ip link show {quote(feed.name)}`: master {name}",),
                 feed.call(feed.at(name)),
                 f"Or in another program: name {name} where it joins ({INDEX_FIELDS[feed.group.version]}).",
                 group=feed.text,
@@ -283,6 +306,7 @@ CHECKS = (
     refused,
     limits,
     old_version,
+    bridge_port,
     wrong_interface,
     wrong_source,
     wrong_port,
