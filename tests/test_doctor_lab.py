@@ -405,6 +405,8 @@ def test_another_sender(two):
     two.a.host.add_address(two.a.interface, "10.77.0.66/24")
     two.stream(rate=300)
     two.stream(rate=100, source="10.77.0.66")
+    with two.b.host.enter(), mcast.Receiver(two.text(source="10.77.0.66")) as rx:
+        rx.recv()  # it has started: the doctor ends when enough of the first one has come
     finding = two.finds("sender.several", two.text())
     assert finding.verdict == "warning"
     assert "10.77.0.66" in finding.summary

@@ -17,7 +17,6 @@ from mcast_fast.doctor._readings import setting
 from mcast_fast.errors import DOCTOR, SocketError
 
 SHOWN = 10  # sockets
-TAKE_ALL = frozenset({"bridge", "bond", "team"})  # kinds that get whatever comes to their parts
 INDEX_FIELDS = {4: "imr_ifindex of IP_ADD_MEMBERSHIP", 6: "ipv6mr_interface of IPV6_JOIN_GROUP"}
 IN_USE = (errno.EADDRINUSE, getattr(errno, "WSAEADDRINUSE", errno.EADDRINUSE))
 
@@ -150,7 +149,7 @@ def _above(context: Context, feed: Feed) -> tuple[str, str] | None:
     """The kind and name of what takes all packets of the feed's interface."""
     link = context.links.get(feed.interface.index) if feed.interface is not None else None
     above = context.links.get(link.master) if link is not None else None
-    if link is None or above is None or above.kind not in TAKE_ALL:
+    if link is None or above is None or above.kind not in ABOVE_MEMBERS:
         return None
     return next(((above.kind, one.name) for one in context.interfaces if one.index == link.master), None)
 
