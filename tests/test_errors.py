@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from mcast_fast import errors
+from mcast_fast import Group, cluster, doctor, errors
 from mcast_fast.errors import REMEDIES, SendError, SocketError, explain, os_text, remedy, socket_error
 
 OURS = [one for _, one in inspect.getmembers(errors, inspect.isclass) if issubclass(one, Exception)]
@@ -144,3 +144,28 @@ def test_warnings_are_hidden_in_their_own_thread_alone():
     with pytest.warns(errors.MulticastWarning) as caught:
         examine()
     assert [str(one.message) for one in caught] == ["of another thread", "behind it"]
+
+
+PLAN = '[heartbeat]\ngroup = "239.9.9.9:9000"\n[hosts.a]\n[[groups]]\ngroup = "{}"\n'
+
+
+def _no_port(asked, group):
+    if asked == "plan":
+        cluster.Plan.parse(PLAN.format(group))
+    elif asked == "doctor":
+        doctor.examine(group, seconds=0)
+    else:
+        doctor.probe(group)
+
+
+@pytest.mark.parametrize("asked", ["plan", "doctor", "probe"])
+@pytest.mark.parametrize(
+    ("group", "written"),
+    [("239.1.1.1%lo", "239.1.1.1%lo:5000"), ("ff15::5", "[ff15::5]:5000"), ("ff15::5%lo", "[ff15::5%lo]:5000")],
+)
+def test_a_group_that_lacks_its_port_is_shown_with_one(asked, group, written):
+    """As it can be written: an IPv6 group needs brackets."""
+    with pytest.raises(errors.ArgumentError) as caught:
+        _no_port(asked, group)
+    assert written in str(caught.value)
+    assert Group.parse(written).port == 5000

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -107,7 +108,7 @@ def _single(text: str | None) -> Group:
     """One group with its port."""
     group = Group.parse(text or "")
     if group.port is None:
-        raise GroupError(f"{group} names no port; write {group}:5009")
+        raise GroupError(f"{group} names no port; write {replace(group, port=5009)}")
     if group.count != 1 or group.source is not None or group.interface == "all":
         raise ArgumentError(f"{group}: a bench takes one group on one interface, and no source")
     return group

@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def host_name(value: Any, what: str) -> str:
 def _group(value: Any, what: str) -> Group:
     group = Group.parse(text(value, what))
     if group.port is None:
-        raise ArgumentError(f"{what}: {value} has no port; write {group}:5000")
+        raise ArgumentError(f"{what}: {value} has no port; write {replace(group, port=5000)}")
     return group
 
 

@@ -147,7 +147,7 @@ def feeds_of(groups: Iterable[Groups], interface: str | int | None, port: int | 
     for one in (single for group in parsed for single in group.expand()):
         wanted = replace(one, port=one.port or port, interface=one.interface or _named(interface))
         if not wanted.port:
-            raise ArgumentError(f"{one} has no port; write it behind the group, as in {one}:5000")
+            raise ArgumentError(f"{one} has no port; write it behind the group, as in {replace(one, port=5000)}")
         found.append(_find(Feed(wanted)))
     return found
 

@@ -90,7 +90,7 @@ def ring(context: Context) -> Iterator[Finding]:
 def _advice(remedy: str) -> str:
     if remedy:
         return f"{remedy[0].upper()}{remedy[1:]}."
-    return "Let the library choose its backend (MCAST_FAST_BACKEND unset), by CPython."
+    return "Let the library choose its backend; CPython has the compiled one."
 
 
 def backend(context: Context) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from mcast_fast._sending.destinations import UnicastAddress, destination
 from mcast_fast._units import (
@@ -135,7 +136,8 @@ def _single(group: str | Group, port: int | None) -> Group:
     if one.source is not None or one.count != 1 or one.interface == "all":
         raise ArgumentError(f"group {one}: a probe takes one group on one interface, and no source; leave the rest out")
     if one.port is None and port is None:
-        raise ArgumentError(f"group {one} names no port; write {one}:5000, or pass ", Argument("port", "5000"))
+        example = replace(one, port=5000)
+        raise ArgumentError(f"group {one} names no port; write {example}, or pass ", Argument("port", "5000"))
     return one if one.port is not None else Group(one.address, port, one.interface)
 
 
