@@ -935,8 +935,10 @@ def test_receivers_of_a_fanout_group_get_everything_once(ends):
 
 def test_kept_batches_stay_as_they_came_and_the_ring_does_not_stall(nothing_left, ends):
     a, b = ends
-    with receiver(b, ring="16MiB", batch_size=64) as rx:
-        sending = a.blast(V4, PORT, count=64_000, rate=40_000)
+    # What the timer closes, as where the sender is held up, is nearly empty, and copied, not kept. So the timer is slow,
+    # and what is sent beyond the 64,000 fills the blocks that those are in.
+    with receiver(b, ring="16MiB", ring_latency=PATIENT, batch_size=64) as rx:
+        sending = a.blast(V4, PORT, count=72_000, rate=40_000)
         kept, views = [], []
         while sum(map(len, kept)) < 64_000:
             kept.append(rx.recv_batch())
@@ -946,8 +948,9 @@ def test_kept_batches_stay_as_they_came_and_the_ring_does_not_stall(nothing_left
         assert rx.stats.dropped_ring == 0
         assert len(kept) >= 1000
         assert rx.stats.detached >= len(kept) // 2
-        assert numbers([payload for batch in kept for payload in batch.payloads()]) == list(range(64_000))
-    assert numbers([packet.data for batch in kept for packet in batch]) == list(range(64_000))
+        received = list(range(sum(map(len, kept))))
+        assert numbers([payload for batch in kept for payload in batch.payloads()]) == received
+    assert numbers([packet.data for batch in kept for packet in batch]) == received
     for view, batch in views:
         rows = np.asarray(batch)
         assert all(
