@@ -101,6 +101,37 @@ def test_a_number_is_waited_for_no_longer_than_hold(backend):
         assert seen[-1] == 6
 
 
+def test_what_waits_stays_whole_however_much_it_is(backend):
+    """More than one piece of memory holds, again after all of it was free."""
+    order, at = [0, 1], 2
+    for waiting in (1, 600, 1, 600):
+        order += [*range(at + 1, at + 1 + waiting), at]
+        at += 1 + waiting
+    rows = [(number, place + 2000 * (place > 0)) for place, number in enumerate(order)]
+    got, stats = arbitrated(leg(rows, tail=bytes(1000)), hold="1s")
+    assert got == list(range(at))
+    assert of(stats, "held", "late", "unrecovered") == (0, 0, 0)
+
+
+@pytest.mark.parametrize("order", [True, False])
+def test_the_leg_that_had_a_number_first_is_that_of_the_earlier_time(backend, order):
+    """Though its packet is looked at later, for its times go back."""
+    a = leg([(0, 0), (1, 10), (2, 30)])
+    b = leg([(0, 1), (2, 20), (1, 5)], GROUPS[1])
+    got, stats = arbitrated(a, b, order=order)
+    assert sorted(got) == [0, 1, 2]
+    assert legs_of(stats, "first") == [1, 2]
+    assert stats.skew.max == 10 * MS
+
+
+def test_more_than_half_of_the_numbers_at_once_is_ambiguous_once(backend):
+    """As long as one that is missing is waited for, so many others came that their numbers may be of another round."""
+    rows = [(number, number / 100) for number in range(200) if number != 1]
+    got, stats = arbitrated(leg(rows, width=1), form="u8@0", width=1)
+    assert got == [number for number, _ in rows]
+    assert of(stats, "ambiguous", "unrecovered", "restarts") == (1, 1, 0)
+
+
 def test_three_legs(backend):
     lost = [set(range(start, 600, step)) for start, step in ((1, 3), (2, 4), (3, 5))]
     legs = [leg(without(one, 600, delay=7 * at), GROUPS[at]) for at, one in enumerate(lost)]

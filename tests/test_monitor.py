@@ -154,6 +154,17 @@ def test_the_history_of_a_stream(backend):
     assert watch.history(stream._replace(port=1)) == ((0, 0),) * 30
 
 
+def test_a_packet_per_quarter_of_a_second_is_one_for_longer_than_is_remembered(backend):
+    """Places of what is forgotten are used again, and begin with nothing."""
+    table = _core.monitor.StreamTable(10, SECOND)
+    one = batch(NOW)
+    for tick in range(400):
+        table.add(one, tick * SECOND // 4)
+    (row,), _ = table.rows(100 * SECOND)
+    found = table.history(row.group, row.port, row.source, row.interface, 100 * SECOND)
+    assert found == [(4, 400)] * 30
+
+
 def test_what_the_table_is_too_small_for_is_one_row(backend):
     watch, clock = watched(max_streams=2)
     watch.add(batch(*[NOW] * 3, port=1))

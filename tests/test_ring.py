@@ -531,6 +531,21 @@ def test_a_blocked_source_is_not_delivered_any_more(ends):
         assert rx.stats.filtered == 10
 
 
+@pytest.mark.needs("super packets in rings")
+def test_a_super_packet_of_a_blocked_source_counts_as_its_datagrams(ends):
+    """Also where the last of them is short."""
+    a, b = ends
+    a.host.add_address(a.interface, "10.77.0.9/24")
+    with receiver(b) as rx:
+        rx.block(V4, "10.77.0.9")
+        with a.host.enter(), mcast.Sender(f"{V4}%{a.interface}:{PORT}", source="10.77.0.9") as tx:
+            tx.send_batch([b"x" * 500] * 9 + [b"y" * 3])
+            assert tx.stats.system_calls == 1
+        a.blast(V4, PORT, count=1).finish()
+        assert rx.recv().source == a.ipv4
+        assert (rx.stats.received, rx.stats.filtered) == (1, 10)
+
+
 def test_joining_and_leaving_while_packets_come_loses_none_of_what_stays(ends):
     a, b = ends
     with receiver(b, ring_latency=0.1) as rx:  # nobody reads meanwhile, so that blocks must not be many

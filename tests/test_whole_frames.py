@@ -18,6 +18,9 @@ from tests.test_ring import PORT, V4, V6, ends, packet_socket, receiver, ring  #
 
 pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("ring")]
 
+SOL_PACKET, PACKET_VNET_HDR = 263, 15  # packet(7), linux/if_packet.h
+NEEDS_CSUM, GSO_UDP_L4 = 1, 5  # linux/virtio_net.h
+
 BODY = udp(b"payload" * 20, PORT)
 OTHER = ethernet(V4, ipv4(V4, udp(b"payload", PORT + 1)))
 
@@ -206,6 +209,29 @@ def test_a_super_packet_is_cut_into_the_frames_that_a_card_makes(ends, tmp_path,
     if group == V4:
         first = int(rows[0][2], 16)
         assert [int(row[2], 16) for row in rows] == [(first + number) & 0xFFFF for number in range(5)]
+
+
+@pytest.mark.needs("super packets in rings")
+def test_a_tagged_super_packet_is_cut_into_tagged_frames(ends):  # noqa: F811
+    """The kernel takes the tag out of what it hands over; each frame gets it back, and is as long as that."""
+    a, b = ends
+    payloads = [b"x" * 500] * 9 + [b"y" * 3]
+    packet = ipv4(V4, udp(b"".join(payloads), PORT))
+    frame = ethernet(V4, packet, (0x8100,))
+    headers = len(frame) - len(b"".join(payloads))
+    udp_at = headers - 8
+    pseudo = sum(struct.unpack(">4H", packet[12:20])) + socket.IPPROTO_UDP + len(packet) - 20
+    pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)
+    frame = frame[: udp_at + 6] + struct.pack(">H", pseudo) + frame[udp_at + 8 :]
+    vnet = struct.pack("=BBHHHH", NEEDS_CSUM, GSO_UDP_L4, headers, 500, udp_at, 6)
+    with receiver(b, frames=True) as rx, packet_socket(a) as raw:
+        raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        raw.send(vnet + frame)
+        batch = rx.collect(10)
+    assert [(len(frame), frame[12:18], frame[46:]) for frame in batch.payloads()] == [
+        (46 + len(payload), frame[12:18], payload) for payload in payloads
+    ]
+    assert all(packet.flags & Flag.COALESCED and packet.wire_length == len(packet) for packet in batch)
 
 
 def test_frames_have_no_numbers():

@@ -234,6 +234,30 @@ test_that_pinned_bytes_are_relocated(void)
     close_all(&self, file);
 }
 
+/* Frames that are there and were not read: the rest of a block, and those behind it. */
+static void
+test_what_is_unread(void)
+{
+    enum { FILLED = 3 };
+    kernel self = {0};
+    int file;
+    mcast_ring *ring = open_ring(&self, &file);
+    CHECK(mcast_ring_unread(ring) == 0);
+    for (int i = 0; i < FILLED; i++)
+        CHECK(fill(&self) && mcast_ring_unread(ring) == (uint64_t)(i + 1) * FRAMES);
+    for (uint64_t left = FILLED * FRAMES; left > 0; left--) {
+        mcast_ring_frame frame;
+        CHECK(mcast_ring_take(ring) && mcast_ring_unread(ring) == left);
+        CHECK(mcast_ring_read(ring, &frame));
+        mcast_ring_pass(ring, &frame);
+        if (ring->left == 0)
+            mcast_ring_finish_block(ring);
+    }
+    CHECK(mcast_ring_unread(ring) == 0 && !mcast_ring_take(ring));
+    mcast_ring_close(ring);
+    close_all(&self, file);
+}
+
 /* One that was relocated ends, and another one, of the same mapping, is still where the ring was. */
 static void
 test_that_relocated_bytes_end_alone(void)
@@ -295,6 +319,7 @@ main(void)
     test_that_nothing_held_stops_it();
     test_that_pinned_bytes_are_relocated();
     test_that_relocated_bytes_end_alone();
+    test_what_is_unread();
     test_that_another_process_returns_nothing();
     printf("%d blocks through a ring of %d, whatever was held\n", FILLINGS, BLOCKS);
     return 0;
