@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from shlex import quote
 
 from mcast_fast._host import igmp_version, port_users
+from mcast_fast._host.links import ABOVE_MEMBERS
 from mcast_fast.doctor._context import Context
 from mcast_fast.doctor._feeds import Feed
 from mcast_fast.doctor._finding import Finding
