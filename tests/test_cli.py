@@ -705,7 +705,8 @@ def test_send_what_comes_through_a_pipe_once(place, options, code, came):
 def test_send_at_a_rate(listener, option):
     assert sent(invoke("send", listener.text, "--size", 10, "--count", 21, *option).stdout) == 21
     times = [packet.timestamp for packet in listener.collect(21)]
-    assert 0.09 < (times[-1] - times[0]) / 1e9 < 1
+    # A start that is late is made good: the first ones follow it closely then.
+    assert 0.05 < (times[-1] - times[0]) / 1e9 < 1
 
 
 def test_send_tells_its_progress(listener, monkeypatch):
