@@ -340,6 +340,17 @@ def test_it_ends_after_so_many_packets_exactly(rx, tx, tmp_path):
     assert numbers(tmp_path / "feed.pcapng") == list(range(777))
 
 
+@pytest.mark.parametrize("stop", [Autostop(packets=5), Autostop(filesize=2_000), Autostop(files=2)])
+def test_what_is_beyond_a_limit_is_returned_to_the_receiver(rx, tx, tmp_path, stop):
+    tx.send_batch(numbered(30))
+    rotate = Rotation(packets=3) if stop.files else None
+    result = Recorder(rx, tmp_path / "feed.pcapng", rotate=rotate, stop=stop).run()
+    assert 0 < result.written < 30
+    left = rx.collect(30 - result.written, timeout=5)
+    assert [int.from_bytes(data[:4], "big") for data in left.payloads()] == list(range(result.written, 30))
+    assert rx.stats.received == 30
+
+
 @pytest.mark.needs("large buffers")
 def test_it_ends_when_the_file_is_full(rx, tx, tmp_path):
     tx.send_batch(numbered(1000))

@@ -242,6 +242,7 @@ class Recorder(Guarded):
         """Record until a limit of `stop` is reached, stop() or close() is called, or the receiver is closed.
 
         What had arrived by then is written, the file gets its last statistics and is brought to the disk (fsync(2)).
+        What the receiver delivered beyond a limit of packets or bytes is returned to it, for its next call.
         What a signal handler raises, KeyboardInterrupt too, ends it at once; the file is whole all the same, and what
         the receiver had delivered and is not in the file is returned to the receiver.
 
@@ -268,6 +269,7 @@ class Recorder(Guarded):
                 self._drain()
             if self._reason in ("asked", "duration", "idle", "closed"):
                 self._release()
+            self._give_back()
             self._finish(last=True)
         except BaseException:
             self._check_process()  # a handler may have forked
@@ -361,13 +363,13 @@ class Recorder(Guarded):
             self._unwritten, self._before = batch, self._packets_in_file()
             self._look_at_limits(is_full=len(batch) > 0)
             self._before = self._packets_in_file()  # it may be another file now
-        self._unwritten = None
+        self._unwritten = batch if len(batch) else None  # a limit is reached
         if self._unflushed_since == 0:
             self._unflushed_since = time.monotonic_ns()
 
     def _give_back(self) -> None:
-        """Have the receiver deliver what an exception kept from being written; what the writer accepted is in the
-        file, or lost with it."""
+        """Have the receiver deliver what an exception, or a limit, kept from being written; what the writer accepted is
+        in the file, or lost with it."""
         batch, held, self._unwritten, self._held = self._unwritten, self._held, None, []
         unwritten = [] if batch is None else [batch[max(0, self._packets_in_file() - self._before) :]]
         with contextlib.suppress(ClosedError):
