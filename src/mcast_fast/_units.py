@@ -272,8 +272,9 @@ def iterated(values: Iterable[T], what: str, wanted: str) -> tuple[T, ...]:
 
 def whole_number(value: int, what: str, smallest: int, largest: int) -> int:
     """`value` when it is an integer in the range, NumPy's too; ArgumentError names `what`."""
+    kind = getattr(getattr(value, "dtype", None), "kind", "")  # of NumPy's: its bool has an index, with a warning
     try:
-        number = None if isinstance(value, bool) else operator.index(value)
+        number = None if isinstance(value, bool) or kind == "b" else operator.index(value)
     except TypeError:
         number = None
     if number is None or not smallest <= number <= largest:

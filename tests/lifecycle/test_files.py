@@ -17,8 +17,9 @@ import pytest
 import mcast_fast as mcast
 from mcast_fast import _core, _delivery
 from mcast_fast._core.layout import RECORD, V4_MAPPED
-from mcast_fast.files import _input, _pcapng
+from mcast_fast.files import _input, _pcapng, _reader, _unpacking
 from tests.conftest import descriptors
+from tests.interrupts import Interrupt, Interrupter, needs_tracing
 
 ADDRESSES = V4_MAPPED + bytes([10, 0, 0, 1]), V4_MAPPED + bytes([239, 1, 1, 1])
 SIZE = 400
@@ -156,6 +157,25 @@ def test_reading_goes_on_after_an_exception_of_a_signal_handler(backend, tmp_pat
     assert came == list(range(count))
     assert reader.stats.received == count
     assert interrupted
+
+
+@needs_tracing
+@pytest.mark.parametrize("kind", ["pcapng", "pcapng.gz"])
+def test_an_exception_at_any_moment_of_a_first_call_loses_nothing(backend, tmp_path, kind):
+    """What the file is, is found out then."""
+    path = a_file(tmp_path / f"feed.{kind}", 20)
+    files = frozenset({_input.__file__, _unpacking.__file__, _reader.__file__})
+    for number in itertools.count(1):
+        interrupter = Interrupter(files, number)
+        with mcast.open(path) as reader:
+            came = []
+            with contextlib.suppress(Interrupt):
+                came += interrupter.run(lambda reader=reader: reader.recv_batch(3)).payloads()
+            came += [packet.data for packet in reader.collect(20 - len(came))]
+            assert [int.from_bytes(data, "big") for data in came] == list(range(20)), number
+        if not interrupter.happened:
+            break
+    assert number > 20
 
 
 def write_all(writer, count, step):

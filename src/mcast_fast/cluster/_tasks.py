@@ -81,8 +81,8 @@ def _named(pattern: str) -> list[str]:
 
 
 def _is_other(path: str) -> bool:
-    """Whether it is a pipe, a directory, or something else that no recorder writes; not in the place of a file that
-    has a manifest."""
+    """Whether it is a pipe, a directory, or something else that no recorder writes; False where a file that has a
+    manifest should be."""
     try:
         return not stat.S_ISREG(Path(path).stat().st_mode) and not Path(path_of(path)).exists()
     except OSError:

@@ -245,8 +245,8 @@ def open_input(path: str | os.PathLike[str]) -> IO[bytes]:
         raw: IO[bytes] = Path(subject).open("rb", buffering=0)  # noqa: SIM115
     except OSError as error:
         found = file_error("open", subject, error)
-        if error.errno == errno.ENOENT and any(one in subject for one in "*?["):
-            found = FileError(errno.ENOENT, f"{found}; patterns are for files.scan and `mcast-fast merge`")
+        if error.errno in (errno.ENOENT, errno.EINVAL) and any(one in subject for one in "*?["):  # EINVAL: Windows
+            found = FileError(error.errno, f"{found}; patterns are for files.scan and `mcast-fast merge`")
         raise found from error
     except ValueError as error:  # a zero byte
         raise ArgumentError(f"{subject!r} is not a path: {error}") from None

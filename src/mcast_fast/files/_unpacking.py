@@ -171,7 +171,7 @@ class Unpacked(io.RawIOBase):
     @property
     def direct(self) -> Callable[[Any], Any] | None:
         """What reads the next bytes into a buffer in a single call, once it is known that they are not compressed."""
-        if not self._is_plain or self._ready or self._came or self._interrupted or self._failure:
+        if not self._is_plain or self._packed or self._ready or self._came or self._interrupted or self._failure:
             return None
         return getattr(self._raw, "readinto1", None) or getattr(self._raw, "readinto", None)
 
