@@ -66,9 +66,9 @@ class Rounds(State):
             self._selector.register(one.socket, selectors.EVENT_READ, one)
 
     def _unregister(self, one: Socket) -> None:
-        self._removals += 1
         with contextlib.suppress(KeyError, ValueError):  # closed by its opener
             self._selector.unregister(one.socket)
+        self._removals += 1  # not before: who reads it lists the sockets then
 
     # ---- waiting ----
 
