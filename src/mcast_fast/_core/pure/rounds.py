@@ -68,7 +68,7 @@ class Rounds(State):
     def _unregister(self, one: Socket) -> None:
         with contextlib.suppress(KeyError, ValueError):  # closed by its opener
             self._selector.unregister(one.socket)
-        self._removals += 1  # not before: who reads it lists the sockets then
+        self._removals += 1  # last: a wait that begins with this number does not list the socket
 
     # ---- waiting ----
 
@@ -88,30 +88,32 @@ class Rounds(State):
                 return False
 
     def _select(self, left: float | None) -> list[tuple[selectors.SelectorKey, int]]:
-        while True:
-            removals = self._removals
-            try:
-                ready = self._selector.select(_slice(left))
-            except OSError as error:
-                # select(2), on Windows or under eventlet, refuses what another thread removed and closed after
-                # the descriptors were listed; eventlet may report it in the next wait only.
-                if self._removals == removals and not (error.errno in _GONE and self._all_open()):
-                    raise self._refused(error) from error
-            else:
-                return ready if ready or left != 0 or _LOOKS_AT_ONCE else self._peek()
+        removals = self._removals
+        try:
+            ready = self._selector.select(_slice(left))
+        except OSError as error:
+            # select(2), on Windows or under eventlet, refuses what another thread removed and closed after the
+            # descriptors were listed; eventlet may report it in the next wait only.
+            if self._removals == removals and not (error.errno in _GONE and self._all_open()):
+                raise self._refused(error) from error
+            return self._peek()  # the caller looks at its deadline, and whether it is closed, before it waits again
+        return ready if ready or left != 0 or _LOOKS_AT_ONCE else self._peek()
 
     def _all_open(self) -> bool:
         try:
-            for key in list(self._selector.get_map().values()):
-                key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # type: ignore[union-attr]
+            for one in list(self._sockets.values()):
+                one.socket.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
         except OSError:
             return False
         return True
 
     def _peek(self) -> list[tuple[selectors.SelectorKey, int]]:
         """The sockets that have something now, each asked."""
-        keys = [key for key in list(self._selector.get_map().values()) if key.data is not None]
-        return [(key, selectors.EVENT_READ) for key in keys if _has_something(key.data.socket)]
+        return [
+            (selectors.SelectorKey(one.socket, one.socket.fileno(), selectors.EVENT_READ, one), selectors.EVENT_READ)
+            for one in list(self._sockets.values())  # not the selector's, which other threads change meanwhile
+            if _has_something(one.socket)
+        ]
 
     def _refused(self, error: OSError) -> OSError:
         """What a call raises for an error of the system; that of a signal's handler has no number, and stays itself."""
