@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from mcast_fast.cluster import _tasks
 from mcast_fast.cluster._engine import Engine, Job, Problem
 from mcast_fast.cluster._manifest import Manifest
-from mcast_fast.cluster._plan import Plan, recorder_of
+from mcast_fast.cluster._plan import Plan, recorders
 from mcast_fast.cluster._table import TABLE, manifests_of
 
 Catalogue = tuple[list["File"], list[Problem]]
@@ -46,7 +45,7 @@ def place(file: File) -> tuple[str, int, str]:
 
 def of_plan(plan: Plan, engine: Engine) -> Catalogue:
     """The files in the directories of a plan's hosts."""
-    hosts, named = engine.hosts(), partial(recorder_of, plan)
+    hosts, named = engine.hosts(), recorders(plan)
     if not hosts:
         directories: dict[str, str] = {}
         for one in plan.hosts.values():  # a directory of several hosts: manifests and names say whose the files are

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -388,20 +388,21 @@ def formats_by_name(plan: Plan | None) -> dict[tuple[str, int | None], str]:
     }
 
 
-def recorder_of(plan: Plan, path: str) -> str:
-    """The host whose recorder gives a file this name; "" where names do not say it.
+def recorders(plan: Plan) -> Callable[[str], str]:
+    """What finds the host of a recorder by the name of its file; "" where names do not say it.
 
     A file has a manifest only once it is finished, and never when its recorder was killed."""
     if "{host}" not in plan.files.name:
-        return ""
+        return lambda _: ""
     names = sorted(plan.hosts, key=len, reverse=True)  # a name may begin with another one
-    return next((name for name in names if _name_pattern(plan, plan.hosts[name]).fullmatch(path)), "")
+    patterns = {name: _name_pattern(plan, plan.hosts[name]) for name in names}
+    return lambda path: next((name for name, pattern in patterns.items() if pattern.fullmatch(path)), "")
 
 
 def _name_pattern(plan: Plan, host: Host) -> re.Pattern[str]:
     """What the names of a host's files have in common: what strftime put in, and a mark before the suffix, may be
     anything."""
     path = str(Path(host.directory, plan.files.name.replace("{host}", host.name)))
-    parts = re.split(r"(%%|%-?[A-Za-z])", with_mark(path, "%m"))
+    parts = re.split(r"(%%|(?:%-?[A-Za-z])+)", with_mark(path, "%m"))
     texts = ({"%%": "%"}.get(one, ".*") if number % 2 else re.escape(one) for number, one in enumerate(parts))
     return re.compile("".join(texts))

@@ -17,9 +17,8 @@ from mcast_fast.errors import os_text
 STRICT, LOOSE = 1, 2
 HOST_SCOPES, SITE = (0, 1), 5
 DROPPED = "TcpExt.IPReversePathFilter"
-LOCAL_GROUPS = ipaddress.ip_network(
-    "224.0.0.0/24"
-)  # where the kernel takes packets from 0.0.0.0 (ip_mc_validate_source)
+# Groups whose packets the kernel takes from 0.0.0.0, too (ip_mc_validate_source).
+LOCAL_GROUPS = ipaddress.ip_network("224.0.0.0/24")
 BROADCAST = ipaddress.IPv4Address(0xFFFFFFFF)
 OWN = "an address of this host"
 
