@@ -30,7 +30,7 @@ PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 # Tables of /proc whose addresses are hexadecimal, or part of another number: not in a masked bundle.
 UNMASKABLE = ("udp", "udp6", "mcfilter", "mcfilter6", "igmp6", "ip_mr_cache", "ip_mr_vif")
-# A full stop, a colon, or the letter of an escape in JSON may come before or after one. InfiniBand's MACs have 20 bytes.
+# A full stop, a colon, or the letter of an escape in JSON may come before or after one. MACs of InfiniBand: 20 bytes.
 IPV4 = re.compile(r"(?<!\d)(?<!\d\.)(?:\d{1,3}\.){3}\d{1,3}(?!\d|\.\d)")
 IPV6 = re.compile(
     r"(?<![0-9A-Fa-f:])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:(?:\d{1,3}\.){3}\d{1,3}|[0-9A-Fa-f]{0,4})(?![0-9A-Fa-f])"
